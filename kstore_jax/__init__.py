@@ -1,0 +1,1 @@
+"""How language models store facts, and whether they can be asked for them."""
