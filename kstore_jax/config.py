@@ -60,11 +60,11 @@ class Model:
     def __post_init__(self):
         if self.width % self.heads:
             raise UserError(
-                f"model.width: expected a multiple of model.heads = {self.heads}, got {self.width}"
+                f"width: expected a multiple of heads = {self.heads}, got {self.width}"
             )
         if (rotated := self.rotary * self.width / self.heads) % 2:
             raise UserError(
-                f"model.rotary: expected an even number of rotated dimensions a head, got {rotated}"
+                f"rotary: expected an even number of rotated dimensions a head, got {rotated}"
             )
 
 
@@ -90,6 +90,13 @@ class Training:
     clip: float = _number(1.0, 0.0)
     dispatch: int = _number(1, 1)
     checkpoint_every: int = _number(1000, 1)
+
+    def __post_init__(self):
+        if self.checkpoint_every % self.dispatch:
+            raise UserError(
+                f"checkpoint_every: expected a multiple of dispatch = {self.dispatch}, "
+                f"got {self.checkpoint_every}"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,7 +183,10 @@ def _parse(kind: type, given: dict, path: str):
         else _value(types[name], value, fields[name], path + name)
         for name, value in given.items()
     }
-    return kind(**read)
+    try:
+        return kind(**read)
+    except UserError as error:
+        raise UserError(f"{path}{error}") from None
 
 
 def _value(kind: type, value, field: dataclasses.Field, path: str):

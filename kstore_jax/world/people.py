@@ -131,6 +131,10 @@ class People:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def rows(self, which: np.ndarray) -> "People":
+        """Some of these people, by their place here."""
+        return People(*(getattr(self, f.name)[which] for f in dataclasses.fields(self)))
+
 
 def people(pools: Pools, seed: int, ids: np.ndarray) -> People:
     """The people numbered `ids` (N,), in that order.

@@ -1,0 +1,160 @@
+"""P-probing and Q-probing (Part 3.1, section 5).
+
+A probe is trained on a frozen model: a low-rank update of the embedding, a norm and a linear head,
+one set of them for each of 11 tasks. All tasks are trained together in one program: the batch is
+repeated once a task, each copy reading its own embedding table, through the one `forward`.
+
+P-probing reads the hidden state just before the first mention of each of the six attributes in a
+biography (LayerNorm). Q-probing reads it at the end token after the full name (BatchNorm).
+"""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from kstore_jax.config import Probe
+from kstore_jax.model.adapters import low_rank, merge
+from kstore_jax.model.forward import Params, forward
+from kstore_jax.model.transformer import Shape
+from kstore_jax.train.objectives import Objective, at_positions
+
+_EPSILON = 1e-5
+
+
+@dataclasses.dataclass(frozen=True)
+class Readings:
+    """Where a probe reads, and what it should find there.
+
+    N texts, Q positions each, T tasks.
+
+    Attributes:
+      tokens: (N, L) int32.
+      positions: (N, Q) int32: where the hidden state is read.
+      labels: (N, T) int32: the right class of each task.
+      asked: (N, Q, T) bool: whether a task is asked at a position.
+    """
+
+    tokens: np.ndarray
+    positions: np.ndarray
+    labels: np.ndarray
+    asked: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def rows(self, which: np.ndarray) -> dict[str, np.ndarray]:
+        """Some texts, as a batch."""
+        return {f.name: getattr(self, f.name)[which] for f in dataclasses.fields(self)}
+
+
+def init_probe(shape: Shape, probe: Probe, classes: tuple[int, ...], key: jax.Array) -> dict:
+    """The trainable of T = len(classes) tasks; heads are as wide as the largest needs."""
+    tasks, width = len(classes), shape.width
+    embedding_key, head_key = jax.random.split(key)
+    head = {
+        "norm": {"scale": jnp.ones((tasks, width)), "bias": jnp.zeros((tasks, width))},
+        "linear": {
+            "kernel": jax.random.normal(head_key, (tasks, width, max(classes))) * width**-0.5,
+            "bias": jnp.zeros((tasks, max(classes))),
+        },
+    }
+    table = (tasks, shape.vocabulary, width)
+    return {"embedding": low_rank(embedding_key, table, probe.embedding_rank), "head": head}
+
+
+def with_probe(frozen: Params, trainable: dict) -> Params:
+    """The frozen model with T embedding tables, and the head of the probe beside it."""
+    merged = merge(frozen, {"embedding": trainable["embedding"]}, alpha=1.0)
+    return {**merged, "head": trainable["head"]}
+
+
+def features(shape: Shape, params: Params, batch: dict[str, jax.Array]) -> jax.Array:
+    """Hidden states at the positions of a batch, for each task: (T, B, Q, D)."""
+    tasks = params["head"]["norm"]["scale"].shape[0]
+    tables = shape.vocabulary * jnp.arange(tasks, dtype=jnp.int32)
+    tokens = (batch["tokens"][None] + tables[:, None, None]).reshape(-1, batch["tokens"].shape[1])
+    hidden = forward(shape, params, tokens)
+    positions = jnp.tile(batch["positions"], (tasks, 1))
+    return at_positions(hidden, positions).reshape(tasks, *batch["positions"].shape, shape.width)
+
+
+def moments(hidden_TxBxQxD: jax.Array, norm: str) -> tuple[jax.Array, jax.Array]:
+    """Mean and variance that the norm of a probe subtracts and divides by.
+
+    `layer`: of each state over its width. `batch`: of each dimension over the states.
+    """
+    axes = {"layer": 3, "batch": (1, 2)}[norm]
+    return (
+        hidden_TxBxQxD.mean(axes, keepdims=True),
+        hidden_TxBxQxD.var(axes, keepdims=True),
+    )
+
+
+def class_logits(head: dict, hidden_TxBxQxD, mean, variance, classes: tuple[int, ...]):
+    """(T, B, Q, C) logits; those beyond the number of classes of a task are -inf."""
+    scale, bias = (head["norm"][name][:, None, None] for name in ("scale", "bias"))
+    normed = (hidden_TxBxQxD - mean) * jax.lax.rsqrt(variance + _EPSILON) * scale + bias
+    tasks, rows, positions, width = normed.shape
+    flat = normed.reshape(tasks, rows * positions, width)
+    logits = jnp.einsum("tnd,tdc->tnc", flat, head["linear"]["kernel"])
+    logits = logits + head["linear"]["bias"][:, None]
+    real = jnp.arange(logits.shape[-1])[None] < jnp.asarray(classes)[:, None]
+    logits = jnp.where(real[:, None], logits, -jnp.inf)
+    return logits.reshape(tasks, rows, positions, -1)
+
+
+def probe_objective(shape: Shape, classes: tuple[int, ...], norm: str) -> Objective:
+    """The sum over tasks of the mean loss over the positions where the task is asked."""
+
+    def objective(params, batch):
+        hidden = features(shape, params, batch)
+        logits = class_logits(params["head"], hidden, *moments(hidden, norm), classes)
+        labels = batch["labels"].T[:, :, None, None]
+        right = jnp.take_along_axis(jax.nn.log_softmax(logits), labels, axis=-1)[..., 0]
+        asked = batch["asked"].transpose(2, 0, 1).astype(jnp.float32)
+        return -((right * asked).sum((1, 2)) / jnp.maximum(asked.sum((1, 2)), 1.0)).sum()
+
+    return objective
+
+
+def probe_accuracy(
+    shape: Shape,
+    params: Params,
+    classes: tuple[int, ...],
+    norm: str,
+    seen: Readings,
+    held_out: Readings,
+    batch: int = 64,
+) -> np.ndarray:
+    """Accuracy of each task at each position on held-out people, (T, Q); NaN where none is asked.
+
+    The statistics of BatchNorm are those of all texts the probe was trained on, under the trained
+    embedding (rather than a running average over the training).
+    """
+    mean = variance = None
+    if norm == "batch":
+        states = jnp.concatenate([_features(shape, params, b) for b in _batches(seen, batch)], 1)
+        mean, variance = moments(states, norm)
+    right = np.zeros(held_out.asked.shape[:0:-1])
+    asked = held_out.asked.sum(0).T
+    for rows in _batches(held_out, batch):
+        states = _features(shape, params, rows)
+        m, v = (mean, variance) if norm == "batch" else moments(states, norm)
+        found = class_logits(params["head"], states, m, v, classes).argmax(-1)
+        hits = (found == rows["labels"].T[:, :, None]) & rows["asked"].transpose(2, 0, 1)
+        right += jax.device_get(hits.sum(1))
+    with np.errstate(invalid="ignore"):
+        return right / asked
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _features(shape, params, batch):
+    return features(shape, params, {k: batch[k] for k in ("tokens", "positions")})
+
+
+def _batches(readings: Readings, size: int):
+    for start in range(0, len(readings), size):
+        yield readings.rows(np.arange(start, min(start + size, len(readings))))

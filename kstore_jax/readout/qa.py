@@ -1,0 +1,52 @@
+"""Exact match and first-token accuracy, of answers and of what a biography states.
+
+Greedy decoding gives an answer if and only if each of its tokens is the most likely one after the
+true text before it, so one forward decides exact match (`docs/` of Part 3.1, section 2.3, scores
+generated answers; the two agree by construction).
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from kstore_jax.corpus.examples import Spans
+from kstore_jax.model.forward import Params, forward, unembed
+from kstore_jax.model.transformer import Shape
+from kstore_jax.train.objectives import at_positions
+
+
+def span_accuracy(
+    shape: Shape, params: Params, examples: Spans, batch: int = 256
+) -> tuple[np.ndarray, np.ndarray]:
+    """Whether each span is predicted whole, and whether its first token is: (N, S) bool both."""
+    whole, first = [], []
+    for start in range(0, len(examples), batch):
+        part = slice(start, start + batch)
+        missing = max(0, start + batch - len(examples)) if start else 0
+        rows = [
+            np.pad(column[part], [(0, missing)] + [(0, 0)] * (column.ndim - 1))
+            for column in (examples.tokens, examples.positions, examples.targets, examples.weights)
+        ]
+        kept = len(examples.tokens[part])
+        w, f = jax.device_get(_right(shape, params, *rows))
+        whole.append(w[:kept])
+        first.append(f[:kept])
+    return np.concatenate(whole), np.concatenate(first)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _right(shape, params, tokens, positions, targets, weights):
+    rows, spans, width = positions.shape
+    hidden = forward(shape, params, tokens)
+    hidden = at_positions(hidden, positions.reshape(rows, spans * width))
+    logits = unembed(shape, params, hidden.reshape(-1, hidden.shape[-1]))
+    right = logits.argmax(-1).reshape(positions.shape) == targets
+    return (right | (weights == 0)).all(-1), right[..., 0]
+
+
+def majority_baseline(seen: np.ndarray, asked: np.ndarray) -> float:
+    """The share of `asked` (N,) that equals the most frequent element of `seen` (M,)."""
+    values, counts = np.unique(seen, return_counts=True)
+    return float(np.mean(asked == values[counts.argmax()]))

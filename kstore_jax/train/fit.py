@@ -1,0 +1,112 @@
+"""The one training loop: pretraining, finetuning and probing."""
+
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from kstore_jax.config import Training
+from kstore_jax.corpus.loader import Batch, batches
+from kstore_jax.errors import UserError
+from kstore_jax.model.forward import Params
+from kstore_jax.train.checkpoint import opened
+from kstore_jax.train.mesh import batch_sharding, make_mesh, replicated
+from kstore_jax.train.objectives import Objective
+from kstore_jax.train.optimizer import optimizer
+from kstore_jax.train.telemetry import Telemetry
+
+Tree = Any
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Task:
+    """What `fit` trains.
+
+    Attributes:
+      name: shown beside the progress bar.
+      objective: `(params, batch) -> loss`.
+      merge: `(frozen, trainable) -> params`.
+      frozen: what stays as it is.
+      trainable: what is trained, as it is before the first step.
+      make_batch: `(step, count) -> batch`, arrays with leading axes (count, rows); pure.
+      step_tokens: tokens the model reads a step, for the telemetry.
+    """
+
+    name: str
+    objective: Objective
+    merge: Callable[[Tree, Tree], Params]
+    frozen: Tree
+    trainable: Tree
+    make_batch: Callable[[int, int], Batch]
+    step_tokens: int
+
+
+def fit(task: Task, training: Training, folder: pathlib.Path) -> Tree:
+    """Trains for `training.steps` steps and returns the trainable.
+
+    Checkpoints go to `folder / "checkpoints"`; where some are there, the newest is gone on from,
+    and the result is bit for bit that of an undisturbed training: the batch and everything else of
+    step t are functions of t.
+
+    Raises:
+      UserError: the loss became NaN or infinite; the last checkpoint from before stays.
+    """
+    mesh = make_mesh()
+    everywhere = replicated(mesh)
+    optimiser = optimizer(training)
+    frozen = jax.device_put(task.frozen, everywhere)
+    trainable = jax.device_put(jax.tree.map(jnp.copy, task.trainable), everywhere)
+    state = {"trainable": trainable, "optimizer": optimiser.init(trainable)}
+    train = functools.partial(_steps, task.objective, task.merge, optimiser)
+    train = jax.jit(train, donate_argnums=0)
+    with opened(folder / "checkpoints") as checkpoints:
+        first = checkpoints.newest or 0
+        if first:
+            state = checkpoints.load(first, **state)
+        sharding = batch_sharding(mesh, training.batch)
+        stride = training.dispatch
+        feed = batches(task.make_batch, first, training.steps, stride, sharding)
+        with Telemetry(folder, task.name, first, training.steps, task.step_tokens) as telemetry:
+            step, unread = first, None
+            for count, batch in feed:
+                state, losses = train(state, frozen, batch)
+                _read(unread, telemetry, training.steps)
+                step += count
+                unread = step, losses
+                if step == training.steps or step % training.checkpoint_every == 0:
+                    unread = _read(unread, telemetry, training.steps)
+                    checkpoints.save(step, **state)
+    return state["trainable"]
+
+
+def _steps(objective, merge, optimiser, state, frozen, batch):
+    """Several steps in one program: `batch` has a leading axis of steps. Returns their losses."""
+
+    def step(state, batch):
+        def loss_of(trainable):
+            return objective(merge(frozen, trainable), batch)
+
+        loss, gradient = jax.value_and_grad(loss_of)(state["trainable"])
+        updates, opt_state = optimiser.update(gradient, state["optimizer"], state["trainable"])
+        trainable = optax.apply_updates(state["trainable"], updates)
+        return {"trainable": trainable, "optimizer": opt_state}, loss
+
+    return jax.lax.scan(step, state, batch)
+
+
+def _read(unread: tuple[int, jax.Array] | None, telemetry: Telemetry, steps: int) -> None:
+    if unread is None:
+        return
+    step, losses = unread
+    loss = float(losses.mean())
+    if not jnp.isfinite(loss):
+        raise UserError(
+            f"the loss became {loss} in steps {step - len(losses) + 1} to {step}; "
+            "lower the learning rate or set clip; the last checkpoint from before is kept"
+        )
+    telemetry.report(step, steps, loss)
