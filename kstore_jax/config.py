@@ -4,8 +4,12 @@ The defaults are the paper's (Part 3.1, sections 2 to 5) for bioS and the 124M G
 `configs/` says what differs.
 """
 
+import copy
 import dataclasses
+import itertools
 import typing
+from collections.abc import Collection, Sequence
+from typing import Any
 
 import ml_collections
 
@@ -59,9 +63,7 @@ class Model:
 
     def __post_init__(self):
         if self.width % self.heads:
-            raise UserError(
-                f"width: expected a multiple of heads = {self.heads}, got {self.width}"
-            )
+            raise UserError(f"width: expected a multiple of heads = {self.heads}, got {self.width}")
         if (rotated := self.rotary * self.width / self.heads) % 2:
             raise UserError(
                 f"rotary: expected an even number of rotated dimensions a head, got {rotated}"
@@ -128,11 +130,22 @@ class Probe(Training):
     """A probe on the frozen model: low-rank update of the embedding, norm, linear head."""
 
     steps: int = _number(30_000, 1)
-    batch: int = _number(50, 1)
     schedule: str = _one_of("linear", "cosine", "linear")
     final: float = _number(0.0, 0.0, 1.0)
     weight_decay: float = _number(0.3, 0.0)
-    embedding_rank: int = _number(2, 0)
+    clip: float = _number(0.0, 0.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class PProbe(Probe):
+    """Part 3.1, section 5.1: rank 2, batches of 50 biographies.
+
+    `entries`: how many biographies of each person are read, 0 for all.
+    """
+
+    batch: int = _number(50, 1)
+    embedding_rank: int = _number(2, 1)
+    entries: int = _number(0, 0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,7 +153,7 @@ class QProbe(Probe):
     """Part 3.1, section 5.2: rank 16, batches of 200 names."""
 
     batch: int = _number(200, 1)
-    embedding_rank: int = _number(16, 0)
+    embedding_rank: int = _number(16, 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,22 +166,60 @@ class Experiment:
     model: Model = Model()
     pretrain: Pretrain = Pretrain()
     finetune: Finetune = Finetune()
-    p_probe: Probe = Probe()
+    p_probe: PProbe = PProbe()
     q_probe: QProbe = QProbe()
 
 
 def default() -> ml_collections.ConfigDict:
-    """The paper's experiment as a ConfigDict; `world.seed` follows `seed` unless set itself."""
-    config = ml_collections.ConfigDict(dataclasses.asdict(Experiment()))
+    """The paper's experiment as a ConfigDict, to be changed by a configuration file.
+
+    `world.seed` follows `seed` unless it is set itself. `sweep` holds the rows of a sweep, as
+    `product` gives them; empty for a single experiment.
+    """
+    config = ml_collections.ConfigDict({**dataclasses.asdict(Experiment()), "sweep": ()})
     config.world.seed = config.get_ref("seed")
     return config
 
 
-def parse(config: ml_collections.ConfigDict | dict) -> Experiment:
+def product(**fields: Sequence) -> tuple[tuple[tuple[str, Any], ...], ...]:
+    """The rows of a sweep over every combination of values; `__` stands for the dot in a field.
+
+    >>> product(data__variant=["single", "multi5"], seed=[0])
+    ((('data.variant', 'single'), ('seed', 0)), (('data.variant', 'multi5'), ('seed', 0)))
+    """
+    names = [name.replace("__", ".") for name in fields]
+    combinations = itertools.product(*fields.values())
+    return tuple(tuple(zip(names, values, strict=True)) for values in combinations)
+
+
+def parse_rows(
+    config: ml_collections.ConfigDict, overridden: Collection[str] = ()
+) -> list[Experiment]:
+    """Validates a configuration, and every row of its sweep; UserError names the field.
+
+    `overridden` are the dotted fields given on the command line: they win over the sweep, and rows
+    that become equal by it are one.
+    """
+    base = config.to_dict()
+    sweep = base.pop("sweep", ()) or ((),)
+    rows = [tuple(pair for pair in row if pair[0] not in overridden) for row in sweep]
+    return [parse(_with(base, row)) for row in dict.fromkeys(rows)]
+
+
+def _with(base: dict, row: tuple[tuple[str, Any], ...]) -> dict:
+    changed = copy.deepcopy(base)
+    for field, value in row:
+        *path, name = field.split(".")
+        part = changed
+        for step in path:
+            part = part.setdefault(step, {})
+        part[name] = value
+    return changed
+
+
+def parse(given: dict) -> Experiment:
     """Validates a whole configuration; raises UserError with one line that names the field."""
-    if isinstance(config, ml_collections.ConfigDict):
-        config = config.to_dict()
-    return _parse(Experiment, config, "")
+    return _parse(Experiment, given, "")
 
 
 def _parse(kind: type, given: dict, path: str):

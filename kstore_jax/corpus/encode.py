@@ -18,7 +18,7 @@ from kstore_jax.world.questions import Questions
 
 
 def ragged(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """The indices `starts[0], starts[0] + 1, ...` of ranges of the given lengths, joined (int64)."""
+    """The indices `starts[0], starts[0] + 1, ...` of ranges of the given lengths, joined."""
     ends = np.cumsum(lengths)
     total = int(ends[-1]) if len(ends) else 0
     return np.arange(total) + np.repeat(starts - (ends - lengths), lengths)
@@ -74,6 +74,16 @@ class TokenRows:
     @property
     def lengths(self) -> np.ndarray:
         return np.diff(self.offsets)
+
+    def rows(self, which: np.ndarray) -> "TokenRows":
+        """Some of these rows, by their place here."""
+        lengths = self.lengths[which]
+        return TokenRows(
+            tokens=self.tokens[ragged(self.offsets[which], lengths)],
+            offsets=np.concatenate([[0], np.cumsum(lengths)]),
+            value_spans=self.value_spans[which],
+            name_spans=self.name_spans[which],
+        )
 
 
 def encode_entries(language: Language, entries: Entries) -> TokenRows:
@@ -131,13 +141,10 @@ def compact_vocabulary(language: Language, who: People) -> Vocabulary:
     return Vocabulary(np.union1d(used.astype(np.int64), [END_OF_TEXT]))
 
 
-def padded(rows: TokenRows, which: np.ndarray, length: int, before: int, padding: int):
-    """Rows `which` (B,) as (B, length) uint16: the token `before`, the row, then padding."""
-    out = np.full((len(which), length), padding, np.uint16)
-    out[:, 0] = before
-    lengths = rows.lengths[which]
-    line = np.repeat(np.arange(len(which)), lengths)
-    out[line, 1 + ragged(np.zeros_like(lengths), lengths)] = rows.tokens[
-        ragged(rows.offsets[which], lengths)
-    ]
+def padded(rows: TokenRows, length: int, padding: int) -> np.ndarray:
+    """All rows as (B, length) uint16: one padding token, the row, then padding."""
+    out = np.full((len(rows), length), padding, np.uint16)
+    lengths = rows.lengths
+    line = np.repeat(np.arange(len(rows)), lengths)
+    out[line, 1 + ragged(np.zeros_like(lengths), lengths)] = rows.tokens
     return out

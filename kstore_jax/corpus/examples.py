@@ -33,7 +33,7 @@ class Spans:
 def tokens_of(rows: TokenRows, vocabulary: Vocabulary) -> np.ndarray:
     """All rows as (N, L) int32 model tokens: the end of text, the row, ends of text up to L."""
     length = -(-(1 + int(rows.lengths.max())) // _MULTIPLE) * _MULTIPLE
-    return vocabulary.encode(padded(rows, np.arange(len(rows)), length, END_OF_TEXT, END_OF_TEXT))
+    return vocabulary.encode(padded(rows, length, END_OF_TEXT))
 
 
 def span_examples(rows: TokenRows, spans: np.ndarray, vocabulary: Vocabulary) -> Spans:

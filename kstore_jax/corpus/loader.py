@@ -10,7 +10,11 @@ Batch = dict[str, np.ndarray]
 
 
 def batches(
-    make: Callable[[int, int], Batch], first: int, last: int, stride: int, sharding: jax.sharding.Sharding
+    make: Callable[[int, int], Batch],
+    first: int,
+    last: int,
+    stride: int,
+    sharding: jax.sharding.Sharding,
 ) -> Iterator[tuple[int, dict[str, jax.Array]]]:
     """Yields `(steps, batch)` for the steps first .. last - 1, `stride` of them together.
 

@@ -1,20 +1,28 @@
-"""One experiment as stages: world -> shards -> pretrain -> finetune -> QA, and pretrain -> probes."""
+"""One experiment as stages: shards -> pretrain -> finetune -> QA, and pretrain -> probes."""
 
+import dataclasses
 import functools
 import pathlib
 
 import jax
 import numpy as np
 
-from kstore_jax.config import Experiment, Probe, as_dict
+from kstore_jax.config import Experiment, PProbe, QProbe, as_dict
 from kstore_jax.corpus.encode import compact_vocabulary, encode_questions, full_vocabulary
 from kstore_jax.corpus.examples import Spans, span_examples
 from kstore_jax.corpus.sampler import Rows, Windows
-from kstore_jax.corpus.shards import Corpus, read_dataset, with_end_of_text, write_dataset
+from kstore_jax.corpus.shards import (
+    Corpus,
+    read_dataset,
+    read_manifest,
+    with_end_of_text,
+    write_dataset,
+)
 from kstore_jax.corpus.tokenizer import Vocabulary
 from kstore_jax.lab.readings import TASKS, biography_readings, labels, name_readings
 from kstore_jax.lab.stages import Cache, Stage
 from kstore_jax.model import adapters, forward
+from kstore_jax.model.matmul import fastest_dtype
 from kstore_jax.model.transformer import Shape
 from kstore_jax.readout import probes, qa
 from kstore_jax.train import objectives
@@ -24,6 +32,15 @@ from kstore_jax.world.biographies import Variant
 from kstore_jax.world.language import Language, load_language
 from kstore_jax.world.people import ATTRIBUTES, People, in_train_half, people
 from kstore_jax.world.questions import ask
+
+
+def with_dtype(experiment: Experiment) -> Experiment:
+    """The same experiment with `model.dtype` decided for this machine where it is `auto`."""
+    if experiment.model.dtype != "auto":
+        return experiment
+    model = dataclasses.replace(experiment.model, dtype=fastest_dtype())
+    return dataclasses.replace(experiment, model=model)
+
 
 class Lab:
     """An experiment's materials, and its stages over a cache."""
@@ -45,6 +62,22 @@ class Lab:
             self.shards, self.pretrain, self.recall, self.finetune, self.qa, self.p_probe,
             self.q_probe,
         )  # fmt: skip
+
+    def check(self) -> None:
+        """Raises UserError where the world cannot be made, or a dataset made before is damaged."""
+        _ = self.people
+        if self.cache.result(self.shards) is not None:
+            read_manifest(self.cache.folder(self.shards) / "dataset")
+
+    @property
+    def done(self) -> bool:
+        """Whether every stage has its result."""
+        return all(self.cache.result(stage) is not None for stage in self.stages)
+
+    def run(self) -> None:
+        """Computes every stage that is not done, in this process."""
+        for stage in self.stages:
+            self.cache.ensure(stage)
 
     def _stage(self, name: str, config: dict, *parents: Stage) -> Stage:
         plain = {
@@ -134,9 +167,7 @@ class Lab:
 
     def _pretrain(self, folder: pathlib.Path) -> dict:
         training = self.experiment.pretrain
-        windows = Windows(
-            with_end_of_text(self.corpus.rows), training.window, self.experiment.seed
-        )
+        windows = Windows(with_end_of_text(self.corpus.rows), training.window, self.experiment.seed)
 
         def make_batch(step, count):
             rows = windows.windows(step * training.batch, count * training.batch)
@@ -226,13 +257,14 @@ class Lab:
         }
 
     def _p_probe(self, folder: pathlib.Path) -> dict:
-        """Trained and tested on all biographies of P_train and of P_test."""
+        """Trained on biographies of P_train and tested on those of P_test."""
+        training = self.experiment.p_probe
         of_people, classes = labels(self.language, self.people)
-        readings = biography_readings(
-            self.corpus.rows, of_people[self.corpus.people], self.vocabulary
-        )
-        in_train = self.in_train[self.corpus.people]
-        return self._probe(folder, self.experiment.p_probe, "layer", readings, in_train, classes)
+        chosen = np.flatnonzero(self.corpus.entries < (training.entries or self.variant.entries))
+        whose = self.corpus.people[chosen]
+        rows = self.corpus.rows.rows(chosen)
+        readings = biography_readings(rows, of_people[whose], self.vocabulary)
+        return self._probe(folder, training, "layer", readings, self.in_train[whose], classes)
 
     def _q_probe(self, folder: pathlib.Path) -> dict:
         _, classes = labels(self.language, self.people)
@@ -243,7 +275,7 @@ class Lab:
     def _probe(
         self,
         folder: pathlib.Path,
-        training: Probe,
+        training: PProbe | QProbe,
         norm: str,
         readings: probes.Readings,
         in_train: np.ndarray,

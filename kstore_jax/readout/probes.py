@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kstore_jax.config import Probe
+from kstore_jax.config import PProbe, QProbe
 from kstore_jax.model.adapters import low_rank, merge
 from kstore_jax.model.forward import Params, forward
 from kstore_jax.model.transformer import Shape
@@ -50,7 +50,9 @@ class Readings:
         return {f.name: getattr(self, f.name)[which] for f in dataclasses.fields(self)}
 
 
-def init_probe(shape: Shape, probe: Probe, classes: tuple[int, ...], key: jax.Array) -> dict:
+def init_probe(
+    shape: Shape, probe: PProbe | QProbe, classes: tuple[int, ...], key: jax.Array
+) -> dict:
     """The trainable of T = len(classes) tasks; heads are as wide as the largest needs."""
     tasks, width = len(classes), shape.width
     embedding_key, head_key = jax.random.split(key)

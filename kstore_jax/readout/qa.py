@@ -8,7 +8,6 @@ generated answers; the two agree by construction).
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from kstore_jax.corpus.examples import Spans

@@ -41,7 +41,7 @@ def optimizer(training: Training) -> optax.GradientTransformation:
 
 
 def _with_standard_promotion(inner: optax.GradientTransformation) -> optax.GradientTransformation:
-    """Optax raises floats to an integer count; our own code is held to strict promotion in tests."""
+    """Optax raises floats to an integer count; strict promotion, on in tests, is for our code."""
 
     def update(gradient, state, params):
         with jax.numpy_dtype_promotion("standard"):

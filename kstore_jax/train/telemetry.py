@@ -1,5 +1,6 @@
 """What is told about a training while it runs: metrics.jsonl and the progress bar."""
 
+import collections
 import json
 import pathlib
 import platform
@@ -12,6 +13,7 @@ import jax
 from tqdm import tqdm
 
 METRICS = "metrics.jsonl"
+_RATE_REPORTS = 16  # tokens/s is the mean over so many reports
 
 
 class Telemetry:
@@ -29,7 +31,7 @@ class Telemetry:
         self._seconds = kept[-1]["seconds"] if kept else 0.0
         self._file = path.open("a")
         self._bar = tqdm(total=steps, initial=first, desc=name, unit="step", disable=None)
-        self._last = (first, time.perf_counter())
+        self._marks = collections.deque([(first, time.perf_counter())], maxlen=_RATE_REPORTS)
 
     def __enter__(self) -> Self:
         return self
@@ -39,11 +41,13 @@ class Telemetry:
         self._bar.close()
 
     def report(self, step: int, steps: int, loss: float) -> None:
-        """`loss` is the mean over the `step - last reported step` newest steps."""
-        before, then = self._last
+        """`loss` is the mean over the steps since the last report."""
         now = time.perf_counter()
+        before, then = self._marks[-1]
         self._seconds += now - then
-        rate = (step - before) * self._step_tokens / (now - then)
+        oldest, long_ago = self._marks[0]
+        rate = (step - oldest) * self._step_tokens / (now - long_ago)
+        self._marks.append((step, now))
         line = {
             "step": step,
             "steps": steps,
@@ -55,7 +59,6 @@ class Telemetry:
         self._file.flush()
         self._bar.set_postfix_str(f"loss {loss:.3f}, {rate:,.0f} tokens/s", refresh=False)
         self._bar.update(step - before)
-        self._last = (step, now)
 
 
 def read_metrics(path: pathlib.Path) -> list[dict]:

@@ -153,9 +153,7 @@ def people(pools: Pools, seed: int, ids: np.ndarray) -> People:
     place = draw.permute(pools.names, seed, "name", ids)
     place, last = np.divmod(place, len(pools.last_names))
     first, middle = np.divmod(place, len(pools.middle_names))
-    values = np.stack(
-        [draw.choose(len(pools.values[a]), seed, a, ids) for a in ATTRIBUTES], axis=1
-    )
+    values = np.stack([draw.choose(len(pools.values[a]), seed, a, ids) for a in ATTRIBUTES], axis=1)
     values[:, ATTRIBUTES.index("company_city")] = pools.headquarters[
         values[:, ATTRIBUTES.index("company")]
     ]

@@ -1,0 +1,157 @@
+"""The `kstore` command: nothing but dispatch."""
+
+import pathlib
+import re
+import sys
+from collections.abc import Callable, Sequence
+
+from absl import flags
+from ml_collections import config_flags
+
+from kstore_jax.config import parse_rows
+from kstore_jax.errors import UserError, nearest
+
+_HERE = pathlib.Path(__file__).parent
+
+
+def guarded(action: Callable[[], None]) -> int:
+    """Runs an action; what the user can mend is said in one line. Returns the exit status."""
+    try:
+        action()
+    except UserError as error:
+        return _complain(str(error), error.status)
+    except OSError as error:
+        if error.filename is None and error.strerror is None:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        return _complain(f"{where}{error.strerror}", 2)
+    except KeyboardInterrupt:
+        return _complain("interrupted; the same command goes on from here", 130)
+    return 0
+
+
+def _complain(message: str, status: int) -> int:
+    print(f"kstore: {' '.join(message.split())}", file=sys.stderr)
+    return status
+
+
+def configs_folder() -> pathlib.Path:
+    """Where the configuration files are: in the wheel, or beside the package in a checkout."""
+    installed = _HERE / "configs"
+    return installed if installed.is_dir() else _HERE.parent / "configs"
+
+
+def _parse_flags(argv: Sequence[str], config: pathlib.Path | None, workdir: str | None):
+    """The flags of a command that takes a configuration.
+
+    Returns: the flag values, and the experiments that the configuration describes.
+    """
+    values = flags.FlagValues()
+    try:
+        config_flags.DEFINE_config_file(
+            "config",
+            str(config) if config else None,
+            "FILE.py[:ARGUMENT]",
+            flag_values=values,
+            sys_argv=["kstore", *argv],
+        )
+        flags.DEFINE_string("workdir", workdir, "folder of the run", flag_values=values)
+        flags.DEFINE_integer("workers", None, "processes", lower_bound=1, flag_values=values)
+        flags.DEFINE_integer("person", 0, "whom to show", lower_bound=0, flag_values=values)
+        left = values(["kstore", *argv])[1:]
+        given = values.config
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        raise UserError(_flag_error(error, argv)) from None
+    if left:
+        raise UserError(f"unexpected argument {left[0]!r}")
+    if given is None:
+        raise UserError("--config is missing; expected a file such as configs/quickstart.py")
+    overridden = {a.split("=")[0].removeprefix("--config.") for a in argv if "--config." in a}
+    return values, parse_rows(given, overridden)
+
+
+def _flag_error(error: Exception, argv: Sequence[str]) -> str:
+    """One line for what absl and ml_collections say in several, naming the flag it is about."""
+    text = str(error)
+    if unknown := re.match(r"\W*'(\w+)\W*'(?:.*Did you mean \"(\w+)\")?", text, re.DOTALL):
+        flag = next((a.split("=")[0] for a in argv if unknown[1] in a), unknown[1])
+        hint = f"; did you mean {unknown[2]!r}?" if unknown[2] else ""
+        return f"{flag}: no such field{hint}"
+    if missing := re.search(r"No such file or directory: (\S+)", text):
+        return f"--config: {missing[1]}: no such file"
+    return text
+
+
+def _quickstart(argv: Sequence[str]) -> None:
+    _sweep(argv, configs_folder() / "quickstart.py", "runs/quickstart")
+
+
+def _run(argv: Sequence[str]) -> None:
+    _sweep([*argv, "--config.sweep=()"])
+
+
+def _sweep(
+    argv: Sequence[str], config: pathlib.Path | None = None, workdir: str | None = None
+) -> None:
+    values, rows = _parse_flags(argv, config, workdir)
+    if values.workdir is None:
+        raise UserError("--workdir is missing; expected a folder such as runs/x")
+    from kstore_jax.lab import report, sweep
+
+    folder = pathlib.Path(values.workdir)
+    sweep.run(folder, rows, values.workers or sweep.default_workers(len(rows)))
+    page = report.write(folder, folder)
+    print(f"{page}")
+
+
+def _report(argv: Sequence[str]) -> None:
+    values = flags.FlagValues()
+    flags.DEFINE_string("out", None, "folder for the page", flag_values=values)
+    try:
+        folders = values(["kstore", *argv])[1:]
+    except flags.Error as error:
+        raise UserError(str(error)) from None
+    if len(folders) != 1:
+        raise UserError("report: expected one folder of a run")
+    from kstore_jax.lab import report
+
+    folder = pathlib.Path(folders[0])
+    print(report.write(folder, pathlib.Path(values.out or folder)))
+
+
+def _show(argv: Sequence[str]) -> None:
+    values, rows = _parse_flags(argv, configs_folder() / "quickstart.py", None)
+    from kstore_jax.lab.show import person_text
+
+    print(person_text(rows[0], values.person))
+
+
+COMMANDS = {
+    "quickstart": (_quickstart, "the whole story, small, on this machine, ending in one page"),
+    "run": (_run, "--config=FILE --workdir=DIR: one experiment"),
+    "sweep": (_sweep, "--config=FILE --workdir=DIR [--workers=N]: every row of a configuration"),
+    "report": (_report, "DIR [--out=DIR]: the page of a finished run"),
+    "show": (_show, "[--config=FILE] --person=N: a person, the biographies, the questions"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit status: 0, 2 for bad input, 1 for a damaged file."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if not argv or argv[0] in ("help", "-h", "--help"):
+        print("kstore COMMAND [--config.FIELD=VALUE ...]\n")
+        for name, (_, what) in COMMANDS.items():
+            print(f"  {name:<11} {what}")
+        return 0
+    command, *rest = argv
+    if command not in COMMANDS:
+        return guarded(lambda: _unknown(command))
+    return guarded(lambda: COMMANDS[command][0](rest))
+
+
+def _unknown(command: str) -> None:
+    raise UserError(f"{command!r} is no command{nearest(command, COMMANDS)}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

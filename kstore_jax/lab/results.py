@@ -1,0 +1,32 @@
+"""What the stages of an experiment found, as one row of `results.json`."""
+
+from kstore_jax.lab.experiment import Lab
+
+
+def row(lab: Lab) -> dict:
+    """The row of a finished experiment. Accuracies are shares, from 0 to 1.
+
+    `qa` is exact match on P_test and `qa_train` its mean on P_train; `bio_recall` is the share of
+    attribute values predicted whole inside the biographies; `exposures` counts how often each
+    person is read about in pretraining.
+    """
+    found = {stage.name: lab.cache.result(stage) for stage in lab.stages}
+    answers = found["qa"]
+    return {
+        "dataset": lab.experiment.data.variant,
+        "seed": lab.experiment.seed,
+        "people": lab.experiment.world.people,
+        "exposures": found["pretrain"]["exposures"],
+        "parameters": found["pretrain"]["parameters"],
+        "vocabulary": found["pretrain"]["vocabulary"],
+        "bio_recall": found["recall"]["whole"]["mean"],
+        "bio_recall_by_attribute": found["recall"]["whole"],
+        "qa": answers["test"]["exact"],
+        "qa_train": answers["train"]["exact"]["mean"],
+        "qa_first": {"train": answers["train"]["first"], "test": answers["test"]["first"]},
+        "qa_baseline": answers["baseline"],
+        "p_probe": {name: found["p_probe"][name] for name in ("first", "whole", "baseline")},
+        "q_probe": {name: found["q_probe"][name] for name in ("first", "whole", "baseline")},
+        "seconds": sum(result["seconds"] for result in found.values()),
+        "seconds_by_stage": {name: result["seconds"] for name, result in found.items()},
+    }

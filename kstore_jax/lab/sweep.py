@@ -1,0 +1,80 @@
+"""A sweep: a list of configurations over one cache of stages.
+
+Nothing of a sweep lives in memory alone: killed at any moment and started again, it goes on from
+the newest checkpoints.
+"""
+
+import itertools
+import json
+import os
+import pathlib
+from collections.abc import Sequence
+
+import jax
+
+from kstore_jax.config import Experiment, as_dict
+from kstore_jax.errors import UserError
+from kstore_jax.lab.experiment import Lab, with_dtype
+from kstore_jax.lab.results import row
+from kstore_jax.lab.stages import Cache, write_json
+from kstore_jax.lab.workers import run_in_processes
+from kstore_jax.train.telemetry import provenance
+
+
+def claim(workdir: pathlib.Path, rows: Sequence[Experiment]) -> None:
+    """Makes `workdir` the folder of these rows; refuses one that was made by others."""
+    path = workdir / "config.json"
+    given = {"rows": [as_dict(experiment) for experiment in rows]}
+    if path.exists():
+        differing = _first_difference(json.loads(path.read_text()), given)
+        if differing:
+            raise UserError(
+                f"{workdir} was made by another configuration ({differing}); "
+                "give another --workdir, or remove it"
+            )
+        return
+    if workdir.exists() and any(workdir.iterdir()):
+        raise UserError(f"{workdir} is not empty and holds no run of ours; give another --workdir")
+    workdir.mkdir(parents=True, exist_ok=True)
+    write_json(path, given)
+
+
+def _first_difference(there, given, path: str = "") -> str | None:
+    if isinstance(there, dict) and isinstance(given, dict):
+        pairs = ((k, there.get(k), given.get(k)) for k in {**there, **given})
+    elif isinstance(there, list) and isinstance(given, list) and len(there) == len(given):
+        pairs = zip(itertools.count(), there, given)
+    elif there == given:
+        return None
+    else:
+        return f"{path[1:]}: {there!r} there, {given!r} asked for"
+    found = (_first_difference(a, b, f"{path}.{name}") for name, a, b in pairs)
+    return next(filter(None, found), None)
+
+
+def default_workers(rows: int) -> int:
+    """One worker a row, as far as there are cores; one where an accelerator would be shared."""
+    if jax.default_backend() != "cpu":
+        return 1
+    return min(rows, os.cpu_count() or 1)
+
+
+def run(workdir: pathlib.Path, rows: Sequence[Experiment], workers: int) -> list[dict]:
+    """Computes every row that is not done, `workers` at a time, and writes `results.json`.
+
+    Raises:
+      UserError: an experiment is impossible, or `workdir` holds something else; nothing is written.
+      DamagedFileError: a dataset in `workdir` is not as it was written.
+    """
+    labs = [Lab(with_dtype(e), Cache(workdir / "stages")) for e in rows]
+    for lab in labs:
+        lab.check()
+    claim(workdir, [lab.experiment for lab in labs])
+    waiting = {f"row-{i}": lab for i, lab in enumerate(labs) if not lab.done}
+    if workers > 1 and len(waiting) > 1:
+        run_in_processes(workdir, waiting, workers)
+    for lab in labs:
+        lab.run()
+    found = [row(lab) for lab in labs]
+    write_json(workdir / "results.json", {"rows": found, "provenance": provenance()})
+    return found

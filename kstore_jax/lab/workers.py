@@ -1,0 +1,130 @@
+"""Rows computed by worker processes of this machine, each bound to its share of the cores.
+
+A worker is `python -m kstore_jax.lab.workers WORKDIR ROW`. It ends when the process that started
+it does, however that one ended: its standard input closes.
+"""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import threading
+import time
+
+from tqdm import tqdm
+
+from kstore_jax.config import as_dict, parse
+from kstore_jax.errors import UserError
+from kstore_jax.lab.experiment import Lab
+from kstore_jax.lab.stages import Cache, write_json
+from kstore_jax.train.telemetry import METRICS, read_metrics
+
+_POLL_SECONDS = 0.5
+
+
+def run_in_processes(workdir: pathlib.Path, waiting: dict[str, Lab], workers: int) -> None:
+    """Computes the rows `waiting`, by name, at most `workers` at a time, and shows how far each is.
+
+    Raises:
+      UserError: a worker failed; the message is its own, the others are stopped.
+    """
+    folder = workdir / "workers"
+    folder.mkdir(exist_ok=True)
+    for name, lab in waiting.items():
+        write_json(folder / f"{name}.json", as_dict(lab.experiment))
+    todo = list(waiting)
+    free = _shares_of_cores(min(workers, len(todo)))
+    running: dict[str, tuple[subprocess.Popen, set[int]]] = {}
+    bars = {name: _Bar(lab, place) for place, (name, lab) in enumerate(waiting.items())}
+    try:
+        while todo or running:
+            while todo and free:
+                name, cores = todo.pop(0), free.pop()
+                running[name] = _start(workdir, name, cores), cores
+            time.sleep(_POLL_SECONDS)
+            for name, (process, cores) in list(running.items()):
+                bars[name].show()
+                if process.poll() is not None:
+                    del running[name]
+                    free.append(cores)
+                    if process.returncode:
+                        raise _failure(folder / f"{name}.log", process.returncode)
+    finally:
+        for process, _ in running.values():
+            process.kill()
+        for bar in bars.values():
+            bar.close()
+
+
+def _shares_of_cores(workers: int) -> list[set[int]]:
+    """The cores this process may use, dealt out; empty sets where the system cannot bind."""
+    if not hasattr(os, "sched_getaffinity"):
+        return [set() for _ in range(workers)]
+    cores = sorted(os.sched_getaffinity(0))
+    return [set(cores[i::workers]) or set(cores) for i in range(workers)]
+
+
+def _start(workdir: pathlib.Path, name: str, cores: set[int]) -> subprocess.Popen:
+    command = [sys.executable, "-m", "kstore_jax.lab.workers", str(workdir), name]
+    with (workdir / "workers" / f"{name}.log").open("w") as log:
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log)
+    if cores:
+        os.sched_setaffinity(process.pid, cores)
+    return process
+
+
+def _failure(log: pathlib.Path, status: int) -> UserError:
+    lines = log.read_text().splitlines()
+    said = [line.removeprefix("kstore: ") for line in lines if line.startswith("kstore: ")]
+    last = said[-1] if said else f"a worker ended with status {status}"
+    error = UserError(f"{last} (its output: {log})")
+    error.status = status if status in (1, 2) else 1
+    return error
+
+
+class _Bar:
+    """Shows the training that a row is at, from the metrics its worker writes."""
+
+    def __init__(self, lab: Lab, place: int):
+        self._lab = lab
+        interval = 0.1 if sys.stderr.isatty() else 30.0
+        self._bar = tqdm(
+            desc=lab.experiment.data.variant, position=place, unit="step", mininterval=interval
+        )
+
+    def show(self) -> None:
+        for stage in self._lab.stages:
+            metrics = read_metrics(self._lab.cache.folder(stage) / METRICS)
+            if self._lab.cache.result(stage) is None and metrics:
+                now = metrics[-1]
+                if self._bar.total != now["steps"] or self._bar.n > now["step"]:
+                    self._bar.reset(now["steps"])
+                self._bar.set_description_str(f"{self._lab.experiment.data.variant} {stage.name}")
+                self._bar.set_postfix_str(
+                    f"loss {now['loss']:.3f}, {now['tokens_per_s']:,} tokens/s", refresh=False
+                )
+                self._bar.update(now["step"] - self._bar.n)
+
+    def close(self) -> None:
+        self._bar.close()
+
+
+def _end_with_parent() -> None:
+    while os.read(sys.stdin.fileno(), 1):
+        pass
+    os._exit(1)
+
+
+def main() -> None:
+    """Computes one row of the sweep in WORKDIR."""
+    workdir, name = pathlib.Path(sys.argv[1]), sys.argv[2]
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    experiment = parse(json.loads((workdir / "workers" / f"{name}.json").read_text()))
+    Lab(experiment, Cache(workdir / "stages")).run()
+
+
+if __name__ == "__main__":
+    from kstore_jax.cli import guarded
+
+    sys.exit(guarded(main))
