@@ -60,13 +60,18 @@ def _parse_flags(argv: Sequence[str], config: pathlib.Path | None, workdir: str 
         flags.DEFINE_integer("person", 0, "whom to show", lower_bound=0, flag_values=values)
         left = values(["kstore", *argv])[1:]
         given = values.config
+        loaded = hasattr(given, "to_dict")  # raises what went wrong while the file was loaded
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
         raise UserError(_flag_error(error, argv)) from None
+    except Exception as error:  # a configuration file is a program and may raise anything
+        raise UserError(f"--config: {type(error).__name__}: {error}") from error
     if left:
         raise UserError(f"unexpected argument {left[0]!r}")
     if given is None:
         raise UserError("--config is missing; expected a file such as configs/quickstart.py")
-    overridden = {a.split("=")[0].removeprefix("--config.") for a in argv if "--config." in a}
+    if not loaded:
+        raise UserError(f"--config: get_config() returned {given!r}; expected a ConfigDict")
+    overridden = {match[1] for a in argv if (match := re.match(r"--?config\.([\w.]+)", a))}
     return values, parse_rows(given, overridden)
 
 
@@ -138,7 +143,7 @@ COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status: 0, 2 for bad input, 1 for a damaged file."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    if not argv or argv[0] in ("help", "-h", "--help"):
+    if not argv or argv[0] == "help" or {"-h", "--help"}.intersection(argv):
         print("kstore COMMAND [--config.FIELD=VALUE ...]\n")
         for name, (_, what) in COMMANDS.items():
             print(f"  {name:<11} {what}")

@@ -177,7 +177,7 @@ def default() -> ml_collections.ConfigDict:
     `product` gives them; empty for a single experiment.
     """
     config = ml_collections.ConfigDict({**dataclasses.asdict(Experiment()), "sweep": ()})
-    config.world.seed = config.get_ref("seed")
+    config.world.seed = ml_collections.config_dict.placeholder(int)
     return config
 
 
@@ -202,8 +202,14 @@ def parse_rows(
     """
     base = config.to_dict()
     sweep = base.pop("sweep", ()) or ((),)
-    rows = [tuple(pair for pair in row if pair[0] not in overridden) for row in sweep]
-    return [parse(_with(base, row)) for row in dict.fromkeys(rows)]
+    try:
+        rows = dict.fromkeys(
+            tuple((field, value) for field, value in row if field not in overridden)
+            for row in sweep
+        )
+    except (TypeError, ValueError):
+        raise UserError("sweep: expected rows of (field, value), as product() gives them") from None
+    return [parse(_with(base, row)) for row in rows]
 
 
 def _with(base: dict, row: tuple[tuple[str, Any], ...]) -> dict:
@@ -213,7 +219,12 @@ def _with(base: dict, row: tuple[tuple[str, Any], ...]) -> dict:
         part = changed
         for step in path:
             part = part.setdefault(step, {})
+            if not isinstance(part, dict):
+                raise UserError(f"{field}: no such field")
         part[name] = value
+    world = changed.get("world")
+    if isinstance(world, dict) and world.get("seed") is None:
+        world["seed"] = changed.get("seed", Experiment.seed)
     return changed
 
 
@@ -223,6 +234,8 @@ def parse(given: dict) -> Experiment:
 
 
 def _parse(kind: type, given: dict, path: str):
+    if not isinstance(given, dict):
+        raise UserError(f"{path.removesuffix('.')}: expected fields, got {given!r}")
     fields = {field.name: field for field in dataclasses.fields(kind)}
     for name in given:
         if name not in fields:

@@ -108,21 +108,22 @@ def read_manifest(folder: pathlib.Path) -> dict:
     """
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
-        version, parts = manifest["format"], manifest["parts"]
-    except (OSError, ValueError, KeyError):
+        version = int(manifest["format"])
+        parts = [(str(p["name"]), int(p["bytes"]), str(p["sha256"])) for p in manifest["parts"]]
+    except (OSError, ValueError, KeyError, TypeError):
         raise DamagedFileError(f"{folder / MANIFEST}: missing or unreadable") from None
     if version > FORMAT:
         raise DamagedFileError(
             f"{folder / MANIFEST}: format {version} is newer than this program's ({FORMAT})"
         )
-    for part in parts:
-        path = folder / part["name"]
+    for name, size, sha256 in parts:
+        path = folder / name
         if not path.exists():
             raise DamagedFileError(f"{path}: missing")
         content = path.read_bytes()
-        if len(content) != part["bytes"]:
-            raise DamagedFileError(f"{path}: {len(content)} bytes, not {part['bytes']} as written")
-        if hashlib.sha256(content).hexdigest() != part["sha256"]:
+        if len(content) != size:
+            raise DamagedFileError(f"{path}: {len(content)} bytes, not {size} as written")
+        if hashlib.sha256(content).hexdigest() != sha256:
             raise DamagedFileError(f"{path}: changed since it was written (SHA-256 differs)")
     return manifest
 

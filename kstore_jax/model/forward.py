@@ -10,7 +10,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from kstore_jax.model.matmul import dense
+from kstore_jax.model.matmul import dense, transposed
 from kstore_jax.model.transformer import Shape, Transformer
 
 Params = dict
@@ -42,4 +42,4 @@ def unembed(shape: Shape, params: Params, hidden: jax.Array) -> jax.Array:
     and left the head as it was under `unembedding`.
     """
     table = params.get("unembedding", params["embedding"])
-    return dense(hidden, table.T, None, jnp.dtype(shape.dtype))
+    return dense(hidden, transposed(table), None, jnp.dtype(shape.dtype))

@@ -53,20 +53,36 @@ class Block(nn.Module):
         s = self.shape
         into_residual = s.init_scale / (2 * s.layers) ** 0.5
         y_BxLxD = nn.LayerNorm(epsilon=1e-5, name="ln_1")(x_BxLxD)
-        q_BxLxHxK, k_BxLxHxK, v_BxLxHxK = (
-            Dense(s.width, s.init_scale, s.dtype, name=name)(y_BxLxD).reshape(
-                *y_BxLxD.shape[:2], s.heads, s.width // s.heads
-            )
+        q_NxLxK, k_NxLxK, v_NxLxK = (
+            _to_heads(Dense(s.width, s.init_scale, s.dtype, name=name)(y_BxLxD), s.heads)
             for name in ("query", "key", "value")
         )
-        y_BxLxHxK = attend(
-            rotate(q_BxLxHxK, rotation), rotate(k_BxLxHxK, rotation), v_BxLxHxK, s.dtype
-        )
-        y_BxLxD = y_BxLxHxK.reshape(x_BxLxD.shape)
+        y_NxLxK = attend(rotate(q_NxLxK, rotation), rotate(k_NxLxK, rotation), v_NxLxK, s.dtype)
+        y_BxLxD = _from_heads(y_NxLxK, s.heads)
         x_BxLxD += Dense(s.width, into_residual, s.dtype, name="out")(y_BxLxD)
         y_BxLxD = nn.LayerNorm(epsilon=1e-5, name="ln_2")(x_BxLxD)
-        h_BxLxF = nn.gelu(Dense(4 * s.width, s.init_scale, s.dtype, name="up")(y_BxLxD))
+        h_BxLxF = gelu(Dense(4 * s.width, s.init_scale, s.dtype, name="up")(y_BxLxD))
         return x_BxLxD + Dense(s.width, into_residual, s.dtype, name="down")(h_BxLxF)
+
+
+def gelu(x: jax.Array) -> jax.Array:
+    """GPT-2's GELU, the tanh form, written with one exponential: x * sigmoid(2 z)."""
+    z = 0.7978845608028654 * (x + 0.044715 * x * x * x)
+    return x * jax.nn.sigmoid(2 * z)
+
+
+def _to_heads(x_BxLxD: jax.Array, heads: int) -> jax.Array:
+    """(B, L, H K) -> (B H, L, K)."""
+    batch, length, width = x_BxLxD.shape
+    x_BxLxHxK = x_BxLxD.reshape(batch, length, heads, width // heads)
+    return x_BxLxHxK.swapaxes(1, 2).reshape(batch * heads, length, width // heads)
+
+
+def _from_heads(x_NxLxK: jax.Array, heads: int) -> jax.Array:
+    """(B H, L, K) -> (B, L, H K)."""
+    rows, length, width = x_NxLxK.shape
+    x_BxHxLxK = x_NxLxK.reshape(rows // heads, heads, length, width)
+    return x_BxHxLxK.swapaxes(1, 2).reshape(rows // heads, length, heads * width)
 
 
 class Transformer(nn.Module):
@@ -95,13 +111,13 @@ def rotary_angles(length: int, rotated: int) -> tuple[jax.Array, jax.Array]:
     return jnp.cos(angle), jnp.sin(angle)
 
 
-def rotate(x_BxLxHxK: jax.Array, rotation: tuple[jax.Array, jax.Array]) -> jax.Array:
+def rotate(x_NxLxK: jax.Array, rotation: tuple[jax.Array, jax.Array]) -> jax.Array:
     """Turns the first dimensions of each head by its position; the others pass unchanged."""
-    cos, sin = (t[None, :, None, :] for t in rotation)
+    cos, sin = (table[None] for table in rotation)
     rotated = cos.shape[-1]
     if not rotated:
-        return x_BxLxHxK
-    turned, passed = x_BxLxHxK[..., :rotated], x_BxLxHxK[..., rotated:]
+        return x_NxLxK
+    turned, passed = x_NxLxK[..., :rotated], x_NxLxK[..., rotated:]
     first, second = jnp.split(turned, 2, axis=-1)
     turned = turned * cos + jnp.concatenate([-second, first], axis=-1) * sin
     return jnp.concatenate([turned, passed], axis=-1)

@@ -11,10 +11,27 @@ from kstore_jax.model.transformer import Shape
 Objective = Callable[[Params, dict[str, jax.Array]], jax.Array]
 
 
+@jax.custom_vjp
 def cross_entropy(logits_NxV: jax.Array, targets_N: jax.Array) -> jax.Array:
     """Negative log-likelihood in nats, (N,) float32."""
-    log_normaliser_N = jax.nn.logsumexp(logits_NxV, axis=-1)
-    return log_normaliser_N - jnp.take_along_axis(logits_NxV, targets_N[:, None], axis=-1)[:, 0]
+    return _cross_entropy_forward(logits_NxV, targets_N)[0]
+
+
+def _cross_entropy_forward(logits, targets):
+    highest = logits.max(-1, keepdims=True)
+    log_normaliser = highest + jnp.log(jnp.exp(logits - highest).sum(-1, keepdims=True))
+    loss = log_normaliser - jnp.take_along_axis(logits, targets[:, None], axis=-1)
+    return loss[:, 0], (logits, targets, log_normaliser)
+
+
+def _cross_entropy_backward(saved, dloss):
+    logits, targets, log_normaliser = saved
+    is_target = jnp.arange(logits.shape[1])[None] == targets[:, None]
+    dlogits = jnp.exp(logits - log_normaliser) - is_target.astype(jnp.float32)
+    return dlogits * dloss[:, None], None
+
+
+cross_entropy.defvjp(_cross_entropy_forward, _cross_entropy_backward)
 
 
 def next_token(shape: Shape) -> Objective:

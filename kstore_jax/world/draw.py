@@ -47,6 +47,7 @@ def permute(n: int, seed: int, purpose: str, index) -> np.ndarray:
     A four-round Feistel network on the smallest even number of bits that holds n, walked until it
     lands inside the domain (Black and Rogaway 2002).
     """
+    shape = np.shape(index)
     index = np.atleast_1d(np.asarray(index, np.uint64))
     half = np.uint64(max(1, (int(n - 1).bit_length() + 1) // 2))
     mask = (np.uint64(1) << half) - np.uint64(1)
@@ -60,7 +61,7 @@ def permute(n: int, seed: int, purpose: str, index) -> np.ndarray:
     place = once(index)
     while (outside := place >= n).any():
         place[outside] = once(place[outside])
-    return place.astype(np.int64)
+    return place.astype(np.int64).reshape(shape)
 
 
 def shuffled(n: int, seed: int, purpose: str, index: int) -> np.ndarray:

@@ -33,6 +33,10 @@ _CASES = {
 _MARK = re.compile(r"\{[^{}]*\}")
 
 
+def _stray_brace(line: str) -> bool:
+    return re.search(r"[{}]", _MARK.sub("", line)) is not None
+
+
 def read_template(template: str, where: str) -> list[str]:
     """Splits a template at its marks and checks the rules of `templates/README.md`.
 
@@ -55,7 +59,7 @@ def read_template(template: str, where: str) -> list[str]:
         raise UserError(
             f"{where}: a name or value is followed by a space, '.', ',' or \"'s\": {template!r}"
         )
-    if not template.endswith(".") or "  " in template or _MARK.sub("", template).count("{"):
+    if template[0] == " " or template[-1] != "." or "  " in template or _stray_brace(template):
         raise UserError(f"{where}: a template is one sentence that ends with '.': {template!r}")
     return [part for part in re.split(r"(\{[^{}]*\})", template) if part]
 
@@ -96,7 +100,7 @@ def _compile(parts: list[str], pronoun: int, named: bool) -> list[str | int]:
 
 def read_question(line: str, where: str) -> list[str | int]:
     """A question as the row `[text, name, text]`; its second text ends in the answer mark."""
-    if line.count("{name}") != 1 or not line.endswith("?") or _MARK.sub("", line).count("{"):
+    if _MARK.findall(line) != ["{name}"] or not line.endswith("?") or _stray_brace(line):
         raise UserError(f"{where}: a question holds {{name}} once and ends with '?': {line!r}")
     before, after = line.split("{name}")
     if before and not before.endswith(" "):

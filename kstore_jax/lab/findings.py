@@ -1,0 +1,286 @@
+"""`results.json` as read back: its rows, grouped over seeds, and what they amount to in words."""
+
+import dataclasses
+import json
+import math
+import pathlib
+from collections.abc import Sequence
+
+from kstore_jax.errors import UserError
+from kstore_jax.world.biographies import Variant
+from kstore_jax.world.people import ATTRIBUTES
+
+LEARNED = 0.95
+"""Share of attribute values that a model recites which has learned its biographies: below it, not
+answering says nothing about what is stored (the paper's models are above 0.99)."""
+ANSWERS_TRAINED = 0.9
+"""Accuracy on the questions finetuned on, below which the finetuning itself was too short."""
+CONTRAST = 0.2
+"""Difference of held-out accuracy that is called one."""
+
+_NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """The rows that differ in nothing but the seed.
+
+    Attributes:
+      label: the dataset, and what else tells this group from others of the same dataset.
+      dataset: the variant, as the paper writes it.
+      rows: rows of `results.json`, one a seed.
+    """
+
+    label: str
+    dataset: str
+    rows: tuple[dict, ...]
+
+    def each(self, *path: str | int) -> list:
+        """What each row has at a path of keys."""
+        found = list(self.rows)
+        for key in path:
+            found = [value[key] for value in found]
+        return found
+
+    def mean(self, *path: str | int) -> float | None:
+        """The mean over the seeds, None where no seed has a value."""
+        values = [value for value in self.each(*path) if value is not None]
+        return math.fsum(values) / len(values) if values else None
+
+    def optional_mean(self, *path: str) -> float | None:
+        """The same for what not every version of `results.json` holds."""
+        try:
+            return self.mean(*path)
+        except KeyError:
+            return None
+
+    @property
+    def wording(self) -> str:
+        """What each person's biographies are like, in words."""
+        try:
+            variant = Variant.parse(self.dataset)
+        except UserError:
+            return f"the dataset {self.dataset}"
+        return _wording(variant)
+
+
+def _wording(variant: Variant) -> str:
+    count, plural = _count(variant.entries), "s" * (variant.entries > 1)
+    shuffled = "shuffled " * variant.permuted
+    if variant.reworded:
+        text = f"{count} {shuffled}wording{plural} of the text about each person"
+    elif variant.entries > 1:
+        text = f"one text about each person in {count} sentence orders"
+    else:
+        text = f"one {shuffled}text about each person"
+    return text + " with the full name in every sentence" * variant.fullname
+
+
+def read_rows(run: pathlib.Path) -> tuple[list[dict], dict]:
+    """The rows and the provenance of `results.json`, checked.
+
+    Raises:
+      UserError: the file is missing, or is not what `sweep.run` writes.
+    """
+    path = run / "results.json"
+    try:
+        text = path.read_text()
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(f"{path}: no results here; run `kstore run` first") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: damaged (not text); `kstore run` writes it again") from None
+    try:
+        found = json.loads(text)
+        for row in found["rows"]:
+            _check(row)
+        rows, provenance = list(found["rows"]), dict(found.get("provenance") or {})
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        what = f"{error.args[0]} is missing" if isinstance(error, KeyError) else error
+        raise UserError(f"{path}: damaged ({what}); `kstore run` writes it again") from None
+    if not rows:
+        raise UserError(f"{path}: no results here; run `kstore run` first")
+    return rows, provenance
+
+
+def _check(row: dict) -> None:
+    if not isinstance(row["dataset"], str):
+        raise TypeError(f"dataset: expected text, got {row['dataset']!r}")
+    for name in ("seed", "people", "parameters", "vocabulary", "exposures", "seconds"):
+        _number(name, row[name])
+    for name, value in row["seconds_by_stage"].items():
+        _number(f"seconds_by_stage.{name}", value)
+    for name in ("bio_recall", "qa_train"):
+        _share(name, row[name])
+    for table in ("qa", "qa_baseline", "bio_recall_by_attribute"):
+        for name in ("mean", *ATTRIBUTES):
+            _share(f"{table}.{name}", row[table][name])
+    for probe, positions in (("p_probe", 6), ("q_probe", 1)):
+        for kind, names in (("first", ATTRIBUTES), ("whole", ATTRIBUTES[1:])):
+            for name in names:
+                _share(f"{probe}.baseline", row[probe]["baseline"][kind][name])
+                for position in range(positions):
+                    cell = row[probe][kind][name][position]
+                    if cell is not None:
+                        _share(f"{probe}.{kind}.{name}", cell)
+
+
+def _number(name: str, value) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"{name}: expected a number, got {value!r}")
+
+
+def _share(name: str, value) -> None:
+    _number(name, value)
+    if not 0.0 <= value <= 1.0:
+        raise ValueError(f"{name}: expected a share from 0 to 1, got {value!r}")
+
+
+def read_configs(run: pathlib.Path, rows: Sequence[dict]) -> list[dict] | None:
+    """The configuration of each row, None where `config.json` is not there or tells of others."""
+    try:
+        configs = json.loads((run / "config.json").read_text())["rows"]
+        told = [(config["data"]["variant"], config["seed"]) for config in configs]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return configs if told == [(row["dataset"], row["seed"]) for row in rows] else None
+
+
+def groups(rows: Sequence[dict], configs: Sequence[dict] | None) -> list[Group]:
+    """The rows, together where they differ in nothing but the seed, in order of appearance."""
+    settings = [_settings(row, configs and configs[i]) for i, row in enumerate(rows)]
+    together: dict[tuple, list[int]] = {}
+    for i, (row, its) in enumerate(zip(rows, settings, strict=True)):
+        together.setdefault((row["dataset"], *sorted(its.items())), []).append(i)
+    members = list(together.values())
+    return [
+        Group(
+            label=_label(rows[chosen[0]]["dataset"], chosen[0], members, rows, settings),
+            dataset=rows[chosen[0]]["dataset"],
+            rows=tuple(rows[i] for i in chosen),
+        )
+        for chosen in members
+    ]
+
+
+def _settings(row: dict, config: dict | None) -> dict[str, str]:
+    """Every setting but the seeds and the dataset, as text."""
+    if config is None:
+        return {"people": str(row["people"])}
+    own = {"seed", "world.seed", "data.variant"}
+    return {name: str(value) for name, value in flat(config).items() if name not in own}
+
+
+def same_but_dataset(configs: Sequence[dict] | None) -> bool:
+    """Whether the rows are known to differ in nothing but the seed and the dataset."""
+    return configs is not None and len({str(_settings({}, c)) for c in configs}) == 1
+
+
+def flat(config: dict, path: str = "") -> dict[str, object]:
+    """A nested configuration as `{"pretrain.steps": …}`."""
+    found = {}
+    for name, value in config.items():
+        inner = flat(value, f"{path}{name}.") if isinstance(value, dict) else {path + name: value}
+        found.update(inner)
+    return found
+
+
+def _label(dataset: str, which: int, members, rows, settings) -> str:
+    rivals = [settings[m[0]] for m in members if rows[m[0]]["dataset"] == dataset]
+    differing = [k for k in settings[which] if len({rival.get(k) for rival in rivals}) > 1]
+    told = ", ".join(f"{k.removeprefix('world.')}={settings[which][k]}" for k in differing)
+    return f"{dataset} ({told})" if told else dataset
+
+
+def percent(share: float) -> str:
+    """A share in words: `3.1 %`, with a space that does not break."""
+    return f"{100 * share:.1f}\N{NARROW NO-BREAK SPACE}%"
+
+
+def finding(found: Sequence[Group], same_otherwise: bool) -> list[str]:
+    """What the run shows, the main thing first; each a sentence or two.
+
+    `same_otherwise`: the groups are known to differ in their dataset alone.
+    """
+    learned = [group for group in found if group.mean("bio_recall") >= LEARNED]
+    if not learned:
+        return [_too_short(found)]
+    told = [_alone(learned[0]) if len(learned) == 1 else _compared(learned, same_otherwise)]
+    if missed := [group for group in found if group not in learned]:
+        each = ", ".join(f"{g.label} {percent(g.mean('bio_recall'))}" for g in missed)
+        told.append(
+            f"Left out of this comparison, because they were trained too short to recite "
+            f"{percent(LEARNED)} of the attribute values of their own biographies: {each}."
+        )
+    untrained = [group for group in learned if group.mean("qa_train") < ANSWERS_TRAINED]
+    if untrained:
+        each = ", ".join(f"{g.label} {percent(g.mean('qa_train'))}" for g in untrained)
+        told.append(
+            "Even the questions that were finetuned on are not all answered "
+            f"({each}): low held-out accuracy may be the finetuning's, not the pretraining's."
+        )
+    return told
+
+
+def _too_short(found: Sequence[Group]) -> str:
+    recalls = _range([group.mean("bio_recall") for group in found])
+    who = "The model recites" if len(found) == 1 else f"The {_count(len(found))} models recite"
+    return (
+        f"This run is too short to show the effect. {who} {recalls} of the attribute values of "
+        f"{'its' if len(found) == 1 else 'their'} own biographies; below {percent(LEARNED)}, "
+        "failing to answer says nothing about what is stored. More pretraining steps are needed."
+    )
+
+
+def _alone(group: Group) -> str:
+    return (
+        f"The model that read {_reading(group)} recites {percent(group.mean('bio_recall'))} of "
+        "the attribute values it read. Asked about people whose questions were never trained, it answers "
+        f"{percent(group.mean('qa', 'mean'))}, where always guessing the commonest answer "
+        f"gives {percent(group.mean('qa_baseline', 'mean'))}."
+    )
+
+
+def _compared(learned: Sequence[Group], same_otherwise: bool) -> str:
+    recalls = [group.mean("bio_recall") for group in learned]
+    all_ = "Both models" if len(learned) == 2 else f"All {_count(len(learned))} models"
+    recite = f"{all_} recite the biographies ({_range(recalls, ' / ')} of attribute values)."
+    asked = "Asked about people whose questions were never trained,"
+    worst = min(learned, key=lambda group: group.mean("qa", "mean"))
+    best = max(learned, key=lambda group: group.mean("qa", "mean"))
+    low, high = worst.mean("qa", "mean"), best.mean("qa", "mean")
+    if not _contrast(worst, best):
+        guess = percent(worst.mean("qa_baseline", "mean"))
+        return (
+            f"{recite} {asked} they answer {_range([low, high])}: this run shows no clear contrast "
+            f"between them. Always guessing the commonest answer gives {guess}."
+        )
+    least, most = (" (the least)", " (the most)") if len(learned) > 2 else ("", "")
+    verdict = ""
+    if same_otherwise and low < 0.25 and high > 0.6:
+        verdict = " The facts are stored either way; how they were written decides about asking."
+    return (
+        f"{recite} {asked} the one that read {_reading(worst)} answers {percent(low)}{least}; "
+        f"the one that read {_reading(best)} answers {percent(high)}{most}.{verdict}"
+    )
+
+
+def _contrast(worst: Group, best: Group) -> bool:
+    apart = min(best.each("qa", "mean")) > max(worst.each("qa", "mean"))
+    return apart and best.mean("qa", "mean") - worst.mean("qa", "mean") >= CONTRAST
+
+
+def _reading(group: Group) -> str:
+    extra = group.label.removeprefix(group.dataset).strip()
+    return f"{group.wording} {extra}".strip()
+
+
+def _range(shares: Sequence[float], between: str = " to ") -> str:
+    """`99.8 %`, or two ends."""
+    ends = [percent(min(shares)), percent(max(shares))]
+    if len(shares) == 2 and between != " to ":
+        ends = [percent(share) for share in shares]
+    return ends[0] if ends[0] == ends[1] else between.join(ends)
+
+
+def _count(number: int) -> str:
+    return _NUMBERS[number - 1] if number <= len(_NUMBERS) else str(number)

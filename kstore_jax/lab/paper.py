@@ -1,0 +1,67 @@
+"""The paper's own figures, to stand beside ours: `paper.json`, in % there and shares here.
+
+Source: Allen-Zhu and Li, "Physics of Language Models: Part 3.1", arXiv 2309.14316 v3. Answers are
+of Fig. 3 (left), Q-probing of Fig. 7 (rank 16), P-probing of first tokens of Fig. 5 (rank 2). The
+mean of the answers is the one printed there, which is not always the mean of the six columns.
+"""
+
+import dataclasses
+import functools
+import json
+import pathlib
+
+from kstore_jax.world.people import ATTRIBUTES
+
+_PRINTED = json.loads(pathlib.Path(__file__).with_name("paper.json").read_text())
+
+SOURCE: str = _PRINTED["source"]
+SETTING = "100,000 people, 124M parameters"
+EXPOSURES = 540
+"""How often each person is read about there, whatever the dataset (section 3)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Published:
+    """What the paper found for one of its 16 datasets. Accuracies are shares, from 0 to 1.
+
+    Attributes:
+      qa: exact match on P_test, by attribute, and `mean`.
+      q_first: Q-probing of the first token, by attribute.
+      q_whole: Q-probing of the whole value, by attribute; not asked for the birth date.
+      p_first: P-probing of the first token, by attribute: six positions, None where not asked.
+    """
+
+    qa: dict[str, float]
+    q_first: dict[str, float]
+    q_whole: dict[str, float]
+    p_first: dict[str, list[float | None]]
+
+
+@functools.cache
+def published(dataset: str) -> Published | None:
+    """What the paper has for a dataset, None where it has no such one."""
+    row = _PRINTED["datasets"].get(dataset)
+    return row and _read(row)
+
+
+@functools.cache
+def baseline() -> Published:
+    """The paper's majority guess: always the commonest answer."""
+    return _read(_PRINTED["baseline"])
+
+
+def _read(row: dict) -> Published:
+    answers = [row["qa_mean"], *row["qa"]]
+    return Published(
+        qa=_by_name(("mean", *ATTRIBUTES), answers),
+        q_first=_by_name(ATTRIBUTES, row["q_first"]),
+        q_whole=_by_name(ATTRIBUTES[1:], row["q_whole"]),
+        p_first={
+            name: [*(x / 100 for x in cells), *[None] * (6 - len(cells))]
+            for name, cells in zip(ATTRIBUTES, row.get("p_first", ()), strict=False)
+        },
+    )
+
+
+def _by_name(names, percentages: list[float]) -> dict[str, float]:
+    return {name: x / 100 for name, x in zip(names, percentages, strict=True)}

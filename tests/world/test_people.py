@@ -1,0 +1,161 @@
+"""Person i is a pure function of (seed, i), with a name of their own and uniform attributes."""
+
+import shutil
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kstore_jax.errors import UserError
+from kstore_jax.world.people import (
+    ATTRIBUTES,
+    BUNDLED_POOLS,
+    PRONOUNS,
+    in_train_half,
+    load_pools,
+    people,
+)
+from tests.chi_square import assert_uniform
+
+MANY = 200_000
+
+
+@pytest.fixture(scope="module")
+def pools():
+    return load_pools()
+
+
+@pytest.fixture(scope="module")
+def crowd(pools):
+    return people(pools, 0, np.arange(MANY))
+
+
+def test_full_names_are_unique(crowd):
+    assert len(np.unique(crowd.names, axis=0)) == MANY
+
+
+def test_every_full_name_of_small_pools_is_given_to_one_person(tmp_path, pools_folder):
+    pools = load_pools(str(pools_folder(names=7)))
+    assert len(np.unique(people(pools, 3, np.arange(343)).names, axis=0)) == 343
+
+
+@given(
+    seed=st.integers(0, 2**64),
+    ids=st.lists(st.integers(0, 100_000_000), min_size=1, max_size=6),
+    which=st.integers(0, 5),
+)
+def test_a_person_does_not_depend_on_who_else_is_asked_for(pools, seed, ids, which):
+    which %= len(ids)
+    together = people(pools, seed, np.array(ids)).rows(np.array([which]))
+    alone = people(pools, seed, np.array([ids[which]]))
+    for column in ("ids", "names", "pronouns", "values"):
+        assert np.array_equal(getattr(together, column), getattr(alone, column))
+
+
+def test_another_seed_is_another_world(pools, crowd):
+    other = people(pools, 1, np.arange(MANY))
+    same = (other.values == crowd.values).mean(axis=0)
+    chance = [1 / len(pools.values[a]) for a in ATTRIBUTES[:5]]
+    assert np.allclose(same[:5], chance, atol=0.002)
+    assert (other.names == crowd.names).all(axis=1).sum() <= 1
+
+
+def test_work_city_follows_the_company(pools, crowd):
+    lines = (BUNDLED_POOLS / "companies.txt").read_text().splitlines()
+    city_of = dict(line.split("; ") for line in lines)
+    for company, city in np.unique(crowd.values[:, 4:], axis=0):
+        assert (
+            city_of[pools.values["company"][company]] == pools.values["company_city"][city]
+        )
+
+
+@pytest.mark.parametrize("attribute", range(5))
+def test_attributes_are_uniform(pools, crowd, attribute):
+    size = len(pools.values[ATTRIBUTES[attribute]])
+    cells = min(size, 800)  # there are 67 200 birth dates
+    assert_uniform(np.bincount(crowd.values[:, attribute] * cells // size, minlength=cells))
+
+
+@pytest.mark.parametrize("part", range(3))
+def test_names_are_uniform(pools, crowd, part):
+    size = (len(pools.first_names), len(pools.middle_names), len(pools.last_names))[part]
+    assert_uniform(np.bincount(crowd.names[:, part], minlength=size))
+
+
+def test_pronouns_are_uniform_and_attributes_independent(crowd):
+    assert_uniform(np.bincount(crowd.pronouns, minlength=len(PRONOUNS)))
+    majors, birth_cities = crowd.values[:, 3], crowd.values[:, 1]
+    assert_uniform(np.bincount(majors * 200 + birth_cities, minlength=100 * 200))
+
+
+@given(seed=st.integers(0, 2**64), first=st.integers(0, 2**40))
+def test_of_each_pair_one_is_in_the_train_half_whatever_else_is_asked(seed, first):
+    ids = 2 * first + np.arange(20)
+    in_train = in_train_half(seed, ids)
+    assert np.array_equal(in_train[::2], ~in_train[1::2])
+    assert np.array_equal(in_train_half(seed, ids[::-1]), in_train[::-1])
+    assert in_train_half(seed, int(ids[3])) == in_train[3]
+
+
+def test_halves_do_not_follow_the_parity_of_the_person():
+    assert_uniform(np.bincount(in_train_half(0, np.arange(0, MANY, 2)), minlength=2))
+
+
+@pytest.fixture
+def pools_folder(tmp_path):
+    """`(names=N) -> folder`: a copy of the bundled pools, with N names of each kind if given."""
+
+    def copied(names: int | None = None):
+        folder = tmp_path / "pools"
+        shutil.copytree(BUNDLED_POOLS, folder)
+        for kind in ("first", "middle", "last") if names else ():
+            path = folder / f"{kind}_names.txt"
+            path.write_text("".join(path.read_text().splitlines(True)[:names]))
+        return folder
+
+    return copied
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "line"),
+    [
+        ("majors.txt", "Law\n\nArt\n", 2),
+        ("majors.txt", "Law\nArt\n \n", 3),
+        ("majors.txt", "Law\nArt\nLaw\n", 3),
+        ("companies.txt", "3M; St. Paul, MN\nNike\n", 2),
+        ("companies.txt", "3M; St. Paul, MN\nNike; \n", 2),
+        ("companies.txt", "3M; St. Paul, MN\n3M; Dallas, TX\n", 2),
+        ("companies.txt", "Yahoo!; Sunnyvale, CA\n", 1),
+        ("companies.txt", "3M; St. Paul, MN.\n", 1),
+        ("last_names.txt", "Forger\nSm{name}th\n", 2),
+        ("universities.txt", "Yale University\nM.I.T.\n", 2),
+        ("universities.txt", " Yale University\n", 1),
+        ("birth_cities.txt", "New  York, NY\n", 1),
+        ("first_names.txt", "", None),
+        ("first_names.txt", b"Jos\xe9\n", None),
+        ("middle_names.txt", None, None),
+    ],
+)
+def test_a_bad_pool_is_refused_with_its_file_and_line(pools_folder, file, content, line):
+    path = pools_folder() / file
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(UserError) as refused:
+        load_pools(str(path.parent))
+    where = f"{path}:{line}: " if line else f"{path}: "
+    assert str(refused.value).startswith(where)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_missing_pool_folder_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"^world\.pools: .*nowhere is not a folder"):
+        load_pools(str(tmp_path / "nowhere"))
+
+
+def test_more_people_than_full_names_are_refused(pools_folder):
+    pools = load_pools(str(pools_folder(names=2)))
+    people(pools, 0, np.arange(8))
+    with pytest.raises(UserError, match=r"^world\.people: 9 people, .* 8 full names"):
+        people(pools, 0, np.arange(9))
