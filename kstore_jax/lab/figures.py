@@ -1,12 +1,15 @@
-"""The figures of a report: one function a figure, from plain numbers to the bytes of a PNG.
+"""The figures of a report: one function a figure, from a group of results to PNG and alt text.
 
-Accuracies come as shares, from 0 to 1, and are drawn in %. Colours are of Okabe and Ito (2008),
-which colour-blind readers can tell apart. Wherever they appear, ours is filled, the paper's is an
-empty diamond, the majority guess a black line and a probe's ceiling a dotted one.
+Accuracies are shares, from 0 to 1, drawn in %; the paper's numbers are of `paper.py`. Colours are
+of Okabe and Ito (2008), which colour-blind readers can tell apart. Wherever they appear, ours is
+filled, the paper's is an empty diamond, the majority guess a black line and a probe's ceiling a
+dotted one.
 """
 
+import dataclasses
 import functools
 import io
+import re
 from collections.abc import Callable, Mapping, Sequence
 
 import matplotlib
@@ -15,15 +18,19 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
+from kstore_jax.lab import paper
+from kstore_jax.lab.findings import Group, percent
 from kstore_jax.world.people import ATTRIBUTES
 
 Shares = Mapping[str, float | None]
+Curve = tuple[str, int, Sequence[int], Sequence[float]]
+"""A label, the number of its group, steps, and the mean loss since the step before."""
 
 COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#785EF0", "#5B5B5B")
 LINES = ("-", "--", ":", "-.")
 
-_DPI = 170
-_WIDTH = 5.2  # inches
+_DPI = 180
+_WIDTH = 4.7  # inches
 _INK, _GREY, _PALE = "#1d2329", "#5d6771", "#e3e6ea"
 _STYLE = {
     "font.family": "DejaVu Sans",
@@ -32,8 +39,8 @@ _STYLE = {
     "text.parse_math": False,
     "axes.labelcolor": _GREY,
     "axes.edgecolor": "#b4bbc2",
-    "axes.labelsize": 8.5,
-    "axes.titlesize": 9.5,
+    "axes.labelsize": 9.0,
+    "axes.titlesize": 10,
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
     "axes.spines.top": False,
@@ -44,13 +51,13 @@ _STYLE = {
     "grid.color": _PALE,
     "xtick.color": _INK,
     "ytick.color": _GREY,
-    "xtick.labelsize": 8.5,
-    "ytick.labelsize": 8.5,
+    "xtick.labelsize": 9.0,
+    "ytick.labelsize": 9.0,
     "xtick.major.size": 0,
     "ytick.major.size": 0,
     "hatch.linewidth": 0.6,
     "legend.frameon": False,
-    "legend.fontsize": 8.0,
+    "legend.fontsize": 8.5,
     "legend.handlelength": 1.4,
     "legend.columnspacing": 1.4,
 }
@@ -87,7 +94,7 @@ def _figure(height: float) -> Callable:
 
 
 @_figure(3.1)
-def answers(
+def _draw_answers(
     axes: Axes, colour: str, seeds: Sequence[Shares], baseline: Shares, paper: Shares | None
 ) -> None:
     """Exact match on people held out, by attribute; `seeds` are ours, one a seed."""
@@ -101,7 +108,7 @@ def answers(
 
 
 @_figure(3.1)
-def q_probing(
+def _draw_q_probing(
     axes: Axes,
     colour: str,
     seeds: Mapping[str, Sequence[Shares]],
@@ -121,7 +128,7 @@ def q_probing(
         asked = [a for a in ATTRIBUTES if a in seeds[kind][0]]
         x = np.array([ATTRIBUTES.index(a) for a in asked]) + shift
         once = kind == "first"
-        _bars(axes, x, 0.27, [[seed[a] for a in asked] for seed in seeds[kind]], 6.5, **style)
+        _bars(axes, x, 0.27, [[seed[a] for a in asked] for seed in seeds[kind]], 7.0, **style)
         guess = [baseline[kind].get(a) for a in asked]
         _level(axes, x, 0.32, guess, "majority guess" * once, _INK, "-")
         if ceiling is not None:
@@ -133,16 +140,18 @@ def q_probing(
     _share_axes(axes, "accuracy (%)")
 
 
-def _bars(axes: Axes, x, width: float, rows: Sequence[Sequence], size: float = 8.0, **style):
+def _bars(axes: Axes, x, width: float, rows: Sequence[Sequence], size: float = 8.5, **style):
     """Bars of the means of `rows`, their values above, and each row as a dot if there are many."""
-    table = 100 * np.array(rows, float)
+    table = np.ma.masked_invalid(100 * np.array(rows, float))
     means = table.mean(0)
     axes.bar(x, means, width, linewidth=0.8, zorder=2, **style)
     for place, mean, top in zip(x, means, table.max(0), strict=True):
-        text = f"{mean:.1f}" if size > 7 else f"{mean:.0f}"
+        if mean is np.ma.masked:
+            continue
+        text = f"{mean:.1f}" if size > 8 else f"{mean:.0f}"
         axes.annotate(
-            text, (place, top), (0, 3), textcoords="offset points", ha="center", size=size,
-            bbox={"color": "white", "pad": 0.4, "alpha": 0.8}, zorder=6,
+            text, (place, top), (0, 5 if len(table) > 1 else 3), textcoords="offset points",
+            ha="center", size=size, bbox={"color": "white", "pad": 0.4, "alpha": 0.8}, zorder=6,
         )  # fmt: skip
     if len(table) > 1:
         spread = np.linspace(-0.3, 0.3, len(table))[:, None] * width
@@ -177,11 +186,11 @@ def _share_axes(axes: Axes, label: str) -> None:
     axes.set_xticks(range(len(ATTRIBUTES)), [a.replace("_", "\n") for a in ATTRIBUTES])
     handles = dict(zip(*axes.get_legend_handles_labels()[::-1], strict=True))
     order = [name for name in _LEGEND if name in handles]
-    axes.figure.legend([handles[n] for n in order], order, loc="outside lower center", ncols=5)
+    axes.figure.legend([handles[n] for n in order], order, loc="outside lower center", ncols=3)
 
 
 @_figure(3.7)
-def p_probing(
+def _draw_p_probing(
     axes: Axes, cells: Mapping[str, Sequence[float | None]], levels: Mapping[str, Shares]
 ) -> None:
     """P-probing accuracy: six positions down, attributes across, blank where not asked.
@@ -228,8 +237,8 @@ def _ordinal(number: int) -> str:
 
 
 @_figure(3.0)
-def losses(axes: Axes, curves: Sequence[tuple[str, int, Sequence[int], Sequence[float]]]) -> None:
-    """Pretraining loss. A curve is a label, the number of its group, steps, and mean losses."""
+def _draw_losses(axes: Axes, curves: Sequence[Curve]) -> None:
+    """Pretraining loss by step."""
     told = set()
     for label, which, steps, values in curves:
         colour, line = look(which)
@@ -246,3 +255,85 @@ def losses(axes: Axes, curves: Sequence[tuple[str, int, Sequence[int], Sequence[
         axes.legend(loc="upper right")
     else:
         axes.figure.legend(loc="outside lower center", ncols=2)
+
+
+@dataclasses.dataclass(frozen=True)
+class Drawing:
+    """A figure: its file's name, its PNG, and what it shows in words."""
+
+    name: str
+    png: bytes
+    alt: str
+
+
+def answers(which: int, group: Group) -> Drawing:
+    """Exact match on people held out, the paper's beside ours."""
+    published = paper.published(group.dataset)
+    theirs = published and published.qa
+    guess = group.means("qa_baseline")
+    png = _draw_answers(
+        f"{group.label} · answers, people held out", look(which)[0], group.each("qa"), guess, theirs
+    )
+    alt = f"{group.label}: exact match on people held out. This run: {_told(group.means('qa'))}."
+    alt += f" Majority guess: {_told(guess)}."
+    return _drawing("answers", which, group, png, alt + _theirs(theirs))
+
+
+def p_probing(which: int, group: Group) -> list[Drawing]:
+    """P-probing of first tokens: ours, and the paper's where it has the dataset."""
+    cells = group.means("p_probe", "first")
+    levels = {"majority guess": group.means("p_probe", "baseline")["first"]}
+    if ceiling := group.ceiling("p_probe"):
+        levels["ceiling"] = ceiling["first"]
+    title = f"{group.label}: P-probing, first token"
+    png = _draw_p_probing(f"{group.label} · P-probing, this run", cells, levels)
+    alt = f"{title}, this run, just before the first attribute: {_told(_at_name(cells))}."
+    drawn = [_drawing("p-probing", which, group, png, alt)]
+    if published := paper.published(group.dataset):
+        beside = {"majority guess": paper.baseline().q_first}
+        beside |= {"": {}} if ceiling else {}  # cells as high as those of ours
+        png = _draw_p_probing(f"{group.label} · P-probing, the paper", published.p_first, beside)
+        told = _told(_at_name(published.p_first))
+        alt = f"{title}, the paper, just before the first attribute: {told}."
+        drawn.append(_drawing("p-probing-paper", which, group, png, alt))
+    return drawn
+
+
+def _at_name(cells: dict) -> dict:
+    return {name: values[0] for name, values in cells.items()}
+
+
+def q_probing(which: int, group: Group) -> Drawing:
+    """Q-probing of first tokens and whole values, the paper's beside ours."""
+    published = paper.published(group.dataset)
+    theirs = published and {"first": published.q_first, "whole": published.q_whole}
+    kinds = ("first", "whole")
+    seeds = {kind: [_at_name(probed) for probed in group.each("q_probe", kind)] for kind in kinds}
+    guess, ceiling = group.means("q_probe", "baseline"), group.ceiling("q_probe")
+    png = _draw_q_probing(
+        f"{group.label} · Q-probing", look(which)[0], seeds, guess, theirs, ceiling
+    )
+    means = {kind: _told(_at_name(group.means("q_probe", kind))) for kind in kinds}
+    alt = f"{group.label}: Q-probing. First token: {means['first']}. Whole: {means['whole']}."
+    return _drawing("q-probing", which, group, png, alt + _theirs(theirs and theirs["first"]))
+
+
+def _told(shares: dict) -> str:
+    known = {name.replace("_", " "): x for name, x in shares.items() if x is not None}
+    return ", ".join(f"{name} {percent(x)}" for name, x in known.items())
+
+
+def _theirs(shares: dict | None) -> str:
+    return f" The paper: {_told(shares)}." if shares else ""
+
+
+def _drawing(kind: str, which: int, group: Group, png: bytes, alt: str) -> Drawing:
+    safe = re.sub(r"[^A-Za-z0-9+]+", "-", group.label)[:60].strip("-")
+    return Drawing(f"{kind}-{which + 1}-{safe}", png, alt)
+
+
+def losses(curves: Sequence[Curve]) -> Drawing:
+    """Pretraining losses of all rows."""
+    ends = ", ".join(f"{label} {values[-1]:.3f}" for label, _, _, values in curves)
+    alt = f"Pretraining loss over steps, in nats a token. At the end: {ends}."
+    return Drawing("loss", _draw_losses("Pretraining loss", curves), alt)

@@ -6,6 +6,7 @@ import math
 import pathlib
 from collections.abc import Sequence
 
+from kstore_jax.config import Experiment, as_dict, parse
 from kstore_jax.errors import UserError
 from kstore_jax.world.biographies import Variant
 from kstore_jax.world.people import ATTRIBUTES
@@ -29,11 +30,13 @@ class Group:
       label: the dataset, and what else tells this group from others of the same dataset.
       dataset: the variant, as the paper writes it.
       rows: rows of `results.json`, one a seed.
+      configs: the configuration of each row, empty where they are not known.
     """
 
     label: str
     dataset: str
     rows: tuple[dict, ...]
+    configs: tuple[Experiment, ...]
 
     def each(self, *path: str | int) -> list:
         """What each row has at a path of keys."""
@@ -44,15 +47,16 @@ class Group:
 
     def mean(self, *path: str | int) -> float | None:
         """The mean over the seeds, None where no seed has a value."""
-        values = [value for value in self.each(*path) if value is not None]
-        return math.fsum(values) / len(values) if values else None
+        return _means(self.each(*path))
 
-    def optional_mean(self, *path: str) -> float | None:
-        """The same for what not every version of `results.json` holds."""
-        try:
-            return self.mean(*path)
-        except KeyError:
-            return None
+    def means(self, *path: str) -> dict:
+        """The mean of every number of a table: a nest of dictionaries and lists."""
+        return _means(self.each(*path))
+
+    def ceiling(self, probe: str) -> dict | None:
+        """The most a linear probe can reach, by kind and attribute, where it is known."""
+        known = all(row[probe].get("ceiling") for row in self.rows)
+        return self.means(probe, "ceiling") if known else None
 
     @property
     def wording(self) -> str:
@@ -62,6 +66,15 @@ class Group:
         except UserError:
             return f"the dataset {self.dataset}"
         return _wording(variant)
+
+
+def _means(values: list):
+    if isinstance(values[0], dict):
+        return {key: _means([value[key] for value in values]) for key in values[0]}
+    if isinstance(values[0], list):
+        return [_means(list(cells)) for cells in zip(*values, strict=True)]
+    known = [value for value in values if value is not None]
+    return math.fsum(known) / len(known) if known else None
 
 
 def _wording(variant: Variant) -> str:
@@ -118,10 +131,13 @@ def _check(row: dict) -> None:
         for kind, names in (("first", ATTRIBUTES), ("whole", ATTRIBUTES[1:])):
             for name in names:
                 _share(f"{probe}.baseline", row[probe]["baseline"][kind][name])
-                for position in range(positions):
-                    cell = row[probe][kind][name][position]
-                    if cell is not None:
-                        _share(f"{probe}.{kind}.{name}", cell)
+                if row[probe].get("ceiling"):
+                    _share(f"{probe}.ceiling", row[probe]["ceiling"][kind][name])
+                cells = row[probe][kind][name]
+                if len(cells) != positions:
+                    raise ValueError(f"{probe}.{kind}.{name}: expected {positions} positions")
+                for cell in filter(lambda cell: cell is not None, cells):
+                    _share(f"{probe}.{kind}.{name}", cell)
 
 
 def _number(name: str, value) -> None:
@@ -135,17 +151,17 @@ def _share(name: str, value) -> None:
         raise ValueError(f"{name}: expected a share from 0 to 1, got {value!r}")
 
 
-def read_configs(run: pathlib.Path, rows: Sequence[dict]) -> list[dict] | None:
+def read_configs(run: pathlib.Path, rows: Sequence[dict]) -> list[Experiment] | None:
     """The configuration of each row, None where `config.json` is not there or tells of others."""
     try:
-        configs = json.loads((run / "config.json").read_text())["rows"]
-        told = [(config["data"]["variant"], config["seed"]) for config in configs]
-    except (OSError, ValueError, KeyError, TypeError):
+        configs = [parse(row) for row in json.loads((run / "config.json").read_text())["rows"]]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, UserError):
         return None
+    told = [(config.data.variant, config.seed) for config in configs]
     return configs if told == [(row["dataset"], row["seed"]) for row in rows] else None
 
 
-def groups(rows: Sequence[dict], configs: Sequence[dict] | None) -> list[Group]:
+def groups(rows: Sequence[dict], configs: Sequence[Experiment] | None) -> list[Group]:
     """The rows, together where they differ in nothing but the seed, in order of appearance."""
     settings = [_settings(row, configs and configs[i]) for i, row in enumerate(rows)]
     together: dict[tuple, list[int]] = {}
@@ -157,29 +173,25 @@ def groups(rows: Sequence[dict], configs: Sequence[dict] | None) -> list[Group]:
             label=_label(rows[chosen[0]]["dataset"], chosen[0], members, rows, settings),
             dataset=rows[chosen[0]]["dataset"],
             rows=tuple(rows[i] for i in chosen),
+            configs=tuple(configs[i] for i in chosen) if configs else (),
         )
         for chosen in members
     ]
 
 
-def _settings(row: dict, config: dict | None) -> dict[str, str]:
+def _settings(row: dict, config: Experiment | None) -> dict[str, str]:
     """Every setting but the seeds and the dataset, as text."""
     if config is None:
         return {"people": str(row["people"])}
     own = {"seed", "world.seed", "data.variant"}
-    return {name: str(value) for name, value in flat(config).items() if name not in own}
+    return {name: str(value) for name, value in _flat(as_dict(config)).items() if name not in own}
 
 
-def same_but_dataset(configs: Sequence[dict] | None) -> bool:
-    """Whether the rows are known to differ in nothing but the seed and the dataset."""
-    return configs is not None and len({str(_settings({}, c)) for c in configs}) == 1
-
-
-def flat(config: dict, path: str = "") -> dict[str, object]:
+def _flat(config: dict, path: str = "") -> dict[str, object]:
     """A nested configuration as `{"pretrain.steps": …}`."""
     found = {}
     for name, value in config.items():
-        inner = flat(value, f"{path}{name}.") if isinstance(value, dict) else {path + name: value}
+        inner = _flat(value, f"{path}{name}.") if isinstance(value, dict) else {path + name: value}
         found.update(inner)
     return found
 
@@ -196,29 +208,36 @@ def percent(share: float) -> str:
     return f"{100 * share:.1f}\N{NARROW NO-BREAK SPACE}%"
 
 
-def finding(found: Sequence[Group], same_otherwise: bool) -> list[str]:
-    """What the run shows, the main thing first; each a sentence or two.
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """What a run shows: the numbers in a sentence or two, what follows, what to beware of."""
 
-    `same_otherwise`: the groups are known to differ in their dataset alone.
-    """
+    headline: str
+    verdict: str = ""
+    caveats: tuple[str, ...] = ()
+
+
+def finding(found: Sequence[Group]) -> Finding:
+    """What the run shows; it claims no more than the numbers do."""
     learned = [group for group in found if group.mean("bio_recall") >= LEARNED]
     if not learned:
-        return [_too_short(found)]
-    told = [_alone(learned[0]) if len(learned) == 1 else _compared(learned, same_otherwise)]
+        return Finding(_too_short(found))
+    caveats = []
     if missed := [group for group in found if group not in learned]:
         each = ", ".join(f"{g.label} {percent(g.mean('bio_recall'))}" for g in missed)
-        told.append(
-            f"Left out of this comparison, because they were trained too short to recite "
+        caveats.append(
+            f"Left out of this comparison, because trained too short to recite "
             f"{percent(LEARNED)} of the attribute values of their own biographies: {each}."
         )
     untrained = [group for group in learned if group.mean("qa_train") < ANSWERS_TRAINED]
     if untrained:
         each = ", ".join(f"{g.label} {percent(g.mean('qa_train'))}" for g in untrained)
-        told.append(
+        caveats.append(
             "Even the questions that were finetuned on are not all answered "
             f"({each}): low held-out accuracy may be the finetuning's, not the pretraining's."
         )
-    return told
+    headline = _alone(learned[0]) if len(learned) == 1 else _compared(learned)
+    return Finding(headline, "" if caveats else _verdict(learned), tuple(caveats))
 
 
 def _too_short(found: Sequence[Group]) -> str:
@@ -234,19 +253,18 @@ def _too_short(found: Sequence[Group]) -> str:
 def _alone(group: Group) -> str:
     return (
         f"The model that read {_reading(group)} recites {percent(group.mean('bio_recall'))} of "
-        "the attribute values it read. Asked about people whose questions were never trained, it answers "
-        f"{percent(group.mean('qa', 'mean'))}, where always guessing the commonest answer "
+        "the attribute values it read. Asked about people whose questions were never trained, it "
+        f"answers {percent(group.mean('qa', 'mean'))}, where always guessing the commonest answer "
         f"gives {percent(group.mean('qa_baseline', 'mean'))}."
     )
 
 
-def _compared(learned: Sequence[Group], same_otherwise: bool) -> str:
+def _compared(learned: Sequence[Group]) -> str:
     recalls = [group.mean("bio_recall") for group in learned]
     all_ = "Both models" if len(learned) == 2 else f"All {_count(len(learned))} models"
-    recite = f"{all_} recite the biographies ({_range(recalls, ' / ')} of attribute values)."
+    recite = f"{all_} recite the biographies ({_list_or_range(recalls)} of attribute values)."
     asked = "Asked about people whose questions were never trained,"
-    worst = min(learned, key=lambda group: group.mean("qa", "mean"))
-    best = max(learned, key=lambda group: group.mean("qa", "mean"))
+    worst, best = _extremes(learned)
     low, high = worst.mean("qa", "mean"), best.mean("qa", "mean")
     if not _contrast(worst, best):
         guess = percent(worst.mean("qa_baseline", "mean"))
@@ -255,13 +273,33 @@ def _compared(learned: Sequence[Group], same_otherwise: bool) -> str:
             f"between them. Always guessing the commonest answer gives {guess}."
         )
     least, most = (" (the least)", " (the most)") if len(learned) > 2 else ("", "")
-    verdict = ""
-    if same_otherwise and low < 0.25 and high > 0.6:
-        verdict = " The facts are stored either way; how they were written decides about asking."
     return (
         f"{recite} {asked} the one that read {_reading(worst)} answers {percent(low)}{least}; "
-        f"the one that read {_reading(best)} answers {percent(high)}{most}.{verdict}"
+        f"the one that read {_reading(best)} answers {percent(high)}{most}."
     )
+
+
+def _extremes(learned: Sequence[Group]) -> tuple[Group, Group]:
+    """Who answers least about people held out, and who most."""
+    by_answers = sorted(learned, key=lambda group: group.mean("qa", "mean"))
+    return by_answers[0], by_answers[-1]
+
+
+def _verdict(learned: Sequence[Group]) -> str:
+    worst, best = _extremes(learned)
+    clear = worst.mean("qa", "mean") < 0.25 and best.mean("qa", "mean") > 0.6
+    if not (clear and _contrast(worst, best) and _same_otherwise(learned)):
+        return ""
+    return (
+        f"{'Both' if len(learned) == 2 else 'All of them'} store the facts. How the facts were "
+        "written in pretraining decides whether the model can be asked for them."
+    )
+
+
+def _same_otherwise(found: Sequence[Group]) -> bool:
+    """Whether the groups are known to differ in nothing but the dataset."""
+    settings = {str(_settings({}, config)) for group in found for config in group.configs}
+    return all(group.configs for group in found) and len(settings) == 1
 
 
 def _contrast(worst: Group, best: Group) -> bool:
@@ -274,12 +312,16 @@ def _reading(group: Group) -> str:
     return f"{group.wording} {extra}".strip()
 
 
-def _range(shares: Sequence[float], between: str = " to ") -> str:
-    """`99.8 %`, or two ends."""
-    ends = [percent(min(shares)), percent(max(shares))]
-    if len(shares) == 2 and between != " to ":
-        ends = [percent(share) for share in shares]
-    return ends[0] if ends[0] == ends[1] else between.join(ends)
+def _range(shares: Sequence[float]) -> str:
+    """`3.1 % to 4.0 %`, or one number where both ends look the same."""
+    return " to ".join(dict.fromkeys([percent(min(shares)), percent(max(shares))]))
+
+
+def _list_or_range(shares: Sequence[float]) -> str:
+    """Two shares in their order, or the range of more."""
+    if len(shares) > 2:
+        return _range(shares)
+    return " / ".join(dict.fromkeys(percent(share) for share in shares))
 
 
 def _count(number: int) -> str:

@@ -1,7 +1,342 @@
-"""A finished run as one page."""
+"""A finished run as one page: what it found, tables, figures, the paper's numbers beside ours.
 
+The page is one file that asks nothing of any network: style inline, figures as data URIs. All text
+goes through `tag`, which escapes whatever is not `Html` already.
+"""
+
+import base64
+import html
+import os
 import pathlib
+import urllib.parse
+from collections.abc import Iterable, Sequence
+
+from kstore_jax.config import Experiment
+from kstore_jax.errors import UserError
+from kstore_jax.lab import figures, findings, paper
+from kstore_jax.lab.experiment import Lab
+from kstore_jax.lab.findings import Finding, Group, percent
+from kstore_jax.lab.stages import Cache
+from kstore_jax.train.telemetry import METRICS, read_metrics
+from kstore_jax.world.people import ATTRIBUTES
+
+_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+_COLUMNS = ("mean", *ATTRIBUTES)
+
+
+class Html(str):
+    """Text that is HTML already."""
+
+
+def tag(name: str, *inside, **attributes) -> Html:
+    """An element; strings inside it and in its attributes are escaped."""
+    told = "".join(f' {k.rstrip("_")}="{html.escape(str(v))}"' for k, v in attributes.items())
+    return Html(f"<{name}{told}>{join(inside)}</{name}>")
+
+
+def join(parts: Iterable) -> Html:
+    """Parts of a page one after another, escaped where they are not `Html`."""
+    return Html("".join(p if isinstance(p, Html) else html.escape(str(p)) for p in parts))
 
 
 def write(run: pathlib.Path, out: pathlib.Path) -> pathlib.Path:
-    return out / "report.html"
+    """Writes `out/report.html` and `out/figures/*.png` from `run/results.json`.
+
+    Returns: the path of the page.
+
+    Raises:
+      UserError: `run` holds no results, or damaged ones; nothing is written.
+    """
+    rows, provenance = findings.read_rows(run)
+    found = findings.groups(rows, findings.read_configs(run, rows))
+    drawn = {
+        "answers": [figures.answers(i, group) for i, group in enumerate(found)],
+        "p_probing": [d for i, group in enumerate(found) for d in figures.p_probing(i, group)],
+        "q_probing": [figures.q_probing(i, group) for i, group in enumerate(found)],
+        "losses": _losses(run, found),
+    }
+    sections = [
+        _lead(run, findings.finding(found)),
+        _glance(found),
+        _table(found),
+        *_figures(drawn),
+        *_what_was_run(found, provenance),
+        _files(run, out, drawn),
+    ]
+    (out / "figures").mkdir(parents=True, exist_ok=True)
+    for drawing in (d for drawings in drawn.values() for d in drawings):
+        _replace(out / "figures" / f"{drawing.name}.png", drawing.png)
+    page = out / "report.html"
+    _replace(page, _page(f"kstore: {run.resolve().name}", sections).encode())
+    return page
+
+
+def _replace(path: pathlib.Path, data: bytes) -> None:
+    """Writes a file that is either whole or as it was."""
+    temporary = path.with_name(f"{path.name}.writing")
+    temporary.write_bytes(data)
+    os.replace(temporary, path)
+
+
+def _page(title: str, sections: Sequence[Html]) -> str:
+    style = pathlib.Path(__file__).with_name("report.css").read_text()
+    head = tag(
+        "head",
+        Html('<meta charset="utf-8">'),
+        Html(f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'),
+        Html('<meta name="viewport" content="width=device-width, initial-scale=1">'),
+        tag("title", title),
+        tag("style", Html(style)),
+    )
+    return f"<!doctype html>\n{tag('html', head, tag('body', *sections), lang='en')}\n"
+
+
+def _lead(run: pathlib.Path, finding: Finding) -> Html:
+    parts = [tag("p", f"kstore report · {run}", class_="eyebrow"), tag("h1", finding.headline)]
+    parts += [tag("p", finding.verdict, class_="verdict")] if finding.verdict else []
+    parts += [tag("p", caveat, class_="warn") for caveat in finding.caveats]
+    return tag("header", *parts)
+
+
+def _glance(found: Sequence[Group]) -> Html:
+    sections = [_bars(figures.look(i)[0], group) for i, group in enumerate(found)]
+    note = f"Diamond: the paper's answers about people held out ({paper.SETTING})."
+    known = any(paper.published(group.dataset) for group in found)
+    notes = [tag("p", note, class_="note")] * known
+    return join([tag("div", *sections, class_="glance"), *notes])
+
+
+def _bars(colour: str, group: Group) -> Html:
+    published = paper.published(group.dataset)
+    mark = tag("u", style=f"left:{100 * published.qa['mean']:.1f}%") if published else ""
+    bars = []
+    for what, share, kind, extra in (
+        ("recites its texts", group.mean("bio_recall"), "stored", ""),
+        ("answers about people held out", group.mean("qa", "mean"), "answered", mark),
+    ):
+        fill = tag("i", class_=kind, style=f"width:{100 * share:.1f}%;background:{colour}")
+        bars += [tag("span", what), tag("div", fill, extra, class_="track")]
+        bars += [tag("b", percent(share))]
+    name = tag("h3", group.label, tag("small", _seeds(group)))
+    return tag("section", name, tag("div", *bars, class_="bars"))
+
+
+def _seeds(group: Group) -> str:
+    count = len(group.rows)
+    return group.wording + (f"; mean of {count} seeds" if count > 1 else "")
+
+
+def _table(found: Sequence[Group]) -> Html:
+    heads = ["", "exposures", "recited", "answers, trained on", "answers, held out: mean"]
+    heads += [name.replace("_", " ") for name in ATTRIBUTES]
+    body = [row for group in found for row in _of_group(group)]
+    theirs = tag("tr", tag("th", "the paper", colspan=len(heads)), class_="dataset")
+    guess = _cells("majority guess", "paper", [None] * 3, paper.baseline().qa)
+    head = tag("thead", tag("tr", *(tag("th", head, scope="col") for head in heads)))
+    table = tag("table", head, tag("tbody", *body, theirs, guess))
+    return join(
+        [
+            tag("h2", "In numbers"),
+            tag("p", _COLUMNS_TOLD, class_="note"),
+            tag("div", table, class_="scroll"),
+            tag("p", _PAPER_TOLD, class_="note"),
+        ]
+    )
+
+
+_COLUMNS_TOLD = (
+    "Accuracy in %. Exposures: how often each person is read about in pretraining. Recited: "
+    "attribute values predicted whole inside the biographies. Answers: exact match, about the half "
+    "of the people whose questions were finetuned on, and about the half held out. Majority guess: "
+    "always the commonest answer of the trained half."
+)
+_PAPER_TOLD = (
+    f"The paper: {paper.SOURCE}, Fig. 3 and 7; {paper.SETTING}. It tells of recitation and of "
+    "trained answers in words only: about 99 %. The mean is the one that it prints."
+)
+
+
+def _of_group(group: Group) -> list[Html]:
+    title = tag("th", group.label, " ", tag("small", group.wording), colspan=11, scope="rowgroup")
+    rows = [tag("tr", title, class_="dataset")]
+    learned = [group.mean("exposures"), group.mean("bio_recall"), group.mean("qa_train")]
+    many = len(group.rows) > 1
+    name = f"this run, mean of {len(group.rows)}" if many else "this run"
+    rows.append(_cells(name, "ours", learned, group.means("qa")))
+    for row in group.rows if many else ():
+        own = [row["exposures"], row["bio_recall"], row["qa_train"]]
+        rows.append(_cells(f"seed {row['seed']}", "seed", own, row["qa"]))
+    rows.append(_cells("majority guess", "guess", [None] * 3, group.means("qa_baseline")))
+    if published := paper.published(group.dataset):
+        rows.append(_cells("the paper", "paper", [paper.EXPOSURES, None, None], published.qa))
+    return rows
+
+
+def _cells(name: str, kind: str, learned: Sequence[float | None], qa: dict) -> Html:
+    exposures, *shares = learned
+    cells = [tag("td", "–" if exposures is None else f"{exposures:.0f}")]
+    cells += [tag("td", "–" if share is None else f"{100 * share:.1f}") for share in shares]
+    cells += [
+        tag("td", f"{100 * qa[name]:.1f}", class_="main" if name == "mean" else "each")
+        for name in _COLUMNS
+    ]
+    return tag("tr", tag("th", name, scope="row"), *cells, class_=kind)
+
+
+def _losses(run: pathlib.Path, found: Sequence[Group]) -> list[figures.Drawing]:
+    """The pretraining losses of the rows whose metrics are there; no figure where none are."""
+    curves = []
+    for which, group in enumerate(found):
+        for config in group.configs:
+            if lines := _metrics(run, config):
+                steps, losses = zip(*lines, strict=True)
+                curves.append((group.label, which, steps, losses))
+    return [figures.losses(curves)] if curves else []
+
+
+def _metrics(run: pathlib.Path, config: Experiment) -> list[tuple[int, float]]:
+    """Steps and losses of a row's pretraining, none where they cannot be read."""
+    try:
+        lab = Lab(config, Cache(run / "stages"))
+        lines = read_metrics(lab.cache.folder(lab.pretrain) / METRICS)
+        return [(int(line["step"]), float(line["loss"])) for line in lines]
+    except (UserError, OSError, ValueError, KeyError, TypeError):
+        return []
+
+
+def _figures(drawn: dict[str, list[figures.Drawing]]) -> list[Html]:
+    """The sections of figures, each with how to read it."""
+    return [
+        join(
+            [
+                tag("h2", title),
+                tag("p", reading),
+                tag("div", *map(_shown, drawn[name]), class_="figures"),
+            ]
+        )
+        for name, title, reading in _SECTIONS
+        if drawn[name]
+    ]
+
+
+def _shown(drawing: figures.Drawing) -> Html:
+    data = base64.b64encode(drawing.png).decode()
+    alt = html.escape(drawing.alt)
+    return tag("figure", Html(f'<img src="data:image/png;base64,{data}" alt="{alt}">'))
+
+
+_SECTIONS = (
+    (
+        "answers",
+        "Answers about people held out",
+        "Every person's biography is in pretraining; the questions of half of them are finetuned "
+        "on. These are the answers about the other half, by attribute: right when every token is.",
+    ),
+    (
+        "p_probing",
+        "P-probing: where in the text is the fact readable?",
+        "A biography is fed to the frozen model, and linear probes on its last layer, just before "
+        "each attribute is stated, name the attributes still to come. In the first row little but "
+        "the name was read: high numbers there mean that the fact is stored with the name, "
+        "numbers that are high only further down that it is tied to the text before it.",
+    ),
+    (
+        "q_probing",
+        "Q-probing: is the fact readable from the name alone?",
+        "Only the full name is fed to the frozen model, and linear probes at its end name each "
+        "attribute: the first token, or the whole value (not asked for the birth date, which has "
+        "too many). High accuracy means that the name alone brings up the fact; where it is at the "
+        "majority guess, questions about the person cannot be expected to work.",
+    ),
+    ("losses", "Pretraining", "Mean next-token loss over the whole text, on the training data."),
+)
+
+
+def _what_was_run(found: Sequence[Group], provenance: dict) -> list[Html]:
+    rows = [row for group in found for row in group.rows]
+    configs = [config for group in found for config in group.configs]
+    told = [
+        ("people", _either(f"{row['people']:,}" for row in rows)),
+        ("parameters", _either(f"{row['parameters']:,}" for row in rows)),
+        ("vocabulary", _either(f"{row['vocabulary']:,} tokens" for row in rows)),
+        ("seeds", _either(row["seed"] for row in rows)),
+        *(
+            (name, _either(words.format(m=getattr(config, part)) for config in configs))
+            for name, words, part in _SETTINGS
+        ),
+        ("devices", ", ".join(map(str, provenance.get("devices") or ["not known"]))),
+        ("machine", f"{provenance.get('platform')}, Python {provenance.get('python')}"),
+        ("versions", _pairs(provenance.get("versions") or {})),
+        ("code", _code(provenance)),
+    ]
+    items = [part for name, text in told if text for part in (tag("dt", name), tag("dd", text))]
+    return [
+        tag("h2", "What was run"),
+        tag("dl", *items),
+        _times(found),
+        tag("h3", "What to keep in mind"),
+        tag("p", _CAVEAT),
+    ]
+
+
+_CAVEAT = (
+    "A linear probe has a class for each value, and cannot name a value that nobody of the half it "
+    "was trained on has. With few people there are such values, so the ceiling of the probes is "
+    "below 100 %; the paper, with 100,000 people, does not meet it. For the same reason, compare "
+    "shapes with the paper's rather than last digits: fewer people, a smaller model."
+)
+
+_SETTINGS = (
+    ("model", "GPT-2, {m.layers} layers, {m.heads} heads, width {m.width}, {m.dtype}", "model"),
+    ("pretraining", "{m.steps:,} steps of {m.batch} windows of {m.window} tokens", "pretrain"),
+    (
+        "finetuning",
+        "{m.steps:,} steps of {m.batch} questions, LoRA rank {m.rank} and {m.embedding_rank}",
+        "finetune",
+    ),
+    ("P-probing", "{m.steps:,} steps of {m.batch} texts, rank {m.embedding_rank}", "p_probe"),
+    ("Q-probing", "{m.steps:,} steps of {m.batch} names, rank {m.embedding_rank}", "q_probe"),
+)
+"""What is told of a configuration: a name, the words, and the part that they are about."""
+
+
+def _either(values: Iterable) -> str:
+    """The different values, in order of appearance."""
+    return " / ".join(dict.fromkeys(map(str, values)))
+
+
+def _pairs(versions: dict) -> str:
+    return ", ".join(f"{name} {version}" for name, version in versions.items())
+
+
+def _code(provenance: dict) -> str:
+    commit = provenance.get("git")
+    if not commit:
+        return "no git state"
+    return f"git {commit}" + (", with uncommitted changes" if provenance.get("git_dirty") else "")
+
+
+_STAGES = {"qa": "QA", "p_probe": "P-probe", "q_probe": "Q-probe"}
+
+
+def _times(found: Sequence[Group]) -> Html:
+    """Seconds of each stage, a line a row of the results."""
+    rows = [(group.label, row) for group in found for row in group.rows]
+    stages = list(dict.fromkeys(name for _, row in rows for name in row["seconds_by_stage"]))
+    heads = ["seconds", *(_STAGES.get(stage, stage) for stage in stages), "all"]
+    body = []
+    for label, row in rows:
+        spent = [row["seconds_by_stage"].get(stage) for stage in stages] + [row["seconds"]]
+        cells = [tag("td", "–" if s is None else f"{s:,.1f}") for s in spent]
+        body.append(tag("tr", tag("th", f"{label}, seed {row['seed']}", scope="row"), *cells))
+    head = tag("thead", tag("tr", *(tag("th", name, scope="col") for name in heads)))
+    return tag("div", tag("table", head, tag("tbody", *body)), class_="scroll")
+
+
+def _files(run: pathlib.Path, out: pathlib.Path, drawn: dict[str, list[figures.Drawing]]) -> Html:
+    results = os.path.relpath((run / "results.json").resolve(), out.resolve())
+    names = [f"figures/{drawing.name}.png" for drawings in drawn.values() for drawing in drawings]
+    links = [tag("a", "results.json", href=urllib.parse.quote(pathlib.Path(results).as_posix()))]
+    links += [tag("a", name, href=urllib.parse.quote(name)) for name in names]
+    items = [tag("li", link) for link in links]
+    return join([tag("h2", "Files"), tag("ul", *items)])

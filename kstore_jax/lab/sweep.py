@@ -71,7 +71,8 @@ def run(workdir: pathlib.Path, rows: Sequence[Experiment], workers: int) -> list
         lab.check()
     claim(workdir, [lab.experiment for lab in labs])
     waiting = {f"row-{i}": lab for i, lab in enumerate(labs) if not lab.done}
-    if workers > 1 and len(waiting) > 1:
+    workers = min(workers, len(rows))
+    if workers > 1 and waiting:
         run_in_processes(workdir, waiting, workers)
     for lab in labs:
         lab.run()

@@ -26,6 +26,9 @@ _POLL_SECONDS = 0.5
 def run_in_processes(workdir: pathlib.Path, waiting: dict[str, Lab], workers: int) -> None:
     """Computes the rows `waiting`, by name, at most `workers` at a time, and shows how far each is.
 
+    A row's share of the cores depends on `workers` alone, not on how many rows wait: XLA's sums
+    depend on the number of threads, and a sweep that goes on must end as an undisturbed one.
+
     Raises:
       UserError: a worker failed; the message is its own, the others are stopped.
     """
@@ -34,7 +37,7 @@ def run_in_processes(workdir: pathlib.Path, waiting: dict[str, Lab], workers: in
     for name, lab in waiting.items():
         write_json(folder / f"{name}.json", as_dict(lab.experiment))
     todo = list(waiting)
-    free = _shares_of_cores(min(workers, len(todo)))
+    free = _shares_of_cores(workers)
     running: dict[str, tuple[subprocess.Popen, set[int]]] = {}
     bars = {name: _Bar(lab, place) for place, (name, lab) in enumerate(waiting.items())}
     try:
@@ -58,11 +61,12 @@ def run_in_processes(workdir: pathlib.Path, waiting: dict[str, Lab], workers: in
 
 
 def _shares_of_cores(workers: int) -> list[set[int]]:
-    """The cores this process may use, dealt out; empty sets where the system cannot bind."""
+    """The cores this process may use, dealt out evenly; empty sets where the system cannot bind."""
     if not hasattr(os, "sched_getaffinity"):
         return [set() for _ in range(workers)]
     cores = sorted(os.sched_getaffinity(0))
-    return [set(cores[i::workers]) or set(cores) for i in range(workers)]
+    each = max(1, len(cores) // workers)
+    return [{cores[(i * each + k) % len(cores)] for k in range(each)} for i in range(workers)]
 
 
 def _start(workdir: pathlib.Path, name: str, cores: set[int]) -> subprocess.Popen:

@@ -14,15 +14,19 @@ from tests.chi_square import assert_uniform
 IDS = np.arange(1000)
 
 
-def sorted_by_attribute(entries) -> np.ndarray:
-    """The pieces (B, 6, SLOTS) with row a stating attribute a."""
-    place = np.argsort(entries.order, axis=1)
-    return np.take_along_axis(entries.pieces, place[:, :, None], axis=1)
+def templates_of(language, entries) -> np.ndarray:
+    """(B, 6): which template states each attribute, read back from the words of the sentences."""
 
+    def words(codes):
+        return np.where((codes > 0) & (codes < language.names[0]), codes, 0)
 
-def literals(language, pieces: np.ndarray) -> np.ndarray:
-    """The pieces that come from the template, 0 in place of names and values."""
-    return np.where(pieces < language.names[0], pieces, 0)
+    pronouns = people(language.pools, 0, entries.people).pronouns[:, None]
+    named = (entries.name_slots >= 0).astype(int)
+    forms = language.forms.transpose(0, 2, 3, 1, 4)[entries.order, named, pronouns]
+    matches = (words(forms) == words(entries.pieces)[:, :, None]).all(axis=3)
+    assert (matches.sum(axis=2) == 1).all()
+    template = np.argmax(matches, axis=2)
+    return np.take_along_axis(template, np.argsort(entries.order, axis=1), axis=1)
 
 
 @pytest.mark.parametrize("variant", VARIANT_EXAMPLES)
@@ -64,42 +68,19 @@ def test_order_is_fixed_or_permuted(biographies, variant):
 @pytest.mark.parametrize("variant", VARIANT_EXAMPLES)
 def test_wording_is_kept_in_single_and_redrawn_in_multi(language, biographies, variant):
     parsed = Variant.parse(variant)
-    fixed = "single+fullname" if parsed.fullname else "single"
-    once = biographies(fixed, IDS)
-    sentences = sorted_by_attribute(biographies(variant, IDS))
-    sentences = sentences.reshape(len(IDS), parsed.entries, 6, -1)
-    # Sentences that carry the name in both are compared as they stand; permuting moves the name,
-    # so of the others only those about the same place in the text can be.
-    if parsed.fullname:
-        same = (sentences == once.pieces[:, None]).all(axis=3)
-    elif parsed.permuted:
-        entries = biographies(variant, IDS)
-        later = np.argsort(entries.order, axis=1).reshape(same_shape := sentences.shape[:3]) > 0
-        same = (sentences == once.pieces[:, None]).all(axis=3)[..., 1:][later[..., 1:]]
-        assert same_shape[1] == parsed.entries
+    templates = templates_of(language, biographies(variant, IDS)).reshape(len(IDS), -1, 6)
+    if parsed.reworded:
+        agree = (templates[:, 0] == templates[:, 1]).mean()
+        assert abs(agree - 1 / 50) < 5 * (0.02 * 0.98 / (6 * len(IDS))) ** 0.5
     else:
-        same = (sentences == once.pieces[:, None]).all(axis=3)
-    if not parsed.reworded:
-        assert same.all()
-    else:
-        again = same[:, 1:] if same.ndim == 3 else same
-        assert 0.01 < again.mean() < 1.0
+        once = templates_of(language, biographies("single", IDS))
+        assert (templates == once[:, None]).all()
 
 
-def test_wordings_of_two_entries_agree_by_chance_only(biographies):
-    pieces = biographies("multi2+fullname", np.arange(5000)).pieces.reshape(5000, 2, 6, -1)
-    agree = (pieces[:, 0] == pieces[:, 1]).all(axis=2).mean(axis=0)
-    assert np.allclose(agree, 1 / 50, atol=0.01)  # five standard deviations
-
-
-@pytest.mark.parametrize("attribute", range(6))
-def test_templates_are_uniform(language, biographies, attribute):
-    who = people(language.pools, 0, np.arange(10_000))
-    ids = who.ids[who.pronouns == 0]  # one pronoun, so that a template has one wording
-    sentences = literals(language, biographies("multi2+fullname", ids).pieces[:, attribute])
-    _, counts = np.unique(sentences, axis=0, return_counts=True)
-    assert len(counts) == 50
-    assert_uniform(counts)
+@pytest.mark.parametrize("variant", ["single", "multi5+permute"])
+def test_templates_are_uniform(language, biographies, variant):
+    for of_attribute in templates_of(language, biographies(variant, np.arange(5000))).T:
+        assert_uniform(np.bincount(of_attribute, minlength=50))
 
 
 def test_orders_are_uniform_and_redrawn_for_every_entry(biographies):

@@ -65,9 +65,7 @@ def test_work_city_follows_the_company(pools, crowd):
     lines = (BUNDLED_POOLS / "companies.txt").read_text().splitlines()
     city_of = dict(line.split("; ") for line in lines)
     for company, city in np.unique(crowd.values[:, 4:], axis=0):
-        assert (
-            city_of[pools.values["company"][company]] == pools.values["company_city"][city]
-        )
+        assert city_of[pools.values["company"][company]] == pools.values["company_city"][city]
 
 
 @pytest.mark.parametrize("attribute", range(5))

@@ -1,0 +1,70 @@
+"""Padded rows and their spans, against the same written slowly."""
+
+import numpy as np
+import pytest
+
+from kstore_jax.corpus.encode import (
+    compact_vocabulary,
+    encode_entries,
+    encode_questions,
+    full_vocabulary,
+)
+from kstore_jax.corpus.examples import span_examples, tokens_of
+from kstore_jax.world.people import people
+from kstore_jax.world.questions import ask
+
+IDS = np.arange(40)
+
+
+@pytest.fixture(params=["gpt2", "compact"])
+def vocabulary(request, language):
+    if request.param == "gpt2":
+        return full_vocabulary()
+    return compact_vocabulary(language, people(language.pools, 0, IDS))
+
+
+def row(rows, b: int) -> np.ndarray:
+    return rows.tokens[rows.offsets[b] : rows.offsets[b + 1]]
+
+
+def assert_spans_are_right(rows, spans, vocabulary):
+    examples = span_examples(rows, spans, vocabulary)
+    longest = (spans[..., 1] - spans[..., 0]).max()
+    assert len(examples) == len(rows)
+    assert examples.positions.shape == (*spans.shape[:2], longest)
+    for b, s in np.ndindex(spans.shape[:2]):
+        start, end = spans[b, s]
+        filling = longest - (end - start)
+        # The token in front of token k of the row is token k of the line, which the end of text
+        # begins; that is from where k is predicted.
+        positions = [*range(start, end)] + [0] * filling
+        targets = [*vocabulary.encode(row(rows, b)[start:end])] + [0] * filling
+        assert examples.positions[b, s].tolist() == positions
+        assert examples.targets[b, s].tolist() == targets
+        assert examples.weights[b, s].tolist() == [1.0] * (end - start) + [0.0] * filling
+    dtypes = [examples.tokens.dtype, examples.positions.dtype, examples.targets.dtype]
+    assert dtypes == [np.int32] * 3
+    assert examples.weights.dtype == np.float32
+
+
+def test_answers_of_questions(language, vocabulary):
+    who = people(language.pools, 0, np.repeat(IDS, 6))
+    rows = encode_questions(language, ask(language, who, np.tile(np.arange(6), len(IDS))))
+    assert_spans_are_right(rows, rows.value_spans, vocabulary)
+
+
+def test_values_and_absent_names_of_biographies(language, biographies, vocabulary):
+    rows = encode_entries(language, biographies("multi2+permute", IDS))
+    assert_spans_are_right(rows, rows.value_spans, vocabulary)
+    assert_spans_are_right(rows, rows.name_spans, vocabulary)
+
+
+def test_lines_begin_and_are_filled_up_with_the_end_of_text(language, biographies, vocabulary):
+    rows = encode_entries(language, biographies("single", IDS))
+    tokens = tokens_of(rows, vocabulary)
+    assert tokens.shape[1] % 8 == 0
+    assert 1 + rows.lengths.max() <= tokens.shape[1] < 1 + rows.lengths.max() + 8
+    end = vocabulary.end_of_text
+    for b, line in enumerate(tokens.tolist()):
+        text = vocabulary.encode(row(rows, b)).tolist()
+        assert line == [end, *text] + [end] * (len(line) - len(text) - 1)

@@ -1,0 +1,384 @@
+"""The page of a run: what it says, that it holds the numbers, that it needs nothing outside."""
+
+import copy
+import html
+import json
+import pathlib
+import re
+import shutil
+import subprocess
+
+import pytest
+
+from kstore_jax.config import Experiment, as_dict, parse
+from kstore_jax.errors import UserError
+from kstore_jax.lab import figures, findings, paper, report
+from kstore_jax.lab.experiment import Lab
+from kstore_jax.lab.stages import Cache
+from kstore_jax.world.biographies import VARIANT_EXAMPLES
+from kstore_jax.world.people import ATTRIBUTES
+
+CHROMIUM = "/usr/bin/chromium"
+
+
+def shares(value, names=ATTRIBUTES):
+    """A share for each name, and their mean."""
+    each = {name: value + 0.0013 * i for i, name in enumerate(names)}
+    return {"mean": sum(each.values()) / len(each), **each}
+
+
+def without_date(table):
+    return {name: table[name] for name in ATTRIBUTES[1:]}
+
+
+def a_row(dataset="single", seed=0, qa=0.031, recall=0.998, trained=0.993, probe=0.05):
+    asked = {a: list(range(6 if "permute" in dataset else i + 1)) for i, a in enumerate(ATTRIBUTES)}
+    levels = {"first": dict.fromkeys(ATTRIBUTES, 0.041), "whole": dict.fromkeys(ATTRIBUTES, 0.012)}
+    p_first = {a: [probe if p in asked[a] else None for p in range(6)] for a in ATTRIBUTES}
+    q_first = {a: [probe] for a in ATTRIBUTES}
+    return {
+        "dataset": dataset,
+        "seed": seed,
+        "people": 400,
+        "exposures": 287.4,
+        "parameters": 1_065_728,
+        "vocabulary": 2031,
+        "bio_recall": recall,
+        "bio_recall_by_attribute": shares(recall - 0.01),
+        "qa": {**shares(qa), "mean": qa},
+        "qa_train": trained,
+        "qa_first": {"train": shares(0.9), "test": shares(qa)},
+        "qa_baseline": {**shares(0.02), "mean": 0.027},
+        "p_probe": {"first": p_first, "whole": without_date(p_first), "baseline": levels},
+        "q_probe": {"first": q_first, "whole": without_date(q_first), "baseline": levels},
+        "seconds": 701.2,
+        "seconds_by_stage": {"shards": 2.2, "pretrain": 402.1, "qa": 1.9},
+    }
+
+
+SINGLE = a_row()
+SHUFFLED = a_row("multi5+permute", qa=0.864, recall=1.0, probe=0.93)
+CONTRAST = (SINGLE, SHUFFLED)
+PROVENANCE = {
+    "versions": {"jax": "0.10.2"},
+    "python": "3.11.7",
+    "platform": "Linux",
+    "devices": ["cpu:0"],
+    "git": "b5ec04e",
+    "git_dirty": True,
+}
+
+
+def a_config(row, **pretrain):
+    config = as_dict(Experiment())
+    config["seed"] = row["seed"]
+    config["data"]["variant"] = row["dataset"]
+    config["model"].update(layers=4, heads=4, width=128, dtype="bfloat16")
+    config["pretrain"].update(pretrain)
+    return config
+
+
+def a_run(folder: pathlib.Path, rows=CONTRAST, configs="of the rows", metrics=True):
+    """A run folder as `sweep.run` leaves it, as far as a report reads it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "results.json").write_text(json.dumps({"rows": rows, "provenance": PROVENANCE}))
+    if configs == "of the rows":
+        configs = [a_config(row) for row in rows]
+    if configs is None:
+        return folder
+    (folder / "config.json").write_text(json.dumps({"rows": configs}))
+    for config in configs if metrics else ():
+        lab = Lab(parse(config), Cache(folder / "stages"))
+        stage = lab.cache.folder(lab.pretrain)
+        stage.mkdir(parents=True, exist_ok=True)
+        lines = [{"step": s, "loss": 7 / s, "seconds": s} for s in range(1, 30)]
+        (stage / "metrics.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
+    return folder
+
+
+def written(folder: pathlib.Path) -> str:
+    return report.write(folder, folder).read_text()
+
+
+def text_of(page: str) -> str:
+    body = page[page.index("<body>") :]
+    return html.unescape(re.sub(r"<[^>]+>", " ", body)).replace("\N{NARROW NO-BREAK SPACE}", " ")
+
+
+def finding_of(*rows, configs=None):
+    found = findings.finding(findings.groups(rows, configs))
+    parts = (found.headline, found.verdict, *found.caveats)
+    return " ".join(parts).replace("\N{NARROW NO-BREAK SPACE}", " ")
+
+
+def parsed(*rows, **pretrain):
+    return [parse(a_config(row, **pretrain)) for row in rows]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = a_run(tmp_path_factory.mktemp("contrast"))
+    report.write(folder, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def page(run):
+    return (run / "report.html").read_text()
+
+
+def test_the_page_needs_nothing_outside_itself(page):
+    assert not re.search(r"https?:|@import|<script|<link|url\(", page)
+    sources = re.findall(r'src="([^"]{0,30})', page)
+    assert sources
+    assert all(source.startswith("data:image/png;base64,") for source in sources)
+    assert "default-src 'none'" in page
+
+
+def test_the_page_is_well_formed(page):
+    opened = re.findall(r"<([a-z0-9]+)[ >]", page)
+    closed = re.findall(r"</([a-z0-9]+)>", page)
+    void = ("meta", "img")
+    assert sorted(name for name in opened if name not in void) == sorted(closed)
+
+
+def test_the_page_says_what_was_found_first(page):
+    heading = text_of(page[page.index("<body>") : page.index("</h1>")])
+    assert "Both models recite the biographies (99.8 % / 100.0 % of attribute values)" in heading
+    assert "one text about each person answers 3.1 %" in heading
+    assert "five shuffled wordings of the text about each person answers 86.4 %" in heading
+
+
+def test_the_page_holds_our_numbers_and_the_papers(page):
+    text = text_of(page)
+    for row in CONTRAST:
+        for share in row["qa"].values():
+            assert f" {100 * share:.1f} " in text
+        for share in paper.published(row["dataset"]).qa.values():
+            assert f" {100 * share:.1f} " in text
+    for told in ("100,000 people, 124M parameters", "287", "1,065,728", "jax 0.10.2", "402.1"):
+        assert told in text
+    for told in ("git b5ec04e, with uncommitted changes", "cpu:0", "below 100 %", "results.json"):
+        assert told in text
+
+
+def test_every_figure_is_in_the_page_and_a_file(run, page):
+    files = sorted((run / "figures").glob("*"))
+    assert len(files) == 2 * 4 + 1 == page.count("<img ")
+    for file in files:
+        assert file.suffix == ".png"
+        assert file.read_bytes().startswith(b"\x89PNG")
+        assert file.stat().st_size > 10_000
+        assert f'href="figures/{file.name.replace("+", "%2B")}"' in page
+    alts = re.findall(r'alt="([^"]+)"', page)
+    assert len(alts) == len(files)
+    assert any("university 86.7" in alt for alt in alts)
+    assert any("Pretraining loss" in alt for alt in alts)
+
+
+def test_a_second_report_is_the_same_and_leaves_nothing_else(run, page, tmp_path):
+    other = report.write(run, tmp_path / "deep" / "out")
+    assert len(re.findall("<figure>", other.read_text())) == page.count("<figure>")
+    assert 'results.json" ' not in other.read_text()
+    link = re.search(r'href="([^"]*results\.json)"', other.read_text())[1]
+    assert (other.parent / link).resolve() == (run / "results.json").resolve()
+    assert not list(tmp_path.rglob("*.writing")) + list(run.rglob("*.writing"))
+    assert written(run) == page
+
+
+def test_a_null_result_claims_no_contrast():
+    told = finding_of(SINGLE, a_row("multi5+permute", qa=0.04))
+    assert "they answer 3.1 % to 4.0 %: this run shows no clear contrast" in told
+    assert "gives 2.7 %" in told
+    assert "decides" not in told
+
+
+def test_seeds_that_overlap_are_no_contrast():
+    apart = [a_row("single", seed=s, qa=qa) for s, qa in enumerate((0.05, 0.55))]
+    other = [a_row("multi5", seed=s, qa=qa) for s, qa in enumerate((0.5, 0.7))]
+    assert "no clear contrast" in finding_of(*apart, *other)
+
+
+def test_a_run_too_short_says_so():
+    told = finding_of(a_row(recall=0.31), a_row("multi5+permute", recall=0.62, qa=0.5))
+    assert told.startswith("This run is too short to show the effect.")
+    assert "recite 31.0 % to 62.0 %" in told
+    assert "Asked about" not in told
+    assert "too short" in finding_of(a_row(recall=0.31))
+
+
+def test_a_model_that_did_not_learn_is_left_out_of_the_comparison():
+    told = finding_of(SINGLE, SHUFFLED, a_row("multi2", recall=0.62))
+    assert "Both models recite" in told
+    assert "Left out" in told
+    assert "multi2 62.0 %" in told
+
+
+def test_a_finetuning_too_short_is_told_and_forbids_the_verdict():
+    rows = a_row(trained=0.4), SHUFFLED
+    told = finding_of(*rows, configs=parsed(*rows))
+    assert "single 40.0 %" in told
+    assert "may be the finetuning's" in told
+    assert "decides" not in told
+
+
+def test_the_verdict_needs_runs_that_differ_in_the_dataset_alone():
+    assert "Both store the facts." in finding_of(*CONTRAST, configs=parsed(*CONTRAST))
+    assert "store the facts" not in finding_of(*CONTRAST)
+    unlike = [*parsed(SINGLE, steps=1000), *parsed(SHUFFLED, steps=9000)]
+    assert "store the facts" not in finding_of(*CONTRAST, configs=unlike)
+
+
+def test_one_dataset_alone():
+    told = finding_of(SHUFFLED)
+    assert "The model that read five shuffled wordings" in told
+    assert "answers 86.4 %" in told
+    assert "gives 2.7 %" in told
+
+
+def test_many_datasets_name_the_least_and_the_most():
+    told = finding_of(SINGLE, a_row("multi2", qa=0.4), SHUFFLED)
+    assert "All three models recite" in told
+    assert "answers 3.1 % (the least)" in told
+    assert "answers 86.4 % (the most)" in told
+
+
+@pytest.mark.parametrize("dataset", [*VARIANT_EXAMPLES, "multi3", "a dataset of tomorrow"])
+def test_every_dataset_is_told_in_words(dataset):
+    (group,) = findings.groups([a_row(dataset)], None)
+    assert ("full name" in group.wording) == ("fullname" in dataset)
+    assert group.wording in finding_of(a_row(dataset))
+
+
+def test_several_seeds_are_told_each_and_as_a_mean(tmp_path):
+    rows = [
+        a_row(row["dataset"], s, row["qa"]["mean"] + s / 50) for row in CONTRAST for s in (0, 1)
+    ]
+    text = text_of(written(a_run(tmp_path, rows)))
+    for share in (0.031, 0.051, 0.041, 0.864, 0.884, 0.874):
+        assert f" {100 * share:.1f} " in text
+    assert text.count("this run, mean of 2") == 2
+    assert "seed 1" in text
+    assert "one text about each person answers 4.1 %" in text
+
+
+def test_rows_that_differ_otherwise_are_not_one_group():
+    rows = [SINGLE, copy.deepcopy(SINGLE)]
+    one = findings.groups(rows, parsed(*rows))
+    assert [len(group.rows) for group in one] == [2]
+    two = findings.groups(rows, [*parsed(SINGLE, steps=10), *parsed(SINGLE, steps=20)])
+    labels = [group.label for group in two]
+    assert labels == ["single (pretrain.steps=10)", "single (pretrain.steps=20)"]
+
+
+@pytest.mark.parametrize("configs", ["of the rows", None, [{"seed": "?"}], [a_config(SHUFFLED)]])
+def test_without_metrics_or_configuration_there_is_no_loss_curve(tmp_path, configs):
+    page = written(a_run(tmp_path, [SINGLE], configs, metrics=False))
+    assert page.count("<img ") == 4
+    assert "Pretraining loss" not in page
+    assert "3.1" in text_of(page)
+
+
+def test_damaged_metrics_leave_the_curve_out(tmp_path):
+    folder = a_run(tmp_path, [SINGLE])
+    (metrics,) = folder.glob("stages/pretrain-*/metrics.jsonl")
+    metrics.write_text("{not json\n")
+    assert "Pretraining loss" not in written(folder)
+
+
+def test_a_dataset_that_the_paper_has_not(tmp_path):
+    page = written(a_run(tmp_path, [a_row("multi3+permute")]))
+    assert "p-probing-paper" not in page
+    assert "Diamond" not in page
+
+
+def test_a_ceiling_is_shown_where_there_is_one():
+    (plain,) = findings.groups([SINGLE], None)
+    row = copy.deepcopy(SINGLE)
+    assert plain.ceiling("p_probe") is None
+    ceiling = {k: dict.fromkeys(ATTRIBUTES, 0.97) for k in ("first", "whole")}
+    row["p_probe"]["ceiling"] = row["q_probe"]["ceiling"] = ceiling
+    (group,) = findings.groups([row], None)
+    assert group.ceiling("q_probe")["whole"]["major"] == pytest.approx(0.97)
+    assert figures.q_probing(0, group).png != figures.q_probing(0, plain).png
+    assert figures.p_probing(0, group)[0].png != figures.p_probing(0, plain)[0].png
+
+
+def test_what_comes_from_data_is_escaped(tmp_path):
+    page = written(a_run(tmp_path, [a_row('<b onx="1">&$x_$')], None))
+    assert "<b onx" not in page
+    assert "&lt;b onx=&quot;1&quot;&gt;&amp;$x_$" in page
+
+
+def without(field):
+    return {name: value for name, value in SINGLE.items() if name != field}
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (None, "no results here; run `kstore run` first"),
+        (json.dumps({"rows": []}), "no results here; run `kstore run` first"),
+        ("", "damaged"),
+        ('{"rows": [', "damaged"),
+        ("[]", "damaged"),
+        ('{"rows": 3}', "damaged"),
+        ('{"rows": [3]}', "damaged"),
+        (b"\xff\xfe\x00", "damaged"),
+        (json.dumps({"rows": [without("qa")]}), "damaged (qa is missing)"),
+        (json.dumps({"rows": [{**SINGLE, "qa_train": 1.5}]}), "share from 0 to 1, got 1.5"),
+        (json.dumps({"rows": [{**SINGLE, "bio_recall": None}]}), "bio_recall"),
+        (json.dumps({"rows": [{**SINGLE, "bio_recall": float("nan")}]}), "bio_recall"),
+        (json.dumps({"rows": [{**SINGLE, "p_probe": {}}]}), "damaged"),
+    ],
+)
+def test_bad_results_are_told_in_one_line_and_nothing_is_written(tmp_path, content, told):
+    if content is not None:
+        data = content if isinstance(content, bytes) else content.encode()
+        (tmp_path / "results.json").write_bytes(data)
+    with pytest.raises(UserError) as error:
+        report.write(tmp_path, tmp_path / "out")
+    assert told in str(error.value)
+    assert "results.json: " in str(error.value)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_run_at_all(tmp_path):
+    with pytest.raises(UserError, match="no results here"):
+        report.write(tmp_path / "nowhere", tmp_path / "out")
+
+
+def test_the_papers_numbers_are_of_all_its_datasets():
+    for dataset in VARIANT_EXAMPLES:
+        found = paper.published(dataset)
+        for a, name in enumerate(ATTRIBUTES):
+            asked = [cell is not None for cell in found.p_first[name]]
+            assert asked == [("permute" in dataset) or p <= a for p in range(6)]
+        flat = [*found.qa.values(), *found.q_first.values(), *found.q_whole.values()]
+        assert all(0 <= share <= 1 for share in flat)
+        mean = sum(found.qa[name] for name in ATTRIBUTES) / 6
+        assert found.qa["mean"] == pytest.approx(mean, abs=0.015)
+    assert paper.published("multi3") is None
+    assert paper.published("single").qa["birth_date"] == pytest.approx(0.335)
+    assert paper.published("multi5").p_first["company_city"][4] == pytest.approx(0.562)
+    assert paper.baseline().q_first["university"] == pytest.approx(0.37)
+
+
+def test_colours_and_lines_tell_the_paper_s_datasets_apart():
+    assert len({figures.look(which) for which in range(32)}) == 32
+
+
+@pytest.mark.skipif(not shutil.which(CHROMIUM), reason="no chromium here")
+@pytest.mark.slow
+def test_a_browser_draws_it(run, tmp_path):
+    shot = tmp_path / "page.png"
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
+    flags += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
+    flags += [f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1200,3000"]
+    address = (run / "report.html").resolve().as_uri()
+    subprocess.run(
+        [CHROMIUM, *flags, f"--screenshot={shot}", address],
+        check=True, capture_output=True, timeout=120,
+    )  # fmt: skip
+    assert shot.stat().st_size > 50_000

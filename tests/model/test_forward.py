@@ -1,0 +1,94 @@
+"""There is one way through the model, and everything takes it."""
+
+import traceback
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from kstore_jax.corpus.examples import Spans
+from kstore_jax.model import forward as module
+from kstore_jax.model.transformer import Shape
+from kstore_jax.readout import probes, qa
+from kstore_jax.train import objectives
+
+SHAPE = Shape(vocabulary=16, layers=1, heads=2, width=16, init_scale=0.0201)  # traced here alone
+TOKENS = np.zeros((2, 6), np.int32)
+PLACES = np.ones((2, 1), np.int32)
+SPANS = Spans(TOKENS, PLACES[:, :, None], PLACES[:, :, None], np.ones((2, 1, 1), np.float32))
+CLASSES = (3, 2)
+
+
+def readings():
+    asked = np.ones((2, 1, 2), bool)
+    return probes.Readings(TOKENS, PLACES, np.zeros((2, 2), np.int32), asked)
+
+
+def next_token(params):
+    return objectives.next_token(SHAPE)(params, {"tokens": TOKENS})
+
+
+def answers(params):
+    batch = {"tokens": TOKENS, "positions": PLACES, "targets": PLACES}
+    weights = np.ones((2, 1), np.float32)
+    return objectives.answers(SHAPE)(params, {**batch, "weights": weights})
+
+
+def probe_objective(params):
+    return probes.probe_objective(SHAPE, CLASSES, "layer")(with_head(params), vars(readings()))
+
+
+def probe_accuracy(params):
+    both = readings(), readings()
+    return probes.probe_accuracy(SHAPE, with_head(params), CLASSES, "batch", *both)
+
+
+def with_head(params):
+    from kstore_jax.config import PProbe
+
+    trainable = probes.init_probe(SHAPE, PProbe(), CLASSES, jax.random.key(0))
+    return probes.with_probe(params, trainable)
+
+
+def span_accuracy(params):
+    return qa.span_accuracy(SHAPE, params, SPANS)
+
+
+class Reached(Exception):
+    pass
+
+
+@pytest.mark.parametrize(
+    "user", [next_token, answers, probe_objective, probe_accuracy, span_accuracy]
+)
+def test_training_answers_and_probes_go_through_the_one_forward(monkeypatch, user):
+    params = module.init(SHAPE, jax.random.key(0))
+
+    class Stopped(module.Transformer):
+        def apply(self, *_):
+            raise Reached
+
+    monkeypatch.setattr(module, "Transformer", Stopped)
+    with pytest.raises(Reached) as caught:
+        user(params)
+    frames = traceback.extract_tb(caught.value.__traceback__)
+    through = [f.name for f in frames if f.filename == module.__file__]
+    assert through == ["forward"]
+
+
+def test_forward_ignores_what_is_not_the_network_s():
+    params = module.init(SHAPE, jax.random.key(0))
+    tokens = np.arange(6, dtype=np.int32)[None]
+    plain = module.forward(SHAPE, params, tokens)
+    with_more = module.forward(SHAPE, {**params, "head": jnp.ones((3,))}, tokens)
+    assert np.array_equal(plain, with_more)
+
+
+def test_a_longer_table_is_indexed_by_larger_tokens():
+    params = module.init(SHAPE, jax.random.key(0))
+    table = params["embedding"]
+    stacked = {**params, "embedding": jnp.concatenate([jnp.zeros_like(table), table])}
+    tokens = np.arange(6, dtype=np.int32)[None]
+    shifted = module.forward(SHAPE, stacked, tokens + np.int32(16))
+    assert np.array_equal(module.forward(SHAPE, params, tokens), shifted)

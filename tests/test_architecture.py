@@ -1,0 +1,76 @@
+"""Imports point one way, as the design says: world <- corpus <- train, model <- train and readout,
+and lab alone knows them all."""
+
+import ast
+import pathlib
+import sys
+
+import pytest
+
+PACKAGE = pathlib.Path(__file__).parents[1] / "kstore_jax"
+ROOMS = {  # room or module: what it may import of ours, besides itself
+    "errors": set(),
+    "config": {"errors"},
+    "world": {"errors"},
+    "corpus": {"errors", "config", "world"},
+    "model": {"errors", "config"},
+    "train": {"errors", "config", "world", "corpus", "model"},
+    "readout": {"errors", "config", "corpus", "model", "train"},
+    "lab": {"errors", "config", "world", "corpus", "model", "train", "readout", "cli"},
+    "cli": {"errors", "config", "lab"},
+}
+SOURCES = [path for path in sorted(PACKAGE.rglob("*.py")) if path.parent.name != "configs"]
+
+
+def imported(source: str) -> set[str]:
+    """The dotted names of everything a source imports, wherever in it."""
+    names = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are written in full"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def broken_arrows(room: str, source: str) -> set[str]:
+    """The imports of a source in `room` that the design forbids."""
+    broken = set()
+    for name in imported(source):
+        package, *path = name.split(".")
+        if package == "kstore_jax":
+            allowed = path[0] in {room, *ROOMS[room]}
+        else:
+            allowed = room != "world" or package in {"numpy", *sys.stdlib_module_names}
+        broken |= set() if allowed else {name}
+    return broken
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_one_way(path):
+    room = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    assert room == "__init__" or room in ROOMS, f"{room} is no room of the design"
+    if room != "__init__":
+        assert broken_arrows(room, path.read_text()) == set()
+
+
+@pytest.mark.parametrize(
+    ("room", "line"),
+    [
+        ("world", "import jax"),
+        ("world", "import grain.python as grain"),
+        ("world", "from kstore_jax.corpus import encode"),
+        ("world", "def f():\n    from flax import linen"),
+        ("corpus", "from kstore_jax import model"),
+        ("corpus", "import kstore_jax.train.fit"),
+        ("model", "from kstore_jax.world.people import people"),
+        ("model", "from kstore_jax.corpus.encode import TokenRows"),
+        ("train", "from kstore_jax.readout import qa"),
+        ("readout", "from kstore_jax.lab.stages import Cache"),
+        ("readout", "from kstore_jax.world.people import people"),
+        ("errors", "from kstore_jax.config import parse"),
+    ],
+)
+def test_an_arrow_the_other_way_is_seen(room, line):
+    assert broken_arrows(room, line)

@@ -1,0 +1,170 @@
+"""What the user gave wrong is said in one line, with status 2, before anything is written."""
+
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from kstore_jax.cli import main
+from kstore_jax.world.people import BUNDLED_POOLS
+
+# How ml_collections loads a configuration file.
+pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+
+QUICKSTART = pathlib.Path(__file__).parents[1] / "configs" / "quickstart.py"
+CONFIG = f"--config={QUICKSTART}"
+
+
+@pytest.fixture
+def nothing_written(tmp_path, monkeypatch):
+    """Runs the test in an empty folder and finds it empty afterwards."""
+    folder = tmp_path / "here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    yield
+    assert list(folder.iterdir()) == []
+
+
+def kstore(*argv: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "kstore_jax.cli", *argv]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def complaint(capsys, *argv: str) -> str:
+    """The one line said about a command that fails with status 2."""
+    assert main(argv) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    lines = said.err.splitlines()
+    assert len(lines) == 1
+    return lines[0]
+
+
+@pytest.mark.usefixtures("nothing_written")
+@pytest.mark.parametrize(
+    ("argument", "said"),
+    [
+        ("--config.pretrain.stepz=5", "pretrain.stepz: no such field; did you mean 'steps'?"),
+        ("--config.pretrian.steps=5", "pretrian.steps: no such field; did you mean 'pretrain'?"),
+        ("--config.world.people=many", "world.people=many: "),
+        ("--config.world.people=1", "world.people: expected at least 2, got 1"),
+        ("--config.world.people=1000000000000000", "world.people: 1000000000000000 people"),
+        ("--config.data.variant=multy5", "data.variant: 'multy5' is not a variant"),
+        ("--config.model.heads=3", "model.width: expected a multiple of heads = 3"),
+        ("--config.world.pools=nowhere", "world.pools: nowhere is not a folder"),
+        ("--config.world.templates=nowhere", "world.templates: nowhere is not a folder"),
+        ("--config.sweep=3", "sweep: expected rows"),
+        ("--config.model=3", "config.model=3: "),
+        ("--config=nowhere.py", "--config: 'nowhere.py': no such file"),
+        ("--confg=nowhere.py", "'confg'. Did you mean: config"),
+        ("--workers=0", "workers=0: "),
+        ("extra", "unexpected argument 'extra'"),
+    ],
+)
+def test_a_bad_argument_is_named_in_one_line(capsys, argument, said):
+    assert said in complaint(capsys, "sweep", CONFIG, "--workdir=run", argument)
+
+
+@pytest.mark.usefixtures("nothing_written")
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["shwo"], "'shwo' is no command; did you mean 'show'?"),
+        (["sweep"], "--config is missing"),
+        (["sweep", CONFIG], "--workdir is missing"),
+        (["run", CONFIG], "--workdir is missing"),
+        (["report"], "report: expected one folder"),
+        (["show", CONFIG, "--person=400"], "person: expected less than world.people = 400"),
+        (["show", CONFIG, "--person=-1"], "person=-1: "),
+    ],
+)
+def test_a_bad_command_is_named_in_one_line(capsys, argv, said):
+    assert said in complaint(capsys, *argv)
+
+
+@pytest.mark.usefixtures("nothing_written")
+def test_bad_pools_are_named_in_one_line(capsys, tmp_path):
+    pools = tmp_path / "pools"
+    shutil.copytree(BUNDLED_POOLS, pools)
+    (pools / "majors.txt").write_text("Law\nLaw\n")
+    argv = ("sweep", CONFIG, "--workdir=run", f"--config.world.pools={pools}")
+    assert f"{pools / 'majors.txt'}:2: 'Law'" in complaint(capsys, *argv)
+    (pools / "majors.txt").unlink()
+    assert f"{pools / 'majors.txt'}: no such file" in complaint(capsys, *argv)
+    (pools / "majors.txt").write_text("Law\nArt\n")
+    for kind in ("first", "middle", "last"):
+        (pools / f"{kind}_names.txt").write_text("A\nB\n")
+    few = "world.people: 400 people, but the pools make 8 full names"
+    assert few in complaint(capsys, *argv, "--config.world.people=400")
+
+
+@pytest.mark.usefixtures("nothing_written")
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("def get_config(:\n    pass\n", "SyntaxError"),
+        ("import nowhere\n", "No module named 'nowhere'"),
+        ("def get_config():\n    return 3\n", "get_config() returned 3"),
+        ("def get_config():\n    return 1 / 0\n", "ZeroDivisionError"),
+    ],
+)
+def test_a_broken_configuration_file_is_named_in_one_line(capsys, tmp_path, content, said):
+    path = tmp_path / "broken.py"
+    path.write_text(content)
+    assert said in complaint(capsys, "sweep", f"--config={path}", "--workdir=run")
+
+
+@pytest.mark.usefixtures("nothing_written")
+def test_the_exit_status_of_the_process_is_2_and_stderr_one_line():
+    done = kstore("sweep", CONFIG, "--workdir=run", "--config.world.pools=nowhere")
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr == "kstore: world.pools: nowhere is not a folder\n"
+
+
+@pytest.mark.usefixtures("nothing_written")
+def test_a_configuration_file_without_get_config_is_named_in_one_line(tmp_path):
+    path = tmp_path / "empty.py"
+    path.write_text("")
+    done = kstore("show", f"--config={path}")
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert "get_config" in done.stderr
+
+
+@pytest.mark.usefixtures("nothing_written")
+def test_show_prints_the_person_the_biographies_and_the_six_questions():
+    done = kstore("show", CONFIG, "--person=17", "--config.data.variant=multi2+permute")
+    assert done.returncode == 0
+    assert done.stderr == ""
+    first, *lines = done.stdout.splitlines()
+    assert first in (f"person 17 ({half}), multi2+permute" for half in ("P_train", "P_test"))
+    biographies = [line for line in lines if line.startswith("entry ")]
+    questions = [line for line in lines if "? Answer: " in line]
+    assert len(biographies) == 2
+    assert len(questions) == 6
+    answers = [line.split("? Answer: ")[1] for line in questions]
+    assert all(answer in biography for answer in answers for biography in biographies)
+
+
+def test_show_takes_the_first_row_of_the_sweep(capsys):
+    assert main(["show", CONFIG]) == 0
+    assert "person 0 (P_" in (shown := capsys.readouterr().out)
+    assert ", single\n" in shown
+
+
+@pytest.mark.parametrize("dashes", ["--", "-"])
+def test_the_command_line_wins_over_the_sweep(capsys, dashes):
+    assert main(["show", CONFIG, f"{dashes}config.data.variant=multi3"]) == 0
+    assert capsys.readouterr().out.count("\nentry ") == 3
+
+
+@pytest.mark.parametrize("argv", [[], ["help"], ["--help"], ["-h"], ["show", "--help"]])
+def test_help_names_every_command(capsys, argv):
+    assert main(argv) == 0
+    said = capsys.readouterr()
+    assert said.err == ""
+    for command in ("quickstart", "run", "sweep", "report", "show"):
+        assert f"  {command} " in said.out

@@ -1,0 +1,130 @@
+"""Configuration is read at one place, which refuses what it does not know in one line."""
+
+import dataclasses
+import json
+
+import pytest
+
+from kstore_jax.config import Experiment, as_dict, default, parse, parse_rows, product
+from kstore_jax.errors import UserError
+
+
+def changed(field: str, value) -> dict:
+    """The default as a plain dictionary, with one dotted field set."""
+    given = as_dict(Experiment())
+    part = given
+    *path, name = field.split(".")
+    for step in path:
+        part = part[step]
+    part[name] = value
+    return given
+
+
+def refusal(read, given) -> str:
+    with pytest.raises(UserError) as refused:
+        read(given)
+    assert refused.value.status == 2
+    assert "\n" not in str(refused.value)
+    return str(refused.value)
+
+
+def test_the_default_is_the_papers_experiment():
+    assert parse_rows(default()) == [Experiment()]
+    assert parse({}) == Experiment()
+
+
+def test_an_experiment_survives_json():
+    experiment = parse(changed("data.variant", "single"))
+    assert parse(json.loads(json.dumps(as_dict(experiment)))) == experiment
+    assert experiment.data.variant == "single"
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("sead", 1, "sead: no such field; did you mean 'seed'?"),
+        ("pretrain.stpes", 1, "pretrain.stpes: no such field; did you mean 'steps'?"),
+        ("p_probe.rank", 1, "p_probe.rank: no such field; valid: steps, batch, "),
+        ("finetune.window", 9, "finetune.window: no such field"),
+        ("world.people", "400", "world.people: expected int, got '400'"),
+        ("world.people", 400.0, "world.people: expected int, got 400.0"),
+        ("world.people", True, "world.people: expected int, got True"),
+        ("world.people", None, "world.people: expected int, got None"),
+        ("model.rotary", "0.25", "model.rotary: expected float, got '0.25'"),
+        ("model.rotary", True, "model.rotary: expected float, got True"),
+        ("data.variant", 5, "data.variant: expected str, got 5"),
+        ("world", 5, "world: expected fields, got 5"),
+        ("world", "people", "world: expected fields, got 'people'"),
+        ("world.people", 1, "world.people: expected at least 2, got 1"),
+        ("pretrain.steps", 0, "pretrain.steps: expected at least 1, got 0"),
+        ("model.rotary", 1.5, "model.rotary: expected at most 1.0, got 1.5"),
+        ("pretrain.b1", -0.1, "pretrain.b1: expected at least 0.0, got -0.1"),
+        ("pretrain.learning_rate", float("nan"), "pretrain.learning_rate: expected at least 0.0"),
+        ("data.vocabulary", "gtp2", "data.vocabulary: 'gtp2' is not a choice; did you mean 'gpt2'"),
+        ("finetune.schedule", "cos", "finetune.schedule: 'cos' is not a choice"),
+        ("model.heads", 7, "model.width: expected a multiple of heads = 7, got 768"),
+        ("model.rotary", 0.015625, "model.rotary: expected an even number of rotated dimensions"),
+        ("q_probe.dispatch", 7, "q_probe.checkpoint_every: expected a multiple of dispatch = 7"),
+    ],
+)
+def test_a_bad_field_is_refused_by_its_dotted_name(field, value, said):
+    assert refusal(parse, changed(field, value)).startswith(said)
+
+
+def test_an_int_is_read_as_a_float():
+    rotary = parse(changed("model.rotary", 1)).model.rotary
+    assert rotary == 1.0
+    assert type(rotary) is float
+
+
+def test_every_default_is_one_that_parse_accepts_and_names_back():
+    given = as_dict(Experiment())
+    assert as_dict(parse(given)) == given
+    assert set(given) == {field.name for field in dataclasses.fields(Experiment)}
+
+
+def swept(**fields):
+    config = default()
+    config.sweep = product(**fields)
+    return config
+
+
+def test_product_gives_a_row_for_every_combination():
+    rows = parse_rows(swept(data__variant=["single", "multi5"], model__layers=[4, 8, 12]))
+    assert [(row.data.variant, row.model.layers) for row in rows] == [
+        (variant, layers) for variant in ("single", "multi5") for layers in (4, 8, 12)
+    ]
+    assert dataclasses.replace(rows[5], data=Experiment.data) == Experiment()
+
+
+def test_what_the_command_line_sets_wins_over_the_sweep_and_equal_rows_are_one():
+    config = swept(data__variant=["single", "multi5"], model__layers=[4, 8])
+    config.data.variant = "multi2"
+    rows = parse_rows(config, overridden={"data.variant"})
+    assert [(row.data.variant, row.model.layers) for row in rows] == [("multi2", 4), ("multi2", 8)]
+
+
+def test_a_bad_row_of_a_sweep_is_refused_by_its_field():
+    assert refusal(parse_rows, swept(model__layrs=[4])).startswith("model.layrs: no such field; ")
+    assert refusal(parse_rows, swept(modl__layers=[4])).startswith("modl: no such field; ")
+    assert refusal(parse_rows, swept(seed__layers=[4])).startswith("seed.layers: no such field")
+    assert refusal(parse_rows, swept(model__layers=[4, "8"])).startswith("model.layers: expected")
+    assert refusal(parse_rows, swept(model__layers=[[4]])).startswith("sweep: ")
+
+
+@pytest.mark.parametrize("sweep", [(3,), (("seed",),), ("seed",), ((("seed", 1, 2),),)])
+def test_a_sweep_that_is_no_list_of_rows_is_refused(sweep):
+    config = default()
+    config.sweep = sweep
+    assert refusal(parse_rows, config).startswith("sweep: ")
+
+
+def test_the_world_follows_the_seed_unless_its_own_is_set():
+    config = default()
+    config.seed = 3
+    assert [(e.seed, e.world.seed) for e in parse_rows(config)] == [(3, 3)]
+    config.world.seed = 5
+    assert [(e.seed, e.world.seed) for e in parse_rows(config)] == [(3, 5)]
+    assert [(e.seed, e.world.seed) for e in parse_rows(swept(seed=[0, 1]))] == [(0, 0), (1, 1)]
+    both = swept(seed=[0, 1], world__seed=[7])
+    assert [(e.seed, e.world.seed) for e in parse_rows(both)] == [(0, 7), (1, 7)]
