@@ -113,7 +113,8 @@ class Pretrain(Training):
 class Finetune(Training):
     """LoRA on queries and values (`rank`) and on the embedding's input side (`embedding_rank`).
 
-    W' = W + alpha A B, A zero and B Gaussian at the start (Part 3.2, appendix B).
+    W' = W + alpha A B, A zero and B Gaussian at the start (Part 3.2, appendix B), with standard
+    deviation `init_scale`, which the papers leave open.
     """
 
     steps: int = _number(50_000, 1)
@@ -123,6 +124,7 @@ class Finetune(Training):
     rank: int = _number(8, 1)
     embedding_rank: int = _number(128, 0)
     alpha: float = _number(4.0, 0.0)
+    init_scale: float = _number(0.02, 0.0)
 
 
 @dataclasses.dataclass(frozen=True)

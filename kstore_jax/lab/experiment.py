@@ -30,7 +30,7 @@ from kstore_jax.train.checkpoint import opened
 from kstore_jax.train.fit import Task, fit
 from kstore_jax.world.biographies import Variant
 from kstore_jax.world.language import Language, load_language
-from kstore_jax.world.people import ATTRIBUTES, People, in_train_half, people
+from kstore_jax.world.people import ATTRIBUTES, People, check_size, in_train_half, people
 from kstore_jax.world.questions import ask
 
 
@@ -65,7 +65,7 @@ class Lab:
 
     def check(self) -> None:
         """Raises UserError where the world cannot be made, or a dataset made before is damaged."""
-        _ = self.people
+        check_size(self.language.pools, self.experiment.world.people)
         if self.cache.result(self.shards) is not None:
             read_manifest(self.cache.folder(self.shards) / "dataset")
 
@@ -229,7 +229,11 @@ class Lab:
     def _lora(self):
         training = self.experiment.finetune
         return adapters.init_lora(
-            self.pretrained, self._key(1), training.rank, training.embedding_rank
+            self.pretrained,
+            self._key(1),
+            training.rank,
+            training.embedding_rank,
+            training.init_scale,
         )
 
     def _qa(self, _: pathlib.Path) -> dict:
@@ -306,13 +310,15 @@ class Lab:
             probes.Readings(**readings.rows(seen)),
             probes.Readings(**readings.rows(held_out)),
         )
-        found: dict = {"first": {}, "whole": {}, "baseline": {"first": {}, "whole": {}}}
+        found: dict = {
+            part: {"first": {}, "whole": {}} for part in ("accuracy", "baseline", "ceiling")
+        }
         for t, (name, kind) in enumerate(TASKS):
-            of_task = readings.labels[:, t]
-            baseline = qa.majority_baseline(of_task[seen], of_task[held_out])
-            found[kind][name] = [None if np.isnan(x) else float(x) for x in accuracy[t]]
-            found["baseline"][kind][name] = baseline
-        return found
+            known, asked = readings.labels[seen, t], readings.labels[held_out, t]
+            found["accuracy"][kind][name] = [None if np.isnan(x) else float(x) for x in accuracy[t]]
+            found["baseline"][kind][name] = qa.majority_baseline(known, asked)
+            found["ceiling"][kind][name] = float(np.isin(asked, known).mean())
+        return {**found.pop("accuracy"), **found}
 
 
 def _by_attribute(right: np.ndarray) -> dict[str, float]:

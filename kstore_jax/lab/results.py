@@ -8,10 +8,12 @@ def row(lab: Lab) -> dict:
 
     `qa` is exact match on P_test and `qa_train` its mean on P_train; `bio_recall` is the share of
     attribute values predicted whole inside the biographies; `exposures` counts how often each
-    person is read about in pretraining.
+    person is read about in pretraining. The ceiling of a probe is the share of held-out people
+    whose class somebody of the other half has too: a linear probe cannot name any other.
     """
     found = {stage.name: lab.cache.result(stage) for stage in lab.stages}
     answers = found["qa"]
+    probe_parts = ("first", "whole", "baseline", "ceiling")
     return {
         "dataset": lab.experiment.data.variant,
         "seed": lab.experiment.seed,
@@ -25,8 +27,8 @@ def row(lab: Lab) -> dict:
         "qa_train": answers["train"]["exact"]["mean"],
         "qa_first": {"train": answers["train"]["first"], "test": answers["test"]["first"]},
         "qa_baseline": answers["baseline"],
-        "p_probe": {name: found["p_probe"][name] for name in ("first", "whole", "baseline")},
-        "q_probe": {name: found["q_probe"][name] for name in ("first", "whole", "baseline")},
+        "p_probe": {name: found["p_probe"][name] for name in probe_parts},
+        "q_probe": {name: found["q_probe"][name] for name in probe_parts},
         "seconds": sum(result["seconds"] for result in found.values()),
         "seconds_by_stage": {name: result["seconds"] for name, result in found.items()},
     }

@@ -6,7 +6,7 @@ from kstore_jax.config import Experiment
 from kstore_jax.errors import UserError
 from kstore_jax.world.biographies import Variant, write
 from kstore_jax.world.language import load_language, text
-from kstore_jax.world.people import ATTRIBUTES, in_train_half, people
+from kstore_jax.world.people import ATTRIBUTES, check_size, in_train_half, people
 from kstore_jax.world.questions import ask
 
 
@@ -15,10 +15,9 @@ def person_text(experiment: Experiment, person: int) -> str:
     world = experiment.world
     if person >= world.people:
         raise UserError(f"person: expected less than world.people = {world.people}, got {person}")
-    language, variant = (
-        load_language(world.pools, world.templates),
-        Variant.parse(experiment.data.variant),
-    )
+    variant = Variant.parse(experiment.data.variant)
+    language = load_language(world.pools, world.templates)
+    check_size(language.pools, world.people)
     entries = np.arange(variant.entries)
     who = people(language.pools, world.seed, np.full(len(entries), person))
     written = write(language, world.seed, variant, who, entries)

@@ -11,12 +11,12 @@ from kstore_jax.model.forward import Params
 
 
 def init_lora(
-    params: Params, key: jax.Array, rank: int, embedding_rank: int
+    params: Params, key: jax.Array, rank: int, embedding_rank: int, scale: float
 ) -> dict[str, dict[str, jax.Array]]:
     """Low-rank updates of every query and value kernel, and of the embedding.
 
     A is zero, so the merged model starts as the frozen one; B is Gaussian with standard deviation
-    1 / sqrt(rank), so that the update of a weight does not grow with the rank.
+    `scale`.
     """
     sites = [
         (f"{block}/{site}", params[block][site]["kernel"].shape, rank)
@@ -27,17 +27,19 @@ def init_lora(
     if embedding_rank:
         sites.append(("embedding", params["embedding"].shape, embedding_rank))
     return {
-        name: low_rank(jax.random.fold_in(key, i), (1, *shape), r)
+        name: low_rank(jax.random.fold_in(key, i), (1, *shape), r, scale)
         for i, (name, shape, r) in enumerate(sites)
     }
 
 
-def low_rank(key: jax.Array, shape: tuple[int, int, int], rank: int) -> dict[str, jax.Array]:
+def low_rank(
+    key: jax.Array, shape: tuple[int, int, int], rank: int, scale: float
+) -> dict[str, jax.Array]:
     """A (T, I, rank) zero and B (T, rank, O) Gaussian, for `shape` (T, I, O): T updates."""
     tasks, rows, columns = shape
     return {
         "a": jnp.zeros((tasks, rows, rank)),
-        "b": jax.random.normal(key, (tasks, rank, columns)) * rank**-0.5,
+        "b": jax.random.normal(key, (tasks, rank, columns)) * scale,
     }
 
 

@@ -64,7 +64,10 @@ def init_probe(
         },
     }
     table = (tasks, shape.vocabulary, width)
-    return {"embedding": low_rank(embedding_key, table, probe.embedding_rank), "head": head}
+    return {
+        "embedding": low_rank(embedding_key, table, probe.embedding_rank, shape.init_scale),
+        "head": head,
+    }
 
 
 def with_probe(frozen: Params, trainable: dict) -> Params:

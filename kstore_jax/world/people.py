@@ -136,6 +136,12 @@ class People:
         return People(*(getattr(self, f.name)[which] for f in dataclasses.fields(self)))
 
 
+def check_size(pools: Pools, size: int) -> None:
+    """Raises UserError where the pools do not make `size` different full names."""
+    if size > pools.names:
+        raise UserError(f"world.people: {size} people, but the pools make {pools.names} full names")
+
+
 def people(pools: Pools, seed: int, ids: np.ndarray) -> People:
     """The people numbered `ids` (N,), in that order.
 
@@ -146,10 +152,7 @@ def people(pools: Pools, seed: int, ids: np.ndarray) -> People:
       UserError: an index lies beyond the number of full names.
     """
     ids = np.asarray(ids, np.int64)
-    if ids.size and ids.max() >= pools.names:
-        raise UserError(
-            f"world.people: {ids.max() + 1} people, but the pools make {pools.names} full names"
-        )
+    check_size(pools, int(ids.max(initial=-1)) + 1)
     place = draw.permute(pools.names, seed, "name", ids)
     place, last = np.divmod(place, len(pools.last_names))
     first, middle = np.divmod(place, len(pools.middle_names))

@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
+from numpy.testing import assert_array_equal
 
 from kstore_jax.corpus.encode import (
     compact_vocabulary,
@@ -14,7 +15,7 @@ from kstore_jax.corpus.encode import (
 )
 from kstore_jax.corpus.tokenizer import END_OF_TEXT, Vocabulary, gpt2
 from kstore_jax.world.biographies import VARIANT_EXAMPLES
-from kstore_jax.world.language import text
+from kstore_jax.world.language import load_language, text
 from kstore_jax.world.people import ATTRIBUTES, people
 from kstore_jax.world.questions import ask
 
@@ -35,8 +36,8 @@ def spans_as_text(rows, spans: np.ndarray) -> list[str]:
 def assert_tokens_are_gpt2s(rows, texts: list[str]) -> None:
     expected = gpt2().encode_batch(texts)
     assert len(rows) == len(texts)
-    assert np.array_equal(rows.lengths, [len(e.ids) for e in expected])
-    assert rows.tokens.tolist() == [token for e in expected for token in e.ids]
+    assert_array_equal(rows.lengths, [len(e.ids) for e in expected])
+    assert_array_equal(rows.tokens, [token for e in expected for token in e.ids])
 
 
 def test_known_ids():
@@ -45,11 +46,12 @@ def test_known_ids():
     assert gpt2().get_vocab_size() == 50257
 
 
-# 16 variants x 3 seeds x 420 entries or a few more: over 20 000 biographies.
+# 16 variants x 3 seeds x 420 entries: over 20 000 biographies. No seed is simpler than another.
 @pytest.mark.parametrize("variant", VARIANT_EXAMPLES)
-@settings(max_examples=3)
+@settings(max_examples=3, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 @given(seed=st.integers(0, 2**64), first=st.integers(0, 100_000_000))
-def test_biographies_are_gpt2s_tokens_of_their_text(language, biographies, variant, seed, first):
+def test_biographies_are_gpt2s_tokens_of_their_text(biographies, variant, seed, first):
+    language = load_language()  # as an argument it would be printed whole with a failure
     ids = first + np.arange(210 if "2" in variant else 84 if "5" in variant else 420)
     entries = biographies(variant, ids, seed)
     rows = encode_entries(language, entries)
@@ -61,14 +63,14 @@ def test_biographies_are_gpt2s_tokens_of_their_text(language, biographies, varia
         for person in who.values
         for attribute, value in zip(ATTRIBUTES, person, strict=True)
     ]
-    assert spans_as_text(rows, rows.value_spans) == values
+    assert_array_equal(spans_as_text(rows, rows.value_spans), values)
 
     named = rows.name_spans[..., 0] >= 0
     assert np.array_equal(named, rows.name_spans[..., 1] >= 0)
     assert (named.sum(axis=1) == (6 if variant.endswith("fullname") else 1)).all()
     assert named[:, 0].all()
     names = np.repeat([f" {name}" for name in full_names(language.pools, who)], named.sum(axis=1))
-    assert spans_as_text(rows, rows.name_spans) == names.tolist()
+    assert_array_equal(spans_as_text(rows, rows.name_spans), names)
 
 
 @pytest.mark.parametrize("wording", range(5))
@@ -80,10 +82,10 @@ def test_questions_are_gpt2s_tokens_of_their_text(language, wording):
     assert_tokens_are_gpt2s(rows, [text(language, pieces) for pieces in asked.pieces])
     held = zip(attributes, who.values[np.arange(1200), attributes], strict=True)
     answers = [f" {language.pools.values[ATTRIBUTES[a]][value]}" for a, value in held]
-    assert spans_as_text(rows, rows.value_spans) == answers
+    assert_array_equal(spans_as_text(rows, rows.value_spans), answers)
     assert np.array_equal(rows.value_spans[:, 0, 1], rows.lengths)
     names = [name.strip() for name in spans_as_text(rows, rows.name_spans)]
-    assert names == full_names(language.pools, who)
+    assert_array_equal(names, full_names(language.pools, who))
 
 
 def test_rows_picks_rows_in_the_order_asked_for(language, biographies):

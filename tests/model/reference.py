@@ -1,18 +1,24 @@
 """The network once more, written plainly: NumPy in float64, or jax.numpy to be differentiated."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
+from kstore_jax.model.forward import init
+from kstore_jax.model.transformer import Shape
 
-def parameters(shape, seed: int = 0) -> dict:
-    """Parameters like those of `forward.init`, none of them zero, one or small."""
-    from kstore_jax.model.forward import init
 
-    start = init(shape, jax.random.key(seed))
+def parameters(shape: Shape, seed: int = 0) -> dict:
+    """Parameters shaped as those of `forward.init`, none of them zero, one or small."""
     draw = np.random.default_rng(seed)
-    return jax.tree.map(
-        lambda x: x + draw.normal(0, 0.5 * x.shape[0] ** -0.5, x.shape).astype(np.float32), start
-    )
+
+    def drawn(path, leaf):
+        centre = 1.0 if path[-1].key == "scale" else 0.0
+        spread = 0.3 if leaf.ndim == 1 else leaf.shape[0] ** -0.5
+        return jnp.asarray(draw.normal(centre, spread, leaf.shape), leaf.dtype)
+
+    empty = jax.eval_shape(lambda key: init(shape, key), jax.random.key(0))
+    return jax.tree_util.tree_map_with_path(drawn, empty)
 
 
 def as_float64(params: dict) -> dict:

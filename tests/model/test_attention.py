@@ -18,8 +18,10 @@ def plain(q, k, v):
 
 
 def inputs(rows: int, length: int, width: int, scale: float = 1.0) -> tuple[jax.Array, ...]:
-    keys = jax.random.split(jax.random.key(rows + length + width), 4)
-    return tuple(scale * jax.random.normal(key, (rows, length, width)) for key in keys)
+    draw = np.random.default_rng(rows + length + width)
+    return tuple(
+        jnp.asarray(draw.normal(0, scale, (rows, length, width)), jnp.float32) for _ in range(4)
+    )
 
 
 @functools.partial(jax.jit, static_argnums=(0, 2))

@@ -7,11 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from kstore_jax.config import PProbe
 from kstore_jax.corpus.examples import Spans
 from kstore_jax.model import forward as module
 from kstore_jax.model.transformer import Shape
 from kstore_jax.readout import probes, qa
 from kstore_jax.train import objectives
+from tests.model import reference
 
 SHAPE = Shape(vocabulary=16, layers=1, heads=2, width=16, init_scale=0.0201)  # traced here alone
 TOKENS = np.zeros((2, 6), np.int32)
@@ -45,8 +47,6 @@ def probe_accuracy(params):
 
 
 def with_head(params):
-    from kstore_jax.config import PProbe
-
     trainable = probes.init_probe(SHAPE, PProbe(), CLASSES, jax.random.key(0))
     return probes.with_probe(params, trainable)
 
@@ -63,7 +63,7 @@ class Reached(Exception):
     "user", [next_token, answers, probe_objective, probe_accuracy, span_accuracy]
 )
 def test_training_answers_and_probes_go_through_the_one_forward(monkeypatch, user):
-    params = module.init(SHAPE, jax.random.key(0))
+    params = reference.parameters(SHAPE)
 
     class Stopped(module.Transformer):
         def apply(self, *_):
@@ -78,7 +78,7 @@ def test_training_answers_and_probes_go_through_the_one_forward(monkeypatch, use
 
 
 def test_forward_ignores_what_is_not_the_network_s():
-    params = module.init(SHAPE, jax.random.key(0))
+    params = reference.parameters(SHAPE)
     tokens = np.arange(6, dtype=np.int32)[None]
     plain = module.forward(SHAPE, params, tokens)
     with_more = module.forward(SHAPE, {**params, "head": jnp.ones((3,))}, tokens)
@@ -86,7 +86,7 @@ def test_forward_ignores_what_is_not_the_network_s():
 
 
 def test_a_longer_table_is_indexed_by_larger_tokens():
-    params = module.init(SHAPE, jax.random.key(0))
+    params = reference.parameters(SHAPE)
     table = params["embedding"]
     stacked = {**params, "embedding": jnp.concatenate([jnp.zeros_like(table), table])}
     tokens = np.arange(6, dtype=np.int32)[None]

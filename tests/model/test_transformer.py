@@ -19,11 +19,10 @@ TOKENS = np.random.default_rng(0).integers(0, 37, (3, 11)).astype(np.int32)
     "shape",
     [
         SHAPE,
-        dataclasses.replace(SHAPE, layers=1, heads=4, width=64),
-        dataclasses.replace(SHAPE, layers=1, rotary=0.0),
-        dataclasses.replace(SHAPE, layers=1, rotary=1.0),
+        dataclasses.replace(SHAPE, layers=1, heads=4, rotary=0.0),
+        dataclasses.replace(SHAPE, layers=1, heads=1, rotary=1.0),
     ],
-    ids=["two layers", "four heads", "no rotary", "all rotary"],
+    ids=["two layers", "four heads, no rotary", "one head, all rotary"],
 )
 def test_forward_equals_plain_numpy(shape):
     params = reference.parameters(shape)
@@ -50,23 +49,26 @@ def loss_of_reference(params):
 
 def relative_errors(ours, exact) -> list[float]:
     pairs = zip(*(map(np.asarray, jax.tree.leaves(tree)) for tree in (ours, exact)), strict=True)
-    # The bias of the keys moves all scores of a query alike: its true gradient is zero.
-    return [norm(a - b) / norm(b) for a, b in pairs if norm(b) > 1e-3]
+    return [norm(a - b) / norm(b) for a, b in pairs]
 
 
 def norm(x: np.ndarray) -> float:
     return float(np.linalg.norm(x.ravel()))
 
 
-def test_gradients_equal_those_of_plain_operations():
+@pytest.fixture(scope="module")
+def plain_gradient():
+    return jax.jit(jax.grad(loss_of_reference))(reference.parameters(SHAPE))
+
+
+def test_gradients_equal_those_of_plain_operations(plain_gradient):
     params = reference.parameters(SHAPE)
     ours = jax.jit(jax.grad(lambda p: loss_of_ours(SHAPE, p)))(params)
-    errors = relative_errors(ours, jax.jit(jax.grad(loss_of_reference))(params))
-    assert len(errors) == len(jax.tree.leaves(params)) - SHAPE.layers
+    errors = relative_errors(ours, plain_gradient)
     assert max(errors) < 1e-5
 
 
-def test_bfloat16_products_stay_near_float32():
+def test_bfloat16_products_stay_near_float32(plain_gradient):
     params, half = reference.parameters(SHAPE), dataclasses.replace(SHAPE, dtype="bfloat16")
     rough, exact = forward(half, params, TOKENS), forward(SHAPE, params, TOKENS)
     assert rough.dtype == jnp.float32
@@ -74,14 +76,13 @@ def test_bfloat16_products_stay_near_float32():
     assert 1e-4 < relative_errors(rough, exact)[0] < 0.04
     gradients = jax.jit(jax.grad(lambda p: loss_of_ours(half, p)))(params)
     assert {leaf.dtype for leaf in jax.tree.leaves(gradients)} == {jnp.dtype("float32")}
-    errors = relative_errors(gradients, jax.jit(jax.grad(loss_of_reference))(params))
+    errors = relative_errors(gradients, plain_gradient)
     assert max(errors) < 0.15
 
 
-@pytest.mark.parametrize("layers", [1, 2])
-def test_no_output_depends_on_a_later_input_and_each_on_all_earlier_ones(layers):
+def test_no_output_depends_on_a_later_input_and_each_on_all_earlier_ones():
     length = 6
-    shape = dataclasses.replace(SHAPE, vocabulary=length, layers=layers)
+    shape = dataclasses.replace(SHAPE, vocabulary=length)
     params, tokens = reference.parameters(shape), jnp.arange(length, dtype=jnp.int32)[None]
 
     def outputs(embedding):
@@ -104,7 +105,9 @@ def test_positions_matter():
 def test_initial_parameters():
     params = init(SHAPE, jax.random.key(0))
     leaves = dict(jax.tree_util.tree_leaves_with_path(params))
-    names = {jax.tree_util.keystr(path, simple=True, separator="/"): x for path, x in leaves.items()}
+    names = {
+        jax.tree_util.keystr(path, simple=True, separator="/"): x for path, x in leaves.items()
+    }
     expected = {
         "embedding": 0.02, "block_1/query/kernel": 0.02, "block_0/up/kernel": 0.02,
         "block_0/out/kernel": 0.01, "block_1/down/kernel": 0.01,

@@ -63,7 +63,7 @@ def test_verbs_and_possessives_agree(language, trio, tmp_path):
     shutil.copytree(BUNDLED_TEMPLATES, tmp_path, dirs_exist_ok=True)
     (tmp_path / "birth_city.txt").write_text(
         "{name} {was|were} born in {value}.\n"
-        "{name's} mother was in {value}.\n"
+        "{name's} first home {was|were} in {value}.\n"
         "In {value} life gave {name:them} {their} first friends.\n"
     )
     language = load_language(templates_folder=str(tmp_path))
@@ -73,19 +73,19 @@ def test_verbs_and_possessives_agree(language, trio, tmp_path):
     she, he, they = fill(language, forms, who, np.full((3, 6), 1))
     assert [text(language, row) for row in she] == [
         f" {names[0]} was born in {value[0]}.",
-        f" {names[0]}'s mother was in {value[0]}.",
+        f" {names[0]}'s first home was in {value[0]}.",
         f" In {value[0]} life gave {names[0]} her first friends.",
         f" She was born in {value[0]}.",
-        f" Her mother was in {value[0]}.",
+        f" Her first home was in {value[0]}.",
         f" In {value[0]} life gave her her first friends.",
     ]
     assert text(language, he[5]) == f" In {value[1]} life gave him his first friends."
     assert [text(language, row) for row in they] == [
         f" {names[2]} was born in {value[2]}.",
-        f" {names[2]}'s mother was in {value[2]}.",
+        f" {names[2]}'s first home was in {value[2]}.",
         f" In {value[2]} life gave {names[2]} their first friends.",
         f" They were born in {value[2]}.",
-        f" Their mother was in {value[2]}.",
+        f" Their first home was in {value[2]}.",
         f" In {value[2]} life gave them their first friends.",
     ]
 

@@ -45,7 +45,8 @@ def test_every_full_name_of_small_pools_is_given_to_one_person(tmp_path, pools_f
     ids=st.lists(st.integers(0, 100_000_000), min_size=1, max_size=6),
     which=st.integers(0, 5),
 )
-def test_a_person_does_not_depend_on_who_else_is_asked_for(pools, seed, ids, which):
+def test_a_person_does_not_depend_on_who_else_is_asked_for(seed, ids, which):
+    pools = load_pools()  # as an argument it would be printed whole with a failure
     which %= len(ids)
     together = people(pools, seed, np.array(ids)).rows(np.array([which]))
     alone = people(pools, seed, np.array([ids[which]]))
@@ -126,7 +127,8 @@ def pools_folder(tmp_path):
         ("companies.txt", "3M; St. Paul, MN\n3M; Dallas, TX\n", 2),
         ("companies.txt", "Yahoo!; Sunnyvale, CA\n", 1),
         ("companies.txt", "3M; St. Paul, MN.\n", 1),
-        ("last_names.txt", "Forger\nSm{name}th\n", 2),
+        ("last_names.txt", "Forger\nSm{th\n", 2),
+        ("last_names.txt", "Forger\nSm}th\n", 2),
         ("universities.txt", "Yale University\nM.I.T.\n", 2),
         ("universities.txt", " Yale University\n", 1),
         ("birth_cities.txt", "New  York, NY\n", 1),

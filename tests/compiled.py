@@ -1,0 +1,19 @@
+"""What is compiled once in a session of tests is not compiled again: JAX's compilation cache, for
+this process and those it starts. To be imported before anything is compiled."""
+
+import atexit
+import os
+import shutil
+import tempfile
+
+import jax
+
+FOLDER = tempfile.mkdtemp(prefix="kstore-tests-")
+atexit.register(shutil.rmtree, FOLDER, ignore_errors=True)
+for name, value in {
+    "jax_compilation_cache_dir": FOLDER,
+    "jax_persistent_cache_min_compile_time_secs": 0,
+    "jax_persistent_cache_min_entry_size_bytes": -1,
+}.items():
+    os.environ[name.upper()] = str(value)
+    jax.config.update(name, value)

@@ -1,0 +1,1 @@
+import tests.compiled  # noqa: F401

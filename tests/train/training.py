@@ -1,0 +1,84 @@
+"""A training of a few seconds. `python -m tests.train.training BATCH ...` runs some."""
+
+import dataclasses
+import json
+import pathlib
+import sys
+import tempfile
+
+import jax
+import numpy as np
+
+from kstore_jax.config import Training
+from kstore_jax.model.transformer import Shape
+from kstore_jax.train.checkpoint import opened
+from kstore_jax.train.fit import Task, fit
+from kstore_jax.train.mesh import batch_sharding, make_mesh
+from kstore_jax.train.objectives import next_token
+from kstore_jax.train.optimizer import optimizer
+from kstore_jax.train.telemetry import METRICS, read_metrics
+from tests.model import reference
+
+SHAPE = Shape(vocabulary=32, layers=1, heads=2, width=16)
+WINDOW = 8
+TRAINING = Training(
+    steps=20, batch=4, learning_rate=3e-2, warmup=2, dispatch=5, checkpoint_every=10
+)
+
+
+def task(batch: int = TRAINING.batch, **changes) -> Task:
+    """Next tokens of a text in which one follows from the other; nothing is frozen."""
+
+    def make_batch(step, count):
+        starts = [np.random.default_rng(step + k).integers(0, 32, batch) for k in range(count)]
+        tokens = np.stack(starts)[:, :, None] + 3 * np.arange(WINDOW + 1)
+        return {"tokens": (tokens % 32).astype(np.int32)}
+
+    plain = Task(
+        name="tiny",
+        objective=next_token(SHAPE),
+        merge=lambda _, trainable: trainable,
+        frozen={},
+        trainable=reference.parameters(SHAPE),
+        make_batch=make_batch,
+        step_tokens=batch * WINDOW,
+    )
+    return dataclasses.replace(plain, **changes)
+
+
+def saved(folder: pathlib.Path, step: int, training: Training = TRAINING) -> dict:
+    """The whole state in a checkpoint."""
+    like = task().trainable
+    state = {"trainable": like, "optimizer": optimizer(training).init(like)}
+    with opened(folder / "checkpoints") as checkpoints:
+        return checkpoints.load(step, **state)
+
+
+def steps_saved(folder: pathlib.Path) -> list[int]:
+    return sorted(int(path.name) for path in (folder / "checkpoints").iterdir())
+
+
+def losses(folder: pathlib.Path) -> list[tuple[int, float]]:
+    return [(line["step"], line["loss"]) for line in read_metrics(folder / METRICS)]
+
+
+def same_bits(one, other) -> bool:
+    """Whether two trees are alike in structure and equal in every bit."""
+    alike = jax.tree.map(
+        lambda a, b: np.asarray(a).tobytes() == np.asarray(b).tobytes(), one, other
+    )
+    return jax.tree.all(alike)
+
+
+def main() -> None:
+    for batch in map(int, sys.argv[1:]):
+        training = dataclasses.replace(TRAINING, batch=batch)
+        rows = batch_sharding(make_mesh(), batch).shard_shape((1, batch, WINDOW + 1))[1]
+        with tempfile.TemporaryDirectory() as folder:
+            fit(task(batch), training, pathlib.Path(folder))
+            found = {"devices": jax.device_count(), "rows": rows}
+            print(json.dumps({**found, "losses": losses(pathlib.Path(folder))}))
+
+
+if __name__ == "__main__":
+    main()
