@@ -1,32 +1,57 @@
-"""quickstart"""
+"""The paper's central finding, small: `kstore quickstart`.
+
+Two GPTs of 1.1 M parameters, one pretrained on one fixed biography of each of 600 people, one on
+five shuffled wordings, then finetuned on questions about half of the people, asked about the other
+half, and probed. Hardware: 2 CPU cores. `docs/RESULTS.md` has times and scores.
+
+`:smallest` only shows that everything runs.
+"""
 
 from kstore_jax import config as c
 
 
-def get_config(size=None):
+def get_config(size: str = "default"):
     config = c.default()
-    config.world.people = 400
+    config.sweep = c.product(data__variant=["single", "multi5+permute"])
+    config.world.people = 600
     config.data.vocabulary = "compact"
     config.model.update(layers=4, heads=4, width=128)
     config.pretrain.update(
-        steps=40,
+        steps=14_000,
         batch=4,
-        window=256,
+        window=128,
         learning_rate=3e-3,
-        warmup=10,
-        dispatch=10,
-        checkpoint_every=20,
+        warmup=280,
+        final=0.0,
+        dispatch=50,
+        checkpoint_every=1000,
     )
     config.finetune.update(
-        steps=20,
+        steps=400,
         batch=32,
-        rank=8,
+        learning_rate=3e-3,
+        weight_decay=1.0,
         embedding_rank=64,
-        learning_rate=1e-3,
-        dispatch=10,
-        checkpoint_every=10,
+        init_scale=0.01,
+        dispatch=20,
+        checkpoint_every=200,
     )
-    config.p_probe.update(steps=4, batch=25, learning_rate=1e-2, dispatch=2, checkpoint_every=2)
-    config.q_probe.update(steps=4, batch=50, learning_rate=1e-2, dispatch=2, checkpoint_every=2)
-    config.sweep = c.product(data__variant=["single", "multi5+permute"])
+    probe = {
+        "learning_rate": 1e-2,
+        "weight_decay": 1.0,
+        "head": "unembedding",
+        "updated": "shared",
+        "dispatch": 5,
+    }
+    config.p_probe.update(**probe, steps=60, batch=25, entries=1, checkpoint_every=20)
+    config.q_probe.update(**probe, steps=60, batch=75, checkpoint_every=30)
+    if size == "smallest":
+        config.world.people = 40
+        config.model.update(layers=1, heads=2, width=32)
+        config.pretrain.update(steps=40, dispatch=20, checkpoint_every=20, warmup=4)
+        config.finetune.update(steps=20, checkpoint_every=20)
+        config.p_probe.update(steps=5, batch=10, checkpoint_every=5)
+        config.q_probe.update(steps=5, batch=10, checkpoint_every=5)
+    elif size != "default":
+        raise ValueError(f"size {size!r}; expected smallest, or nothing")
     return config

@@ -129,13 +129,23 @@ class Finetune(Training):
 
 @dataclasses.dataclass(frozen=True)
 class Probe(Training):
-    """A probe on the frozen model: low-rank update of the embedding, norm, linear head."""
+    """A probe on the frozen model: low-rank update of the embedding, norm, linear head.
+
+    `head`: `linear` trains norm and head, as the paper does with 50,000 people. With a few hundred
+    a head of as many classes cannot be trained; `unembedding` takes the model's own rows for the
+    first tokens of the values and trains the embedding update alone (first-token tasks only).
+    `updated`: the tokens whose embedding is updated: `all`, as in the paper, or `shared`, those of
+    templates and the end of text. With few people a name's token is nearly the person's own, and
+    an update of it learns the training half by heart.
+    """
 
     steps: int = _number(30_000, 1)
     schedule: str = _one_of("linear", "cosine", "linear")
     final: float = _number(0.0, 0.0, 1.0)
     weight_decay: float = _number(0.3, 0.0)
     clip: float = _number(0.0, 0.0)
+    head: str = _one_of("linear", "linear", "unembedding")
+    updated: str = _one_of("all", "all", "shared")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -64,9 +64,13 @@ class Vocabulary:
     def end_of_text(self) -> int:
         return int(self._place[END_OF_TEXT])
 
+    def places(self, gpt2_ids: np.ndarray) -> np.ndarray:
+        """Model tokens (int32, same shape) of GPT-2 ids, -1 for an id left out."""
+        return self._place[gpt2_ids]
+
     def encode(self, gpt2_ids: np.ndarray) -> np.ndarray:
         """Model tokens (int32, same shape) of GPT-2 ids; raises ValueError for an id left out."""
-        tokens = self._place[gpt2_ids]
+        tokens = self.places(gpt2_ids)
         if tokens.size and tokens.min() < 0:
             unknown = np.unique(np.asarray(gpt2_ids)[tokens < 0])
             raise ValueError(f"GPT-2 ids {unknown[:5].tolist()} are not in this vocabulary")

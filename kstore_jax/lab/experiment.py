@@ -5,6 +5,7 @@ import functools
 import pathlib
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from kstore_jax.config import Experiment, PProbe, QProbe, as_dict
@@ -19,7 +20,16 @@ from kstore_jax.corpus.shards import (
     write_dataset,
 )
 from kstore_jax.corpus.tokenizer import Vocabulary
-from kstore_jax.lab.readings import TASKS, biography_readings, labels, name_readings
+from kstore_jax.lab.readings import (
+    FIRST_TOKEN_TASKS,
+    TASKS,
+    Tasks,
+    biography_readings,
+    class_tokens,
+    labels,
+    name_readings,
+    shared_tokens,
+)
 from kstore_jax.lab.stages import Cache, Stage
 from kstore_jax.model import adapters, forward
 from kstore_jax.model.matmul import fastest_dtype
@@ -263,17 +273,19 @@ class Lab:
     def _p_probe(self, folder: pathlib.Path) -> dict:
         """Trained on biographies of P_train and tested on those of P_test."""
         training = self.experiment.p_probe
-        of_people, classes = labels(self.language, self.people)
+        tasks = _tasks(training)
+        of_people, classes = labels(self.language, self.people, tasks)
         chosen = np.flatnonzero(self.corpus.entries < (training.entries or self.variant.entries))
         whose = self.corpus.people[chosen]
         rows = self.corpus.rows.rows(chosen)
-        readings = biography_readings(rows, of_people[whose], self.vocabulary)
+        readings = biography_readings(rows, of_people[whose], self.vocabulary, tasks)
         return self._probe(folder, training, "layer", readings, self.in_train[whose], classes)
 
     def _q_probe(self, folder: pathlib.Path) -> dict:
-        _, classes = labels(self.language, self.people)
-        readings = name_readings(self.language, self.people, self.vocabulary)
         training = self.experiment.q_probe
+        tasks = _tasks(training)
+        _, classes = labels(self.language, self.people, tasks)
+        readings = name_readings(self.language, self.people, self.vocabulary, tasks)
         return self._probe(folder, training, "batch", readings, self.in_train, classes)
 
     def _probe(
@@ -292,33 +304,48 @@ class Lab:
             chosen = order.rows(step * training.batch, count * training.batch)
             return readings.rows(seen[chosen].reshape(count, training.batch))
 
+        frozen = dict(self.pretrained)
+        trainable = probes.init_probe(self.shape, training, classes, self._key(2))
+        if training.head == "unembedding":
+            tokens = class_tokens(self.language, self.vocabulary)
+            frozen["head"] = probes.model_head(self.shape, self.pretrained, tokens)
+            del trainable["head"]
+        if training.updated == "shared":
+            shared = shared_tokens(self.language, self.vocabulary)
+            frozen["updated"] = jnp.zeros(self.shape.vocabulary).at[shared].set(1.0)
         task = Task(
             name=folder.name.split("-")[0],
             objective=probes.probe_objective(self.shape, classes, norm),
             merge=probes.with_probe,
-            frozen=self.pretrained,
-            trainable=probes.init_probe(self.shape, training, classes, self._key(2)),
+            frozen=frozen,
+            trainable=trainable,
             make_batch=make_batch,
             step_tokens=training.batch * len(classes) * readings.tokens.shape[1],
         )
         trained = fit(task, training, folder)
         accuracy = probes.probe_accuracy(
             self.shape,
-            probes.with_probe(self.pretrained, trained),
+            probes.with_probe(frozen, trained),
             classes,
             norm,
             probes.Readings(**readings.rows(seen)),
             probes.Readings(**readings.rows(held_out)),
         )
-        found: dict = {
-            part: {"first": {}, "whole": {}} for part in ("accuracy", "baseline", "ceiling")
-        }
-        for t, (name, kind) in enumerate(TASKS):
+        found: dict = {part: {"first": {}, "whole": {}} for part in ("accuracy", "baseline")}
+        if training.head == "linear":
+            found["ceiling"] = {"first": {}, "whole": {}}
+        for t, (name, kind) in enumerate(_tasks(training)):
             known, asked = readings.labels[seen, t], readings.labels[held_out, t]
             found["accuracy"][kind][name] = [None if np.isnan(x) else float(x) for x in accuracy[t]]
             found["baseline"][kind][name] = qa.majority_baseline(known, asked)
-            found["ceiling"][kind][name] = float(np.isin(asked, known).mean())
+            if training.head == "linear":
+                found["ceiling"][kind][name] = float(np.isin(asked, known).mean())
         return {**found.pop("accuracy"), **found}
+
+
+def _tasks(training: PProbe | QProbe) -> Tasks:
+    """A whole value has no row in the model's own head."""
+    return TASKS if training.head == "linear" else FIRST_TOKEN_TASKS
 
 
 def _by_attribute(right: np.ndarray) -> dict[str, float]:

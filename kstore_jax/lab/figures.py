@@ -126,6 +126,8 @@ def _draw_q_probing(
     }
     for kind, (shift, style) in styles.items():
         asked = [a for a in ATTRIBUTES if a in seeds[kind][0]]
+        if not asked:
+            continue
         x = np.array([ATTRIBUTES.index(a) for a in asked]) + shift
         once = kind == "first"
         _bars(axes, x, 0.27, [[seed[a] for a in asked] for seed in seeds[kind]], 7.0, **style)
@@ -314,7 +316,8 @@ def q_probing(which: int, group: Group) -> Drawing:
         f"{group.label} · Q-probing", look(which)[0], seeds, guess, theirs, ceiling
     )
     means = {kind: _told(_at_name(group.means("q_probe", kind))) for kind in kinds}
-    alt = f"{group.label}: Q-probing. First token: {means['first']}. Whole: {means['whole']}."
+    whole = f" Whole: {means['whole']}." if means["whole"] else ""
+    alt = f"{group.label}: Q-probing. First token: {means['first']}.{whole}"
     return _drawing("q-probing", which, group, png, alt + _theirs(theirs and theirs["first"]))
 
 

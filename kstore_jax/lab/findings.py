@@ -128,7 +128,7 @@ def _check(row: dict) -> None:
         for name in ("mean", *ATTRIBUTES):
             _share(f"{table}.{name}", row[table][name])
     for probe, positions in (("p_probe", 6), ("q_probe", 1)):
-        for kind, names in (("first", ATTRIBUTES), ("whole", ATTRIBUTES[1:])):
+        for kind, names in (("first", ATTRIBUTES), ("whole", row[probe]["whole"])):
             for name in names:
                 _share(f"{probe}.baseline", row[probe]["baseline"][kind][name])
                 if row[probe].get("ceiling"):

@@ -275,16 +275,26 @@ def _what_was_run(found: Sequence[Group], provenance: dict) -> list[Html]:
         tag("dl", *items),
         _times(found),
         tag("h3", "What to keep in mind"),
-        tag("p", _CAVEAT),
+        *(tag("p", _CAVEATS[head]) for head in sorted({c.p_probe.head for c in configs})),
+        tag("p", _SMALLER),
     ]
 
 
-_CAVEAT = (
-    "A linear probe has a class for each value, and cannot name a value that nobody of the half it "
-    "was trained on has. With few people there are such values, so the ceiling of the probes is "
-    "below 100 %; the paper, with 100,000 people, does not meet it. For the same reason, compare "
-    "shapes with the paper's rather than last digits: fewer people, a smaller model."
-)
+_SMALLER = "Compare shapes with the paper's rather than last digits: fewer people, a smaller model."
+
+_CAVEATS = {
+    "linear": (
+        "A linear probe has a class for each value, and cannot name a value that nobody of the "
+        "half it was trained on has. With few people there are such values, so the ceiling of the "
+        "probes is below 100 %; the paper, with 100,000 people, does not meet it."
+    ),
+    "unembedding": (
+        "The paper trains a linear head for each probe on 50,000 people. This run has too few for "
+        "a head of hundreds of classes: its probes read first tokens through the model's own "
+        "output rows, and only the low-rank update of the embedding is trained."
+    ),
+}
+"""What the head of the probes means for their reading."""
 
 _SETTINGS = (
     ("model", "GPT-2, {m.layers} layers, {m.heads} heads, width {m.width}, {m.dtype}", "model"),

@@ -8,12 +8,15 @@ def row(lab: Lab) -> dict:
 
     `qa` is exact match on P_test and `qa_train` its mean on P_train; `bio_recall` is the share of
     attribute values predicted whole inside the biographies; `exposures` counts how often each
-    person is read about in pretraining. The ceiling of a probe is the share of held-out people
-    whose class somebody of the other half has too: a linear probe cannot name any other.
+    person is read about in pretraining. A linear probe's ceiling is the share of held-out people
+    whose class somebody of the other half has too: it cannot name any other.
     """
     found = {stage.name: lab.cache.result(stage) for stage in lab.stages}
     answers = found["qa"]
-    probe_parts = ("first", "whole", "baseline", "ceiling")
+    probed = {
+        name: {part: value for part, value in found[name].items() if part != "seconds"}
+        for name in ("p_probe", "q_probe")
+    }
     return {
         "dataset": lab.experiment.data.variant,
         "seed": lab.experiment.seed,
@@ -27,8 +30,7 @@ def row(lab: Lab) -> dict:
         "qa_train": answers["train"]["exact"]["mean"],
         "qa_first": {"train": answers["train"]["first"], "test": answers["test"]["first"]},
         "qa_baseline": answers["baseline"],
-        "p_probe": {name: found["p_probe"][name] for name in probe_parts},
-        "q_probe": {name: found["q_probe"][name] for name in probe_parts},
+        **probed,
         "seconds": sum(result["seconds"] for result in found.values()),
         "seconds_by_stage": {name: result["seconds"] for name, result in found.items()},
     }

@@ -70,10 +70,34 @@ def init_probe(
     }
 
 
+def model_head(shape: Shape, params: Params, class_tokens: tuple[np.ndarray, ...]) -> dict:
+    """A head that is not trained: the model's own output rows for the tokens of each task's classes
+    (-1 for a class without one), after a norm without gain."""
+    tasks, most = len(class_tokens), max(len(tokens) for tokens in class_tokens)
+    tokens = np.full((tasks, most), -1)
+    for row, of_task in zip(tokens, class_tokens, strict=True):
+        row[: len(of_task)] = of_task
+    kernel_TxCxD = params["embedding"][np.maximum(tokens, 0)]
+    return {
+        "norm": {"scale": jnp.ones((tasks, shape.width)), "bias": jnp.zeros((tasks, shape.width))},
+        "linear": {
+            "kernel": kernel_TxCxD.swapaxes(1, 2),
+            "bias": jnp.where(tokens < 0, jnp.finfo(jnp.float32).min, 0.0),
+        },
+    }
+
+
 def with_probe(frozen: Params, trainable: dict) -> Params:
-    """The frozen model with T embedding tables, and the head of the probe beside it."""
-    merged = merge(frozen, {"embedding": trainable["embedding"]}, alpha=1.0)
-    return {**merged, "head": trainable["head"]}
+    """The frozen model with T embedding tables, and the head of the probe beside it.
+
+    `frozen` may hold a `head` that is not trained, and `updated` (V,), 1 for the tokens whose
+    embedding the update acts on and 0 for the others.
+    """
+    update = trainable["embedding"]
+    if "updated" in frozen:
+        update = {**update, "a": update["a"] * frozen["updated"][None, :, None]}
+    merged = merge(frozen, {"embedding": update}, alpha=1.0)
+    return {**merged, "head": trainable["head"] if "head" in trainable else frozen["head"]}
 
 
 def features(shape: Shape, params: Params, batch: dict[str, jax.Array]) -> jax.Array:

@@ -1,0 +1,145 @@
+"""An experiment trains on half of the people, asks the other half, and says what it found."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from kstore_jax.config import parse
+from kstore_jax.lab import experiment
+from kstore_jax.lab.experiment import Lab
+from kstore_jax.lab.stages import Cache
+from kstore_jax.model import adapters
+from kstore_jax.readout import qa
+from kstore_jax.world.people import ATTRIBUTES
+from tests.train.training import same_bits
+
+STAGES = ("shards", "pretrain", "recall", "finetune", "qa", "p_probe", "q_probe")
+
+
+@pytest.fixture(scope="module", params=[0, 1], ids=["single", "multi2+permute"])
+def lab(request, finished) -> Lab:
+    """A row of the finished sweep."""
+    rows = json.loads((finished / "config.json").read_text())["rows"]
+    return Lab(parse(rows[request.param]), Cache(finished / "stages"))
+
+
+class Caught(Exception):
+    pass
+
+
+@pytest.fixture
+def trained_by(lab, monkeypatch, tmp_path):
+    """`(stage) -> Task`: what that stage would train."""
+
+    def stopped(task, training, folder):
+        raise Caught(task)
+
+    def task(name: str):
+        monkeypatch.setattr(experiment, "fit", stopped)
+        with pytest.raises(Caught) as caught:
+            getattr(lab, name).compute(tmp_path)
+        return caught.value.args[0]
+
+    return task
+
+
+def names(lab: Lab, inside: bool) -> list[str]:
+    """The full names of P_train or P_test."""
+    pools, who = lab.language.pools, lab.people.rows(np.flatnonzero(lab.in_train == inside))
+    return [
+        f"{pools.first_names[first]} {pools.middle_names[middle]} {pools.last_names[last]}"
+        for first, middle, last in who.names
+    ]
+
+
+def test_every_stage_has_its_result(lab):
+    assert tuple(stage.name for stage in lab.stages) == STAGES
+    assert lab.done
+    assert sorted(lab.in_train) == [False] * 10 + [True] * 10
+
+
+@pytest.mark.parametrize("stage", ["finetune", "p_probe", "q_probe"])
+def test_nobody_of_p_test_enters_a_batch_and_all_of_p_train_do(lab, trained_by, stage):
+    tokens = trained_by(stage).make_batch(0, 50)["tokens"]
+    rows = np.unique(tokens.reshape(-1, tokens.shape[-1]), axis=0)
+    texts = [lab.vocabulary.decode(row) for row in rows]
+    assert not any(name in text for name in names(lab, False) for text in texts)
+    assert all(any(name in text for text in texts) for name in names(lab, True))
+
+
+def test_everybody_is_read_about_in_pretraining(lab, trained_by):
+    tokens = trained_by("pretrain").make_batch(0, 200)["tokens"]
+    text = " ".join(lab.vocabulary.decode(row) for row in tokens.reshape(-1, tokens.shape[-1]))
+    everybody = names(lab, True) + names(lab, False)
+    assert sum(name in text for name in everybody) == 20
+
+
+def test_a_batch_is_a_function_of_its_step(trained_by):
+    for stage in ("pretrain", "finetune", "p_probe", "q_probe"):
+        make = trained_by(stage).make_batch
+        together = make(3, 4)
+        for k in range(4):
+            alone = make(3 + k, 1)
+            assert all(np.array_equal(together[name][k], alone[name][0]) for name in together)
+
+
+def test_questions_are_asked_and_answered_to_the_end(lab):
+    examples = lab.questions
+    assert len(examples) == 20 * 6
+    assert examples.positions.shape[1] == 1
+    pools = lab.language.pools
+    for row in range(len(examples)):
+        person, a = divmod(row, 6)
+        kept = examples.weights[row, 0] > 0
+        answer = lab.vocabulary.decode(examples.targets[row, 0][kept])
+        value = pools.values[ATTRIBUTES[a]][lab.people.values[person, a]]
+        assert answer == f" {value}<|endoftext|>"
+        before = lab.vocabulary.decode(examples.tokens[row, : examples.positions[row, 0, 0] + 1])
+        assert before.endswith("? Answer:")
+        assert value not in before
+
+
+def test_frozen_is_the_pretrained_model_and_stays_so(lab, trained_by):
+    for stage in ("finetune", "p_probe", "q_probe"):
+        assert same_bits(trained_by(stage).frozen, lab.pretrained)
+
+
+def test_qa_scores_the_finetuned_model_on_the_other_half(lab):
+    found = lab.cache.result(lab.qa)
+    training = lab.experiment.finetune
+    lora = lab._trained(lab.finetune, training.steps, lab._lora())
+    params = adapters.merge(lab.pretrained, lora, training.alpha)
+    whole, first = qa.span_accuracy(lab.shape, params, lab.questions)
+    for right, kind in ((whole, "exact"), (first, "first")):
+        right = right.reshape(20, 6)
+        for half, inside in (("train", lab.in_train), ("test", ~lab.in_train)):
+            expected = {name: right[inside, a].mean() for a, name in enumerate(ATTRIBUTES)}
+            expected["mean"] = np.mean(list(expected.values()))
+            assert found[half][kind] == pytest.approx(expected)
+
+
+def test_probes_report_each_position_once_and_none_where_nobody_is_asked(lab):
+    found = lab.cache.result(lab.p_probe)
+    assert all(len(found["first"][name]) == 6 for name in ATTRIBUTES)
+    assert set(found["whole"]) == set(ATTRIBUTES[1:])
+    assert found["first"]["birth_date"][0] is not None
+    if lab.experiment.data.variant == "single":  # sentences in one order: the date comes first
+        assert found["first"]["birth_date"][1:] == [None] * 5
+        assert None not in found["whole"]["company_city"]
+    names_only = lab.cache.result(lab.q_probe)
+    assert all(len(names_only["whole"][name]) == 1 for name in ATTRIBUTES[1:])
+
+
+def test_exposures_count_how_often_a_person_is_read_about(lab):
+    training, rows = lab.experiment.pretrain, lab.corpus.rows
+    tokens = len(rows.tokens) + len(rows)  # with the ends of text
+    per_person = lab.variant.entries
+    expected = training.steps * training.batch * training.window / tokens * per_person
+    assert lab.cache.result(lab.pretrain)["exposures"] == pytest.approx(expected)
+
+
+def test_an_experiment_is_described_by_its_fields_alone(lab):
+    again = Lab(dataclasses.replace(lab.experiment), lab.cache)
+    assert [stage.key for stage in again.stages] == [stage.key for stage in lab.stages]

@@ -1,0 +1,288 @@
+"""A sweep killed at any moment, and started again, ends as one that nothing disturbed."""
+
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+import signal
+import time
+import warnings
+
+import jax
+import numpy as np
+import pytest
+from orbax.checkpoint import v1 as ocp
+
+from kstore_jax import cli
+from kstore_jax.lab import sweep as sweep_module
+from kstore_jax.lab import workers
+
+TRAINED = ("pretrain", "finetune", "p_probe", "q_probe")
+PATIENCE = 300  # seconds; a machine may be busy
+
+pytestmark = [
+    pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="reads /proc"),
+    pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning"),
+]
+
+
+def rows(workdir: pathlib.Path) -> list[dict]:
+    """What a sweep found, without the time it took."""
+    found = json.loads((workdir / "results.json").read_text())["rows"]
+    return [{k: v for k, v in row.items() if not k.startswith("seconds")} for row in found]
+
+
+def states(workdir: pathlib.Path) -> dict[str, bytes]:
+    """Every array of the last checkpoint of every stage, bit for bit."""
+    arrays = {}
+    for folder in sorted((workdir / "stages").glob("*/checkpoints")):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that arrays come back as they were saved
+            with ocp.training.Checkpointer(folder.absolute()) as checkpointer:
+                tree = checkpointer.load_checkpointables(newest(folder))
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+            name = f"{folder.parent.name}/{newest(folder)}{jax.tree_util.keystr(path)}"
+            arrays[name] = np.asarray(leaf).tobytes()
+    return arrays
+
+
+def losses(workdir: pathlib.Path) -> dict[str, list]:
+    """Step and loss of every line of the metrics of every stage."""
+    found = {}
+    for path in sorted((workdir / "stages").glob("*/metrics.jsonl")):
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        found[path.parent.name] = [(line["step"], line["loss"]) for line in lines]
+    return found
+
+
+def assert_alike(one: pathlib.Path, other: pathlib.Path) -> None:
+    assert rows(one) == rows(other)
+    ours, theirs = states(one), states(other)
+    assert len(ours) > 100
+    assert ours.keys() == theirs.keys()
+    assert [name for name in ours if ours[name] != theirs[name]] == []
+    assert losses(one) == losses(other)
+
+
+def newest(folder: pathlib.Path) -> int:
+    """The step of the newest whole checkpoint, 0 where there is none."""
+    there = folder.iterdir() if folder.exists() else ()
+    return max((int(path.name) for path in there if path.name.isdigit()), default=0)
+
+
+def workers_of(workdir: pathlib.Path) -> list[int]:
+    """The worker processes that live for this workdir."""
+    alive = []
+    for path in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            command = path.read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if b"kstore_jax.lab.workers" in command and str(workdir).encode() in command:
+            alive.append(int(path.parent.name))
+    return alive
+
+
+def wait_until(true, seconds: float = PATIENCE) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.002)
+
+
+def killed_in(stage: str, start, workdir: pathlib.Path, victim: str = "parent"):
+    """Starts a sweep and kills a process of it in a stage: one that is at work in this very run
+    and, where it trains, has just written a checkpoint. Returns the status and what was said."""
+    stages = workdir / "stages"
+    before = {path.name: newest(path / "checkpoints") for path in stages.glob("*")}
+    started = time.time()
+    process = start()
+    at_work = []
+
+    def is_there() -> bool:
+        assert process.poll() is None, process.communicate()
+        at_work.clear()
+        for folder in stages.glob(f"{stage}-*"):
+            mark = folder / "provenance.json"
+            begun = mark.exists() and mark.stat().st_mtime > started
+            far = stage not in TRAINED or newest(folder / "checkpoints") > before.get(
+                folder.name, 0
+            )
+            if begun and far and not (folder / "result.json").exists():
+                at_work.append(folder)
+        return bool(at_work) and bool(workers_of(workdir))
+
+    try:
+        wait_until(is_there)
+        pid = process.pid if victim == "parent" else workers_of(workdir)[0]
+    except BaseException:
+        process.kill()
+        raise
+    os.kill(pid, signal.SIGKILL)
+    said = process.communicate(timeout=30)
+    wait_until(lambda: not workers_of(workdir), seconds=5)
+    assert not (workdir / "results.json").exists()
+    return process.returncode, said, [f for f in at_work if not (f / "result.json").exists()]
+
+
+def test_a_sweep_killed_in_pretraining_and_in_a_probe_ends_as_an_undisturbed_one(
+    finished, sweep, tmp_path
+):
+    workdir = tmp_path / "run"
+
+    def start():
+        return sweep(workdir)
+
+    status, _, unfinished = killed_in("pretrain", start, workdir)
+    assert status == -signal.SIGKILL
+    assert unfinished
+
+    status, (out, err), _ = killed_in("finetune", start, workdir, victim="worker")
+    assert status == 1
+    assert out == ""
+    assert "Traceback" not in err
+    complaints = [line for line in err.splitlines() if "kstore:" in line]
+    assert len(complaints) == 1
+    assert "a worker ended with status -9" in complaints[0]
+    assert f"{workdir}/workers/row-" in complaints[0]
+
+    status, _, unfinished = killed_in("p_probe", start, workdir)
+    assert status == -signal.SIGKILL
+    assert unfinished
+
+    process = start()
+    said = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, said
+    assert_alike(workdir, finished)
+
+
+@pytest.mark.slow
+def test_a_sweep_killed_in_every_stage_ends_as_an_undisturbed_one(sweep, tmp_path):
+    """With programs compiled as ever, each time anew, and large enough that their results depend
+    on the number of threads."""
+    larger = [
+        *("--config.model.layers=2", "--config.model.width=64", "--config.model.dtype=auto"),
+        *("--config.pretrain.batch=8", "--config.pretrain.window=128"),
+    ]
+    as_ever = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "0", "JAX_ENABLE_COMPILATION_CACHE": "0"}
+    undisturbed, workdir = tmp_path / "undisturbed", tmp_path / "killed"
+    process = sweep(undisturbed, *larger, **as_ever)
+    assert process.wait() == 0
+    for stage in ("shards", "pretrain", "finetune", "qa", "p_probe", "q_probe"):
+        status, _, unfinished = killed_in(
+            stage, lambda: sweep(workdir, *larger, **as_ever), workdir
+        )
+        assert status == -signal.SIGKILL
+        assert unfinished, f"{stage} was over before it could be killed"
+    process = sweep(workdir, *larger, **as_ever)
+    assert process.wait() == 0
+    assert_alike(workdir, undisturbed)
+
+
+@pytest.fixture
+def copied(finished, tmp_path) -> pathlib.Path:
+    """A copy of the finished workdir."""
+    return pathlib.Path(shutil.copytree(finished, tmp_path / "run"))
+
+
+def again(config_file, workdir: pathlib.Path, *overrides: str) -> int:
+    """Runs the sweep once more in this process; the exit status."""
+    config = f"--config={config_file}"
+    return cli.main(["sweep", config, f"--workdir={workdir}", "--workers=2", *overrides])
+
+
+def contents(folder: pathlib.Path) -> dict[str, tuple[int, str]]:
+    """When every file was written, and what it holds."""
+    return {
+        str(path): (path.stat().st_mtime_ns, hashlib.sha256(path.read_bytes()).hexdigest())
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_a_finished_sweep_is_asked_again_without_computing(copied, config_file, capsys):
+    before, found = contents(copied / "stages"), rows(copied)
+    assert again(config_file, copied) == 0
+    assert contents(copied / "stages") == before
+    assert rows(copied) == found
+    assert capsys.readouterr().out.strip() == str(copied / "report.html")
+
+
+def test_a_stage_that_ended_without_its_result_is_taken_from_its_checkpoint(
+    copied, finished, config_file
+):
+    """Killed between the last checkpoint and the result, and between two stages."""
+    for name in ("pretrain", "q_probe"):
+        for path in (copied / "stages").glob(f"{name}-*/result.json"):
+            path.unlink()
+    config = f"--config={config_file}"
+    assert cli.main(["sweep", config, f"--workdir={copied}", "--workers=1"]) == 0
+    assert_alike(copied, finished)
+
+
+@pytest.mark.parametrize("place", [0.0, 0.5, 0.99])
+def test_a_byte_changed_in_a_shard_is_told_in_one_line(copied, config_file, capsys, place):
+    part = sorted((copied / "stages").glob("shards-*/dataset/part-*"))[-1]
+    content = bytearray(part.read_bytes())
+    content[int(place * len(content))] ^= 1
+    part.write_bytes(content)
+    before = contents(copied)
+    assert again(config_file, copied) == 1
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err == f"kstore: {part}: changed since it was written (SHA-256 differs)\n"
+    assert contents(copied) == before
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("--config.seed=1", "rows.0.seed: 0 there, 1 asked for"),
+        ("--config.finetune.steps=48", "rows.0.finetune.steps: 24 there, 48 asked for"),
+        ("--config.data.variant=single", "rows: "),
+    ],
+)
+def test_a_workdir_of_another_configuration_is_refused(copied, config_file, capsys, override, said):
+    before = contents(copied)
+    assert again(config_file, copied, override) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith(f"kstore: {copied} was made by another configuration ({said}")
+    assert contents(copied) == before
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path, config_file, capsys):
+    (tmp_path / "thesis.tex").write_text("mine")
+    assert again(config_file, tmp_path) == 2
+    assert "is not empty and holds no run of ours" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+class Caught(Exception):
+    pass
+
+
+def test_the_last_row_goes_on_with_its_share_of_the_cores(copied, config_file, monkeypatch):
+    """Sums depend on the number of threads, so on the cores a row is bound to."""
+    next((copied / "stages").glob("qa-*/result.json")).unlink()
+
+    def run_in_processes(_, waiting, workers):
+        raise Caught(len(waiting), workers)
+
+    monkeypatch.setattr(sweep_module, "run_in_processes", run_in_processes)
+    with pytest.raises(Caught) as caught:
+        again(config_file, copied)
+    assert caught.value.args == (1, 2)
+
+
+@pytest.mark.parametrize("cores", [1, 2, 3, 5, 16])
+def test_all_workers_get_as_many_cores(monkeypatch, cores):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(10, 10 + cores)))
+    for count in range(1, 8):
+        shares = workers._shares_of_cores(count)
+        assert len(shares) == count
+        assert {len(share) for share in shares} == {max(1, cores // count)}
+        assert set.union(*shares) <= set(range(10, 10 + cores))
+        if count <= cores:
+            assert sum(map(len, shares)) == len(set.union(*shares))

@@ -1,0 +1,202 @@
+"""Stages are named by what they depend on, computed once, and done when their result is there."""
+
+import dataclasses
+import json
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from kstore_jax.config import Experiment
+from kstore_jax.lab.experiment import Lab
+from kstore_jax.lab.stages import RESULT, Cache, Stage
+
+
+def stage(config=None, parents=(), name="stage", compute=lambda folder: {}) -> Stage:
+    return Stage(name, config if config is not None else {"a": 1, "b": {"c": 2}}, parents, compute)
+
+
+def test_the_same_configuration_gives_the_same_key():
+    assert stage().key == stage().key
+    assert stage({"b": {"c": 2}, "a": 1}).key == stage().key
+    assert stage(compute=lambda folder: {"other": 1}).key == stage().key
+
+
+def test_any_change_of_configuration_name_or_parents_gives_another_key():
+    parent, other = stage({"x": 1}), stage({"x": 2})
+    every = [
+        stage(),
+        stage({"a": 1, "b": {"c": 3}}),
+        stage({"a": 1}),
+        stage({"a": 1.0, "b": {"c": 2}}),
+        stage({"a": "1", "b": {"c": 2}}),
+        stage(name="another"),
+        stage(parents=(parent,)),
+        stage(parents=(other,)),
+        stage(parents=(parent, other)),
+        stage(parents=(other, parent)),
+        stage(parents=(stage(parents=(parent,)),)),
+        stage(parents=(stage(parents=(other,)),)),
+    ]
+    assert len({s.key for s in every}) == len(every)
+
+
+def fields(part, path=()):
+    """Every field of a configuration, as the path to it."""
+    for field in dataclasses.fields(part):
+        value = getattr(part, field.name)
+        inner = dataclasses.is_dataclass(value)
+        yield from fields(value, (*path, field.name)) if inner else [(*path, field.name)]
+
+
+def changed(part, path):
+    """The configuration with another value in one field."""
+    name, *rest = path
+    value = getattr(part, name)
+    others = {"variant": "single", "vocabulary": "compact", "dtype": "bfloat16"}
+    if rest:
+        new = changed(value, rest)
+    elif name == "schedule":
+        new = "linear" if value == "cosine" else "cosine"
+    elif name == "dispatch":
+        new = 5
+    elif isinstance(value, str):
+        new = others.get(name, "elsewhere")
+    else:
+        new = {"final": 0.5, "b1": 0.5, "b2": 0.5, "rotary": 0.5, "heads": 6, "width": 384}.get(
+            name, value * 2 + 2
+        )
+    return dataclasses.replace(part, **{name: new})
+
+
+ALL = ("shards", "pretrain", "recall", "finetune", "qa", "p_probe", "q_probe")
+AFTER = {
+    "world": ALL,
+    "data": ALL,
+    "seed": ALL[1:],
+    "model": ALL[1:],
+    "pretrain": ALL[1:],
+    "finetune": ("finetune", "qa"),
+    "p_probe": ("p_probe",),
+    "q_probe": ("q_probe",),
+}
+
+
+@pytest.mark.parametrize("path", list(fields(Experiment())), ids=".".join)
+def test_a_field_changes_the_stages_that_depend_on_it_and_no_other(path):
+    def keys(experiment):
+        return {s.name: s.key for s in Lab(experiment, Cache(pathlib.Path("nowhere"))).stages}
+
+    before, after = keys(Experiment()), keys(changed(Experiment(), path))
+    expected = ALL[1:] if path == ("data", "vocabulary") else AFTER[path[0]]
+    assert tuple(name for name in ALL if before[name] != after[name]) == expected
+
+
+def test_a_result_is_there_only_when_the_stage_is_complete(tmp_path):
+    cache = Cache(tmp_path)
+    seen = []
+
+    def compute(folder):
+        seen.append([path.name for path in folder.iterdir()])
+        if len(seen) == 1:
+            (folder / "left").touch()
+            raise RuntimeError
+        return {"found": 7}
+
+    broken = stage(compute=compute)
+    with pytest.raises(RuntimeError):
+        cache.ensure(broken)
+    assert cache.result(broken) is None
+    assert not (cache.folder(broken) / RESULT).exists()
+    assert cache.ensure(broken)["found"] == 7
+    assert "left" in seen[1]
+    assert RESULT not in seen[1]
+    assert cache.result(broken)["found"] == 7
+    assert json.loads((cache.folder(broken) / "config.json").read_text()) == broken.config
+    cache.ensure(broken)
+    assert len(seen) == 2
+
+
+def test_half_a_result_is_no_result(tmp_path, monkeypatch):
+    """A kill between writing the file and renaming it leaves the stage undone."""
+    cache = Cache(tmp_path)
+
+    def killed(source, target):
+        if pathlib.Path(target).name == RESULT:
+            raise KeyboardInterrupt
+        pathlib.Path(source).rename(target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            cache.ensure(stage())
+    assert cache.result(stage()) is None
+    assert "seconds" in cache.ensure(stage())
+
+
+def test_parents_are_computed_first_and_once(tmp_path):
+    order = []
+
+    def noting(name, *parents):
+        def compute(_):
+            order.append(name)
+            return {}
+
+        return stage({}, parents, name, compute)
+
+    top = noting("top")
+    left, right = noting("left", top), noting("right", top)
+    Cache(tmp_path).ensure(noting("bottom", left, right))
+    assert order == ["top", "left", "right", "bottom"]
+
+
+ASKING = """
+import pathlib, sys, time
+from kstore_jax.lab.stages import Cache, Stage
+
+def compute(folder):
+    with (folder / "computed").open("a") as file:
+        print("once", file=file)
+    if sys.argv[2] == "hang":
+        time.sleep(600)
+    time.sleep(1)
+    return {"by": sys.argv[2]}
+
+pathlib.Path(sys.argv[1], sys.argv[2] + ".asks").touch()
+print(Cache(pathlib.Path(sys.argv[1])).ensure(Stage("stage", {}, (), compute))["by"])
+"""
+
+
+def asking(root: pathlib.Path, name: str) -> subprocess.Popen:
+    """A process that asks for a stage."""
+    command = [sys.executable, "-c", ASKING, str(root), name]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def wait_for(path: pathlib.Path) -> None:
+    end = time.monotonic() + 120
+    while not path.exists():
+        assert time.monotonic() < end, f"{path} never came"
+        time.sleep(0.01)
+
+
+def test_a_stage_is_computed_once_and_taken_over_from_a_process_that_was_killed(tmp_path):
+    plain = stage({})
+    note = Cache(tmp_path).folder(plain) / "computed"
+    hanging = asking(tmp_path, "hang")
+    wait_for(note)
+    waiting = [asking(tmp_path, name) for name in ("one", "two")]
+    for name in ("one", "two"):
+        wait_for(tmp_path / f"{name}.asks")
+    time.sleep(0.5)
+    assert all(process.poll() is None for process in waiting)
+    assert note.read_text() == "once\n"
+    hanging.send_signal(signal.SIGKILL)
+    hanging.communicate()
+    said = [process.communicate(timeout=120)[0].strip() for process in waiting]
+    assert said in (["one", "one"], ["two", "two"])
+    assert note.read_text() == "once\nonce\n"  # by the one killed, and by one of the two
+    assert Cache(tmp_path).ensure(plain)["by"] == said[0]
