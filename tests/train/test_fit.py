@@ -126,12 +126,13 @@ def test_a_loss_that_is_not_finite_ends_the_training_at_the_last_good_checkpoint
         return next_token(SHAPE)(params, batch) / batch["weights"].mean()
 
     spoiled = dataclasses.replace(plain, objective=objective, make_batch=make_batch)
+    training = dataclasses.replace(TRAINING, checkpoint_every=5)
     for _ in range(2):  # the second time it goes on from step 10
         with pytest.raises(UserError, match="steps 11 to 15") as told:
-            fit(spoiled, TRAINING, tmp_path)
+            fit(spoiled, training, tmp_path)
         assert "the loss became nan" in str(told.value)
         assert "\n" not in str(told.value)
-        assert steps_saved(tmp_path) == [10]
+        assert steps_saved(tmp_path) == [5, 10]
         assert [step for step, _ in losses(tmp_path)] == [5, 10]
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(saved(tmp_path, 10)))
 
