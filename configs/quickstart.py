@@ -4,7 +4,7 @@ Two GPTs of 1.1 M parameters, one pretrained on one fixed biography of each of 4
 five shuffled wordings, then finetuned on questions about half of the people, asked about the other
 half, and probed. Hardware: 2 CPU cores. `docs/RESULTS.md` has times and scores.
 
-`:smallest` only shows that everything runs.
+`:smallest` only shows that everything runs; `:longer` trains on more people for longer.
 """
 
 from kstore_jax import config as c
@@ -52,6 +52,9 @@ def get_config(size: str = "default"):
         config.finetune.update(steps=20, checkpoint_every=20)
         config.p_probe.update(steps=5, batch=10, checkpoint_every=5)
         config.q_probe.update(steps=5, batch=10, checkpoint_every=5)
+    elif size == "longer":
+        config.world.people = 600
+        config.pretrain.update(steps=24_000, warmup=480)
     elif size != "default":
-        raise ValueError(f"size {size!r}; expected smallest, or nothing")
+        raise ValueError(f"size {size!r}; expected smallest, longer, or nothing")
     return config

@@ -1,5 +1,7 @@
 """The `kstore` command: nothing but dispatch."""
 
+import errno
+import os
 import pathlib
 import re
 import sys
@@ -27,7 +29,21 @@ def guarded(action: Callable[[], None]) -> int:
         return _complain(f"{where}{error.strerror}", 2)
     except KeyboardInterrupt:
         return _complain("interrupted; the same command goes on from here", 130)
+    except Exception as error:
+        if not _is_full_disk(error):
+            raise
+        where = re.search(r"/[^\s\":;]+", str(error))
+        what = f"{where[0]}: " if where else ""
+        return _complain(f"{what}no space left on device; what was whole before is kept", 2)
     return 0
+
+
+def _is_full_disk(error: BaseException | None) -> bool:
+    """ArrayRecord and Orbax report a full disk as errors of their own, in words."""
+    if error is None:
+        return False
+    inside = (error.__cause__, error.__context__, *getattr(error, "exceptions", ()))
+    return os.strerror(errno.ENOSPC) in str(error) or any(map(_is_full_disk, inside))
 
 
 def _complain(message: str, status: int) -> int:

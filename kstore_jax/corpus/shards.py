@@ -43,10 +43,14 @@ def write_dataset(
 ) -> dict:
     """Writes all entries of people 0 .. size - 1 and returns the manifest.
 
+    A dataset that stands there already is whole, and is only checked.
+
     Args:
       folder: where the dataset will stand; it must not exist.
       config: the full generating configuration, kept in the manifest.
     """
+    if folder.exists():
+        return read_manifest(folder)
     temporary = folder.with_name(f"{folder.name}.writing")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)

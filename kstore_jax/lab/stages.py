@@ -19,11 +19,12 @@ import filelock
 from kstore_jax.train.telemetry import METRICS, provenance, read_metrics
 
 RESULT = "result.json"
+WRITING = ".writing"  # the suffix of what is not whole yet
 
 
 def write_json(path: pathlib.Path, value) -> None:
     """Writes a JSON file that is either whole or not there."""
-    temporary = path.with_name(f"{path.name}.writing")
+    temporary = path.with_name(path.name + WRITING)
     temporary.write_text(json.dumps(value, indent=1) + "\n")
     os.replace(temporary, path)
 

@@ -16,7 +16,7 @@ from kstore_jax.config import Experiment, as_dict
 from kstore_jax.errors import UserError
 from kstore_jax.lab.experiment import Lab, with_dtype
 from kstore_jax.lab.results import row
-from kstore_jax.lab.stages import Cache, write_json
+from kstore_jax.lab.stages import WRITING, Cache, write_json
 from kstore_jax.lab.workers import run_in_processes
 from kstore_jax.train.telemetry import provenance
 
@@ -33,7 +33,7 @@ def claim(workdir: pathlib.Path, rows: Sequence[Experiment]) -> None:
                 "give another --workdir, or remove it"
             )
         return
-    if workdir.exists() and any(workdir.iterdir()):
+    if workdir.exists() and any(p.suffix != WRITING for p in workdir.iterdir()):
         raise UserError(f"{workdir} is not empty and holds no run of ours; give another --workdir")
     workdir.mkdir(parents=True, exist_ok=True)
     write_json(path, given)

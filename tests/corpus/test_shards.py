@@ -77,6 +77,12 @@ def test_same_configuration_same_bytes(language, dataset, tmp_path):
     assert contents(tmp_path / "again") == contents(dataset)
 
 
+def test_a_dataset_that_stands_there_is_left_as_it_is(language, dataset):
+    before = contents(dataset)
+    assert write(dataset, language) == shards.read_manifest(dataset)
+    assert contents(dataset) == before
+
+
 @given(part=st.integers(0, 2), place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
 def test_a_flipped_bit_is_found(dataset, part, place, bit):
     path = dataset / f"part-0000{part}-of-00003.array_record"

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from kstore_jax.config import parse
+from kstore_jax.corpus.tokenizer import gpt2
 from kstore_jax.lab import experiment
 from kstore_jax.lab.experiment import Lab
 from kstore_jax.lab.stages import Cache
-from kstore_jax.model import adapters
 from kstore_jax.readout import qa
 from kstore_jax.world.people import ATTRIBUTES
 from tests.train.training import same_bits
@@ -101,23 +101,68 @@ def test_questions_are_asked_and_answered_to_the_end(lab):
         assert value not in before
 
 
-def test_frozen_is_the_pretrained_model_and_stays_so(lab, trained_by):
-    for stage in ("finetune", "p_probe", "q_probe"):
-        assert same_bits(trained_by(stage).frozen, lab.pretrained)
+def test_what_is_trained_and_what_is_frozen(lab, trained_by):
+    for stage, trainable in (
+        ("finetune", {"block_0/query", "block_0/value", "embedding"}),
+        ("p_probe", {"embedding", "head"}),
+        ("q_probe", {"embedding"}),
+    ):
+        task = trained_by(stage)
+        assert set(task.trainable) == trainable
+        network = {name: task.frozen[name] for name in lab.pretrained}
+        assert same_bits(network, lab.pretrained)
+    assert set(task.frozen) == {*lab.pretrained, "head", "updated"}
 
 
-def test_qa_scores_the_finetuned_model_on_the_other_half(lab):
-    found = lab.cache.result(lab.qa)
-    training = lab.experiment.finetune
-    lora = lab._trained(lab.finetune, training.steps, lab._lora())
-    params = adapters.merge(lab.pretrained, lora, training.alpha)
-    whole, first = qa.span_accuracy(lab.shape, params, lab.questions)
+def test_shared_tokens_are_those_of_templates_and_not_of_names(lab, trained_by):
+    updated = np.asarray(trained_by("q_probe").frozen["updated"])
+    assert set(updated) == {0.0, 1.0}
+    assert updated[lab.vocabulary.end_of_text] == 1
+    questions = lab.questions
+    asked = questions.tokens[:, 1 : questions.positions[:, 0, 0].min() + 1]
+    words = " ".join(lab.vocabulary.decode(np.flatnonzero(updated[: lab.vocabulary.size])).split())
+    assert 0 < updated.sum() < lab.vocabulary.size
+    assert updated[asked[:, -1]].mean() > 0.5  # of a question, most are the template's
+    assert "answer" in words.lower()
+    unshared = [name for name in names(lab, True) if updated[tokens_of(lab, name)].all()]
+    assert unshared == []
+
+
+def tokens_of(lab: Lab, text: str) -> np.ndarray:
+    return lab.vocabulary.encode(np.array(gpt2().encode(f" {text}").ids))
+
+
+def test_qa_is_scored_by_half_and_attribute(lab, monkeypatch, tmp_path):
+    draw = np.random.default_rng(0)
+    whole, first = draw.random((2, 20, 6)) < 0.5
+
+    def scored(shape, params, examples):
+        assert examples is lab.questions
+        return whole.reshape(-1, 1), first.reshape(-1, 1)
+
+    monkeypatch.setattr(qa, "span_accuracy", scored)
+    found = lab.qa.compute(tmp_path)
     for right, kind in ((whole, "exact"), (first, "first")):
-        right = right.reshape(20, 6)
         for half, inside in (("train", lab.in_train), ("test", ~lab.in_train)):
             expected = {name: right[inside, a].mean() for a, name in enumerate(ATTRIBUTES)}
-            expected["mean"] = np.mean(list(expected.values()))
+            expected["mean"] = right[inside].mean()
             assert found[half][kind] == pytest.approx(expected)
+
+
+def test_qa_reads_the_finetuned_model(lab, monkeypatch, tmp_path):
+    given = []
+
+    def scored(shape, params, examples):
+        given.append(params)
+        return np.zeros((120, 1), bool), np.zeros((120, 1), bool)
+
+    monkeypatch.setattr(qa, "span_accuracy", scored)
+    lab.qa.compute(tmp_path)
+    block = given[0]["block_0"]
+    for name, changed in (("query", True), ("value", True), ("key", False), ("out", False)):
+        before = lab.pretrained["block_0"][name]["kernel"]
+        assert bool((block[name]["kernel"] != before).any()) == changed
+    assert same_bits(given[0]["unembedding"], lab.pretrained["embedding"])
 
 
 def test_probes_report_each_position_once_and_none_where_nobody_is_asked(lab):
@@ -128,8 +173,9 @@ def test_probes_report_each_position_once_and_none_where_nobody_is_asked(lab):
     if lab.experiment.data.variant == "single":  # sentences in one order: the date comes first
         assert found["first"]["birth_date"][1:] == [None] * 5
         assert None not in found["whole"]["company_city"]
-    names_only = lab.cache.result(lab.q_probe)
-    assert all(len(names_only["whole"][name]) == 1 for name in ATTRIBUTES[1:])
+    names_only = lab.cache.result(lab.q_probe)  # with the model's own head: first tokens alone
+    assert all(len(names_only["first"][name]) == 1 for name in ATTRIBUTES)
+    assert names_only["whole"] == {}
 
 
 def test_exposures_count_how_often_a_person_is_read_about(lab):

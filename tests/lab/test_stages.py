@@ -170,10 +170,20 @@ print(Cache(pathlib.Path(sys.argv[1])).ensure(Stage("stage", {}, (), compute))["
 """
 
 
-def asking(root: pathlib.Path, name: str) -> subprocess.Popen:
-    """A process that asks for a stage."""
-    command = [sys.executable, "-c", ASKING, str(root), name]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+@pytest.fixture
+def asking(tmp_path):
+    """`(name) -> Popen` of a process that asks for a stage; none of them survives the test."""
+    started = []
+
+    def start(name: str) -> subprocess.Popen:
+        command = [sys.executable, "-c", ASKING, str(tmp_path), name]
+        started.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
 
 
 def wait_for(path: pathlib.Path) -> None:
@@ -183,12 +193,12 @@ def wait_for(path: pathlib.Path) -> None:
         time.sleep(0.01)
 
 
-def test_a_stage_is_computed_once_and_taken_over_from_a_process_that_was_killed(tmp_path):
+def test_a_stage_is_computed_once_and_taken_over_from_a_process_that_was_killed(tmp_path, asking):
     plain = stage({})
     note = Cache(tmp_path).folder(plain) / "computed"
-    hanging = asking(tmp_path, "hang")
+    hanging = asking("hang")
     wait_for(note)
-    waiting = [asking(tmp_path, name) for name in ("one", "two")]
+    waiting = [asking(name) for name in ("one", "two")]
     for name in ("one", "two"):
         wait_for(tmp_path / f"{name}.asks")
     time.sleep(0.5)

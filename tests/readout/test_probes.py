@@ -1,5 +1,7 @@
 """A probe finds what is there, and finds nothing where nothing is."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +14,10 @@ from kstore_jax.lab.readings import TASKS, labels, name_readings
 from kstore_jax.model.transformer import Shape
 from kstore_jax.readout.probes import (
     Readings,
+    class_logits,
     init_probe,
+    model_head,
+    moments,
     probe_accuracy,
     probe_objective,
     with_probe,
@@ -192,6 +197,49 @@ def test_the_loss_is_the_mean_over_the_places_asked_summed_over_tasks(norm):
         places = np.argwhere(batch.asked[:, :, t])
         expected -= np.mean([told[b, q, batch.labels[b, t]] for b, q in places])
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
+
+
+def test_an_update_of_some_tokens_leaves_the_others(probed):
+    _, _, frozen, _, probe = probed
+    updated = jnp.zeros(24).at[np.array([0, 3, 7])].set(1.0)
+    tables = with_probe({**frozen, "updated": updated}, probe)["embedding"].reshape(3, 24, 16)
+    everything = with_probe(frozen, probe)["embedding"].reshape(3, 24, 16)
+    for token in range(24):
+        expected = everything[:, token] if token in (0, 3, 7) else frozen["embedding"][None, token]
+        assert np.array_equal(tables[:, token], np.broadcast_to(expected, (3, 16)))
+
+
+def test_the_model_s_own_head_gives_its_own_logits_for_the_tokens_of_the_classes(tmp_path):
+    frozen = reference.parameters(SHAPE)
+    tokens_of_classes = (np.array([4, 9, -1, 17]), np.array([20, 2]))
+    head = model_head(SHAPE, frozen, tokens_of_classes)
+    states = jnp.asarray(np.random.default_rng(0).normal(size=(2, 5, 1, 16)), jnp.float32)
+    logits = class_logits(head, states, *moments(states, "layer"), (4, 2))
+    centred = np.asarray(states) - np.mean(states, -1, keepdims=True)
+    normed = centred / np.sqrt(np.mean(centred**2, -1, keepdims=True) + 1e-5)
+    for t, of_task in enumerate(tokens_of_classes):
+        for c, token in enumerate(of_task):
+            if token < 0:
+                assert (logits[t, ..., c] < -1e38).all()
+            else:
+                expected = normed[t] @ np.asarray(frozen["embedding"])[token]
+                np.testing.assert_allclose(logits[t, ..., c], expected, rtol=1e-4, atol=1e-5)
+    assert (logits[1, ..., 2:] == -jnp.inf).all()
+
+
+def test_a_head_that_is_not_trained_stays_and_the_loss_falls_through_the_update(tmp_path):
+    readings, _ = planted()
+    frozen = {**reference.parameters(SHAPE)}
+    frozen["head"] = model_head(SHAPE, frozen, (np.arange(10, 18), np.arange(3), np.arange(4)))
+    before = jax.tree.map(np.array, frozen)
+    start = init_probe(SHAPE, PROBE, (8, 3, 4), jax.random.key(0))
+    del start["head"]
+    how = training(100)
+    how = dataclasses.replace(how, dispatch=10)
+    trained(tmp_path, SHAPE, frozen, readings, (8, 3, 4), "layer", how, start)
+    assert same_bits(frozen, before)
+    found = [loss for _, loss in losses(tmp_path)]
+    assert found[-1] < found[0] - 0.3
 
 
 def test_an_untrained_network_says_nothing_about_people_by_their_names(language, tmp_path):
