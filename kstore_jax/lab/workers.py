@@ -104,7 +104,8 @@ class _Bar:
                 now = metrics[-1]
                 if self._bar.total != now["steps"] or self._bar.n > now["step"]:
                     self._bar.reset(now["steps"])
-                self._bar.set_description_str(f"{self._lab.experiment.data.variant} {stage.name}")
+                label = f"{self._lab.experiment.data.variant} {stage.name}"
+                self._bar.set_description_str(label, refresh=False)
                 self._bar.set_postfix_str(
                     f"loss {now['loss']:.3f}, {now['tokens_per_s']:,} tokens/s", refresh=False
                 )
