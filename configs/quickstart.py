@@ -1,6 +1,6 @@
 """The paper's central finding, small: `kstore quickstart`.
 
-Two GPTs of 1.1 M parameters, one pretrained on one fixed biography of each of 400 people, one on
+Two GPTs of 1.1 M parameters, one pretrained on one fixed biography of each of 500 people, one on
 five shuffled wordings, then finetuned on questions about half of the people, asked about the other
 half, and probed. Hardware: 2 CPU cores. `docs/RESULTS.md` has times and scores.
 
@@ -13,15 +13,15 @@ from kstore_jax import config as c
 def get_config(size: str = "default"):
     config = c.default()
     config.sweep = c.product(data__variant=["single", "multi5+permute"])
-    config.world.people = 400
+    config.world.people = 500
     config.data.vocabulary = "compact"
     config.model.update(layers=4, heads=4, width=128)
     config.pretrain.update(
-        steps=16_000,
+        steps=12_000,
         batch=4,
         window=128,
         learning_rate=3e-3,
-        warmup=320,
+        warmup=240,
         final=0.0,
         dispatch=50,
         checkpoint_every=1000,

@@ -30,6 +30,7 @@ _CASES = {
     "{their}": ("her", "his", "their"),
     "{them}": ("her", "him", "them"),
 }
+_REFERENCES = ("{name}", "{name's}", "{name:them}")
 _MARK = re.compile(r"\{[^{}]*\}")
 
 
@@ -44,12 +45,14 @@ def read_template(template: str, where: str) -> list[str]:
     `["{name}", " ", "{was|were}", " born on ", "{value}", "."]`.
     """
     marks = _MARK.findall(template)
-    references = [mark for mark in marks if mark in ("{name}", "{name's}", "{name:them}")]
+    references = [mark for mark in marks if mark in _REFERENCES]
     if marks.count("{value}") != 1 or len(references) != 1:
         raise UserError(
             f"{where}: a template holds {{value}} once and one of {{name}}, {{name's}}, "
             f"{{name:them}} once: {template!r}"
         )
+    if marks.index("{value}") < marks.index(references[0]):
+        raise UserError(f"{where}: the person comes before the value: {template!r}")
     for mark in marks:
         if mark != "{value}" and mark not in _CASES and mark.count("|") != 1:
             raise UserError(f"{where}: unknown mark {mark}{nearest(mark, ['{value}', *_CASES])}")
@@ -83,7 +86,7 @@ def _compile(parts: list[str], pronoun: int, named: bool) -> list[str | int]:
         if part == "{value}":
             close()
             row.append(VALUE)
-        elif part.startswith("{name") and named:
+        elif part in _REFERENCES and named:
             close()
             row.extend((FIRST, MIDDLE, LAST))
             text = "'s" if part == "{name's}" else ""

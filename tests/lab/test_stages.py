@@ -183,7 +183,8 @@ def asking(tmp_path):
     yield start
     for process in started:
         process.kill()
-        process.communicate()
+        process.wait()
+        process.stdout.close()
 
 
 def wait_for(path: pathlib.Path) -> None:
