@@ -62,9 +62,9 @@ def test_every_template_reads_as_its_rules_say(language, trio, attribute, named)
 def test_verbs_and_possessives_agree(language, trio, tmp_path):
     shutil.copytree(BUNDLED_TEMPLATES, tmp_path, dirs_exist_ok=True)
     (tmp_path / "birth_city.txt").write_text(
-        "{name} {was|were} born in {value}.\n"
+        "{name} {names|name} {value} as {their} home.\n"
         "{name's} first home {was|were} in {value}.\n"
-        "In {value} life gave {name:them} {their} first friends.\n"
+        "Life gave {name:them} in {value} {their} first friends.\n"
     )
     language = load_language(templates_folder=str(tmp_path))
     who, names = trio
@@ -72,21 +72,21 @@ def test_verbs_and_possessives_agree(language, trio, tmp_path):
     forms = language.forms[1, :3, ::-1].transpose(2, 1, 0, 3).reshape(3, 6, -1)  # names first
     she, he, they = fill(language, forms, who, np.full((3, 6), 1))
     assert [text(language, row) for row in she] == [
-        f" {names[0]} was born in {value[0]}.",
+        f" {names[0]} names {value[0]} as her home.",
         f" {names[0]}'s first home was in {value[0]}.",
-        f" In {value[0]} life gave {names[0]} her first friends.",
-        f" She was born in {value[0]}.",
+        f" Life gave {names[0]} in {value[0]} her first friends.",
+        f" She names {value[0]} as her home.",
         f" Her first home was in {value[0]}.",
-        f" In {value[0]} life gave her her first friends.",
+        f" Life gave her in {value[0]} her first friends.",
     ]
-    assert text(language, he[5]) == f" In {value[1]} life gave him his first friends."
+    assert text(language, he[5]) == f" Life gave him in {value[1]} his first friends."
     assert [text(language, row) for row in they] == [
-        f" {names[2]} was born in {value[2]}.",
+        f" {names[2]} names {value[2]} as their home.",
         f" {names[2]}'s first home was in {value[2]}.",
-        f" In {value[2]} life gave {names[2]} their first friends.",
-        f" They were born in {value[2]}.",
+        f" Life gave {names[2]} in {value[2]} their first friends.",
+        f" They name {value[2]} as their home.",
         f" Their first home was in {value[2]}.",
-        f" In {value[2]} life gave them their first friends.",
+        f" Life gave them in {value[2]} their first friends.",
     ]
 
 
@@ -122,6 +122,7 @@ def refusal(tmp_path, file: str, line: str) -> str:
     "line",
     [
         "{name} was born.",
+        "In {value} {name} was born.",
         "{name} left {value} for {value}.",
         "They were born in {value}.",
         "{name} told {name:them} of {value}.",
