@@ -43,8 +43,10 @@ def get_config(size: str = "default"):
         "updated": "shared",
         "dispatch": 5,
     }
-    config.p_probe.update(**probe, steps=60, batch=25, entries=1, checkpoint_every=20)
-    config.q_probe.update(**probe, steps=60, batch=75, checkpoint_every=30)
+    config.p_probe.update(
+        **probe, steps=50, batch=25, embedding_rank=16, entries=1, checkpoint_every=25
+    )
+    config.q_probe.update(**probe, steps=50, batch=75, checkpoint_every=25)
     if size == "smallest":
         config.world.people = 40
         config.model.update(layers=1, heads=2, width=32)
