@@ -46,7 +46,7 @@ def get_config(size: str = "default"):
     config.p_probe.update(
         **probe, steps=50, batch=25, embedding_rank=16, entries=1, checkpoint_every=25
     )
-    config.q_probe.update(**probe, steps=50, batch=75, checkpoint_every=25)
+    config.q_probe.update(**probe, steps=60, batch=75, checkpoint_every=30)
     if size == "smallest":
         config.world.people = 40
         config.model.update(layers=1, heads=2, width=32)
