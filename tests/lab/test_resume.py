@@ -6,6 +6,7 @@ import os
 import pathlib
 import shutil
 import signal
+import subprocess
 import time
 import warnings
 
@@ -91,6 +92,12 @@ def wait_until(true, seconds: float = PATIENCE) -> None:
         time.sleep(0.002)
 
 
+def complete(process: subprocess.Popen) -> None:
+    """Waits for a sweep that nothing disturbs."""
+    said = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, said
+
+
 def killed_in(stage: str, start, workdir: pathlib.Path, victim: str = "parent"):
     """Starts a sweep and kills a process of it in a stage: one that is at work in this very run
     and, where it trains, has just written a checkpoint. Returns the status and what was said."""
@@ -101,7 +108,7 @@ def killed_in(stage: str, start, workdir: pathlib.Path, victim: str = "parent"):
     at_work = []
 
     def is_there() -> bool:
-        assert process.poll() is None, process.communicate()
+        assert process.poll() is None, "it ended before it could be killed"
         at_work.clear()
         for folder in stages.glob(f"{stage}-*"):
             mark = folder / "provenance.json"
@@ -118,6 +125,7 @@ def killed_in(stage: str, start, workdir: pathlib.Path, victim: str = "parent"):
         pid = process.pid if victim == "parent" else workers_of(workdir)[0]
     except BaseException:
         process.kill()
+        process.communicate()
         raise
     os.kill(pid, signal.SIGKILL)
     said = process.communicate(timeout=30)
@@ -151,9 +159,7 @@ def test_a_sweep_killed_in_pretraining_and_in_a_probe_ends_as_an_undisturbed_one
     assert status == -signal.SIGKILL
     assert unfinished
 
-    process = start()
-    said = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 0, said
+    complete(start())
     assert_alike(workdir, finished)
 
 
@@ -167,16 +173,14 @@ def test_a_sweep_killed_in_every_stage_ends_as_an_undisturbed_one(sweep, tmp_pat
     ]
     as_ever = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "0", "JAX_ENABLE_COMPILATION_CACHE": "0"}
     undisturbed, workdir = tmp_path / "undisturbed", tmp_path / "killed"
-    process = sweep(undisturbed, *larger, **as_ever)
-    assert process.wait() == 0
+    complete(sweep(undisturbed, *larger, **as_ever))
     for stage in ("shards", "pretrain", "finetune", "qa", "p_probe", "q_probe"):
         status, _, unfinished = killed_in(
             stage, lambda: sweep(workdir, *larger, **as_ever), workdir
         )
         assert status == -signal.SIGKILL
         assert unfinished, f"{stage} was over before it could be killed"
-    process = sweep(workdir, *larger, **as_ever)
-    assert process.wait() == 0
+    complete(sweep(workdir, *larger, **as_ever))
     assert_alike(workdir, undisturbed)
 
 

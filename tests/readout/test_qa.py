@@ -55,7 +55,7 @@ def trained(questions, tmp_path_factory):
     start = jax.tree.map(lambda x: 0.3 * x if x.ndim > 1 else x, reference.parameters(shape))
     task = Task("qa", answers(shape), lambda _, t: t, {}, start, make_batch, 1)
     training = Training(
-        steps=250, batch=64, learning_rate=2e-2, warmup=5, dispatch=50, checkpoint_every=250
+        steps=200, batch=64, learning_rate=2e-2, warmup=5, dispatch=50, checkpoint_every=200
     )
     return fit(task, training, tmp_path_factory.mktemp("qa"))
 
