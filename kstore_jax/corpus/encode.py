@@ -1,8 +1,8 @@
 """Pieces -> token ids and spans, vectorised: no Python loop over biographies.
 
-Each piece of a language is tokenised once. A biography's tokens are then a ragged gather, because
-byte-pair merges never cross the boundary of a piece (`world/language.py` places boundaries only
-where GPT-2's pre-tokenizer splits).
+Each piece of a language is tokenised once. A biography's tokens are then those of its pieces,
+joined, because a tokenizer's merges never cross the boundary of a piece (`world/language.py`
+places boundaries only where GPT-2's pre-tokenizer splits; others are checked when loaded).
 """
 
 import dataclasses
@@ -10,11 +10,13 @@ import functools
 
 import numpy as np
 
-from kstore_jax.corpus.tokenizer import END_OF_TEXT, GPT2_SIZE, Vocabulary, gpt2
+from kstore_jax.corpus.tokenizer import Tokenizer, Vocabulary
 from kstore_jax.world.biographies import Entries
-from kstore_jax.world.language import Language
+from kstore_jax.world.language import Language, Texts
 from kstore_jax.world.people import People
 from kstore_jax.world.questions import Questions
+
+SPAN = np.int16  # of places inside a row
 
 
 def ragged(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
@@ -24,30 +26,46 @@ def ragged(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     return np.arange(total) + np.repeat(starts - (ends - lengths), lengths)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class PieceTokens:
-    """GPT-2 ids of every piece: piece p is `tokens[starts[p] : starts[p] + lengths[p]]`."""
+    """The ids of every piece of a language.
 
+    Attributes:
+      tokens: (pieces, W) the ids of each piece, filled up with zeros.
+      lengths: (pieces,) int32 how many ids each piece has.
+    """
+
+    language: Language
+    tokenizer: Tokenizer
     tokens: np.ndarray
-    starts: np.ndarray
     lengths: np.ndarray
 
-    def join(self, pieces: np.ndarray) -> np.ndarray:
-        """The tokens (uint16) of a sequence of pieces."""
+    def join(self, pieces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The ids of a sequence of pieces (T,), and where each piece ends in them.
+
+        Whole rows of `tokens` are written in order, each over the filling of the one before: one
+        copy of fixed size a piece, several times faster than a gather of single ids.
+        """
         flat = pieces.ravel()
-        return self.tokens[ragged(self.starts[flat], self.lengths[flat])]
+        ends = np.cumsum(self.lengths.take(flat), dtype=np.int64)
+        total = int(ends[-1]) if len(ends) else 0
+        width, item = self.tokens.shape[1], self.tokens.itemsize
+        out = np.empty(total + width, self.tokens.dtype)
+        row = np.dtype((np.void, width * item))
+        places = np.ndarray((total + 1,), row, out, strides=(item,))
+        starts = np.concatenate([[0], ends[:-1]])[: len(flat)]
+        places[starts] = self.tokens.view(row)[:, 0].take(flat)
+        return out[:total], ends.reshape(pieces.shape)
 
 
 @functools.cache
-def piece_tokens(language: Language) -> PieceTokens:
+def piece_tokens(language: Language, tokenizer: Tokenizer) -> PieceTokens:
     """Tokenises every piece of a language, once a process."""
-    encoded = [e.ids for e in gpt2().encode_batch(language.pieces)]
-    lengths = np.array([len(ids) for ids in encoded])
-    return PieceTokens(
-        tokens=np.array([token for ids in encoded for token in ids], np.uint16),
-        starts=np.cumsum(lengths) - lengths,
-        lengths=lengths,
-    )
+    encoded = tokenizer.encode(language.pieces)
+    lengths = np.array([len(ids) for ids in encoded], np.int32)
+    tokens = np.zeros((len(encoded), lengths.max()), tokenizer.dtype)
+    tokens[np.arange(tokens.shape[1]) < lengths[:, None]] = np.concatenate(encoded)
+    return PieceTokens(language, tokenizer, tokens, lengths)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,12 +73,11 @@ class TokenRows:
     """B texts as tokens.
 
     Attributes:
-      tokens: (T,) uint16 GPT-2 ids of all rows, joined.
+      tokens: (T,) unsigned: the tokenizer's ids of all rows, joined.
       offsets: (B + 1,) int64; row b is `tokens[offsets[b] : offsets[b + 1]]`.
-      value_spans: (B, 6, 2) int64 start and end of the value of each attribute, from the start of
-        the row; for questions (B, 1, 2), the answer.
-      name_spans: (B, 6, 2) int64 start and end of the full name in each sentence, both -1 where
-        there is none; for questions (B, 1, 2).
+      value_spans: (B, 6, 2) start and end of the value of each attribute, from the start of the
+        row; for questions (B, 1, 2), the answer; for other texts (B, 0, 2).
+      name_spans: (B, M, 2) start and end of each occurrence of the full name.
     """
 
     tokens: np.ndarray
@@ -86,64 +103,65 @@ class TokenRows:
         )
 
 
-def encode_entries(language: Language, entries: Entries) -> TokenRows:
+def plain_rows(tokens: np.ndarray, lengths: np.ndarray) -> TokenRows:
+    """Rows of the given lengths without spans."""
+    nowhere = np.empty((len(lengths), 0, 2), SPAN)
+    offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+    return TokenRows(tokens, offsets, nowhere, nowhere)
+
+
+def encode_entries(table: PieceTokens, entries: Entries) -> TokenRows:
     """Tokens and spans of biographies; `value_spans[:, a]` is the span of attribute a."""
-    rows = _encode(language, entries.pieces, entries.value_slots, entries.name_slots)
-    by_attribute = np.empty_like(rows.value_spans)
-    np.put_along_axis(by_attribute, entries.order[:, :, None], rows.value_spans, axis=1)
+    rows = encode(table, entries.texts)
+    place = np.argsort(entries.order, axis=1)
+    by_attribute = np.take_along_axis(rows.value_spans, place[:, :, None], axis=1)
     return dataclasses.replace(rows, value_spans=by_attribute)
 
 
-def encode_questions(language: Language, questions: Questions) -> TokenRows:
+def encode_questions(table: PieceTokens, questions: Questions) -> TokenRows:
     """Tokens and spans of questions with their answers."""
-    return _encode(
-        language,
-        questions.pieces[:, None],
-        questions.value_slots[:, None],
-        questions.name_slots[:, None],
-    )
+    return encode(table, questions.texts)
 
 
-def _encode(language, pieces, value_slots, name_slots) -> TokenRows:
-    """pieces (B, S, slots); value_slots, name_slots (B, S), the latter -1 where there is none."""
-    table = piece_tokens(language)
-    lengths = table.lengths[pieces]
-    ends = np.cumsum(lengths.reshape(len(pieces), -1), axis=1).reshape(lengths.shape)
-    starts = ends - lengths
+def encode(table: PieceTokens, texts: Texts) -> TokenRows:
+    """Tokens and spans of texts; `value_spans[:, s]` is the span of the value of sentence s."""
+    tokens, ends = table.join(texts.pieces)
+    offsets = np.concatenate([[0], ends[:, -1]])
 
-    def at(array, slots):
-        return np.take_along_axis(array, slots[:, :, None], axis=2)[:, :, 0]
+    def spans(first_slots: np.ndarray, last_slots: np.ndarray) -> np.ndarray:
+        starts = ends[:, first_slots] - table.lengths.take(texts.pieces[:, first_slots])
+        both = np.stack([starts, ends[:, last_slots]], axis=-1)
+        return (both - offsets[:-1, None, None]).astype(SPAN)
 
-    spans = np.stack([at(starts, value_slots), at(ends, value_slots)], axis=-1)
-    named = np.maximum(name_slots, 0)
-    names = np.stack([at(starts, named), at(ends, named + 2)], axis=-1)
     return TokenRows(
-        tokens=table.join(pieces),
-        offsets=np.concatenate([[0], np.cumsum(ends[:, -1, -1])]),
-        value_spans=spans,
-        name_spans=np.where((name_slots < 0)[:, :, None], -1, names),
+        tokens=tokens,
+        offsets=offsets,
+        value_spans=spans(texts.value_slots, texts.value_slots),
+        name_spans=spans(texts.name_slots, texts.name_slots + 2),
     )
 
 
-def full_vocabulary() -> Vocabulary:
-    """GPT-2's 50257 tokens."""
-    return Vocabulary(np.arange(GPT2_SIZE))
+def full_vocabulary(tokenizer: Tokenizer) -> Vocabulary:
+    """Every id of the tokenizer."""
+    return Vocabulary(tokenizer, np.arange(tokenizer.size))
 
 
-def compact_vocabulary(language: Language, who: People) -> Vocabulary:
+def compact_vocabulary(table: PieceTokens, who: People) -> Vocabulary:
     """The tokens that texts about these people can use: all templates and questions, and the names
     and values of these people; the same for every variant."""
-    table = piece_tokens(language)
+    language = table.language
     literals = np.arange(int(language.names[0]))
     names = (who.names + language.names).ravel()
     values = (who.values + language.values).ravel()
-    used = np.unique(table.join(np.concatenate([literals, np.unique(names), np.unique(values)])))
-    return Vocabulary(np.union1d(used.astype(np.int64), [END_OF_TEXT]))
+    pieces = np.concatenate([literals, np.unique(names), np.unique(values)])
+    used, _ = table.join(pieces)
+    ids = np.union1d(used.astype(np.int64), [table.tokenizer.end_of_text])
+    return Vocabulary(table.tokenizer, ids)
 
 
 def padded(rows: TokenRows, length: int, padding: int) -> np.ndarray:
-    """All rows as (B, length) uint16: one padding token, the row, then padding."""
-    out = np.full((len(rows), length), padding, np.uint16)
+    """All rows as (B, length): one padding token, the row, then padding."""
+    out = np.full((len(rows), length), padding, rows.tokens.dtype)
     lengths = rows.lengths
     line = np.repeat(np.arange(len(rows)), lengths)
     out[line, 1 + ragged(np.zeros_like(lengths), lengths)] = rows.tokens

@@ -12,7 +12,7 @@ import numpy as np
 
 from kstore_jax.errors import UserError, nearest
 from kstore_jax.world import draw
-from kstore_jax.world.language import FIRST, VALUE, Language, fill
+from kstore_jax.world.language import NAME, PERSON, PRONOUN, Language, Texts, lay_out
 from kstore_jax.world.people import ATTRIBUTES, People
 
 VARIANT_EXAMPLES = (
@@ -21,62 +21,87 @@ VARIANT_EXAMPLES = (
     "multi2", "multi2+fullname", "multi2+permute", "multi2+permute+fullname",
     "multi5", "multi5+fullname", "multi5+permute", "multi5+permute+fullname",
 )  # fmt: skip
+"""The 16 datasets of Part 3.1, Fig. 3."""
+OTHER_VARIANTS = (
+    "couple1", "couple2", "couple5", "fresh", "fresh+fullname",
+    "multi5+reverse1", "multi5+reverse2", "multi5+reverse6", "multi5+permute+reverse6",
+)  # fmt: skip
+"""Those of Part 3.1, section 5.1, of Part 3.3 and of Part 3.2."""
+_FORM = re.compile(
+    r"single(\+permute(?P<copies>[1-9]\d*))?(?P<fullname>\+fullname)?"
+    r"|multi(?P<entries>[1-9]\d*)(?P<permute>\+permute)?"
+    r"(?:(?P<fullname_>\+fullname)|\+reverse(?P<reverse>[1-6]))?"
+    r"|couple(?P<couples>[1-9]\d*)"
+    r"|(?P<fresh>fresh)(?P<fullname__>\+fullname)?"
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-    """How often and in which ways each person is written about (Part 3.1, section 2.2 and Fig. 3).
+    """How often and in which ways each person is written about.
 
     Attributes:
-      entries: biographies a person.
+      entries: biographies a person and pass.
       reworded: templates are drawn anew for each entry (`multiM`) instead of once (`single`).
-      permuted: the order of the sentences is drawn for each entry.
-      fullname: every sentence carries the full name; otherwise only the first one does.
+      order: of the sentences: `fixed`; `permuted`, drawn for each entry; or `couples`, three
+        ordered pairs whose order is drawn for each entry (Part 3.1, section 5.1, Fig. 6).
+      fullname: every sentence carries the full name; otherwise only one does.
+      name_at: which sentence carries the name first; those before say "the person", and at 6 a
+        seventh sentence states the name alone (`reverse`, Part 3.2).
+      fresh: pass p of the training reads entry p, which no other pass reads: templates and order
+        are drawn anew (Part 3.3). Any entry number exists; it is that of multiM+permute.
     """
 
-    entries: int
-    reworded: bool
-    permuted: bool
-    fullname: bool
+    entries: int = 1
+    reworded: bool = False
+    order: str = "fixed"
+    fullname: bool = False
+    name_at: int = 0
+    fresh: bool = False
 
     @classmethod
-    def parse(cls, text: str) -> "Variant":
-        """Reads `single[+permuteP][+fullname]` or `multiM[+permute][+fullname]`."""
-        match = re.fullmatch(
-            r"(?:single(?:\+permute(?P<copies>[1-9]\d*))?|multi(?P<entries>[1-9]\d*)"
-            r"(?P<permute>\+permute)?)(?P<fullname>\+fullname)?",
-            text,
-        )
+    def parse(cls, text: str, field: str = "data.variant") -> "Variant":
+        """Reads a variant as the papers write it; UserError names `field`."""
+        match = _FORM.fullmatch(text)
         if match is None:
             raise UserError(
-                f"data.variant: {text!r} is not a variant; expected single[+permuteP][+fullname] "
-                f"or multiM[+permute][+fullname]{nearest(text, VARIANT_EXAMPLES)}"
+                f"{field}: {text!r} is not a variant; expected single[+permuteP][+fullname], "
+                "multiM[+permute][+fullname or +reverseK], coupleM or fresh[+fullname], "
+                "M and P from 1, K from 1 to 6"
+                f"{nearest(text, VARIANT_EXAMPLES + OTHER_VARIANTS)}"
             )
-        copies, entries = match["copies"], match["entries"]
+        found = match.groupdict()
+        permuted = found["copies"] or found["permute"] or found["fresh"]
         return cls(
-            entries=int(entries or copies or 1),
-            reworded=entries is not None,
-            permuted=bool(copies or match["permute"]),
-            fullname=match["fullname"] is not None,
+            entries=int(found["entries"] or found["copies"] or found["couples"] or 1),
+            reworded=not text.startswith("single"),
+            order="couples" if found["couples"] else "permuted" if permuted else "fixed",
+            fullname=text.endswith("+fullname"),
+            name_at=int(found["reverse"] or 0),
+            fresh=found["fresh"] is not None,
         )
+
+    @property
+    def kinds(self) -> tuple[int, ...]:
+        """How each of the six sentences refers to the person: PERSON, NAME or PRONOUN."""
+        after = len(ATTRIBUTES) - 1 - self.name_at
+        later = (NAME if self.fullname else PRONOUN,) * after
+        return ((PERSON,) * self.name_at + (NAME,) + later)[: len(ATTRIBUTES)]
 
 
 @dataclasses.dataclass(frozen=True)
 class Entries:
-    """Some biographies, as columns of B rows.
+    """Some biographies: B rows.
 
-    people (B,) person ids; entries (B,) which of the person's entries; order (B, 6) the attribute
-    stated by each sentence; pieces (B, 6, SLOTS) the pieces of each sentence, 0 where a slot is
-    empty; value_slots (B, 6) and name_slots (B, 6) the slot where the value, and the first of the
-    three pieces of the full name, stand in each sentence (-1: the sentence has no full name).
+    people (B,) person ids; entries (B,) which of the person's entries; templates (B, 6) the
+    template that states each attribute; order (B, 6) the attribute stated by each sentence.
     """
 
     people: np.ndarray
     entries: np.ndarray
+    templates: np.ndarray
     order: np.ndarray
-    pieces: np.ndarray
-    value_slots: np.ndarray
-    name_slots: np.ndarray
+    texts: Texts
 
 
 def write(
@@ -88,22 +113,21 @@ def write(
     wording = entries[:, None] if variant.reworded else 0
     attributes = np.arange(len(ATTRIBUTES))
     high = draw.bits(seed, "template", ids, wording, attributes) >> np.uint64(32)
-    template = ((high * language.templates.astype(np.uint64)) >> np.uint64(32)).astype(np.int64)
-    if variant.permuted:
-        keys = draw.bits(seed, "order", ids, entries[:, None], attributes)
-        order = np.argsort(keys, axis=1)
-    else:
-        order = np.broadcast_to(attributes, (len(who), len(ATTRIBUTES)))
-    named = np.full(order.shape, variant.fullname)
-    named[:, 0] = True
-    codes = language.forms[
-        order, np.take_along_axis(template, order, 1), named.astype(int), who.pronouns[:, None]
-    ]
-    return Entries(
-        people=who.ids,
-        entries=entries,
-        order=order,
-        pieces=fill(language, codes, who, order),
-        value_slots=np.argmax(codes == VALUE, axis=2),
-        name_slots=np.where(named, np.argmax(codes == FIRST, axis=2), -1),
-    )
+    templates = ((high * language.templates.astype(np.uint64)) >> np.uint64(32)).astype(np.int64)
+    order = _order(seed, variant, ids, entries[:, None])
+    chosen = np.take_along_axis(templates, order, axis=1)
+    forms = language.forms[order, chosen, np.array(variant.kinds), who.pronouns[:, None]]
+    closing = variant.name_at == len(ATTRIBUTES)
+    texts = lay_out(language, who, forms, order, variant.kinds, closing)
+    return Entries(who.ids, entries, templates, order, texts)
+
+
+def _order(seed: int, variant: Variant, ids: np.ndarray, entries: np.ndarray) -> np.ndarray:
+    """ids, entries (B, 1) -> (B, 6): the attribute stated by each sentence."""
+    if variant.order == "fixed":
+        return np.broadcast_to(np.arange(len(ATTRIBUTES)), (len(ids), len(ATTRIBUTES)))
+    together = 2 if variant.order == "couples" else 1
+    groups = np.arange(len(ATTRIBUTES) // together)
+    keys = draw.bits(seed, "order", ids, entries, groups)
+    first = together * np.argsort(keys, axis=1)
+    return (first[:, :, None] + np.arange(together)).reshape(len(ids), len(ATTRIBUTES))

@@ -20,9 +20,9 @@ from kstore_jax.world.people import ATTRIBUTES, PRONOUNS, People, Pools, load_po
 BUNDLED_TEMPLATES = pathlib.Path(__file__).parent / "templates"
 ANSWER_MARK = " Answer:"
 
-# What may stand in a slot of a sentence beside a literal piece.
-EMPTY, FIRST, MIDDLE, LAST, VALUE = 0, -1, -2, -3, -4
-SLOTS = 7  # literal, name or value, literal, value or name, literal; a name takes three
+EMPTY = 0  # the piece without text
+PRONOUN, NAME, PERSON = range(3)  # how a sentence refers to its person; PERSON: "the person"
+CLOSING = " The person's name is"  # the last sentence where no other carries the name
 _CASES = {
     "{name}": ("she", "he", "they"),
     "{name's}": ("her", "his", "their"),
@@ -30,7 +30,7 @@ _CASES = {
     "{their}": ("her", "his", "their"),
     "{them}": ("her", "him", "them"),
 }
-_REFERENCES = ("{name}", "{name's}", "{name:them}")
+_REFERENCES = {"{name}": "the person", "{name's}": "the person's", "{name:them}": "the person"}
 _MARK = re.compile(r"\{[^{}]*\}")
 
 
@@ -67,42 +67,33 @@ def read_template(template: str, where: str) -> list[str]:
     return [part for part in re.split(r"(\{[^{}]*\})", template) if part]
 
 
-def _compile(parts: list[str], pronoun: int, named: bool) -> list[str | int]:
-    """One way of writing a sentence: literal texts and the codes of what goes between them.
+def _compile(parts: list[str], pronoun: int, kind: int) -> tuple[str, str, str]:
+    """One way of writing a sentence: the texts before the name, before the value, and after it.
 
-    Every text, and every value, begins with the space that precedes it, or with punctuation.
+    Every text begins with the space that precedes it, or with punctuation. Where the sentence
+    does not carry the name, the first text is empty.
     """
-    plural = PRONOUNS[pronoun] == "they" and not named and "{name}" in parts
-    row: list[str | int] = []
-    text = " "
-
-    def close():
-        nonlocal text
-        if text.strip():
-            row.append(text.rstrip(" "))
-        text = ""
-
+    plural = PRONOUNS[pronoun] == "they" and kind == PRONOUN and "{name}" in parts
+    texts = [" "] if kind == NAME else ["", " "]
     for part in parts:
-        if part == "{value}":
-            close()
-            row.append(VALUE)
-        elif part in _REFERENCES and named:
-            close()
-            row.extend((FIRST, MIDDLE, LAST))
-            text = "'s" if part == "{name's}" else ""
+        if part in _REFERENCES and kind == NAME:
+            texts.append("'s" if part == "{name's}" else "")
+        elif part == "{value}":
+            texts.append("")
         elif part in _CASES:
-            word = _CASES[part][pronoun]
-            text += word.capitalize() if text == " " and not row else word
+            person = kind == PERSON and part in _REFERENCES
+            word = _REFERENCES[part] if person else _CASES[part][pronoun]
+            texts[-1] += word.capitalize() if texts[-1] == " " and len(texts) < 3 else word
         elif "|" in part:
-            text += part[1:-1].split("|")[plural]
+            texts[-1] += part[1:-1].split("|")[plural]
         else:
-            text += part
-    close()
-    return row
+            texts[-1] += part
+    before_name, before_value, after = (text.rstrip(" ") for text in texts)
+    return before_name, before_value, after
 
 
-def read_question(line: str, where: str) -> list[str | int]:
-    """A question as the row `[text, name, text]`; its second text ends in the answer mark."""
+def read_question(line: str, where: str) -> tuple[str, str, str]:
+    """The texts of a question before the name and before the answer; nothing comes after it."""
     if _MARK.findall(line) != ["{name}"] or not line.endswith("?") or _stray_brace(line):
         raise UserError(f"{where}: a question holds {{name}} once and ends with '?': {line!r}")
     before, after = line.split("{name}")
@@ -110,23 +101,22 @@ def read_question(line: str, where: str) -> list[str | int]:
         raise UserError(f"{where}: {{name}} begins the line or follows a space: {line!r}")
     if after[:1] not in (" ", "?", ",", "'"):
         raise UserError(f"{where}: {{name}} is followed by ' ', '?', ',' or \"'s\": {line!r}")
-    texts = [before.rstrip(" ")] if before else []
-    return [*texts, FIRST, MIDDLE, LAST, after + ANSWER_MARK, VALUE]
+    return before.rstrip(" "), after + ANSWER_MARK, ""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Language:
     """The pools, templates and questions, compiled to one table of pieces.
 
-    Rows of codes hold a piece where positive, EMPTY, or what is to be put there for a person:
-    FIRST, MIDDLE, LAST, VALUE.
+    A *form* is three pieces: the texts before the name, before the value, and after it.
 
     Attributes:
       pieces: the text of every piece; piece 0 is empty.
-      forms: (6, templates, 2, 3, SLOTS) int32: the sentence about attribute a in template t, with
-        the full name or not, for each pronoun.
-      questions: (6, wordings, SLOTS) int32: the question about attribute a and its answer; wording
-        0 is the trained one.
+      forms: (6, templates, 3, 3, 3) int32: the form of the sentence about attribute a in template
+        t, referring to its person by PRONOUN, NAME or PERSON, for each pronoun.
+      questions: (6, wordings, 3) int32: the form of the question about attribute a, answered;
+        wording 0 is the trained one.
+      closing: (2,) the texts around the name in the sentence that says nothing else.
       names: (3,) the piece of name number 0 of the first, middle and last names.
       values: (6,) the piece of value number 0 of each attribute.
       templates: (6,) how many templates each attribute has.
@@ -136,6 +126,7 @@ class Language:
     pieces: tuple[str, ...]
     forms: np.ndarray
     questions: np.ndarray
+    closing: np.ndarray
     names: np.ndarray
     values: np.ndarray
     templates: np.ndarray
@@ -150,9 +141,8 @@ def load_language(pools_folder: str = "", templates_folder: str = "") -> Languag
         raise UserError(f"world.templates: {folder} is not a folder")
     table: dict[str, int] = {"": EMPTY}
 
-    def in_table(row: list[str | int]) -> list[int]:
-        codes = [s if isinstance(s, int) else table.setdefault(s, len(table)) for s in row]
-        return codes + [EMPTY] * (SLOTS - len(codes))
+    def in_table(texts: tuple[str, ...]) -> list[int]:
+        return [table.setdefault(text, len(table)) for text in texts]
 
     def lines_of(file: pathlib.Path, read):
         return [read(line, f"{file}:{n}") for n, line in enumerate(read_lines(file), 1)]
@@ -160,13 +150,13 @@ def load_language(pools_folder: str = "", templates_folder: str = "") -> Languag
     parsed = [lines_of(folder / f"{a}.txt", read_template) for a in ATTRIBUTES]
     asked = [lines_of(folder / "questions" / f"{a}.txt", read_question) for a in ATTRIBUTES]
     templates = np.array([len(of_attribute) for of_attribute in parsed])
-    forms = np.zeros((len(ATTRIBUTES), templates.max(), 2, len(PRONOUNS), SLOTS), np.int32)
-    for a, of_attribute in enumerate(parsed):
-        for t, parts in enumerate(of_attribute):
-            for named, pronoun in itertools.product((0, 1), range(len(PRONOUNS))):
-                forms[a, t, named, pronoun] = in_table(_compile(parts, pronoun, bool(named)))
+    forms = np.zeros((len(ATTRIBUTES), templates.max(), 3, len(PRONOUNS), 3), np.int32)
+    for kind, (a, of_attribute) in itertools.product(range(3), enumerate(parsed)):
+        for (t, parts), pronoun in itertools.product(enumerate(of_attribute), range(3)):
+            forms[a, t, kind, pronoun] = in_table(_compile(parts, pronoun, kind))
     wordings = min(len(of_attribute) for of_attribute in asked)
     questions = np.array([[in_table(row) for row in rows[:wordings]] for rows in asked], np.int32)
+    closing = np.array(in_table((CLOSING, ".")), np.int32)
 
     texts, starts = list(table), []
     columns = (pools.first_names, pools.middle_names, pools.last_names)
@@ -178,27 +168,61 @@ def load_language(pools_folder: str = "", templates_folder: str = "") -> Languag
         pieces=tuple(texts),
         forms=forms,
         questions=questions,
+        closing=closing,
         names=np.array(starts[:3]),
         values=np.array(starts[3:]),
         templates=templates,
     )
 
 
-def fill(language: Language, codes: np.ndarray, who: People, attributes: np.ndarray) -> np.ndarray:
-    """Puts the names and values of B people in the place of their codes.
+@dataclasses.dataclass(frozen=True)
+class Texts:
+    """Some texts of one layout, as rows of pieces.
+
+    Attributes:
+      pieces: (B, P) int32.
+      value_slots: (S,) the column of the value of each sentence; a question is one sentence.
+      name_slots: (M,) the column of the first of the three pieces of each occurrence of the name.
+    """
+
+    pieces: np.ndarray
+    value_slots: np.ndarray
+    name_slots: np.ndarray
+
+
+def lay_out(
+    language: Language,
+    who: People,
+    forms: np.ndarray,
+    attributes: np.ndarray,
+    kinds: tuple[int, ...],
+    closing: bool = False,
+) -> Texts:
+    """Texts of S sentences about each of B people.
 
     Args:
-      codes: (B, S, SLOTS) rows of codes.
-      attributes: (B, S) the attribute that each row states.
-
-    Returns:
-      (B, S, SLOTS) pieces.
+      forms: (B, S, 3) the form of each sentence.
+      attributes: (B, S) the attribute that each sentence states.
+      kinds: (S,) whether a sentence refers to its person by NAME or otherwise.
+      closing: whether a sentence that only says the name comes last.
     """
-    value = np.take_along_axis(who.values, attributes, 1) + language.values[attributes]
-    pieces = np.where(codes == VALUE, value[:, :, None], codes)
-    for code, name in zip((FIRST, MIDDLE, LAST), (who.names + language.names).T, strict=True):
-        pieces = np.where(codes == code, name[:, None, None], pieces)
-    return pieces
+    names = who.names + language.names
+    values = np.take_along_axis(who.values, attributes, axis=1) + language.values[attributes]
+    name_slots = np.cumsum([0, *(7 if kind == NAME else 3 for kind in kinds)])
+    value_slots = name_slots[1:] - 2
+    named = np.array([*(kind == NAME for kind in kinds), closing])
+    pieces = np.empty((len(who), name_slots[-1] + 5 * closing), np.int32)
+    pieces[:, value_slots - 1] = forms[:, :, 1]
+    pieces[:, value_slots] = values
+    pieces[:, value_slots + 1] = forms[:, :, 2]
+    name_slots = name_slots[named] + 1
+    sentences = np.flatnonzero(named[:-1])
+    pieces[:, name_slots[: len(sentences)] - 1] = forms[:, sentences, 0]
+    for slot in name_slots:
+        pieces[:, slot : slot + 3] = names
+    if closing:
+        pieces[:, -5], pieces[:, -1] = language.closing
+    return Texts(pieces, value_slots, name_slots)
 
 
 def text(language: Language, pieces: np.ndarray) -> str:

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from kstore_jax.world.language import FIRST, VALUE, Language, fill
+from kstore_jax.world.language import NAME, Language, Texts, lay_out
 from kstore_jax.world.people import People
 
 TRAINED_WORDING = 0
@@ -12,28 +12,21 @@ TRAINED_WORDING = 0
 
 @dataclasses.dataclass(frozen=True)
 class Questions:
-    """Some questions with their answers, as columns of B rows.
+    """Some questions with their answers: B rows.
 
-    people (B,) person ids; attributes (B,) what is asked for; pieces (B, SLOTS); value_slots (B,)
-    the slot of the answer; name_slots (B,) the slot of the first of the three pieces of the name.
+    people (B,) person ids; attributes (B,) what is asked for; texts: one sentence a row, whose
+    value is the answer.
     """
 
     people: np.ndarray
     attributes: np.ndarray
-    pieces: np.ndarray
-    value_slots: np.ndarray
-    name_slots: np.ndarray
+    texts: Texts
 
 
 def ask(
     language: Language, who: People, attributes: np.ndarray, wording: int = TRAINED_WORDING
 ) -> Questions:
     """The question about attribute `attributes[b]` (B,) of person `who[b]`, answered."""
-    codes = language.questions[attributes, wording]
-    return Questions(
-        people=who.ids,
-        attributes=attributes,
-        pieces=fill(language, codes[:, None], who, attributes[:, None])[:, 0],
-        value_slots=np.argmax(codes == VALUE, axis=1),
-        name_slots=np.argmax(codes == FIRST, axis=1),
-    )
+    attributes = np.asarray(attributes)
+    forms = language.questions[attributes, wording][:, None]
+    return Questions(who.ids, attributes, lay_out(language, who, forms, attributes[:, None], (NAME,)))
