@@ -1,6 +1,7 @@
 """The `kstore` command: nothing but dispatch."""
 
 import errno
+import json
 import os
 import pathlib
 import re
@@ -73,6 +74,9 @@ def _parse_flags(argv: Sequence[str], config: pathlib.Path | None, workdir: str 
         )
         flags.DEFINE_string("workdir", workdir, "folder of the run", flag_values=values)
         flags.DEFINE_integer("workers", None, "processes", lower_bound=1, flag_values=values)
+        flags.DEFINE_string("out", None, "folder of the data set", flag_values=values)
+        flags.DEFINE_bool("json", False, "print JSON", flag_values=values)
+        flags.DEFINE_bool("pools", False, "show the pools", flag_values=values)
         flags.DEFINE_integer("person", 0, "whom to show", lower_bound=0, flag_values=values)
         left = values(["kstore", *argv])[1:]
         given = values.config
@@ -142,9 +146,41 @@ def _report(argv: Sequence[str]) -> None:
 
 def _show(argv: Sequence[str]) -> None:
     values, rows = _parse_flags(argv, configs_folder() / "quickstart.py", None)
-    from kstore_jax.lab.show import person_text
+    from kstore_jax.lab.show import Shown, pools_text
 
-    print(person_text(rows[0], values.person))
+    if values.pools:
+        print(pools_text(rows[0]))
+        return
+    shown = Shown(rows[0], values.person)
+    coloured = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    print(shown.json() if values.json else shown.text(coloured))
+
+
+def _data(argv: Sequence[str]) -> None:
+    values, rows = _parse_flags(argv, None, None)
+    if values.out is None:
+        raise UserError("--out is missing; expected a folder such as data/x")
+    from kstore_jax.lab.materials import write_datasets
+
+    for folder, manifest in write_datasets(rows[0], pathlib.Path(values.out), values.workers or 1):
+        print(f"{folder}: {manifest['entries']:,} entries, {manifest['tokens']:,} tokens")
+
+
+def _bench(argv: Sequence[str]) -> None:
+    what, *rest = argv or [""]
+    if what not in BENCHES:
+        raise UserError(f"bench: {what!r} is no benchmark{nearest(what, BENCHES)}")
+    values, rows = _parse_flags(rest, configs_folder() / "paper.py", None)
+    from kstore_jax.lab import bench
+
+    found = getattr(bench, what)(rows[0])
+    if values.json:
+        print(json.dumps(found))
+    else:
+        print("\n".join(f"{name:<32} {value:>16,}" for name, value in found.items()))
+
+
+BENCHES = ("data",)
 
 
 COMMANDS = {
@@ -152,7 +188,9 @@ COMMANDS = {
     "run": (_run, "--config=FILE --workdir=DIR: one experiment"),
     "sweep": (_sweep, "--config=FILE --workdir=DIR [--workers=N]: every row of a configuration"),
     "report": (_report, "DIR [--out=DIR]: the page of a finished run"),
-    "show": (_show, "[--config=FILE] --person=N: a person, the biographies, the questions"),
+    "data": (_data, "--config=FILE --out=DIR [--workers=N]: write the data set alone"),
+    "show": (_show, "[--config=FILE] --person=N [--json]: a person, the biographies, the questions"),
+    "bench": (_bench, "data [--config=FILE] [--json]: how fast this machine is"),
 }
 
 

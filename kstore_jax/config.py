@@ -26,9 +26,15 @@ def _one_of(default, *choices):
 
 @dataclasses.dataclass(frozen=True)
 class World:
-    """Who exists. `pools` and `templates` are folders of one's own, the bundled ones when empty."""
+    """Who exists. `pools` and `templates` are folders of one's own, the bundled ones when empty.
+
+    `celebrities`: further people, numbered after the others, who are written about in
+    `data.celebrity_variant` (Part 3.1, section 6); the questions about them are trained, and the
+    others' are held out.
+    """
 
     people: int = _number(100_000, 2)
+    celebrities: int = _number(0, 0)
     seed: int = _number(0, 0)
     pools: str = ""
     templates: str = ""
@@ -36,13 +42,32 @@ class World:
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """How they are written about, and the ids the model knows.
+    """What is read in pretraining: biographies, and what is mixed in by whole windows.
 
-    `vocabulary`: `gpt2` for all 50257 ids, `compact` for those that texts about these people use.
+    `tokenizer`: `gpt2`; `bpeN` or `word`, trained on these people's texts; or the path of a
+    `tokenizer.json`. `vocabulary`: `full`, or `compact` for the ids that the texts use.
+    `celebrity_share`: of the windows of biographies, those about celebrities; 0 shuffles all
+    biographies together, so that each is read once a pass (the paper leaves the weight open).
+    `qa_share`: the share of windows of questions about the people whose questions are trained,
+    answered (QA_r, Part 3.1, section 3). `text`: real text, as `corpus/text.py` reads it;
+    `text_share`: the share of its windows (half, in the paper's WikiBook control).
     """
 
     variant: str = "multi5+permute"
-    vocabulary: str = _one_of("gpt2", "gpt2", "compact")
+    tokenizer: str = "gpt2"
+    vocabulary: str = _one_of("full", "full", "compact")
+    celebrity_variant: str = "multi5+permute"
+    celebrity_share: float = _number(0.0, 0.0, 1.0)
+    qa_share: float = _number(0.0, 0.0, 1.0)
+    text: str = ""
+    text_share: float = _number(0.5, 0.0, 1.0)
+
+    def __post_init__(self):
+        if self.qa_share + (self.text_share if self.text else 0.0) >= 1.0:
+            raise UserError(
+                "qa_share: expected to leave a share of biographies beside it and text_share, "
+                f"got {self.qa_share}"
+            )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,12 +7,13 @@ places boundaries only where GPT-2's pre-tokenizer splits; others are checked wh
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 
 import numpy as np
 
 from kstore_jax.corpus.tokenizer import Tokenizer, Vocabulary
 from kstore_jax.world.biographies import Entries
-from kstore_jax.world.language import Language, Texts
+from kstore_jax.world.language import NAME, PERSON, PRONOUN, Language, Texts
 from kstore_jax.world.people import People
 from kstore_jax.world.questions import Questions
 
@@ -110,6 +111,12 @@ def plain_rows(tokens: np.ndarray, lengths: np.ndarray) -> TokenRows:
     return TokenRows(tokens, offsets, nowhere, nowhere)
 
 
+def joined(several: Sequence[TokenRows]) -> TokenRows:
+    """All rows of several as one, without spans."""
+    lengths = np.concatenate([rows.lengths for rows in several])
+    return plain_rows(np.concatenate([rows.tokens for rows in several]), lengths)
+
+
 def encode_entries(table: PieceTokens, entries: Entries) -> TokenRows:
     """Tokens and spans of biographies; `value_spans[:, a]` is the span of attribute a."""
     rows = encode(table, entries.texts)
@@ -146,15 +153,15 @@ def full_vocabulary(tokenizer: Tokenizer) -> Vocabulary:
     return Vocabulary(tokenizer, np.arange(tokenizer.size))
 
 
-def compact_vocabulary(table: PieceTokens, who: People) -> Vocabulary:
+def compact_vocabulary(table: PieceTokens, who: People, reverse: bool = False) -> Vocabulary:
     """The tokens that texts about these people can use: all templates and questions, and the names
-    and values of these people; the same for every variant."""
+    and values of these people; the same for every variant, but for `reverse`, which adds those
+    that say "the person"."""
     language = table.language
-    literals = np.arange(int(language.names[0]))
-    names = (who.names + language.names).ravel()
-    values = (who.values + language.values).ravel()
-    pieces = np.concatenate([literals, np.unique(names), np.unique(values)])
-    used, _ = table.join(pieces)
+    kinds = (PRONOUN, NAME, PERSON) if reverse else (PRONOUN, NAME)
+    names, values = who.names + language.names, who.values + language.values
+    parts = (language.forms[:, :, kinds], language.questions, names, values)
+    used, _ = table.join(np.unique(np.concatenate([part.ravel() for part in parts])))
     ids = np.union1d(used.astype(np.int64), [table.tokenizer.end_of_text])
     return Vocabulary(table.tokenizer, ids)
 

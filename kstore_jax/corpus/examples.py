@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 
 from kstore_jax.corpus.encode import TokenRows, padded
-from kstore_jax.corpus.tokenizer import END_OF_TEXT, Vocabulary
+from kstore_jax.corpus.tokenizer import Vocabulary
 
 _MULTIPLE = 8  # rows are padded to a multiple of this, so that few shapes are compiled
 
@@ -33,7 +33,7 @@ class Spans:
 def tokens_of(rows: TokenRows, vocabulary: Vocabulary) -> np.ndarray:
     """All rows as (N, L) int32 model tokens: the end of text, the row, ends of text up to L."""
     length = -(-(1 + int(rows.lengths.max())) // _MULTIPLE) * _MULTIPLE
-    return vocabulary.encode(padded(rows, length, END_OF_TEXT))
+    return vocabulary.encode(padded(rows, length, vocabulary.tokenizer.end_of_text))
 
 
 def span_examples(rows: TokenRows, spans: np.ndarray, vocabulary: Vocabulary) -> Spans:

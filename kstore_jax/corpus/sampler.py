@@ -1,7 +1,12 @@
 """(seed, step) -> what is trained on at that step; no state, no history."""
 
+import bisect
 import dataclasses
+import fractions
 import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import numpy as np
 
@@ -9,51 +14,162 @@ from kstore_jax.corpus.encode import TokenRows, ragged
 from kstore_jax.world import draw
 
 
+class Passes(Protocol):
+    """An endless sequence of passes over a corpus, each a set of closed texts."""
+
+    def rows(self, number: int) -> TokenRows:
+        """The texts of a pass, each closed by the end of text, in any order."""
+
+    def start(self, number: int) -> int:
+        """How many tokens all passes before this one hold."""
+
+    def at(self, token: int) -> int:
+        """The pass that holds that token of the stream."""
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
-class Windows:
-    """Entries packed into windows (Part 3.1, section 3).
+class Repeated:
+    """The same texts in every pass."""
 
-    Every pass shuffles all entries, `(seed, pass)` being the key, and joins them; the passes make
-    one endless stream. Window k is tokens `[k * length, (k + 1) * length]`, both ends included:
-    neighbours share one token, so that every token is predicted exactly once a pass.
+    texts: TokenRows
 
-    Attributes:
-      rows: the entries, each closed by the end of text.
-      length: predicted tokens a window.
+    def rows(self, number: int) -> TokenRows:
+        return self.texts
+
+    def start(self, number: int) -> int:
+        return number * int(self.texts.offsets[-1])
+
+    def at(self, token: int) -> int:
+        return token // int(self.texts.offsets[-1])
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Fresh:
+    """Other texts in every pass (Part 3.3): `write` makes those of a pass, a pure function.
+
+    To find where a pass starts the passes before it are written once, to count their tokens.
     """
 
-    rows: TokenRows
+    write: Callable[[int], TokenRows]
+    _starts: list[int] = dataclasses.field(default_factory=lambda: [0], init=False)
+
+    @functools.lru_cache(maxsize=2)  # noqa: B019  where one pass ends the next begins
+    def rows(self, number: int) -> TokenRows:
+        return self.write(number)
+
+    def start(self, number: int) -> int:
+        while len(self._starts) <= number:
+            self._starts.append(self._starts[-1] + int(self.rows(len(self._starts) - 1).offsets[-1]))
+        return self._starts[number]
+
+    def at(self, token: int) -> int:
+        while self._starts[-1] <= token:
+            self.start(len(self._starts))
+        return bisect.bisect_right(self._starts, token) - 1
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Windows:
+    """Texts packed into windows (Part 3.1, section 3).
+
+    Every pass shuffles all its texts, `(seed, pass)` being the key, and joins them; the passes
+    make one endless stream. Window k is tokens `[k * length, (k + 1) * length]`, both ends
+    included: neighbours share one token, so that every token is predicted exactly once a pass.
+
+    Attributes:
+      passes: where the texts come from.
+      length: predicted tokens a window.
+      purpose: keeps the orders of several sources independent.
+    """
+
+    passes: Passes
     length: int
     seed: int
+    purpose: str = "pass"
 
-    @functools.lru_cache(maxsize=2)  # noqa: B019  a window spans two passes at most
-    def _pass(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-        """The order of the entries in a pass (E,) and where each ends in it (E,)."""
-        order = draw.shuffled(len(self.rows), self.seed, "pass", number)
-        return order, np.cumsum(self.rows.lengths[order])
+    @functools.lru_cache(maxsize=2)  # noqa: B019  a window seldom spans more than two passes
+    def _order(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """The order of the texts in a pass (E,) and where each ends in it (E,)."""
+        rows = self.passes.rows(number)
+        order = draw.shuffled(len(rows), self.seed, self.purpose, number)
+        return order, np.cumsum(rows.lengths[order])
 
     def stream(self, start: int, stop: int) -> np.ndarray:
-        """Tokens [start, stop) of the stream (uint16)."""
-        per_pass = int(self.rows.offsets[-1])
+        """Tokens [start, stop) of the stream."""
         pieces = []
         while start < stop:
-            number, begin = divmod(start, per_pass)
-            end = min(per_pass, begin + stop - start)
-            order, ends = self._pass(number)
+            number = self.passes.at(start)
+            before = self.passes.start(number)
+            begin, end = start - before, min(stop, self.passes.start(number + 1)) - before
+            rows, (order, ends) = self.passes.rows(number), self._order(number)
             first, last = np.searchsorted(ends, [begin, end - 1], side="right")
             which = order[first : last + 1]
-            lengths = self.rows.lengths[which]
-            tokens = self.rows.tokens[ragged(self.rows.offsets[which], lengths)]
+            lengths = rows.offsets[which + 1] - rows.offsets[which]
+            tokens = rows.tokens.take(ragged(rows.offsets[which], lengths))
             skip = begin - (int(ends[first]) - int(lengths[0]))
             pieces.append(tokens[skip : skip + end - begin])
-            start += end - begin
+            start = before + end
         return np.concatenate(pieces)
 
     def windows(self, first: int, count: int) -> np.ndarray:
-        """Windows first .. first + count - 1, (count, length + 1) uint16."""
+        """Windows first .. first + count - 1, (count, length + 1)."""
         start = first * self.length
         stream = self.stream(start, start + count * self.length + 1)
         return np.lib.stride_tricks.sliding_window_view(stream, self.length + 1)[:: self.length]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Mixture:
+    """Windows of several sources, in exact shares.
+
+    Of every `sum(weights)` windows, `weights[s]` are the next ones of source s, in an order drawn
+    for each such group: window k of the mixture is found from k alone.
+
+    Attributes:
+      sources: windows of one length.
+      weights: as many integers, as `weights_of` gives them.
+    """
+
+    sources: tuple[Windows, ...]
+    weights: tuple[int, ...]
+    seed: int
+
+    def source(self, first: int, count: int) -> np.ndarray:
+        """Where each of the windows first .. first + count - 1 comes from, (count,)."""
+        return self._groups(first, count)[0]
+
+    def _groups(self, first: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """The source of each window, and how many windows of each came before the first one."""
+        group = sum(self.weights)
+        cards = np.repeat(np.arange(len(self.weights)), self.weights)
+        number, skip = divmod(first, group)
+        groups = range(number, -(-(first + count) // group))
+        order = np.concatenate(
+            [cards[draw.shuffled(group, self.seed, "mixture", n)] for n in groups]
+        )
+        before = np.bincount(order[:skip], minlength=len(self.weights))
+        return order[skip : skip + count], number * np.array(self.weights) + before
+
+    def windows(self, first: int, count: int) -> np.ndarray:
+        """Windows first .. first + count - 1, (count, length + 1)."""
+        source, before = self._groups(first, count)
+        parts = [
+            windows.windows(int(before[s]), int((source == s).sum()))
+            for s, windows in enumerate(self.sources)
+            if (source == s).any()
+        ]
+        out = np.empty((count, parts[0].shape[1]), np.result_type(*parts))
+        for s, part in zip(np.unique(source), parts, strict=True):
+            out[source == s] = part
+        return out
+
+
+def weights_of(shares: Sequence[float]) -> tuple[int, ...]:
+    """The smallest integers in the proportion of these shares (to a thousandth)."""
+    parts = [fractions.Fraction(share).limit_denominator(1000) for share in shares]
+    common = math.lcm(*(part.denominator for part in parts))
+    weights = [int(part * common) for part in parts]
+    return tuple(weight // math.gcd(*weights) for weight in weights)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

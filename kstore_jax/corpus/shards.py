@@ -1,8 +1,9 @@
 """Datasets on disk: ArrayRecord parts and a manifest.
 
 A record is a block of consecutive entries as columns, in the safetensors format. A dataset is
-written under a temporary name and renamed when whole; a reader checks every part against the
-manifest before anything else and refuses one that is missing, cut short or altered, naming it.
+written under a temporary name, part by part, and renamed when whole; interrupted writing goes on
+after the last whole part. A reader checks every part against the manifest before anything else and
+refuses one that is missing, cut short or altered, naming it.
 """
 
 import dataclasses
@@ -11,22 +12,26 @@ import json
 import os
 import pathlib
 import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent import futures
 
+import filelock
 import numpy as np
 import safetensors.numpy
 from array_record.python import array_record_module
+from tqdm import tqdm
 
-from kstore_jax.corpus.encode import TokenRows, encode_entries
-from kstore_jax.corpus.tokenizer import END_OF_TEXT
-from kstore_jax.errors import DamagedFileError
+from kstore_jax.corpus.encode import PieceTokens, TokenRows, encode_entries, joined
+from kstore_jax.corpus.tokenizer import Tokenizer
+from kstore_jax.errors import DamagedFileError, UserError
 from kstore_jax.world.biographies import Variant, write
-from kstore_jax.world.language import Language
 from kstore_jax.world.people import people
 
-FORMAT = 1
-BLOCK = 4096  # entries a record
-PART = 64 * BLOCK  # entries a part
+FORMAT = 2
+BLOCK = 8192  # entries a record
+PART = 32 * BLOCK  # entries a part
 MANIFEST = "manifest.json"
+_BEGUN = "config.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,55 +43,165 @@ class Corpus:
     rows: TokenRows
 
 
-def write_dataset(
-    folder: pathlib.Path, language: Language, seed: int, variant: Variant, size: int, config: dict
-) -> dict:
-    """Writes all entries of people 0 .. size - 1 and returns the manifest.
+Part = Callable[[], Iterable[Corpus]]
 
-    A dataset that stands there already is whole, and is only checked.
+
+def biographies(
+    table: PieceTokens, seed: int, variant: Variant, first: int, entries: np.ndarray
+) -> Corpus:
+    """Some biographies of people `first` and following.
 
     Args:
-      folder: where the dataset will stand; it must not exist.
-      config: the full generating configuration, kept in the manifest.
+      entries: ascending numbers of biographies, `variant.entries` a person, the first person's
+        first being 0.
     """
-    if folder.exists():
-        return read_manifest(folder)
-    temporary = folder.with_name(f"{folder.name}.writing")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
+    person, entry = np.divmod(np.asarray(entries, np.int64), variant.entries)
+    lowest, highest = int(person[0]), int(person[-1])
+    who = people(table.language.pools, seed, first + np.arange(lowest, highest + 1))
+    written = write(table.language, seed, variant, who.rows(person - lowest), entry)
+    return Corpus(first + person, entry, encode_entries(table, written))
+
+
+def fresh(
+    table: PieceTokens, seed: int, variant: Variant, first: int, size: int, number: int
+) -> TokenRows:
+    """All texts of a pass of fresh text: entry `number` of people first .. first + size - 1."""
+    blocks = []
+    for start in range(0, size, BLOCK):
+        ids = first + np.arange(start, min(size, start + BLOCK))
+        who = people(table.language.pools, seed, ids)
+        written = write(table.language, seed, variant, who, np.full(len(who), number))
+        blocks.append(encode_entries(table, written))
+    return joined(blocks)
+
+
+def biography_parts(
+    table: PieceTokens, seed: int, variant: Variant, first: int, size: int
+) -> list[Part]:
+    """The parts of the dataset of all entries of people first .. first + size - 1."""
     total = size * variant.entries
-    parts = max(1, -(-total // PART))
-    tokens, described = 0, []
-    for part in range(parts):
-        path = temporary / f"part-{part:05d}-of-{parts:05d}.array_record"
-        writer = array_record_module.ArrayRecordWriter(str(path), "group_size:1")
-        for start in range(part * PART, min(total, (part + 1) * PART), BLOCK):
-            index = np.arange(start, min(total, start + BLOCK, (part + 1) * PART))
-            corpus = _block(language, seed, variant, index)
-            tokens += len(corpus.rows.tokens)
-            writer.write(_pack(corpus))
-        writer.close()
-        content = path.read_bytes()
-        sha256 = hashlib.sha256(content).hexdigest()
-        described.append({"name": path.name, "bytes": len(content), "sha256": sha256})
-    manifest = {
-        "format": FORMAT,
-        "config": config,
-        "people": size,
-        "entries": total,
-        "tokens": tokens,
-        "tokenizer": "gpt2",
-        "parts": described,
-    }
-    (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
-    os.rename(temporary, folder)
+
+    def part(start: int, stop: int) -> Iterator[Corpus]:
+        for block in range(start, stop, BLOCK):
+            entries = np.arange(block, min(stop, block + BLOCK))
+            yield biographies(table, seed, variant, first, entries)
+
+    def part_from(start: int) -> Part:
+        return lambda: part(start, min(total, start + PART))
+
+    return [part_from(start) for start in range(0, total, PART)]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Dataset:
+    """A dataset to be written.
+
+    Attributes:
+      config: the full generating configuration, plain JSON; kept in the manifest.
+      tokenizer: the one that makes the tokens.
+      parts: opens the sources and returns the parts, each a function that yields the blocks of one
+        file.
+    """
+
+    config: dict
+    tokenizer: Tokenizer
+    parts: Callable[[], Sequence[Part]]
+
+
+def write_dataset(dataset: Dataset, folder: pathlib.Path, workers: int = 1) -> dict:
+    """Writes a dataset and returns its manifest.
+
+    The bytes do not depend on the number of workers. A dataset of the same configuration that
+    stands there already is whole, and is only checked; what an interrupted attempt wrote of it is
+    kept.
+
+    Args:
+      folder: where the dataset will stand.
+      workers: how many parts are written at a time.
+
+    Raises:
+      UserError: another dataset stands there.
+      DamagedFileError: the dataset that stands there is not as it was written.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = folder.with_name(f"{folder.name}.writing")
+    with filelock.FileLock(folder.with_name(f".{folder.name}.lock")):
+        if folder.exists():
+            manifest = read_manifest(folder)
+            if manifest["config"] != dataset.config:
+                raise UserError(f"{folder}: holds a dataset of another configuration")
+            return manifest
+        parts = dataset.parts()
+        _begin(temporary, dataset.config)
+        names = [f"part-{i:05d}-of-{len(parts):05d}.array_record" for i in range(len(parts))]
+        described = _write_parts([temporary / name for name in names], parts, workers)
+        (temporary / _BEGUN).unlink()
+        for name in names:
+            _description(temporary / name).unlink()
+        manifest = {
+            "format": FORMAT,
+            "config": dataset.config,
+            "entries": sum(part["entries"] for part in described),
+            "tokens": sum(part["tokens"] for part in described),
+            "tokenizer": dataset.tokenizer.fingerprint,
+            "parts": described,
+        }
+        manifest["sha256"] = _checksum(manifest)
+        (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+        os.rename(temporary, folder)
     return manifest
 
 
-def _block(language: Language, seed: int, variant: Variant, index: np.ndarray) -> Corpus:
-    person, entry = np.divmod(index, variant.entries)
-    written = write(language, seed, variant, people(language.pools, seed, person), entry)
-    return Corpus(person, entry, encode_entries(language, written))
+def _begin(temporary: pathlib.Path, config: dict) -> None:
+    """Makes the folder; what another configuration left there is removed."""
+    begun, described = temporary / _BEGUN, json.dumps(config)
+    if not begun.exists() or begun.read_text() != described:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        begun.write_text(described)
+
+
+def _description(path: pathlib.Path) -> pathlib.Path:
+    """What is beside a part once it is whole."""
+    return path.with_suffix(".json")
+
+
+def _write_parts(paths: list[pathlib.Path], parts: Sequence[Part], workers: int) -> list[dict]:
+    pool = futures.ThreadPoolExecutor(workers)
+    try:
+        writing = [pool.submit(_write_part, *both) for both in zip(paths, parts, strict=True)]
+        with tqdm(desc="shards", unit=" entries", unit_scale=True, delay=1, leave=False) as bar:
+            for done in futures.as_completed(writing):
+                bar.update(done.result()["entries"])
+        return [done.result() for done in writing]
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _write_part(path: pathlib.Path, part: Part) -> dict:
+    described = _description(path)
+    if described.exists():
+        return json.loads(described.read_text())
+    entries = tokens = 0
+    writer = array_record_module.ArrayRecordWriter(str(path), "group_size:1,uncompressed")
+    for corpus in part():
+        entries += len(corpus.rows)
+        tokens += len(corpus.rows.tokens)
+        writer.write(_pack(corpus))
+    writer.close()
+    with path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    found = {
+        "name": path.name,
+        "bytes": path.stat().st_size,
+        "sha256": sha256,
+        "entries": entries,
+        "tokens": tokens,
+    }
+    whole = described.with_suffix(".json.writing")
+    whole.write_text(json.dumps(found))
+    os.rename(whole, described)
+    return found
 
 
 def _pack(corpus: Corpus) -> bytes:
@@ -95,12 +210,17 @@ def _pack(corpus: Corpus) -> bytes:
         {
             "people": corpus.people,
             "entries": corpus.entries.astype(np.int32),
-            "offsets": rows.offsets.astype(np.int32),
+            "lengths": rows.lengths.astype(np.int32),
             "tokens": rows.tokens,
-            "value_spans": rows.value_spans.astype(np.int16),
-            "name_spans": rows.name_spans.astype(np.int16),
+            "value_spans": rows.value_spans,
+            "name_spans": rows.name_spans,
         }
     )
+
+
+def _checksum(manifest: dict) -> str:
+    content = {name: value for name, value in manifest.items() if name != "sha256"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def read_manifest(folder: pathlib.Path) -> dict:
@@ -108,56 +228,61 @@ def read_manifest(folder: pathlib.Path) -> dict:
 
     Raises:
       DamagedFileError: a part or the manifest is missing, cut short or altered, or was written
-        by a newer version.
+        in another format.
     """
+    path = folder / MANIFEST
     try:
-        manifest = json.loads((folder / MANIFEST).read_text())
+        manifest = json.loads(path.read_text())
         version = int(manifest["format"])
-        parts = [(str(p["name"]), int(p["bytes"]), str(p["sha256"])) for p in manifest["parts"]]
     except (OSError, ValueError, KeyError, TypeError):
-        raise DamagedFileError(f"{folder / MANIFEST}: missing or unreadable") from None
-    if version > FORMAT:
-        raise DamagedFileError(
-            f"{folder / MANIFEST}: format {version} is newer than this program's ({FORMAT})"
-        )
-    for name, size, sha256 in parts:
-        path = folder / name
-        if not path.exists():
-            raise DamagedFileError(f"{path}: missing")
-        content = path.read_bytes()
-        if len(content) != size:
-            raise DamagedFileError(f"{path}: {len(content)} bytes, not {size} as written")
-        if hashlib.sha256(content).hexdigest() != sha256:
-            raise DamagedFileError(f"{path}: changed since it was written (SHA-256 differs)")
+        raise DamagedFileError(f"{path}: missing or unreadable") from None
+    if version != FORMAT:
+        age = "newer" if version > FORMAT else "older"
+        raise DamagedFileError(f"{path}: format {version} is {age} than this program's ({FORMAT})")
+    if manifest.get("sha256") != _checksum(manifest):
+        raise DamagedFileError(f"{path}: changed since it was written (SHA-256 differs)")
+    for part in manifest["parts"]:
+        _check_part(folder / part["name"], part)
     return manifest
+
+
+def _check_part(path: pathlib.Path, part: dict) -> None:
+    if not path.exists():
+        raise DamagedFileError(f"{path}: missing")
+    if (size := path.stat().st_size) != part["bytes"]:
+        raise DamagedFileError(f"{path}: {size} bytes, not {part['bytes']} as written")
+    with path.open("rb") as file:
+        if hashlib.file_digest(file, "sha256").hexdigest() != part["sha256"]:
+            raise DamagedFileError(f"{path}: changed since it was written (SHA-256 differs)")
 
 
 def read_dataset(folder: pathlib.Path) -> Corpus:
     """A dataset, checked and read into memory as flat arrays."""
-    blocks = []
-    for part in read_manifest(folder)["parts"]:
+    manifest = read_manifest(folder)
+    counts = {name: manifest["entries"] for name in ("people", "entries", "lengths")}
+    counts |= {name: manifest["entries"] for name in ("value_spans", "name_spans")}
+    counts["tokens"] = manifest["tokens"]
+    columns: dict[str, np.ndarray] = {}
+    filled = dict.fromkeys(counts, 0)
+    for part in manifest["parts"]:
         reader = array_record_module.ArrayRecordReader(str(folder / part["name"]))
-        blocks.extend(safetensors.numpy.load(record) for record in reader.read_all())
+        for record in range(reader.num_records()):
+            for name, block in safetensors.numpy.load(reader.read([record])[0]).items():
+                if name not in columns:
+                    columns[name] = np.empty((counts[name], *block.shape[1:]), block.dtype)
+                columns[name][filled[name] : filled[name] + len(block)] = block
+                filled[name] += len(block)
         reader.close()
-    columns = {name: np.concatenate([b[name] for b in blocks]) for name in blocks[0]}
-    lengths = np.concatenate([np.diff(b["offsets"]) for b in blocks]).astype(np.int64)
-    return Corpus(
-        people=columns["people"],
-        entries=columns["entries"],
-        rows=TokenRows(
-            tokens=columns["tokens"],
-            offsets=np.concatenate([[0], np.cumsum(lengths)]),
-            value_spans=columns["value_spans"].astype(np.int64),
-            name_spans=columns["name_spans"].astype(np.int64),
-        ),
-    )
+    offsets = np.concatenate([[0], np.cumsum(columns["lengths"], dtype=np.int64)])
+    rows = TokenRows(columns["tokens"], offsets, columns["value_spans"], columns["name_spans"])
+    return Corpus(columns["people"], columns["entries"], rows)
 
 
-def with_end_of_text(rows: TokenRows) -> TokenRows:
-    """The same rows, each closed by `<|endoftext|>`; spans keep their places."""
+def with_end_of_text(rows: TokenRows, end_of_text: int) -> TokenRows:
+    """The same rows, each closed by the end of text; spans keep their places."""
     lengths = rows.lengths
     offsets = rows.offsets + np.arange(len(rows) + 1)
-    tokens = np.full(offsets[-1], END_OF_TEXT, np.uint16)
+    tokens = np.full(offsets[-1], end_of_text, rows.tokens.dtype)
     keep = np.ones(len(tokens), bool)
     keep[offsets[1:] - 1] = False
     tokens[keep] = rows.tokens[: int(lengths.sum())]

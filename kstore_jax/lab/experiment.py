@@ -2,24 +2,22 @@
 
 import dataclasses
 import functools
+import os
 import pathlib
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from kstore_jax.config import Experiment, PProbe, QProbe, as_dict
-from kstore_jax.corpus.encode import compact_vocabulary, encode_questions, full_vocabulary
+from kstore_jax.corpus import shards
+from kstore_jax.corpus.encode import TokenRows, joined
 from kstore_jax.corpus.examples import Spans, span_examples
-from kstore_jax.corpus.sampler import Rows, Windows
-from kstore_jax.corpus.shards import (
-    Corpus,
-    read_dataset,
-    read_manifest,
-    with_end_of_text,
-    write_dataset,
-)
+from kstore_jax.corpus.sampler import Fresh, Mixture, Passes, Repeated, Rows, Windows, weights_of
+from kstore_jax.corpus.shards import Corpus
 from kstore_jax.corpus.tokenizer import Vocabulary
+from kstore_jax.lab.materials import Materials
 from kstore_jax.lab.readings import (
     FIRST_TOKEN_TASKS,
     TASKS,
@@ -39,9 +37,8 @@ from kstore_jax.train import objectives
 from kstore_jax.train.checkpoint import opened
 from kstore_jax.train.fit import Task, fit
 from kstore_jax.world.biographies import Variant
-from kstore_jax.world.language import Language, load_language
-from kstore_jax.world.people import ATTRIBUTES, People, check_size, in_train_half, people
-from kstore_jax.world.questions import ask
+from kstore_jax.world.people import ATTRIBUTES
+from kstore_jax.world.questions import TRAINED_WORDING
 
 
 def with_dtype(experiment: Experiment) -> Experiment:
@@ -53,31 +50,38 @@ def with_dtype(experiment: Experiment) -> Experiment:
 
 
 class Lab:
-    """An experiment's materials, and its stages over a cache."""
+    """The stages of an experiment over a cache."""
 
     def __init__(self, experiment: Experiment, cache: Cache):
         self.experiment = experiment
         self.cache = cache
+        self.materials = Materials(experiment)
         e = experiment
-        self.variant = Variant.parse(e.data.variant)
-        self.shards = self._stage("shards", {"world": e.world, "variant": e.data.variant})
-        model = {"seed": e.seed, "model": e.model, "vocabulary": e.data.vocabulary}
-        self.pretrain = self._stage("pretrain", {**model, "training": e.pretrain}, self.shards)
-        self.recall = self._stage("recall", {}, self.pretrain)
-        self.finetune = self._stage("finetune", {"training": e.finetune}, self.pretrain)
-        self.qa = self._stage("qa", {}, self.finetune)
-        self.p_probe = self._stage("p_probe", {"training": e.p_probe}, self.pretrain)
-        self.q_probe = self._stage("q_probe", {"training": e.q_probe}, self.pretrain)
+        self.corpora = {
+            name: self._stage(name, dataset.config, (), functools.partial(self._write, dataset))
+            for name, dataset in self.materials.datasets.items()
+        }
+        shares = ("vocabulary", "celebrity_share", "qa_share", "text_share")
+        mixed = {name: getattr(e.data, name) for name in shares}
+        model = {"seed": e.seed, "model": e.model, "data": mixed, "training": e.pretrain}
+        self.pretrain = self._stage("pretrain", model, [*self.corpora.values()], self._pretrain)
+        self.recall = self._stage("recall", {}, [self.pretrain], self._recall)
+        tuning = {"training": e.finetune}
+        self.finetune = self._stage("finetune", tuning, [self.pretrain], self._finetune)
+        self.qa = self._stage("qa", {}, [self.finetune], self._qa)
+        p_probe, q_probe = {"training": e.p_probe}, {"training": e.q_probe}
+        self.p_probe = self._stage("p_probe", p_probe, [self.pretrain], self._p_probe)
+        self.q_probe = self._stage("q_probe", q_probe, [self.pretrain], self._q_probe)
         self.stages = (
-            self.shards, self.pretrain, self.recall, self.finetune, self.qa, self.p_probe,
-            self.q_probe,
+            *self.corpora.values(), self.pretrain, self.recall, self.finetune, self.qa,
+            self.p_probe, self.q_probe,
         )  # fmt: skip
 
     def check(self) -> None:
-        """Raises UserError where the world cannot be made, or a dataset made before is damaged."""
-        check_size(self.language.pools, self.experiment.world.people)
-        if self.cache.result(self.shards) is not None:
-            read_manifest(self.cache.folder(self.shards) / "dataset")
+        """Raises an error where a dataset made before is damaged."""
+        for stage in self.corpora.values():
+            if self.cache.result(stage) is not None:
+                shards.read_manifest(self.cache.folder(stage) / "dataset")
 
     @property
     def done(self) -> bool:
@@ -89,38 +93,84 @@ class Lab:
         for stage in self.stages:
             self.cache.ensure(stage)
 
-    def _stage(self, name: str, config: dict, *parents: Stage) -> Stage:
+    def _stage(
+        self,
+        name: str,
+        config: dict,
+        parents: Sequence[Stage],
+        compute: Callable[[pathlib.Path], dict],
+    ) -> Stage:
         plain = {
-            key: value if isinstance(value, str | int) else as_dict(value)
+            key: as_dict(value) if dataclasses.is_dataclass(value) else value
             for key, value in config.items()
         }
-        return Stage(name, plain, parents, getattr(self, f"_{name}"))
+        return Stage(name, plain, tuple(parents), compute)
 
-    @functools.cached_property
-    def language(self) -> Language:
-        world = self.experiment.world
-        return load_language(world.pools, world.templates)
+    def _write(self, dataset: shards.Dataset, folder: pathlib.Path) -> dict:
+        workers = len(os.sched_getaffinity(0))
+        manifest = shards.write_dataset(dataset, folder / "dataset", workers)
+        return {name: manifest[name] for name in ("entries", "tokens")}
 
-    @functools.cached_property
-    def people(self) -> People:
-        world = self.experiment.world
-        return people(self.language.pools, world.seed, np.arange(world.people))
-
-    @functools.cached_property
-    def in_train(self) -> np.ndarray:
-        """(people,) bool: who belongs to P_train."""
-        return in_train_half(self.experiment.world.seed, self.people.ids)
-
-    @functools.cached_property
-    def vocabulary(self) -> Vocabulary:
-        if self.experiment.data.vocabulary == "compact":
-            return compact_vocabulary(self.language, self.people)
-        return full_vocabulary()
+    def _read(self, name: str) -> Corpus:
+        stage = self.corpora[name]
+        self.cache.ensure(stage)
+        return shards.read_dataset(self.cache.folder(stage) / "dataset")
 
     @functools.cached_property
     def corpus(self) -> Corpus:
-        self.cache.ensure(self.shards)
-        return read_dataset(self.cache.folder(self.shards) / "dataset")
+        """The biographies of the people the model is read about."""
+        return self._read("biographies")
+
+    @functools.cached_property
+    def _real_text(self) -> TokenRows:
+        return self.materials.closed(self._read("text").rows)
+
+    @functools.cached_property
+    def vocabulary(self) -> Vocabulary:
+        found = self.materials.vocabulary
+        if self.experiment.data.text:
+            ids = np.union1d(found.ids, np.unique(self._real_text.tokens))
+            return Vocabulary(found.tokenizer, ids)
+        return found
+
+    @functools.cached_property
+    def windows(self) -> Windows | Mixture:
+        """What is read in pretraining."""
+        e, m = self.experiment, self.materials
+        mixed = 1.0 - e.data.qa_share - (e.data.text_share if e.data.text else 0.0)
+        own = self._passes(self.corpus, m.variant, 0, e.world.people)
+        sources: dict[str, tuple[Passes, float]] = {"pass": (own, mixed)}
+        if e.world.celebrities:
+            corpus = self._read("celebrities")
+            variant, share = m.celebrity_variant, e.data.celebrity_share
+            theirs = self._passes(corpus, variant, e.world.people, e.world.celebrities)
+            if share:
+                sources["pass"] = own, mixed * (1.0 - share)
+                sources["celebrities"] = theirs, mixed * share
+            else:
+                both = [m.closed(corpus.rows) for corpus in (self.corpus, corpus)]
+                sources["pass"] = Repeated(joined(both)), mixed
+        if e.data.qa_share:
+            rows = m.closed(m.question_rows())
+            taught = np.flatnonzero(np.repeat(m.taught, len(ATTRIBUTES)))
+            sources["questions"] = Repeated(rows.rows(taught)), e.data.qa_share
+        if e.data.text:
+            sources["text"] = Repeated(self._real_text), e.data.text_share
+        windows = tuple(
+            Windows(passes, e.pretrain.window, e.seed, purpose)
+            for purpose, (passes, _) in sources.items()
+        )
+        if len(windows) == 1:
+            return windows[0]
+        weights = weights_of([share for _, share in sources.values()])
+        return Mixture(windows, weights, e.seed)
+
+    def _passes(self, corpus: Corpus, variant: Variant, first: int, size: int) -> Passes:
+        closed = self.materials.closed
+        if not variant.fresh:
+            return Repeated(closed(corpus.rows))
+        table, seed = self.materials.table, self.experiment.world.seed
+        return Fresh(lambda number: closed(shards.fresh(table, seed, variant, first, size, number)))
 
     @functools.cached_property
     def shape(self) -> Shape:
@@ -154,35 +204,16 @@ class Lab:
 
     @functools.cached_property
     def questions(self) -> Spans:
-        """The six questions of every person, in order; row 6 i + a asks for attribute a of i."""
-        who = np.repeat(np.arange(len(self.people)), len(ATTRIBUTES))
-        asked = np.tile(np.arange(len(ATTRIBUTES)), len(self.people))
-        rows = encode_questions(self.language, ask(self.language, self.people.rows(who), asked))
-        answered = with_end_of_text(rows)
-        spans = rows.value_spans.copy()
-        spans[..., 1] += 1
-        return span_examples(answered, spans, self.vocabulary)
-
-    def _shards(self, folder: pathlib.Path) -> dict:
-        world = self.experiment.world
-        manifest = write_dataset(
-            folder / "dataset",
-            self.language,
-            world.seed,
-            self.variant,
-            world.people,
-            self.shards.config,
-        )
-        return {name: manifest[name] for name in ("people", "entries", "tokens")}
+        """The questions about everyone, in the trained wording."""
+        return self.materials.questions(self.vocabulary)
 
     def _pretrain(self, folder: pathlib.Path) -> dict:
         training = self.experiment.pretrain
-        windows = Windows(with_end_of_text(self.corpus.rows), training.window, self.experiment.seed)
+        windows = self.windows
 
-        def make_batch(step, count):
-            rows = windows.windows(step * training.batch, count * training.batch)
-            tokens = self.vocabulary.encode(rows)
-            return {"tokens": tokens.reshape(count, training.batch, training.window + 1)}
+        def make_batch(step, rows):
+            first = step * training.batch + rows.start
+            return {"tokens": self.vocabulary.encode(windows.windows(first, len(rows)))}
 
         tokens = training.batch * training.window
         task = Task(
@@ -195,12 +226,20 @@ class Lab:
             step_tokens=tokens,
         )
         fit(task, training, folder)
-        passes = training.steps * tokens / int(windows.rows.offsets[-1])
         return {
-            "exposures": passes * self.variant.entries,
+            "exposures": self._exposures(training.steps * training.batch),
             "parameters": sum(leaf.size for leaf in jax.tree.leaves(self._initial)),
             "vocabulary": self.vocabulary.size,
         }
+
+    def _exposures(self, count: int) -> float:
+        """How often each person was read about in the first `count` windows."""
+        windows, share = self.windows, 1.0
+        if isinstance(windows, Mixture):
+            share = windows.weights[0] / sum(windows.weights)
+            windows = windows.sources[0]
+        passes = count * share * windows.length / windows.passes.start(1)
+        return passes * self.materials.variant.entries
 
     def _recall(self, _: pathlib.Path) -> dict:
         rows = self.corpus.rows
@@ -211,17 +250,16 @@ class Lab:
     def _finetune(self, folder: pathlib.Path) -> dict:
         training = self.experiment.finetune
         examples = self.questions
-        train_rows = np.flatnonzero(np.repeat(self.in_train, len(ATTRIBUTES)))
+        train_rows = np.flatnonzero(np.repeat(self.materials.taught, len(ATTRIBUTES)))
         order = Rows(len(train_rows), self.experiment.seed)
 
-        def make_batch(step, count):
-            chosen = order.rows(step * training.batch, count * training.batch)
-            which = train_rows[chosen].reshape(count, training.batch)
+        def make_batch(step, rows):
+            which = train_rows[order.rows(step * training.batch + rows.start, len(rows))]
             return {
                 "tokens": examples.tokens[which],
-                "positions": examples.positions[which][:, :, 0],
-                "targets": examples.targets[which][:, :, 0],
-                "weights": examples.weights[which][:, :, 0],
+                "positions": examples.positions[which][:, 0],
+                "targets": examples.targets[which][:, 0],
+                "weights": examples.weights[which][:, 0],
             }
 
         task = Task(
@@ -250,43 +288,60 @@ class Lab:
         training = self.experiment.finetune
         lora = self._trained(self.finetune, training.steps, self._lora())
         params = adapters.merge(self.pretrained, lora, training.alpha)
-        whole, first = qa.span_accuracy(self.shape, params, self.questions)
-        whole = whole.reshape(-1, len(ATTRIBUTES))
-        first = first.reshape(-1, len(ATTRIBUTES))
-        values = self.people.values
+        whole, first = self._answered(params, self.questions)
+        taught = self.materials.taught
+        values = self.materials.everyone.values
         baseline = {
-            name: qa.majority_baseline(values[self.in_train, a], values[~self.in_train, a])
+            name: qa.majority_baseline(values[taught, a], values[~taught, a])
             for a, name in enumerate(ATTRIBUTES)
         }
+        wordings = range(TRAINED_WORDING + 1, self.materials.language.questions.shape[1])
+        reworded = [
+            self._answered(params, self.materials.questions(self.vocabulary, wording))[0]
+            for wording in wordings
+        ]
         return {
             "train": {
-                "exact": _by_attribute(whole[self.in_train]),
-                "first": _by_attribute(first[self.in_train]),
+                "exact": _by_attribute(whole[taught]),
+                "first": _by_attribute(first[taught]),
             },
             "test": {
-                "exact": _by_attribute(whole[~self.in_train]),
-                "first": _by_attribute(first[~self.in_train]),
+                "exact": _by_attribute(whole[~taught]),
+                "first": _by_attribute(first[~taught]),
+            },
+            "wordings": {
+                "train": [_by_attribute(right[taught]) for right in reworded],
+                "test": [_by_attribute(right[~taught]) for right in reworded],
             },
             "baseline": {"mean": float(np.mean(list(baseline.values()))), **baseline},
         }
+
+    def _answered(self, params: forward.Params, questions: Spans) -> tuple[np.ndarray, np.ndarray]:
+        """(everyone, 6) bool, twice: whether an answer, and its first token, are right."""
+        found = qa.span_accuracy(self.shape, params, questions)
+        whole, first = (right.reshape(-1, len(ATTRIBUTES)) for right in found)
+        return whole, first
 
     def _p_probe(self, folder: pathlib.Path) -> dict:
         """Trained on biographies of P_train and tested on those of P_test."""
         training = self.experiment.p_probe
         tasks = _tasks(training)
-        of_people, classes = labels(self.language, self.people, tasks)
-        chosen = np.flatnonzero(self.corpus.entries < (training.entries or self.variant.entries))
+        of_people, classes = labels(self.materials.table, self.materials.people, tasks)
+        entries = training.entries or self.materials.variant.entries
+        chosen = np.flatnonzero(self.corpus.entries < entries)
         whose = self.corpus.people[chosen]
         rows = self.corpus.rows.rows(chosen)
         readings = biography_readings(rows, of_people[whose], self.vocabulary, tasks)
-        return self._probe(folder, training, "layer", readings, self.in_train[whose], classes)
+        in_train = self.materials.in_train[whose]
+        return self._probe(folder, training, "layer", readings, in_train, classes)
 
     def _q_probe(self, folder: pathlib.Path) -> dict:
         training = self.experiment.q_probe
         tasks = _tasks(training)
-        _, classes = labels(self.language, self.people, tasks)
-        readings = name_readings(self.language, self.people, self.vocabulary, tasks)
-        return self._probe(folder, training, "batch", readings, self.in_train, classes)
+        table, who = self.materials.table, self.materials.people
+        _, classes = labels(table, who, tasks)
+        readings = name_readings(table, who, self.vocabulary, tasks)
+        return self._probe(folder, training, "batch", readings, self.materials.in_train, classes)
 
     def _probe(
         self,
@@ -300,18 +355,18 @@ class Lab:
         seen, held_out = np.flatnonzero(in_train), np.flatnonzero(~in_train)
         order = Rows(len(seen), self.experiment.seed)
 
-        def make_batch(step, count):
-            chosen = order.rows(step * training.batch, count * training.batch)
-            return readings.rows(seen[chosen].reshape(count, training.batch))
+        def make_batch(step, rows):
+            chosen = order.rows(step * training.batch + rows.start, len(rows))
+            return readings.rows(seen[chosen])
 
         frozen = dict(self.pretrained)
         trainable = probes.init_probe(self.shape, training, classes, self._key(2))
         if training.head == "unembedding":
-            tokens = class_tokens(self.language, self.vocabulary)
+            tokens = class_tokens(self.materials.table, self.vocabulary)
             frozen["head"] = probes.model_head(self.shape, self.pretrained, tokens)
             del trainable["head"]
         if training.updated == "shared":
-            shared = shared_tokens(self.language, self.vocabulary)
+            shared = shared_tokens(self.materials.table, self.vocabulary)
             frozen["updated"] = jnp.zeros(self.shape.vocabulary).at[shared].set(1.0)
         task = Task(
             name=folder.name.split("-")[0],

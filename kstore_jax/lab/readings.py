@@ -2,12 +2,11 @@
 
 import numpy as np
 
-from kstore_jax.corpus.encode import TokenRows, piece_tokens
+from kstore_jax.corpus.encode import PieceTokens, TokenRows, plain_rows
 from kstore_jax.corpus.examples import tokens_of
 from kstore_jax.corpus.shards import with_end_of_text
 from kstore_jax.corpus.tokenizer import Vocabulary
 from kstore_jax.readout.probes import Readings
-from kstore_jax.world.language import Language
 from kstore_jax.world.people import ATTRIBUTES, People
 
 TASKS = (
@@ -20,15 +19,14 @@ FIRST_TOKEN_TASKS = tuple(task for task in TASKS if task[1] == "first")
 Tasks = tuple[tuple[str, str], ...]
 
 
-def _first_tokens(language: Language, attribute: int) -> np.ndarray:
-    """The first GPT-2 id of every value of an attribute."""
-    table = piece_tokens(language)
-    values = np.arange(len(language.pools.values[ATTRIBUTES[attribute]]))
-    return table.tokens[table.starts[language.values[attribute] + values]]
+def _first_tokens(table: PieceTokens, attribute: int) -> np.ndarray:
+    """The first id of every value of an attribute."""
+    values = np.arange(len(table.language.pools.values[ATTRIBUTES[attribute]]))
+    return table.tokens[table.language.values[attribute] + values, 0]
 
 
 def labels(
-    language: Language, who: People, tasks: Tasks = TASKS
+    table: PieceTokens, who: People, tasks: Tasks = TASKS
 ) -> tuple[np.ndarray, tuple[int, ...]]:
     """The class of each person in each task (N, T) int32, and the number of classes of each task.
 
@@ -37,28 +35,28 @@ def labels(
     columns, classes = [], []
     for name, kind in tasks:
         a = ATTRIBUTES.index(name)
-        of_value = np.arange(len(language.pools.values[name]))
+        of_value = np.arange(len(table.language.pools.values[name]))
         if kind == "first":
-            _, of_value = np.unique(_first_tokens(language, a), return_inverse=True)
+            _, of_value = np.unique(_first_tokens(table, a), return_inverse=True)
         columns.append(of_value[who.values[:, a]])
         classes.append(int(of_value.max()) + 1)
     return np.stack(columns, axis=1).astype(np.int32), tuple(classes)
 
 
-def class_tokens(language: Language, vocabulary: Vocabulary) -> tuple[np.ndarray, ...]:
+def class_tokens(table: PieceTokens, vocabulary: Vocabulary) -> tuple[np.ndarray, ...]:
     """The model's token of each class of each first-token task; -1 where the vocabulary has none,
     which then is nobody's class."""
     return tuple(
-        vocabulary.places(np.unique(_first_tokens(language, ATTRIBUTES.index(name))))
+        vocabulary.places(np.unique(_first_tokens(table, ATTRIBUTES.index(name))))
         for name, _ in FIRST_TOKEN_TASKS
     )
 
 
-def shared_tokens(language: Language, vocabulary: Vocabulary) -> np.ndarray:
+def shared_tokens(table: PieceTokens, vocabulary: Vocabulary) -> np.ndarray:
     """The model's tokens that templates are made of, and the end of text."""
-    literals = np.arange(int(language.names[0]))
-    tokens = np.unique(piece_tokens(language).join(literals))
-    return np.append(vocabulary.encode(tokens), vocabulary.end_of_text)
+    tokens, _ = table.join(np.arange(int(table.language.names[0])))
+    known = vocabulary.places(np.unique(tokens))
+    return np.append(known[known >= 0], vocabulary.end_of_text)
 
 
 def biography_readings(
@@ -78,19 +76,14 @@ def biography_readings(
 
 
 def name_readings(
-    language: Language, who: People, vocabulary: Vocabulary, tasks: Tasks = TASKS
+    table: PieceTokens, who: People, vocabulary: Vocabulary, tasks: Tasks = TASKS
 ) -> Readings:
     """End token, full name, end token; read at the second (Part 3.1, section 5.2)."""
-    table = piece_tokens(language)
-    names = who.names + language.names
-    rows = TokenRows(
-        tokens=table.join(names),
-        offsets=np.concatenate([[0], np.cumsum(table.lengths[names].sum(1))]),
-        value_spans=np.empty((len(who), 0, 2), np.int64),
-        name_spans=np.empty((len(who), 0, 2), np.int64),
-    )
-    closed = with_end_of_text(rows)
-    of_people, classes = labels(language, who, tasks)
+    names = who.names + table.language.names
+    tokens, _ = table.join(names)
+    rows = plain_rows(tokens, table.lengths[names].sum(axis=1))
+    closed = with_end_of_text(rows, table.tokenizer.end_of_text)
+    of_people, classes = labels(table, who, tasks)
     return Readings(
         tokens=tokens_of(closed, vocabulary),
         positions=closed.lengths[:, None].astype(np.int32),

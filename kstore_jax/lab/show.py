@@ -1,33 +1,140 @@
 """A person as a text to read: who, the biographies, the questions."""
 
+import json
+
 import numpy as np
 
 from kstore_jax.config import Experiment
+from kstore_jax.corpus.encode import encode_entries
 from kstore_jax.errors import UserError
-from kstore_jax.world.biographies import Variant, write
-from kstore_jax.world.language import load_language, text
-from kstore_jax.world.people import ATTRIBUTES, check_size, in_train_half, people
-from kstore_jax.world.questions import ask
+from kstore_jax.lab import paper
+from kstore_jax.lab.materials import Materials
+from kstore_jax.world.biographies import write
+from kstore_jax.world.language import Language, Texts, text
+from kstore_jax.world.people import ATTRIBUTES, PRONOUNS, in_train_half
+from kstore_jax.world.questions import TRAINED_WORDING, ask
+
+_NAME_COLOUR, _VALUE_COLOUR, _PLAIN = "\033[1m", "\033[36m", "\033[0m"
 
 
-def person_text(experiment: Experiment, person: int) -> str:
-    """Everything that is written about one person of an experiment's world."""
-    world = experiment.world
-    if person >= world.people:
-        raise UserError(f"person: expected less than world.people = {world.people}, got {person}")
-    variant = Variant.parse(experiment.data.variant)
-    language = load_language(world.pools, world.templates)
-    check_size(language.pools, world.people)
-    entries = np.arange(variant.entries)
-    who = people(language.pools, world.seed, np.full(len(entries), person))
-    written = write(language, world.seed, variant, who, entries)
-    asked = ask(
-        language,
-        people(language.pools, world.seed, np.full(len(ATTRIBUTES), person)),
-        np.arange(len(ATTRIBUTES)),
-    )
-    half = "P_train" if in_train_half(world.seed, who.ids)[0] else "P_test"
-    lines = [f"person {person} ({half}), {experiment.data.variant}"]
-    lines += [f"\nentry {m}:{text(language, pieces)}" for m, pieces in enumerate(written.pieces)]
-    lines += ["", *(text(language, pieces) for pieces in asked.pieces)]
+class Shown:
+    """One person of an experiment's world and all that is written about them.
+
+    Raises:
+      UserError: there is no such person.
+    """
+
+    def __init__(self, experiment: Experiment, person: int):
+        self._materials = materials = Materials(experiment)
+        if person >= len(materials.everyone):
+            raise UserError(
+                f"person: expected less than world.people = {len(materials.everyone)}, got {person}"
+            )
+        famous = person >= experiment.world.people
+        data = experiment.data
+        self._variant = materials.celebrity_variant if famous else materials.variant
+        self._written_as = data.celebrity_variant if famous else data.variant
+        self._half = "P_train" if in_train_half(experiment.world.seed, person) else "P_test"
+        if famous:
+            self._half = "celebrity"
+        self._person = person
+        entries = np.arange(self._variant.entries)
+        who = materials.everyone.rows(np.full(len(entries), person))
+        seed = experiment.world.seed
+        self._entries = write(materials.language, seed, self._variant, who, entries)
+        who = materials.everyone.rows(np.full(len(ATTRIBUTES), person))
+        wordings = range(materials.language.questions.shape[1])
+        self._questions = [
+            ask(materials.language, who, np.arange(len(ATTRIBUTES)), wording).texts
+            for wording in wordings
+        ]
+
+    def text(self, coloured: bool) -> str:
+        """To be read in a terminal: names bold and values cyan where `coloured`."""
+        language, texts = self._materials.language, self._entries.texts
+        lines = [f"person {self._person} ({self._half}), {self._written_as}"]
+        for m in range(len(texts.pieces)):
+            lines.append(f"\nentry {m}:{_line(language, texts, m, coloured)}")
+        trained, *others = self._questions
+        lines += ["", *(_line(language, trained, a, coloured) for a in range(len(ATTRIBUTES)))]
+        lines += ["", "held-out wordings:"]
+        for wording in others:
+            lines += [_line(language, wording, a, coloured) for a in range(len(ATTRIBUTES))]
+        return "\n".join(lines)
+
+    def json(self) -> str:
+        """One object: `person`, `entries` with `text`, `tokens` and `spans`, and `questions`.
+
+        Spans are `[start, end)` in tokens; `name` lists one for each occurrence.
+        """
+        language = self._materials.language
+        who = self._materials.everyone.rows(np.array([self._person]))
+        pools, names, values = language.pools, who.names[0], who.values[0]
+        columns = (pools.first_names, pools.middle_names, pools.last_names)
+        person = {
+            "id": self._person,
+            "name": " ".join(c[i] for c, i in zip(columns, names, strict=True)),
+            "pronoun": PRONOUNS[who.pronouns[0]],
+            "group": self._half,
+            "variant": self._written_as,
+            "attributes": {a: pools.values[a][v] for a, v in zip(ATTRIBUTES, values, strict=True)},
+        }
+        shown = {"person": person, "entries": self._json_entries(), "questions": []}
+        for wording, texts in enumerate(self._questions):
+            for a, attribute in enumerate(ATTRIBUTES):
+                slot = texts.value_slots[0]
+                asked, answer = texts.pieces[a, :slot], texts.pieces[a, slot:]
+                shown["questions"].append(
+                    {
+                        "attribute": attribute,
+                        "wording": wording,
+                        "trained": wording == TRAINED_WORDING,
+                        "prompt": text(language, asked),
+                        "answer": text(language, answer),
+                    }
+                )
+        return json.dumps(shown)
+
+    def _json_entries(self) -> list[dict]:
+        rows = encode_entries(self._materials.table, self._entries)
+        found = []
+        for m, pieces in enumerate(self._entries.texts.pieces):
+            spans = dict(zip(ATTRIBUTES, rows.value_spans[m].tolist(), strict=True))
+            found.append(
+                {
+                    "entry": m,
+                    "text": text(self._materials.language, pieces),
+                    "tokens": rows.tokens[rows.offsets[m] : rows.offsets[m + 1]].tolist(),
+                    "spans": {**spans, "name": rows.name_spans[m].tolist()},
+                }
+            )
+        return found
+
+
+def _line(language: Language, texts: Texts, row: int, coloured: bool) -> str:
+    if not coloured:
+        return text(language, texts.pieces[row])
+    parts = [language.pieces[piece] for piece in texts.pieces[row]]
+    for slot in texts.value_slots:
+        parts[slot] = f"{_VALUE_COLOUR}{parts[slot]}{_PLAIN}"
+    for slot in texts.name_slots:
+        parts[slot], parts[slot + 2] = _NAME_COLOUR + parts[slot], parts[slot + 2] + _PLAIN
+    return "".join(parts)
+
+
+def pools_text(experiment: Experiment) -> str:
+    """How many values each attribute has, and how often the commonest value and the commonest
+    first word come up, beside those of the paper's pools (Part 3.1, Fig. 7, first row), in %."""
+    pools = Materials(experiment).language.pools
+    lines = ["attribute      values  commonest  (paper)  first word  (paper)"]
+    for attribute in ATTRIBUTES:
+        values = np.array(pools.values[attribute])
+        drawn = values[pools.headquarters] if attribute == "company_city" else values
+        words = np.array([value.split(" ")[0].rstrip(",") for value in drawn])
+        value, word = (np.unique(x, return_counts=True)[1].max() / len(x) for x in (drawn, words))
+        printed = paper.baseline()
+        lines.append(
+            f"{attribute:<13} {len(values):>7} {value:>10.1%} {printed.qa[attribute]:>8.1%}"
+            f" {word:>11.1%} {printed.q_first[attribute]:>8.1%}"
+        )
     return "\n".join(lines)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from kstore_jax.config import Training
-from kstore_jax.corpus.loader import Batch, batches
+from kstore_jax.corpus.loader import MakeBatch, batches, local_rows
 from kstore_jax.errors import UserError
 from kstore_jax.model.forward import Params
 from kstore_jax.train.checkpoint import opened
@@ -33,7 +33,7 @@ class Task:
       merge: `(frozen, trainable) -> params`.
       frozen: what stays as it is.
       trainable: what is trained, as it is before the first step.
-      make_batch: `(step, count) -> batch`, arrays with leading axes (count, rows); pure.
+      make_batch: `(step, rows) -> batch`, those rows of the batch of a step; pure.
       step_tokens: tokens the model reads a step, for the telemetry.
     """
 
@@ -42,7 +42,7 @@ class Task:
     merge: Callable[[Tree, Tree], Params]
     frozen: Tree
     trainable: Tree
-    make_batch: Callable[[int, int], Batch]
+    make_batch: MakeBatch
     step_tokens: int
 
 
@@ -70,7 +70,10 @@ def fit(task: Task, training: Training, folder: pathlib.Path) -> Tree:
             state = checkpoints.load(first, **state)
         sharding = batch_sharding(mesh, training.batch)
         stride = training.dispatch
-        feed = batches(task.make_batch, first, training.steps, stride, sharding)
+        rows = range(training.batch)
+        if not sharding.is_fully_replicated:
+            rows = local_rows(training.batch, jax.process_count(), jax.process_index())
+        feed = batches(task.make_batch, first, training.steps, stride, sharding, rows)
         with Telemetry(folder, task.name, first, training.steps, task.step_tokens) as telemetry:
             step, unread = first, None
             for count, batch in feed:

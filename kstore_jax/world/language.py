@@ -8,6 +8,7 @@ is known and never searched for.
 
 import dataclasses
 import functools
+import hashlib
 import itertools
 import pathlib
 import re
@@ -130,6 +131,14 @@ class Language:
     names: np.ndarray
     values: np.ndarray
     templates: np.ndarray
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of all that texts are made of."""
+        digest = hashlib.sha256("\n".join(self.pieces).encode())
+        for part in (self.forms, self.questions, self.pools.headquarters):
+            digest.update(np.ascontiguousarray(part, np.int64))
+        return digest.hexdigest()
 
 
 @functools.cache

@@ -1,0 +1,152 @@
+"""What an experiment is about: people, language, tokens, questions. Nothing here is trained."""
+
+import functools
+import pathlib
+from collections.abc import Iterator
+
+import numpy as np
+
+from kstore_jax.config import Experiment
+from kstore_jax.corpus import shards, tokenizer
+from kstore_jax.corpus.encode import (
+    PieceTokens,
+    TokenRows,
+    compact_vocabulary,
+    encode_questions,
+    full_vocabulary,
+    piece_tokens,
+)
+from kstore_jax.corpus.examples import Spans, span_examples
+from kstore_jax.corpus.shards import Dataset, with_end_of_text
+from kstore_jax.corpus.text import open_documents, text_parts
+from kstore_jax.corpus.tokenizer import Vocabulary
+from kstore_jax.errors import UserError
+from kstore_jax.world.biographies import Variant
+from kstore_jax.world.language import Language, load_language
+from kstore_jax.world.people import ATTRIBUTES, People, check_size, in_train_half, people
+from kstore_jax.world.questions import TRAINED_WORDING, ask
+
+
+class Materials:
+    """The materials of an experiment, each made when it is first asked for."""
+
+    def __init__(self, experiment: Experiment):
+        world, data = experiment.world, experiment.data
+        self.world = world
+        self.data = data
+        self.variant = Variant.parse(data.variant)
+        self.celebrity_variant = Variant.parse(data.celebrity_variant, "data.celebrity_variant")
+        check_size(self.language.pools, world.people + world.celebrities)
+        fresh = self.variant.fresh or self.celebrity_variant.fresh
+        if fresh and world.celebrities and not data.celebrity_share:
+            raise UserError(
+                "data.celebrity_share: expected more than 0 where a group's text is fresh"
+            )
+
+    @functools.cached_property
+    def language(self) -> Language:
+        return load_language(self.world.pools, self.world.templates)
+
+    @functools.cached_property
+    def everyone(self) -> People:
+        """All people, the celebrities after the others."""
+        count = self.world.people + self.world.celebrities
+        return people(self.language.pools, self.world.seed, np.arange(count))
+
+    @functools.cached_property
+    def people(self) -> People:
+        """All people who are no celebrities: those the model is read about."""
+        return self.everyone.rows(np.arange(self.world.people))
+
+    @functools.cached_property
+    def in_train(self) -> np.ndarray:
+        """(people,) bool: who belongs to P_train, whom probes are trained on."""
+        return in_train_half(self.world.seed, self.people.ids)
+
+    @functools.cached_property
+    def taught(self) -> np.ndarray:
+        """(everyone,) bool: whose questions are trained; the others' are held out."""
+        if not self.world.celebrities:
+            return self.in_train
+        return self.everyone.ids >= self.world.people
+
+    @functools.cached_property
+    def table(self) -> PieceTokens:
+        cut = tokenizer.tokenizer(
+            self.data.tokenizer, self.language, self.world.seed, self.people
+        )
+        return piece_tokens(self.language, cut)
+
+    @functools.cached_property
+    def vocabulary(self) -> Vocabulary:
+        """The ids of texts about these people, or all of the tokenizer's."""
+        if self.data.vocabulary == "compact":
+            reverse = bool(self.variant.name_at or self.celebrity_variant.name_at)
+            return compact_vocabulary(self.table, self.everyone, reverse)
+        return full_vocabulary(self.table.tokenizer)
+
+    @functools.cached_property
+    def datasets(self) -> dict[str, Dataset]:
+        """What is written before anything is read: biographies of the people, of the celebrities,
+        and real text, where there are any."""
+        found = {
+            "biographies": self._biographies(0, self.world.people, self.data.variant),
+        }
+        if size := self.world.celebrities:
+            variant = self.data.celebrity_variant
+            found["celebrities"] = self._biographies(self.world.people, size, variant)
+        if source := self.data.text:
+            cut = self.table.tokenizer
+            config = {"text": source, "tokenizer": cut.fingerprint, "format": shards.FORMAT}
+            found["text"] = Dataset(config, cut, lambda: text_parts(cut, open_documents(source)))
+        return found
+
+    def _biographies(self, first: int, size: int, variant: str) -> Dataset:
+        """All biographies of people first .. first + size - 1; of fresh text, the first pass."""
+        config = {
+            "seed": self.world.seed,
+            "language": self.language.fingerprint,
+            "variant": variant,
+            "first": first,
+            "people": size,
+            "tokenizer": self.table.tokenizer.fingerprint,
+            "format": shards.FORMAT,
+        }
+        how = self.world.seed, Variant.parse(variant), first, size
+        return Dataset(
+            config, self.table.tokenizer, lambda: shards.biography_parts(self.table, *how)
+        )
+
+    def closed(self, rows: TokenRows) -> TokenRows:
+        return with_end_of_text(rows, self.table.tokenizer.end_of_text)
+
+    def question_rows(self, wording: int = TRAINED_WORDING) -> TokenRows:
+        """The six questions of everyone, answered; row 6 i + a asks for attribute a of i."""
+        who = np.repeat(np.arange(len(self.everyone)), len(ATTRIBUTES))
+        asked = np.tile(np.arange(len(ATTRIBUTES)), len(self.everyone))
+        rows = ask(self.language, self.everyone.rows(who), asked, wording)
+        return encode_questions(self.table, rows)
+
+    def questions(self, vocabulary: Vocabulary, wording: int = TRAINED_WORDING) -> Spans:
+        """The questions, whose answers and ends of text are to be predicted."""
+        rows = self.question_rows(wording)
+        spans = rows.value_spans.copy()
+        spans[..., 1] += 1
+        return span_examples(self.closed(rows), spans, vocabulary)
+
+
+def write_datasets(
+    experiment: Experiment, out: pathlib.Path, workers: int
+) -> Iterator[tuple[pathlib.Path, dict]]:
+    """Writes the biographies into a folder, and what is mixed in into folders of its own in there.
+
+    Yields each folder and its manifest.
+    """
+    materials = Materials(experiment)
+    if materials.variant.fresh:
+        raise UserError(
+            "data.variant: fresh text is drawn while a model reads it; multiM+permute is M passes"
+        )
+    for name, dataset in materials.datasets.items():
+        folder = out if name == "biographies" else out / name
+        yield folder, shards.write_dataset(dataset, folder, workers)
