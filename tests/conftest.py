@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
+from kstore_jax.corpus.encode import PieceTokens, piece_tokens
+from kstore_jax.corpus.tokenizer import gpt2
 from kstore_jax.world.biographies import Entries, Variant, write
 from kstore_jax.world.language import Language, load_language
 from kstore_jax.world.people import people
@@ -36,3 +38,9 @@ def biographies(language):
         return write(language, seed, parsed, people(language.pools, seed, ids), entries)
 
     return written
+
+
+@pytest.fixture(scope="session")
+def table(language) -> PieceTokens:
+    """GPT-2's tokens of every piece of the bundled language."""
+    return piece_tokens(language, gpt2())

@@ -17,10 +17,10 @@ IDS = np.arange(40)
 
 
 @pytest.fixture(params=["gpt2", "compact"])
-def vocabulary(request, language):
+def vocabulary(request, language, table):
     if request.param == "gpt2":
-        return full_vocabulary()
-    return compact_vocabulary(language, people(language.pools, 0, IDS))
+        return full_vocabulary(table.tokenizer)
+    return compact_vocabulary(table, people(language.pools, 0, IDS))
 
 
 def row(rows, b: int) -> np.ndarray:
@@ -47,20 +47,20 @@ def assert_spans_are_right(rows, spans, vocabulary):
     assert examples.weights.dtype == np.float32
 
 
-def test_answers_of_questions(language, vocabulary):
+def test_answers_of_questions(language, table, vocabulary):
     who = people(language.pools, 0, np.repeat(IDS, 6))
-    rows = encode_questions(language, ask(language, who, np.tile(np.arange(6), len(IDS))))
+    rows = encode_questions(table, ask(language, who, np.tile(np.arange(6), len(IDS))))
     assert_spans_are_right(rows, rows.value_spans, vocabulary)
 
 
-def test_values_and_absent_names_of_biographies(language, biographies, vocabulary):
-    rows = encode_entries(language, biographies("multi2+permute", IDS))
+def test_values_and_names_of_biographies(table, biographies, vocabulary):
+    rows = encode_entries(table, biographies("multi2+permute", IDS))
     assert_spans_are_right(rows, rows.value_spans, vocabulary)
     assert_spans_are_right(rows, rows.name_spans, vocabulary)
 
 
-def test_lines_begin_and_are_filled_up_with_the_end_of_text(language, biographies, vocabulary):
-    rows = encode_entries(language, biographies("single", IDS))
+def test_lines_begin_and_are_filled_up_with_the_end_of_text(table, biographies, vocabulary):
+    rows = encode_entries(table, biographies("single", IDS))
     tokens = tokens_of(rows, vocabulary)
     assert tokens.shape[1] % 8 == 0
     assert 1 + rows.lengths.max() <= tokens.shape[1] < 1 + rows.lengths.max() + 8

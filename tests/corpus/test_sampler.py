@@ -3,30 +3,45 @@
 import collections
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kstore_jax.corpus.encode import TokenRows
-from kstore_jax.corpus.sampler import Rows, Windows
-from kstore_jax.corpus.tokenizer import END_OF_TEXT
+from kstore_jax.corpus.encode import TokenRows, joined, plain_rows
+from kstore_jax.corpus.loader import local_rows
+from kstore_jax.corpus.sampler import Fresh, Mixture, Repeated, Rows, Windows, weights_of
+from tests.chi_square import assert_uniform
+
+END_OF_TEXT = 50256
 
 SEEDS = st.integers(0, 2**64)
 
 
 def closed_rows(texts: list[list[int]]) -> TokenRows:
     """Rows of these tokens, each closed by the end of text."""
-    nowhere = np.zeros((len(texts), 6, 2), np.int64)
-    return TokenRows(
-        tokens=np.array([t for text in texts for t in (*text, END_OF_TEXT)], np.uint16),
-        offsets=np.cumsum([0, *(len(text) + 1 for text in texts)]),
-        value_spans=nowhere,
-        name_spans=nowhere,
-    )
+    tokens = np.array([t for text in texts for t in (*text, END_OF_TEXT)], np.uint16)
+    return plain_rows(tokens, np.array([len(text) + 1 for text in texts]))
+
+
+def fresh_rows(number: int) -> TokenRows:
+    """Texts of another number and other lengths in every pass."""
+    sizes = np.random.default_rng(number).integers(0, 7, 1 + number % 5)
+    return closed_rows([[1000 + number] * size for size in sizes])
 
 
 TEXTS = st.lists(st.lists(st.integers(0, 9), max_size=9), min_size=1, max_size=12)
 # Windows are often longer than a pass, or than several.
-WINDOWS = st.builds(Windows, rows=TEXTS.map(closed_rows), length=st.integers(1, 60), seed=SEEDS)
+REPEATED = TEXTS.map(closed_rows).map(Repeated)
+FRESH = st.builds(Fresh, write=st.just(fresh_rows))
+LENGTHS = st.integers(1, 60)
+WINDOWS = st.builds(Windows, passes=REPEATED | FRESH, length=LENGTHS, seed=SEEDS)
+
+
+def again(windows: Windows) -> Windows:
+    """The same windows, with nothing remembered."""
+    passes = windows.passes
+    passes = Fresh(passes.write) if isinstance(passes, Fresh) else Repeated(passes.texts)
+    return Windows(passes, windows.length, windows.seed, windows.purpose)
 
 
 @given(windows=WINDOWS, first=st.integers(0, 30), count=st.integers(1, 8))
@@ -34,11 +49,10 @@ def test_windows_are_the_same_whichever_way_they_are_asked_for(windows, first, c
     together = windows.windows(first, count)
     assert together.shape == (count, windows.length + 1)
     for place in np.random.default_rng(0).permutation(count):
-        fresh = Windows(windows.rows, windows.length, windows.seed)
-        assert np.array_equal(fresh.windows(first + place, 1)[0], together[place])
+        assert np.array_equal(again(windows).windows(first + place, 1)[0], together[place])
 
 
-@given(windows=WINDOWS, first=st.integers(0, 10**12))
+@given(windows=st.builds(Windows, passes=REPEATED, length=LENGTHS, seed=SEEDS), first=st.integers(0, 10**12))
 def test_neighbouring_windows_share_one_token(windows, first):
     left, right = windows.windows(first, 2)
     assert left[-1] == right[0]
@@ -57,7 +71,7 @@ def test_a_piece_of_the_stream_is_that_piece_of_the_whole(windows, start, length
 def test_a_pass_holds_every_entry_once_each_closed_by_the_end_of_text(texts, seed, number):
     rows = closed_rows(texts)
     size = len(rows.tokens)
-    stream = Windows(rows, 8, seed).stream(number * size, (number + 1) * size).tolist()
+    stream = Windows(Repeated(rows), 8, seed).stream(number * size, (number + 1) * size).tolist()
     entries = collections.Counter()
     while stream:
         end = stream.index(END_OF_TEXT)
@@ -66,10 +80,102 @@ def test_a_pass_holds_every_entry_once_each_closed_by_the_end_of_text(texts, see
     assert entries == collections.Counter(map(tuple, texts))
 
 
+@given(seed=SEEDS, number=st.integers(0, 20))
+def test_a_pass_of_fresh_text_holds_its_own_texts_once(seed, number):
+    passes = Fresh(fresh_rows)
+    stream = Windows(passes, 8, seed).stream(passes.start(number), passes.start(number + 1))
+    expected = fresh_rows(number)
+    assert sorted(stream) == sorted(expected.tokens)
+    assert passes.at(passes.start(number)) == passes.at(passes.start(number + 1) - 1) == number
+
+
+def test_the_order_of_a_pass_is_uniform():
+    places = passes_of(6, 1, 6000)
+    for person in range(6):
+        assert_uniform((places == person).sum(axis=0))
+
+
+MIXTURES = st.lists(
+    st.tuples(st.builds(Windows, passes=REPEATED | FRESH, length=st.just(7), seed=SEEDS),
+              st.integers(1, 5)),
+    min_size=1,
+    max_size=3,
+).flatmap(lambda parts: st.builds(Mixture, *map(st.just, zip(*parts, strict=True)), seed=SEEDS))
+
+
+@given(mixture=MIXTURES, first=st.integers(0, 60), count=st.integers(1, 20))
+def test_windows_of_a_mixture_are_the_same_whichever_way_they_are_asked_for(mixture, first, count):
+    together = mixture.windows(first, count)
+    for place in range(count):
+        assert np.array_equal(mixture.windows(first + place, 1)[0], together[place])
+
+
+@given(mixture=MIXTURES, groups=st.integers(1, 6))
+def test_a_mixture_gives_each_source_in_order_and_its_exact_share(mixture, groups):
+    count = groups * sum(mixture.weights)
+    source = mixture.source(0, count)
+    assert np.bincount(source, minlength=len(mixture.weights)).tolist() == [
+        groups * weight for weight in mixture.weights
+    ]
+    windows = mixture.windows(0, count)
+    for s, part in enumerate(mixture.sources):
+        expected = again(part).windows(0, groups * mixture.weights[s])
+        assert np.array_equal(windows[source == s], expected)
+
+
+@given(mixture=MIXTURES, start=st.integers(0, 500))
+def test_shares_are_within_a_group_of_exact_from_any_step_on(mixture, start):
+    count, group = 200, sum(mixture.weights)
+    found = np.bincount(mixture.source(start, count), minlength=len(mixture.weights))
+    expected = count * np.array(mixture.weights) / group
+    assert (abs(found - expected) <= group).all()
+
+
+def test_the_places_of_a_source_in_a_group_are_uniform():
+    windows = Windows(Repeated(closed_rows([[1]])), 4, 0)
+    source = Mixture((windows, windows), (1, 4), seed=3).source(0, 5 * 2000).reshape(2000, 5)
+    assert_uniform((source == 0).sum(axis=0))
+
+
+@pytest.mark.parametrize(
+    ("shares", "weights"),
+    [
+        ([1.0], (1,)),
+        ([0.2, 0.8], (1, 4)),
+        ([0.5, 0.5], (1, 1)),
+        ([0.7, 0.1, 0.2], (7, 1, 2)),
+        ([1 - 0.9, 0.9], (1, 9)),
+        ([0.5 * (1 - 1 / 6), 0.5 / 6, 0.5], (5, 1, 6)),
+        ([1 - 1 / 3, 1 / 3], (2, 1)),
+    ],
+)
+def test_weights_are_the_smallest_integers_in_proportion(shares, weights):
+    assert weights_of(shares) == weights
+
+
+@pytest.mark.parametrize("processes", [1, 2, 4])
+@given(mixture=MIXTURES, step=st.integers(0, 20))
+def test_what_several_processes_read_is_together_the_batch(processes, mixture, step):
+    batch = 8
+    whole = mixture.windows(step * batch, batch)
+    parts = [
+        mixture.windows(step * batch + rows.start, len(rows))
+        for rows in (local_rows(batch, processes, process) for process in range(processes))
+    ]
+    assert np.array_equal(np.concatenate(parts), whole)
+
+
+def test_joined_rows_are_all_rows_in_order():
+    first, second = closed_rows([[1], [2, 3]]), closed_rows([[4, 5, 6]])
+    both = joined([first, second])
+    assert both.lengths.tolist() == [2, 3, 4]
+    assert both.tokens.tolist() == [*first.tokens, *second.tokens]
+
+
 def passes_of(people: int, entries: int, passes: int, seed: int = 0) -> np.ndarray:
     """(passes, people * entries): whose entry stands at each place of each pass."""
     rows = closed_rows([[person] for person in range(people) for _ in range(entries)])
-    stream = Windows(rows, 8, seed).stream(0, passes * len(rows.tokens))
+    stream = Windows(Repeated(rows), 8, seed).stream(0, passes * len(rows.tokens))
     return stream.reshape(passes, people * entries, 2)[:, :, 0].astype(int)
 
 

@@ -10,11 +10,13 @@ from hypothesis import strategies as st
 
 from kstore_jax.corpus import shards
 from kstore_jax.corpus.encode import encode_entries
-from kstore_jax.corpus.tokenizer import END_OF_TEXT
-from kstore_jax.errors import DamagedFileError
+from kstore_jax.corpus.tokenizer import gpt2
+from kstore_jax.errors import DamagedFileError, UserError
 from kstore_jax.world.biographies import Variant
+from kstore_jax.world.biographies import write as biographies_of
+from kstore_jax.world.people import people
 
-PEOPLE, VARIANT, SEED = 150, "multi2+permute", 4
+PEOPLE, FIRST, VARIANT, SEED, CONFIG = 150, 1000, "multi2+permute", 4, {"anything": 1}
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -25,15 +27,19 @@ def _several_blocks_and_parts():
         yield
 
 
-def write(folder, language, people=PEOPLE, variant=VARIANT):
-    parsed = Variant.parse(variant)
-    return shards.write_dataset(folder, language, SEED, parsed, people, {"anything": 1})
+def dataset_of(table, people=PEOPLE, variant=VARIANT, config=CONFIG) -> shards.Dataset:
+    how = table, SEED, Variant.parse(variant), FIRST, people
+    return shards.Dataset(config, gpt2(), lambda: shards.biography_parts(*how))
+
+
+def write(folder, table, people=PEOPLE, variant=VARIANT, workers=1):
+    return shards.write_dataset(dataset_of(table, people, variant), folder, workers)
 
 
 @pytest.fixture(scope="module")
-def dataset(language, tmp_path_factory):
+def dataset(table, tmp_path_factory):
     folder = tmp_path_factory.mktemp("shards") / "dataset"
-    write(folder, language)
+    write(folder, table)
     return folder
 
 
@@ -41,10 +47,10 @@ def contents(folder) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_what_is_read_is_what_was_generated(language, biographies, dataset):
+def test_what_is_read_is_what_was_generated(table, biographies, dataset):
     corpus = shards.read_dataset(dataset)
-    entries = biographies(VARIANT, np.arange(PEOPLE), SEED)
-    rows = encode_entries(language, entries)
+    entries = biographies(VARIANT, FIRST + np.arange(PEOPLE), SEED)
+    rows = encode_entries(table, entries)
     assert np.array_equal(corpus.people, entries.people)
     assert np.array_equal(corpus.entries, entries.entries)
     for column in ("tokens", "offsets", "value_spans", "name_spans"):
@@ -56,8 +62,8 @@ def test_what_is_read_is_what_was_generated(language, biographies, dataset):
 def test_the_manifest_says_what_is_there(dataset):
     manifest = shards.read_manifest(dataset)
     corpus = shards.read_dataset(dataset)
-    assert manifest["config"] == {"anything": 1}
-    assert manifest["people"] == PEOPLE
+    assert manifest["config"] == CONFIG
+    assert manifest["tokenizer"] == gpt2().fingerprint
     assert manifest["entries"] == 2 * PEOPLE == len(corpus.rows)
     assert manifest["tokens"] == len(corpus.rows.tokens)
     names = [part["name"] for part in manifest["parts"]]
@@ -66,20 +72,28 @@ def test_the_manifest_says_what_is_there(dataset):
 
 
 @pytest.mark.parametrize("people", [1, 64, 65])
-def test_any_number_of_people_is_written_whole(language, tmp_path, people):
-    write(tmp_path / "dataset", language, people, "single")
+def test_any_number_of_people_is_written_whole(table, tmp_path, people):
+    write(tmp_path / "dataset", table, people, "single")
     corpus = shards.read_dataset(tmp_path / "dataset")
-    assert corpus.people.tolist() == list(range(people))
+    assert corpus.people.tolist() == [FIRST + i for i in range(people)]
 
 
-def test_same_configuration_same_bytes(language, dataset, tmp_path):
-    write(tmp_path / "again", language)
+@pytest.mark.parametrize("workers", [1, 2, 5])
+def test_same_configuration_same_bytes_whatever_the_workers(table, dataset, tmp_path, workers):
+    write(tmp_path / "again", table, workers=workers)
     assert contents(tmp_path / "again") == contents(dataset)
 
 
-def test_a_dataset_that_stands_there_is_left_as_it_is(language, dataset):
+def test_a_dataset_that_stands_there_is_left_as_it_is(table, dataset):
     before = contents(dataset)
-    assert write(dataset, language) == shards.read_manifest(dataset)
+    assert write(dataset, table) == shards.read_manifest(dataset)
+    assert contents(dataset) == before
+
+
+def test_a_dataset_of_another_configuration_is_refused(table, dataset):
+    before = contents(dataset)
+    with pytest.raises(UserError, match=f"^{dataset}: holds a dataset of another configuration"):
+        shards.write_dataset(dataset_of(table, config={"anything": 2}), dataset)
     assert contents(dataset) == before
 
 
@@ -98,8 +112,8 @@ def test_a_flipped_bit_is_found(dataset, part, place, bit):
 
 
 @pytest.fixture
-def copy(language, tmp_path):
-    write(tmp_path / "dataset", language)
+def copy(table, tmp_path):
+    write(tmp_path / "dataset", table)
     return tmp_path / "dataset"
 
 
@@ -118,7 +132,7 @@ def test_a_part_cut_short_or_removed_is_named(copy, part, damage):
 
 
 @pytest.mark.parametrize(
-    "content", [None, "", "{", "[]", "3", "{}", '{"format": 1}', '{"format": 1, "parts": [{}]}']
+    "content", [None, "", "{", "[]", "3", "{}", '{"format": "x"}']
 )
 def test_a_missing_or_broken_manifest_is_named(copy, content):
     path = copy / shards.MANIFEST
@@ -129,25 +143,36 @@ def test_a_missing_or_broken_manifest_is_named(copy, content):
         shards.read_manifest(copy)
 
 
-def test_a_newer_format_is_refused(copy):
+@pytest.mark.parametrize(("change", "said"), [(1, "newer"), (-1, "older")])
+def test_another_format_is_refused(copy, change, said):
     path = copy / shards.MANIFEST
     manifest = json.loads(path.read_text())
-    path.write_text(json.dumps({**manifest, "format": shards.FORMAT + 1}))
-    with pytest.raises(DamagedFileError, match=f"^{path}: format 2 is newer"):
+    path.write_text(json.dumps({**manifest, "format": shards.FORMAT + change}))
+    with pytest.raises(DamagedFileError, match=f"^{path}: format [13] is {said}"):
+        shards.read_manifest(copy)
+
+
+@pytest.mark.parametrize("field", ["config", "entries", "tokens", "tokenizer", "parts", "sha256"])
+def test_a_changed_manifest_is_refused(copy, field):
+    path = copy / shards.MANIFEST
+    manifest = json.loads(path.read_text())
+    path.write_text(json.dumps({**manifest, field: manifest["parts"][:1]}))
+    with pytest.raises(DamagedFileError, match=f"^{path}: changed"):
         shards.read_manifest(copy)
 
 
 @pytest.mark.parametrize(
     ("where", "name", "call"),
     [
-        (shards, "_block", 1),
+        (shards, "biographies", 1),
         (shards, "_pack", 4),
-        (shards.json, "dumps", 1),
+        (shards.json, "dumps", 2),
         (shards.os, "rename", 1),
+        (shards.os, "rename", 4),
     ],
 )
-def test_an_interrupted_write_leaves_nothing_and_can_be_repeated(
-    language, dataset, tmp_path, monkeypatch, where, name, call
+def test_an_interrupted_write_leaves_no_dataset_and_can_be_gone_on_with(
+    table, dataset, tmp_path, monkeypatch, where, name, call
 ):
     whole, calls = getattr(where, name), itertools.count(1)
 
@@ -159,21 +184,55 @@ def test_an_interrupted_write_leaves_nothing_and_can_be_repeated(
     with monkeypatch.context() as patch:
         patch.setattr(where, name, interrupted)
         with pytest.raises(KeyboardInterrupt):
-            write(tmp_path / "dataset", language)
+            write(tmp_path / "dataset", table)
     assert not (tmp_path / "dataset").exists()
-    (tmp_path / "dataset.writing" / "left-over").write_text("by an interrupted attempt")
-    write(tmp_path / "dataset", language)
+    write(tmp_path / "dataset", table)
     assert contents(tmp_path / "dataset") == contents(dataset)
-    assert [path.name for path in tmp_path.iterdir()] == ["dataset"]
+    assert {path.name for path in tmp_path.iterdir()} == {"dataset", ".dataset.lock"}
+
+
+def interrupted_after(parts: int, table, folder, monkeypatch) -> None:
+    whole, calls = shards._write_part, itertools.count()
+
+    def interrupted(*args):
+        if next(calls) == parts:
+            raise KeyboardInterrupt
+        return whole(*args)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(shards, "_write_part", interrupted)
+        write(folder, table)
+
+
+def test_going_on_writes_only_the_parts_that_are_missing(table, tmp_path, monkeypatch):
+    interrupted_after(2, table, tmp_path / "dataset", monkeypatch)
+    written, pack = [], shards._pack
+    monkeypatch.setattr(shards, "_pack", lambda corpus: written.append(corpus) or pack(corpus))
+    write(tmp_path / "dataset", table)
+    assert sum(len(corpus.rows) for corpus in written) == 2 * PEOPLE - 2 * shards.PART
+
+
+def test_what_another_configuration_left_is_not_gone_on_with(table, tmp_path, monkeypatch):
+    interrupted_after(2, table, tmp_path / "dataset", monkeypatch)
+    before = dataset_of(table, variant="multi5", config={"anything": 2})
+    shards.write_dataset(before, tmp_path / "dataset")
+    assert shards.read_manifest(tmp_path / "dataset")["entries"] == 5 * PEOPLE
+
+
+def test_fresh_text_of_a_pass_is_that_entry_of_everyone(table, language):
+    fresh = shards.fresh(table, SEED, Variant.parse("fresh"), FIRST, 100, 7)
+    who = people(language.pools, SEED, FIRST + np.arange(100))
+    expected = biographies_of(language, SEED, Variant.parse("fresh"), who, np.full(100, 7))
+    assert np.array_equal(fresh.tokens, encode_entries(table, expected).tokens)
 
 
 def test_every_row_is_closed_by_one_end_of_text(dataset):
     rows = shards.read_dataset(dataset).rows
-    closed = shards.with_end_of_text(rows)
+    closed = shards.with_end_of_text(rows, 50256)
     assert len(closed) == len(rows)
     for b in range(len(rows)):
         row = rows.tokens[rows.offsets[b] : rows.offsets[b + 1]].tolist()
         line = closed.tokens[closed.offsets[b] : closed.offsets[b + 1]].tolist()
-        assert line == [*row, END_OF_TEXT]
+        assert line == [*row, 50256]
     assert closed.offsets[-1] == len(closed.tokens)
     assert np.array_equal(closed.value_spans, rows.value_spans)

@@ -1,12 +1,13 @@
 """Each variant: how many entries, in which words, in which order, with which names."""
 
+import itertools
 import re
 
 import numpy as np
 import pytest
 
 from kstore_jax.errors import UserError
-from kstore_jax.world.biographies import VARIANT_EXAMPLES, Variant, write
+from kstore_jax.world.biographies import OTHER_VARIANTS, VARIANT_EXAMPLES, Variant, write
 from kstore_jax.world.language import text
 from kstore_jax.world.people import ATTRIBUTES, people
 from tests.chi_square import assert_uniform
@@ -14,19 +15,14 @@ from tests.chi_square import assert_uniform
 IDS = np.arange(1000)
 
 
-def templates_of(language, entries) -> np.ndarray:
-    """(B, 6): which template states each attribute, read back from the words of the sentences."""
-
-    def words(codes):
-        return np.where((codes > 0) & (codes < language.names[0]), codes, 0)
-
-    pronouns = people(language.pools, 0, entries.people).pronouns[:, None]
-    named = (entries.name_slots >= 0).astype(int)
-    forms = language.forms.transpose(0, 2, 3, 1, 4)[entries.order, named, pronouns]
-    matches = (words(forms) == words(entries.pieces)[:, :, None]).all(axis=3)
-    assert (matches.sum(axis=2) == 1).all()
-    template = np.argmax(matches, axis=2)
-    return np.take_along_axis(template, np.argsort(entries.order, axis=1), axis=1)
+def sentences(language, entries) -> list[list[str]]:
+    """The sentences of each biography; one ends where the next begins, after the value's text."""
+    slots = [0, *(entries.texts.value_slots + 2)]
+    found = []
+    for pieces in entries.texts.pieces:
+        cuts = [*itertools.pairwise(slots), (slots[-1], len(pieces))]
+        found.append([text(language, pieces[i:j]) for i, j in cuts if j > i])
+    return found
 
 
 @pytest.mark.parametrize("variant", VARIANT_EXAMPLES)
@@ -35,9 +31,24 @@ def test_a_variant_is_what_its_name_says(variant):
     assert Variant.parse(variant) == Variant(
         entries=int(number[0]) if number else 1,
         reworded=variant.startswith("multi"),
-        permuted="permute" in variant,
+        order="permuted" if "permute" in variant else "fixed",
         fullname=variant.endswith("+fullname"),
     )
+
+
+def test_variants_of_the_other_papers():
+    parsed = {variant: Variant.parse(variant) for variant in OTHER_VARIANTS}
+    assert parsed == {
+        "couple1": Variant(1, reworded=True, order="couples"),
+        "couple2": Variant(2, reworded=True, order="couples"),
+        "couple5": Variant(5, reworded=True, order="couples"),
+        "fresh": Variant(1, reworded=True, order="permuted", fresh=True),
+        "fresh+fullname": Variant(1, True, "permuted", fullname=True, fresh=True),
+        "multi5+reverse1": Variant(5, reworded=True, name_at=1),
+        "multi5+reverse2": Variant(5, reworded=True, name_at=2),
+        "multi5+reverse6": Variant(5, reworded=True, name_at=6),
+        "multi5+permute+reverse6": Variant(5, True, "permuted", name_at=6),
+    }
 
 
 @pytest.mark.parametrize(
@@ -46,6 +57,9 @@ def test_a_variant_is_what_its_name_says(variant):
         "", "singel", "multi", "multi0", "multi-1", "multi05", "permute2", "single+multi5",
         "multi5+permute2", "single+permute", "single+permute0", "single+fullname+permute2",
         "single+fullname+fullname", "single ", "Single", "single+", "multi5+fullname+permute",
+        "permute2+permute5", "single+permute2+permute5", "couple", "couple0", "couple2+permute",
+        "fresh5", "fresh+permute", "single+reverse1", "multi5+reverse0", "multi5+reverse7",
+        "multi5+fullname+reverse1", "multi0+permute",
     ],
 )  # fmt: skip
 def test_a_contradictory_variant_is_refused(variant):
@@ -62,24 +76,24 @@ def test_order_is_fixed_or_permuted(biographies, variant):
     assert len(entries.order) == len(IDS) * parsed.entries
     assert (np.sort(entries.order, axis=1) == np.arange(6)).all()
     moved = (entries.order != np.arange(6)).any(axis=1).mean()
-    assert moved > 0.99 if parsed.permuted else moved == 0
+    assert moved > 0.99 if parsed.order == "permuted" else moved == 0
 
 
 @pytest.mark.parametrize("variant", VARIANT_EXAMPLES)
-def test_wording_is_kept_in_single_and_redrawn_in_multi(language, biographies, variant):
+def test_wording_is_kept_in_single_and_redrawn_in_multi(biographies, variant):
     parsed = Variant.parse(variant)
-    templates = templates_of(language, biographies(variant, IDS)).reshape(len(IDS), -1, 6)
+    templates = biographies(variant, IDS).templates.reshape(len(IDS), -1, 6)
     if parsed.reworded:
         agree = (templates[:, 0] == templates[:, 1]).mean()
         assert abs(agree - 1 / 50) < 5 * (0.02 * 0.98 / (6 * len(IDS))) ** 0.5
     else:
-        once = templates_of(language, biographies("single", IDS))
+        once = biographies("single", IDS).templates
         assert (templates == once[:, None]).all()
 
 
-@pytest.mark.parametrize("variant", ["single", "multi5+permute"])
-def test_templates_are_uniform(language, biographies, variant):
-    for of_attribute in templates_of(language, biographies(variant, np.arange(5000))).T:
+@pytest.mark.parametrize("variant", ["single", "multi5+permute", "couple2", "fresh"])
+def test_templates_are_uniform(biographies, variant):
+    for of_attribute in biographies(variant, np.arange(5000)).templates.T:
         assert_uniform(np.bincount(of_attribute, minlength=50))
 
 
@@ -92,34 +106,75 @@ def test_orders_are_uniform_and_redrawn_for_every_entry(biographies):
     assert (pairs[:, 0] == pairs[:, 1]).all(axis=1).mean() < 0.01
 
 
+def full_names(language, entries) -> list[str]:
+    who = people(language.pools, 0, entries.people)
+    columns = (language.pools.first_names, language.pools.middle_names, language.pools.last_names)
+    return [" ".join(c[i] for c, i in zip(columns, row, strict=True)) for row in who.names]
+
+
 @pytest.mark.parametrize("variant", VARIANT_EXAMPLES)
 def test_the_first_sentence_carries_the_full_name_the_others_only_with_fullname(
     language, biographies, variant
 ):
     entries = biographies(variant, IDS[:50])
-    who = people(language.pools, 0, entries.people)
-    columns = (language.pools.first_names, language.pools.middle_names, language.pools.last_names)
-    for b, pieces in enumerate(entries.pieces):
-        name = " ".join(c[i] for c, i in zip(columns, who.names[b], strict=True))
-        carries = [f" {name}" in text(language, sentence) for sentence in pieces]
+    names = full_names(language, entries)
+    for name, written in zip(names, sentences(language, entries), strict=True):
+        carries = [f" {name}" in sentence for sentence in written]
         assert carries == [True] + 5 * [Variant.parse(variant).fullname]
 
 
-def test_every_sentence_states_its_value(language, biographies):
-    entries = biographies("multi5+permute", IDS[:100])
+@pytest.mark.parametrize("name_at", range(1, 7))
+@pytest.mark.parametrize("permute", ["", "+permute"])
+def test_reverse_says_the_person_until_the_name_comes(language, biographies, name_at, permute):
+    entries = biographies(f"multi2{permute}+reverse{name_at}", IDS[:50])
+    names = full_names(language, entries)
+    for name, written in zip(names, sentences(language, entries), strict=True):
+        assert len(written) == (7 if name_at == 6 else 6)
+        assert [f" {name}" in sentence for sentence in written] == [
+            place == name_at for place in range(len(written))
+        ]
+        assert all("he person" in sentence for sentence in written[:name_at])
+        assert not any("he person" in sentence for sentence in written[name_at:6])
+        if name_at == 6:
+            assert written[6] == f" The person's name is {name}."
+
+
+def test_couples_stay_together_in_order_and_their_orders_are_uniform(biographies):
+    order = biographies("couple5", np.arange(600)).order
+    pairs = order.reshape(-1, 3, 2)
+    assert (pairs[:, :, 0] % 2 == 0).all()
+    assert (pairs[:, :, 1] == pairs[:, :, 0] + 1).all()
+    _, counts = np.unique(pairs[:, :, 0], axis=0, return_counts=True)
+    assert len(counts) == 6
+    assert_uniform(counts)
+
+
+def test_fresh_text_is_that_of_a_multi_variant_without_end(language):
+    numbers = np.array([0, 1, 4, 10**6])
+    who = people(language.pools, 3, np.full(4, 17))
+    fresh = write(language, 3, Variant.parse("fresh"), who, numbers)
+    multi = write(language, 3, Variant.parse("multi5+permute"), who, numbers)
+    assert np.array_equal(fresh.texts.pieces, multi.texts.pieces)
+    assert len({tuple(pieces) for pieces in fresh.texts.pieces}) == 4
+
+
+@pytest.mark.parametrize("variant", ["multi5+permute", "couple2", "multi2+permute+reverse6"])
+def test_every_sentence_states_its_value(language, biographies, variant):
+    entries = biographies(variant, IDS[:100])
     who = people(language.pools, 0, entries.people)
-    for b, order in enumerate(entries.order):
-        for pieces, a in zip(entries.pieces[b], order, strict=True):
+    for b, written in enumerate(sentences(language, entries)):
+        for sentence, a in zip(written, entries.order[b], strict=False):
             value = language.pools.values[ATTRIBUTES[a]][who.values[b, a]]
-            assert f" {value}" in text(language, pieces)
+            assert f" {value}" in sentence
 
 
-@pytest.mark.parametrize("variant", ["single", "single+permute5", "multi5+permute+fullname"])
+@pytest.mark.parametrize("variant", ["single", "single+permute5", "multi5+permute+fullname", "couple2"])
 def test_an_entry_does_not_depend_on_what_else_is_written(language, biographies, variant):
     parsed = Variant.parse(variant)
     whole = biographies(variant, IDS, seed=9)
     which = np.random.default_rng(0).permutation(len(whole.people))[:50]
     who = people(language.pools, 9, whole.people[which])
     some = write(language, 9, parsed, who, whole.entries[which])
-    for column in ("people", "entries", "order", "pieces", "value_slots", "name_slots"):
+    for column in ("people", "entries", "templates", "order"):
         assert np.array_equal(getattr(some, column), getattr(whole, column)[which])
+    assert np.array_equal(some.texts.pieces, whole.texts.pieces[which])

@@ -7,9 +7,17 @@ import numpy as np
 import pytest
 
 from kstore_jax.errors import UserError
-from kstore_jax.world.language import BUNDLED_TEMPLATES, fill, load_language, text
+from kstore_jax.world.language import (
+    BUNDLED_TEMPLATES,
+    NAME,
+    PERSON,
+    PRONOUN,
+    lay_out,
+    load_language,
+    text,
+)
 from kstore_jax.world.people import ATTRIBUTES, PRONOUNS, people
-from kstore_jax.world.questions import TRAINED_WORDING, ask
+from kstore_jax.world.questions import ask
 from tests.world.test_bundled import questions, templates
 
 CASES = {  # subject, possessive, object
@@ -29,34 +37,42 @@ def trio(language):
     return who, names
 
 
-def plainly_written(template: str, name: str, pronoun: str, value: str, named: bool) -> str:
+def sentence(language, who, attribute: int, template: int, kind: int) -> list[str]:
+    """The sentence of a template about each of these people."""
+    forms = language.forms[attribute, template, kind, who.pronouns][:, None]
+    texts = lay_out(language, who, forms, np.full((len(who), 1), attribute), (kind,))
+    return [text(language, pieces) for pieces in texts.pieces]
+
+
+def plainly_written(template: str, name: str, pronoun: str, value: str, kind: int) -> str:
     """The sentence of a template by string replacement, straight from the rules of the README."""
     subject, possessive, objective = CASES[pronoun]
-    plural = pronoun == "they" and not named and "{name}" in template
+    if kind != PRONOUN:
+        name = name if kind == NAME else "the person"
+        subject, owner, target = name, f"{name}'s", name
+    else:
+        owner, target = possessive, objective
+    plural = pronoun == "they" and kind == PRONOUN and "{name}" in template
     opens = template.startswith("{name")
     sentence = re.sub(r"\{(\w+)\|(\w+)\}", r"\2" if plural else r"\1", template)
     sentence = sentence.replace("{their}", possessive).replace("{them}", objective)
-    sentence = sentence.replace("{name}", name if named else subject)
-    sentence = sentence.replace("{name's}", f"{name}'s" if named else possessive)
-    sentence = sentence.replace("{name:them}", name if named else objective)
+    sentence = sentence.replace("{name}", subject).replace("{name's}", owner)
+    sentence = sentence.replace("{name:them}", target)
     sentence = sentence[0].upper() + sentence[1:] if opens else sentence
     return sentence.replace("{value}", value)
 
 
-@pytest.mark.parametrize("named", [True, False], ids=["name", "pronoun"])
+@pytest.mark.parametrize("kind", [NAME, PRONOUN, PERSON], ids=["name", "pronoun", "person"])
 @pytest.mark.parametrize("attribute", ATTRIBUTES)
-def test_every_template_reads_as_its_rules_say(language, trio, attribute, named):
+def test_every_template_reads_as_its_rules_say(language, trio, attribute, kind):
     who, names = trio
     a = ATTRIBUTES.index(attribute)
-    lines = templates(attribute)
-    forms = language.forms[a, :, int(named)].transpose(1, 0, 2)  # pronoun, template, slot
-    pieces = fill(language, forms, who, np.full((3, len(lines)), a))
-    for p, pronoun in enumerate(PRONOUNS):
-        value = language.pools.values[attribute][who.values[p, a]]
-        for t, line in enumerate(lines):
-            sentence = text(language, pieces[p, t])
-            assert sentence == " " + plainly_written(line, names[p], pronoun, value, named)
-            assert not set("{}|") & set(sentence)
+    values = [language.pools.values[attribute][v] for v in who.values[:, a]]
+    for t, line in enumerate(templates(attribute)):
+        for p, written in enumerate(sentence(language, who, a, t, kind)):
+            expected = plainly_written(line, names[p], PRONOUNS[p], values[p], kind)
+            assert written == f" {expected}"
+            assert not set("{}|") & set(written)
 
 
 def test_verbs_and_possessives_agree(language, trio, tmp_path):
@@ -69,9 +85,9 @@ def test_verbs_and_possessives_agree(language, trio, tmp_path):
     language = load_language(templates_folder=str(tmp_path))
     who, names = trio
     value = [language.pools.values["birth_city"][v] for v in who.values[:, 1]]
-    forms = language.forms[1, :3, ::-1].transpose(2, 1, 0, 3).reshape(3, 6, -1)  # names first
-    she, he, they = fill(language, forms, who, np.full((3, 6), 1))
-    assert [text(language, row) for row in she] == [
+    ways = [(t, kind) for kind in (NAME, PRONOUN) for t in range(3)]
+    she, he, they = zip(*(sentence(language, who, 1, t, kind) for t, kind in ways), strict=True)
+    assert list(she) == [
         f" {names[0]} names {value[0]} as her home.",
         f" {names[0]}'s first home was in {value[0]}.",
         f" Life gave {names[0]} in {value[0]} her first friends.",
@@ -79,8 +95,8 @@ def test_verbs_and_possessives_agree(language, trio, tmp_path):
         f" Her first home was in {value[0]}.",
         f" Life gave her in {value[0]} her first friends.",
     ]
-    assert text(language, he[5]) == f" Life gave him in {value[1]} his first friends."
-    assert [text(language, row) for row in they] == [
+    assert he[5] == f" Life gave him in {value[1]} his first friends."
+    assert list(they) == [
         f" {names[2]} names {value[2]} as their home.",
         f" {names[2]}'s first home was in {value[2]}.",
         f" Life gave {names[2]} in {value[2]} their first friends.",
@@ -98,15 +114,14 @@ def test_questions_read_as_written_and_end_in_the_answer(language, trio, wording
         for p in range(3):
             value = language.pools.values[attribute][who.values[p, a]]
             question = questions(attribute)[wording].replace("{name}", names[p])
-            assert text(language, asked.pieces[p]).strip() == f"{question} Answer: {value}"
+            assert text(language, asked.texts.pieces[p]).strip() == f"{question} Answer: {value}"
 
 
 def test_the_trained_wording_is_the_first(language, trio):
-    who, _ = trio
+    who, names = trio
     asked = ask(language, who, np.zeros(3, int))
-    first = ask(language, who, np.zeros(3, int), TRAINED_WORDING)
-    assert TRAINED_WORDING == 0
-    assert np.array_equal(asked.pieces, first.pieces)
+    trained = questions("birth_date")[0].replace("{name}", names[0])
+    assert text(language, asked.texts.pieces[0]).startswith(trained)
 
 
 def refusal(tmp_path, file: str, line: str) -> str:
