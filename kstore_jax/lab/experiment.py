@@ -119,7 +119,7 @@ class Lab:
     @functools.cached_property
     def corpus(self) -> Corpus:
         """The biographies of the people the model is read about."""
-        return self._read("biographies")
+        return self._read("shards")
 
     @functools.cached_property
     def _real_text(self) -> TokenRows:

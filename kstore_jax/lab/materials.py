@@ -90,7 +90,7 @@ class Materials:
         """What is written before anything is read: biographies of the people, of the celebrities,
         and real text, where there are any."""
         found = {
-            "biographies": self._biographies(0, self.world.people, self.data.variant),
+            "shards": self._biographies(0, self.world.people, self.data.variant),
         }
         if size := self.world.celebrities:
             variant = self.data.celebrity_variant
@@ -148,5 +148,5 @@ def write_datasets(
             "data.variant: fresh text is drawn while a model reads it; multiM+permute is M passes"
         )
     for name, dataset in materials.datasets.items():
-        folder = out if name == "biographies" else out / name
+        folder = out if name == "shards" else out / name
         yield folder, shards.write_dataset(dataset, folder, workers)

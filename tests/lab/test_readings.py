@@ -11,13 +11,13 @@ IDS = np.arange(30)
 
 
 @pytest.fixture(scope="module", params=["single", "multi2+permute", "single+permute1+fullname"])
-def read(request, language, biographies):
+def read(request, table, biographies):
     """The readings of some biographies, their text, the vocabulary, and the people in them."""
     written = biographies(request.param, IDS)
-    rows = encode_entries(language, written)
-    who = people(language.pools, 0, written.people)
-    vocabulary = compact_vocabulary(language, who)
-    readings = biography_readings(rows, labels(language, who)[0], vocabulary)
+    rows = encode_entries(table, written)
+    who = people(table.language.pools, 0, written.people)
+    vocabulary = compact_vocabulary(table, who)
+    readings = biography_readings(rows, labels(table, who)[0], vocabulary)
     return readings, vocabulary, who
 
 
@@ -59,10 +59,10 @@ def test_the_token_read_before_is_not_part_of_the_value(read):
             assert len(joined) > len(vocabulary.decode(readings.tokens[row, : place + 1]))
 
 
-def test_names_are_read_at_the_end_of_text_that_closes_them(language):
+def test_names_are_read_at_the_end_of_text_that_closes_them(language, table):
     who = people(language.pools, 0, IDS)
-    vocabulary = compact_vocabulary(language, who)
-    readings = name_readings(language, who, vocabulary)
+    vocabulary = compact_vocabulary(table, who)
+    readings = name_readings(table, who, vocabulary)
     pools = language.pools
     for row, (first, middle, last) in enumerate(who.names):
         place = readings.positions[row, 0]
@@ -72,9 +72,9 @@ def test_names_are_read_at_the_end_of_text_that_closes_them(language):
     assert readings.asked.all()
 
 
-def test_classes_are_values_or_their_first_tokens(language):
+def test_classes_are_values_or_their_first_tokens(language, table):
     who = people(language.pools, 0, np.arange(400))
-    found, classes = labels(language, who)
+    found, classes = labels(table, who)
     pools = language.pools
     for t, (name, kind) in enumerate(TASKS):
         values = [pools.values[name][v] for v in who.values[:, ATTRIBUTES.index(name)]]

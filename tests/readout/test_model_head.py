@@ -43,26 +43,26 @@ def test_an_update_of_shared_tokens_leaves_the_others_as_they_are():
     assert sorted({int(token) for token in np.nonzero(changed)[1]}) == [1, 5]
 
 
-def test_the_class_of_a_person_is_the_first_token_of_the_value(language):
+def test_the_class_of_a_person_is_the_first_token_of_the_value(language, table):
     who = people(language.pools, 0, np.arange(50))
-    vocabulary = compact_vocabulary(language, who)
-    found, _ = labels(language, who, FIRST_TOKEN_TASKS)
-    tokens = class_tokens(language, vocabulary)
+    vocabulary = compact_vocabulary(table, who)
+    found, _ = labels(table, who, FIRST_TOKEN_TASKS)
+    tokens = class_tokens(table, vocabulary)
     for task, (name, _) in enumerate(FIRST_TOKEN_TASKS):
         a = ATTRIBUTES.index(name)
         for person, klass in enumerate(found[:, task]):
             value = language.pools.values[name][who.values[person, a]]
-            first = gpt2().encode(f" {value}").ids[0]
+            first = gpt2().encode([f" {value}"])[0][0]
             assert vocabulary.ids[tokens[task][klass]] == first
 
 
-def test_names_and_values_are_not_shared_tokens(language):
+def test_names_and_values_are_not_shared_tokens(language, table):
     who = people(language.pools, 0, np.arange(50))
-    vocabulary = compact_vocabulary(language, who)
-    shared = set(shared_tokens(language, vocabulary).tolist())
+    vocabulary = compact_vocabulary(table, who)
+    shared = set(shared_tokens(table, vocabulary).tolist())
     assert vocabulary.end_of_text in shared
     for text in (" born", " university", "."):
-        assert int(vocabulary.encode(np.array(gpt2().encode(text).ids))[0]) in shared
+        assert int(vocabulary.encode(np.array(gpt2().encode([text])[0]))[0]) in shared
     surnames = {language.pools.last_names[k] for k in who.names[:, 2]}
-    firsts = {int(vocabulary.encode(np.array(gpt2().encode(f" {n}").ids))[0]) for n in surnames}
+    firsts = {int(vocabulary.encode(np.array(gpt2().encode([f" {n}"])[0]))[0]) for n in surnames}
     assert len(firsts & shared) < 0.2 * len(firsts)

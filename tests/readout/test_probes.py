@@ -54,9 +54,8 @@ def halves(readings: Readings) -> tuple[Readings, Readings]:
 def trained(folder, shape, frozen, seen, classes, norm, how, start=None):
     folder.mkdir(exist_ok=True)
 
-    def make_batch(step, count):
-        draw = [np.random.default_rng(step + k).permutation(len(seen))[:50] for k in range(count)]
-        return seen.rows(np.stack(draw))
+    def make_batch(step, rows):
+        return seen.rows(np.random.default_rng(step).permutation(len(seen))[rows.start : rows.stop])
 
     start = start or init_probe(shape, PROBE, classes, jax.random.key(0))
     objective = probe_objective(shape, classes, norm)
@@ -242,14 +241,14 @@ def test_a_head_that_is_not_trained_stays_and_the_loss_falls_through_the_update(
     assert found[-1] < found[0] - 0.3
 
 
-def test_an_untrained_network_says_nothing_about_people_by_their_names(language, tmp_path):
+def test_an_untrained_network_says_nothing_about_people_by_their_names(language, table, tmp_path):
     """Values are drawn independently of names, so a guess about somebody of P_test is right with
     the probability of the class guessed, at most that of the likeliest class of the pool; the
     number of right guesses among independent people is at most binomial."""
     who = people(language.pools, 1, np.arange(400))
-    vocabulary = compact_vocabulary(language, who)
-    readings = name_readings(language, who, vocabulary)
-    of_people, classes = labels(language, who)
+    vocabulary = compact_vocabulary(table, who)
+    readings = name_readings(table, who, vocabulary)
+    of_people, classes = labels(table, who)
     inside = in_train_half(1, who.ids)
     seen, held_out = (Readings(**readings.rows(np.flatnonzero(x))) for x in (inside, ~inside))
     shape = Shape(vocabulary=vocabulary.size, layers=1, heads=2, width=16)
@@ -259,7 +258,7 @@ def test_an_untrained_network_says_nothing_about_people_by_their_names(language,
     # It does learn the people it is trained on, so that there would be something to carry over.
     own = probe_accuracy(shape, params, classes, "batch", seen, seen)
     found = probe_accuracy(shape, params, classes, "batch", seen, held_out)
-    everybody, _ = labels(language, people(language.pools, 2, np.arange(200_000)))
+    everybody, _ = labels(table, people(language.pools, 2, np.arange(200_000)))
     assert of_people.shape == (400, len(TASKS))
     for t in range(len(TASKS)):
         likeliest = np.bincount(everybody[:, t]).max() / len(everybody)

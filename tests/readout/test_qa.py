@@ -23,12 +23,12 @@ PEOPLE = 50
 
 
 @pytest.fixture(scope="module")
-def questions(language):
+def questions(language, table):
     """The six questions of 50 people, with their answers and the end of text; the shape."""
     who = people(language.pools, 3, np.arange(PEOPLE))
-    vocabulary = compact_vocabulary(language, who)
+    vocabulary = compact_vocabulary(table, who)
     asked = ask(language, who.rows(np.repeat(np.arange(PEOPLE), 6)), np.tile(np.arange(6), PEOPLE))
-    rows = with_end_of_text(encode_questions(language, asked))
+    rows = with_end_of_text(encode_questions(table, asked), table.tokenizer.end_of_text)
     spans = rows.value_spans + np.array([0, 1])
     shape = Shape(vocabulary=vocabulary.size, layers=1, heads=2, width=32)
     return shape, span_examples(rows, spans, vocabulary), vocabulary
@@ -39,15 +39,12 @@ def trained(questions, tmp_path_factory):
     """A model that learnt the answers until it knows some of them."""
     shape, examples, _ = questions
 
-    def make_batch(step, count):
-        draw = [
-            np.random.default_rng(step + k).permutation(len(examples))[:64] for k in range(count)
-        ]
-        which = np.stack(draw)
+    def make_batch(step, rows):
+        which = np.random.default_rng(step).permutation(len(examples))[rows.start : rows.stop]
         return {
             "tokens": examples.tokens[which],
             **{
-                name: getattr(examples, name)[which][:, :, 0]
+                name: getattr(examples, name)[which][:, 0]
                 for name in ("positions", "targets", "weights")
             },
         }

@@ -73,10 +73,10 @@ def interrupted_at(step: int):
     """The same task, whose batches end with an exception at some step."""
     plain = task()
 
-    def make_batch(first, count):
-        if first + count > step:
+    def make_batch(now, rows):
+        if now >= step:
             raise Interrupted
-        return plain.make_batch(first, count)
+        return plain.make_batch(now, rows)
 
     return dataclasses.replace(plain, make_batch=make_batch)
 
@@ -89,9 +89,9 @@ def test_an_interrupted_training_ends_as_an_undisturbed_one(tmp_path, undisturbe
     seen = []
     plain = task()
 
-    def make_batch(first, count):
-        seen.append(first)
-        return plain.make_batch(first, count)
+    def make_batch(step, rows):
+        seen.append(step)
+        return plain.make_batch(step, rows)
 
     fit(dataclasses.replace(plain, make_batch=make_batch), TRAINING, tmp_path)
     assert min(seen) == 10
@@ -117,10 +117,9 @@ def test_the_newest_two_checkpoints_are_kept(tmp_path):
 def test_a_loss_that_is_not_finite_ends_the_training_at_the_last_good_checkpoint(tmp_path):
     plain = task()
 
-    def make_batch(first, count):
-        good = np.arange(first, first + count) < 12
-        weights = np.broadcast_to(good[:, None].astype(np.float32), (count, TRAINING.batch))
-        return {**plain.make_batch(first, count), "weights": weights}
+    def make_batch(step, rows):
+        weights = np.full(len(rows), step < 12, np.float32)
+        return {**plain.make_batch(step, rows), "weights": weights}
 
     def objective(params, batch):
         return next_token(SHAPE)(params, batch) / batch["weights"].mean()
