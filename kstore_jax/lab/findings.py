@@ -79,7 +79,7 @@ def _means(values: list):
 
 def _wording(variant: Variant) -> str:
     count, plural = _count(variant.entries), "s" * (variant.entries > 1)
-    shuffled = "shuffled " * variant.permuted
+    shuffled = "shuffled " * (variant.order == "permuted")
     if variant.reworded:
         text = f"{count} {shuffled}wording{plural} of the text about each person"
     elif variant.entries > 1:

@@ -12,7 +12,7 @@ import numpy as np
 
 from kstore_jax.errors import UserError, nearest
 from kstore_jax.world import draw
-from kstore_jax.world.language import NAME, PERSON, PRONOUN, Language, Texts, lay_out
+from kstore_jax.world.language import NAME, PERSON, PRONOUN, Language, Texts, in_order, lay_out
 from kstore_jax.world.people import ATTRIBUTES, People
 
 VARIANT_EXAMPLES = (
@@ -115,8 +115,9 @@ def write(
     high = draw.bits(seed, "template", ids, wording, attributes) >> np.uint64(32)
     templates = ((high * language.templates.astype(np.uint64)) >> np.uint64(32)).astype(np.int64)
     order = _order(seed, variant, ids, entries[:, None])
-    chosen = np.take_along_axis(templates, order, axis=1)
-    forms = language.forms[order, chosen, np.array(variant.kinds), who.pronouns[:, None]]
+    forms = language.form(
+        order, in_order(templates, order), np.array(variant.kinds), who.pronouns[:, None]
+    )
     closing = variant.name_at == len(ATTRIBUTES)
     texts = lay_out(language, who, forms, order, variant.kinds, closing)
     return Entries(who.ids, entries, templates, order, texts)

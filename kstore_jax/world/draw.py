@@ -13,9 +13,17 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 def _mix(x: np.ndarray) -> np.ndarray:
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
+    """Mixes x in place and returns it."""
+    x ^= x >> np.uint64(30)
+    x *= np.uint64(0xBF58476D1CE4E5B9)
+    x ^= x >> np.uint64(27)
+    x *= np.uint64(0x94D049BB133111EB)
+    x ^= x >> np.uint64(31)
+    return x
+
+
+def _absorb(state: np.ndarray, index: np.ndarray) -> np.ndarray:
+    return _mix(state + (index * _GOLDEN + _GOLDEN))
 
 
 def bits(seed: int, purpose: str, *indices) -> np.ndarray:
@@ -30,7 +38,7 @@ def bits(seed: int, purpose: str, *indices) -> np.ndarray:
     with np.errstate(over="ignore"):
         state = _mix(np.asarray([start], np.uint64) + _GOLDEN)
         for index in indices:
-            state = _mix(state + _GOLDEN + np.asarray(index).astype(np.uint64) * _GOLDEN)
+            state = _absorb(state, np.asarray(index).astype(np.uint64))
     shape = np.broadcast_shapes(*(np.shape(index) for index in indices))
     return np.broadcast_to(state, np.broadcast_shapes(shape, state.shape)).reshape(shape)
 
@@ -51,11 +59,12 @@ def permute(n: int, seed: int, purpose: str, index) -> np.ndarray:
     index = np.atleast_1d(np.asarray(index, np.uint64))
     half = np.uint64(max(1, (int(n - 1).bit_length() + 1) // 2))
     mask = (np.uint64(1) << half) - np.uint64(1)
+    keys = bits(seed, purpose, np.arange(4))
 
     def once(x):
         left, right = x >> half, x & mask
-        for round_ in range(4):
-            left, right = right, left ^ (bits(seed, purpose, round_, right) & mask)
+        for key in keys:
+            left, right = right, left ^ (_absorb(key, right) & mask)
         return (left << half) | right
 
     place = once(index)

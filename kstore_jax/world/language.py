@@ -132,6 +132,12 @@ class Language:
     values: np.ndarray
     templates: np.ndarray
 
+    def form(self, attribute, template, kind, pronoun) -> np.ndarray:
+        """The forms (..., 3) of sentences, the indices being broadcast together."""
+        _, templates, kinds, pronouns, _ = self.forms.shape
+        place = ((attribute * templates + template) * kinds + kind) * pronouns + pronoun
+        return self.forms.reshape(-1, 3).take(place, axis=0)
+
     @functools.cached_property
     def fingerprint(self) -> str:
         """SHA-256 of all that texts are made of."""
@@ -184,6 +190,12 @@ def load_language(pools_folder: str = "", templates_folder: str = "") -> Languag
     )
 
 
+def in_order(columns: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """`columns[b, order[b, s]]` (B, S) of columns (B, C): a `take_along_axis` five times faster."""
+    places = np.arange(len(columns))[:, None] * columns.shape[1] + order
+    return columns.ravel().take(places)
+
+
 @dataclasses.dataclass(frozen=True)
 class Texts:
     """Some texts of one layout, as rows of pieces.
@@ -216,7 +228,7 @@ def lay_out(
       closing: whether a sentence that only says the name comes last.
     """
     names = who.names + language.names
-    values = np.take_along_axis(who.values, attributes, axis=1) + language.values[attributes]
+    values = in_order(who.values + language.values, attributes)
     name_slots = np.cumsum([0, *(7 if kind == NAME else 3 for kind in kinds)])
     value_slots = name_slots[1:] - 2
     named = np.array([*(kind == NAME for kind in kinds), closing])

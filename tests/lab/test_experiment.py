@@ -136,19 +136,27 @@ def tokens_of(lab: Lab, text: str) -> np.ndarray:
 
 def test_qa_is_scored_by_half_and_attribute(lab, monkeypatch, tmp_path):
     draw = np.random.default_rng(0)
-    whole, first = draw.random((2, 20, 6)) < 0.5
+    answered = draw.random((5, 2, 20, 6)) < 0.5  # wordings
+    whole, first = answered[0]
+    calls = []
 
     def scored(shape, params, examples):
-        assert examples is lab.questions
-        return whole.reshape(-1, 1), first.reshape(-1, 1)
+        calls.append(lab.vocabulary.decode(examples.tokens[1]))
+        return tuple(right.reshape(-1, 1) for right in answered[len(calls) - 1])
 
     monkeypatch.setattr(qa, "span_accuracy", scored)
-    found = lab.qa.compute(tmp_path)
+    found, in_train = lab.qa.compute(tmp_path), lab.materials.in_train
     for right, kind in ((whole, "exact"), (first, "first")):
-        for half, inside in (("train", lab.materials.in_train), ("test", ~lab.materials.in_train)):
+        for half, inside in (("train", in_train), ("test", ~in_train)):
             expected = {name: right[inside, a].mean() for a, name in enumerate(ATTRIBUTES)}
             expected["mean"] = right[inside].mean()
             assert found[half][kind] == pytest.approx(expected)
+    assert len(set(calls)) == 5
+    assert calls[0] == lab.vocabulary.decode(lab.questions.tokens[1])
+    for half, inside in (("train", in_train), ("test", ~in_train)):
+        for (right, _), reworded in zip(answered[1:], found["wordings"][half], strict=True):
+            assert reworded["mean"] == pytest.approx(right[inside].mean())
+            assert reworded["major"] == pytest.approx(right[inside, 3].mean())
 
 
 def test_qa_reads_the_finetuned_model(lab, monkeypatch, tmp_path):
