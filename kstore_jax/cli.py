@@ -189,7 +189,10 @@ COMMANDS = {
     "sweep": (_sweep, "--config=FILE --workdir=DIR [--workers=N]: every row of a configuration"),
     "report": (_report, "DIR [--out=DIR]: the page of a finished run"),
     "data": (_data, "--config=FILE --out=DIR [--workers=N]: write the data set alone"),
-    "show": (_show, "[--config=FILE] --person=N [--json]: a person, the biographies, the questions"),
+    "show": (
+        _show,
+        "[--config=FILE] --person=N [--json]: a person, the biographies, the questions",
+    ),
     "bench": (_bench, "data [--config=FILE] [--json]: how fast this machine is"),
 }
 

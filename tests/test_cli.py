@@ -1,5 +1,6 @@
 """What the user gave wrong is said in one line, with status 2, before anything is written."""
 
+import json
 import pathlib
 import shutil
 import subprocess
@@ -159,6 +160,56 @@ def test_show_takes_the_first_row_of_the_sweep(capsys):
 def test_the_command_line_wins_over_the_sweep(capsys, dashes):
     assert main(["show", CONFIG, f"{dashes}config.data.variant=multi3"]) == 0
     assert capsys.readouterr().out.count("\nentry ") == 3
+
+
+TINY = ["--config.world.people=40", "--config.data.variant=multi2+permute"]
+
+
+def test_data_writes_a_data_set_once_and_the_same_again(tmp_path, capsys):
+    out = tmp_path / "deep" / "data"
+    for _ in range(2):
+        assert main(["data", CONFIG, *TINY, f"--out={out}", "--workers=2"]) == 0
+        assert capsys.readouterr().out.startswith(f"{out}: 80 entries, ")
+    names = sorted(path.name for path in out.iterdir())
+    assert names == ["manifest.json", "part-00000-of-00001.array_record"]
+
+
+def test_data_leaves_another_data_set_as_it_is(tmp_path, capsys):
+    out = tmp_path / "data"
+    assert main(["data", CONFIG, *TINY, f"--out={out}"]) == 0
+    before = (out / "manifest.json").read_bytes()
+    capsys.readouterr()
+    said = complaint(capsys, "data", CONFIG, *TINY, "--config.seed=3", f"--out={out}")
+    assert f"{out}: holds a dataset of another configuration" in said
+    assert (out / "manifest.json").read_bytes() == before
+
+
+@pytest.mark.usefixtures("nothing_written")
+@pytest.mark.parametrize(
+    ("argument", "said"),
+    [
+        ("--workers=1", "--out is missing"),
+        ("--out=x --config.data.variant=fresh", "data.variant: fresh text is drawn"),
+        ("--out=x --config.data.tokenizer=bpe3", "data.tokenizer: expected bpeN with N over 256"),
+        ("--out=x --config.data.text=nowhere.txt", "data.text: "),
+    ],
+)
+def test_data_that_cannot_be_written_is_refused(capsys, argument, said):
+    assert said in complaint(capsys, "data", CONFIG, *TINY, *argument.split())
+
+
+def test_bench_data_prints_one_json_object():
+    done = kstore("bench", "data", "--json", "--config.data.variant=single")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    rates = ("encode_entries_per_s", "encode_tokens_per_s", "write_entries_per_s")
+    for name in (*rates, "load_tokens_per_s", "peak_memory_bytes"):
+        assert found[name] > 0
+    assert found["cores"] == 1
+
+
+def test_an_unknown_benchmark_is_refused(capsys):
+    assert "'dato' is no benchmark; did you mean 'data'?" in complaint(capsys, "bench", "dato")
 
 
 @pytest.mark.parametrize("argv", [[], ["help"], ["--help"], ["-h"], ["show", "--help"]])

@@ -60,7 +60,11 @@ def test_an_experiment_survives_json():
         ("model.rotary", 1.5, "model.rotary: expected at most 1.0, got 1.5"),
         ("pretrain.b1", -0.1, "pretrain.b1: expected at least 0.0, got -0.1"),
         ("pretrain.learning_rate", float("nan"), "pretrain.learning_rate: expected at least 0.0"),
-        ("data.vocabulary", "compct", "data.vocabulary: 'compct' is not a choice; did you mean 'compact'"),
+        (
+            "data.vocabulary",
+            "compct",
+            "data.vocabulary: 'compct' is not a choice; did you mean 'compact'",
+        ),
         ("data.qa_share", 1.0, "data.qa_share: expected to leave a share of biographies"),
         ("finetune.schedule", "cos", "finetune.schedule: 'cos' is not a choice"),
         ("model.heads", 7, "model.width: expected a multiple of heads = 7, got 768"),

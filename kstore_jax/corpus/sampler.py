@@ -59,7 +59,9 @@ class Fresh:
 
     def start(self, number: int) -> int:
         while len(self._starts) <= number:
-            self._starts.append(self._starts[-1] + int(self.rows(len(self._starts) - 1).offsets[-1]))
+            self._starts.append(
+                self._starts[-1] + int(self.rows(len(self._starts) - 1).offsets[-1])
+            )
         return self._starts[number]
 
     def at(self, token: int) -> int:

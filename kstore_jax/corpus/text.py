@@ -1,2 +1,6 @@
-def open_documents(source): raise NotImplementedError
-def text_parts(tokenizer, documents): raise NotImplementedError
+def open_documents(source):
+    raise NotImplementedError
+
+
+def text_parts(tokenizer, documents):
+    raise NotImplementedError

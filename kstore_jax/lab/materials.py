@@ -72,9 +72,7 @@ class Materials:
 
     @functools.cached_property
     def table(self) -> PieceTokens:
-        cut = tokenizer.tokenizer(
-            self.data.tokenizer, self.language, self.world.seed, self.people
-        )
+        cut = tokenizer.tokenizer(self.data.tokenizer, self.language, self.world.seed, self.people)
         return piece_tokens(self.language, cut)
 
     @functools.cached_property
@@ -97,8 +95,9 @@ class Materials:
             found["celebrities"] = self._biographies(self.world.people, size, variant)
         if source := self.data.text:
             cut = self.table.tokenizer
+            documents = open_documents(source)
             config = {"text": source, "tokenizer": cut.fingerprint, "format": shards.FORMAT}
-            found["text"] = Dataset(config, cut, lambda: text_parts(cut, open_documents(source)))
+            found["text"] = Dataset(config, cut, lambda: text_parts(cut, documents))
         return found
 
     def _biographies(self, first: int, size: int, variant: str) -> Dataset:

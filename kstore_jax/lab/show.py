@@ -55,11 +55,8 @@ class Shown:
         lines = [f"person {self._person} ({self._half}), {self._written_as}"]
         for m in range(len(texts.pieces)):
             lines.append(f"\nentry {m}:{_line(language, texts, m, coloured)}")
-        trained, *others = self._questions
+        trained = self._questions[TRAINED_WORDING]
         lines += ["", *(_line(language, trained, a, coloured) for a in range(len(ATTRIBUTES)))]
-        lines += ["", "held-out wordings:"]
-        for wording in others:
-            lines += [_line(language, wording, a, coloured) for a in range(len(ATTRIBUTES))]
         return "\n".join(lines)
 
     def json(self) -> str:

@@ -29,4 +29,6 @@ def ask(
     """The question about attribute `attributes[b]` (B,) of person `who[b]`, answered."""
     attributes = np.asarray(attributes)
     forms = language.questions[attributes, wording][:, None]
-    return Questions(who.ids, attributes, lay_out(language, who, forms, attributes[:, None], (NAME,)))
+    return Questions(
+        who.ids, attributes, lay_out(language, who, forms, attributes[:, None], (NAME,))
+    )

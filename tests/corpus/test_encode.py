@@ -69,7 +69,9 @@ def test_biographies_are_gpt2s_tokens_of_their_text(biographies, variant, seed, 
     ]
     assert_array_equal(spans_as_text(rows, rows.value_spans), values)
     assert rows.name_spans.shape == (len(rows), 6 if parsed.fullname else 1, 2)
-    names = np.repeat([f" {name}" for name in full_names(language.pools, who)], 1 + 5 * parsed.fullname)
+    names = np.repeat(
+        [f" {name}" for name in full_names(language.pools, who)], 1 + 5 * parsed.fullname
+    )
     assert_array_equal(spans_as_text(rows, rows.name_spans), names)
 
 
@@ -88,7 +90,9 @@ def test_a_name_inside_a_city_and_a_company_is_no_span_of_its_own(tmp_path):
     for a, attribute in enumerate(ATTRIBUTES):
         found = spans_as_text(rows, rows.value_spans[:, [a]])
         assert found == [f" {language.pools.values[attribute][v]}" for v in who.values[:, a]]
-    assert spans_as_text(rows, rows.name_spans) == [f" {n}" for n in full_names(language.pools, who)]
+    assert spans_as_text(rows, rows.name_spans) == [
+        f" {n}" for n in full_names(language.pools, who)
+    ]
 
 
 @pytest.mark.parametrize("wording", range(5))

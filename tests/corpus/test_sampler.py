@@ -52,7 +52,10 @@ def test_windows_are_the_same_whichever_way_they_are_asked_for(windows, first, c
         assert np.array_equal(again(windows).windows(first + place, 1)[0], together[place])
 
 
-@given(windows=st.builds(Windows, passes=REPEATED, length=LENGTHS, seed=SEEDS), first=st.integers(0, 10**12))
+@given(
+    windows=st.builds(Windows, passes=REPEATED, length=LENGTHS, seed=SEEDS),
+    first=st.integers(0, 10**12),
+)
 def test_neighbouring_windows_share_one_token(windows, first):
     left, right = windows.windows(first, 2)
     assert left[-1] == right[0]
@@ -96,8 +99,10 @@ def test_the_order_of_a_pass_is_uniform():
 
 
 MIXTURES = st.lists(
-    st.tuples(st.builds(Windows, passes=REPEATED | FRESH, length=st.just(7), seed=SEEDS),
-              st.integers(1, 5)),
+    st.tuples(
+        st.builds(Windows, passes=REPEATED | FRESH, length=st.just(7), seed=SEEDS),
+        st.integers(1, 5),
+    ),
     min_size=1,
     max_size=3,
 ).flatmap(lambda parts: st.builds(Mixture, *map(st.just, zip(*parts, strict=True)), seed=SEEDS))

@@ -38,9 +38,7 @@ def files(language, biographies, tmp_path_factory):
             backend.pre_tokenizer = splitter
             backend.decoder = decoders.Metaspace()
         special = ["<unk>", *special]
-        trainer = trainers.BpeTrainer(
-            vocab_size=1500, special_tokens=special, show_progress=False
-        )
+        trainer = trainers.BpeTrainer(vocab_size=1500, special_tokens=special, show_progress=False)
         backend.train_from_iterator(corpus, trainer)
         backend.save(str(folder / f"{name}.json"))
 

@@ -47,7 +47,10 @@ def trained_by(lab, monkeypatch, tmp_path):
 
 def names(lab: Lab, inside: bool) -> list[str]:
     """The full names of P_train or P_test."""
-    pools, who = lab.materials.language.pools, lab.materials.people.rows(np.flatnonzero(lab.materials.in_train == inside))
+    pools, who = (
+        lab.materials.language.pools,
+        lab.materials.people.rows(np.flatnonzero(lab.materials.in_train == inside)),
+    )
     return [
         f"{pools.first_names[first]} {pools.middle_names[middle]} {pools.last_names[last]}"
         for first, middle, last in who.names

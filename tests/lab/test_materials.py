@@ -157,7 +157,10 @@ def test_ones_own_pools_of_another_content_are_another_dataset(lab, tmp_path):
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"data__celebrity_variant": "multi0"}, "data.celebrity_variant: 'multi0' is not a variant"),
+        (
+            {"data__celebrity_variant": "multi0"},
+            "data.celebrity_variant: 'multi0' is not a variant",
+        ),
         ({"data__tokenizer": "gtp2"}, "data.tokenizer: 'gtp2' is none"),
         ({"data__text": "nowhere"}, "data.text: "),
         (

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,9 +11,11 @@ import time
 
 import pytest
 
-from kstore_jax.config import Experiment
+from kstore_jax.config import Experiment, World
 from kstore_jax.lab.experiment import Lab
 from kstore_jax.lab.stages import RESULT, Cache, Stage
+from kstore_jax.world.language import BUNDLED_TEMPLATES
+from kstore_jax.world.people import BUNDLED_POOLS
 
 
 def stage(config=None, parents=(), name="stage", compute=lambda folder: {}) -> Stage:
@@ -52,13 +55,27 @@ def fields(part, path=()):
         yield from fields(value, (*path, field.name)) if inner else [(*path, field.name)]
 
 
-def changed(part, path):
+@pytest.fixture(scope="module")
+def others(tmp_path_factory) -> dict:
+    """Another valid value of a field where the double of the default is none."""
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    shutil.copytree(BUNDLED_POOLS, elsewhere / "pools")
+    shutil.copytree(BUNDLED_TEMPLATES, elsewhere / "templates")
+    (elsewhere / "pools" / "first_names.txt").write_text("Ada\n")
+    (elsewhere / "templates" / "major.txt").write_text("{name} studied {value}.\n")
+    words = {"variant": "single", "vocabulary": "compact", "dtype": "bfloat16"}
+    words |= {"tokenizer": "word", "celebrity_variant": "single"}
+    parts = {"final": 0.5, "b1": 0.5, "b2": 0.5, "rotary": 0.5, "heads": 6, "width": 384}
+    parts |= {"celebrity_share": 0.5, "qa_share": 0.25, "text_share": 0.25, "people": 50}
+    return words | parts | {name: str(elsewhere / name) for name in ("pools", "templates")}
+
+
+def changed(part, path, others):
     """The configuration with another value in one field."""
     name, *rest = path
     value = getattr(part, name)
-    others = {"variant": "single", "vocabulary": "compact", "dtype": "bfloat16"}
     if rest:
-        new = changed(value, rest)
+        new = changed(value, rest, others)
     elif name == "schedule":
         new = "linear" if value == "cosine" else "cosine"
     elif name == "dispatch":
@@ -66,32 +83,34 @@ def changed(part, path):
     elif isinstance(value, str):
         new = others.get(name, "elsewhere")
     else:
-        new = {"final": 0.5, "b1": 0.5, "b2": 0.5, "rotary": 0.5, "heads": 6, "width": 384}.get(
-            name, value * 2 + 2
-        )
+        new = others.get(name, value * 2 + 2)
     return dataclasses.replace(part, **{name: new})
 
 
 ALL = ("shards", "pretrain", "recall", "finetune", "qa", "p_probe", "q_probe")
 AFTER = {
-    "world": ALL,
-    "data": ALL,
-    "seed": ALL[1:],
-    "model": ALL[1:],
-    "pretrain": ALL[1:],
-    "finetune": ("finetune", "qa"),
-    "p_probe": ("p_probe",),
-    "q_probe": ("q_probe",),
+    ("world",): ALL,
+    ("world", "celebrities"): ALL[1:],
+    ("data",): ALL[1:],
+    ("data", "variant"): ALL,
+    ("data", "tokenizer"): ALL,
+    ("seed",): ALL[1:],
+    ("model",): ALL[1:],
+    ("pretrain",): ALL[1:],
+    ("finetune",): ("finetune", "qa"),
+    ("p_probe",): ("p_probe",),
+    ("q_probe",): ("q_probe",),
 }
 
 
 @pytest.mark.parametrize("path", list(fields(Experiment())), ids=".".join)
-def test_a_field_changes_the_stages_that_depend_on_it_and_no_other(path):
+def test_a_field_changes_the_stages_that_depend_on_it_and_no_other(path, others):
     def keys(experiment):
         return {s.name: s.key for s in Lab(experiment, Cache(pathlib.Path("nowhere"))).stages}
 
-    before, after = keys(Experiment()), keys(changed(Experiment(), path))
-    expected = ALL[1:] if path == ("data", "vocabulary") else AFTER[path[0]]
+    start = dataclasses.replace(Experiment(), world=World(people=20, celebrities=5))
+    before, after = keys(start), keys(changed(start, path, others))
+    expected = AFTER.get(path, AFTER.get(path[:1]))
     assert tuple(name for name in ALL if before[name] != after[name]) == expected
 
 

@@ -168,7 +168,9 @@ def test_every_sentence_states_its_value(language, biographies, variant):
             assert f" {value}" in sentence
 
 
-@pytest.mark.parametrize("variant", ["single", "single+permute5", "multi5+permute+fullname", "couple2"])
+@pytest.mark.parametrize(
+    "variant", ["single", "single+permute5", "multi5+permute+fullname", "couple2"]
+)
 def test_an_entry_does_not_depend_on_what_else_is_written(language, biographies, variant):
     parsed = Variant.parse(variant)
     whole = biographies(variant, IDS, seed=9)
