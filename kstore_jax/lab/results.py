@@ -7,7 +7,8 @@ def row(lab: Lab) -> dict:
     """The row of a finished experiment. Accuracies are shares, from 0 to 1.
 
     `qa` is exact match on P_test and `qa_train` its mean on P_train; `bio_recall` is the share of
-    attribute values predicted whole inside the biographies; `exposures` counts how often each
+    attribute values predicted whole inside the biographies; `qa_wordings` lists exact match on
+    P_test in each wording that was never trained; `exposures` counts how often each
     person is read about in pretraining. A linear probe's ceiling is the share of held-out people
     whose class somebody of the other half has too: it cannot name any other.
     """
@@ -29,6 +30,7 @@ def row(lab: Lab) -> dict:
         "qa": answers["test"]["exact"],
         "qa_train": answers["train"]["exact"]["mean"],
         "qa_first": {"train": answers["train"]["first"], "test": answers["test"]["first"]},
+        "qa_wordings": answers["wordings"]["test"],
         "qa_baseline": answers["baseline"],
         **probed,
         "seconds": sum(result["seconds"] for result in found.values()),

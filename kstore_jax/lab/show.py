@@ -11,7 +11,7 @@ from kstore_jax.lab import paper
 from kstore_jax.lab.materials import Materials
 from kstore_jax.world.biographies import write
 from kstore_jax.world.language import Language, Texts, text
-from kstore_jax.world.people import ATTRIBUTES, PRONOUNS, in_train_half
+from kstore_jax.world.people import ATTRIBUTES, PRONOUNS, in_train_half, people
 from kstore_jax.world.questions import TRAINED_WORDING, ask
 
 _NAME_COLOUR, _VALUE_COLOUR, _PLAIN = "\033[1m", "\033[36m", "\033[0m"
@@ -26,23 +26,19 @@ class Shown:
 
     def __init__(self, experiment: Experiment, person: int):
         self._materials = materials = Materials(experiment)
-        if person >= len(materials.everyone):
-            raise UserError(
-                f"person: expected less than world.people = {len(materials.everyone)}, got {person}"
-            )
-        famous = person >= experiment.world.people
-        data = experiment.data
+        world, data = experiment.world, experiment.data
+        if person >= (count := world.people + world.celebrities):
+            raise UserError(f"person: expected less than world.people = {count}, got {person}")
+        famous = person >= world.people
         self._variant = materials.celebrity_variant if famous else materials.variant
         self._written_as = data.celebrity_variant if famous else data.variant
-        self._half = "P_train" if in_train_half(experiment.world.seed, person) else "P_test"
-        if famous:
-            self._half = "celebrity"
-        self._person = person
+        half = "P_train" if in_train_half(world.seed, person) else "P_test"
+        self._group = "celebrity" if famous else half
+        self._who = people(materials.language.pools, world.seed, np.array([person]))
         entries = np.arange(self._variant.entries)
-        who = materials.everyone.rows(np.full(len(entries), person))
-        seed = experiment.world.seed
-        self._entries = write(materials.language, seed, self._variant, who, entries)
-        who = materials.everyone.rows(np.full(len(ATTRIBUTES), person))
+        who = self._who.rows(np.zeros(len(entries), int))
+        self._entries = write(materials.language, world.seed, self._variant, who, entries)
+        who = self._who.rows(np.zeros(len(ATTRIBUTES), int))
         wordings = range(materials.language.questions.shape[1])
         self._questions = [
             ask(materials.language, who, np.arange(len(ATTRIBUTES)), wording).texts
@@ -52,7 +48,7 @@ class Shown:
     def text(self, coloured: bool) -> str:
         """To be read in a terminal: names bold and values cyan where `coloured`."""
         language, texts = self._materials.language, self._entries.texts
-        lines = [f"person {self._person} ({self._half}), {self._written_as}"]
+        lines = [f"person {self._who.ids[0]} ({self._group}), {self._written_as}"]
         for m in range(len(texts.pieces)):
             lines.append(f"\nentry {m}:{_line(language, texts, m, coloured)}")
         trained = self._questions[TRAINED_WORDING]
@@ -65,14 +61,13 @@ class Shown:
         Spans are `[start, end)` in tokens; `name` lists one for each occurrence.
         """
         language = self._materials.language
-        who = self._materials.everyone.rows(np.array([self._person]))
-        pools, names, values = language.pools, who.names[0], who.values[0]
+        pools, names, values = language.pools, self._who.names[0], self._who.values[0]
         columns = (pools.first_names, pools.middle_names, pools.last_names)
         person = {
-            "id": self._person,
+            "id": int(self._who.ids[0]),
             "name": " ".join(c[i] for c, i in zip(columns, names, strict=True)),
-            "pronoun": PRONOUNS[who.pronouns[0]],
-            "group": self._half,
+            "pronoun": PRONOUNS[self._who.pronouns[0]],
+            "group": self._group,
             "variant": self._written_as,
             "attributes": {a: pools.values[a][v] for a, v in zip(ATTRIBUTES, values, strict=True)},
         }
