@@ -1,6 +1,0 @@
-def open_documents(source):
-    raise NotImplementedError
-
-
-def text_parts(tokenizer, documents):
-    raise NotImplementedError
