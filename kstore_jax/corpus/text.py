@@ -3,12 +3,13 @@
 Nothing is downloaded, and a corpus is never held in memory as a whole.
 """
 
+import contextlib
 import dataclasses
 import itertools
 import json
 import pathlib
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterator, Sequence
+from typing import BinaryIO, Protocol
 
 import numpy as np
 
@@ -80,11 +81,11 @@ def _existing(path: str) -> pathlib.Path:
     return found
 
 
-def _bytes(path: pathlib.Path, start: int = 0, size: int = -1) -> bytes:
+@contextlib.contextmanager
+def _opened(path: pathlib.Path) -> Iterator[BinaryIO]:
     try:
         with path.open("rb") as file:
-            file.seek(start)
-            return file.read(size)
+            yield file
     except OSError as error:
         raise UserError(f"data.text: {path}: cannot be read ({error.strerror})") from None
 
@@ -106,7 +107,8 @@ class _Whole:
         return 1
 
     def read(self, start: int, stop: int) -> list[str]:
-        return [_decoded(_bytes(self.path), self.path) for _ in range(start, stop)]
+        with _opened(self.path) as file:
+            return [_decoded(file.read(), self.path)][start:stop]
 
 
 class _Lines:
@@ -114,11 +116,8 @@ class _Lines:
 
     def __init__(self, path: pathlib.Path):
         self.path = path
-        try:
-            with path.open("rb") as file:
-                lengths = np.fromiter(map(len, file), np.int64)
-        except OSError as error:
-            raise UserError(f"data.text: {path}: cannot be read ({error.strerror})") from None
+        with _opened(path) as file:
+            lengths = np.fromiter(map(len, file), np.int64)
         self.offsets = np.concatenate([[0], np.cumsum(lengths)])
 
     def __len__(self) -> int:
@@ -126,7 +125,9 @@ class _Lines:
 
     def read(self, start: int, stop: int) -> list[str]:
         places = self.offsets[start : stop + 1] - self.offsets[start]
-        content = _bytes(self.path, int(self.offsets[start]), int(places[-1]))
+        with _opened(self.path) as file:
+            file.seek(self.offsets[start])
+            content = file.read(places[-1])
         lines = (content[i:j] for i, j in itertools.pairwise(places))
         return [self._text(line, number) for number, line in enumerate(lines, start + 1)]
 
@@ -195,16 +196,12 @@ def _tfds(name: str) -> Documents:
     import tensorflow_datasets as tfds  # slow to import, and most experiments read no text
     from tensorflow_datasets.core.read_only_builder import builder_from_files
 
+    folder = _existing(name) if name.startswith(("/", ".", "~")) else None
     # By its files and not by its code (tfds.data_source): any version that is on the disk is read,
     # and no name leads to the network.
     try:
-        if name.startswith(("/", ".", "~")):
-            builder = tfds.builder_from_directory(_existing(name))
-        else:
-            builder = builder_from_files(name)
+        builder = tfds.builder_from_directory(folder) if folder else builder_from_files(name)
         examples = builder.as_data_source(split="train")
-    except UserError:
-        raise
     except Exception as error:  # TFDS raises nothing narrower
         raise UserError(
             f"data.text: tfds:{name}: no split train prepared as ArrayRecord "

@@ -218,6 +218,15 @@ def test_a_bad_line_far_down_is_named_by_its_line(tmp_path):
         documents.read(995, 1001)
 
 
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl"])
+def test_a_file_that_went_away_is_named(tmp_path, name):
+    path = write_jsonl(tmp_path / name, TEXTS)
+    documents = open_documents(str(path))
+    path.unlink()
+    with pytest.raises(UserError, match=rf"^data\.text: .*{name}: cannot be read \(No such file"):
+        documents.read(0, 1)
+
+
 def test_tokens_decode_to_the_text():
     texts = [shipped_with(package).read_text("utf-8") for package in ("numpy", "tqdm")] + TEXTS
     tokenizer = gpt2()
