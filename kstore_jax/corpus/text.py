@@ -1,0 +1,242 @@
+"""Real text to mix in, as the paper does with WikiBook: documents read from the disk by number.
+
+Nothing is downloaded, and a corpus is never held in memory as a whole.
+"""
+
+import contextlib
+import dataclasses
+import itertools
+import json
+import pathlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import BinaryIO, Protocol
+
+import numpy as np
+
+from kstore_jax.corpus.encode import TokenRows, plain_rows
+from kstore_jax.corpus.tokenizer import Tokenizer
+from kstore_jax.errors import UserError
+
+
+class Documents(Protocol):
+    """Texts, by number."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, start: int, stop: int) -> list[str]:
+        """Documents start, ..., stop - 1, in order, 0 <= start <= stop <= len.
+
+        Raises:
+          UserError: one of them is not the text it has to be; says where it stands.
+        """
+
+
+def open_documents(source: str) -> Documents:
+    """The documents of a source.
+
+    Args:
+      source: one of
+        `tfds:NAME`, a TFDS data set prepared in TFDS's own folder (`TFDS_DATA_DIR`), or
+        `tfds:DIR`, the folder of a prepared version, beginning with `/`, `.` or `~`; split train;
+        `hf:FOLDER`, what `save_to_disk` of Hugging Face wrote; of several splits, train;
+        a `.txt` file, one document, or a `.jsonl` file, one document a line;
+        a folder: all such files in it and below, in the order of their paths.
+        Everywhere but in a `.txt` file the field `text` is read.
+
+    Raises:
+      UserError: there is no such source, it has no text, or its first text is not one.
+    """
+    kind, colon, name = source.partition(":")
+    if colon and kind == "tfds":
+        documents = _tfds(name)
+    elif colon and kind == "hf":
+        documents = _hugging_face(_existing(name))
+    else:
+        documents = _files(_existing(source))
+    if not _have_text(documents):
+        raise UserError(f"data.text: {source}: there is no text in it")
+    return documents
+
+
+def encode_documents(tokenizer: Tokenizer, texts: Sequence[str]) -> TokenRows:
+    """The tokens of documents, one row each; those without text are left out."""
+    backend = tokenizer.backend
+    some = [text for text in texts if text.strip()]
+    ids = [e.ids for e in backend.encode_batch(some, add_special_tokens=False)]
+    lengths = np.array([len(row) for row in ids], np.int64)
+    tokens = np.fromiter(itertools.chain.from_iterable(ids), tokenizer.dtype, lengths.sum())
+    return plain_rows(tokens, lengths)
+
+
+def _have_text(documents: Documents, block: int = 64) -> bool:
+    starts = range(0, len(documents), block)
+    blocks = (documents.read(start, min(start + block, len(documents))) for start in starts)
+    return any(text.strip() for texts in blocks for text in texts)
+
+
+def _existing(path: str) -> pathlib.Path:
+    found = pathlib.Path(path).expanduser()
+    if not found.exists():
+        raise UserError(f"data.text: {path}: no such file or folder")
+    return found
+
+
+@contextlib.contextmanager
+def _opened(path: pathlib.Path) -> Iterator[BinaryIO]:
+    try:
+        with path.open("rb") as file:
+            yield file
+    except OSError as error:
+        raise UserError(f"data.text: {path}: cannot be read ({error.strerror})") from None
+
+
+def _decoded(content: bytes, where: object) -> str:
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"data.text: {where}: not UTF-8 at byte {error.start}") from None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Whole:
+    """A file that is one document."""
+
+    path: pathlib.Path
+
+    def __len__(self) -> int:
+        return 1
+
+    def read(self, start: int, stop: int) -> list[str]:
+        with _opened(self.path) as file:
+            return [_decoded(file.read(), self.path)][start:stop]
+
+
+class _Lines:
+    """A file of one JSON object a line; what is kept is where each line begins."""
+
+    def __init__(self, path: pathlib.Path):
+        self.path = path
+        with _opened(path) as file:
+            lengths = np.fromiter(map(len, file), np.int64)
+        self.offsets = np.concatenate([[0], np.cumsum(lengths)])
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def read(self, start: int, stop: int) -> list[str]:
+        places = self.offsets[start : stop + 1] - self.offsets[start]
+        with _opened(self.path) as file:
+            file.seek(self.offsets[start])
+            content = file.read(places[-1])
+        lines = (content[i:j] for i, j in itertools.pairwise(places))
+        return [self._text(line, number) for number, line in enumerate(lines, start + 1)]
+
+    def _text(self, line: bytes, number: int) -> str:
+        try:
+            text = json.loads(line.decode("utf-8"))["text"]
+            text.encode("utf-8")  # JSON can spell half a character, which is no text
+        except (ValueError, LookupError, TypeError, AttributeError):
+            raise UserError(
+                f'data.text: {self.path}:{number}: expected an object with a string "text", UTF-8'
+            ) from None
+        return text
+
+
+class _Joined:
+    """Several sources, one after the other."""
+
+    def __init__(self, parts: Sequence[Documents]):
+        self.parts = parts
+        self.starts = np.cumsum([0, *map(len, parts)])
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+    def read(self, start: int, stop: int) -> list[str]:
+        first = np.searchsorted(self.starts, start, side="right") - 1
+        texts = []
+        for part, begin in zip(self.parts[first:], self.starts[first:-1].tolist(), strict=True):
+            if begin >= stop:
+                break
+            texts += part.read(max(start - begin, 0), min(stop - begin, len(part)))
+        return texts
+
+
+_FORMATS = {".txt": _Whole, ".jsonl": _Lines}
+
+
+def _files(path: pathlib.Path) -> Documents:
+    if path.is_dir():
+        paths = sorted(p for p in path.rglob("*") if p.suffix in _FORMATS and p.is_file())
+        if not paths:
+            raise UserError(f"data.text: {path}: a folder without .txt and .jsonl files")
+        return _Joined([_FORMATS[p.suffix](p) for p in paths])
+    if path.suffix not in _FORMATS:
+        raise UserError(
+            f"data.text: {path}: expected tfds:NAME, hf:FOLDER, a .txt or .jsonl file or a folder"
+        )
+    return _FORMATS[path.suffix](path)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Fetched:
+    """A data set of a library; `fetch(start, stop)` gives its texts."""
+
+    length: int
+    fetch: Callable[[int, int], list[str]]
+
+    def __len__(self) -> int:
+        return self.length
+
+    def read(self, start: int, stop: int) -> list[str]:
+        return self.fetch(start, stop)
+
+
+def _tfds(name: str) -> Documents:
+    import tensorflow_datasets as tfds  # slow to import, and most experiments read no text
+    from tensorflow_datasets.core.read_only_builder import builder_from_files
+
+    folder = _existing(name) if name.startswith(("/", ".", "~")) else None
+    # By its files and not by its code (tfds.data_source): any version that is on the disk is read,
+    # and no name leads to the network.
+    try:
+        builder = tfds.builder_from_directory(folder) if folder else builder_from_files(name)
+        examples = builder.as_data_source(split="train")
+    except Exception as error:  # TFDS raises nothing narrower
+        raise UserError(
+            f"data.text: tfds:{name}: no split train prepared as ArrayRecord "
+            f"({_first_line(error)}); prepare it with tfds.builder(NAME)"
+            '.download_and_prepare(file_format="array_record")'
+        ) from None
+    if not isinstance(dict(builder.info.features.items()).get("text"), tfds.features.Text):
+        raise UserError(f"data.text: tfds:{name}: has no feature 'text' that is a text")
+
+    def fetch(start: int, stop: int) -> list[str]:
+        rows = enumerate(examples.__getitems__(list(range(start, stop))), start)
+        return [_decoded(row["text"], f"tfds:{name}, document {i}") for i, row in rows]
+
+    return _Fetched(len(examples), fetch)
+
+
+def _hugging_face(folder: pathlib.Path) -> Documents:
+    try:
+        import datasets
+    except ImportError:
+        raise UserError(
+            f"data.text: hf:{folder}: needs the package datasets (pip install 'kstore_jax[hf]')"
+        ) from None
+    try:
+        rows = datasets.load_from_disk(str(folder))
+        rows = rows["train"] if isinstance(rows, datasets.DatasetDict) else rows
+    except Exception as error:  # it raises nothing narrower
+        raise UserError(
+            f"data.text: hf:{folder}: no split train that save_to_disk wrote ({_first_line(error)})"
+        ) from None
+    if getattr(rows.features.get("text"), "dtype", None) not in ("string", "large_string"):
+        raise UserError(f"data.text: hf:{folder}: has no column 'text' of strings")
+    # A row may hold no text at all (None), which is a document to leave out.
+    return _Fetched(len(rows), lambda i, j: [text or "" for text in rows[i:j]["text"]])
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
