@@ -5,6 +5,7 @@ Nothing is downloaded, and a corpus is never held in memory as a whole.
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 import json
 import pathlib
@@ -14,8 +15,11 @@ from typing import BinaryIO, Protocol
 import numpy as np
 
 from kstore_jax.corpus.encode import TokenRows, plain_rows
+from kstore_jax.corpus.shards import Corpus, Part
 from kstore_jax.corpus.tokenizer import Tokenizer
 from kstore_jax.errors import UserError
+
+_BLOCK, _PART = 256, 65_536  # documents a record and a part
 
 
 class Documents(Protocol):
@@ -66,6 +70,19 @@ def encode_documents(tokenizer: Tokenizer, texts: Sequence[str]) -> TokenRows:
     lengths = np.array([len(row) for row in ids], np.int64)
     tokens = np.fromiter(itertools.chain.from_iterable(ids), tokenizer.dtype, lengths.sum())
     return plain_rows(tokens, lengths)
+
+
+def text_parts(tokenizer: Tokenizer, documents: Documents) -> list[Part]:
+    """The parts of a dataset of documents; an entry is a document, its person is -1."""
+
+    def part(first: int, last: int) -> Iterator[Corpus]:
+        for start in range(first, last, _BLOCK):
+            texts = documents.read(start, min(start + _BLOCK, last))
+            numbers = start + np.flatnonzero([bool(text.strip()) for text in texts])
+            yield Corpus(np.full(len(numbers), -1), numbers, encode_documents(tokenizer, texts))
+
+    ends = itertools.pairwise([*range(0, len(documents), _PART), len(documents)])
+    return [functools.partial(part, first, last) for first, last in ends]
 
 
 def _have_text(documents: Documents, block: int = 64) -> bool:

@@ -10,7 +10,9 @@ import pytest
 import tensorflow_datasets as tfds
 from numpy.testing import assert_array_equal
 
-from kstore_jax.corpus.text import encode_documents, open_documents
+from kstore_jax.corpus import text
+from kstore_jax.corpus.shards import Dataset, read_dataset, write_dataset
+from kstore_jax.corpus.text import encode_documents, open_documents, text_parts
 from kstore_jax.corpus.tokenizer import gpt2
 from kstore_jax.errors import UserError
 
@@ -245,3 +247,22 @@ def test_known_tokens_and_no_documents():
     assert_array_equal(encode_documents(gpt2(), ["Hello world", ""]).tokens, [15496, 995])
     nothing = encode_documents(gpt2(), ["", " \n"])
     assert (len(nothing), len(nothing.tokens)) == (0, 0)
+
+
+def test_documents_become_a_data_set_and_are_read_back(tmp_path, monkeypatch):
+    monkeypatch.setattr(text, "_BLOCK", 3)
+    monkeypatch.setattr(text, "_PART", 7)
+    told = [f"Document {i} tells of {i * i} things." if i % 5 else " \n" for i in range(1, 24)]
+    lines = "".join(json.dumps({"text": document}) + "\n" for document in told)
+    (tmp_path / "some.jsonl").write_text(lines)
+    documents = open_documents(str(tmp_path / "some.jsonl"))
+    dataset = Dataset({}, gpt2(), lambda: text_parts(gpt2(), documents))
+    manifest = write_dataset(dataset, tmp_path / "shards")
+    assert len(manifest["parts"]) == 4
+    corpus = read_dataset(tmp_path / "shards")
+    kept = [i for i, document in enumerate(told) if document.strip()]
+    assert corpus.entries.tolist() == kept
+    assert set(corpus.people) == {-1}
+    for row, i in enumerate(kept):
+        ids = corpus.rows.tokens[corpus.rows.offsets[row] : corpus.rows.offsets[row + 1]]
+        assert gpt2().decode(ids) == told[i]
