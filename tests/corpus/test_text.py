@@ -10,7 +10,7 @@ import pytest
 import tensorflow_datasets as tfds
 from numpy.testing import assert_array_equal
 
-from kstore_jax.corpus import text
+from kstore_jax.corpus import text as module
 from kstore_jax.corpus.shards import Dataset, read_dataset, write_dataset
 from kstore_jax.corpus.text import encode_documents, open_documents, text_parts
 from kstore_jax.corpus.tokenizer import gpt2
@@ -250,8 +250,8 @@ def test_known_tokens_and_no_documents():
 
 
 def test_documents_become_a_data_set_and_are_read_back(tmp_path, monkeypatch):
-    monkeypatch.setattr(text, "_BLOCK", 3)
-    monkeypatch.setattr(text, "_PART", 7)
+    monkeypatch.setattr(module, "_BLOCK", 3)
+    monkeypatch.setattr(module, "_PART", 7)
     told = [f"Document {i} tells of {i * i} things." if i % 5 else " \n" for i in range(1, 24)]
     lines = "".join(json.dumps({"text": document}) + "\n" for document in told)
     (tmp_path / "some.jsonl").write_text(lines)
