@@ -15,7 +15,7 @@ import time
 from tqdm import tqdm
 
 from kstore_jax.config import as_dict, parse
-from kstore_jax.errors import UserError
+from kstore_jax.errors import UserError, guarded
 from kstore_jax.lab.experiment import Lab
 from kstore_jax.lab.stages import Cache, write_json
 from kstore_jax.train.telemetry import METRICS, read_metrics
@@ -130,6 +130,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    from kstore_jax.cli import guarded
-
     sys.exit(guarded(main))
