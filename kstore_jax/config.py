@@ -99,6 +99,8 @@ class Training:
                 f"checkpoint_every: expected a multiple of dispatch = {self.dispatch}, "
                 f"got {self.checkpoint_every}"
             )
+        if self.warmup >= self.steps:
+            raise UserError(f"warmup: expected less than steps = {self.steps}, got {self.warmup}")
 
 
 @dataclasses.dataclass(frozen=True)
