@@ -38,6 +38,7 @@ from kstore_jax.readout import probes, qa
 from kstore_jax.train import objectives
 from kstore_jax.train.checkpoint import opened
 from kstore_jax.train.fit import Task, fit
+from kstore_jax.train.mesh import everywhere
 from kstore_jax.world.biographies import Variant
 from kstore_jax.world.language import Language, load_language
 from kstore_jax.world.people import ATTRIBUTES, People, check_size, in_train_half, people
@@ -150,7 +151,7 @@ class Lab:
     def _trained(self, stage: Stage, steps: int, like):
         self.cache.ensure(stage)
         with opened(self.cache.folder(stage) / "checkpoints") as checkpoints:
-            return checkpoints.load(steps, trainable=like)["trainable"]
+            return checkpoints.load(steps, trainable=everywhere(like))["trainable"]
 
     @functools.cached_property
     def questions(self) -> Spans:
@@ -279,17 +280,20 @@ class Lab:
         whose = self.corpus.people[chosen]
         rows = self.corpus.rows.rows(chosen)
         readings = biography_readings(rows, of_people[whose], self.vocabulary, tasks)
-        return self._probe(folder, training, "layer", readings, self.in_train[whose], classes)
+        in_train = self.in_train[whose]
+        return self._probe(self.p_probe, folder, training, "layer", readings, in_train, classes)
 
     def _q_probe(self, folder: pathlib.Path) -> dict:
         training = self.experiment.q_probe
         tasks = _tasks(training)
         _, classes = labels(self.language, self.people, tasks)
         readings = name_readings(self.language, self.people, self.vocabulary, tasks)
-        return self._probe(folder, training, "batch", readings, self.in_train, classes)
+        in_train = self.in_train
+        return self._probe(self.q_probe, folder, training, "batch", readings, in_train, classes)
 
     def _probe(
         self,
+        stage: Stage,
         folder: pathlib.Path,
         training: PProbe | QProbe,
         norm: str,
@@ -314,7 +318,7 @@ class Lab:
             shared = shared_tokens(self.language, self.vocabulary)
             frozen["updated"] = jnp.zeros(self.shape.vocabulary).at[shared].set(1.0)
         task = Task(
-            name=folder.name.split("-")[0],
+            name=stage.name,
             objective=probes.probe_objective(self.shape, classes, norm),
             merge=probes.with_probe,
             frozen=frozen,
