@@ -9,7 +9,8 @@ def row(lab: Lab) -> dict:
     `qa` is exact match on P_test and `qa_train` its mean on P_train; `bio_recall` is the share of
     attribute values predicted whole inside the biographies; `exposures` counts how often each
     person is read about in pretraining. A linear probe's ceiling is the share of held-out people
-    whose class somebody of the other half has too: it cannot name any other.
+    whose class somebody of the other half has too: it cannot name any other. `code` names the git
+    commits, or else the versions, of the code that computed the stages.
     """
     found = {stage.name: lab.cache.result(stage) for stage in lab.stages}
     answers = found["qa"]
@@ -31,6 +32,7 @@ def row(lab: Lab) -> dict:
         "qa_first": {"train": answers["train"]["first"], "test": answers["test"]["first"]},
         "qa_baseline": answers["baseline"],
         **probed,
+        "code": sorted(set().union(*map(lab.cache.code, lab.stages))),
         "seconds": sum(result["seconds"] for result in found.values()),
         "seconds_by_stage": {name: result["seconds"] for name, result in found.items()},
     }
