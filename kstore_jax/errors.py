@@ -1,7 +1,11 @@
-"""What goes wrong because of what the user gave, said in one line."""
+"""What goes wrong because of what the user gave or the machine lacks, said in one line."""
 
 import difflib
-from collections.abc import Iterable
+import errno
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable
 
 
 class UserError(Exception):
@@ -21,3 +25,38 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     valid = list(valid)
     close = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else f"; valid: {', '.join(valid)}"
+
+
+def guarded(action: Callable[[], None]) -> int:
+    """Runs an action; what the user can mend is said in one line. Returns the exit status."""
+    try:
+        action()
+    except UserError as error:
+        return _complain(str(error), error.status)
+    except OSError as error:
+        if error.filename is None and error.strerror is None:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        return _complain(f"{where}{error.strerror}", 2)
+    except KeyboardInterrupt:
+        return _complain("interrupted; the same command goes on from here", 130)
+    except Exception as error:
+        if not _is_full_disk(error):
+            raise
+        where = re.search(r"/[^\s\":;]+", str(error))
+        what = f"{where[0]}: " if where else ""
+        return _complain(f"{what}no space left on device; what was whole before is kept", 2)
+    return 0
+
+
+def _is_full_disk(error: BaseException | None) -> bool:
+    """ArrayRecord and Orbax report a full disk as errors of their own, in words."""
+    if error is None:
+        return False
+    inside = (error.__cause__, error.__context__, *getattr(error, "exceptions", ()))
+    return os.strerror(errno.ENOSPC) in str(error) or any(map(_is_full_disk, inside))
+
+
+def _complain(message: str, status: int) -> int:
+    print(f"kstore: {' '.join(message.split())}", file=sys.stderr)
+    return status

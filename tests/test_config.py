@@ -69,6 +69,8 @@ def test_an_experiment_survives_json():
         ("finetune.schedule", "cos", "finetune.schedule: 'cos' is not a choice"),
         ("model.heads", 7, "model.width: expected a multiple of heads = 7, got 768"),
         ("model.rotary", 0.015625, "model.rotary: expected an even number of rotated dimensions"),
+        ("pretrain.warmup", 80_000, "pretrain.warmup: expected less than steps = 80000, got 80000"),
+        ("pretrain.steps", 500, "pretrain.warmup: expected less than steps = 500, got 1000"),
         ("q_probe.dispatch", 7, "q_probe.checkpoint_every: expected a multiple of dispatch = 7"),
     ],
 )

@@ -36,6 +36,7 @@ from kstore_jax.readout import probes, qa
 from kstore_jax.train import objectives
 from kstore_jax.train.checkpoint import opened
 from kstore_jax.train.fit import Task, fit
+from kstore_jax.train.mesh import everywhere
 from kstore_jax.world.biographies import Variant
 from kstore_jax.world.people import ATTRIBUTES
 from kstore_jax.world.questions import TRAINED_WORDING
@@ -200,7 +201,7 @@ class Lab:
     def _trained(self, stage: Stage, steps: int, like):
         self.cache.ensure(stage)
         with opened(self.cache.folder(stage) / "checkpoints") as checkpoints:
-            return checkpoints.load(steps, trainable=like)["trainable"]
+            return checkpoints.load(steps, trainable=everywhere(like))["trainable"]
 
     @functools.cached_property
     def questions(self) -> Spans:
@@ -333,7 +334,7 @@ class Lab:
         rows = self.corpus.rows.rows(chosen)
         readings = biography_readings(rows, of_people[whose], self.vocabulary, tasks)
         in_train = self.materials.in_train[whose]
-        return self._probe(folder, training, "layer", readings, in_train, classes)
+        return self._probe(self.p_probe, folder, training, "layer", readings, in_train, classes)
 
     def _q_probe(self, folder: pathlib.Path) -> dict:
         training = self.experiment.q_probe
@@ -341,10 +342,13 @@ class Lab:
         table, who = self.materials.table, self.materials.people
         _, classes = labels(table, who, tasks)
         readings = name_readings(table, who, self.vocabulary, tasks)
-        return self._probe(folder, training, "batch", readings, self.materials.in_train, classes)
+        return self._probe(
+            self.q_probe, folder, training, "batch", readings, self.materials.in_train, classes
+        )
 
     def _probe(
         self,
+        stage: Stage,
         folder: pathlib.Path,
         training: PProbe | QProbe,
         norm: str,
@@ -369,7 +373,7 @@ class Lab:
             shared = shared_tokens(self.materials.table, self.vocabulary)
             frozen["updated"] = jnp.zeros(self.shape.vocabulary).at[shared].set(1.0)
         task = Task(
-            name=folder.name.split("-")[0],
+            name=stage.name,
             objective=probes.probe_objective(self.shape, classes, norm),
             merge=probes.with_probe,
             frozen=frozen,

@@ -10,7 +10,8 @@ def row(lab: Lab) -> dict:
     attribute values predicted whole inside the biographies; `qa_wordings` lists exact match on
     P_test in each wording that was never trained; `exposures` counts how often each
     person is read about in pretraining. A linear probe's ceiling is the share of held-out people
-    whose class somebody of the other half has too: it cannot name any other.
+    whose class somebody of the other half has too: it cannot name any other. `code` names the git
+    commits, or else the versions, of the code that computed the stages.
     """
     found = {stage.name: lab.cache.result(stage) for stage in lab.stages}
     answers = found["qa"]
@@ -33,6 +34,7 @@ def row(lab: Lab) -> dict:
         "qa_wordings": answers["wordings"]["test"],
         "qa_baseline": answers["baseline"],
         **probed,
+        "code": sorted(set().union(*map(lab.cache.code, lab.stages))),
         "seconds": sum(result["seconds"] for result in found.values()),
         "seconds_by_stage": {name: result["seconds"] for name, result in found.items()},
     }

@@ -9,24 +9,16 @@ computing one stage at the same time.
 import dataclasses
 import hashlib
 import json
-import os
 import pathlib
 import time
 from collections.abc import Callable
 
 import filelock
 
-from kstore_jax.train.telemetry import METRICS, provenance, read_metrics
+from kstore_jax.files import read_json, write_json
+from kstore_jax.train.telemetry import METRICS, code_version, provenance, read_metrics
 
 RESULT = "result.json"
-WRITING = ".writing"  # the suffix of what is not whole yet
-
-
-def write_json(path: pathlib.Path, value) -> None:
-    """Writes a JSON file that is either whole or not there."""
-    temporary = path.with_name(path.name + WRITING)
-    temporary.write_text(json.dumps(value, indent=1) + "\n")
-    os.replace(temporary, path)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -60,15 +52,19 @@ class Cache:
     """The stages computed so far, one folder each under `root`."""
 
     def __init__(self, root: pathlib.Path):
-        self._root = root
+        self.root = root
 
     def folder(self, stage: Stage) -> pathlib.Path:
-        return self._root / f"{stage.name}-{stage.key}"
+        return self.root / f"{stage.name}-{stage.key}"
 
     def result(self, stage: Stage) -> dict | None:
         """What a stage found, None where it is not done."""
         path = self.folder(stage) / RESULT
-        return json.loads(path.read_text()) if path.exists() else None
+        return read_json(path) if path.exists() else None
+
+    def code(self, stage: Stage) -> set[str]:
+        """The versions of the code that worked on a stage, one an attempt that differs."""
+        return {code_version(read_json(path)) for path in _attempts(self.folder(stage))}
 
     def ensure(self, stage: Stage) -> dict:
         """The result of a stage; it and its parents are computed where they are not done."""
@@ -82,7 +78,8 @@ class Cache:
             if (done := self.result(stage)) is not None:
                 return done
             write_json(folder / "config.json", stage.config)
-            write_json(folder / "provenance.json", provenance())
+            attempt = len(_attempts(folder)) + 1
+            write_json(folder / f"provenance-{attempt}.json", provenance())
             earlier = read_metrics(folder / METRICS)
             started = time.monotonic()
             found = stage.compute(folder)
@@ -90,3 +87,8 @@ class Cache:
             result = {**found, "seconds": round(seconds, 2)}
             write_json(folder / RESULT, result)
             return result
+
+
+def _attempts(folder: pathlib.Path) -> list[pathlib.Path]:
+    """Where each attempt at a stage says by what code and on what machine it was made."""
+    return list(folder.glob("provenance*.json"))

@@ -4,9 +4,8 @@ Nothing of a sweep lives in memory alone: killed at any moment and started again
 the newest checkpoints.
 """
 
+import gc
 import itertools
-import json
-import os
 import pathlib
 from collections.abc import Sequence
 
@@ -14,10 +13,11 @@ import jax
 
 from kstore_jax.config import Experiment, as_dict
 from kstore_jax.errors import UserError
+from kstore_jax.files import WRITING, read_json, write_json
 from kstore_jax.lab.experiment import Lab, with_dtype
 from kstore_jax.lab.results import row
-from kstore_jax.lab.stages import WRITING, Cache, write_json
-from kstore_jax.lab.workers import run_in_processes
+from kstore_jax.lab.stages import Cache
+from kstore_jax.lab.workers import run_in_processes, usable_cores
 from kstore_jax.train.telemetry import provenance
 
 
@@ -26,7 +26,7 @@ def claim(workdir: pathlib.Path, rows: Sequence[Experiment]) -> None:
     path = workdir / "config.json"
     given = {"rows": [as_dict(experiment) for experiment in rows]}
     if path.exists():
-        differing = _first_difference(json.loads(path.read_text()), given)
+        differing = _first_difference(read_json(path, remove=workdir), given)
         if differing:
             raise UserError(
                 f"{workdir} was made by another configuration ({differing}); "
@@ -56,17 +56,33 @@ def default_workers(rows: int) -> int:
     """One worker a row, as far as there are cores; one where an accelerator would be shared."""
     if jax.default_backend() != "cpu":
         return 1
-    return min(rows, os.cpu_count() or 1)
+    return min(rows, len(usable_cores()))
 
 
-def run(workdir: pathlib.Path, rows: Sequence[Experiment], workers: int) -> list[dict]:
+def run(
+    workdir: pathlib.Path,
+    rows: Sequence[Experiment],
+    workers: int,
+    cache: pathlib.Path | None = None,
+) -> list[dict]:
     """Computes every row that is not done, `workers` at a time, and writes `results.json`.
 
+    Args:
+      cache: the folder of the stages, which several workdirs may share; `workdir / "stages"` where
+        none is given.
+
     Raises:
-      UserError: an experiment is impossible, or `workdir` holds something else; nothing is written.
-      DamagedFileError: a dataset in `workdir` is not as it was written.
+      UserError: an experiment is impossible, `workdir` holds something else, or several workers
+        would open one accelerator; nothing is written.
+      DamagedFileError: a file in `workdir` or `cache` is not as it was written.
     """
-    labs = [Lab(with_dtype(e), Cache(workdir / "stages")) for e in rows]
+    backend = jax.default_backend()
+    if workers > 1 and backend != "cpu":
+        raise UserError(
+            f"workers: expected 1 on {backend}, where each would open every device, got {workers}"
+        )
+    stages = Cache(cache or workdir / "stages")
+    labs = [Lab(with_dtype(experiment), stages) for experiment in rows]
     for lab in labs:
         lab.check()
     claim(workdir, [lab.experiment for lab in labs])
@@ -74,8 +90,14 @@ def run(workdir: pathlib.Path, rows: Sequence[Experiment], workers: int) -> list
     workers = min(workers, len(rows))
     if workers > 1 and waiting:
         run_in_processes(workdir, waiting, workers)
-    for lab in labs:
-        lab.run()
-    found = [row(lab) for lab in labs]
+    found = [_finished(lab.experiment, stages) for lab in labs]
     write_json(workdir / "results.json", {"rows": found, "provenance": provenance()})
     return found
+
+
+def _finished(experiment: Experiment, stages: Cache) -> dict:
+    """The row of an experiment, computed here where it is not done, by a Lab that ends with it."""
+    gc.collect()  # the one before: a Lab and its stages hold each other, and it holds parameters
+    lab = Lab(experiment, stages)
+    lab.run()
+    return row(lab)

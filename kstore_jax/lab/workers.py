@@ -1,10 +1,9 @@
 """Rows computed by worker processes of this machine, each bound to its share of the cores.
 
-A worker is `python -m kstore_jax.lab.workers WORKDIR ROW`. It ends when the process that started
-it does, however that one ended: its standard input closes.
+A worker is `python -m kstore_jax.lab.workers WORKDIR ROW CACHE`. It ends when the process that
+started it does, however that one ended: its standard input closes.
 """
 
-import json
 import os
 import pathlib
 import subprocess
@@ -15,10 +14,11 @@ import time
 from tqdm import tqdm
 
 from kstore_jax.config import as_dict, parse
-from kstore_jax.errors import UserError
+from kstore_jax.errors import UserError, guarded
+from kstore_jax.files import read_json, write_json
 from kstore_jax.lab.experiment import Lab
-from kstore_jax.lab.stages import Cache, write_json
-from kstore_jax.train.telemetry import METRICS, read_metrics
+from kstore_jax.lab.stages import Cache
+from kstore_jax.train.telemetry import METRICS, last_metrics
 
 _POLL_SECONDS = 0.5
 
@@ -44,11 +44,12 @@ def run_in_processes(workdir: pathlib.Path, waiting: dict[str, Lab], workers: in
         while todo or running:
             while todo and free:
                 name, cores = todo.pop(0), free.pop()
-                running[name] = _start(workdir, name, cores), cores
+                running[name] = _start(workdir, name, waiting[name].cache, cores), cores
             time.sleep(_POLL_SECONDS)
             for name, (process, cores) in list(running.items()):
                 bars[name].show()
                 if process.poll() is not None:
+                    process.communicate()  # closes its standard input
                     del running[name]
                     free.append(cores)
                     if process.returncode:
@@ -56,24 +57,30 @@ def run_in_processes(workdir: pathlib.Path, waiting: dict[str, Lab], workers: in
     finally:
         for process, _ in running.values():
             process.kill()
+            process.communicate()
         for bar in bars.values():
             bar.close()
 
 
+def usable_cores() -> list[int]:
+    """The cores this process may use, all of them where the system does not bind processes."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
 def _shares_of_cores(workers: int) -> list[set[int]]:
-    """The cores this process may use, dealt out evenly; empty sets where the system cannot bind."""
-    if not hasattr(os, "sched_getaffinity"):
-        return [set() for _ in range(workers)]
-    cores = sorted(os.sched_getaffinity(0))
+    """The usable cores, dealt out evenly."""
+    cores = usable_cores()
     each = max(1, len(cores) // workers)
     return [{cores[(i * each + k) % len(cores)] for k in range(each)} for i in range(workers)]
 
 
-def _start(workdir: pathlib.Path, name: str, cores: set[int]) -> subprocess.Popen:
-    command = [sys.executable, "-m", "kstore_jax.lab.workers", str(workdir), name]
+def _start(workdir: pathlib.Path, name: str, cache: Cache, cores: set[int]) -> subprocess.Popen:
+    command = [sys.executable, "-m", "kstore_jax.lab.workers", str(workdir), name, str(cache.root)]
     with (workdir / "workers" / f"{name}.log").open("w") as log:
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log)
-    if cores:
+    if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(process.pid, cores)
     return process
 
@@ -91,25 +98,28 @@ class _Bar:
     """Shows the training that a row is at, from the metrics its worker writes."""
 
     def __init__(self, lab: Lab, place: int):
-        self._lab = lab
+        self._variant = lab.experiment.data.variant
+        self._cache = lab.cache
+        self._ahead = list(lab.stages)
         interval = 0.1 if sys.stderr.isatty() else 30.0
-        self._bar = tqdm(
-            desc=lab.experiment.data.variant, position=place, unit="step", mininterval=interval
-        )
+        self._bar = tqdm(desc=self._variant, position=place, unit="step", mininterval=interval)
 
     def show(self) -> None:
-        for stage in self._lab.stages:
-            metrics = read_metrics(self._lab.cache.folder(stage) / METRICS)
-            if self._lab.cache.result(stage) is None and metrics:
-                now = metrics[-1]
-                if self._bar.total != now["steps"] or self._bar.n > now["step"]:
-                    self._bar.reset(now["steps"])
-                label = f"{self._lab.experiment.data.variant} {stage.name}"
-                self._bar.set_description_str(label, refresh=False)
-                self._bar.set_postfix_str(
-                    f"loss {now['loss']:.3f}, {now['tokens_per_s']:,} tokens/s", refresh=False
-                )
-                self._bar.update(now["step"] - self._bar.n)
+        while self._ahead and self._cache.result(self._ahead[0]) is not None:
+            del self._ahead[0]
+        if not self._ahead:
+            return
+        now = last_metrics(self._cache.folder(self._ahead[0]) / METRICS)
+        if now is None:
+            return
+        if self._bar.total != now["steps"] or self._bar.n > now["step"]:
+            self._bar.reset(now["steps"])
+        label = f"{self._variant} {self._ahead[0].name}"
+        self._bar.set_description_str(label, refresh=False)
+        self._bar.set_postfix_str(
+            f"loss {now['loss']:.3f}, {now['tokens_per_s']:,} tokens/s", refresh=False
+        )
+        self._bar.update(now["step"] - self._bar.n)
 
     def close(self) -> None:
         self._bar.close()
@@ -123,13 +133,11 @@ def _end_with_parent() -> None:
 
 def main() -> None:
     """Computes one row of the sweep in WORKDIR."""
-    workdir, name = pathlib.Path(sys.argv[1]), sys.argv[2]
+    workdir, name, cache = pathlib.Path(sys.argv[1]), sys.argv[2], pathlib.Path(sys.argv[3])
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    experiment = parse(json.loads((workdir / "workers" / f"{name}.json").read_text()))
-    Lab(experiment, Cache(workdir / "stages")).run()
+    experiment = parse(read_json(workdir / "workers" / f"{name}.json"))
+    Lab(experiment, Cache(cache)).run()
 
 
 if __name__ == "__main__":
-    from kstore_jax.cli import guarded
-
     sys.exit(guarded(main))

@@ -3,13 +3,19 @@
 import contextlib
 import logging
 import pathlib
+import sys
+import warnings
 from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
 from orbax.checkpoint import v1 as ocp
 
-logging.getLogger("absl").setLevel(logging.CRITICAL)  # what fails is raised, too
+from kstore_jax.errors import DamagedFileError
+
+for _name in ("absl", "asyncio"):
+    logging.getLogger(_name).setLevel(logging.CRITICAL)  # what fails is raised, too
+warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)  # likewise
 _KEPT = 2
 
 
@@ -17,6 +23,7 @@ class Checkpoints:
     """The checkpoints of one stage: the newest two, each whole or not there."""
 
     def __init__(self, folder: pathlib.Path):
+        self._folder = folder
         self._checkpointer = ocp.training.Checkpointer(
             folder.absolute(),
             save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
@@ -24,20 +31,49 @@ class Checkpoints:
             cleanup_tmp_directories=True,
         )
 
-    @property
-    def newest(self) -> int | None:
-        """Updates completed at the newest checkpoint, None where there is none."""
-        latest = self._checkpointer.latest
-        return None if latest is None else latest.step
-
     def save(self, step: int, **trees) -> None:
         """Starts writing `trees`; they may be donated as soon as this returns."""
         copies = jax.tree.map(jnp.copy, trees)
         self._checkpointer.save_checkpointables_async(step, copies)
 
     def load(self, step: int, **like) -> dict:
-        """The trees saved at `step`, with the structure, types and shardings of `like`."""
-        return self._checkpointer.load_checkpointables(step, like)
+        """The trees saved at `step`, with the structure, types and shardings of `like`.
+
+        Raises:
+          DamagedFileError: they cannot be read, or are not like these.
+        """
+        try:
+            return self._checkpointer.load_checkpointables(step, like)
+        except (MemoryError, jax.errors.JaxRuntimeError):
+            raise
+        except Exception as error:  # Orbax has no error of its own for a damaged file
+            raise DamagedFileError(
+                f"{self._folder / str(step)}: damaged; remove {self._folder.parent} and run again"
+            ) from error
+
+    def resume(self, **like) -> tuple[int, dict]:
+        """Updates completed, and the trees, of the newest whole checkpoint; 0 and `like` where
+        nothing was saved yet. Damaged checkpoints after it are told on stderr and deleted.
+
+        Raises:
+          DamagedFileError: there are checkpoints, and none is whole.
+        """
+        newest_first = [saved.step for saved in reversed(self._checkpointer.checkpoints)]
+        if not newest_first:
+            return 0, like
+        damaged = []
+        for step in newest_first:
+            try:
+                trees = self.load(step, **like)
+            except DamagedFileError as error:
+                damaged.append(error)
+                continue
+            for later in newest_first[: len(damaged)]:
+                path = self._folder / str(later)
+                print(f"note: {path}: damaged; going on from step {step}", file=sys.stderr)
+                self._checkpointer.delete(later)
+            return step, trees
+        raise damaged[0]
 
     def close(self) -> None:
         """Waits until everything is written."""

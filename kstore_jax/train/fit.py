@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +16,7 @@ from kstore_jax.corpus.loader import MakeBatch, batches, local_rows
 from kstore_jax.errors import UserError
 from kstore_jax.model.forward import Params
 from kstore_jax.train.checkpoint import opened
-from kstore_jax.train.mesh import batch_sharding, make_mesh, replicated
+from kstore_jax.train.mesh import batch_sharding, everywhere, make_mesh
 from kstore_jax.train.objectives import Objective
 from kstore_jax.train.optimizer import optimizer
 from kstore_jax.train.telemetry import Telemetry
@@ -54,21 +55,19 @@ def fit(task: Task, training: Training, folder: pathlib.Path) -> Tree:
     step t are functions of t.
 
     Raises:
-      UserError: the loss became NaN or infinite; the last checkpoint from before stays.
+      UserError: the loss or the weights became NaN or infinite; the last checkpoint from before
+        stays.
+      DamagedFileError: there are checkpoints, and none is whole.
     """
-    mesh = make_mesh()
-    everywhere = replicated(mesh)
     optimiser = optimizer(training)
-    frozen = jax.device_put(task.frozen, everywhere)
-    trainable = jax.device_put(jax.tree.map(jnp.copy, task.trainable), everywhere)
-    state = {"trainable": trainable, "optimizer": optimiser.init(trainable)}
+    frozen = everywhere(task.frozen)
+    trainable = jax.tree.map(jnp.copy, task.trainable)
+    state = everywhere({"trainable": trainable, "optimizer": optimiser.init(trainable)})
     train = functools.partial(_steps, task.objective, task.merge, optimiser)
     train = jax.jit(train, donate_argnums=0)
     with opened(folder / "checkpoints") as checkpoints:
-        first = checkpoints.newest or 0
-        if first:
-            state = checkpoints.load(first, **state)
-        sharding = batch_sharding(mesh, training.batch)
+        first, state = checkpoints.resume(**state)
+        sharding = batch_sharding(make_mesh(), training.batch)
         stride = training.dispatch
         rows = range(training.batch)
         if not sharding.is_fully_replicated:
@@ -82,7 +81,8 @@ def fit(task: Task, training: Training, folder: pathlib.Path) -> Tree:
                 step += count
                 unread = step, losses
                 if step == training.steps or step % training.checkpoint_every == 0:
-                    unread = _read(unread, telemetry, training.steps)
+                    norm = _norm(state["trainable"])
+                    unread = _read(unread, telemetry, training.steps, norm)
                     checkpoints.save(step, **state)
     return state["trainable"]
 
@@ -102,14 +102,24 @@ def _steps(objective, merge, optimiser, state, frozen, batch):
     return jax.lax.scan(step, state, batch)
 
 
-def _read(unread: tuple[int, jax.Array] | None, telemetry: Telemetry, steps: int) -> None:
+_norm = jax.jit(optax.tree.norm)
+
+
+def _read(
+    unread: tuple[int, jax.Array] | None,
+    telemetry: Telemetry,
+    steps: int,
+    norm: jax.Array | float = 0.0,
+) -> None:
+    """Waits for the losses, and for the norm of weights that are about to be saved."""
     if unread is None:
         return
     step, losses = unread
-    loss = float(losses.mean())
-    if not jnp.isfinite(loss):
-        raise UserError(
-            f"the loss became {loss} in steps {step - len(losses) + 1} to {step}; "
-            "lower the learning rate or set clip; the last checkpoint from before is kept"
-        )
+    loss, norm = map(float, jax.device_get((losses.mean(), norm)))
+    for what, value in (("loss", loss), ("norm of the weights", norm)):
+        if not math.isfinite(value):
+            raise UserError(
+                f"the {what} became {value} in steps {step - len(losses) + 1} to {step}; "
+                "lower the learning rate or set clip; the last checkpoint from before is kept"
+            )
     telemetry.report(step, steps, loss)

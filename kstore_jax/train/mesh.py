@@ -16,6 +16,11 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
+def everywhere(tree):
+    """The arrays of a tree, each whole on every device."""
+    return jax.device_put(tree, replicated(make_mesh()))
+
+
 def batch_sharding(mesh: Mesh, rows: int) -> NamedSharding:
     """For arrays (steps, rows, ...): rows over the data axes where they divide evenly."""
     ways = mesh.shape["data"] * mesh.shape["fsdp"]

@@ -2,6 +2,7 @@
 
 import collections
 import json
+import os
 import pathlib
 import platform
 import subprocess
@@ -12,8 +13,13 @@ from typing import Self
 import jax
 from tqdm import tqdm
 
+from kstore_jax.errors import DamagedFileError
+from kstore_jax.files import write_text
+
 METRICS = "metrics.jsonl"
 _RATE_REPORTS = 16  # tokens/s is the mean over so many reports
+_LINE_BYTES = 4096  # more than a line has
+_FIELDS = {"step", "steps", "loss", "tokens_per_s", "seconds"}
 
 
 class Telemetry:
@@ -27,7 +33,7 @@ class Telemetry:
         self._step_tokens = step_tokens
         path = folder / METRICS
         kept = [line for line in read_metrics(path) if line["step"] <= first]
-        path.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
         self._seconds = kept[-1]["seconds"] if kept else 0.0
         self._file = path.open("a")
         self._bar = tqdm(total=steps, initial=first, desc=name, unit="step", disable=None)
@@ -62,10 +68,34 @@ class Telemetry:
 
 
 def read_metrics(path: pathlib.Path) -> list[dict]:
-    """The whole lines of a metrics file; a last line cut short by a kill is left out."""
+    """The whole lines of a metrics file; a last line cut short by a kill is left out.
+
+    Raises:
+      DamagedFileError: a line is not what `Telemetry` writes.
+    """
+    return _lines(path, path.read_bytes()) if path.exists() else []
+
+
+def last_metrics(path: pathlib.Path) -> dict | None:
+    """The last whole line of a metrics file, None where there is none; the rest is not read."""
     if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text().splitlines(True) if line.endswith("\n")]
+        return None
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - _LINE_BYTES))
+        end = file.read()
+    last = [b"", *end.split(b"\n")][-2]
+    return _lines(path, last + b"\n")[0] if last else None
+
+
+def _lines(path: pathlib.Path, content: bytes) -> list[dict]:
+    try:
+        lines = [json.loads(line) for line in content.split(b"\n")[:-1]]
+        if all(line.keys() >= _FIELDS for line in lines):
+            return lines
+    except (ValueError, AttributeError):
+        pass
+    raise DamagedFileError(f"{path}: damaged; remove it and run again")
 
 
 def provenance() -> dict:
@@ -79,6 +109,13 @@ def provenance() -> dict:
         "git": _git("rev-parse", "HEAD"),
         "git_dirty": bool(_git("status", "--porcelain")),
     }
+
+
+def code_version(told: dict) -> str:
+    """The git commit in a `provenance`, or the version of the package where there is none."""
+    if told["git"] is None:
+        return f"kstore_jax {told['versions']['kstore_jax']}"
+    return told["git"] + "-dirty" * told["git_dirty"]
 
 
 def _git(*arguments: str) -> str | None:

@@ -1,6 +1,5 @@
 """An experiment trains on half of the people, asks the other half, and says what it found."""
 
-import dataclasses
 import json
 
 import numpy as np
@@ -197,8 +196,3 @@ def test_exposures_count_how_often_a_person_is_read_about(lab):
     per_person = lab.materials.variant.entries
     expected = training.steps * training.batch * training.window / tokens * per_person
     assert lab.cache.result(lab.pretrain)["exposures"] == pytest.approx(expected)
-
-
-def test_an_experiment_is_described_by_its_fields_alone(lab):
-    again = Lab(dataclasses.replace(lab.experiment), lab.cache)
-    assert [stage.key for stage in again.stages] == [stage.key for stage in lab.stages]

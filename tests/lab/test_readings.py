@@ -49,16 +49,6 @@ def test_a_task_is_asked_at_the_positions_up_to_that_of_its_statement(language, 
                 assert value not in told
 
 
-def test_the_token_read_before_is_not_part_of_the_value(read):
-    """What is read sees the text up to its position alone: the value starts with the next token."""
-    readings, vocabulary, _ = read
-    for row in range(0, len(readings), 7):
-        for place in readings.positions[row]:
-            joined = vocabulary.decode(readings.tokens[row, : place + 2])
-            assert joined.startswith(vocabulary.decode(readings.tokens[row, : place + 1]))
-            assert len(joined) > len(vocabulary.decode(readings.tokens[row, : place + 1]))
-
-
 def test_names_are_read_at_the_end_of_text_that_closes_them(language, table):
     who = people(language.pools, 0, IDS)
     vocabulary = compact_vocabulary(table, who)

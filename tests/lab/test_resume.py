@@ -9,6 +9,7 @@ import signal
 import subprocess
 import time
 import warnings
+import weakref
 
 import jax
 import numpy as np
@@ -16,8 +17,12 @@ import pytest
 from orbax.checkpoint import v1 as ocp
 
 from kstore_jax import cli
+from kstore_jax.config import parse
 from kstore_jax.lab import sweep as sweep_module
 from kstore_jax.lab import workers
+from kstore_jax.lab.experiment import Lab
+from kstore_jax.lab.stages import Cache
+from kstore_jax.train.telemetry import last_metrics
 
 TRAINED = ("pretrain", "finetune", "p_probe", "q_probe")
 PATIENCE = 300  # seconds; a machine may be busy
@@ -111,8 +116,8 @@ def killed_in(stage: str, start, workdir: pathlib.Path, victim: str = "parent"):
         assert process.poll() is None, "it ended before it could be killed"
         at_work.clear()
         for folder in stages.glob(f"{stage}-*"):
-            mark = folder / "provenance.json"
-            begun = mark.exists() and mark.stat().st_mtime > started
+            marks = folder.glob("provenance-*.json")
+            begun = any(mark.stat().st_mtime > started for mark in marks)
             far = stage not in TRAINED or newest(folder / "checkpoints") > before.get(
                 folder.name, 0
             )
@@ -261,6 +266,142 @@ def test_a_folder_of_something_else_is_refused(tmp_path, config_file, capsys):
     assert again(config_file, tmp_path) == 2
     assert "is not empty and holds no run of ours" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.parametrize("content", ["", '{"rows": [', "[]", "\0\0\0"])
+@pytest.mark.parametrize("name", ["config.json", "stages/qa-*/result.json"])
+def test_a_damaged_file_of_ours_is_told_in_one_line_with_the_remedy(
+    copied, config_file, capsys, name, content
+):
+    path = next(copied.glob(name))
+    path.write_text(content)
+    assert again(config_file, copied) == 1
+    said = capsys.readouterr()
+    assert said.out == ""
+    remove = copied if name == "config.json" else "it"
+    assert said.err == f"kstore: {path}: damaged; remove {remove} and run again\n"
+
+
+def test_a_damaged_result_is_found_again_after_its_remedy(copied, finished, config_file):
+    path = next(copied.glob("stages/pretrain-*/result.json"))
+    path.write_text("")
+    assert again(config_file, copied) == 1
+    path.unlink()
+    assert again(config_file, copied) == 0
+    assert_alike(copied, finished)
+
+
+@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")
+def test_a_damaged_checkpoint_of_a_finished_stage_is_not_replaced_by_an_earlier_one(
+    copied, config_file, capsys
+):
+    next(copied.glob("stages/recall-*/result.json")).unlink()
+    for folder in copied.glob("stages/pretrain-*"):
+        (folder / "checkpoints" / "24" / "trainable" / "_METADATA").write_text("{")
+    config = f"--config={config_file}"
+    assert cli.main(["sweep", config, f"--workdir={copied}", "--workers=1"]) == 1
+    (complaint,) = capsys.readouterr().err.splitlines()
+    assert complaint.startswith(f"kstore: {copied}/stages/pretrain-")
+    assert "/checkpoints/24: damaged; remove " in complaint
+
+
+def test_workdirs_that_share_a_cache_compute_a_stage_once(finished, copied, tmp_path, sweep):
+    cache = copied / "stages"
+    before = contents(cache)
+    one, other = tmp_path / "one", tmp_path / "other"
+    complete(sweep(one, f"--cache={cache}"))
+    assert contents(cache) == before
+    assert rows(one) == rows(finished)
+    assert not (one / "stages").exists()
+    few = ("--config.q_probe.steps=4", f"--cache={cache}")
+    complete(sweep(other, *few))
+    assert len(list(cache.glob("pretrain-*"))) == 2
+    assert len(list(cache.glob("q_probe-*"))) == 4
+    assert not (other / "stages").exists()
+
+
+def test_a_row_names_the_code_of_every_attempt_at_its_stages(copied, finished, config_file):
+    (mine,) = {tuple(row["code"]) for row in rows(finished)}
+    assert len(mine) == 1
+    for folder in copied.glob("stages/qa-*"):
+        told = json.loads((folder / "provenance-1.json").read_text())
+        older = {**told, "git": "0123abc", "git_dirty": True}
+        (folder / "provenance-1.json").write_text(json.dumps(older))
+        (folder / "result.json").unlink()
+    assert again(config_file, copied) == 0
+    for folder in copied.glob("stages/qa-*"):
+        assert sorted(p.name for p in folder.glob("provenance*")) == [
+            "provenance-1.json",
+            "provenance-2.json",
+        ]
+    assert {tuple(row["code"]) for row in rows(copied)} == {tuple(sorted(("0123abc-dirty", *mine)))}
+
+
+def test_the_parameters_of_a_row_are_gone_when_the_next_begins(copied, config_file, monkeypatch):
+    for path in copied.glob("stages/qa-*/result.json"):
+        path.unlink()
+    alive = weakref.WeakSet()
+    began_with = []
+
+    class Watched(Lab):
+        def run(self):
+            began_with.append([lab for lab in alive if "pretrained" in vars(lab)])
+            alive.add(self)
+            super().run()
+            assert "pretrained" in vars(self)
+
+    monkeypatch.setattr(sweep_module, "Lab", Watched)
+    config = f"--config={config_file}"
+    assert cli.main(["sweep", config, f"--workdir={copied}", "--workers=1"]) == 0
+    assert began_with == [[], []]
+
+
+def test_eight_devices_find_what_one_does(finished, sweep, tmp_path):
+    """Every stage, its parameters on all devices; batches of 8 and of 6 rows."""
+    devices = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    workdir = tmp_path / "run"
+    complete(sweep(workdir, "--workers=1", "--config.data.variant=single", **devices))
+    ours, theirs = losses(workdir), losses(finished)
+    assert len(ours) == 4
+    for name in ours:
+        np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-3)
+    told = json.loads(next(workdir.glob("stages/p_probe-*/provenance-1.json")).read_text())
+    assert len(told["devices"]) == 8
+
+
+def test_several_workers_on_an_accelerator_are_refused(tmp_path, config_file, monkeypatch, capsys):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert again(config_file, tmp_path / "run") == 2
+    said = "kstore: workers: expected 1 on gpu, where each would open every device, got 2\n"
+    assert capsys.readouterr().err == said
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_by_default_there_are_no_more_workers_than_cores_that_may_be_used(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {4, 7, 9})
+    assert [sweep_module.default_workers(rows) for rows in (1, 2, 5)] == [1, 2, 3]
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert sweep_module.default_workers(5) == 1
+
+
+def test_progress_is_read_from_the_stage_at_work_alone(copied, finished, monkeypatch):
+    config = json.loads((copied / "config.json").read_text())["rows"][0]
+    lab = Lab(parse(config), Cache(copied / "stages"))
+    (copied / "stages" / lab.cache.folder(lab.p_probe).name / "result.json").unlink()
+    read = []
+
+    def reading(path):
+        read.append(path.parent.name.split("-")[0])
+        return last_metrics(path)
+
+    monkeypatch.setattr(workers, "last_metrics", reading)
+    bar = workers._Bar(lab, 0)
+    bar.show()
+    bar.show()
+    assert read == ["p_probe", "p_probe"]
+    assert bar._bar.desc == "single p_probe"
+    assert (bar._bar.n, bar._bar.total) == (24, 24)
+    bar.close()
 
 
 class Caught(Exception):

@@ -5,6 +5,8 @@ import functools
 import json
 import os
 import pathlib
+import re
+import shutil
 import subprocess
 import sys
 
@@ -13,15 +15,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kstore_jax.errors import UserError
+from kstore_jax.errors import DamagedFileError, UserError
 from kstore_jax.model import adapters
 from kstore_jax.train.fit import fit
-from kstore_jax.train.mesh import batch_sharding, make_mesh
 from kstore_jax.train.objectives import next_token
-from kstore_jax.train.telemetry import METRICS
+from kstore_jax.train.telemetry import METRICS, Telemetry, last_metrics, read_metrics
 from tests.train.training import (
     SHAPE,
     TRAINING,
+    Interrupted,
+    interrupted_at,
     losses,
     same_bits,
     saved,
@@ -63,22 +66,6 @@ def test_steps_a_dispatch_change_no_bit(tmp_path, undisturbed):
     fit(task(), dataclasses.replace(TRAINING, dispatch=1), tmp_path)
     assert len(losses(tmp_path)) == 20
     assert same_bits(saved(tmp_path, 20), saved(undisturbed, 20))
-
-
-class Interrupted(Exception):
-    pass
-
-
-def interrupted_at(step: int):
-    """The same task, whose batches end with an exception at some step."""
-    plain = task()
-
-    def make_batch(now, rows):
-        if now >= step:
-            raise Interrupted
-        return plain.make_batch(now, rows)
-
-    return dataclasses.replace(plain, make_batch=make_batch)
 
 
 @pytest.mark.parametrize("step", [10, 15])
@@ -143,6 +130,95 @@ def test_a_learning_rate_far_too_high_is_told_in_one_line(tmp_path):
     assert steps_saved(tmp_path) == []
 
 
+def test_weights_that_are_not_finite_are_not_saved(tmp_path):
+    """The loss of a step is that of the weights before it."""
+    plain = task()
+
+    def make_batch(step, rows):
+        good = step != 9  # the last before the checkpoint of step 10
+        return {**plain.make_batch(step, rows), "root": np.full(len(rows), good, np.float32)}
+
+    def objective(params, batch):
+        steep_at_0 = jnp.sqrt(batch["root"].mean() + 0.0 * params["embedding"].sum())
+        return next_token(SHAPE)(params, batch) + steep_at_0
+
+    spoiled = dataclasses.replace(plain, objective=objective, make_batch=make_batch)
+    training = dataclasses.replace(TRAINING, checkpoint_every=5)
+    with pytest.raises(UserError, match="norm of the weights became nan in steps 6 to 10"):
+        fit(spoiled, training, tmp_path)
+    assert steps_saved(tmp_path) == [5]
+
+
+def damage(folder: pathlib.Path, step: int) -> None:
+    """Cuts what a checkpoint says of its arrays short."""
+    path = folder / "checkpoints" / str(step) / "trainable" / "_METADATA"
+    path.write_bytes(path.read_bytes()[:100])
+
+
+orbax_drops_coroutines = pytest.mark.filterwarnings(
+    "ignore:coroutine .* was never awaited:RuntimeWarning"
+)
+
+
+@orbax_drops_coroutines
+def test_a_damaged_checkpoint_is_told_and_the_one_before_is_gone_on_from(
+    tmp_path, undisturbed, capsys
+):
+    shutil.copytree(undisturbed, tmp_path, dirs_exist_ok=True)
+    damage(tmp_path, 20)
+    fit(task(), TRAINING, tmp_path)
+    path = tmp_path / "checkpoints" / "20"
+    notes = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: ")]
+    assert notes == [f"note: {path}: damaged; going on from step 10"]
+    assert losses(tmp_path) == losses(undisturbed)
+    assert same_bits(saved(tmp_path, 20), saved(undisturbed, 20))
+
+
+@orbax_drops_coroutines
+def test_where_no_checkpoint_is_whole_the_newest_is_named_and_all_are_left(tmp_path, undisturbed):
+    shutil.copytree(undisturbed, tmp_path, dirs_exist_ok=True)
+    damage(tmp_path, 10)
+    damage(tmp_path, 20)
+    said = f"{tmp_path / 'checkpoints' / '20'}: damaged; remove {tmp_path} and run again"
+    with pytest.raises(DamagedFileError, match=f"^{re.escape(said)}$"):
+        fit(task(), TRAINING, tmp_path)
+    assert steps_saved(tmp_path) == [10, 20]
+
+
+@pytest.mark.parametrize("line", [b"{}", b"3", b"", b"\xff", b'{"step": 5'])
+def test_a_damaged_line_of_the_metrics_is_told_by_its_file(tmp_path, undisturbed, line):
+    whole = (undisturbed / METRICS).read_bytes()
+    path = tmp_path / METRICS
+    path.write_bytes(line + b"\n" + whole)
+    with pytest.raises(DamagedFileError) as told:
+        read_metrics(path)
+    assert str(told.value) == f"{path}: damaged; remove it and run again"
+    assert last_metrics(path) == read_metrics(undisturbed / METRICS)[-1]
+
+
+def test_the_last_line_is_read_without_the_others_and_without_half_a_line(tmp_path):
+    path = tmp_path / METRICS
+    assert last_metrics(path) is None
+    line = {"step": 1, "steps": 9, "loss": 1.5, "tokens_per_s": 2, "seconds": 0.5}
+    path.write_text(json.dumps(line)[:20])
+    assert last_metrics(path) is None
+    path.write_text("\n" * 10_000 + json.dumps(line) + '\n{"step": 2')
+    assert last_metrics(path) == line
+
+
+def test_a_kill_while_metrics_are_dropped_loses_none(tmp_path, undisturbed, monkeypatch):
+    path = tmp_path / METRICS
+    shutil.copyfile(undisturbed / METRICS, path)
+
+    def killed(source, target):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("os.replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        Telemetry(tmp_path, "tiny", 10, 20, 1)
+    assert path.read_bytes() == (undisturbed / METRICS).read_bytes()
+
+
 def test_an_adapter_is_trained_and_the_frozen_model_is_not(tmp_path):
     plain = task()
     frozen = plain.trainable
@@ -156,15 +232,6 @@ def test_an_adapter_is_trained_and_the_frozen_model_is_not(tmp_path):
     changed = jax.tree.map(lambda a, b: bool((a != b).any()), trained, start)
     assert jax.tree.all(changed)
     assert losses(tmp_path)[-1][1] < losses(tmp_path)[0][1]
-
-
-def test_the_batch_is_dealt_out_where_it_divides_evenly():
-    mesh = make_mesh()
-    ways = jax.device_count()
-    sharding = batch_sharding(mesh, 3 * ways)
-    assert sharding.shard_shape((2, 3 * ways, 7)) == (2, 3, 7)
-    batch = jax.device_put(jnp.zeros((2, 3 * ways, 7)), sharding)
-    assert len(batch.addressable_shards) == ways
 
 
 def trained_on(devices: int, *batches: int) -> dict[int, dict]:
@@ -187,10 +254,12 @@ def trained_on(devices: int, *batches: int) -> dict[int, dict]:
     return dict(zip(batches, found, strict=True))
 
 
-def test_eight_devices_train_as_one():
+def test_eight_devices_train_and_go_on_as_one():
     many, one = trained_on(8, 8, 6), trained_on(1, 8, 6)
     assert [many[batch]["rows"] for batch in (8, 6)] == [1, 6]
     assert [one[batch]["rows"] for batch in (8, 6)] == [8, 6]
     for batch in (8, 6):
+        assert many[batch]["resumed"]
+        assert one[batch]["resumed"]
         assert len(many[batch]["losses"]) == 4
         np.testing.assert_allclose(many[batch]["losses"], one[batch]["losses"], rtol=1e-5)

@@ -1,5 +1,6 @@
 """A training of a few seconds. `python -m tests.train.training BATCH ...` runs some."""
 
+import contextlib
 import dataclasses
 import json
 import pathlib
@@ -46,6 +47,22 @@ def task(batch: int = TRAINING.batch, **changes) -> Task:
     return dataclasses.replace(plain, **changes)
 
 
+class Interrupted(Exception):
+    pass
+
+
+def interrupted_at(step: int, batch: int = TRAINING.batch) -> Task:
+    """The same task, whose batches end with an exception at some step."""
+    plain = task(batch)
+
+    def make_batch(now, rows):
+        if now >= step:
+            raise Interrupted
+        return plain.make_batch(now, rows)
+
+    return dataclasses.replace(plain, make_batch=make_batch)
+
+
 def saved(folder: pathlib.Path, step: int, training: Training = TRAINING) -> dict:
     """The whole state in a checkpoint."""
     like = task().trainable
@@ -74,10 +91,20 @@ def main() -> None:
     for batch in map(int, sys.argv[1:]):
         training = dataclasses.replace(TRAINING, batch=batch)
         rows = batch_sharding(make_mesh(), batch).shard_shape((1, batch, WINDOW + 1))[1]
-        with tempfile.TemporaryDirectory() as folder:
-            fit(task(batch), training, pathlib.Path(folder))
-            found = {"devices": jax.device_count(), "rows": rows}
-            print(json.dumps({**found, "losses": losses(pathlib.Path(folder))}))
+        with tempfile.TemporaryDirectory() as root:
+            undisturbed, resumed = pathlib.Path(root, "undisturbed"), pathlib.Path(root, "resumed")
+            resumed.mkdir()
+            undisturbed.mkdir()
+            trained = fit(task(batch), training, undisturbed)
+            with contextlib.suppress(Interrupted):
+                fit(interrupted_at(15, batch), training, resumed)
+            found = {
+                "devices": jax.device_count(),
+                "rows": rows,
+                "resumed": same_bits(fit(task(batch), training, resumed), trained),
+                "losses": losses(resumed),
+            }
+            print(json.dumps(found))
 
 
 if __name__ == "__main__":
