@@ -18,6 +18,11 @@ SOURCE: str = _PRINTED["source"]
 SETTING = "100,000 people, 124M parameters"
 EXPOSURES = 540
 """How often each person is read about there, whatever the dataset (section 3)."""
+LORA_ON_SINGLE = (
+    "On single, LoRA leaves most trained questions open in the paper too: 19 to 41 % of the first "
+    "tokens are right. Training all weights makes that 98.9 %, and no more is answered about "
+    "people held out, 7.5 % (Fig. 2a)."
+)
 
 
 @dataclasses.dataclass(frozen=True)

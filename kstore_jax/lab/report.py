@@ -151,8 +151,9 @@ _COLUMNS_TOLD = (
     "always the commonest answer of the trained half."
 )
 _PAPER_TOLD = (
-    f"The paper: {paper.SOURCE}, Fig. 3 and 7; {paper.SETTING}. It tells of recitation and of "
-    "trained answers in words only: about 99 %. The mean is the one that it prints."
+    f"The paper: {paper.SOURCE}, Fig. 3 and 7; {paper.SETTING}. The mean is the one that it "
+    "prints. Of recitation it says in words only: above 99 %. Of trained answers it prints the "
+    f"first tokens alone. {paper.LORA_ON_SINGLE}"
 )
 
 

@@ -1,6 +1,7 @@
 """The page of a run: what it says, that it holds the numbers, that it needs nothing outside."""
 
 import copy
+import dataclasses
 import html
 import json
 import pathlib
@@ -214,12 +215,35 @@ def test_a_model_that_did_not_learn_is_left_out_of_the_comparison():
     assert "multi2 62.0 %" in told
 
 
-def test_a_finetuning_too_short_is_told_and_forbids_the_verdict():
-    rows = a_row(trained=0.4), SHUFFLED
+def test_a_finetuning_that_works_nowhere_is_told_and_forbids_the_verdict():
+    rows = a_row(trained=0.4), a_row("multi5+permute", qa=0.864, trained=0.89)
     told = finding_of(*rows, configs=parsed(*rows))
-    assert "single 40.0 %" in told
+    assert "(single 40.0 %, multi5+permute 89.0 %)" in told
     assert "may be the finetuning's" in told
+    assert "Fig. 2a" in told
     assert "decides" not in told
+
+
+def test_a_finetuning_that_works_on_one_dataset_is_not_in_doubt():
+    """What `kstore quickstart` finds: LoRA does not teach `single` all its trained questions."""
+    rows = a_row(trained=0.63), SHUFFLED
+    told = finding_of(*rows, configs=parsed(*rows))
+    assert "Both store the facts." in told
+    assert "may be the finetuning's" not in told
+
+
+def test_another_finetuning_that_works_proves_nothing():
+    rows = a_row(trained=0.63), SHUFFLED
+    configs = parsed(*rows)
+    finetune = dataclasses.replace(configs[1].finetune, steps=9)
+    configs[1] = dataclasses.replace(configs[1], finetune=finetune)
+    assert "(single 63.0 %)" in finding_of(*rows, configs=configs)
+    assert "(single 63.0 %)" in finding_of(*rows)
+
+
+def test_single_alone_cites_the_paper_on_its_trained_questions():
+    assert "19 to 41 %" in finding_of(a_row(trained=0.63))
+    assert "19 to 41 %" not in finding_of(a_row("multi2", trained=0.63))
 
 
 def test_the_verdict_needs_runs_that_differ_in_the_dataset_alone():
