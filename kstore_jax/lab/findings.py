@@ -130,6 +130,9 @@ def _check(row: dict) -> None:
     for table in ("qa", "qa_baseline", "bio_recall_by_attribute"):
         for name in ("mean", *ATTRIBUTES):
             _share(f"{table}.{name}", row[table][name])
+    for half in ("train", "test"):
+        for name in ("mean", *ATTRIBUTES):
+            _share(f"qa_first.{half}.{name}", row["qa_first"][half][name])
     for probe, positions in (("p_probe", 6), ("q_probe", 1)):
         for kind, names in (("first", ATTRIBUTES), ("whole", row[probe]["whole"])):
             for name in names:

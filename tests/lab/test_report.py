@@ -163,6 +163,16 @@ def test_the_page_holds_our_numbers_and_the_papers(page):
         assert told in text
 
 
+def test_first_tokens_are_told_of_both_halves(page):
+    told = text_of(page).partition("First tokens of")[2].partition("Answers about people held")[0]
+    for row in CONTRAST:
+        for half in ("train", "test"):
+            for share in row["qa_first"][half].values():
+                assert f" {100 * share:.1f} " in told
+    for papers in ("23.8", "97.3"):
+        assert re.search(rf"the paper, trained on\s+{papers}\s+–", told)
+
+
 def test_every_figure_is_in_the_page_and_a_file(run, page):
     files = sorted((run / "figures").glob("*"))
     assert len(files) == 2 * 4 + 1 == page.count("<img ")
@@ -352,6 +362,7 @@ def without(field):
         (b"\xff\xfe\x00", "damaged"),
         (json.dumps({"rows": [without("qa")]}), "damaged (qa is missing)"),
         (json.dumps({"rows": [{**SINGLE, "qa_train": 1.5}]}), "share from 0 to 1, got 1.5"),
+        (json.dumps({"rows": [without("qa_first")]}), "damaged (qa_first is missing)"),
         (json.dumps({"rows": [{**SINGLE, "bio_recall": None}]}), "bio_recall"),
         (json.dumps({"rows": [{**SINGLE, "bio_recall": float("nan")}]}), "bio_recall"),
         (json.dumps({"rows": [{**SINGLE, "p_probe": {}}]}), "damaged"),
@@ -385,6 +396,8 @@ def test_the_papers_numbers_are_of_all_its_datasets():
         mean = sum(found.qa[name] for name in ATTRIBUTES) / 6
         assert found.qa["mean"] == pytest.approx(mean, abs=0.015)
     assert paper.published("multi3") is None
+    assert paper.published("single").qa_train_first == pytest.approx(0.238)
+    assert paper.published("multi2").qa_train_first is None
     assert paper.published("single").qa["birth_date"] == pytest.approx(0.335)
     assert paper.published("multi5").p_first["company_city"][4] == pytest.approx(0.562)
     assert paper.baseline().q_first["university"] == pytest.approx(0.37)
