@@ -25,6 +25,23 @@ LORA_ON_SINGLE = (
     "people held out, 7.5 % (Fig. 2a)."
 )
 
+DEPARTURES = (
+    "No dropout anywhere. The paper probes with dropout on in the frozen model, and has probably "
+    "pretrained with it.",
+    "An answer counts where greedy decoding gives it. The paper decodes with a beam of 4, and "
+    "reports similar results without.",
+    "One finetuning, at one rank of LoRA. The paper shows the better of ranks 8 and 16.",
+    "The names, values and sentences are this package's own.",
+)
+"""What is done unlike the paper, whatever the configuration."""
+CHOSEN = (
+    "AdamW's b1 and b2, clipping of gradients, the scale of initial weights, number formats; how "
+    "question and answer are joined, one question a row, the loss on the answer alone; LoRA on "
+    "the input side only of the embedding; the end of text before and after the name in "
+    "Q-probing, the statistics of its BatchNorm, and which biographies of a person P-probing reads."
+)
+"""What the paper does not tell, and this package had to choose."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Published:

@@ -11,7 +11,7 @@ import pathlib
 import urllib.parse
 from collections.abc import Iterable, Sequence
 
-from kstore_jax.config import Experiment
+from kstore_jax.config import Experiment, Model
 from kstore_jax.errors import UserError
 from kstore_jax.lab import figures, findings, paper
 from kstore_jax.lab.experiment import Lab
@@ -327,26 +327,63 @@ def _what_was_run(found: Sequence[Group], provenance: dict) -> list[Html]:
         tag("dl", *items),
         _times(found),
         tag("h3", "What to keep in mind"),
-        *(tag("p", _CAVEATS[head]) for head in sorted({c.p_probe.head for c in configs})),
-        tag("p", _SMALLER),
+        *(tag("p", text) for text in _of_this_run(rows, configs)),
+        tag("p", "In every run of this package, unlike the paper:"),
+        tag("ul", *(tag("li", text) for text in paper.DEPARTURES)),
+        tag("p", "Chosen here, because the paper does not tell: ", paper.CHOSEN),
     ]
 
 
-_SMALLER = "Compare shapes with the paper's rather than last digits: fewer people, a smaller model."
+def _of_this_run(rows: Sequence[dict], configs: Sequence[Experiment]) -> list[str]:
+    """What the settings of this run mean for its comparison with the paper."""
+    told, theirs = [], Experiment()
+    other_people = any(row["people"] != theirs.world.people for row in rows)
+    if other_people or any(_size(config.model) != _size(theirs.model) for config in configs):
+        told.append(_SIZE)
+    if any(config.data.vocabulary == "compact" for config in configs):
+        told.append(_COMPACT)
+    for (field, value), text in _PROBING.items():
+        parts = {"P-probing": "p_probe", "Q-probing": "q_probe"}.items()
+        chosen = [
+            name
+            for name, part in parts
+            if any(getattr(getattr(config, part), field) == value for config in configs)
+        ]
+        if chosen:
+            told.append(f"{' and '.join(chosen)}: {text}")
+    if read := sorted({config.p_probe.entries for config in configs} - {0}):
+        most = _either(read)
+        told.append(f"P-probing reads at most {most} of the biographies of each person.")
+    return told
 
-_CAVEATS = {
-    "linear": (
-        "A linear probe has a class for each value, and cannot name a value that nobody of the "
+
+def _size(model: Model) -> tuple:
+    return model.layers, model.heads, model.width, model.rotary
+
+
+_SIZE = f"Compare shapes with the paper's rather than last digits: it has {paper.SETTING}."
+_COMPACT = (
+    "The model knows only the tokens that texts about these people use, the paper's all 50,257 of "
+    "GPT-2."
+)
+_PROBING = {
+    ("head", "linear"): (
+        "a linear head has a class for each value, and cannot name a value that nobody of the "
         "half it was trained on has. With few people there are such values, so the ceiling of the "
         "probes is below 100 %; the paper, with 100,000 people, does not meet it."
     ),
-    "unembedding": (
-        "The paper trains a linear head for each probe on 50,000 people. This run has too few for "
-        "a head of hundreds of classes: its probes read first tokens through the model's own "
-        "output rows, and only the low-rank update of the embedding is trained."
+    ("head", "unembedding"): (
+        "first tokens are read through the model's own output rows, and only the low-rank update "
+        "of the embedding is trained. The paper trains a linear head on 50,000 people; a few "
+        "hundred are too few for a head of as many classes."
+    ),
+    ("updated", "shared"): (
+        "the embedding is updated for the tokens of the templates and the end of text only, in "
+        "the paper for all. With few people a name's token is nearly the person's own, and its "
+        "update would learn the half trained on by heart."
     ),
 }
-"""What the head of the probes means for their reading."""
+"""What a setting of the probes means for their reading."""
 
 _SETTINGS = (
     ("model", "GPT-2, {m.layers} layers, {m.heads} heads, width {m.width}, {m.dtype}", "model"),

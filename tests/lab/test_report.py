@@ -285,6 +285,37 @@ def test_every_dataset_is_told_in_words(dataset):
     assert group.wording in finding_of(a_row(dataset))
 
 
+def mind(folder, **changed):
+    """What the page of a run with changed parts of the configuration says to keep in mind."""
+    config = {**a_config(SINGLE), **changed}
+    page = written(a_run(folder, [{**SINGLE, "people": 100_000}], [config], metrics=False))
+    return text_of(page).partition("What to keep in mind")[2]
+
+
+def test_what_is_unlike_the_paper_is_told(tmp_path):
+    like = as_dict(Experiment())
+    told = mind(tmp_path, model=like["model"])
+    assert "P-probing and Q-probing: a linear head" in told
+    assert "No dropout" in told
+    assert "beam of 4" in told
+    for untrue in ("Compare shapes", "only the tokens", "output rows", "at most", "templates"):
+        assert untrue not in told
+
+
+def test_settings_unlike_the_paper_s_are_told_of_each_probe(tmp_path):
+    like = as_dict(Experiment())
+    p_probe = {**like["p_probe"], "updated": "shared", "entries": 1}
+    q_probe = {**like["q_probe"], "head": "unembedding"}
+    data = {"variant": "single", "vocabulary": "compact"}
+    told = mind(tmp_path, p_probe=p_probe, q_probe=q_probe, data=data)
+    assert "P-probing: a linear head" in told
+    assert "Q-probing: first tokens are read through the model's own output rows" in told
+    assert "P-probing: the embedding is updated for the tokens of the templates" in told
+    assert "at most 1 of the biographies" in told
+    assert "Compare shapes" in told
+    assert "only the tokens that texts about these people use" in told
+
+
 def test_several_seeds_are_told_each_and_as_a_mean(tmp_path):
     rows = [
         a_row(row["dataset"], s, row["qa"]["mean"] + s / 50) for row in CONTRAST for s in (0, 1)
