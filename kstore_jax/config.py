@@ -1,7 +1,10 @@
 """The one place that reads configuration: a ConfigDict -> validated, frozen dataclasses.
 
-The defaults are the paper's (Part 3.1, sections 2 to 5) for bioS and the 124M GPT-2; a file in
-`configs/` says what differs.
+The defaults are the paper's (Part 3.1, sections 2 to 5) for bioS and the 124M GPT-2, as far as it
+tells them; a file in `configs/` says what differs. It does not tell `b1`, `b2`, `clip` and
+`init_scale` (the values here are common ones), and it probes with dropout on, which is not there
+yet. The whole list of what is done unlike the paper, and of what it leaves open, is in
+`lab/paper.py` (`DEPARTURES`, `CHOSEN`) and at the end of every page.
 """
 
 import copy
@@ -229,7 +232,8 @@ class Finetune(Training):
 
 @dataclasses.dataclass(frozen=True)
 class Probe(Training):
-    """A probe on the frozen model: low-rank update of the embedding, norm, linear head.
+    """A probe on the frozen model: low-rank update of the embedding, norm, linear head. The paper
+    leaves the model's dropout on; there is none here.
 
     `head`: `linear` trains norm and head, as the paper does with 50,000 people. With a few hundred
     a head of as many classes cannot be trained; `unembedding` takes the model's own rows for the
@@ -283,7 +287,7 @@ class Experiment:
 
 
 def default() -> ml_collections.ConfigDict:
-    """The paper's experiment as a ConfigDict, to be changed by a configuration file.
+    """The defaults as a ConfigDict, to be changed by a configuration file.
 
     `world.seed` follows `seed` unless it is set itself, and fields of `model` follow `model.size`
     and `model.style`. `sweep` holds the rows of a sweep, as `product` gives them; empty for a

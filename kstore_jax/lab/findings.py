@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from kstore_jax.config import Experiment, as_dict, parse
 from kstore_jax.errors import UserError
+from kstore_jax.lab import paper
 from kstore_jax.world.biographies import Variant
 from kstore_jax.world.people import ATTRIBUTES
 
@@ -15,7 +16,9 @@ LEARNED = 0.95
 """Share of attribute values that a model recites which has learned its biographies: below it, not
 answering says nothing about what is stored (the paper's models are above 0.99)."""
 ANSWERS_TRAINED = 0.9
-"""Accuracy on the questions finetuned on, below which the finetuning itself was too short."""
+"""Accuracy on the questions finetuned on, at which a finetuning is seen to work. One model that
+reaches it speaks for all with that finetuning: how many trained answers LoRA can teach depends on
+the pretraining too (see `paper.LORA_ON_SINGLE`)."""
 CONTRAST = 0.2
 """Difference of held-out accuracy that is called one."""
 
@@ -127,6 +130,9 @@ def _check(row: dict) -> None:
     for table in ("qa", "qa_baseline", "bio_recall_by_attribute"):
         for name in ("mean", *ATTRIBUTES):
             _share(f"{table}.{name}", row[table][name])
+    for half in ("train", "test"):
+        for name in ("mean", *ATTRIBUTES):
+            _share(f"qa_first.{half}.{name}", row["qa_first"][half][name])
     for probe, positions in (("p_probe", 6), ("q_probe", 1)):
         for kind, names in (("first", ATTRIBUTES), ("whole", row[probe]["whole"])):
             for name in names:
@@ -229,15 +235,24 @@ def finding(found: Sequence[Group]) -> Finding:
             f"Left out of this comparison, because trained too short to recite "
             f"{percent(LEARNED)} of the attribute values of their own biographies: {each}."
         )
-    untrained = [group for group in learned if group.mean("qa_train") < ANSWERS_TRAINED]
-    if untrained:
-        each = ", ".join(f"{g.label} {percent(g.mean('qa_train'))}" for g in untrained)
-        caveats.append(
-            "Even the questions that were finetuned on are not all answered "
-            f"({each}): low held-out accuracy may be the finetuning's, not the pretraining's."
-        )
+    caveats += _finetuning_in_doubt(learned)
     headline = _alone(learned[0]) if len(learned) == 1 else _compared(learned)
     return Finding(headline, "" if caveats else _verdict(learned), tuple(caveats))
+
+
+def _finetuning_in_doubt(learned: Sequence[Group]) -> list[str]:
+    """Says so where no model shows that the finetuning works, or not with the same settings."""
+    untrained = [group for group in learned if group.mean("qa_train") < ANSWERS_TRAINED]
+    settings = {config.finetune for group in learned for config in group.configs}
+    if not untrained or (len(untrained) < len(learned) and len(settings) == 1):
+        return []
+    each = ", ".join(f"{g.label} {percent(g.mean('qa_train'))}" for g in untrained)
+    doubt = (
+        f"Even the questions that were finetuned on are not all answered ({each}): "
+        "low held-out accuracy may be the finetuning's, not the pretraining's."
+    )
+    cited = any(group.dataset == "single" for group in untrained)
+    return [f"{doubt} {paper.LORA_ON_SINGLE}" if cited else doubt]
 
 
 def _too_short(found: Sequence[Group]) -> str:

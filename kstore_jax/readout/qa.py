@@ -1,8 +1,8 @@
 """Exact match and first-token accuracy, of answers and of what a biography states.
 
 Greedy decoding gives an answer if and only if each of its tokens is the most likely one after the
-true text before it, so one forward decides exact match (Part 3.1, section 2.3, scores
-generated answers; the two agree by construction).
+true text before it, so one forward decides exact match under greedy decoding. The paper (Part 3.1,
+section 2.3) decodes with a beam of 4, which may differ, and reports similar results without it.
 """
 
 import functools

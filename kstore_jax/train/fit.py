@@ -50,9 +50,10 @@ class Task:
 def fit(task: Task, training: Training, folder: pathlib.Path) -> Tree:
     """Trains for `training.steps` steps and returns the trainable.
 
-    Checkpoints go to `folder / "checkpoints"`; where some are there, the newest is gone on from,
-    and the result is bit for bit that of an undisturbed training: the batch and everything else of
-    step t are functions of t.
+    Checkpoints go to `folder / "checkpoints"`; where some are there, the newest is gone on from.
+    The batch and everything else of step t are functions of t, so the result is that of an
+    undisturbed training: bit for bit on a machine of the same kind, with as many cores and
+    workers, since the order of the sums in a matrix product depends on those.
 
     Raises:
       UserError: the loss or the weights became NaN or infinite; the last checkpoint from before
