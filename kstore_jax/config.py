@@ -173,17 +173,21 @@ class Model(Network):
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """How weights change: AdamW and a schedule.
+    """How weights change: an optimizer and a schedule.
 
+    `optimizer`: `adamw`, or `muon` for the matrices of the blocks and AdamW for the rest.
     `warmup`: steps of linear warm-up. `final`: the learning rate at the end, as a part of the
-    peak. `clip`: global norm of the gradient, 0 for none. `dispatch`: steps a call of the
-    compiled loop. `checkpoint_every`: steps between checkpoints, a multiple of `dispatch`.
+    peak. `clip`: global norm of the gradient, 0 for none. `accumulate`: parts of a batch whose
+    gradients are computed one after the other, for less memory; the step is that of the whole
+    batch (BatchNorm sees a part). `dispatch`: steps a call of the compiled loop.
+    `checkpoint_every`: steps between checkpoints, a multiple of `dispatch`.
     """
 
     steps: int = _number(80_000, 1)
     batch: int = _number(96, 1)
     learning_rate: float = _number(1e-3, 0.0)
     warmup: int = _number(0, 0)
+    optimizer: str = _one_of("adamw", "adamw", "muon")
     schedule: str = _one_of("cosine", "cosine", "linear")
     final: float = _number(0.1, 0.0, 1.0)
     weight_decay: float = _number(0.1, 0.0)
@@ -191,6 +195,7 @@ class Training:
     b2: float = _number(0.95, 0.0, 1.0)
     eps: float = _number(1e-6, 0.0)
     clip: float = _number(1.0, 0.0)
+    accumulate: int = _number(1, 1)
     dispatch: int = _number(1, 1)
     checkpoint_every: int = _number(1000, 1)
 
@@ -199,6 +204,10 @@ class Training:
             raise UserError(
                 f"checkpoint_every: expected a multiple of dispatch = {self.dispatch}, "
                 f"got {self.checkpoint_every}"
+            )
+        if self.batch % self.accumulate:
+            raise UserError(
+                f"accumulate: expected a divisor of batch = {self.batch}, got {self.accumulate}"
             )
         if self.warmup >= self.steps:
             raise UserError(f"warmup: expected less than steps = {self.steps}, got {self.warmup}")

@@ -20,6 +20,15 @@ class DamagedFileError(UserError):
     status = 1
 
 
+class Stopped(Exception):
+    """The process was asked to end by SIGTERM; what was done so far is saved.
+
+    The command exits with status 75, "try again" (EX_TEMPFAIL of sysexits.h).
+    """
+
+    status = 75
+
+
 def nearest(name: str, valid: Iterable[str]) -> str:
     """`; did you mean X?` for the valid name nearest to `name`, or the list where none is near."""
     valid = list(valid)
@@ -33,6 +42,11 @@ def guarded(action: Callable[[], None]) -> int:
         action()
     except UserError as error:
         return _complain(str(error), error.status)
+    except Stopped as stopped:
+        return _complain("stopped; the same command goes on from here", stopped.status)
+    except BrokenPipeError:  # who read our output wants no more; Python would complain at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except OSError as error:
         if error.filename is None and error.strerror is None:
             raise

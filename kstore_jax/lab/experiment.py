@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import os
 import pathlib
 from collections.abc import Callable, Sequence
 
@@ -28,7 +27,7 @@ from kstore_jax.lab.readings import (
     name_readings,
     shared_tokens,
 )
-from kstore_jax.lab.stages import Cache, Stage
+from kstore_jax.lab.stages import Cache, Stage, usable_cores
 from kstore_jax.model import adapters, forward
 from kstore_jax.model.matmul import fastest_dtype
 from kstore_jax.model.transformer import Shape
@@ -108,8 +107,7 @@ class Lab:
         return Stage(name, plain, tuple(parents), compute)
 
     def _write(self, dataset: shards.Dataset, folder: pathlib.Path) -> dict:
-        workers = len(os.sched_getaffinity(0))
-        manifest = shards.write_dataset(dataset, folder / "dataset", workers)
+        manifest = shards.write_dataset(dataset, folder / "dataset", len(usable_cores()))
         return {name: manifest[name] for name in ("entries", "tokens")}
 
     def _read(self, name: str) -> Corpus:

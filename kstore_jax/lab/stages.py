@@ -9,6 +9,7 @@ computing one stage at the same time.
 import dataclasses
 import hashlib
 import json
+import os
 import pathlib
 import time
 from collections.abc import Callable
@@ -92,3 +93,10 @@ class Cache:
 def _attempts(folder: pathlib.Path) -> list[pathlib.Path]:
     """Where each attempt at a stage says by what code and on what machine it was made."""
     return list(folder.glob("provenance*.json"))
+
+
+def usable_cores() -> list[int]:
+    """The cores this process may use, all of them where the system does not bind processes."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))

@@ -16,8 +16,9 @@ from kstore_jax.errors import UserError
 from kstore_jax.files import WRITING, read_json, write_json
 from kstore_jax.lab.experiment import Lab, with_dtype
 from kstore_jax.lab.results import row
-from kstore_jax.lab.stages import Cache
-from kstore_jax.lab.workers import run_in_processes, usable_cores
+from kstore_jax.lab.stages import Cache, usable_cores
+from kstore_jax.lab.workers import run_in_processes
+from kstore_jax.train import stopping
 from kstore_jax.train.telemetry import provenance
 
 
@@ -75,7 +76,9 @@ def run(
       UserError: an experiment is impossible, `workdir` holds something else, or several workers
         would open one accelerator; nothing is written.
       DamagedFileError: a file in `workdir` or `cache` is not as it was written.
+      Stopped: the process got SIGTERM; the trainings under way wrote a checkpoint.
     """
+    stopping.listen()
     backend = jax.default_backend()
     if workers > 1 and backend != "cpu":
         raise UserError(

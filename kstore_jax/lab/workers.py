@@ -4,6 +4,7 @@ A worker is `python -m kstore_jax.lab.workers WORKDIR ROW CACHE`. It ends when t
 started it does, however that one ended: its standard input closes.
 """
 
+import contextlib
 import os
 import pathlib
 import subprocess
@@ -14,13 +15,15 @@ import time
 from tqdm import tqdm
 
 from kstore_jax.config import as_dict, parse
-from kstore_jax.errors import UserError, guarded
+from kstore_jax.errors import Stopped, UserError, guarded
 from kstore_jax.files import read_json, write_json
 from kstore_jax.lab.experiment import Lab
-from kstore_jax.lab.stages import Cache
+from kstore_jax.lab.stages import Cache, usable_cores
+from kstore_jax.train import stopping
 from kstore_jax.train.telemetry import METRICS, last_metrics
 
 _POLL_SECONDS = 0.5
+_SECONDS_TO_STOP = 120.0  # for a checkpoint; one may have to wait for a compilation
 
 
 def run_in_processes(workdir: pathlib.Path, waiting: dict[str, Lab], workers: int) -> None:
@@ -52,21 +55,20 @@ def run_in_processes(workdir: pathlib.Path, waiting: dict[str, Lab], workers: in
                     process.communicate()  # closes its standard input
                     del running[name]
                     free.append(cores)
+                    if process.returncode == Stopped.status:
+                        raise Stopped
                     if process.returncode:
                         raise _failure(folder / f"{name}.log", process.returncode)
     finally:
         for process, _ in running.values():
+            process.terminate()  # it writes a checkpoint first
+        for process, _ in running.values():
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(_SECONDS_TO_STOP)
             process.kill()
             process.communicate()
         for bar in bars.values():
             bar.close()
-
-
-def usable_cores() -> list[int]:
-    """The cores this process may use, all of them where the system does not bind processes."""
-    if hasattr(os, "sched_getaffinity"):
-        return sorted(os.sched_getaffinity(0))
-    return list(range(os.cpu_count() or 1))
 
 
 def _shares_of_cores(workers: int) -> list[set[int]]:
@@ -136,6 +138,7 @@ def main() -> None:
     workdir, name, cache = pathlib.Path(sys.argv[1]), sys.argv[2], pathlib.Path(sys.argv[3])
     threading.Thread(target=_end_with_parent, daemon=True).start()
     experiment = parse(read_json(workdir / "workers" / f"{name}.json"))
+    stopping.listen()
     Lab(experiment, Cache(cache)).run()
 
 

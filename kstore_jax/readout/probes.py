@@ -144,7 +144,7 @@ def probe_objective(shape: Shape, classes: tuple[int, ...], norm: str) -> Object
         labels = batch["labels"].T[:, :, None, None]
         right = jnp.take_along_axis(jax.nn.log_softmax(logits), labels, axis=-1)[..., 0]
         asked = batch["asked"].transpose(2, 0, 1).astype(jnp.float32)
-        return -((right * asked).sum((1, 2)) / jnp.maximum(asked.sum((1, 2)), 1.0)).sum()
+        return -(right * asked).sum((1, 2)), asked.sum((1, 2))
 
     return objective
 

@@ -13,12 +13,13 @@ import optax
 
 from kstore_jax.config import Training
 from kstore_jax.corpus.loader import MakeBatch, batches, local_rows
-from kstore_jax.errors import UserError
+from kstore_jax.errors import Stopped, UserError
 from kstore_jax.model.forward import Params
 from kstore_jax.train.checkpoint import opened
 from kstore_jax.train.mesh import batch_sharding, everywhere, make_mesh
-from kstore_jax.train.objectives import Objective
+from kstore_jax.train.objectives import Objective, loss_of
 from kstore_jax.train.optimizer import optimizer
+from kstore_jax.train.stopping import deferred
 from kstore_jax.train.telemetry import Telemetry
 
 Tree = Any
@@ -30,7 +31,7 @@ class Task:
 
     Attributes:
       name: shown beside the progress bar.
-      objective: `(params, batch) -> loss`.
+      objective: `(params, batch) -> (totals, counts)`.
       merge: `(frozen, trainable) -> params`.
       frozen: what stays as it is.
       trainable: what is trained, as it is before the first step.
@@ -59,14 +60,15 @@ def fit(task: Task, training: Training, folder: pathlib.Path) -> Tree:
       UserError: the loss or the weights became NaN or infinite; the last checkpoint from before
         stays.
       DamagedFileError: there are checkpoints, and none is whole.
+      Stopped: the process got SIGTERM; a checkpoint was written.
     """
     optimiser = optimizer(training)
     frozen = everywhere(task.frozen)
     trainable = jax.tree.map(jnp.copy, task.trainable)
     state = everywhere({"trainable": trainable, "optimizer": optimiser.init(trainable)})
-    train = functools.partial(_steps, task.objective, task.merge, optimiser)
+    train = functools.partial(_steps, task.objective, task.merge, optimiser, training.accumulate)
     train = jax.jit(train, donate_argnums=0)
-    with opened(folder / "checkpoints") as checkpoints:
+    with opened(folder / "checkpoints") as checkpoints, deferred() as asked_to_stop:
         first, state = checkpoints.resume(**state)
         sharding = batch_sharding(make_mesh(), training.batch)
         stride = training.dispatch
@@ -77,30 +79,52 @@ def fit(task: Task, training: Training, folder: pathlib.Path) -> Tree:
         with Telemetry(folder, task.name, first, training.steps, task.step_tokens) as telemetry:
             step, unread = first, None
             for count, batch in feed:
-                state, losses = train(state, frozen, batch)
+                with jax.transfer_guard("disallow"):
+                    state, losses = train(state, frozen, batch)
                 _read(unread, telemetry, training.steps)
                 step += count
                 unread = step, losses
-                if step == training.steps or step % training.checkpoint_every == 0:
+                due = step % training.checkpoint_every == 0 or asked_to_stop()
+                if step == training.steps or due:
                     norm = _norm(state["trainable"])
                     unread = _read(unread, telemetry, training.steps, norm)
                     checkpoints.save(step, **state)
+                if step < training.steps and asked_to_stop():
+                    raise Stopped
     return state["trainable"]
 
 
-def _steps(objective, merge, optimiser, state, frozen, batch):
+def _steps(objective, merge, optimiser, accumulate, state, frozen, batch):
     """Several steps in one program: `batch` has a leading axis of steps. Returns their losses."""
 
     def step(state, batch):
-        def loss_of(trainable):
-            return objective(merge(frozen, trainable), batch)
+        parts = jax.tree.map(lambda x: _parts(x, accumulate), batch)
 
-        loss, gradient = jax.value_and_grad(loss_of)(state["trainable"])
+        def terms(trainable, part):
+            return objective(merge(frozen, trainable), part)
+
+        counts = jax.lax.map(lambda part: terms(state["trainable"], part)[1], parts).sum(0)
+
+        def loss(trainable, part):
+            return loss_of(terms(trainable, part)[0], counts)
+
+        def add(sums, part):
+            found = jax.value_and_grad(loss)(state["trainable"], part)
+            return jax.tree.map(jnp.add, sums, found), None
+
+        first, rest = jax.tree.map(lambda x: x[0], parts), jax.tree.map(lambda x: x[1:], parts)
+        found = jax.value_and_grad(loss)(state["trainable"], first)
+        (value, gradient), _ = jax.lax.scan(add, found, rest)
         updates, opt_state = optimiser.update(gradient, state["optimizer"], state["trainable"])
         trainable = optax.apply_updates(state["trainable"], updates)
-        return {"trainable": trainable, "optimizer": opt_state}, loss
+        return {"trainable": trainable, "optimizer": opt_state}, value
 
     return jax.lax.scan(step, state, batch)
+
+
+def _parts(x: jax.Array, parts: int) -> jax.Array:
+    """(rows, ...) -> (parts, rows / parts, ...), each part with rows of every device."""
+    return x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1)
 
 
 _norm = jax.jit(optax.tree.norm)

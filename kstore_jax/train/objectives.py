@@ -1,4 +1,9 @@
-"""batch -> loss. An objective is a pure function `(params, batch) -> scalar loss`."""
+"""batch -> loss.
+
+An objective is a pure function `(params, batch) -> (totals, counts)`: summed losses and how many
+terms each sums, scalars or one a task. The loss is the sum of `totals / counts`; kept apart, they
+make the gradient of a batch in parts equal to that of the whole.
+"""
 
 from collections.abc import Callable
 
@@ -8,7 +13,13 @@ import jax.numpy as jnp
 from kstore_jax.model.forward import Params, forward, unembed
 from kstore_jax.model.transformer import Shape
 
-Objective = Callable[[Params, dict[str, jax.Array]], jax.Array]
+Batch = dict[str, jax.Array]
+Objective = Callable[[Params, Batch], tuple[jax.Array, jax.Array]]
+
+
+def loss_of(totals: jax.Array, counts: jax.Array) -> jax.Array:
+    """The loss, a scalar; a task without terms has none."""
+    return (totals / jnp.maximum(counts, 1.0)).sum()
 
 
 @jax.custom_vjp
@@ -41,7 +52,8 @@ def next_token(shape: Shape) -> Objective:
         tokens = batch["tokens"]
         hidden = forward(shape, params, tokens[:, :-1])
         logits = unembed(shape, params, hidden.reshape(-1, hidden.shape[-1]))
-        return cross_entropy(logits, tokens[:, 1:].ravel()).mean()
+        losses = cross_entropy(logits, tokens[:, 1:].ravel())
+        return losses.sum(), jnp.float32(losses.size)
 
     return objective
 
@@ -61,6 +73,6 @@ def answers(shape: Shape) -> Objective:
         logits = unembed(shape, params, hidden.reshape(-1, hidden.shape[-1]))
         weights = batch["weights"].ravel()
         loss = cross_entropy(logits, batch["targets"].ravel())
-        return (loss * weights).sum() / weights.sum()
+        return (loss * weights).sum(), weights.sum()
 
     return objective

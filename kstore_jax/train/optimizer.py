@@ -1,7 +1,8 @@
-"""AdamW and its schedules, as in the papers."""
+"""AdamW and its schedules, as in the papers, and Muon."""
 
 import jax
 import optax
+import optax.contrib
 
 from kstore_jax.config import Training
 
@@ -27,8 +28,14 @@ def _decayed(params):
 
 
 def optimizer(training: Training) -> optax.GradientTransformation:
-    """AdamW with decoupled weight decay and optional clipping by the global norm."""
-    adamw = optax.adamw(
+    """AdamW or Muon, with decoupled weight decay and optional clipping by the global norm."""
+    rule = _muon(training) if training.optimizer == "muon" else _adamw(training)
+    clip = optax.clip_by_global_norm(training.clip) if training.clip else optax.identity()
+    return _with_standard_promotion(optax.chain(clip, rule))
+
+
+def _adamw(training: Training) -> optax.GradientTransformation:
+    return optax.adamw(
         schedule(training),
         b1=training.b1,
         b2=training.b2,
@@ -36,8 +43,33 @@ def optimizer(training: Training) -> optax.GradientTransformation:
         weight_decay=training.weight_decay,
         mask=_decayed,
     )
-    clip = optax.clip_by_global_norm(training.clip) if training.clip else optax.identity()
-    return _with_standard_promotion(optax.chain(clip, adamw))
+
+
+def _muon(training: Training) -> optax.GradientTransformation:
+    """Muon (Jordan et al. 2024) for the matrices of the blocks, AdamW for embedding and vectors.
+
+    Updates have the root mean square that AdamW's have (Liu et al. 2025, 0.2), so that one learning
+    rate serves both.
+    """
+    return optax.contrib.muon(
+        schedule(training),
+        beta=training.b2,
+        weight_decay=training.weight_decay,
+        adam_b1=training.b1,
+        adam_b2=training.b2,
+        adam_weight_decay=training.weight_decay,
+        weight_decay_mask=_decayed,
+        muon_weight_dimension_numbers=_matrices,
+        consistent_rms=0.2,
+    )
+
+
+def _matrices(params):
+    """Which parameters are matrices that one vector is multiplied by to give another."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, x: optax.contrib.MuonDimensionNumbers() if path[-1].key == "kernel" else None,
+        params,
+    )
 
 
 def _with_standard_promotion(inner: optax.GradientTransformation) -> optax.GradientTransformation:

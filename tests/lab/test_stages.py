@@ -61,10 +61,12 @@ def others(tmp_path_factory) -> dict:
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     shutil.copytree(BUNDLED_POOLS, elsewhere / "pools")
     shutil.copytree(BUNDLED_TEMPLATES, elsewhere / "templates")
+    (elsewhere / "book.txt").write_text("Call me Ishmael.")
     (elsewhere / "pools" / "first_names.txt").write_text("Ada\n")
     (elsewhere / "templates" / "major.txt").write_text("{name} studied {value}.\n")
     words = {"variant": "single", "vocabulary": "compact", "dtype": "bfloat16"}
-    words |= {"tokenizer": "word", "celebrity_variant": "single"}
+    words |= {"tokenizer": "word", "celebrity_variant": "single", "optimizer": "muon"}
+    words["text"] = str(elsewhere / "book.txt")
     parts = {"final": 0.5, "b1": 0.5, "b2": 0.5, "rotary": 0.5, "heads": 6, "width": 384}
     parts |= {"celebrity_share": 0.5, "qa_share": 0.25, "text_share": 0.25, "people": 50}
     return words | parts | {name: str(elsewhere / name) for name in ("pools", "templates")}
@@ -78,8 +80,8 @@ def changed(part, path, others):
         new = changed(value, rest, others)
     elif name == "schedule":
         new = "linear" if value == "cosine" else "cosine"
-    elif name == "dispatch":
-        new = 5
+    elif name in ("dispatch", "accumulate"):
+        new = {"dispatch": 5, "accumulate": 2}[name]
     elif isinstance(value, str):
         new = others.get(name, "elsewhere")
     else:
