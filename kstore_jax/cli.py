@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from absl import flags
 from ml_collections import config_flags
 
-from kstore_jax.config import parse_rows
+from kstore_jax.config import Experiment, parse_rows
 from kstore_jax.errors import UserError, guarded, nearest
 
 _HERE = pathlib.Path(__file__).parent
@@ -20,12 +20,32 @@ def configs_folder() -> pathlib.Path:
     return installed if installed.is_dir() else _HERE.parent / "configs"
 
 
-def _parse_flags(argv: Sequence[str], config: pathlib.Path | None, workdir: str | None):
-    """The flags of a command that takes a configuration.
+_FLAGS = {
+    "workdir": (flags.DEFINE_string, "folder of the run", {}),
+    "cache": (flags.DEFINE_string, "folder of the stages, WORKDIR/stages unless given", {}),
+    "workers": (flags.DEFINE_integer, "processes", {"lower_bound": 1}),
+    "person": (flags.DEFINE_integer, "whom to show", {"lower_bound": 0}),
+    "out": (flags.DEFINE_string, "folder for the page", {}),
+}
 
-    Returns: the flag values, and the experiments that the configuration describes.
-    """
+
+def _defined(**defaults: str | int | None) -> flags.FlagValues:
+    """The flags of a command, with their defaults; it takes no other."""
     values = flags.FlagValues()
+    values.set_gnu_getopt()
+    for name, default in defaults.items():
+        define, what, limits = _FLAGS[name]
+        define(name, default, what, flag_values=values, **limits)
+    return values
+
+
+def _read_configured(
+    argv: Sequence[str], values: flags.FlagValues, config: pathlib.Path | None
+) -> list[Experiment]:
+    """Reads the flags of a command that takes a configuration, which `config` is by default.
+
+    Returns: the experiments that the configuration describes.
+    """
     try:
         config_flags.DEFINE_config_file(
             "config",
@@ -34,14 +54,11 @@ def _parse_flags(argv: Sequence[str], config: pathlib.Path | None, workdir: str 
             flag_values=values,
             sys_argv=["kstore", *argv],
         )
-        flags.DEFINE_string("workdir", workdir, "folder of the run", flag_values=values)
-        flags.DEFINE_integer("workers", None, "processes", lower_bound=1, flag_values=values)
-        flags.DEFINE_integer("person", 0, "whom to show", lower_bound=0, flag_values=values)
         left = values(["kstore", *argv])[1:]
         given = values.config
         loaded = hasattr(given, "to_dict")  # raises what went wrong while the file was loaded
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-        raise UserError(_flag_error(error, argv)) from None
+        raise UserError(_flag_error(error, argv, values)) from None
     except Exception as error:  # a configuration file is a program and may raise anything
         raise UserError(f"--config: {type(error).__name__}: {error}") from error
     if left:
@@ -51,11 +68,14 @@ def _parse_flags(argv: Sequence[str], config: pathlib.Path | None, workdir: str 
     if not loaded:
         raise UserError(f"--config: get_config() returned {given!r}; expected a ConfigDict")
     overridden = {match[1] for a in argv if (match := re.match(r"--?config\.([\w.]+)", a))}
-    return values, parse_rows(given, overridden)
+    return parse_rows(given, overridden)
 
 
-def _flag_error(error: Exception, argv: Sequence[str]) -> str:
+def _flag_error(error: Exception, argv: Sequence[str], values: flags.FlagValues) -> str:
     """One line for what absl and ml_collections say in several, naming the flag it is about."""
+    if isinstance(error, flags.UnrecognizedFlagError):
+        name = error.flagname
+        return f"--{name}: no such flag{nearest(name, (v for v in values if '.' not in v))}"
     text = str(error)
     if unknown := re.match(r"\W*'(\w+)\W*'(?:.*Did you mean \"(\w+)\")?", text, re.DOTALL):
         flag = next((a.split("=")[0] for a in argv if unknown[1] in a), unknown[1])
@@ -67,34 +87,39 @@ def _flag_error(error: Exception, argv: Sequence[str]) -> str:
 
 
 def _quickstart(argv: Sequence[str]) -> None:
-    _sweep(argv, configs_folder() / "quickstart.py", "runs/quickstart")
+    values = _defined(workdir="runs/quickstart", cache=None, workers=None)
+    _compute(argv, values, configs_folder() / "quickstart.py")
 
 
 def _run(argv: Sequence[str]) -> None:
-    _sweep([*argv, "--config.sweep=()"])
+    _compute([*argv, "--config.sweep=()"], _defined(workdir=None, cache=None))
 
 
-def _sweep(
-    argv: Sequence[str], config: pathlib.Path | None = None, workdir: str | None = None
+def _sweep(argv: Sequence[str]) -> None:
+    _compute(argv, _defined(workdir=None, cache=None, workers=None))
+
+
+def _compute(
+    argv: Sequence[str], values: flags.FlagValues, config: pathlib.Path | None = None
 ) -> None:
-    values, rows = _parse_flags(argv, config, workdir)
+    rows = _read_configured(argv, values, config)
     if values.workdir is None:
         raise UserError("--workdir is missing; expected a folder such as runs/x")
     from kstore_jax.lab import report, sweep
 
     folder = pathlib.Path(values.workdir)
-    sweep.run(folder, rows, values.workers or sweep.default_workers(len(rows)))
+    workers = getattr(values, "workers", None) or sweep.default_workers(len(rows))
+    sweep.run(folder, rows, workers, values.cache and pathlib.Path(values.cache))
     page = report.write(folder, folder)
     print(f"{page}")
 
 
 def _report(argv: Sequence[str]) -> None:
-    values = flags.FlagValues()
-    flags.DEFINE_string("out", None, "folder for the page", flag_values=values)
+    values = _defined(out=None)
     try:
         folders = values(["kstore", *argv])[1:]
     except flags.Error as error:
-        raise UserError(str(error)) from None
+        raise UserError(_flag_error(error, argv, values)) from None
     if len(folders) != 1:
         raise UserError("report: expected one folder of a run")
     from kstore_jax.lab import report
@@ -104,16 +129,23 @@ def _report(argv: Sequence[str]) -> None:
 
 
 def _show(argv: Sequence[str]) -> None:
-    values, rows = _parse_flags(argv, configs_folder() / "quickstart.py", None)
+    values = _defined(person=0)
+    rows = _read_configured(argv, values, configs_folder() / "quickstart.py")
     from kstore_jax.lab.show import person_text
 
     print(person_text(rows[0], values.person))
 
 
 COMMANDS = {
-    "quickstart": (_quickstart, "the whole story, small, on this machine, ending in one page"),
-    "run": (_run, "--config=FILE --workdir=DIR: one experiment"),
-    "sweep": (_sweep, "--config=FILE --workdir=DIR [--workers=N]: every row of a configuration"),
+    "quickstart": (
+        _quickstart,
+        "[--cache=DIR] [--workers=N]: the whole story, small, ending in one page",
+    ),
+    "run": (_run, "--config=FILE --workdir=DIR [--cache=DIR]: one experiment"),
+    "sweep": (
+        _sweep,
+        "--config=FILE --workdir=DIR [--cache=DIR] [--workers=N]: every row of a configuration",
+    ),
     "report": (_report, "DIR [--out=DIR]: the page of a finished run"),
     "show": (_show, "[--config=FILE] --person=N: a person, the biographies, the questions"),
 }
