@@ -175,7 +175,10 @@ BENCHES = ("data",)
 
 
 COMMANDS = {
-    "quickstart": (_quickstart, "the whole story, small, on this machine, ending in one page"),
+    "quickstart": (
+        _quickstart,
+        "[--cache=DIR] [--workers=N]: the whole story, small, ending in one page",
+    ),
     "run": (_run, "--config=FILE --workdir=DIR [--cache=DIR]: one experiment"),
     "sweep": (
         _sweep,

@@ -100,7 +100,7 @@ def run(
 
 def _finished(experiment: Experiment, stages: Cache) -> dict:
     """The row of an experiment, computed here where it is not done, by a Lab that ends with it."""
-    gc.collect()  # the one before: a Lab and its stages hold each other, and it holds parameters
+    gc.collect()  # frees the parameters of the Lab before: its stages and it hold each other
     lab = Lab(experiment, stages)
     lab.run()
     return row(lab)

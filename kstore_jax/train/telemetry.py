@@ -19,7 +19,7 @@ from kstore_jax.files import write_text
 METRICS = "metrics.jsonl"
 _RATE_REPORTS = 16  # tokens/s is the mean over so many reports
 _LINE_BYTES = 4096  # more than a line has
-_FIELDS = {"step", "steps", "loss", "tokens_per_s", "seconds"}
+_FIELDS = {"step", "loss", "seconds"}
 
 
 class Telemetry:

@@ -260,7 +260,7 @@ def test_single_alone_cites_the_paper_on_its_trained_questions():
 def test_the_verdict_needs_runs_that_differ_in_the_dataset_alone():
     assert "Both store the facts." in finding_of(*CONTRAST, configs=parsed(*CONTRAST))
     assert "store the facts" not in finding_of(*CONTRAST)
-    unlike = [*parsed(SINGLE, steps=1000), *parsed(SHUFFLED, steps=9000)]
+    unlike = [*parsed(SINGLE, steps=2000), *parsed(SHUFFLED, steps=9000)]
     assert "store the facts" not in finding_of(*CONTRAST, configs=unlike)
 
 
@@ -332,9 +332,9 @@ def test_rows_that_differ_otherwise_are_not_one_group():
     rows = [SINGLE, copy.deepcopy(SINGLE)]
     one = findings.groups(rows, parsed(*rows))
     assert [len(group.rows) for group in one] == [2]
-    two = findings.groups(rows, [*parsed(SINGLE, steps=10), *parsed(SINGLE, steps=20)])
+    two = findings.groups(rows, [*parsed(SINGLE, steps=1010), *parsed(SINGLE, steps=1020)])
     labels = [group.label for group in two]
-    assert labels == ["single (pretrain.steps=10)", "single (pretrain.steps=20)"]
+    assert labels == ["single (pretrain.steps=1010)", "single (pretrain.steps=1020)"]
 
 
 @pytest.mark.parametrize("configs", ["of the rows", None, [{"seed": "?"}], [a_config(SHUFFLED)]])
