@@ -106,7 +106,9 @@ def complete(process: subprocess.Popen) -> None:
     assert process.returncode == 0, said
 
 
-def killed_in(stage: str, start, workdir: pathlib.Path, victim: str = "parent"):
+def killed_in(
+    stage: str, start, workdir: pathlib.Path, victim: str = "parent", sign=signal.SIGKILL
+):
     """Starts a sweep and kills a process of it in a stage: one that is at work in this very run
     and, where it trains, has just written a checkpoint. Returns the status and what was said."""
     stages = workdir / "stages"
@@ -135,8 +137,8 @@ def killed_in(stage: str, start, workdir: pathlib.Path, victim: str = "parent"):
         process.kill()
         process.communicate()
         raise
-    os.kill(pid, signal.SIGKILL)
-    said = process.communicate(timeout=30)
+    os.kill(pid, sign)
+    said = process.communicate(timeout=60)
     wait_until(lambda: not workers_of(workdir), seconds=5)
     assert not (workdir / "results.json").exists()
     return process.returncode, said, [f for f in at_work if not (f / "result.json").exists()]
@@ -163,9 +165,11 @@ def test_a_sweep_killed_in_pretraining_and_in_a_probe_ends_as_an_undisturbed_one
     assert "a worker ended with status -9" in complaints[0]
     assert f"{workdir}/workers/row-" in complaints[0]
 
-    status, _, unfinished = killed_in("p_probe", start, workdir)
-    assert status == -signal.SIGKILL
+    status, (out, err), unfinished = killed_in("p_probe", start, workdir, sign=signal.SIGTERM)
+    assert (status, out) == (75, "")
     assert unfinished
+    assert "Traceback" not in err
+    assert err.count("kstore: stopped; the same command goes on from here") == 1
 
     complete(start())
     assert_alike(workdir, finished)

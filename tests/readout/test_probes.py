@@ -23,6 +23,7 @@ from kstore_jax.readout.probes import (
     with_probe,
 )
 from kstore_jax.train.fit import Task, fit
+from kstore_jax.train.objectives import loss_of
 from kstore_jax.world.people import in_train_half, people
 from tests.model import reference
 from tests.train.training import losses, same_bits
@@ -179,7 +180,7 @@ def test_the_loss_is_the_mean_over_the_places_asked_summed_over_tasks(norm):
         lambda x: jnp.asarray(draw.normal(0, 0.5, x.shape), jnp.float32),
         init_probe(SHAPE, PROBE, classes, jax.random.key(0)),
     )
-    loss = probe_objective(SHAPE, classes, norm)(with_probe(frozen, probe), vars(batch))
+    loss = loss_of(*probe_objective(SHAPE, classes, norm)(with_probe(frozen, probe), vars(batch)))
     exact, head = reference.as_float64(frozen), reference.as_float64(probe["head"])
     update = reference.as_float64(probe["embedding"])
     expected = 0.0

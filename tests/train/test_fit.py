@@ -7,6 +7,7 @@ import os
 import pathlib
 import re
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -15,14 +16,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kstore_jax.errors import DamagedFileError, UserError
+from kstore_jax.config import Training
+from kstore_jax.errors import DamagedFileError, Stopped, UserError
 from kstore_jax.model import adapters
+from kstore_jax.train import stopping
 from kstore_jax.train.fit import fit
-from kstore_jax.train.objectives import next_token
+from kstore_jax.train.objectives import answers, next_token
 from kstore_jax.train.telemetry import METRICS, Telemetry, last_metrics, read_metrics
 from tests.train.training import (
     SHAPE,
     TRAINING,
+    WINDOW,
     Interrupted,
     interrupted_at,
     losses,
@@ -109,7 +113,8 @@ def test_a_loss_that_is_not_finite_ends_the_training_at_the_last_good_checkpoint
         return {**plain.make_batch(step, rows), "weights": weights}
 
     def objective(params, batch):
-        return next_token(SHAPE)(params, batch) / batch["weights"].mean()
+        totals, counts = next_token(SHAPE)(params, batch)
+        return totals / batch["weights"].mean(), counts
 
     spoiled = dataclasses.replace(plain, objective=objective, make_batch=make_batch)
     training = dataclasses.replace(TRAINING, checkpoint_every=5)
@@ -140,7 +145,8 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path):
 
     def objective(params, batch):
         steep_at_0 = jnp.sqrt(batch["root"].mean() + 0.0 * params["embedding"].sum())
-        return next_token(SHAPE)(params, batch) + steep_at_0
+        totals, counts = next_token(SHAPE)(params, batch)
+        return totals + steep_at_0, counts
 
     spoiled = dataclasses.replace(plain, objective=objective, make_batch=make_batch)
     training = dataclasses.replace(TRAINING, checkpoint_every=5)
@@ -263,3 +269,71 @@ def test_eight_devices_train_and_go_on_as_one():
         assert one[batch]["resumed"]
         assert len(many[batch]["losses"]) == 4
         np.testing.assert_allclose(many[batch]["losses"], one[batch]["losses"], rtol=1e-5)
+
+
+def answering(folder, training: Training):
+    """Trains on answers of different lengths: the parts of a batch weigh differently."""
+
+    def make_batch(step, rows):
+        draw = np.random.default_rng(step)
+        tokens = draw.integers(0, 32, (training.batch, WINDOW)).astype(np.int32)
+        lengths = draw.integers(1, 4, training.batch)
+        batch = {
+            "tokens": tokens,
+            "positions": draw.integers(0, WINDOW, (training.batch, 3)).astype(np.int32),
+            "targets": draw.integers(0, 32, (training.batch, 3)).astype(np.int32),
+            "weights": (np.arange(3) < lengths[:, None]).astype(np.float32),
+        }
+        return {name: column[rows.start : rows.stop] for name, column in batch.items()}
+
+    plain = task(training.batch, objective=answers(SHAPE), make_batch=make_batch)
+    return fit(plain, training, folder), losses(folder)
+
+
+@pytest.mark.parametrize("accumulate", [2, 4, 8])
+def test_accumulated_gradients_are_those_of_the_whole_batch(tmp_path, accumulate):
+    training = dataclasses.replace(TRAINING, batch=8)
+    whole, told = answering(tmp_path / "whole", training)
+    training = dataclasses.replace(training, accumulate=accumulate)
+    parts, told_by_parts = answering(tmp_path / "parts", training)
+    np.testing.assert_allclose([x for _, x in told_by_parts], [x for _, x in told], rtol=1e-5)
+    for a, b in zip(jax.tree.leaves(parts), jax.tree.leaves(whole), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-3)  # Adam blows up rounding where all is flat
+
+
+def test_muon_learns_and_moves_matrices_in_all_directions_alike(tmp_path):
+    training = dataclasses.replace(TRAINING, optimizer="muon", weight_decay=0.0, learning_rate=1e-2)
+    start = task().trainable
+    trained = fit(task(), training, tmp_path)
+    found = [loss for _, loss in losses(tmp_path)]
+    assert found[-1] < 0.8 * found[0]
+    moved = np.asarray(trained["block_0"]["up"]["kernel"] - start["block_0"]["up"]["kernel"])
+    plain = fit(task(), dataclasses.replace(training, optimizer="adamw"), tmp_path / "adamw")
+    by_adamw = np.asarray(plain["block_0"]["up"]["kernel"] - start["block_0"]["up"]["kernel"])
+    flatness = [np.linalg.svd(x, compute_uv=False) for x in (moved, by_adamw)]
+    muon, adamw = (values[0] / np.median(values) for values in flatness)
+    assert muon < 0.5 * adamw
+
+
+def test_what_was_asked_to_stop_saves_and_says_so(tmp_path, undisturbed):
+    plain = task()
+
+    def make_batch(step, rows):
+        if step == 7:
+            signal.raise_signal(signal.SIGTERM)
+        return plain.make_batch(step, rows)
+
+    before = signal.getsignal(signal.SIGTERM)
+    stopping.listen()
+    try:
+        with pytest.raises(Stopped):
+            fit(dataclasses.replace(plain, make_batch=make_batch), TRAINING, tmp_path)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        stopping._asked.clear()
+    (step,) = steps_saved(tmp_path)[-1:]
+    assert 0 < step < 20
+    assert step % TRAINING.dispatch == 0
+    fit(plain, TRAINING, tmp_path)
+    assert losses(tmp_path) == losses(undisturbed)
+    assert same_bits(saved(tmp_path, 20), saved(undisturbed, 20))

@@ -6,7 +6,13 @@ import numpy as np
 import optax
 import pytest
 
-from kstore_jax.train.objectives import answers, at_positions, cross_entropy, next_token
+from kstore_jax.train.objectives import (
+    answers,
+    at_positions,
+    cross_entropy,
+    loss_of,
+    next_token,
+)
 from tests.model import reference
 from tests.train.training import SHAPE
 
@@ -48,7 +54,7 @@ def log_probabilities(params, tokens):
 
 def test_next_token_is_the_mean_over_every_token_but_the_first():
     params = reference.parameters(SHAPE)
-    loss = next_token(SHAPE)(params, {"tokens": TOKENS})
+    loss = loss_of(*next_token(SHAPE)(params, {"tokens": TOKENS}))
     told = log_probabilities(params, TOKENS)
     by_hand = [-told[b, i, TOKENS[b, i + 1]] for b in range(3) for i in range(8)]
     np.testing.assert_allclose(loss, np.mean(by_hand), rtol=1e-5)
@@ -63,7 +69,7 @@ def test_answers_is_the_mean_over_the_tokens_with_a_weight():
     told = log_probabilities(params, TOKENS)
     by_hand = [-told[b, positions[b, k], targets[b, k]] for b, k in np.argwhere(weights)]
     assert len(by_hand) == 6
-    loss = answers(SHAPE)(params, batch)
+    loss = loss_of(*answers(SHAPE)(params, batch))
     np.testing.assert_allclose(loss, np.mean(by_hand), rtol=1e-5)
 
 
