@@ -282,6 +282,20 @@ class QProbe(Probe):
 
 
 @dataclasses.dataclass(frozen=True)
+class Mesh:
+    """How the devices are used; what is computed does not depend on it but for rounding.
+
+    `data`: copies of the model, each with its rows of the batch, 0 for as many as there are devices
+    left; `fsdp`: parts that weights and optimizer state are cut into, with rows of their own;
+    `tensor`: parts that each product is cut into.
+    """
+
+    data: int = _number(0, 0)
+    fsdp: int = _number(1, 1)
+    tensor: int = _number(1, 1)
+
+
+@dataclasses.dataclass(frozen=True)
 class Experiment:
     """One row of a sweep: a world, a model, its training, and what is read out of it."""
 
@@ -293,6 +307,7 @@ class Experiment:
     finetune: Finetune = Finetune()
     p_probe: PProbe = PProbe()
     q_probe: QProbe = QProbe()
+    mesh: Mesh = Mesh()
 
 
 def default() -> ml_collections.ConfigDict:

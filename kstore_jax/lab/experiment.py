@@ -35,7 +35,7 @@ from kstore_jax.readout import probes, qa
 from kstore_jax.train import objectives
 from kstore_jax.train.checkpoint import opened
 from kstore_jax.train.fit import Task, fit
-from kstore_jax.train.mesh import everywhere
+from kstore_jax.train.mesh import make_mesh, placed
 from kstore_jax.world.biographies import Variant
 from kstore_jax.world.people import ATTRIBUTES
 from kstore_jax.world.questions import TRAINED_WORDING
@@ -184,6 +184,10 @@ class Lab:
             dtype=model.dtype,
         )
 
+    @functools.cached_property
+    def mesh(self) -> jax.sharding.Mesh:
+        return make_mesh(self.experiment.mesh)
+
     def _key(self, purpose: int) -> jax.Array:
         return jax.random.fold_in(jax.random.key(self.experiment.seed), purpose)
 
@@ -199,7 +203,7 @@ class Lab:
     def _trained(self, stage: Stage, steps: int, like):
         self.cache.ensure(stage)
         with opened(self.cache.folder(stage) / "checkpoints") as checkpoints:
-            return checkpoints.load(steps, trainable=everywhere(like))["trainable"]
+            return checkpoints.load(steps, trainable=placed(self.mesh, like))["trainable"]
 
     @functools.cached_property
     def questions(self) -> Spans:
@@ -224,7 +228,7 @@ class Lab:
             make_batch=make_batch,
             step_tokens=tokens,
         )
-        fit(task, training, folder)
+        fit(task, training, folder, self.mesh)
         return {
             "exposures": self._exposures(training.steps * training.batch),
             "parameters": sum(leaf.size for leaf in jax.tree.leaves(self._initial)),
@@ -270,7 +274,7 @@ class Lab:
             make_batch=make_batch,
             step_tokens=training.batch * examples.tokens.shape[1],
         )
-        fit(task, training, folder)
+        fit(task, training, folder, self.mesh)
         return {"questions": len(train_rows)}
 
     def _lora(self):
@@ -379,7 +383,7 @@ class Lab:
             make_batch=make_batch,
             step_tokens=training.batch * len(classes) * readings.tokens.shape[1],
         )
-        trained = fit(task, training, folder)
+        trained = fit(task, training, folder, self.mesh)
         accuracy = probes.probe_accuracy(
             self.shape,
             probes.with_probe(frozen, trained),

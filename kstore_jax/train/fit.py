@@ -16,7 +16,7 @@ from kstore_jax.corpus.loader import MakeBatch, batches, local_rows
 from kstore_jax.errors import Stopped, UserError
 from kstore_jax.model.forward import Params
 from kstore_jax.train.checkpoint import opened
-from kstore_jax.train.mesh import batch_sharding, everywhere, make_mesh
+from kstore_jax.train.mesh import batch_sharding, make_mesh, placed
 from kstore_jax.train.objectives import Objective, loss_of
 from kstore_jax.train.optimizer import optimizer
 from kstore_jax.train.stopping import deferred
@@ -48,7 +48,9 @@ class Task:
     step_tokens: int
 
 
-def fit(task: Task, training: Training, folder: pathlib.Path) -> Tree:
+def fit(
+    task: Task, training: Training, folder: pathlib.Path, mesh: jax.sharding.Mesh | None = None
+) -> Tree:
     """Trains for `training.steps` steps and returns the trainable.
 
     Checkpoints go to `folder / "checkpoints"`; where some are there, the newest is gone on from.
@@ -62,15 +64,16 @@ def fit(task: Task, training: Training, folder: pathlib.Path) -> Tree:
       DamagedFileError: there are checkpoints, and none is whole.
       Stopped: the process got SIGTERM; a checkpoint was written.
     """
+    mesh = mesh or make_mesh()
     optimiser = optimizer(training)
-    frozen = everywhere(task.frozen)
+    frozen = placed(mesh, task.frozen)
     trainable = jax.tree.map(jnp.copy, task.trainable)
-    state = everywhere({"trainable": trainable, "optimizer": optimiser.init(trainable)})
+    state = placed(mesh, {"trainable": trainable, "optimizer": optimiser.init(trainable)})
     train = functools.partial(_steps, task.objective, task.merge, optimiser, training.accumulate)
     train = jax.jit(train, donate_argnums=0)
     with opened(folder / "checkpoints") as checkpoints, deferred() as asked_to_stop:
         first, state = checkpoints.resume(**state)
-        sharding = batch_sharding(make_mesh(), training.batch)
+        sharding = batch_sharding(mesh, training.batch)
         stride = training.dispatch
         rows = range(training.batch)
         if not sharding.is_fully_replicated:

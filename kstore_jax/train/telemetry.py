@@ -26,17 +26,19 @@ class Telemetry:
     """Writes a line of `metrics.jsonl` a report, and shows step, loss, tokens/s and time left.
 
     The file is where others read the progress of a stage from. A training that resumes first drops
-    the lines written after the checkpoint it resumes from.
+    the lines written after the checkpoint it resumes from. Of several processes the first reports.
     """
 
     def __init__(self, folder: pathlib.Path, name: str, first: int, steps: int, step_tokens: int):
         self._step_tokens = step_tokens
-        path = folder / METRICS
+        silent = jax.process_index() > 0
+        path = folder / METRICS if not silent else pathlib.Path(os.devnull)
         kept = [line for line in read_metrics(path) if line["step"] <= first]
-        write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
+        if not silent:
+            write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
         self._seconds = kept[-1]["seconds"] if kept else 0.0
         self._file = path.open("a")
-        self._bar = tqdm(total=steps, initial=first, desc=name, unit="step", disable=None)
+        self._bar = tqdm(total=steps, initial=first, desc=name, unit="step", disable=silent or None)
         self._marks = collections.deque([(first, time.perf_counter())], maxlen=_RATE_REPORTS)
 
     def __enter__(self) -> Self:

@@ -102,6 +102,7 @@ AFTER = {
     ("finetune",): ("finetune", "qa"),
     ("p_probe",): ("p_probe",),
     ("q_probe",): ("q_probe",),
+    ("mesh",): (),
 }
 
 
