@@ -83,13 +83,24 @@ def _means(values: list):
 def _wording(variant: Variant) -> str:
     count, plural = _count(variant.entries), "s" * (variant.entries > 1)
     shuffled = "shuffled " * (variant.order == "permuted")
-    if variant.reworded:
+    if variant.fresh:
+        text = f"in every pass a new {shuffled}wording of the text about each person"
+    elif variant.reworded:
         text = f"{count} {shuffled}wording{plural} of the text about each person"
     elif variant.entries > 1:
         text = f"one text about each person in {count} sentence orders"
     else:
         text = f"one {shuffled}text about each person"
-    return text + " with the full name in every sentence" * variant.fullname
+    if variant.order == "couples":
+        text += " with its sentences shuffled as three pairs"
+    if variant.fullname:
+        text += " with the full name in every sentence"
+    if variant.name_at == len(ATTRIBUTES):
+        text += " with the name only at the end"
+    elif variant.name_at:
+        sentences = "sentence" + "s" * (variant.name_at > 1)
+        text += f" with the name only after {_count(variant.name_at)} {sentences}"
+    return text
 
 
 def read_rows(run: pathlib.Path) -> tuple[list[dict], dict]:

@@ -16,7 +16,7 @@ from kstore_jax.errors import UserError
 from kstore_jax.lab import figures, findings, paper, report
 from kstore_jax.lab.experiment import Lab
 from kstore_jax.lab.stages import Cache
-from kstore_jax.world.biographies import VARIANT_EXAMPLES
+from kstore_jax.world.biographies import OTHER_VARIANTS, VARIANT_EXAMPLES
 from kstore_jax.world.people import ATTRIBUTES
 
 CHROMIUM = "/usr/bin/chromium"
@@ -278,11 +278,55 @@ def test_many_datasets_name_the_least_and_the_most():
     assert "answers 86.4 % (the most)" in told
 
 
-@pytest.mark.parametrize("dataset", [*VARIANT_EXAMPLES, "multi3", "a dataset of tomorrow"])
-def test_every_dataset_is_told_in_words(dataset):
+KNOWN = (*VARIANT_EXAMPLES, *OTHER_VARIANTS, "multi3")
+
+
+def wording(dataset):
     (group,) = findings.groups([a_row(dataset)], None)
-    assert ("full name" in group.wording) == ("fullname" in dataset)
-    assert group.wording in finding_of(a_row(dataset))
+    return group.wording
+
+
+@pytest.mark.parametrize("dataset", [*KNOWN, "a dataset of tomorrow"])
+def test_every_dataset_is_told_in_words(dataset):
+    assert ("full name" in wording(dataset)) == ("fullname" in dataset)
+    assert wording(dataset) in finding_of(a_row(dataset))
+
+
+def test_no_two_datasets_are_told_in_the_same_words():
+    assert len({wording(dataset) for dataset in KNOWN}) == len(KNOWN)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "told"),
+    [
+        ("single+permute2", "one text about each person in two sentence orders"),
+        ("multi5+permute", "five shuffled wordings of the text about each person"),
+        (
+            "couple2",
+            "two wordings of the text about each person with its sentences shuffled as three pairs",
+        ),
+        ("fresh", "in every pass a new shuffled wording of the text about each person"),
+        (
+            "fresh+fullname",
+            "in every pass a new shuffled wording of the text about each person "
+            "with the full name in every sentence",
+        ),
+        (
+            "multi5+reverse1",
+            "five wordings of the text about each person with the name only after one sentence",
+        ),
+        (
+            "multi5+reverse2",
+            "five wordings of the text about each person with the name only after two sentences",
+        ),
+        (
+            "multi5+permute+reverse6",
+            "five shuffled wordings of the text about each person with the name only at the end",
+        ),
+    ],
+)
+def test_what_is_read_is_told_as_it_is(dataset, told):
+    assert wording(dataset) == told
 
 
 def mind(folder, **changed):
