@@ -144,6 +144,8 @@ def _check(row: dict) -> None:
     for half in ("train", "test"):
         for name in ("mean", *ATTRIBUTES):
             _share(f"qa_first.{half}.{name}", row["qa_first"][half][name])
+    if not all(isinstance(code, str) for code in row.get("code", ())):
+        raise TypeError(f"code: expected texts, got {row['code']!r}")
     for probe, positions in (("p_probe", 6), ("q_probe", 1)):
         for kind, names in (("first", ATTRIBUTES), ("whole", row[probe]["whole"])):
             for name in names:

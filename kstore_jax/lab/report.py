@@ -8,6 +8,7 @@ import base64
 import html
 import os
 import pathlib
+import re
 import urllib.parse
 from collections.abc import Iterable, Sequence
 
@@ -319,7 +320,7 @@ def _what_was_run(found: Sequence[Group], provenance: dict) -> list[Html]:
         ("devices", ", ".join(map(str, provenance.get("devices") or ["not known"]))),
         ("machine", f"{provenance.get('platform')}, Python {provenance.get('python')}"),
         ("versions", _pairs(provenance.get("versions") or {})),
-        ("code", _code(provenance)),
+        ("code", _code(rows)),
     ]
     items = [part for name, text in told if text for part in (tag("dt", name), tag("dd", text))]
     return [
@@ -408,11 +409,17 @@ def _pairs(versions: dict) -> str:
     return ", ".join(f"{name} {version}" for name, version in versions.items())
 
 
-def _code(provenance: dict) -> str:
-    commit = provenance.get("git")
+def _code(rows: Sequence[dict]) -> str:
+    """What computed the stages, which may be other code than that of whoever asked last."""
+    told = sorted(set().union(*(row.get("code", ()) for row in rows)))
+    return ", ".join(map(_version, told)) or "not known"
+
+
+def _version(code: str) -> str:
+    commit = re.fullmatch(r"([0-9a-f]{7,})(-dirty)?", code)
     if not commit:
-        return "no git state"
-    return f"git {commit}" + (", with uncommitted changes" if provenance.get("git_dirty") else "")
+        return code
+    return f"git {commit[1][:10]}" + " with uncommitted changes" * bool(commit[2])
 
 
 _STAGES = {"qa": "QA", "p_probe": "P-probe", "q_probe": "Q-probe"}

@@ -52,6 +52,7 @@ def a_row(dataset="single", seed=0, qa=0.031, recall=0.998, trained=0.993, probe
         "qa_baseline": {**shares(0.02), "mean": 0.027},
         "p_probe": {"first": p_first, "whole": without_date(p_first), "baseline": levels},
         "q_probe": {"first": q_first, "whole": without_date(q_first), "baseline": levels},
+        "code": ["b5ec04e05fc84dfd3e0d83a1e7a4a6f0b1b2c3d4"],
         "seconds": 701.2,
         "seconds_by_stage": {"shards": 2.2, "pretrain": 402.1, "qa": 1.9},
     }
@@ -65,7 +66,7 @@ PROVENANCE = {
     "python": "3.11.7",
     "platform": "Linux",
     "devices": ["cpu:0"],
-    "git": "b5ec04e",
+    "git": "0123abc",
     "git_dirty": True,
 }
 
@@ -159,7 +160,7 @@ def test_the_page_holds_our_numbers_and_the_papers(page):
             assert f" {100 * share:.1f} " in text
     for told in ("100,000 people, 124M parameters", "287", "1,065,728", "jax 0.10.2", "402.1"):
         assert told in text
-    for told in ("git b5ec04e, with uncommitted changes", "cpu:0", "below 100 %", "results.json"):
+    for told in ("git b5ec04e05f", "cpu:0", "below 100 %", "results.json"):
         assert told in text
 
 
@@ -372,6 +373,16 @@ def test_several_seeds_are_told_each_and_as_a_mean(tmp_path):
     assert "one text about each person answers 4.1 %" in text
 
 
+def test_the_code_is_that_of_the_stages_and_not_of_who_asked_last(tmp_path):
+    codes = ["b5ec04e05fc84dfd-dirty", "0a1b2c3"], ["0a1b2c3", "kstore_jax 0.1.0"]
+    rows = [{**row, "code": code} for row, code in zip(CONTRAST, codes, strict=True)]
+    text = text_of(written(a_run(tmp_path / "new", rows)))
+    assert "git 0a1b2c3, git b5ec04e05f with uncommitted changes, kstore_jax 0.1.0" in text
+    assert "0123abc" not in text
+    older = written(a_run(tmp_path / "older", [without("code")]))
+    assert re.search(r"code\s+not known", text_of(older))
+
+
 def test_rows_that_differ_otherwise_are_not_one_group():
     rows = [SINGLE, copy.deepcopy(SINGLE)]
     one = findings.groups(rows, parsed(*rows))
@@ -441,6 +452,7 @@ def without(field):
         (json.dumps({"rows": [{**SINGLE, "bio_recall": None}]}), "bio_recall"),
         (json.dumps({"rows": [{**SINGLE, "bio_recall": float("nan")}]}), "bio_recall"),
         (json.dumps({"rows": [{**SINGLE, "p_probe": {}}]}), "damaged"),
+        (json.dumps({"rows": [{**SINGLE, "code": [3]}]}), "code: expected texts"),
     ],
 )
 def test_bad_results_are_told_in_one_line_and_nothing_is_written(tmp_path, content, told):
