@@ -103,8 +103,17 @@ def _wording(variant: Variant) -> str:
     return text
 
 
-def read_rows(run: pathlib.Path) -> tuple[list[dict], dict]:
-    """The rows and the provenance of `results.json`, checked.
+@dataclasses.dataclass(frozen=True)
+class Results:
+    """What `results.json` holds: the rows, where their stages are, what asked for them last."""
+
+    rows: list[dict]
+    stages: pathlib.Path
+    provenance: dict
+
+
+def read_results(run: pathlib.Path) -> Results:
+    """`results.json`, checked; its stages are in `run` where it does not say otherwise.
 
     Raises:
       UserError: the file is missing, or is not what `sweep.run` writes.
@@ -120,13 +129,14 @@ def read_rows(run: pathlib.Path) -> tuple[list[dict], dict]:
         found = json.loads(text)
         for row in found["rows"]:
             _check(row)
-        rows, provenance = list(found["rows"]), dict(found.get("provenance") or {})
+        stages = run / found.get("stages", "stages")
+        results = Results(list(found["rows"]), stages, dict(found.get("provenance") or {}))
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         what = f"{error.args[0]} is missing" if isinstance(error, KeyError) else error
         raise UserError(f"{path}: damaged ({what}); `kstore run` writes it again") from None
-    if not rows:
+    if not results.rows:
         raise UserError(f"{path}: no results here; run `kstore run` first")
-    return rows, provenance
+    return results
 
 
 def _check(row: dict) -> None:

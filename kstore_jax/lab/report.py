@@ -48,13 +48,13 @@ def write(run: pathlib.Path, out: pathlib.Path) -> pathlib.Path:
     Raises:
       UserError: `run` holds no results, or damaged ones; nothing is written.
     """
-    rows, provenance = findings.read_rows(run)
-    found = findings.groups(rows, findings.read_configs(run, rows))
+    results = findings.read_results(run)
+    found = findings.groups(results.rows, findings.read_configs(run, results.rows))
     drawn = {
         "answers": [figures.answers(i, group) for i, group in enumerate(found)],
         "p_probing": [d for i, group in enumerate(found) for d in figures.p_probing(i, group)],
         "q_probing": [figures.q_probing(i, group) for i, group in enumerate(found)],
-        "losses": _losses(run, found),
+        "losses": _losses(Cache(results.stages), found),
     }
     sections = [
         _lead(run, findings.finding(found)),
@@ -62,7 +62,7 @@ def write(run: pathlib.Path, out: pathlib.Path) -> pathlib.Path:
         _table(found),
         _first_tokens(found),
         *_figures(drawn),
-        *_what_was_run(found, provenance),
+        *_what_was_run(found, results.provenance),
         _files(run, out, drawn),
     ]
     (out / "figures").mkdir(parents=True, exist_ok=True)
@@ -236,22 +236,21 @@ _FIRST_TOLD = (
 )
 
 
-def _losses(run: pathlib.Path, found: Sequence[Group]) -> list[figures.Drawing]:
+def _losses(cache: Cache, found: Sequence[Group]) -> list[figures.Drawing]:
     """The pretraining losses of the rows whose metrics are there; no figure where none are."""
     curves = []
     for which, group in enumerate(found):
         for config in group.configs:
-            if lines := _metrics(run, config):
+            if lines := _metrics(cache, config):
                 steps, losses = zip(*lines, strict=True)
                 curves.append((group.label, which, steps, losses))
     return [figures.losses(curves)] if curves else []
 
 
-def _metrics(run: pathlib.Path, config: Experiment) -> list[tuple[int, float]]:
+def _metrics(cache: Cache, config: Experiment) -> list[tuple[int, float]]:
     """Steps and losses of a row's pretraining, none where they cannot be read."""
     try:
-        lab = Lab(config, Cache(run / "stages"))
-        lines = read_metrics(lab.cache.folder(lab.pretrain) / METRICS)
+        lines = read_metrics(cache.folder(Lab(config, cache).pretrain) / METRICS)
         return [(int(line["step"]), float(line["loss"])) for line in lines]
     except (UserError, OSError, ValueError, KeyError, TypeError):
         return []

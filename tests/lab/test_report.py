@@ -425,6 +425,17 @@ def test_a_ceiling_is_shown_where_there_is_one():
     assert figures.p_probing(0, group)[0].png != figures.p_probing(0, plain)[0].png
 
 
+@pytest.mark.parametrize("told", ["{}/cache", "../cache"])
+def test_losses_are_read_where_the_stages_are(tmp_path, told):
+    folder = a_run(tmp_path / "run")
+    (folder / "stages").rename(tmp_path / "cache")
+    assert "Pretraining loss" not in written(folder)
+    results = json.loads((folder / "results.json").read_text())
+    results["stages"] = told.format(tmp_path)
+    (folder / "results.json").write_text(json.dumps(results))
+    assert "Pretraining loss" in written(folder)
+
+
 def test_what_comes_from_data_is_escaped(tmp_path):
     page = written(a_run(tmp_path, [a_row('<b onx="1">&$x_$')], None))
     assert "<b onx" not in page
@@ -453,6 +464,7 @@ def without(field):
         (json.dumps({"rows": [{**SINGLE, "bio_recall": float("nan")}]}), "bio_recall"),
         (json.dumps({"rows": [{**SINGLE, "p_probe": {}}]}), "damaged"),
         (json.dumps({"rows": [{**SINGLE, "code": [3]}]}), "code: expected texts"),
+        (json.dumps({"rows": [SINGLE], "stages": 3}), "damaged"),
     ],
 )
 def test_bad_results_are_told_in_one_line_and_nothing_is_written(tmp_path, content, told):
