@@ -62,6 +62,12 @@ class Group:
         return self.means(probe, "ceiling") if known else None
 
     @property
+    def reworded(self) -> list[dict]:
+        """Answers about people held out, a table for each wording never trained, where known."""
+        counts = {len(row.get("qa_wordings", ())) for row in self.rows}
+        return _means(self.each("qa_wordings")) if len(counts) == 1 and counts != {0} else []
+
+    @property
     def wording(self) -> str:
         """What each person's biographies are like, in words."""
         try:
@@ -154,6 +160,9 @@ def _check(row: dict) -> None:
     for half in ("train", "test"):
         for name in ("mean", *ATTRIBUTES):
             _share(f"qa_first.{half}.{name}", row["qa_first"][half][name])
+    for wording in row.get("qa_wordings", ()):
+        for name in ("mean", *ATTRIBUTES):
+            _share(f"qa_wordings.{name}", wording[name])
     if not all(isinstance(code, str) for code in row.get("code", ())):
         raise TypeError(f"code: expected texts, got {row['code']!r}")
     for probe, positions in (("p_probe", 6), ("q_probe", 1)):

@@ -61,6 +61,7 @@ def write(run: pathlib.Path, out: pathlib.Path) -> pathlib.Path:
         _glance(found),
         _table(found),
         _first_tokens(found),
+        _reworded(found),
         *_figures(drawn),
         *_what_was_run(found, results.provenance),
         _files(run, out, drawn),
@@ -233,6 +234,37 @@ _FIRST_TOLD = (
     "Accuracy in %. The first token of a birth date is the month, that of many a university its "
     "first word, so the majority guess is higher than above. The paper prints means of the "
     "trained half (Fig. 2a and 11; here those of LoRA of rank 8, and 128 for the embedding)."
+)
+
+
+def _reworded(found: Sequence[Group]) -> Html:
+    """Answers in wordings never trained; nothing where no row knows of them."""
+    body = []
+    for group in found:
+        if not (wordings := group.reworded):
+            continue
+        means = [wording["mean"] for wording in wordings]
+        spread = " to ".join(map(_in_percent, (min(means), max(means))))
+        mean = {name: sum(w[name] for w in wordings) / len(wordings) for name in _COLUMNS}
+        body.append(_title(group, 9))
+        body.append(_cells("the trained wording", "each", ["–"], group.means("qa")))
+        body.append(_cells(f"mean of {len(wordings)} never trained", "ours", [spread], mean))
+    if not body:
+        return Html("")
+    return join(
+        [
+            tag("h3", "Questions in wordings never trained"),
+            tag("p", _REWORDED_TOLD, class_="note"),
+            _by_attribute(["from wording to wording", "mean"], body),
+        ]
+    )
+
+
+_REWORDED_TOLD = (
+    "Accuracy in %, exact match about people held out. Finetuning asks in one wording; here the "
+    "same model is asked in others, and where it answers less, it has learned the words of the "
+    "question rather than to answer it. From wording to wording: the lowest and the highest of "
+    "their means."
 )
 
 

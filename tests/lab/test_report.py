@@ -52,6 +52,7 @@ def a_row(dataset="single", seed=0, qa=0.031, recall=0.998, trained=0.993, probe
         "qa_baseline": {**shares(0.02), "mean": 0.027},
         "p_probe": {"first": p_first, "whole": without_date(p_first), "baseline": levels},
         "q_probe": {"first": q_first, "whole": without_date(q_first), "baseline": levels},
+        "qa_wordings": [shares(qa - shift) for shift in (0.0, 0.005, 0.011, 0.02)],
         "code": ["b5ec04e05fc84dfd3e0d83a1e7a4a6f0b1b2c3d4"],
         "seconds": 701.2,
         "seconds_by_stage": {"shards": 2.2, "pretrain": 402.1, "qa": 1.9},
@@ -61,6 +62,12 @@ def a_row(dataset="single", seed=0, qa=0.031, recall=0.998, trained=0.993, probe
 SINGLE = a_row()
 SHUFFLED = a_row("multi5+permute", qa=0.864, recall=1.0, probe=0.93)
 CONTRAST = (SINGLE, SHUFFLED)
+
+
+def without(field):
+    return {name: value for name, value in SINGLE.items() if name != field}
+
+
 PROVENANCE = {
     "versions": {"jax": "0.10.2"},
     "python": "3.11.7",
@@ -172,6 +179,27 @@ def test_first_tokens_are_told_of_both_halves(page):
                 assert f" {100 * share:.1f} " in told
     for papers in ("23.8", "97.3"):
         assert re.search(rf"the paper, trained on\s+{papers}\s+–", told)
+
+
+def reworded(page):
+    """The lines of the table of wordings never trained, nothing where there is none."""
+    told = page.partition("Questions in wordings never trained")[2].partition("</table>")[0]
+    return [" ".join(text_of(f"<body>{line}").split()) for line in told.split("<tr")]
+
+
+def test_wordings_never_trained_are_told_as_a_mean_and_a_range(page):
+    lines = reworded(page)
+    for row, spread in zip(CONTRAST, ("1.4 to 3.4", "84.7 to 86.7"), strict=True):
+        means = [sum(w[a] for w in row["qa_wordings"]) / 4 for a in ("mean", *ATTRIBUTES)]
+        shown = " ".join(f"{100 * mean:.1f}" for mean in means)
+        assert any(line.endswith(f"mean of 4 never trained {spread} {shown}") for line in lines)
+
+
+@pytest.mark.parametrize("row", [without("qa_wordings"), {**SINGLE, "qa_wordings": []}])
+def test_results_without_other_wordings_are_drawn_without_them(tmp_path, row):
+    assert reworded(written(a_run(tmp_path / "one", [row]))) == [""]
+    both = reworded(written(a_run(tmp_path / "both", [row, SHUFFLED])))
+    assert sum("never trained" in line for line in both) == 1
 
 
 def test_every_figure_is_in_the_page_and_a_file(run, page):
@@ -442,10 +470,6 @@ def test_what_comes_from_data_is_escaped(tmp_path):
     assert "&lt;b onx=&quot;1&quot;&gt;&amp;$x_$" in page
 
 
-def without(field):
-    return {name: value for name, value in SINGLE.items() if name != field}
-
-
 @pytest.mark.parametrize(
     ("content", "told"),
     [
@@ -465,6 +489,7 @@ def without(field):
         (json.dumps({"rows": [{**SINGLE, "p_probe": {}}]}), "damaged"),
         (json.dumps({"rows": [{**SINGLE, "code": [3]}]}), "code: expected texts"),
         (json.dumps({"rows": [SINGLE], "stages": 3}), "damaged"),
+        (json.dumps({"rows": [{**SINGLE, "qa_wordings": [{}]}]}), "damaged (mean is missing)"),
     ],
 )
 def test_bad_results_are_told_in_one_line_and_nothing_is_written(tmp_path, content, told):
