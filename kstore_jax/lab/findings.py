@@ -62,6 +62,12 @@ class Group:
         return self.means(probe, "ceiling") if known else None
 
     @property
+    def reworded(self) -> list[dict]:
+        """Answers about people held out, a table for each wording never trained, where known."""
+        counts = {len(row.get("qa_wordings", ())) for row in self.rows}
+        return _means(self.each("qa_wordings")) if len(counts) == 1 and counts != {0} else []
+
+    @property
     def wording(self) -> str:
         """What each person's biographies are like, in words."""
         try:
@@ -83,17 +89,37 @@ def _means(values: list):
 def _wording(variant: Variant) -> str:
     count, plural = _count(variant.entries), "s" * (variant.entries > 1)
     shuffled = "shuffled " * (variant.order == "permuted")
-    if variant.reworded:
+    if variant.fresh:
+        text = f"in every pass a new {shuffled}wording of the text about each person"
+    elif variant.reworded:
         text = f"{count} {shuffled}wording{plural} of the text about each person"
     elif variant.entries > 1:
         text = f"one text about each person in {count} sentence orders"
     else:
         text = f"one {shuffled}text about each person"
-    return text + " with the full name in every sentence" * variant.fullname
+    if variant.order == "couples":
+        text += " with its sentences shuffled as three pairs"
+    if variant.fullname:
+        text += " with the full name in every sentence"
+    if variant.name_at == len(ATTRIBUTES):
+        text += " with the name only at the end"
+    elif variant.name_at:
+        sentences = "sentence" + "s" * (variant.name_at > 1)
+        text += f" with the name only after {_count(variant.name_at)} {sentences}"
+    return text
 
 
-def read_rows(run: pathlib.Path) -> tuple[list[dict], dict]:
-    """The rows and the provenance of `results.json`, checked.
+@dataclasses.dataclass(frozen=True)
+class Results:
+    """What `results.json` holds: the rows, where their stages are, what asked for them last."""
+
+    rows: list[dict]
+    stages: pathlib.Path
+    provenance: dict
+
+
+def read_results(run: pathlib.Path) -> Results:
+    """`results.json`, checked; its stages are in `run` where it does not say otherwise.
 
     Raises:
       UserError: the file is missing, or is not what `sweep.run` writes.
@@ -109,13 +135,14 @@ def read_rows(run: pathlib.Path) -> tuple[list[dict], dict]:
         found = json.loads(text)
         for row in found["rows"]:
             _check(row)
-        rows, provenance = list(found["rows"]), dict(found.get("provenance") or {})
+        stages = run / found.get("stages", "stages")
+        results = Results(list(found["rows"]), stages, dict(found.get("provenance") or {}))
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         what = f"{error.args[0]} is missing" if isinstance(error, KeyError) else error
         raise UserError(f"{path}: damaged ({what}); `kstore run` writes it again") from None
-    if not rows:
+    if not results.rows:
         raise UserError(f"{path}: no results here; run `kstore run` first")
-    return rows, provenance
+    return results
 
 
 def _check(row: dict) -> None:
@@ -133,6 +160,11 @@ def _check(row: dict) -> None:
     for half in ("train", "test"):
         for name in ("mean", *ATTRIBUTES):
             _share(f"qa_first.{half}.{name}", row["qa_first"][half][name])
+    for wording in row.get("qa_wordings", ()):
+        for name in ("mean", *ATTRIBUTES):
+            _share(f"qa_wordings.{name}", wording[name])
+    if not all(isinstance(code, str) for code in row.get("code", ())):
+        raise TypeError(f"code: expected texts, got {row['code']!r}")
     for probe, positions in (("p_probe", 6), ("q_probe", 1)):
         for kind, names in (("first", ATTRIBUTES), ("whole", row[probe]["whole"])):
             for name in names:

@@ -8,6 +8,7 @@ import base64
 import html
 import os
 import pathlib
+import re
 import urllib.parse
 from collections.abc import Iterable, Sequence
 
@@ -47,21 +48,22 @@ def write(run: pathlib.Path, out: pathlib.Path) -> pathlib.Path:
     Raises:
       UserError: `run` holds no results, or damaged ones; nothing is written.
     """
-    rows, provenance = findings.read_rows(run)
-    found = findings.groups(rows, findings.read_configs(run, rows))
+    results = findings.read_results(run)
+    found = findings.groups(results.rows, findings.read_configs(run, results.rows))
     drawn = {
         "answers": [figures.answers(i, group) for i, group in enumerate(found)],
         "p_probing": [d for i, group in enumerate(found) for d in figures.p_probing(i, group)],
         "q_probing": [figures.q_probing(i, group) for i, group in enumerate(found)],
-        "losses": _losses(run, found),
+        "losses": _losses(Cache(results.stages), found),
     }
     sections = [
         _lead(run, findings.finding(found)),
         _glance(found),
         _table(found),
         _first_tokens(found),
+        _reworded(found),
         *_figures(drawn),
-        *_what_was_run(found, provenance),
+        *_what_was_run(found, results.provenance),
         _files(run, out, drawn),
     ]
     (out / "figures").mkdir(parents=True, exist_ok=True)
@@ -235,22 +237,52 @@ _FIRST_TOLD = (
 )
 
 
-def _losses(run: pathlib.Path, found: Sequence[Group]) -> list[figures.Drawing]:
+def _reworded(found: Sequence[Group]) -> Html:
+    """Answers in wordings never trained; nothing where no row knows of them."""
+    body = []
+    for group in found:
+        if not (wordings := group.reworded):
+            continue
+        means = [wording["mean"] for wording in wordings]
+        spread = " to ".join(map(_in_percent, (min(means), max(means))))
+        mean = {name: sum(w[name] for w in wordings) / len(wordings) for name in _COLUMNS}
+        body.append(_title(group, 9))
+        body.append(_cells("the trained wording", "each", ["–"], group.means("qa")))
+        body.append(_cells(f"mean of {len(wordings)} never trained", "ours", [spread], mean))
+    if not body:
+        return Html("")
+    return join(
+        [
+            tag("h3", "Questions in wordings never trained"),
+            tag("p", _REWORDED_TOLD, class_="note"),
+            _by_attribute(["from wording to wording", "mean"], body),
+        ]
+    )
+
+
+_REWORDED_TOLD = (
+    "Accuracy in %, exact match about people held out. Finetuning asks in one wording; here the "
+    "same model is asked in others, and where it answers less, it has learned the words of the "
+    "question rather than to answer it. From wording to wording: the lowest and the highest of "
+    "their means."
+)
+
+
+def _losses(cache: Cache, found: Sequence[Group]) -> list[figures.Drawing]:
     """The pretraining losses of the rows whose metrics are there; no figure where none are."""
     curves = []
     for which, group in enumerate(found):
         for config in group.configs:
-            if lines := _metrics(run, config):
+            if lines := _metrics(cache, config):
                 steps, losses = zip(*lines, strict=True)
                 curves.append((group.label, which, steps, losses))
     return [figures.losses(curves)] if curves else []
 
 
-def _metrics(run: pathlib.Path, config: Experiment) -> list[tuple[int, float]]:
+def _metrics(cache: Cache, config: Experiment) -> list[tuple[int, float]]:
     """Steps and losses of a row's pretraining, none where they cannot be read."""
     try:
-        lab = Lab(config, Cache(run / "stages"))
-        lines = read_metrics(lab.cache.folder(lab.pretrain) / METRICS)
+        lines = read_metrics(cache.folder(Lab(config, cache).pretrain) / METRICS)
         return [(int(line["step"]), float(line["loss"])) for line in lines]
     except (UserError, OSError, ValueError, KeyError, TypeError):
         return []
@@ -319,7 +351,7 @@ def _what_was_run(found: Sequence[Group], provenance: dict) -> list[Html]:
         ("devices", ", ".join(map(str, provenance.get("devices") or ["not known"]))),
         ("machine", f"{provenance.get('platform')}, Python {provenance.get('python')}"),
         ("versions", _pairs(provenance.get("versions") or {})),
-        ("code", _code(provenance)),
+        ("code", _code(rows)),
     ]
     items = [part for name, text in told if text for part in (tag("dt", name), tag("dd", text))]
     return [
@@ -408,11 +440,17 @@ def _pairs(versions: dict) -> str:
     return ", ".join(f"{name} {version}" for name, version in versions.items())
 
 
-def _code(provenance: dict) -> str:
-    commit = provenance.get("git")
+def _code(rows: Sequence[dict]) -> str:
+    """What computed the stages, which may be other code than that of whoever asked last."""
+    told = sorted(set().union(*(row.get("code", ()) for row in rows)))
+    return ", ".join(map(_version, told)) or "not known"
+
+
+def _version(code: str) -> str:
+    commit = re.fullmatch(r"([0-9a-f]{7,})(-dirty)?", code)
     if not commit:
-        return "no git state"
-    return f"git {commit}" + (", with uncommitted changes" if provenance.get("git_dirty") else "")
+        return code
+    return f"git {commit[1][:10]}" + " with uncommitted changes" * bool(commit[2])
 
 
 _STAGES = {"qa": "QA", "p_probe": "P-probe", "q_probe": "Q-probe"}

@@ -6,6 +6,7 @@ the newest checkpoints.
 
 import gc
 import itertools
+import os
 import pathlib
 from collections.abc import Sequence
 
@@ -94,7 +95,10 @@ def run(
     if workers > 1 and waiting:
         run_in_processes(workdir, waiting, workers)
     found = [_finished(lab.experiment, stages) for lab in labs]
-    write_json(workdir / "results.json", {"rows": found, "provenance": provenance()})
+    # from the workdir, so that a folder with both in it may be moved
+    where = os.path.relpath(stages.root.resolve(), workdir.resolve())
+    results = {"rows": found, "stages": where, "provenance": provenance()}
+    write_json(workdir / "results.json", results)
     return found
 
 

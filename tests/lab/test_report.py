@@ -16,7 +16,7 @@ from kstore_jax.errors import UserError
 from kstore_jax.lab import figures, findings, paper, report
 from kstore_jax.lab.experiment import Lab
 from kstore_jax.lab.stages import Cache
-from kstore_jax.world.biographies import VARIANT_EXAMPLES
+from kstore_jax.world.biographies import OTHER_VARIANTS, VARIANT_EXAMPLES
 from kstore_jax.world.people import ATTRIBUTES
 
 CHROMIUM = "/usr/bin/chromium"
@@ -52,6 +52,8 @@ def a_row(dataset="single", seed=0, qa=0.031, recall=0.998, trained=0.993, probe
         "qa_baseline": {**shares(0.02), "mean": 0.027},
         "p_probe": {"first": p_first, "whole": without_date(p_first), "baseline": levels},
         "q_probe": {"first": q_first, "whole": without_date(q_first), "baseline": levels},
+        "qa_wordings": [shares(qa - shift) for shift in (0.0, 0.005, 0.011, 0.02)],
+        "code": ["b5ec04e05fc84dfd3e0d83a1e7a4a6f0b1b2c3d4"],
         "seconds": 701.2,
         "seconds_by_stage": {"shards": 2.2, "pretrain": 402.1, "qa": 1.9},
     }
@@ -60,12 +62,18 @@ def a_row(dataset="single", seed=0, qa=0.031, recall=0.998, trained=0.993, probe
 SINGLE = a_row()
 SHUFFLED = a_row("multi5+permute", qa=0.864, recall=1.0, probe=0.93)
 CONTRAST = (SINGLE, SHUFFLED)
+
+
+def without(field):
+    return {name: value for name, value in SINGLE.items() if name != field}
+
+
 PROVENANCE = {
     "versions": {"jax": "0.10.2"},
     "python": "3.11.7",
     "platform": "Linux",
     "devices": ["cpu:0"],
-    "git": "b5ec04e",
+    "git": "0123abc",
     "git_dirty": True,
 }
 
@@ -159,7 +167,7 @@ def test_the_page_holds_our_numbers_and_the_papers(page):
             assert f" {100 * share:.1f} " in text
     for told in ("100,000 people, 124M parameters", "287", "1,065,728", "jax 0.10.2", "402.1"):
         assert told in text
-    for told in ("git b5ec04e, with uncommitted changes", "cpu:0", "below 100 %", "results.json"):
+    for told in ("git b5ec04e05f", "cpu:0", "below 100 %", "results.json"):
         assert told in text
 
 
@@ -171,6 +179,27 @@ def test_first_tokens_are_told_of_both_halves(page):
                 assert f" {100 * share:.1f} " in told
     for papers in ("23.8", "97.3"):
         assert re.search(rf"the paper, trained on\s+{papers}\s+–", told)
+
+
+def reworded(page):
+    """The lines of the table of wordings never trained, nothing where there is none."""
+    told = page.partition("Questions in wordings never trained")[2].partition("</table>")[0]
+    return [" ".join(text_of(f"<body>{line}").split()) for line in told.split("<tr")]
+
+
+def test_wordings_never_trained_are_told_as_a_mean_and_a_range(page):
+    lines = reworded(page)
+    for row, spread in zip(CONTRAST, ("1.4 to 3.4", "84.7 to 86.7"), strict=True):
+        means = [sum(w[a] for w in row["qa_wordings"]) / 4 for a in ("mean", *ATTRIBUTES)]
+        shown = " ".join(f"{100 * mean:.1f}" for mean in means)
+        assert any(line.endswith(f"mean of 4 never trained {spread} {shown}") for line in lines)
+
+
+@pytest.mark.parametrize("row", [without("qa_wordings"), {**SINGLE, "qa_wordings": []}])
+def test_results_without_other_wordings_are_drawn_without_them(tmp_path, row):
+    assert reworded(written(a_run(tmp_path / "one", [row]))) == [""]
+    both = reworded(written(a_run(tmp_path / "both", [row, SHUFFLED])))
+    assert sum("never trained" in line for line in both) == 1
 
 
 def test_every_figure_is_in_the_page_and_a_file(run, page):
@@ -278,11 +307,55 @@ def test_many_datasets_name_the_least_and_the_most():
     assert "answers 86.4 % (the most)" in told
 
 
-@pytest.mark.parametrize("dataset", [*VARIANT_EXAMPLES, "multi3", "a dataset of tomorrow"])
-def test_every_dataset_is_told_in_words(dataset):
+KNOWN = (*VARIANT_EXAMPLES, *OTHER_VARIANTS, "multi3")
+
+
+def wording(dataset):
     (group,) = findings.groups([a_row(dataset)], None)
-    assert ("full name" in group.wording) == ("fullname" in dataset)
-    assert group.wording in finding_of(a_row(dataset))
+    return group.wording
+
+
+@pytest.mark.parametrize("dataset", [*KNOWN, "a dataset of tomorrow"])
+def test_every_dataset_is_told_in_words(dataset):
+    assert ("full name" in wording(dataset)) == ("fullname" in dataset)
+    assert wording(dataset) in finding_of(a_row(dataset))
+
+
+def test_no_two_datasets_are_told_in_the_same_words():
+    assert len({wording(dataset) for dataset in KNOWN}) == len(KNOWN)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "told"),
+    [
+        ("single+permute2", "one text about each person in two sentence orders"),
+        ("multi5+permute", "five shuffled wordings of the text about each person"),
+        (
+            "couple2",
+            "two wordings of the text about each person with its sentences shuffled as three pairs",
+        ),
+        ("fresh", "in every pass a new shuffled wording of the text about each person"),
+        (
+            "fresh+fullname",
+            "in every pass a new shuffled wording of the text about each person "
+            "with the full name in every sentence",
+        ),
+        (
+            "multi5+reverse1",
+            "five wordings of the text about each person with the name only after one sentence",
+        ),
+        (
+            "multi5+reverse2",
+            "five wordings of the text about each person with the name only after two sentences",
+        ),
+        (
+            "multi5+permute+reverse6",
+            "five shuffled wordings of the text about each person with the name only at the end",
+        ),
+    ],
+)
+def test_what_is_read_is_told_as_it_is(dataset, told):
+    assert wording(dataset) == told
 
 
 def mind(folder, **changed):
@@ -328,6 +401,16 @@ def test_several_seeds_are_told_each_and_as_a_mean(tmp_path):
     assert "one text about each person answers 4.1 %" in text
 
 
+def test_the_code_is_that_of_the_stages_and_not_of_who_asked_last(tmp_path):
+    codes = ["b5ec04e05fc84dfd-dirty", "0a1b2c3"], ["0a1b2c3", "kstore_jax 0.1.0"]
+    rows = [{**row, "code": code} for row, code in zip(CONTRAST, codes, strict=True)]
+    text = text_of(written(a_run(tmp_path / "new", rows)))
+    assert "git 0a1b2c3, git b5ec04e05f with uncommitted changes, kstore_jax 0.1.0" in text
+    assert "0123abc" not in text
+    older = written(a_run(tmp_path / "older", [without("code")]))
+    assert re.search(r"code\s+not known", text_of(older))
+
+
 def test_rows_that_differ_otherwise_are_not_one_group():
     rows = [SINGLE, copy.deepcopy(SINGLE)]
     one = findings.groups(rows, parsed(*rows))
@@ -370,14 +453,21 @@ def test_a_ceiling_is_shown_where_there_is_one():
     assert figures.p_probing(0, group)[0].png != figures.p_probing(0, plain)[0].png
 
 
+@pytest.mark.parametrize("told", ["{}/cache", "../cache"])
+def test_losses_are_read_where_the_stages_are(tmp_path, told):
+    folder = a_run(tmp_path / "run")
+    (folder / "stages").rename(tmp_path / "cache")
+    assert "Pretraining loss" not in written(folder)
+    results = json.loads((folder / "results.json").read_text())
+    results["stages"] = told.format(tmp_path)
+    (folder / "results.json").write_text(json.dumps(results))
+    assert "Pretraining loss" in written(folder)
+
+
 def test_what_comes_from_data_is_escaped(tmp_path):
     page = written(a_run(tmp_path, [a_row('<b onx="1">&$x_$')], None))
     assert "<b onx" not in page
     assert "&lt;b onx=&quot;1&quot;&gt;&amp;$x_$" in page
-
-
-def without(field):
-    return {name: value for name, value in SINGLE.items() if name != field}
 
 
 @pytest.mark.parametrize(
@@ -397,6 +487,9 @@ def without(field):
         (json.dumps({"rows": [{**SINGLE, "bio_recall": None}]}), "bio_recall"),
         (json.dumps({"rows": [{**SINGLE, "bio_recall": float("nan")}]}), "bio_recall"),
         (json.dumps({"rows": [{**SINGLE, "p_probe": {}}]}), "damaged"),
+        (json.dumps({"rows": [{**SINGLE, "code": [3]}]}), "code: expected texts"),
+        (json.dumps({"rows": [SINGLE], "stages": 3}), "damaged"),
+        (json.dumps({"rows": [{**SINGLE, "qa_wordings": [{}]}]}), "damaged (mean is missing)"),
     ],
 )
 def test_bad_results_are_told_in_one_line_and_nothing_is_written(tmp_path, content, told):
