@@ -70,29 +70,102 @@ class Data:
             )
 
 
-@dataclasses.dataclass(frozen=True)
-class Model:
-    """A GPT-2 with rotary positions on a part of each head, and tied embedding.
+SIZES = {  # Part 3.1, section 2.2: GPT-2 of about so many parameters with GPT-2's vocabulary
+    "124M": {"layers": 12, "heads": 12, "width": 768},
+    "302M": {"layers": 12, "heads": 20, "width": 1280},
+    "682M": {"layers": 12, "heads": 32, "width": 2048},
+}
+_GPT2 = {
+    "group": 1,
+    "positions": "rotary",
+    "rotary": 0.25,
+    "norm": "layer",
+    "activation": "gelu",
+    "bias": True,
+    "tied": True,
+}
+_LLAMA = {
+    "group": 1,
+    "positions": "rotary",
+    "rotary": 1.0,
+    "norm": "rms",
+    "activation": "swiglu",
+    "bias": False,
+    "tied": False,
+}
+STYLES = {
+    "gpt2-rotary": _GPT2,
+    "gpt2": {**_GPT2, "positions": "learned"},
+    "llama": _LLAMA,
+    "mistral": {**_LLAMA, "group": 4},
+}
+_NAMED = {"size": SIZES, "style": STYLES}  # fields of `model` that stand for several others
 
-    `rotary`: the rotated part of each head. `init_scale`: standard deviation of the initial
-    weights. `dtype`: of the inputs of matrix products, whose sums and results are float32; `auto`
-    is bfloat16 where the hardware multiplies it (accelerators, CPUs with AMX), else float32.
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """The network: by default the paper's GPT-2, rotary on a quarter of each head, tied embedding.
+
+    A configuration may also name a `size` and a `style` (SIZES, STYLES): they stand for the fields
+    they list, and a field that is set itself wins.
+
+    Attributes:
+      group: heads that share one key and value head (grouped queries; 1: each has its own).
+      feed_forward: width between the two halves of a layer's second part; 0 is 4 `width`, or
+        8/3 `width` up to a multiple of 64 for `swiglu`, which has three matrices there.
+      positions: `rotary`, or `learned`: a table of `context` rows added to the embedding.
+      rotary: the rotated part of each head. `rotary_base`: the longest wavelength is 2 pi times it.
+      bias: whether products add one.
+      tied: whether the head is the embedding.
+      direction: `causal`, or `bidirectional`: each position sees all.
+      dropout: of embeddings, attention weights and what is added to the residual, where `forward`
+        is given a key.
+      attention: the program that computes it (`model/attention.py`); `auto` is the fastest here.
+      init_scale: standard deviation of the initial weights.
+      dtype: of the inputs of matrix products, whose sums and results are float32; `auto` is
+        bfloat16 where the hardware multiplies it (accelerators, CPUs with AMX), else float32.
     """
 
     layers: int = _number(12, 1)
     heads: int = _number(12, 1)
     width: int = _number(768, 1)
+    group: int = _number(1, 1)
+    feed_forward: int = _number(0, 0)
+    positions: str = _one_of("rotary", "rotary", "learned")
+    context: int = _number(1024, 1)
     rotary: float = _number(0.25, 0.0, 1.0)
+    rotary_base: float = _number(10_000.0, 1.0)
+    norm: str = _one_of("layer", "layer", "rms")
+    norm_epsilon: float = _number(1e-5, 0.0)
+    activation: str = _one_of("gelu", "gelu", "swiglu")
+    bias: bool = True
+    tied: bool = True
+    direction: str = _one_of("causal", "causal", "bidirectional")
+    dropout: float = _number(0.0, 0.0, 0.99)
+    attention: str = _one_of("auto", "auto", "dense", "xla", "cudnn", "splash")
     init_scale: float = _number(0.02, 0.0)
     dtype: str = _one_of("auto", "auto", "float32", "bfloat16")
 
     def __post_init__(self):
         if self.width % self.heads:
             raise UserError(f"width: expected a multiple of heads = {self.heads}, got {self.width}")
+        if self.heads % self.group:
+            raise UserError(f"group: expected a divisor of heads = {self.heads}, got {self.group}")
         if (rotated := self.rotary * self.width / self.heads) % 2:
             raise UserError(
                 f"rotary: expected an even number of rotated dimensions a head, got {rotated}"
             )
+
+
+@dataclasses.dataclass(frozen=True)
+class Model(Network):
+    """The network, and where its training starts.
+
+    `init_from`: a folder of Hugging Face with `config.json` and safetensors whose weights are
+    where pretraining starts; empty to draw them.
+    """
+
+    init_from: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -210,11 +283,16 @@ class Experiment:
 def default() -> ml_collections.ConfigDict:
     """The paper's experiment as a ConfigDict, to be changed by a configuration file.
 
-    `world.seed` follows `seed` unless it is set itself. `sweep` holds the rows of a sweep, as
-    `product` gives them; empty for a single experiment.
+    `world.seed` follows `seed` unless it is set itself, and fields of `model` follow `model.size`
+    and `model.style`. `sweep` holds the rows of a sweep, as `product` gives them; empty for a
+    single experiment.
     """
     config = ml_collections.ConfigDict({**dataclasses.asdict(Experiment()), "sweep": ()})
     config.world.seed = ml_collections.config_dict.placeholder(int)
+    for name, choices in _NAMED.items():
+        for field, value in next(iter(choices.values())).items():
+            config.model[field] = ml_collections.config_dict.placeholder(type(value))
+        config.model[name] = next(iter(choices))
     return config
 
 
@@ -234,11 +312,16 @@ def parse_rows(
 ) -> list[Experiment]:
     """Validates a configuration, and every row of its sweep; UserError names the field.
 
-    `overridden` are the dotted fields given on the command line: they win over the sweep, and rows
-    that become equal by it are one.
+    `overridden` are the dotted fields given on the command line: they win over the file and the
+    sweep, and rows that become equal by it are one.
     """
     base = config.to_dict()
     sweep = base.pop("sweep", ()) or ((),)
+    for name, choices in _NAMED.items():
+        if f"model.{name}" in overridden:
+            stood_for = {f"model.{field}" for fields in choices.values() for field in fields}
+            base = _with(base, [(field, None) for field in stood_for.difference(overridden)])
+            overridden = stood_for.union(overridden)
     try:
         rows = dict.fromkeys(
             tuple((field, value) for field, value in row if field not in overridden)
@@ -267,7 +350,23 @@ def _with(base: dict, row: tuple[tuple[str, Any], ...]) -> dict:
 
 def parse(given: dict) -> Experiment:
     """Validates a whole configuration; raises UserError with one line that names the field."""
+    if isinstance(given, dict) and isinstance(model := given.get("model"), dict):
+        given = {**given, "model": _spelt_out(model)}
     return _parse(Experiment, given, "")
+
+
+def _spelt_out(model: dict) -> dict:
+    """`model` with the fields that its size and style stand for, and without their names."""
+    model = dict(model)
+    for name, choices in _NAMED.items():
+        if (chosen := model.pop(name, None)) is None:
+            continue
+        if not isinstance(chosen, str) or chosen not in choices:
+            raise UserError(f"model.{name}: no {name} {chosen!r}{nearest(str(chosen), choices)}")
+        for field, value in choices[chosen].items():
+            if model.get(field) is None:
+                model[field] = value
+    return model
 
 
 def _parse(kind: type, given: dict, path: str):

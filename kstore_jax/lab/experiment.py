@@ -174,16 +174,7 @@ class Lab:
 
     @functools.cached_property
     def shape(self) -> Shape:
-        model = self.experiment.model
-        return Shape(
-            vocabulary=-(-self.vocabulary.size // 128) * 128,
-            layers=model.layers,
-            heads=model.heads,
-            width=model.width,
-            rotary=model.rotary,
-            init_scale=model.init_scale,
-            dtype=model.dtype,
-        )
+        return Shape.of(self.experiment.model, -(-self.vocabulary.size // 128) * 128)
 
     def _key(self, purpose: int) -> jax.Array:
         return jax.random.fold_in(jax.random.key(self.experiment.seed), purpose)
