@@ -125,7 +125,7 @@ def test_a_program_that_is_not_here_is_refused_and_auto_is_one_that_is():
         choose("cudnn", "bfloat16", 64)
     with pytest.raises(UserError, match="splash needs a TPU"):
         attend(*inputs(1, 2, 4)[:3], "float32", program="splash")
-    with pytest.raises(UserError, match="xla needs model.dropout = 0"):
+    with pytest.raises(UserError, match="xla needs model"):
         choose("xla", "float32", 64, dropout=0.1)
 
 
