@@ -279,6 +279,13 @@ class Experiment:
     p_probe: PProbe = PProbe()
     q_probe: QProbe = QProbe()
 
+    def __post_init__(self):
+        if self.model.positions == "learned" and self.pretrain.window > self.model.context:
+            raise UserError(
+                f"pretrain.window: expected at most model.context = {self.model.context}, "
+                f"got {self.pretrain.window}"
+            )
+
 
 def default() -> ml_collections.ConfigDict:
     """The paper's experiment as a ConfigDict, to be changed by a configuration file.
