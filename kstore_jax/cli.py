@@ -171,6 +171,28 @@ def _bench(argv: Sequence[str]) -> None:
         print("\n".join(f"{name:<32} {value:>16,}" for name, value in found.items()))
 
 
+def _export(argv: Sequence[str]) -> None:
+    values = flags.FlagValues()
+    flags.DEFINE_string("run", None, "folder of a run or pretrain stage", flag_values=values)
+    flags.DEFINE_string("out", None, "folder for the model", flag_values=values)
+    flags.DEFINE_string("format", "hf", "format of the model", flag_values=values)
+    try:
+        left = values(["kstore", *argv])[1:]
+    except flags.Error as error:
+        raise UserError(str(error)) from None
+    if left:
+        raise UserError(f"unexpected argument {left[0]!r}")
+    if values.run is None or values.out is None:
+        missing = "run" if values.run is None else "out"
+        raise UserError(f"--{missing} is missing; expected a folder")
+    if values.format != "hf":
+        raise UserError(f"--format: {values.format!r} is none; expected hf")
+    from kstore_jax.lab.export import export
+
+    export(pathlib.Path(values.run), pathlib.Path(values.out))
+    print(values.out)
+
+
 BENCHES = ("data",)
 
 
@@ -190,6 +212,7 @@ COMMANDS = {
         _show,
         "[--config=FILE] --person=N [--json]: a person, the biographies, the questions",
     ),
+    "export": (_export, "--run=DIR --out=DIR: the pretrained model as a Hugging Face folder"),
     "bench": (_bench, "data [--config=FILE] [--json]: how fast this machine is"),
 }
 

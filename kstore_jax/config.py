@@ -309,6 +309,13 @@ class Experiment:
     q_probe: QProbe = QProbe()
     mesh: Mesh = Mesh()
 
+    def __post_init__(self):
+        if self.model.positions == "learned" and self.pretrain.window > self.model.context:
+            raise UserError(
+                f"pretrain.window: expected at most model.context = {self.model.context}, "
+                f"got {self.pretrain.window}"
+            )
+
 
 def default() -> ml_collections.ConfigDict:
     """The defaults as a ConfigDict, to be changed by a configuration file.
@@ -389,10 +396,11 @@ def _spelt_out(model: dict) -> dict:
     """`model` with the fields that its size and style stand for, and without their names."""
     model = dict(model)
     for name, choices in _NAMED.items():
-        chosen = model.pop(name, None)
-        if chosen is not None and chosen not in choices:
-            raise UserError(f"model.{name}: {chosen!r} is none{nearest(str(chosen), choices)}")
-        for field, value in choices.get(chosen, {}).items():
+        if (chosen := model.pop(name, None)) is None:
+            continue
+        if not isinstance(chosen, str) or chosen not in choices:
+            raise UserError(f"model.{name}: no {name} {chosen!r}{nearest(str(chosen), choices)}")
+        for field, value in choices[chosen].items():
             if model.get(field) is None:
                 model[field] = value
     return model

@@ -54,6 +54,10 @@ def complaint(capsys, *argv: str) -> str:
         ("--config.world.people=1000000000000000", "world.people: 1000000000000000 people"),
         ("--config.data.variant=multy5", "data.variant: 'multy5' is not a variant"),
         ("--config.model.heads=3", "model.width: expected a multiple of heads = 3"),
+        ("--config.model.size=125M", "model.size: no size '125M'; did you mean '124M'?"),
+        ("--config.model.style=lama", "model.style: no style 'lama'; did you mean 'llama'?"),
+        ("--config.model.attention=splash", "model.attention: splash needs a TPU"),
+        ("--config.model.init_from=nowhere", "model.init_from: nowhere/config.json: no such file"),
         ("--config.world.pools=nowhere", "world.pools: nowhere is not a folder"),
         ("--config.world.templates=nowhere", "world.templates: nowhere is not a folder"),
         ("--config.sweep=3", "sweep: expected rows"),
@@ -227,5 +231,5 @@ def test_help_names_every_command(capsys, argv):
     assert main(argv) == 0
     said = capsys.readouterr()
     assert said.err == ""
-    for command in ("quickstart", "run", "sweep", "report", "show"):
+    for command in ("quickstart", "run", "sweep", "report", "show", "export"):
         assert f"  {command} " in said.out

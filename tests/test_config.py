@@ -5,7 +5,16 @@ import json
 
 import pytest
 
-from kstore_jax.config import Experiment, as_dict, default, parse, parse_rows, product
+from kstore_jax.config import (
+    SIZES,
+    STYLES,
+    Experiment,
+    as_dict,
+    default,
+    parse,
+    parse_rows,
+    product,
+)
 from kstore_jax.errors import UserError
 
 
@@ -68,6 +77,8 @@ def test_an_experiment_survives_json():
         ("data.qa_share", 1.0, "data.qa_share: expected to leave a share of biographies"),
         ("finetune.schedule", "cos", "finetune.schedule: 'cos' is not a choice"),
         ("model.heads", 7, "model.width: expected a multiple of heads = 7, got 768"),
+        ("model.group", 5, "model.group: expected a divisor of heads = 12, got 5"),
+        ("model.attention", "spalsh", "model.attention: 'spalsh' is not a choice; did you mean"),
         ("model.rotary", 0.015625, "model.rotary: expected an even number of rotated dimensions"),
         ("pretrain.warmup", 80_000, "pretrain.warmup: expected less than steps = 80000, got 80000"),
         ("pretrain.steps", 500, "pretrain.warmup: expected less than steps = 500, got 1000"),
@@ -135,3 +146,54 @@ def test_the_world_follows_the_seed_unless_its_own_is_set():
     assert [(e.seed, e.world.seed) for e in parse_rows(swept(seed=[0, 1]))] == [(0, 0), (1, 1)]
     both = swept(seed=[0, 1], world__seed=[7])
     assert [(e.seed, e.world.seed) for e in parse_rows(both)] == [(0, 7), (1, 7)]
+
+
+def named(overridden=(), **fields):
+    """The `model` of the default with some of its fields set."""
+    config = default()
+    config.model.update(fields)
+    (row,) = parse_rows(config, {f"model.{field}" for field in overridden})
+    return row.model
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("style", STYLES)
+def test_a_size_and_a_style_stand_for_their_fields(size, style):
+    fields = {**SIZES[size], **STYLES[style]}
+    assert named(size=size, style=style) == dataclasses.replace(Experiment().model, **fields)
+
+
+def test_a_field_that_is_set_wins_over_the_size_and_the_style():
+    model = named(size="302M", style="llama", layers=3, tied=True)
+    assert (model.layers, model.heads, model.tied, model.bias) == (3, 20, True, False)
+
+
+def test_a_size_on_the_command_line_wins_over_the_fields_of_the_file():
+    file = {"layers": 3, "heads": 2, "width": 64, "rotary": 1.0}
+    model = named({"size"}, size="302M", **file)
+    assert (model.layers, model.heads, model.width, model.rotary) == (12, 20, 1280, 1.0)
+    model = named({"size", "layers"}, size="302M", **file)
+    assert (model.layers, model.heads, model.width) == (3, 20, 1280)
+
+
+def test_rows_of_a_sweep_may_name_sizes_and_styles():
+    rows = parse_rows(swept(model__size=["302M", "124M"], model__style=["llama"]))
+    assert [(row.model.width, row.model.norm) for row in rows] == [(1280, "rms"), (768, "rms")]
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("size", "125M", "model.size: no size '125M'; did you mean '124M'?"),
+        ("style", "lama", "model.style: no style 'lama'; did you mean 'llama'?"),
+        ("size", 124, "model.size: no size 124; did you mean '124M'?"),
+        ("size", [], "model.size: no size []; valid: 124M, 302M, 682M"),
+    ],
+)
+def test_an_unknown_size_or_style_is_answered_with_the_nearest(field, value, said):
+    assert refusal(parse, {"model": {field: value}}) == said
+
+
+def test_a_window_longer_than_the_learned_positions_is_refused():
+    given = {"model": {"style": "gpt2", "context": 256}}
+    assert refusal(parse, given) == "pretrain.window: expected at most model.context = 256, got 512"

@@ -16,6 +16,7 @@ from kstore_jax.corpus.examples import Spans, span_examples
 from kstore_jax.corpus.sampler import Fresh, Mixture, Passes, Repeated, Rows, Windows, weights_of
 from kstore_jax.corpus.shards import Corpus
 from kstore_jax.corpus.tokenizer import Vocabulary
+from kstore_jax.lab.initial import initial
 from kstore_jax.lab.materials import Materials
 from kstore_jax.lab.readings import (
     FIRST_TOKEN_TASKS,
@@ -28,7 +29,8 @@ from kstore_jax.lab.readings import (
     shared_tokens,
 )
 from kstore_jax.lab.stages import Cache, Stage, usable_cores
-from kstore_jax.model import adapters, forward
+from kstore_jax.model import adapters, exchange, forward
+from kstore_jax.model.attention import choose
 from kstore_jax.model.matmul import fastest_dtype
 from kstore_jax.model.transformer import Shape
 from kstore_jax.readout import probes, qa
@@ -42,10 +44,12 @@ from kstore_jax.world.questions import TRAINED_WORDING
 
 
 def with_dtype(experiment: Experiment) -> Experiment:
-    """The same experiment with `model.dtype` decided for this machine where it is `auto`."""
-    if experiment.model.dtype != "auto":
-        return experiment
-    model = dataclasses.replace(experiment.model, dtype=fastest_dtype())
+    """The same experiment with `model.dtype` and `model.attention` decided for this machine where
+    they are `auto`; UserError where the attention asked for is not here."""
+    m = experiment.model
+    dtype = fastest_dtype() if m.dtype == "auto" else m.dtype
+    program = choose(m.attention, dtype, m.width // m.heads, m.dropout)
+    model = dataclasses.replace(m, dtype=dtype, attention=program)
     return dataclasses.replace(experiment, model=model)
 
 
@@ -64,6 +68,8 @@ class Lab:
         shares = ("vocabulary", "celebrity_share", "qa_share", "text_share")
         mixed = {name: getattr(e.data, name) for name in shares}
         model = {"seed": e.seed, "model": e.model, "data": mixed, "training": e.pretrain}
+        if e.model.init_from:
+            model["initial"] = exchange.check(e.model, pathlib.Path(e.model.init_from))
         self.pretrain = self._stage("pretrain", model, [*self.corpora.values()], self._pretrain)
         self.recall = self._stage("recall", {}, [self.pretrain], self._recall)
         tuning = {"training": e.finetune}
@@ -173,16 +179,7 @@ class Lab:
 
     @functools.cached_property
     def shape(self) -> Shape:
-        model = self.experiment.model
-        return Shape(
-            vocabulary=-(-self.vocabulary.size // 128) * 128,
-            layers=model.layers,
-            heads=model.heads,
-            width=model.width,
-            rotary=model.rotary,
-            init_scale=model.init_scale,
-            dtype=model.dtype,
-        )
+        return Shape.of(self.experiment.model, -(-self.vocabulary.size // 128) * 128)
 
     @functools.cached_property
     def mesh(self) -> jax.sharding.Mesh:
@@ -193,7 +190,7 @@ class Lab:
 
     @functools.cached_property
     def _initial(self) -> forward.Params:
-        return forward.init(self.shape, self._key(0))
+        return initial(self.experiment.model.init_from, self.shape, self.vocabulary, self._key(0))
 
     @functools.cached_property
     def pretrained(self) -> forward.Params:

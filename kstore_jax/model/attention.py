@@ -1,6 +1,8 @@
-"""Causal attention over a packed window; documents in it see each other, as in the paper.
+"""Attention over a packed window, by one of several programs; documents in it see each other, as in
+the paper.
 
-Shapes in names: N = batch x heads, L length, M length of keys, K head width.
+Shapes in names: B batch, L length, H heads, G key and value heads, K head width; N = B H, M = B G,
+and R = H / G query heads to one key and value head.
 """
 
 import functools
@@ -8,39 +10,157 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from kstore_jax.errors import UserError
 from kstore_jax.model.matmul import dot, transposed
 
-
-def attend(q_NxLxK: jax.Array, k_NxLxK: jax.Array, v_NxLxK: jax.Array, dtype: str) -> jax.Array:
-    """Softmax attention, causal: (N, L, K) float32. `dtype`: of the inputs of the products."""
-    return _attend(q_NxLxK * q_NxLxK.shape[-1] ** -0.5, k_NxLxK, v_NxLxK, jnp.dtype(dtype))
+_LANES = 128  # of a TPU: splash attention takes lengths in multiples of it
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def _attend(q, k, v, dtype):
-    return _attend_forward(q, k, v, dtype)[0]
+def attend(
+    q_NxLxK: jax.Array,
+    k_MxLxK: jax.Array,
+    v_MxLxK: jax.Array,
+    dtype: str,
+    *,
+    batch: int = 1,
+    causal: bool = True,
+    program: str = "dense",
+    dropout: float = 0.0,
+    key: jax.Array | None = None,
+) -> jax.Array:
+    """Softmax attention, scaled by K^-1/2: (N, L, K) float32.
+
+    Args:
+      q_NxLxK: row `b H + h` is head h of text b.
+      k_MxLxK: row `b G + g` is read by the heads g R to (g + 1) R - 1 of text b.
+      v_MxLxK: as the keys.
+      dtype: of the inputs of the products.
+      batch: B, which `dense` needs not know.
+      causal: whether a position sees only itself and what is before it.
+      program: what computes it, as `choose` gives it.
+      dropout: the share of the weights that is dropped, where there is a `key`.
+
+    Raises:
+      UserError: the program is not here, or cannot do it.
+    """
+    program = choose(program, dtype, q_NxLxK.shape[-1], dropout)
+    if program == "dense":
+        dropout = 0.0 if key is None else dropout
+        return _dense(q_NxLxK, k_MxLxK, v_MxLxK, dtype, causal, dropout, key)
+    q_BxHxLxK, k_BxGxLxK, v_BxGxLxK = (
+        x.reshape(batch, -1, *x.shape[1:]).astype(dtype) for x in (q_NxLxK, k_MxLxK, v_MxLxK)
+    )
+    compute = _splash if program == "splash" else functools.partial(_library, program)
+    out_BxHxLxK = compute(q_BxHxLxK, k_BxGxLxK, v_BxGxLxK, causal)
+    return out_BxHxLxK.astype(jnp.float32).reshape(q_NxLxK.shape)
 
 
-def _attend_forward(q, k, v, dtype):
+def choose(program: str, dtype: str, head_width: int, dropout: float = 0.0) -> str:
+    """The program that `model.attention` means on this machine.
+
+    `dense` keeps the matrix of weights, and reaches the matrix unit of CPUs (`matmul.py`); `xla`
+    and `cudnn` are those of `jax.nn.dot_product_attention`; `splash` is JAX's for TPUs. `auto` is
+    `cudnn` where it can do it, else `dense`.
+
+    Raises:
+      UserError: the one asked for is not here or cannot do it; none takes its place.
+    """
+    backend = jax.default_backend()
+    lacks = {
+        "dense": None,
+        "xla": None,
+        "cudnn": _cudnn_lacks(backend, dtype, head_width),
+        "splash": None if backend == "tpu" else "a TPU",
+    }
+    if dropout:
+        lacks.update(dict.fromkeys(("xla", "cudnn", "splash"), "model.dropout = 0"))
+    best = "dense" if lacks["cudnn"] else "cudnn"
+    if program == "auto":
+        return best
+    if lacks[program]:
+        raise UserError(f"model.attention: {program} needs {lacks[program]}; auto is {best} here")
+    return program
+
+
+def _cudnn_lacks(backend: str, dtype: str, head_width: int) -> str | None:
+    if backend != "gpu" or "cuda" not in jax.devices()[0].client.platform_version:
+        return "an NVIDIA GPU"
+    if dtype != "bfloat16":
+        return "model.dtype = bfloat16"
+    if head_width % 8 or head_width > 128:
+        return f"heads of a multiple of 8 and at most 128 dimensions, not {head_width}"
+    return None
+
+
+def _library(program: str, q_BxHxLxK, k_BxGxLxK, v_BxGxLxK, causal: bool) -> jax.Array:
+    """JAX's own attention, which takes the heads after the positions."""
+    given = (x.swapaxes(1, 2) for x in (q_BxHxLxK, k_BxGxLxK, v_BxGxLxK))
+    out_BxLxHxK = jax.nn.dot_product_attention(*given, is_causal=causal, implementation=program)
+    return out_BxLxHxK.swapaxes(1, 2)
+
+
+def _splash(q_BxHxLxK, k_BxGxLxK, v_BxGxLxK, causal: bool, interpret: bool = False) -> jax.Array:
+    """JAX's flash attention for TPUs. Texts are filled up to a length that it takes; what fills
+    them is a document of its own that no other position sees. `interpret`: without a TPU."""
+    from jax.experimental.pallas.ops.tpu import splash_attention as splash
+
+    heads, length, width = q_BxHxLxK.shape[1:]
+    missing = -length % _LANES
+    given = (q_BxHxLxK * width**-0.5, k_BxGxLxK, v_BxGxLxK)
+    given = (jnp.pad(x, ((0, 0), (0, 0), (0, missing), (0, 0))) for x in given)
+    whole = (length + missing, length + missing)
+    mask = (splash.CausalMask if causal else splash.FullMask)(whole)
+    kernel = splash.make_splash_mha(
+        splash.MultiHeadMask([mask] * heads), head_shards=1, q_seq_shards=1, interpret=interpret
+    )
+    document = (jnp.arange(length + missing) >= length).astype(jnp.int32)
+    segments = splash.SegmentIds(document, document)
+    out_BxHxLxK = jax.vmap(lambda q, k, v: kernel(q, k, v, segments))(*given)
+    return out_BxHxLxK[:, :, :length]
+
+
+def _dense(q_NxLxK, k_MxLxK, v_MxLxK, dtype, causal, dropout, key):
+    """The heads that share a key are rows of one product: R L queries to L keys."""
+    rows, length, width = k_MxLxK.shape
+    q_MxRLxK = (q_NxLxK * width**-0.5).reshape(rows, -1, width)
+    kept = None
+    if dropout:
+        shape = (rows, q_MxRLxK.shape[1], length)
+        kept = jax.random.bernoulli(key, 1.0 - dropout, shape).astype(jnp.float32) / (1.0 - dropout)
+    out_MxRLxK = _attend(q_MxRLxK, k_MxLxK, v_MxLxK, kept, causal, jnp.dtype(dtype))
+    return out_MxRLxK.reshape(q_NxLxK.shape)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+def _attend(q, k, v, kept, causal, dtype):
+    return _attend_forward(q, k, v, kept, causal, dtype)[0]
+
+
+def _attend_forward(q, k, v, kept, causal, dtype):
     q, k, v = (x.astype(dtype) for x in (q, k, v))
-    length = q.shape[1]
-    causal = jnp.tril(jnp.ones((length, length), bool))
-    scores_NxLxM = jnp.where(causal[None], dot(q, k, -1, dtype), jnp.finfo(jnp.float32).min)
-    weights_NxLxM = jax.nn.softmax(scores_NxLxM, axis=-1).astype(dtype)
-    out = dot(weights_NxLxM, v, -2, dtype)
-    return out, (q, k, v, weights_NxLxM, out.astype(dtype))
+    scores = dot(q, k, -1, dtype)
+    if causal:
+        length = k.shape[1]
+        seen = jnp.tile(jnp.tril(jnp.ones((length, length), bool)), (q.shape[1] // length, 1))
+        scores = jnp.where(seen[None], scores, jnp.finfo(jnp.float32).min)
+    weights = jax.nn.softmax(scores, axis=-1)
+    mixing = (weights if kept is None else weights * kept).astype(dtype)
+    out = dot(mixing, v, -2, dtype)
+    return out, (q, k, v, weights.astype(dtype), mixing, kept, out.astype(dtype))
 
 
-def _attend_backward(dtype, saved, dout):
-    q, k, v, weights, out = saved
+def _attend_backward(causal, dtype, saved, dout):
+    q, k, v, weights, mixing, kept, out = saved
     dout = dout.astype(dtype)
-    dv = transposed(dot(transposed(dout), weights, -2, dtype))
+    dv = transposed(dot(transposed(dout), mixing, -2, dtype))
     dweights = dot(dout, v, -1, dtype)
+    if kept is not None:
+        dweights = dweights * kept
     row = (dout.astype(jnp.float32) * out.astype(jnp.float32)).sum(-1, keepdims=True)
     dscores = (weights.astype(jnp.float32) * (dweights - row)).astype(dtype)
     dq = dot(dscores, k, -2, dtype)
     dk = transposed(dot(transposed(q), dscores, -2, dtype))
-    return dq, dk, dv
+    return dq, dk, dv, None
 
 
 _attend.defvjp(_attend_forward, _attend_backward)

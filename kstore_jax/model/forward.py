@@ -22,24 +22,33 @@ def init(shape: Shape, key: jax.Array) -> Params:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def forward(shape: Shape, params: Params, tokens: jax.Array) -> jax.Array:
+def forward(
+    shape: Shape, params: Params, tokens: jax.Array, dropout_key: jax.Array | None = None
+) -> jax.Array:
     """Hidden states of the last layer, after its norm: tokens (B, L) int32 -> (B, L, D) float32.
 
     `params` may hold more than the network's own, such as the head of a probe. The embedding may
     have more rows than `shape.vocabulary` (adapters stack one table a task); tokens index into it.
+    Nothing is dropped without a `dropout_key`, and what is dropped depends on the key alone.
+
+    Raises:
+      UserError: the text is longer than learned positions go, or the attention asked for is not
+        here.
     """
     blocks = [f"block_{layer}" for layer in range(shape.layers)]
-    network = {name: params[name] for name in ("embedding", *blocks, "ln_f")}
+    learned = ["positions"] if shape.positions == "learned" else []
+    network = {name: params[name] for name in ("embedding", *learned, *blocks, "ln_f")}
     shape = dataclasses.replace(shape, vocabulary=network["embedding"].shape[0])
-    return Transformer(shape).apply({"params": network}, tokens)
+    randomness = {} if dropout_key is None else {"rngs": {"dropout": dropout_key}}
+    return Transformer(shape).apply({"params": network}, tokens, **randomness)
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def unembed(shape: Shape, params: Params, hidden: jax.Array) -> jax.Array:
     """Logits (..., V) float32 of hidden states (..., D).
 
-    The head is the embedding (tied), unless an adapter changed the embedding's input side alone
-    and left the head as it was under `unembedding`.
+    The head is the embedding (tied), unless the network has one of its own under `unembedding`, or
+    an adapter changed the embedding's input side alone and left the head as it was there.
     """
     table = params.get("unembedding", params["embedding"])
     return dense(hidden, transposed(table), None, jnp.dtype(shape.dtype))

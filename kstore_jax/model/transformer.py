@@ -1,6 +1,8 @@
-"""The network: a pre-LN decoder with rotary positions and tied embedding (the paper's GPT-2).
+"""The network: pre-norm blocks whose configuration gives GPT-2 with rotary positions (the paper's),
+plain GPT-2, Llama, Mistral, and each of them bidirectional.
 
-Shapes in names: B batch, L length, D width, H heads, K head width, F feed-forward, V vocabulary.
+Shapes in names: B batch, L length, D width, H heads, G key and value heads, K head width,
+F feed-forward, V vocabulary, C longest text with learned positions; N = B H, M = B G.
 """
 
 import dataclasses
@@ -9,40 +11,63 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from kstore_jax.config import Network
+from kstore_jax.errors import UserError
 from kstore_jax.model.attention import attend
 from kstore_jax.model.matmul import dense
 
-_ROTARY_BASE = 10_000.0
 
-
-@dataclasses.dataclass(frozen=True)
-class Shape:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Shape(Network):
     """Everything that fixes the parameters and the computation of a Transformer.
 
-    `rotary`: the rotated part of each head, GPT-NeoX style. `dtype`: of the inputs of products.
+    Attributes:
+      vocabulary: rows of the embedding.
+      dtype: of the inputs of products, `float32` or `bfloat16`.
     """
 
     vocabulary: int
-    layers: int
-    heads: int
-    width: int
-    rotary: float = 0.25
-    init_scale: float = 0.02
     dtype: str = "float32"
+
+    @classmethod
+    def of(cls, network: Network, vocabulary: int) -> "Shape":
+        """The shape of a configured network, whose `dtype` is decided."""
+        fields = {f.name: getattr(network, f.name) for f in dataclasses.fields(Network)}
+        return cls(vocabulary=vocabulary, **fields)
+
+    @property
+    def key_heads(self) -> int:
+        return self.heads // self.group
+
+    @property
+    def inner(self) -> int:
+        """The width between the two halves of a block's second part."""
+        if self.feed_forward:
+            return self.feed_forward
+        return 4 * self.width if self.activation == "gelu" else -(-8 * self.width // 192) * 64
 
 
 class Dense(nn.Module):
+    """The products of all blocks; `scale`: standard deviation of the initial kernel."""
+
     features: int
     scale: float
-    dtype: str
+    shape: Shape
 
     @nn.compact
     def __call__(self, x):
         kernel = self.param(
             "kernel", nn.initializers.normal(self.scale), (x.shape[-1], self.features)
         )
-        bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        return dense(x, kernel, bias, jnp.dtype(self.dtype))
+        bias = None
+        if self.shape.bias:
+            bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        return dense(x, kernel, bias, jnp.dtype(self.shape.dtype))
+
+
+def _norm(shape: Shape, name: str) -> nn.Module:
+    kind = nn.LayerNorm if shape.norm == "layer" else nn.RMSNorm
+    return kind(epsilon=shape.norm_epsilon, name=name)
 
 
 class Block(nn.Module):
@@ -52,17 +77,46 @@ class Block(nn.Module):
     def __call__(self, x_BxLxD, rotation):
         s = self.shape
         into_residual = s.init_scale / (2 * s.layers) ** 0.5
-        y_BxLxD = nn.LayerNorm(epsilon=1e-5, name="ln_1")(x_BxLxD)
-        q_NxLxK, k_NxLxK, v_NxLxK = (
-            _to_heads(Dense(s.width, s.init_scale, s.dtype, name=name)(y_BxLxD), s.heads)
-            for name in ("query", "key", "value")
+        y_BxLxD = self._mixed(_norm(s, "ln_1")(x_BxLxD), rotation)
+        x_BxLxD += dropped(self, Dense(s.width, into_residual, s, name="out")(y_BxLxD))
+        h_BxLxF = self._hidden(_norm(s, "ln_2")(x_BxLxD))
+        return x_BxLxD + dropped(self, Dense(s.width, into_residual, s, name="down")(h_BxLxF))
+
+    def _mixed(self, y_BxLxD, rotation):
+        s = self.shape
+        head_width = s.width // s.heads
+        q_NxLxK, k_MxLxK, v_MxLxK = (
+            _to_heads(Dense(heads * head_width, s.init_scale, s, name=name)(y_BxLxD), heads)
+            for name, heads in (("query", s.heads), ("key", s.key_heads), ("value", s.key_heads))
         )
-        y_NxLxK = attend(rotate(q_NxLxK, rotation), rotate(k_NxLxK, rotation), v_NxLxK, s.dtype)
-        y_BxLxD = _from_heads(y_NxLxK, s.heads)
-        x_BxLxD += Dense(s.width, into_residual, s.dtype, name="out")(y_BxLxD)
-        y_BxLxD = nn.LayerNorm(epsilon=1e-5, name="ln_2")(x_BxLxD)
-        h_BxLxF = gelu(Dense(4 * s.width, s.init_scale, s.dtype, name="up")(y_BxLxD))
-        return x_BxLxD + Dense(s.width, into_residual, s.dtype, name="down")(h_BxLxF)
+        y_NxLxK = attend(
+            rotate(q_NxLxK, rotation),
+            rotate(k_MxLxK, rotation),
+            v_MxLxK,
+            s.dtype,
+            batch=y_BxLxD.shape[0],
+            causal=s.direction == "causal",
+            program=s.attention,
+            dropout=s.dropout,
+            key=self.make_rng("dropout") if s.dropout and self.has_rng("dropout") else None,
+        )
+        return _from_heads(y_NxLxK, s.heads)
+
+    def _hidden(self, y_BxLxD):
+        s = self.shape
+        if s.activation == "gelu":
+            return gelu(Dense(s.inner, s.init_scale, s, name="up")(y_BxLxD))
+        gate_BxLxF = Dense(s.inner, s.init_scale, s, name="gate")(y_BxLxD)
+        return jax.nn.silu(gate_BxLxF) * Dense(s.inner, s.init_scale, s, name="up")(y_BxLxD)
+
+
+def dropped(module: nn.Module, x: jax.Array) -> jax.Array:
+    """`x` with the dropout of `module.shape`, where the network was given a key for it."""
+    rate = module.shape.dropout
+    if not rate or not module.has_rng("dropout"):
+        return x
+    kept = jax.random.bernoulli(module.make_rng("dropout"), 1.0 - rate, x.shape)
+    return jnp.where(kept, x / (1.0 - rate), 0.0)
 
 
 def gelu(x: jax.Array) -> jax.Array:
@@ -93,19 +147,31 @@ class Transformer(nn.Module):
     @nn.compact
     def __call__(self, tokens_BxL):
         s = self.shape
-        embedding_VxD = self.param(
-            "embedding", nn.initializers.normal(s.init_scale), (s.vocabulary, s.width)
-        )
+        length = tokens_BxL.shape[1]
+        table = nn.initializers.normal(s.init_scale)
+        embedding_VxD = self.param("embedding", table, (s.vocabulary, s.width))
+        if not s.tied and self.is_initializing():
+            self.param("unembedding", table, (s.vocabulary, s.width))  # for `unembed`
         x_BxLxD = embedding_VxD[tokens_BxL]
-        rotation = rotary_angles(tokens_BxL.shape[1], int(s.rotary * s.width / s.heads))
+        rotated = 0
+        if s.positions == "rotary":
+            rotated = int(s.rotary * s.width / s.heads)
+        elif length > s.context:
+            raise UserError(
+                f"model.context: expected at least the text's {length}, got {s.context}"
+            )
+        else:
+            x_BxLxD += self.param("positions", table, (s.context, s.width))[None, :length]
+        rotation = rotary_angles(length, rotated, s.rotary_base)
+        x_BxLxD = dropped(self, x_BxLxD)
         for layer in range(s.layers):
             x_BxLxD = Block(s, name=f"block_{layer}")(x_BxLxD, rotation)
-        return nn.LayerNorm(epsilon=1e-5, name="ln_f")(x_BxLxD)
+        return _norm(s, "ln_f")(x_BxLxD)
 
 
-def rotary_angles(length: int, rotated: int) -> tuple[jax.Array, jax.Array]:
-    """Cosines and sines (length, rotated) of the GPT-NeoX rotary embedding, base 10,000."""
-    frequency = _ROTARY_BASE ** (-jnp.arange(0, rotated, 2, dtype=jnp.float32) / max(rotated, 1))
+def rotary_angles(length: int, rotated: int, base: float) -> tuple[jax.Array, jax.Array]:
+    """Cosines and sines (length, rotated) of the GPT-NeoX rotary embedding (half-split pairs)."""
+    frequency = base ** (-jnp.arange(0, rotated, 2, dtype=jnp.float32) / max(rotated, 1))
     angle = jnp.arange(length, dtype=jnp.float32)[:, None] * frequency[None, :]
     angle = jnp.concatenate([angle, angle], axis=1)
     return jnp.cos(angle), jnp.sin(angle)

@@ -77,7 +77,8 @@ def model_head(shape: Shape, params: Params, class_tokens: tuple[np.ndarray, ...
     tokens = np.full((tasks, most), -1)
     for row, of_task in zip(tokens, class_tokens, strict=True):
         row[: len(of_task)] = of_task
-    kernel_TxCxD = params["embedding"][np.maximum(tokens, 0)]
+    table = params.get("unembedding", params["embedding"])
+    kernel_TxCxD = table[np.maximum(tokens, 0)]
     return {
         "norm": {"scale": jnp.ones((tasks, shape.width)), "bias": jnp.zeros((tasks, shape.width))},
         "linear": {

@@ -25,49 +25,68 @@ def as_float64(params: dict) -> dict:
     return jax.tree.map(lambda x: np.asarray(x, np.float64), params)
 
 
-def hidden(xp, params: dict, tokens, layers: int, heads: int, rotary: float = 0.25):
+def hidden(xp, params: dict, tokens, shape: Shape):
     """Hidden states (B, L, D) after the final norm; `xp` is numpy or jax.numpy."""
     x = params["embedding"][tokens]
-    for layer in range(layers):
+    rotated = int(shape.rotary * shape.width / shape.heads)
+    if shape.positions == "learned":
+        x, rotated = x + params["positions"][: x.shape[1]], 0
+    for layer in range(shape.layers):
         block = params[f"block_{layer}"]
-        y = _norm(xp, x, block["ln_1"])
-        q, k, v = (_heads(_affine(y, block[name]), heads) for name in ("query", "key", "value"))
-        q, k = (_turn(xp, z, int(rotary * z.shape[-1])) for z in (q, k))
-        x = x + _affine(_mixed(xp, q, k, v), block["out"])
-        y = _affine(_norm(xp, x, block["ln_2"]), block["up"])
-        y = 0.5 * y * (1 + xp.tanh((2 / np.pi) ** 0.5 * (y + 0.044715 * y**3)))
-        x = x + _affine(y, block["down"])
-    return _norm(xp, x, params["ln_f"])
+        y = _norm(xp, x, block["ln_1"], shape)
+        q, k, v = (
+            _heads(_affine(y, block[name]), shape.width // shape.heads)
+            for name in ("query", "key", "value")
+        )
+        q, k = (_turn(xp, z, rotated, shape.rotary_base) for z in (q, k))
+        x = x + _affine(_mixed(xp, q, k, v, shape.direction == "causal"), block["out"])
+        y = _norm(xp, x, block["ln_2"], shape)
+        x = x + _affine(_inner(xp, y, block, shape), block["down"])
+    return _norm(xp, x, params["ln_f"], shape)
 
 
-def _norm(xp, x, layer):
-    centred = x - x.mean(-1, keepdims=True)
+def _inner(xp, y, block, shape):
+    up = _affine(y, block["up"])
+    if shape.activation == "gelu":
+        return 0.5 * up * (1 + xp.tanh((2 / np.pi) ** 0.5 * (up + 0.044715 * up**3)))
+    gate = _affine(y, block["gate"])
+    return gate / (1 + xp.exp(-gate)) * up
+
+
+def _norm(xp, x, layer, shape):
+    centred = x - x.mean(-1, keepdims=True) if shape.norm == "layer" else x
     variance = (centred**2).mean(-1, keepdims=True)
-    return centred / xp.sqrt(variance + 1e-5) * layer["scale"] + layer["bias"]
+    return _affine(centred / xp.sqrt(variance + shape.norm_epsilon), layer)
 
 
 def _affine(x, layer):
-    return x @ layer["kernel"] + layer["bias"]
+    """A product with `kernel`, or elementwise with `scale`, and the bias where there is one."""
+    y = x @ layer["kernel"] if "kernel" in layer else x * layer["scale"]
+    return y + layer["bias"] if "bias" in layer else y
 
 
-def _heads(x, heads):
-    """(B, L, D) -> (B, H, L, K)."""
-    return x.reshape(*x.shape[:2], heads, -1).transpose(0, 2, 1, 3)
+def _heads(x, width):
+    """(B, L, H K) -> (B, H, L, K)."""
+    return x.reshape(*x.shape[:2], -1, width).transpose(0, 2, 1, 3)
 
 
-def _turn(xp, x, rotated):
-    """Dimension i < R / 2 and its partner i + R / 2 turn by position * 10000^(-2 i / R)."""
+def _turn(xp, x, rotated, base):
+    """Dimension i < R / 2 and its partner i + R / 2 turn by position * base^(-2 i / R)."""
     half = rotated // 2
-    angle = np.outer(np.arange(x.shape[2]), 10_000.0 ** (-2 * np.arange(half) / max(rotated, 1)))
+    angle = np.outer(np.arange(x.shape[2]), base ** (-2 * np.arange(half) / max(rotated, 1)))
     cos, sin = (xp.asarray(table, x.dtype) for table in (np.cos(angle), np.sin(angle)))
     a, b = x[..., :half], x[..., half:rotated]
     return xp.concatenate([a * cos - b * sin, b * cos + a * sin, x[..., rotated:]], axis=-1)
 
 
-def _mixed(xp, q, k, v):
+def _mixed(xp, q, k, v, causal):
+    """Head h of q reads head h // group of k and v."""
     length, width = q.shape[2:]
-    scores = q @ k.swapaxes(-1, -2) / width**0.5
-    seen = np.arange(length)[None, :] <= np.arange(length)[:, None]
-    weights = xp.where(seen, xp.exp(scores - scores.max(-1, keepdims=True)), 0.0)
-    y = (weights / weights.sum(-1, keepdims=True)) @ v
+    shared = np.arange(q.shape[1]) // (q.shape[1] // k.shape[1])
+    scores = q @ k[:, shared].swapaxes(-1, -2) / width**0.5
+    weights = xp.exp(scores - scores.max(-1, keepdims=True))
+    if causal:
+        seen = np.arange(length)[None, :] <= np.arange(length)[:, None]
+        weights = xp.where(seen, weights, 0.0)
+    y = (weights / weights.sum(-1, keepdims=True)) @ v[:, shared]
     return y.transpose(0, 2, 1, 3).reshape(y.shape[0], length, -1)

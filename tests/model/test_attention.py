@@ -1,4 +1,4 @@
-"""Attention, and its gradients, are those of a plain causal softmax."""
+"""Every program computes a plain softmax over what a position sees, and its gradients."""
 
 import functools
 
@@ -8,13 +8,18 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from kstore_jax.model.attention import attend
+from kstore_jax.errors import UserError
+from kstore_jax.model import attention
+from kstore_jax.model.attention import attend, choose
 
 
-def plain(q, k, v):
+def plain(q, k, v, causal=True):
+    k, v = (jnp.repeat(x, q.shape[0] // k.shape[0], axis=0) for x in (k, v))
     scores = q @ k.swapaxes(-1, -2) / q.shape[-1] ** 0.5
-    seen = jnp.tril(jnp.ones((q.shape[1], q.shape[1]), bool))[None]
-    return jax.nn.softmax(jnp.where(seen, scores, -jnp.inf), axis=-1) @ v
+    if causal:
+        seen = jnp.tril(jnp.ones((q.shape[1], q.shape[1]), bool))[None]
+        scores = jnp.where(seen, scores, -jnp.inf)
+    return jax.nn.softmax(scores, axis=-1) @ v
 
 
 def inputs(rows: int, length: int, width: int, scale: float = 1.0) -> tuple[jax.Array, ...]:
@@ -59,3 +64,85 @@ def test_attend_in_bfloat16_stays_near_float32():
     for a, b in zip((out, *ours), (expected, *theirs), strict=True):
         assert a.dtype == jnp.float32
         assert float(jnp.linalg.norm((a - b).ravel()) / jnp.linalg.norm(b.ravel())) < 0.02
+
+
+def grouped(batch: int, heads: int, group: int, length: int, width: int) -> list[jax.Array]:
+    draw = np.random.default_rng(heads + length)
+    rows = batch * heads
+    sizes = (rows, rows // group, rows // group, rows)
+    return [jnp.asarray(draw.normal(size=(n, length, width)), jnp.float32) for n in sizes]
+
+
+def close(ours, theirs):
+    out, gradients = ours
+    expected, exact = theirs
+    for a, b in zip((out, *gradients), (expected, *exact), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-5)
+
+
+PROGRAMS = ["dense", "xla"]  # `cudnn` needs a GPU, below; `splash` a TPU or to be interpreted
+
+
+@pytest.mark.parametrize("causal", [True, False], ids=["causal", "bidirectional"])
+@pytest.mark.parametrize("group", [1, 2, 4])
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_a_program_is_the_plain_softmax(program, group, causal):
+    given = grouped(2, 4, group, 7, 8)
+    how = functools.partial(attend, dtype="float32", batch=2, causal=causal, program=program)
+    close(
+        with_gradients(how, given), with_gradients(functools.partial(plain, causal=causal), given)
+    )
+
+
+@pytest.mark.parametrize(("group", "causal"), [(1, True), (2, True), (2, False)])
+def test_splash_interpreted_is_the_plain_softmax(group, causal):
+    given = grouped(1, 2, group, 130, 128)  # a length that has to be filled up
+
+    def splash(*qkv):
+        return attention._splash(*(x[None] for x in qkv), causal, interpret=True)[0]
+
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        ours = with_gradients(splash, given)
+    close(ours, with_gradients(functools.partial(plain, causal=causal), given))
+
+
+@pytest.mark.skipif(jax.default_backend() != "gpu", reason="needs an NVIDIA GPU")
+@pytest.mark.parametrize("causal", [True, False], ids=["causal", "bidirectional"])
+@pytest.mark.parametrize("group", [1, 4])
+def test_cudnn_stays_near_the_plain_softmax(group, causal):
+    given = grouped(2, 4, group, 33, 64)
+    how = functools.partial(attend, dtype="bfloat16", batch=2, causal=causal, program="cudnn")
+    out, ours = with_gradients(how, given)
+    expected, theirs = with_gradients(functools.partial(plain, causal=causal), given)
+    for a, b in zip((out, *ours), (expected, *theirs), strict=True):
+        assert float(jnp.linalg.norm((a - b).ravel()) / jnp.linalg.norm(b.ravel())) < 0.02
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="what a CPU has")
+def test_a_program_that_is_not_here_is_refused_and_auto_is_one_that_is():
+    assert choose("auto", "bfloat16", 64) == "dense"
+    with pytest.raises(UserError, match="cudnn needs an NVIDIA GPU; auto is dense"):
+        choose("cudnn", "bfloat16", 64)
+    with pytest.raises(UserError, match="splash needs a TPU"):
+        attend(*inputs(1, 2, 4)[:3], "float32", program="splash")
+    with pytest.raises(UserError, match="xla needs model"):
+        choose("xla", "float32", 64, dropout=0.1)
+
+
+def test_dropout_drops_its_share_of_the_weights_and_keeps_their_mean():
+    length, rate = 40, 0.3
+    q = jnp.zeros((50, length, length))  # each weight is 1 / length
+    given = q, q, jnp.broadcast_to(jnp.eye(length), (50, length, length))
+    how = {"causal": False, "dropout": rate, "key": jax.random.key(0)}
+    weights = attend(*given, "float32", **how) * length
+    kept = weights > 0
+    count = kept.size
+    assert abs(float(kept.mean()) - (1 - rate)) < 5 * (rate * (1 - rate) / count) ** 0.5
+    np.testing.assert_allclose(weights[kept], 1 / (1 - rate), rtol=1e-5)
+
+
+def test_the_gradients_of_attend_with_dropout_are_the_limits_of_differences():
+    q, k, v, _ = grouped(1, 2, 2, 5, 3)
+    how = {"dropout": 0.4, "key": jax.random.key(1)}
+    with jax.numpy_dtype_promotion("standard"):
+        check_grads(lambda *x: attend(*x, "float32", **how), (q, k, v), order=1, modes=["rev"])

@@ -1,4 +1,4 @@
-"""The network computes what GPT-2 with rotary positions computes, and never looks ahead."""
+"""The network computes what its styles are known to compute, and looks where its direction says."""
 
 import dataclasses
 
@@ -7,32 +7,44 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from kstore_jax.config import SIZES, STYLES
+from kstore_jax.errors import UserError
 from kstore_jax.model.forward import forward, init, unembed
 from kstore_jax.model.transformer import Shape, gelu
 from tests.model import reference
 
 SHAPE = Shape(vocabulary=37, layers=2, heads=2, width=32)
+SMALL = dataclasses.replace(SHAPE, layers=1, heads=4)
+STYLED = {
+    style: dataclasses.replace(SMALL, **{**fields, "group": min(fields["group"], 2)})
+    for style, fields in STYLES.items()
+}
 TOKENS = np.random.default_rng(0).integers(0, 37, (3, 11)).astype(np.int32)
 
 
-@pytest.mark.parametrize(
-    "shape",
-    [
-        SHAPE,
-        dataclasses.replace(SHAPE, layers=1, heads=4, rotary=0.0),
-        dataclasses.replace(SHAPE, layers=1, heads=1, rotary=1.0),
-    ],
-    ids=["two layers", "four heads, no rotary", "one head, all rotary"],
-)
+SHAPES = {
+    "two layers": SHAPE,
+    "no rotary": dataclasses.replace(SMALL, rotary=0.0),
+    "one head, all rotary": dataclasses.replace(SMALL, heads=1, rotary=1.0),
+    "no bias": dataclasses.replace(SMALL, bias=False, rotary_base=50.0, norm_epsilon=0.1),
+    "one key for all heads": dataclasses.replace(SMALL, group=4, feed_forward=20),
+    "bidirectional": dataclasses.replace(SMALL, direction="bidirectional"),
+    "bidirectional mistral": dataclasses.replace(STYLED["mistral"], direction="bidirectional"),
+    **STYLED,
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 def test_forward_equals_plain_numpy(shape):
     params = reference.parameters(shape)
     hidden = forward(shape, params, TOKENS)
     exact = reference.as_float64(params)
-    expected = reference.hidden(np, exact, TOKENS, shape.layers, shape.heads, shape.rotary)
+    expected = reference.hidden(np, exact, TOKENS, shape)
     assert hidden.dtype == jnp.float32
     np.testing.assert_allclose(hidden, expected, rtol=1e-5, atol=1e-5)
     logits = unembed(shape, params, hidden)
-    np.testing.assert_allclose(logits, expected @ exact["embedding"].T, rtol=1e-5, atol=1e-5)
+    head = exact["embedding" if shape.tied else "unembedding"]
+    np.testing.assert_allclose(logits, expected @ head.T, rtol=1e-5, atol=1e-5)
 
 
 def loss_of_ours(shape, params):
@@ -42,7 +54,7 @@ def loss_of_ours(shape, params):
 
 def loss_of_reference(params):
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        hidden = reference.hidden(jnp, params, TOKENS, SHAPE.layers, SHAPE.heads)
+        hidden = reference.hidden(jnp, params, TOKENS, SHAPE)
         logits = hidden @ params["embedding"].T
         return (jax.nn.log_softmax(logits)[..., 0] * jnp.sin(jnp.arange(11.0))).sum()
 
@@ -80,9 +92,11 @@ def test_bfloat16_products_stay_near_float32(plain_gradient):
     assert max(errors) < 0.15
 
 
-def test_no_output_depends_on_a_later_input_and_each_on_all_earlier_ones():
+@pytest.mark.parametrize("style", STYLED)
+@pytest.mark.parametrize("direction", ["causal", "bidirectional"])
+def test_each_output_depends_on_what_its_direction_shows_and_on_nothing_else(style, direction):
     length = 6
-    shape = dataclasses.replace(SHAPE, vocabulary=length)
+    shape = dataclasses.replace(STYLED[style], vocabulary=length, direction=direction)
     params, tokens = reference.parameters(shape), jnp.arange(length, dtype=jnp.int32)[None]
 
     def outputs(embedding):
@@ -90,9 +104,10 @@ def test_no_output_depends_on_a_later_input_and_each_on_all_earlier_ones():
 
     jacobian = jax.jit(jax.jacrev(outputs))(params["embedding"])  # (L, D, L, D): token s is row s
     reached = np.abs(jacobian).max((1, 3))
-    earlier = np.tril(np.ones((length, length), bool))
-    assert (reached[~earlier] == 0).all()
-    assert (reached[earlier] > 1e-4).all()
+    shown = np.ones((length, length), bool)
+    shown = np.tril(shown) if direction == "causal" else shown
+    assert (reached[~shown] == 0).all()
+    assert (reached[shown] > 1e-4).all()
 
 
 def test_positions_matter():
@@ -117,6 +132,61 @@ def test_initial_parameters():
         assert abs(float(names[name].std()) / deviation - 1) < 5 / (2 * 1024) ** 0.5
     assert all((x == 0).all() for name, x in names.items() if name.endswith("bias"))
     assert all((x == 1).all() for name, x in names.items() if name.endswith("scale"))
+
+
+def test_an_untied_head_starts_as_the_embedding_does_and_is_another():
+    params = init(STYLED["llama"], jax.random.key(0))
+    assert params["unembedding"].shape == params["embedding"].shape
+    assert abs(float(params["unembedding"].std()) / 0.02 - 1) < 5 / (2 * 1024) ** 0.5
+    assert norm(np.asarray(params["unembedding"] - params["embedding"])) > 0.1
+
+
+@pytest.mark.parametrize(("size", "millions"), [("124M", 123.5), ("302M", 300.3), ("682M", 706.9)])
+def test_the_papers_sizes_have_the_papers_numbers_of_parameters(size, millions):
+    """In its matrices; "682M" is the paper's label of 12 layers, 32 heads, 2048 dimensions."""
+    shape = Shape(vocabulary=50_257, **SIZES[size])
+    params = jax.eval_shape(lambda key: init(shape, key), jax.random.key(0))
+    count = sum(leaf.size for leaf in jax.tree.leaves(params) if leaf.ndim == 2)
+    assert round(count / 1e6, 1) == millions
+    assert shape.width // shape.heads == 64
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_llama_block_is_as_large_as_a_gpt2_block(size):
+    def count(style):
+        shape = Shape(vocabulary=1, **SIZES[size], **STYLES[style])
+        params = jax.eval_shape(lambda key: init(shape, key), jax.random.key(0))
+        return sum(leaf.size for leaf in jax.tree.leaves(params["block_0"]))
+
+    assert abs(count("llama") / count("gpt2-rotary") - 1) < 0.01
+
+
+def test_a_text_longer_than_the_learned_positions_is_refused():
+    shape = dataclasses.replace(STYLED["gpt2"], context=10)
+    with pytest.raises(UserError, match="expected at least the text's 11, got 10"):
+        forward(shape, reference.parameters(shape), TOKENS)
+
+
+DROPPING = dataclasses.replace(SMALL, dropout=0.4)
+
+
+def test_without_a_key_nothing_is_dropped():
+    params = reference.parameters(SMALL)
+    assert np.array_equal(forward(DROPPING, params, TOKENS), forward(SMALL, params, TOKENS))
+
+
+def test_what_is_dropped_depends_on_the_key_alone():
+    params = reference.parameters(DROPPING)
+    keys = [jax.random.key(seed) for seed in (0, 0, 1)]
+    first, again, other = (forward(DROPPING, params, TOKENS, key) for key in keys)
+    assert np.array_equal(first, again)
+    assert norm(np.asarray(first - other)) > 0.1 * norm(np.asarray(first))
+
+
+def test_a_key_without_dropout_changes_nothing():
+    params = reference.parameters(SMALL)
+    dropped = forward(SMALL, params, TOKENS, jax.random.key(0))
+    assert np.array_equal(dropped, forward(SMALL, params, TOKENS))
 
 
 def test_gelu_is_the_tanh_form():

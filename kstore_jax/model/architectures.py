@@ -1,0 +1,112 @@
+"""The architectures of Hugging Face that compute what ours does, as tables of names."""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """How an architecture of Hugging Face says what ours does.
+
+    Attributes:
+      style: our fields that it always has.
+      settings: their name for a field of ours.
+      dropouts: their names for dropout.
+      always: their settings that ours amounts to, and no other value of them.
+      defaults: what a setting means that `config.json` leaves out.
+      base: stands before every tensor's name but the head's; some files leave it out.
+      block: stands before those of a block.
+      modules: of a block, and what they hold of ours; the three of attention may be one.
+      outside: the same outside the blocks; `tables` are matrices of one row a token or position.
+      turned: whether kernels are (outputs, inputs).
+    """
+
+    architecture: str
+    style: dict
+    settings: dict[str, str]
+    dropouts: tuple[str, ...]
+    always: dict
+    defaults: dict
+    base: str
+    block: str
+    modules: dict[str, tuple[str, ...]]
+    outside: dict[str, tuple[str, ...]]
+    tables: dict[str, str]
+    turned: bool
+
+
+_GPT2 = Kind(
+    architecture="GPT2LMHeadModel",
+    style={"positions": "learned", "norm": "layer", "activation": "gelu", "bias": True, "group": 1},
+    settings={
+        "n_layer": "layers", "n_head": "heads", "n_embd": "width", "n_positions": "context",
+        "n_inner": "feed_forward", "layer_norm_epsilon": "norm_epsilon",
+    },
+    dropouts=("resid_pdrop", "embd_pdrop", "attn_pdrop"),
+    always={
+        "activation_function": "gelu_new", "scale_attn_weights": True,
+        "scale_attn_by_inverse_layer_idx": False, "add_cross_attention": False,
+    },
+    defaults={"tie_word_embeddings": True, "n_inner": None, "layer_norm_epsilon": 1e-5},
+    base="transformer.",
+    block="h.{}.",
+    modules={
+        "ln_1": ("ln_1",), "ln_2": ("ln_2",), "attn.c_attn": ("query", "key", "value"),
+        "attn.c_proj": ("out",), "mlp.c_fc": ("up",), "mlp.c_proj": ("down",),
+    },
+    outside={"ln_f": ("ln_f",)},
+    tables={"wte": "embedding", "wpe": "positions"},
+    turned=False,
+)  # fmt: skip
+_SETTINGS = {
+    "num_hidden_layers": "layers", "num_attention_heads": "heads", "hidden_size": "width",
+    "intermediate_size": "feed_forward", "max_position_embeddings": "context",
+}  # fmt: skip
+_NEOX = Kind(
+    architecture="GPTNeoXForCausalLM",
+    style={"positions": "rotary", "norm": "layer", "activation": "gelu", "bias": True, "group": 1},
+    settings={**_SETTINGS, "layer_norm_eps": "norm_epsilon"},
+    dropouts=("hidden_dropout", "attention_dropout"),
+    always={"use_parallel_residual": False, "hidden_act": "gelu_new", "attention_bias": True},
+    defaults={
+        "use_parallel_residual": True, "hidden_act": "gelu", "rotary_pct": 0.25,
+        "layer_norm_eps": 1e-5, "tie_word_embeddings": False, "intermediate_size": 24576,
+    },
+    base="gpt_neox.",
+    block="layers.{}.",
+    modules={
+        "input_layernorm": ("ln_1",), "post_attention_layernorm": ("ln_2",),
+        "attention.query_key_value": ("query", "key", "value"), "attention.dense": ("out",),
+        "mlp.dense_h_to_4h": ("up",), "mlp.dense_4h_to_h": ("down",),
+    },
+    outside={"final_layer_norm": ("ln_f",)},
+    tables={"embed_in": "embedding"},
+    turned=True,
+)  # fmt: skip
+_LLAMA = Kind(
+    architecture="LlamaForCausalLM",
+    style={"positions": "rotary", "rotary": 1.0, "norm": "rms", "activation": "swiglu"},
+    settings={**_SETTINGS, "rms_norm_eps": "norm_epsilon"},
+    dropouts=("attention_dropout",),
+    always={"hidden_act": "silu"},
+    defaults={"tie_word_embeddings": False, "rms_norm_eps": 1e-6},
+    base="model.",
+    block="layers.{}.",
+    modules={
+        "input_layernorm": ("ln_1",), "post_attention_layernorm": ("ln_2",),
+        "self_attn.q_proj": ("query",), "self_attn.k_proj": ("key",),
+        "self_attn.v_proj": ("value",), "self_attn.o_proj": ("out",),
+        "mlp.gate_proj": ("gate",), "mlp.up_proj": ("up",), "mlp.down_proj": ("down",),
+    },
+    outside={"norm": ("ln_f",)},
+    tables={"embed_tokens": "embedding"},
+    turned=True,
+)  # fmt: skip
+_MISTRAL = dataclasses.replace(
+    _LLAMA,
+    architecture="MistralForCausalLM",
+    style={**_LLAMA.style, "bias": False},
+    always={**_LLAMA.always, "sliding_window": None},
+    defaults={**_LLAMA.defaults, "sliding_window": 4096},
+)
+KINDS = {"gpt_neox": _NEOX, "gpt2": _GPT2, "llama": _LLAMA, "mistral": _MISTRAL}
+HEADS = {"gpt_neox": "embed_out"}  # the head's name, `lm_head` in the others

@@ -1,0 +1,149 @@
+"""A pretrained model leaves a run for Hugging Face, and another pretraining starts from it."""
+
+import dataclasses
+import json
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+import tokenizers
+
+from kstore_jax.cli import main
+from kstore_jax.config import Experiment, parse
+from kstore_jax.corpus.encode import compact_vocabulary, piece_tokens
+from kstore_jax.corpus.tokenizer import tokenizer
+from kstore_jax.errors import UserError
+from kstore_jax.lab.experiment import Lab
+from kstore_jax.lab.export import tokenizer_json
+from kstore_jax.lab.stages import Cache
+from kstore_jax.model import exchange
+from kstore_jax.model.forward import forward, unembed
+from kstore_jax.world.people import people
+
+END = "<|endoftext|>"
+
+
+def labs(workdir: pathlib.Path) -> list[Lab]:
+    rows = json.loads((workdir / "config.json").read_text())["rows"]
+    return [Lab(parse(row), Cache(workdir / "stages")) for row in rows]
+
+
+@pytest.fixture(scope="module")
+def exported(finished, tmp_path_factory) -> tuple[Lab, pathlib.Path]:
+    lab = labs(finished)[0]
+    out = tmp_path_factory.mktemp("export") / "model"
+    stage = lab.cache.folder(lab.pretrain)
+    assert main(["export", f"--run={stage}", "--format=hf", f"--out={out}"]) == 0
+    return lab, out
+
+
+def test_the_exported_model_has_the_logits_of_the_run(exported):
+    lab, out = exported
+    shape, params = exchange.read(out)
+    tokens = np.arange(30, dtype=np.int32).reshape(2, 15)
+    ours, theirs = (
+        unembed(s, p, forward(s, p, tokens))
+        for s, p in ((lab.shape, lab.pretrained), (shape, params))
+    )
+    np.testing.assert_array_equal(ours, theirs)
+    config = json.loads((out / "config.json").read_text())
+    assert config["eos_token_id"] == lab.vocabulary.end_of_text
+    assert config["vocab_size"] == lab.shape.vocabulary
+
+
+def test_the_exported_tokenizer_cuts_text_into_the_models_tokens(exported):
+    lab, out = exported
+    theirs = tokenizers.Tokenizer.from_file(str(out / "tokenizer.json"))
+    tokens = lab.vocabulary.encode(lab.corpus.rows.tokens[:40])
+    text = lab.vocabulary.decode(tokens)
+    assert theirs.encode(text).ids == tokens.tolist()
+    assert theirs.decode(tokens.tolist()) == text
+    assert theirs.token_to_id(END) == lab.vocabulary.end_of_text
+    unknown = theirs.encode("Xylophone quartz").ids
+    assert max(unknown) >= lab.shape.vocabulary
+
+
+def test_transformers_reads_the_exported_folder(exported):
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    lab, out = exported
+    model = transformers.AutoModelForCausalLM.from_pretrained(out).eval()
+    theirs = transformers.AutoTokenizer.from_pretrained(out)
+    text = lab.vocabulary.decode(lab.vocabulary.encode(lab.corpus.rows.tokens[:20]))
+    ids = theirs(text, return_tensors="pt")["input_ids"]
+    with torch.no_grad():
+        logits = model(ids).logits.numpy()
+    tokens = ids.numpy().astype(np.int32)
+    ours = unembed(lab.shape, lab.pretrained, forward(lab.shape, lab.pretrained, tokens))
+    np.testing.assert_allclose(logits, ours, rtol=1e-4, atol=1e-4)
+    assert theirs.eos_token == END
+
+
+def started(experiment: Experiment, out: pathlib.Path, tmp_path, **data) -> Lab:
+    still = dataclasses.replace(experiment.pretrain, steps=1, learning_rate=0.0)
+    experiment = dataclasses.replace(
+        experiment,
+        pretrain=still,
+        model=dataclasses.replace(experiment.model, init_from=str(out)),
+        data=dataclasses.replace(experiment.data, **data),
+    )
+    return Lab(experiment, Cache(tmp_path / "stages"))
+
+
+def test_pretraining_starts_from_the_exported_model(exported, tmp_path):
+    lab, out = exported
+    again = started(lab.experiment, out, tmp_path, tokenizer=str(out / "tokenizer.json"))
+    assert again.vocabulary.size == lab.vocabulary.size
+    size = lab.vocabulary.size
+    expected, found = dict(lab.pretrained), dict(again.pretrained)
+    np.testing.assert_array_equal(found.pop("embedding")[:size], expected.pop("embedding")[:size])
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+def test_a_start_from_a_model_of_other_tokens_or_another_shape_is_refused(exported, tmp_path):
+    lab, out = exported
+    with pytest.raises(UserError, match="its token "):
+        started(lab.experiment, out, tmp_path).pretrained  # noqa: B018
+    wider = dataclasses.replace(lab.experiment.model, width=32)
+    with pytest.raises(UserError, match=r"model\.width: expected 16, as in .*config\.json, got 32"):
+        started(dataclasses.replace(lab.experiment, model=wider), out, tmp_path)
+    with pytest.raises(UserError, match=r"model\.init_from: .*no such file"):
+        started(lab.experiment, tmp_path / "nowhere", tmp_path)
+
+
+def test_a_run_that_cannot_be_exported_is_refused(finished, tmp_path, capsys):
+    out = tmp_path / "out"
+
+    def refused(*argv: str) -> str:
+        assert main(["export", *argv]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert not out.exists()
+        return line
+
+    assert "has several models; expected one of" in refused(f"--run={finished}", f"--out={out}")
+    assert "no configuration of a run" in refused(f"--run={tmp_path}", f"--out={out}")
+    assert "--out is missing" in refused(f"--run={finished}")
+    assert "--run is missing" in refused(f"--out={out}")
+    assert "'gguf' is none" in refused(f"--run={finished}", f"--out={out}", "--format=gguf")
+    unknown = finished / "stages" / "pretrain-0"
+    assert "is no stage of the run" in refused(f"--run={unknown}", f"--out={out}")
+    config = json.loads((finished / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({"rows": config["rows"][:1]}))
+    assert "not finished; run it first" in refused(f"--run={tmp_path}", f"--out={out}")
+
+
+@pytest.mark.parametrize("name", ["gpt2", "bpe300", "word"])
+def test_a_renumbered_tokenizer_cuts_text_as_before(language, name):
+    who = people(language.pools, 0, np.arange(5))
+    table = piece_tokens(language, tokenizer(name, language, 0, who))
+    vocabulary = compact_vocabulary(table, who)
+    again = tokenizers.Tokenizer.from_str(tokenizer_json(vocabulary, vocabulary.size))
+    text = vocabulary.decode(np.arange(min(60, vocabulary.size)))
+    text = f"{text}{END}"
+    before = vocabulary.tokenizer.backend.encode(text).ids
+    places = vocabulary.places(np.array(before))
+    after = np.array(again.encode(text).ids)
+    known = places >= 0
+    np.testing.assert_array_equal(after[known], places[known])
+    assert (after[~known] >= vocabulary.size).all()
