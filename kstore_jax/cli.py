@@ -170,17 +170,18 @@ def _bench(argv: Sequence[str]) -> None:
     what, *rest = argv or [""]
     if what not in BENCHES:
         raise UserError(f"bench: {what!r} is no benchmark{nearest(what, BENCHES)}")
-    values, rows = _parse_flags(rest, configs_folder() / "paper.py", None)
+    values, rows = _parse_flags(rest, configs_folder() / BENCHES[what], None)
     from kstore_jax.lab import bench
 
     found = getattr(bench, what)(rows[0])
     if values.json:
         print(json.dumps(found))
     else:
-        print("\n".join(f"{name:<32} {value:>16,}" for name, value in found.items()))
+        told = {k: v if isinstance(v, str) else f"{v:,}" for k, v in found.items()}
+        print("\n".join(f"{name:<24} {value:>24}" for name, value in told.items()))
 
 
-BENCHES = ("data",)
+BENCHES = {"data": "paper.py", "train": "quickstart.py", "qa": "quickstart.py"}
 
 
 COMMANDS = {
@@ -193,7 +194,7 @@ COMMANDS = {
         _show,
         "[--config=FILE] --person=N [--json]: a person, the biographies, the questions",
     ),
-    "bench": (_bench, "data [--config=FILE] [--json]: how fast this machine is"),
+    "bench": (_bench, "data | train | qa [--config=FILE] [--json]: how fast this machine is"),
 }
 
 
