@@ -27,6 +27,8 @@ _FLAGS = {
     "cache": (flags.DEFINE_string, "folder of the stages, WORKDIR/stages unless given", {}),
     "workers": (flags.DEFINE_integer, "processes", {"lower_bound": 1}),
     "person": (flags.DEFINE_integer, "whom to show", {"lower_bound": 0}),
+    "run": (flags.DEFINE_string, "folder of a run or of a pretrain stage", {}),
+    "format": (flags.DEFINE_string, "format of the model", {}),
     "json": (flags.DEFINE_bool, "print JSON", {}),
     "pools": (flags.DEFINE_bool, "show the pools", {}),
     "out": (flags.DEFINE_string, "folder to write to", {}),
@@ -161,25 +163,23 @@ def _bench(argv: Sequence[str]) -> None:
     if what not in BENCHES:
         raise UserError(f"bench: {what!r} is no benchmark{nearest(what, BENCHES)}")
     values = _defined(json=False)
-    rows = _read_configured(rest, values, configs_folder() / "paper.py")
+    rows = _read_configured(rest, values, configs_folder() / BENCHES[what])
     from kstore_jax.lab import bench
 
     found = getattr(bench, what)(rows[0])
     if values.json:
         print(json.dumps(found))
     else:
-        print("\n".join(f"{name:<32} {value:>16,}" for name, value in found.items()))
+        told = {k: v if isinstance(v, str) else f"{v:,}" for k, v in found.items()}
+        print("\n".join(f"{name:<24} {value:>24}" for name, value in told.items()))
 
 
 def _export(argv: Sequence[str]) -> None:
-    values = flags.FlagValues()
-    flags.DEFINE_string("run", None, "folder of a run or pretrain stage", flag_values=values)
-    flags.DEFINE_string("out", None, "folder for the model", flag_values=values)
-    flags.DEFINE_string("format", "hf", "format of the model", flag_values=values)
+    values = _defined(run=None, out=None, format="hf")
     try:
         left = values(["kstore", *argv])[1:]
     except flags.Error as error:
-        raise UserError(str(error)) from None
+        raise UserError(_flag_error(error, argv, values)) from None
     if left:
         raise UserError(f"unexpected argument {left[0]!r}")
     if values.run is None or values.out is None:
@@ -193,7 +193,7 @@ def _export(argv: Sequence[str]) -> None:
     print(values.out)
 
 
-BENCHES = ("data",)
+BENCHES = {"data": "paper.py", "train": "quickstart.py", "qa": "quickstart.py"}
 
 
 COMMANDS = {
@@ -213,7 +213,7 @@ COMMANDS = {
         "[--config=FILE] --person=N [--json]: a person, the biographies, the questions",
     ),
     "export": (_export, "--run=DIR --out=DIR: the pretrained model as a Hugging Face folder"),
-    "bench": (_bench, "data [--config=FILE] [--json]: how fast this machine is"),
+    "bench": (_bench, "data | train | qa [--config=FILE] [--json]: how fast this machine is"),
 }
 
 

@@ -1,20 +1,33 @@
 """How fast this machine is at what the project does; every figure is measured on the spot."""
 
+import contextlib
+import functools
 import os
 import pathlib
 import resource
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import jax
 import numpy as np
 
-from kstore_jax.config import Experiment
+from kstore_jax.config import Experiment, Pretrain
 from kstore_jax.corpus import shards
+from kstore_jax.corpus.examples import Spans
 from kstore_jax.corpus.loader import batches
 from kstore_jax.corpus.sampler import Repeated, Windows
+from kstore_jax.lab.experiment import Lab, with_dtype
 from kstore_jax.lab.materials import Materials
+from kstore_jax.lab.peaks import flops_per_token, peak
+from kstore_jax.lab.stages import Cache
+from kstore_jax.model import forward
+from kstore_jax.model.transformer import Shape
+from kstore_jax.readout.qa import span_accuracy
+from kstore_jax.train.fit import train_steps
+from kstore_jax.train.mesh import batch_sharding, make_mesh, replicated
+from kstore_jax.train.objectives import next_token
+from kstore_jax.train.optimizer import optimizer
 from kstore_jax.world.biographies import write
 from kstore_jax.world.language import text
 from kstore_jax.world.people import people
@@ -22,6 +35,9 @@ from kstore_jax.world.people import people
 _SECONDS = 4.0  # of measuring a rate
 _WRITTEN = 500_000  # entries of the data set that is written and read, the paper's size
 _STEPS = 50
+_ROUND_SECONDS = 1.0  # of training between two looks at the clock
+_ROUNDS = 5
+_QUESTIONS = 2048
 
 
 def data(experiment: Experiment) -> dict[str, float | int]:
@@ -47,6 +63,121 @@ def data(experiment: Experiment) -> dict[str, float | int]:
         "load_tokens_per_s": round(loaded),
         "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "cores": len(os.sched_getaffinity(0)),
+    }
+
+
+class TrainingSteps:
+    """Training steps as `fit` compiles them, on random tokens that are on the devices already.
+
+    Attributes:
+      compile_s: seconds that XLA took (less where its compilation cache helped).
+      parameters: how many numbers are trained.
+    """
+
+    def __init__(self, shape: Shape, training: Pretrain):
+        mesh, optimiser = make_mesh(), optimizer(training)
+        params = jax.device_put(forward.init(shape, jax.random.key(0)), replicated(mesh))
+        self._state = {"trainable": params, "optimizer": optimiser.init(params)}
+        self._batch = jax.device_put(_tokens(shape, training), batch_sharding(mesh, training.batch))
+        steps = functools.partial(
+            train_steps, next_token(shape), lambda _, own: own, optimiser, training.accumulate
+        )
+        lowered = jax.jit(steps, donate_argnums=0).lower(self._state, {}, self._batch)
+        started = time.perf_counter()
+        self._steps = lowered.compile()
+        self.compile_s = time.perf_counter() - started
+        self.parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
+
+    def run(self, calls: int) -> float:
+        """Seconds of `calls` calls, of `training.dispatch` steps each, until the last is done."""
+        started = time.perf_counter()
+        for _ in range(calls):
+            self._state, losses = self._steps(self._state, {}, self._batch)
+        losses.block_until_ready()
+        return time.perf_counter() - started
+
+
+def _tokens(shape: Shape, training: Pretrain) -> dict[str, np.ndarray]:
+    size = training.dispatch, training.batch, training.window + 1
+    return {"tokens": np.random.default_rng(0).integers(0, shape.vocabulary, size, np.int32)}
+
+
+def train(experiment: Experiment) -> dict[str, float | int | str]:
+    """The training step of a configuration: forward, loss, backward and optimizer, nothing else.
+
+    Returns: `tokens_per_s` and `step_ms`, medians of several rounds in the steady state;
+    `mfu_full` and `mfu_causal`, the parts of the devices' peak by the two definitions of
+    `flops_per_token`; `peak_flops_per_s` of all devices; `peak_memory_bytes`: of the fullest
+    device, or of the process where devices do not tell, as CPUs do not; and what was measured.
+    """
+    with _described(experiment) as lab:
+        training, shape = experiment.pretrain, lab.shape
+    steps = TrainingSteps(shape, training)
+    step_s = _step_seconds(steps, training.dispatch)
+    tokens_per_s = training.batch * training.window / step_s
+    devices = jax.devices()
+    flops, source = peak(devices[0], shape.dtype)
+    # Simulated devices share the processor that was measured as one.
+    flops *= 1 if devices[0].platform == "cpu" else len(devices)
+    full, causal = flops_per_token(steps.parameters, shape, training.window)
+    return {
+        "tokens_per_s": round(tokens_per_s, 1),
+        "step_ms": round(1000 * step_s, 3),
+        "mfu_full": round(tokens_per_s * full / flops, 4),
+        "mfu_causal": round(tokens_per_s * causal / flops, 4),
+        "peak_flops_per_s": round(flops),
+        "peak_from": source,
+        "device": devices[0].platform,
+        "device_kind": devices[0].device_kind,
+        "devices": len(devices),
+        "dtype": shape.dtype,
+        "batch": training.batch,
+        "window": training.window,
+        "vocabulary": shape.vocabulary,
+        "parameters": steps.parameters,
+        "compile_s": round(steps.compile_s, 2),
+        "peak_memory_bytes": _peak_memory(),
+    }
+
+
+def _step_seconds(steps: TrainingSteps, dispatch: int) -> float:
+    """Of one step: the median of several rounds, after one call that is not counted."""
+    steps.run(1)
+    calls = max(1, round(_ROUND_SECONDS / steps.run(1)))
+    return float(np.median([steps.run(calls) for _ in range(_ROUNDS)])) / (calls * dispatch)
+
+
+def _peak_memory() -> int:
+    """Bytes: of the fullest device, or of the process where the devices do not tell."""
+    told = [device.memory_stats() or {} for device in jax.local_devices()]
+    of_process = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return max(stats.get("peak_bytes_in_use", 0) for stats in told) or of_process
+
+
+@contextlib.contextmanager
+def _described(experiment: Experiment) -> Iterator[Lab]:
+    """The stages of a configuration, over a cache that is gone afterwards."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield Lab(with_dtype(experiment), Cache(pathlib.Path(folder)))
+
+
+def qa(experiment: Experiment) -> dict[str, float | int | str]:
+    """Questions answered a second, by an untrained model, which takes as long as a trained one."""
+    with _described(experiment) as lab:
+        shape, columns = lab.shape, vars(lab.questions)
+    params = forward.init(shape, jax.random.key(0))
+    asked = Spans(**{name: column[:_QUESTIONS] for name, column in columns.items()})
+
+    def answered(_: int) -> np.ndarray:
+        return np.array([len(span_accuracy(shape, params, asked)[0])])
+
+    return {
+        "questions_per_s": round(float(_rates(answered)[0]), 1),
+        "questions": len(asked),
+        "tokens_each": asked.tokens.shape[1],
+        "device": jax.devices()[0].platform,
+        "device_kind": jax.devices()[0].device_kind,
+        "dtype": shape.dtype,
     }
 
 

@@ -63,7 +63,11 @@ def _product_forward(x, w, dtype):
 def _product_backward(dtype, saved, dy):
     x, w = saved
     dy = dy.astype(dtype)
-    return dot(dy, w, -1, dtype), dot(transposed(x), dy, -2, dtype)
+    if x.shape[1] <= dy.shape[1]:
+        dw = dot(transposed(x), dy, -2, dtype)
+    else:  # the narrower is laid out anew; a wide x is what a GELU made, once more for each element
+        dw = transposed(dot(transposed(dy), x, -2, dtype))
+    return dot(dy, w, -1, dtype), dw
 
 
 _product.defvjp(_product_forward, _product_backward)
@@ -71,8 +75,9 @@ _product.defvjp(_product_forward, _product_backward)
 
 def fastest_dtype() -> str:
     """The dtype for the inputs of products on this machine: bfloat16 where hardware multiplies it,
-    accelerators and CPUs with AMX; float32 elsewhere."""
+    accelerators and CPUs with AMX or AVX512-BF16; float32 elsewhere."""
     if jax.default_backend() != "cpu":
         return "bfloat16"
     cpu = pathlib.Path("/proc/cpuinfo")
-    return "bfloat16" if cpu.exists() and "amx_bf16" in cpu.read_text() else "float32"
+    flags = set(cpu.read_text().split()) if cpu.exists() else set()
+    return "bfloat16" if flags & {"amx_bf16", "avx512_bf16"} else "float32"

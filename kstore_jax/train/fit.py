@@ -69,7 +69,9 @@ def fit(
     frozen = placed(mesh, task.frozen)
     trainable = jax.tree.map(jnp.copy, task.trainable)
     state = placed(mesh, {"trainable": trainable, "optimizer": optimiser.init(trainable)})
-    train = functools.partial(_steps, task.objective, task.merge, optimiser, training.accumulate)
+    train = functools.partial(
+        train_steps, task.objective, task.merge, optimiser, training.accumulate
+    )
     train = jax.jit(train, donate_argnums=0)
     with opened(folder / "checkpoints") as checkpoints, deferred() as asked_to_stop:
         first, state = checkpoints.resume(**state)
@@ -97,7 +99,7 @@ def fit(
     return state["trainable"]
 
 
-def _steps(objective, merge, optimiser, accumulate, state, frozen, batch):
+def train_steps(objective, merge, optimiser, accumulate, state, frozen, batch):
     """Several steps in one program: `batch` has a leading axis of steps. Returns their losses."""
 
     def step(state, batch):

@@ -1,0 +1,160 @@
+"""Training steps of kstore_jax and of PyTorch programs, side by side on this machine.
+
+    pip install -e .[bench]
+    python -m benchmarks.train --json [--rounds=5]
+    python -m benchmarks.train --json --layers=12 --width=768 --heads=12 --window=1024 --batch=32 \
+        --vocabulary=50304 --device=gpu --compile
+
+Every competitor lives in a process of its own and waits while another is measured; a round measures
+each once, in turn, so that what disturbs the machine disturbs all. Tokens a second are medians over
+the rounds; a ratio is the median of the ratios within a round.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+
+from benchmarks.shape import Shape
+
+OURS = "kstore_jax"
+PEERS = ("PyTorch GPT", "Hugging Face GPT-2")
+DTYPES = ("float32", "bfloat16")
+_SECONDS = 2.0  # that one measurement should take
+_PAUSE = 0.3  # between measurements: threads of the one before stop waiting for work
+
+
+def training_steps(name: str, shape: Shape, dtype: str):
+    """The competitor: `run(steps)` gives seconds, `parameters` how many numbers are trained."""
+    if name == OURS:
+        from kstore_jax.config import Pretrain
+        from kstore_jax.lab.bench import TrainingSteps
+        from kstore_jax.model import transformer
+
+        sizes = {field: getattr(shape, field) for field in ("vocabulary", "layers", "heads")}
+        ours = transformer.Shape(width=shape.width, dtype=dtype, **sizes)
+        return TrainingSteps(ours, Pretrain(batch=shape.batch, window=shape.window))
+    from benchmarks import peers
+
+    network = peers.GPT if name == PEERS[0] else peers.HuggingFace
+    return peers.TrainingSteps(network, shape, dtype)
+
+
+def work(name: str, shape: Shape, dtype: str) -> None:
+    """The process of one competitor: reads how many steps to run, answers in seconds."""
+    if shape.device == "cpu":
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: shape.threads])
+    steps = training_steps(name, shape, dtype)
+    steps.run(2)
+    print(json.dumps({"parameters": steps.parameters, "step": steps.run(2) / 2}), flush=True)
+    for line in sys.stdin:
+        print(json.dumps(steps.run(int(line))), flush=True)
+
+
+class Competitor:
+    """A process that runs training steps when asked to."""
+
+    def __init__(self, name: str, shape: Shape, dtype: str):
+        self.name, self.dtype, self._shape = name, dtype, shape
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.train", *_as_flags(shape), f"--work={name}:{dtype}"],
+            env=_environment(shape),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        ready = self._answer()
+        self.parameters = ready["parameters"]
+        self._steps = max(1, round(_SECONDS / ready["step"]))
+
+    def tokens_per_s(self) -> float:
+        time.sleep(_PAUSE)
+        self._process.stdin.write(f"{self._steps}\n")
+        self._process.stdin.flush()
+        return self._steps * self._shape.batch * self._shape.window / self._answer()
+
+    def _answer(self):
+        line = self._process.stdout.readline()
+        if not line:
+            raise SystemExit(f"benchmarks.train: {self.name} in {self.dtype} ended early")
+        return json.loads(line)
+
+    def close(self) -> None:
+        self._process.stdin.close()
+        self._process.wait()
+
+
+def _environment(shape: Shape) -> dict[str, str]:
+    """Several competitors share a GPU's memory, and on a CPU none takes the GPU."""
+    platform = {"JAX_PLATFORMS": "cpu"} if shape.device == "cpu" else {}
+    return {**os.environ, **platform, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+
+
+def _as_flags(shape: Shape) -> list[str]:
+    given = dataclasses.asdict(shape)
+    compiled = ["--compile"] if given.pop("compile") else []
+    return [f"--{name}={value}" for name, value in given.items()] + compiled
+
+
+def compare(shape: Shape, rounds: int) -> list[dict]:
+    """One row a competitor: name, dtype, tokens_per_s, ratio_to_best_peer of the same dtype."""
+    competitors = [Competitor(name, shape, dtype) for dtype in DTYPES for name in (OURS, *PEERS)]
+    rates = [[each.tokens_per_s() for each in competitors] for _ in range(rounds)]
+    for each in competitors:
+        each.close()
+    found = {
+        (each.name, each.dtype): column
+        for each, column in zip(competitors, zip(*rates, strict=True), strict=True)
+    }
+    return [_row(each, found) for each in competitors]
+
+
+def _row(each: Competitor, found: dict[tuple[str, str], tuple[float, ...]]) -> dict:
+    own = found[each.name, each.dtype]
+    best = max((found[peer, each.dtype] for peer in PEERS), key=statistics.median)
+    ratios = [a / b for a, b in zip(own, best, strict=True)]
+    return {
+        "name": each.name,
+        "dtype": each.dtype,
+        "tokens_per_s": round(statistics.median(own)),
+        "ratio_to_best_peer": round(statistics.median(ratios), 3),
+        "parameters": each.parameters,
+    }
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.train", description=__doc__)
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--work", help=argparse.SUPPRESS)
+    for field in dataclasses.fields(Shape):
+        if field.type is bool:
+            parser.add_argument(f"--{field.name}", action="store_true")
+        else:
+            parser.add_argument(f"--{field.name}", type=field.type, default=field.default)
+    return parser.parse_args()
+
+
+def main() -> None:
+    given = vars(_arguments())
+    as_json, rounds, worker = (given.pop(name) for name in ("json", "rounds", "work"))
+    shape = Shape(**given)
+    if worker:
+        name, dtype = worker.split(":")
+        work(name, shape, dtype)
+        return
+    rows = compare(shape, rounds)
+    if as_json:
+        print(json.dumps({"shape": given, "rounds": rounds, "rows": rows}))
+        return
+    for row in rows:
+        print(f"{row['name']:<20} {row['dtype']:<9} {row['tokens_per_s']:>9,} tokens/s", end="")
+        print(f"  {row['ratio_to_best_peer']:.2f} of the best peer")
+
+
+if __name__ == "__main__":
+    main()
