@@ -25,6 +25,7 @@ OURS = "kstore_jax"
 PEERS = ("PyTorch GPT", "Hugging Face GPT-2")
 DTYPES = ("float32", "bfloat16")
 _SECONDS = 2.0  # that one measurement should take
+_DISPATCH = 5  # steps a call of ours; on a CPU each call touches its memory anew, which takes time
 _PAUSE = 0.3  # between measurements: threads of the one before stop waiting for work
 
 
@@ -37,7 +38,8 @@ def training_steps(name: str, shape: Shape, dtype: str):
 
         sizes = {field: getattr(shape, field) for field in ("vocabulary", "layers", "heads")}
         ours = transformer.Shape(width=shape.width, dtype=dtype, **sizes)
-        return TrainingSteps(ours, Pretrain(batch=shape.batch, window=shape.window))
+        batch = {"batch": shape.batch, "window": shape.window}
+        return TrainingSteps(ours, Pretrain(**batch, dispatch=_DISPATCH))
     from benchmarks import peers
 
     network = peers.GPT if name == PEERS[0] else peers.HuggingFace
@@ -106,23 +108,22 @@ def compare(shape: Shape, rounds: int) -> list[dict]:
     rates = [[each.tokens_per_s() for each in competitors] for _ in range(rounds)]
     for each in competitors:
         each.close()
-    found = {
-        (each.name, each.dtype): column
-        for each, column in zip(competitors, zip(*rates, strict=True), strict=True)
-    }
-    return [_row(each, found) for each in competitors]
+    names = [(each.name, each.dtype) for each in competitors]
+    found = dict(zip(names, zip(*rates, strict=True), strict=True))
+    return [row(each.name, each.dtype, each.parameters, found) for each in competitors]
 
 
-def _row(each: Competitor, found: dict[tuple[str, str], tuple[float, ...]]) -> dict:
-    own = found[each.name, each.dtype]
-    best = max((found[peer, each.dtype] for peer in PEERS), key=statistics.median)
+def row(name: str, dtype: str, parameters: int, rates: dict[tuple, tuple]) -> dict:
+    """`rates`: (name, dtype) -> tokens/s of every round."""
+    own = rates[name, dtype]
+    best = max((rates[peer, dtype] for peer in PEERS), key=statistics.median)
     ratios = [a / b for a, b in zip(own, best, strict=True)]
     return {
-        "name": each.name,
-        "dtype": each.dtype,
+        "name": name,
+        "dtype": dtype,
         "tokens_per_s": round(statistics.median(own)),
         "ratio_to_best_peer": round(statistics.median(ratios), 3),
-        "parameters": each.parameters,
+        "parameters": parameters,
     }
 
 
@@ -151,9 +152,9 @@ def main() -> None:
     if as_json:
         print(json.dumps({"shape": given, "rounds": rounds, "rows": rows}))
         return
-    for row in rows:
-        print(f"{row['name']:<20} {row['dtype']:<9} {row['tokens_per_s']:>9,} tokens/s", end="")
-        print(f"  {row['ratio_to_best_peer']:.2f} of the best peer")
+    for each in rows:
+        told = f"{each['name']:<20} {each['dtype']:<9} {each['tokens_per_s']:>9,} tokens/s"
+        print(f"{told}  {each['ratio_to_best_peer']:.2f} of the best peer")
 
 
 if __name__ == "__main__":

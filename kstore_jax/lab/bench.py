@@ -70,21 +70,28 @@ class TrainingSteps:
     """Training steps as `fit` compiles them, on random tokens that are on the devices already.
 
     Attributes:
+      compiled: `(state, frozen, batch) -> (state, losses)`, as XLA made it.
       compile_s: seconds that XLA took (less where its compilation cache helped).
+      state: of weights and optimizer, after what was run so far.
       parameters: how many numbers are trained.
     """
 
     def __init__(self, shape: Shape, training: Pretrain):
         mesh, optimiser = make_mesh(), optimizer(training)
         params = jax.device_put(forward.init(shape, jax.random.key(0)), replicated(mesh))
-        self._state = {"trainable": params, "optimizer": optimiser.init(params)}
+        self.state = {"trainable": params, "optimizer": optimiser.init(params)}
         self._batch = jax.device_put(_tokens(shape, training), batch_sharding(mesh, training.batch))
+<<<<<<< HEAD
         steps = functools.partial(
             train_steps, next_token(shape), lambda _, own: own, optimiser, training.accumulate
         )
         lowered = jax.jit(steps, donate_argnums=0).lower(self._state, {}, self._batch)
+=======
+        steps = functools.partial(fit._steps, next_token(shape), lambda _, own: own, optimiser)
+        lowered = jax.jit(steps, donate_argnums=0).lower(self.state, {}, self._batch)
+>>>>>>> bench
         started = time.perf_counter()
-        self._steps = lowered.compile()
+        self.compiled = lowered.compile()
         self.compile_s = time.perf_counter() - started
         self.parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
 
@@ -92,7 +99,7 @@ class TrainingSteps:
         """Seconds of `calls` calls, of `training.dispatch` steps each, until the last is done."""
         started = time.perf_counter()
         for _ in range(calls):
-            self._state, losses = self._steps(self._state, {}, self._batch)
+            self.state, losses = self.compiled(self.state, {}, self._batch)
         losses.block_until_ready()
         return time.perf_counter() - started
 

@@ -1,0 +1,119 @@
+"""What `kstore bench` tells, and the arithmetic behind it. How fast is for no test to say."""
+
+import json
+import subprocess
+import sys
+
+import jax
+import pytest
+
+from kstore_jax.config import Pretrain
+from kstore_jax.lab import peaks
+from kstore_jax.lab.bench import TrainingSteps
+from kstore_jax.model import forward
+from kstore_jax.model.transformer import Shape
+from kstore_jax.train.objectives import next_token
+
+SHAPE = Shape(vocabulary=32, layers=3, heads=2, width=16)
+TRAINED = {
+    "tokens_per_s", "step_ms", "mfu_full", "mfu_causal", "peak_flops_per_s", "peak_from",
+    "device", "device_kind", "devices", "dtype", "batch", "window", "vocabulary", "parameters",
+    "compile_s", "peak_memory_bytes",
+}  # fmt: skip
+
+
+class Device:
+    def __init__(self, kind: str):
+        self.device_kind = kind
+
+
+def bench(*argv: str) -> dict:
+    command = [sys.executable, "-m", "kstore_jax.cli", "bench", *argv, "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def trained(config_file) -> dict:
+    return bench("train", f"--config={config_file}")
+
+
+def test_bench_train_tells_what_was_measured(trained):
+    assert set(trained) == TRAINED
+    asked = {"dtype": "float32", "batch": 4, "window": 32, "devices": 1, "device": "cpu"}
+    assert asked.items() <= trained.items()
+    assert trained["peak_from"] == "measured: product of 2048 x 2048, float32"
+    assert trained["vocabulary"] % 128 == 0
+    kernels = 12 * 16**2 + (4 + 4 + 1) * 16 + 4 * 16  # of the one layer, its biases and norms
+    assert trained["parameters"] == trained["vocabulary"] * 16 + kernels + 2 * 16
+
+
+def test_bench_train_agrees_with_itself(trained):
+    assert trained["tokens_per_s"] == pytest.approx(4 * 32 / trained["step_ms"] * 1000, rel=0.01)
+    assert 0 < trained["mfu_causal"] <= trained["mfu_full"] < 1
+    assert trained["peak_memory_bytes"] > 4 * trained["parameters"]
+
+
+def test_bench_qa_tells_how_many_questions(config_file):
+    found = bench("qa", f"--config={config_file}")
+    assert found["questions"] == 6 * 20
+    assert found["questions_per_s"] > 0
+
+
+def test_flops_of_the_paper_model_counted_by_hand():
+    """Per token and layer, the queries meet the keys and the weights the values: 2 products of
+    2 width window FLOP forward, twice that backward."""
+    paper = Shape(vocabulary=50304, layers=12, heads=12, width=768)
+    full, causal = peaks.flops_per_token(124_000_000, paper, 512)
+    attention = 12 * (2 * 2 * 768 * 512) * 3
+    assert full == 6 * 124_000_000 + attention
+    assert causal == 6 * 124_000_000 + attention / 2
+
+
+def test_flops_are_a_little_less_than_xla_counts():
+    """Norms, softmax and the like are on top; at this size they are a few percent."""
+    shape = Shape(vocabulary=512, layers=2, heads=2, width=256)
+    params = jax.eval_shape(lambda key: forward.init(shape, key), jax.random.key(0))
+    tokens = {"tokens": jax.ShapeDtypeStruct((2, 64 + 1), "int32")}
+    lowered = jax.jit(jax.value_and_grad(next_token(shape))).lower(params, tokens)
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
+    full, _ = peaks.flops_per_token(parameters, shape, 64)
+    assert 1.0 < lowered.cost_analysis()["flops"] / (2 * 64 * full) < 1.1
+
+
+def test_steps_go_on_from_one_another():
+    steps = TrainingSteps(SHAPE, Pretrain(batch=2, window=8, dispatch=5, learning_rate=1e-2))
+    before = jax.device_get(steps.state["trainable"]["embedding"])
+    assert steps.run(2) > 0
+    after = steps.state
+    assert not (before == jax.device_get(after["trainable"]["embedding"])).any(1).all()
+    counts = [leaf for leaf in jax.tree.leaves(after["optimizer"]) if leaf.dtype == "int32"]
+    assert {int(count) for count in counts} == {10}
+
+
+@pytest.mark.parametrize(
+    ("kind", "flops"),
+    [
+        ("NVIDIA H100 80GB HBM3", 989e12),
+        ("NVIDIA H100 PCIe", 756e12),
+        ("NVIDIA A100-SXM4-40GB", 312e12),
+        ("NVIDIA A10G", 70e12),
+        ("NVIDIA A10", 125e12),
+        ("NVIDIA L40S", 362e12),
+        ("TPU v5 lite", 197e12),
+        ("TPU v5p", 459e12),
+    ],
+)
+def test_the_peak_of_a_known_accelerator_is_that_of_its_data_sheet(kind, flops):
+    found, source = peaks.peak(Device(kind), "bfloat16")
+    assert found == flops
+    assert source.startswith("data sheet of ")
+
+
+def test_the_peak_of_another_device_is_measured(monkeypatch):
+    monkeypatch.setattr(peaks, "measured_peak", lambda device, dtype: 7.0)
+    assert peaks.peak(Device("cpu"), "bfloat16") == (
+        7.0,
+        "measured: product of 2048 x 2048, bfloat16",
+    )

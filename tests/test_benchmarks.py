@@ -1,0 +1,55 @@
+"""The side-by-side: ratios are taken within a round, and every competitor trains the same shape."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from benchmarks.shape import Shape
+from benchmarks.train import DTYPES, OURS, PEERS, row, training_steps
+
+TINY = Shape(layers=1, width=16, heads=2, window=8, batch=2, vocabulary=32)
+
+
+def test_a_ratio_is_the_median_of_those_within_a_round():
+    rates = {  # the second round was disturbed, all of it
+        (OURS, "float32"): (30.0, 3.0, 40.0),
+        (PEERS[0], "float32"): (20.0, 2.0, 20.0),
+        (PEERS[1], "float32"): (19.0, 9.0, 19.0),
+    }
+    ours = row(OURS, "float32", 5, rates)
+    assert ours["tokens_per_s"] == 30
+    assert ours["ratio_to_best_peer"] == 1.5
+    assert row(PEERS[0], "float32", 5, rates)["ratio_to_best_peer"] == 1.0
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", [OURS, *PEERS])
+def test_every_competitor_trains_the_shape(name, dtype):
+    if name != OURS:
+        pytest.importorskip("torch")
+        pytest.importorskip("transformers")
+    steps = training_steps(name, TINY, dtype)
+    assert steps.run(2) > 0
+    block = 12 * 16**2 + 13 * 16
+    learnt_positions = 0 if name == OURS else 8 * 16
+    assert steps.parameters == 32 * 16 + block + 2 * 16 + learnt_positions
+
+
+@pytest.mark.slow
+def test_the_benchmark_prints_a_row_for_each_competitor():
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    sizes = ("--layers=1", "--width=16", "--heads=2", "--window=8", "--batch=2", "--vocabulary=32")
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.train", "--json", "--rounds=1", *sizes],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    rows = json.loads(done.stdout)["rows"]
+    assert {(row["name"], row["dtype"]) for row in rows} == {
+        (name, dtype) for name in (OURS, *PEERS) for dtype in DTYPES
+    }
+    assert all(row["tokens_per_s"] > 0 and row["ratio_to_best_peer"] > 0 for row in rows)
