@@ -81,15 +81,10 @@ class TrainingSteps:
         params = jax.device_put(forward.init(shape, jax.random.key(0)), replicated(mesh))
         self.state = {"trainable": params, "optimizer": optimiser.init(params)}
         self._batch = jax.device_put(_tokens(shape, training), batch_sharding(mesh, training.batch))
-<<<<<<< HEAD
         steps = functools.partial(
             train_steps, next_token(shape), lambda _, own: own, optimiser, training.accumulate
         )
-        lowered = jax.jit(steps, donate_argnums=0).lower(self._state, {}, self._batch)
-=======
-        steps = functools.partial(fit._steps, next_token(shape), lambda _, own: own, optimiser)
         lowered = jax.jit(steps, donate_argnums=0).lower(self.state, {}, self._batch)
->>>>>>> bench
         started = time.perf_counter()
         self.compiled = lowered.compile()
         self.compile_s = time.perf_counter() - started
