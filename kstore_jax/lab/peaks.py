@@ -41,8 +41,12 @@ def flops_per_token(parameters: int, shape: Shape, window: int) -> tuple[int, in
     """FLOP of forward and backward a token: 6 N + 12 layers width window (PaLM, arXiv 2204.02311,
     appendix B), and the same with the attention part halved, as a causal mask allows.
 
-    N counts every parameter: the only table here, the tied embedding, is multiplied with as head.
+    N counts every parameter that is multiplied with: a tied embedding is, as head; an untied one
+    and a table of positions are looked up.
     """
+    looked_up = 0 if shape.tied else shape.vocabulary * shape.width
+    looked_up += shape.context * shape.width if shape.positions == "learned" else 0
+    parameters -= looked_up
     attention = 12 * shape.layers * shape.width * window
     return 6 * parameters + attention, 6 * parameters + attention // 2
 

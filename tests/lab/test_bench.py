@@ -12,7 +12,7 @@ from kstore_jax.lab import peaks
 from kstore_jax.lab.bench import TrainingSteps
 from kstore_jax.model import forward
 from kstore_jax.model.transformer import Shape
-from kstore_jax.train.objectives import next_token
+from kstore_jax.train.objectives import loss_of, next_token
 
 SHAPE = Shape(vocabulary=32, layers=3, heads=2, width=16)
 TRAINED = {
@@ -76,7 +76,11 @@ def test_flops_are_a_little_less_than_xla_counts():
     shape = Shape(vocabulary=512, layers=2, heads=2, width=256)
     params = jax.eval_shape(lambda key: forward.init(shape, key), jax.random.key(0))
     tokens = {"tokens": jax.ShapeDtypeStruct((2, 64 + 1), "int32")}
-    lowered = jax.jit(jax.value_and_grad(next_token(shape))).lower(params, tokens)
+
+    def loss(params, tokens):
+        return loss_of(*next_token(shape)(params, tokens))
+
+    lowered = jax.jit(jax.value_and_grad(loss)).lower(params, tokens)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
     full, _ = peaks.flops_per_token(parameters, shape, 64)
     assert 1.0 < lowered.cost_analysis()["flops"] / (2 * 64 * full) < 1.1
