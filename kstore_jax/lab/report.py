@@ -262,9 +262,8 @@ def _reworded(found: Sequence[Group]) -> Html:
 
 _REWORDED_TOLD = (
     "Accuracy in %, exact match about people held out. Finetuning asks in one wording; here the "
-    "same model is asked in others, and where it answers less, it has learned the words of the "
-    "question rather than to answer it. From wording to wording: the lowest and the highest of "
-    "their means."
+    "same model is asked in others, and where it answers fewer, what it learned hangs in part on "
+    "the words of the question. From wording to wording: the lowest and the highest of their means."
 )
 
 
