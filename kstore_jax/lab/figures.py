@@ -270,7 +270,7 @@ class Drawing:
 
 def answers(which: int, group: Group) -> Drawing:
     """Exact match on people held out, the paper's beside ours."""
-    published = paper.published(group.dataset)
+    published = group.published
     theirs = published and published.qa
     guess = group.means("qa_baseline")
     png = _draw_answers(
@@ -291,7 +291,7 @@ def p_probing(which: int, group: Group) -> list[Drawing]:
     png = _draw_p_probing(f"{group.label} · P-probing, this run", cells, levels)
     alt = f"{title}, this run, just before the first attribute: {_told(_at_name(cells))}."
     drawn = [_drawing("p-probing", which, group, png, alt)]
-    if published := paper.published(group.dataset):
+    if published := group.published:
         beside = {"majority guess": paper.baseline().q_first}
         beside |= {"": {}} if ceiling else {}  # cells as high as those of ours
         png = _draw_p_probing(f"{group.label} · P-probing, the paper", published.p_first, beside)
@@ -307,7 +307,7 @@ def _at_name(cells: dict) -> dict:
 
 def q_probing(which: int, group: Group) -> Drawing:
     """Q-probing of first tokens and whole values, the paper's beside ours."""
-    published = paper.published(group.dataset)
+    published = group.published
     theirs = published and {"first": published.q_first, "whole": published.q_whole}
     kinds = ("first", "whole")
     seeds = {kind: [_at_name(probed) for probed in group.each("q_probe", kind)] for kind in kinds}

@@ -56,6 +56,11 @@ class Group:
         """The mean of every number of a table: a nest of dictionaries and lists."""
         return _means(self.each(*path))
 
+    @property
+    def published(self) -> paper.Published | None:
+        """The paper's numbers, None where it has no such dataset, or not with what is mixed in."""
+        return None if any(map(mixed, self.rows)) else paper.published(self.dataset)
+
     def ceiling(self, probe: str) -> dict | None:
         """The most a linear probe can reach, by kind and attribute, where it is known."""
         known = all(row[probe].get("ceiling") for row in self.rows)
@@ -75,6 +80,11 @@ class Group:
         except UserError:
             return f"the dataset {self.dataset}"
         return _wording(variant)
+
+
+def mixed(row: dict) -> dict:
+    """What was read beside the people's biographies; older rows do not say."""
+    return row.get("mixed", {})
 
 
 def _means(values: list):
@@ -146,8 +156,7 @@ def read_results(run: pathlib.Path) -> Results:
 
 
 def _check(row: dict) -> None:
-    if not isinstance(row["dataset"], str):
-        raise TypeError(f"dataset: expected text, got {row['dataset']!r}")
+    _text("dataset", row["dataset"])
     for name in ("seed", "people", "parameters", "vocabulary", "exposures", "seconds"):
         _number(name, row[name])
     for name, value in row["seconds_by_stage"].items():
@@ -163,8 +172,16 @@ def _check(row: dict) -> None:
     for wording in row.get("qa_wordings", ()):
         for name in ("mean", *ATTRIBUTES):
             _share(f"qa_wordings.{name}", wording[name])
-    if not all(isinstance(code, str) for code in row.get("code", ())):
-        raise TypeError(f"code: expected texts, got {row['code']!r}")
+    beside = mixed(row)
+    if "celebrities" in beside:
+        _number("mixed.celebrities", beside["celebrities"])
+        _share("mixed.celebrity_share", beside["celebrity_share"])
+        _text("mixed.celebrity_variant", beside["celebrity_variant"])
+    if "text" in beside:
+        _share("mixed.text_share", beside["text_share"])
+    _share("mixed.qa_share", beside.get("qa_share", 0.0))
+    for code in row.get("code", ()):
+        _text("code", code)
     for probe, positions in (("p_probe", 6), ("q_probe", 1)):
         for kind, names in (("first", ATTRIBUTES), ("whole", row[probe]["whole"])):
             for name in names:
@@ -176,6 +193,11 @@ def _check(row: dict) -> None:
                     raise ValueError(f"{probe}.{kind}.{name}: expected {positions} positions")
                 for cell in filter(lambda cell: cell is not None, cells):
                     _share(f"{probe}.{kind}.{name}", cell)
+
+
+def _text(name: str, value) -> None:
+    if not isinstance(value, str):
+        raise TypeError(f"{name}: expected text, got {value!r}")
 
 
 def _number(name: str, value) -> None:
@@ -220,7 +242,7 @@ def groups(rows: Sequence[dict], configs: Sequence[Experiment] | None) -> list[G
 def _settings(row: dict, config: Experiment | None) -> dict[str, str]:
     """Every setting but the seeds and the dataset, as text."""
     if config is None:
-        return {"people": str(row["people"])}
+        return {"people": str(row["people"])} | {k: str(v) for k, v in mixed(row).items()}
     own = {"seed", "world.seed", "data.variant"}
     return {name: str(value) for name, value in _flat(as_dict(config)).items() if name not in own}
 

@@ -104,13 +104,13 @@ def _lead(run: pathlib.Path, finding: Finding) -> Html:
 def _glance(found: Sequence[Group]) -> Html:
     sections = [_bars(figures.look(i)[0], group) for i, group in enumerate(found)]
     note = f"Diamond: the paper's answers about people held out ({paper.SETTING})."
-    known = any(paper.published(group.dataset) for group in found)
+    known = any(group.published for group in found)
     notes = [tag("p", note, class_="note")] * known
     return join([tag("div", *sections, class_="glance"), *notes])
 
 
 def _bars(colour: str, group: Group) -> Html:
-    published = paper.published(group.dataset)
+    published = group.published
     mark = tag("u", style=f"left:{100 * published.qa['mean']:.1f}%") if published else ""
     bars = []
     for what, share, kind, extra in (
@@ -153,9 +153,9 @@ def _by_attribute(heads: Sequence[str], body: Sequence[Html]) -> Html:
 
 _COLUMNS_TOLD = (
     "Accuracy in %. Exposures: how often each person is read about in pretraining. Recited: "
-    "attribute values predicted whole inside the biographies. Answers: exact match, about the half "
-    "of the people whose questions were finetuned on, and about the half held out. Majority guess: "
-    "always the commonest answer of the trained half."
+    "attribute values predicted whole inside the biographies. Answers: exact match, about the "
+    "people whose questions were finetuned on (half of them, or the celebrities where there are "
+    "any), and about those held out. Majority guess: always the commonest answer of the former."
 )
 _PAPER_TOLD = (
     f"The paper: {paper.SOURCE}, Fig. 3 and 7; {paper.SETTING}. The mean is the one that it "
@@ -179,7 +179,7 @@ def _of_group(group: Group) -> list[Html]:
         own = _learned(*(row[name] for name in _LEARNED))
         rows.append(_cells(f"seed {row['seed']}", "seed", own, row["qa"]))
     rows.append(_cells("majority guess", "guess", _NOT_LEARNED, group.means("qa_baseline")))
-    if published := paper.published(group.dataset):
+    if published := group.published:
         learned = _learned(paper.EXPOSURES, None, None)
         rows.append(_cells("the paper", "paper", learned, published.qa))
     return rows
@@ -217,7 +217,7 @@ def _first_tokens(found: Sequence[Group]) -> Html:
         guess = group.means("q_probe", "baseline")["first"]
         guess["mean"] = sum(guess.values()) / len(guess)
         body.append(_cells("majority guess", "guess", (), guess))
-        published = paper.published(group.dataset)
+        published = group.published
         if published and published.qa_train_first is not None:
             theirs = {"mean": published.qa_train_first}
             body.append(_cells("the paper, trained on", "paper", (), theirs))
@@ -262,9 +262,8 @@ def _reworded(found: Sequence[Group]) -> Html:
 
 _REWORDED_TOLD = (
     "Accuracy in %, exact match about people held out. Finetuning asks in one wording; here the "
-    "same model is asked in others, and where it answers less, it has learned the words of the "
-    "question rather than to answer it. From wording to wording: the lowest and the highest of "
-    "their means."
+    "same model is asked in others, and where it answers fewer, what it learned hangs in part on "
+    "the words of the question. From wording to wording: the lowest and the highest of their means."
 )
 
 
@@ -313,8 +312,9 @@ _SECTIONS = (
     (
         "answers",
         "Answers about people held out",
-        "Every person's biography is in pretraining; the questions of half of them are finetuned "
-        "on. These are the answers about the other half, by attribute: right when every token is.",
+        "Every person's biography is in pretraining; the questions about half of them, or about "
+        "the celebrities where there are any, are finetuned on. These are the answers about the "
+        "others, by attribute: right when every token is.",
     ),
     (
         "p_probing",
@@ -341,6 +341,7 @@ def _what_was_run(found: Sequence[Group], provenance: dict) -> list[Html]:
     configs = [config for group in found for config in group.configs]
     told = [
         ("people", _either(f"{row['people']:,}" for row in rows)),
+        ("mixed in", _either(map(_mixed, rows)) if any(map(findings.mixed, rows)) else ""),
         ("parameters", _either(f"{row['parameters']:,}" for row in rows)),
         ("vocabulary", _either(f"{row['vocabulary']:,} tokens" for row in rows)),
         ("seeds", _either(row["seed"] for row in rows)),
@@ -438,6 +439,21 @@ def _either(values: Iterable) -> str:
 
 def _pairs(versions: dict) -> str:
     return ", ".join(f"{name} {version}" for name, version in versions.items())
+
+
+def _mixed(row: dict) -> str:
+    """What was read in pretraining beside the biographies of the people."""
+    beside, told = findings.mixed(row), []
+    if "celebrities" in beside:
+        who = f"{beside['celebrities']:,} celebrities in {beside['celebrity_variant']}"
+        share = beside["celebrity_share"]
+        often = f"{percent(share)} of the windows of biographies" if share else "shuffled in"
+        told.append(f"{who}, {often}")
+    if "qa_share" in beside:
+        told.append(f"questions with answers, {percent(beside['qa_share'])} of the windows")
+    if "text" in beside:
+        told.append(f"text of {beside['text']}, {percent(beside['text_share'])} of the windows")
+    return "; ".join(told) or "nothing"
 
 
 def _code(rows: Sequence[dict]) -> str:

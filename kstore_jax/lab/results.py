@@ -1,5 +1,6 @@
 """What the stages of an experiment found, as one row of `results.json`."""
 
+from kstore_jax.config import Experiment
 from kstore_jax.lab.experiment import Lab
 
 
@@ -8,7 +9,8 @@ def row(lab: Lab) -> dict:
 
     `qa` is exact match on P_test and `qa_train` its mean on P_train; `bio_recall` is the share of
     attribute values predicted whole inside the biographies; `qa_wordings` lists exact match on
-    P_test in each wording that was never trained; `exposures` counts how often each
+    P_test in each wording that was never trained; `mixed` is what was read in pretraining beside
+    the biographies of the people, empty where nothing was; `exposures` counts how often each
     person is read about in pretraining. A linear probe's ceiling is the share of held-out people
     whose class somebody of the other half has too: it cannot name any other. `code` names the git
     commits, or else the versions, of the code that computed the stages.
@@ -23,6 +25,7 @@ def row(lab: Lab) -> dict:
         "dataset": lab.experiment.data.variant,
         "seed": lab.experiment.seed,
         "people": lab.experiment.world.people,
+        "mixed": mixed(lab.experiment),
         "exposures": found["pretrain"]["exposures"],
         "parameters": found["pretrain"]["parameters"],
         "vocabulary": found["pretrain"]["vocabulary"],
@@ -38,3 +41,19 @@ def row(lab: Lab) -> dict:
         "seconds": sum(result["seconds"] for result in found.values()),
         "seconds_by_stage": {name: result["seconds"] for name, result in found.items()},
     }
+
+
+def mixed(experiment: Experiment) -> dict:
+    """What is read in pretraining beside the people's biographies, as the configuration has it."""
+    world, data = experiment.world, experiment.data
+    found = {}
+    if world.celebrities:
+        found["celebrities"] = world.celebrities
+        found["celebrity_variant"] = data.celebrity_variant
+        found["celebrity_share"] = data.celebrity_share
+    if data.qa_share:
+        found["qa_share"] = data.qa_share
+    if data.text:
+        found["text"] = data.text
+        found["text_share"] = data.text_share
+    return found

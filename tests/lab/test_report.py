@@ -13,7 +13,7 @@ import pytest
 
 from kstore_jax.config import Experiment, as_dict, parse
 from kstore_jax.errors import UserError
-from kstore_jax.lab import figures, findings, paper, report
+from kstore_jax.lab import figures, findings, paper, report, results
 from kstore_jax.lab.experiment import Lab
 from kstore_jax.lab.stages import Cache
 from kstore_jax.world.biographies import OTHER_VARIANTS, VARIANT_EXAMPLES
@@ -41,6 +41,7 @@ def a_row(dataset="single", seed=0, qa=0.031, recall=0.998, trained=0.993, probe
         "dataset": dataset,
         "seed": seed,
         "people": 400,
+        "mixed": {},
         "exposures": 287.4,
         "parameters": 1_065_728,
         "vocabulary": 2031,
@@ -411,6 +412,44 @@ def test_the_code_is_that_of_the_stages_and_not_of_who_asked_last(tmp_path):
     assert re.search(r"code\s+not known", text_of(older))
 
 
+MIXED = {
+    "celebrities": 1000,
+    "celebrity_variant": "multi5+permute",
+    "celebrity_share": 0.0,
+    "qa_share": 0.8,
+    "text": "hf:books",
+    "text_share": 0.1,
+}
+
+
+def test_what_is_mixed_in_is_told_as_the_configuration_has_it():
+    config = a_config(SINGLE)
+    assert results.mixed(parse(config)) == {}
+    config["world"]["celebrities"] = 1000
+    config["data"].update(text="hf:books", text_share=0.1, qa_share=0.8)
+    assert results.mixed(parse(config)) == MIXED
+
+
+def test_what_was_mixed_in_is_listed_and_is_not_the_papers(tmp_path):
+    rows = [{**SINGLE, "mixed": {}}, {**SINGLE, "mixed": MIXED}]
+    page = written(a_run(tmp_path, rows, None))
+    told = (
+        "nothing / 1,000 celebrities in multi5+permute, shuffled in; "
+        "questions with answers, 80.0 % of the windows; text of hf:books, 10.0 % of the windows"
+    )
+    assert told in text_of(page)
+    assert "single (celebrities=1000, " in text_of(page)
+    assert page.count("the paper, just before") == 1
+    row = {**SINGLE, "mixed": {**MIXED, "celebrity_share": 0.25}}
+    often = text_of(written(a_run(tmp_path / "often", [row], None)))
+    assert "25.0 % of the windows of biographies" in often
+
+
+def test_where_nothing_is_mixed_in_nothing_is_said_of_it(tmp_path, page):
+    assert "mixed in" not in text_of(page)
+    assert "mixed in" not in text_of(written(a_run(tmp_path, [without("mixed")])))
+
+
 def test_rows_that_differ_otherwise_are_not_one_group():
     rows = [SINGLE, copy.deepcopy(SINGLE)]
     one = findings.groups(rows, parsed(*rows))
@@ -458,9 +497,9 @@ def test_losses_are_read_where_the_stages_are(tmp_path, told):
     folder = a_run(tmp_path / "run")
     (folder / "stages").rename(tmp_path / "cache")
     assert "Pretraining loss" not in written(folder)
-    results = json.loads((folder / "results.json").read_text())
-    results["stages"] = told.format(tmp_path)
-    (folder / "results.json").write_text(json.dumps(results))
+    content = json.loads((folder / "results.json").read_text())
+    content["stages"] = told.format(tmp_path)
+    (folder / "results.json").write_text(json.dumps(content))
     assert "Pretraining loss" in written(folder)
 
 
@@ -487,8 +526,10 @@ def test_what_comes_from_data_is_escaped(tmp_path):
         (json.dumps({"rows": [{**SINGLE, "bio_recall": None}]}), "bio_recall"),
         (json.dumps({"rows": [{**SINGLE, "bio_recall": float("nan")}]}), "bio_recall"),
         (json.dumps({"rows": [{**SINGLE, "p_probe": {}}]}), "damaged"),
-        (json.dumps({"rows": [{**SINGLE, "code": [3]}]}), "code: expected texts"),
+        (json.dumps({"rows": [{**SINGLE, "code": [3]}]}), "code: expected text, got 3"),
         (json.dumps({"rows": [SINGLE], "stages": 3}), "damaged"),
+        (json.dumps({"rows": [{**SINGLE, "mixed": 3}]}), "damaged"),
+        (json.dumps({"rows": [{**SINGLE, "mixed": {"text": ""}}]}), "text_share is missing"),
         (json.dumps({"rows": [{**SINGLE, "qa_wordings": [{}]}]}), "damaged (mean is missing)"),
     ],
 )
