@@ -6,8 +6,10 @@
 | plain GPT-2 | `gpt2` | |
 | Llama | `llama` | |
 | Llama with grouped queries (Mistral) | `mistral` | without a sliding window |
-| any of them, bidirectional | the same, with `"is_causal": false` | of transformers 5 on, run with
-`attn_implementation="eager"`; earlier ones do not know the setting and would look back only |
+| any of them, bidirectional | the same, with `"is_causal": false` | |
+
+`is_causal` is a setting of recent transformers (compared with 5.23): an older version does not know
+it and would look back only.
 """
 
 import dataclasses
