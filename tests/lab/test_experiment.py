@@ -32,7 +32,7 @@ class Caught(Exception):
 def trained_by(lab, monkeypatch, tmp_path):
     """`(stage) -> Task`: what that stage would train."""
 
-    def stopped(task, training, folder):
+    def stopped(task, training, folder, mesh):
         raise Caught(task)
 
     def task(name: str):
