@@ -79,5 +79,8 @@ def tokenizer_json(vocabulary: Vocabulary, rows: int) -> str:
     described["model"]["vocab"] = {token: place[old] for token, old in known.items()}
     for added in described["added_tokens"]:
         added["id"] = place[added["id"]]
+        described["model"]["vocab"][added["content"]] = added[
+            "id"
+        ]  # whose numbers are the ones used
     described["post_processor"] = None  # it would add tokens by their old numbers
     return json.dumps(described, ensure_ascii=False)

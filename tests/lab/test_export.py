@@ -12,7 +12,7 @@ import tokenizers
 from kstore_jax.cli import main
 from kstore_jax.config import Experiment, parse
 from kstore_jax.corpus.encode import compact_vocabulary, piece_tokens
-from kstore_jax.corpus.tokenizer import tokenizer
+from kstore_jax.corpus.tokenizer import Tokenizer, Vocabulary, tokenizer
 from kstore_jax.errors import UserError
 from kstore_jax.lab.experiment import Lab
 from kstore_jax.lab.export import tokenizer_json
@@ -147,3 +147,12 @@ def test_a_renumbered_tokenizer_cuts_text_as_before(language, name):
     known = places >= 0
     np.testing.assert_array_equal(after[known], places[known])
     assert (after[~known] >= vocabulary.size).all()
+
+
+def test_an_end_of_text_outside_the_tokenizers_own_vocabulary_is_renumbered_too():
+    backend = tokenizers.Tokenizer(tokenizers.models.BPE({"a": 0, "b": 1, "c": 2}, []))
+    backend.add_special_tokens([END])
+    vocabulary = Vocabulary(Tokenizer(backend, 3), np.array([1, 3]))
+    again = tokenizers.Tokenizer.from_str(tokenizer_json(vocabulary, 8))
+    assert again.encode(f"b{END}").ids == [0, 1]
+    assert min(again.encode("ac").ids) >= 8

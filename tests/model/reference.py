@@ -25,7 +25,14 @@ def as_float64(params: dict) -> dict:
     return jax.tree.map(lambda x: np.asarray(x, np.float64), params)
 
 
-def hidden(xp, params: dict, tokens, shape: Shape):
+def hidden(xp, params: dict, tokens, layers: int, heads: int):
+    """`outputs` of a network that is the default one but for its size."""
+    vocabulary, width = params["embedding"].shape
+    sizes = {"layers": layers, "heads": heads, "width": width}
+    return outputs(xp, params, tokens, Shape(vocabulary=vocabulary, **sizes))
+
+
+def outputs(xp, params: dict, tokens, shape: Shape):
     """Hidden states (B, L, D) after the final norm; `xp` is numpy or jax.numpy."""
     x = params["embedding"][tokens]
     rotated = int(shape.rotary * shape.width / shape.heads)

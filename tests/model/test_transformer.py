@@ -39,7 +39,7 @@ def test_forward_equals_plain_numpy(shape):
     params = reference.parameters(shape)
     hidden = forward(shape, params, TOKENS)
     exact = reference.as_float64(params)
-    expected = reference.hidden(np, exact, TOKENS, shape)
+    expected = reference.outputs(np, exact, TOKENS, shape)
     assert hidden.dtype == jnp.float32
     np.testing.assert_allclose(hidden, expected, rtol=1e-5, atol=1e-5)
     logits = unembed(shape, params, hidden)
@@ -54,7 +54,7 @@ def loss_of_ours(shape, params):
 
 def loss_of_reference(params):
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        hidden = reference.hidden(jnp, params, TOKENS, SHAPE)
+        hidden = reference.outputs(jnp, params, TOKENS, SHAPE)
         logits = hidden @ params["embedding"].T
         return (jax.nn.log_softmax(logits)[..., 0] * jnp.sin(jnp.arange(11.0))).sum()
 
