@@ -152,6 +152,11 @@ def _data(argv: Sequence[str]) -> None:
     rows = _read_configured(argv, values, None)
     if values.out is None:
         raise UserError("--out is missing; expected a folder such as data/x")
+    if len({(row.world, row.data) for row in rows}) > 1:
+        raise UserError(
+            "the configuration is a sweep over several data sets; choose one, "
+            "such as --config.data.variant=single"
+        )
     from kstore_jax.lab.materials import write_datasets
 
     for folder, manifest in write_datasets(rows[0], pathlib.Path(values.out), values.workers):
@@ -218,7 +223,7 @@ COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit status: 0, 2 for bad input, 1 for a damaged file."""
+    """Entry point; returns the exit status, as `errors.guarded` does."""
     argv = list(sys.argv[1:] if argv is None else argv)
     if not argv or argv[0] == "help" or {"-h", "--help"}.intersection(argv):
         print("kstore COMMAND [--config.FIELD=VALUE ...]\n")

@@ -66,6 +66,11 @@ class Data:
     text_share: float = _number(0.5, 0.0, 1.0)
 
     def __post_init__(self):
+        if self.celebrity_share >= 1.0:
+            raise UserError(
+                "celebrity_share: expected less than 1, or nobody else is read about, "
+                f"got {self.celebrity_share}"
+            )
         if self.qa_share + (self.text_share if self.text else 0.0) >= 1.0:
             raise UserError(
                 "qa_share: expected to leave a share of biographies beside it and text_share, "

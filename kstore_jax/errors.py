@@ -20,8 +20,10 @@ class DamagedFileError(UserError):
     status = 1
 
 
-class Stopped(Exception):
+class Stopped(BaseException):
     """The process was asked to end by SIGTERM; what was done so far is saved.
+
+    Like KeyboardInterrupt it is no Exception, which others catch.
 
     The command exits with status 75, "try again" (EX_TEMPFAIL of sysexits.h).
     """
@@ -37,7 +39,11 @@ def nearest(name: str, valid: Iterable[str]) -> str:
 
 
 def guarded(action: Callable[[], None]) -> int:
-    """Runs an action; what the user can mend is said in one line. Returns the exit status."""
+    """Runs an action; what the user can mend is said in one line.
+
+    Returns: the exit status: 0 done; 2 bad input; 1 a damaged file; 130 interrupted; 75 stopped by
+    SIGTERM; 141 where the reader of the output went away.
+    """
     try:
         action()
     except UserError as error:

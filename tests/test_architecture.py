@@ -13,7 +13,7 @@ ROOMS = {  # room or module: what it may import of ours, besides itself
     "files": {"errors"},
     "config": {"errors"},
     "world": {"errors"},
-    "corpus": {"errors", "config", "world"},
+    "corpus": {"errors", "files", "config", "world"},
     "model": {"errors", "config"},
     "train": {"errors", "files", "config", "world", "corpus", "model"},
     "readout": {"errors", "config", "corpus", "model", "train"},

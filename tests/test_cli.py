@@ -198,6 +198,19 @@ def test_data_leaves_another_data_set_as_it_is(tmp_path, capsys):
     assert (out / "manifest.json").read_bytes() == before
 
 
+def test_data_leaves_what_is_no_data_set_and_takes_an_empty_folder(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["data", CONFIG, *TINY, "--out=."]) == 0
+    (tmp_path / "manifest.json").unlink()
+    capsys.readouterr()
+    assert "is not empty and holds no dataset" in complaint(capsys, "data", CONFIG, *TINY, "--out=.")
+
+
+def test_data_of_a_sweep_has_to_be_chosen(capsys, tmp_path):
+    said = complaint(capsys, "data", CONFIG, f"--out={tmp_path / 'x'}")
+    assert "several data sets; choose one" in said
+
+
 @pytest.mark.usefixtures("nothing_written")
 @pytest.mark.parametrize(
     ("argument", "said"),

@@ -163,7 +163,8 @@ def compact_vocabulary(table: PieceTokens, who: People, reverse: bool = False) -
     language = table.language
     kinds = (PRONOUN, NAME, PERSON) if reverse else (PRONOUN, NAME)
     names, values = who.names + language.names, who.values + language.values
-    parts = (language.forms[:, :, kinds], language.questions, names, values)
+    parts = [language.forms[:, :, kinds], language.questions, names, values]
+    parts += [language.closing] * reverse
     used, _ = table.join(np.unique(np.concatenate([part.ravel() for part in parts])))
     ids = np.union1d(used.astype(np.int64), [table.tokenizer.end_of_text])
     return Vocabulary(table.tokenizer, ids)

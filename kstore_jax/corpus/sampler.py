@@ -11,6 +11,7 @@ from typing import Protocol
 import numpy as np
 
 from kstore_jax.corpus.encode import TokenRows, ragged
+from kstore_jax.errors import UserError
 from kstore_jax.world import draw
 
 
@@ -53,9 +54,9 @@ class Fresh:
     write: Callable[[int], TokenRows]
     _starts: list[int] = dataclasses.field(default_factory=lambda: [0], init=False)
 
-    @functools.lru_cache(maxsize=2)  # noqa: B019  where one pass ends the next begins
-    def rows(self, number: int) -> TokenRows:
-        return self.write(number)
+    @functools.cached_property
+    def rows(self) -> Callable[[int], TokenRows]:
+        return functools.lru_cache(maxsize=2)(self.write)  # where one pass ends the next begins
 
     def start(self, number: int) -> int:
         while len(self._starts) <= number:
@@ -89,12 +90,16 @@ class Windows:
     seed: int
     purpose: str = "pass"
 
-    @functools.lru_cache(maxsize=2)  # noqa: B019  a window seldom spans more than two passes
-    def _order(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+    @functools.cached_property
+    def _order(self) -> Callable[[int], tuple[np.ndarray, np.ndarray]]:
         """The order of the texts in a pass (E,) and where each ends in it (E,)."""
-        rows = self.passes.rows(number)
-        order = draw.shuffled(len(rows), self.seed, self.purpose, number)
-        return order, np.cumsum(rows.lengths[order])
+
+        def drawn(number: int) -> tuple[np.ndarray, np.ndarray]:
+            rows = self.passes.rows(number)
+            order = draw.shuffled(len(rows), self.seed, self.purpose, number)
+            return order, np.cumsum(rows.lengths[order])
+
+        return functools.lru_cache(maxsize=2)(drawn)  # a window seldom spans more passes
 
     def stream(self, start: int, stop: int) -> np.ndarray:
         """Tokens [start, stop) of the stream."""
@@ -167,10 +172,22 @@ class Mixture:
 
 
 def weights_of(shares: Sequence[float]) -> tuple[int, ...]:
-    """The smallest integers in the proportion of these shares (to a thousandth)."""
+    """The smallest integers in the proportion of these shares, which sum to at most 1000: where no
+    such integers are, the nearest thousandths.
+
+    Raises:
+      UserError: a share is less than half a thousandth.
+    """
     parts = [fractions.Fraction(share).limit_denominator(1000) for share in shares]
     common = math.lcm(*(part.denominator for part in parts))
-    weights = [int(part * common) for part in parts]
+    common = common if common <= 1000 else 1000
+    exact = [share * common / sum(shares) for share in shares]
+    weights = [math.floor(weight + 1e-6) for weight in exact]
+    largest_rest_first = sorted(range(len(shares)), key=lambda s: weights[s] - exact[s])
+    for s in largest_rest_first[: common - sum(weights)]:
+        weights[s] += 1
+    if not all(weights):
+        raise UserError(f"data: {min(shares):g} of the windows is less than a thousandth")
     return tuple(weight // math.gcd(*weights) for weight in weights)
 
 
@@ -181,9 +198,10 @@ class Rows:
     count: int
     seed: int
 
-    @functools.lru_cache(maxsize=2)  # noqa: B019
-    def _pass(self, number: int) -> np.ndarray:
-        return draw.shuffled(self.count, self.seed, "rows", number)
+    @functools.cached_property
+    def _pass(self) -> Callable[[int], np.ndarray]:
+        drawn = functools.partial(draw.shuffled, self.count, self.seed, "rows")
+        return functools.lru_cache(maxsize=2)(drawn)
 
     def rows(self, first: int, count: int) -> np.ndarray:
         """Items first .. first + count - 1 of the endless sequence, (count,) int64."""

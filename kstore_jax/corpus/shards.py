@@ -6,6 +6,7 @@ after the last whole part. A reader checks every part against the manifest befor
 refuses one that is missing, cut short or altered, naming it.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -24,6 +25,7 @@ from tqdm import tqdm
 from kstore_jax.corpus.encode import PieceTokens, TokenRows, encode_entries, joined
 from kstore_jax.corpus.tokenizer import Tokenizer
 from kstore_jax.errors import DamagedFileError, UserError
+from kstore_jax.files import read_json, write_json
 from kstore_jax.world.biographies import Variant, write
 from kstore_jax.world.people import people
 
@@ -123,10 +125,13 @@ def write_dataset(dataset: Dataset, folder: pathlib.Path, workers: int = 1) -> d
       UserError: another dataset stands there.
       DamagedFileError: the dataset that stands there is not as it was written.
     """
+    folder = folder.absolute()
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = folder.with_name(f"{folder.name}.writing")
     with filelock.FileLock(folder.with_name(f".{folder.name}.lock")):
-        if folder.exists():
+        if folder.exists() and any(folder.iterdir()):
+            if not (folder / MANIFEST).exists():
+                raise UserError(f"{folder}: is not empty and holds no dataset")
             manifest = read_manifest(folder)
             if manifest["config"] != dataset.config:
                 raise UserError(f"{folder}: holds a dataset of another configuration")
@@ -135,9 +140,6 @@ def write_dataset(dataset: Dataset, folder: pathlib.Path, workers: int = 1) -> d
         _begin(temporary, dataset.config)
         names = [f"part-{i:05d}-of-{len(parts):05d}.array_record" for i in range(len(parts))]
         described = _write_parts([temporary / name for name in names], parts, workers)
-        (temporary / _BEGUN).unlink()
-        for name in names:
-            _description(temporary / name).unlink()
         manifest = {
             "format": FORMAT,
             "config": dataset.config,
@@ -147,7 +149,10 @@ def write_dataset(dataset: Dataset, folder: pathlib.Path, workers: int = 1) -> d
             "parts": described,
         }
         manifest["sha256"] = _checksum(manifest)
-        (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+        write_json(temporary / MANIFEST, manifest)
+        for name in names:
+            _description(temporary / name).unlink()
+        (temporary / _BEGUN).unlink()
         os.rename(temporary, folder)
     return manifest
 
@@ -181,7 +186,10 @@ def _write_parts(paths: list[pathlib.Path], parts: Sequence[Part], workers: int)
 def _write_part(path: pathlib.Path, part: Part) -> dict:
     described = _description(path)
     if described.exists():
-        return json.loads(described.read_text())
+        found = read_json(described)
+        with contextlib.suppress(DamagedFileError):  # it is written again
+            _check_part(path, found)
+            return found
     entries = tokens = 0
     writer = array_record_module.ArrayRecordWriter(str(path), "group_size:1,uncompressed")
     for corpus in part():
@@ -198,9 +206,7 @@ def _write_part(path: pathlib.Path, part: Part) -> dict:
         "entries": entries,
         "tokens": tokens,
     }
-    whole = described.with_suffix(".json.writing")
-    whole.write_text(json.dumps(found))
-    os.rename(whole, described)
+    write_json(described, found)
     return found
 
 

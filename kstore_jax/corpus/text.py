@@ -1,11 +1,12 @@
 """Real text to mix in, as the paper does with WikiBook: documents read from the disk by number.
 
-Nothing is downloaded, and a corpus is never held in memory as a whole.
+Nothing is downloaded, and documents are read a block at a time.
 """
 
 import contextlib
 import dataclasses
 import functools
+import hashlib
 import itertools
 import json
 import pathlib
@@ -24,6 +25,10 @@ _BLOCK, _PART = 256, 65_536  # documents a record and a part
 
 class Documents(Protocol):
     """Texts, by number."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes where the documents do: of files, their names, sizes and times."""
 
     def __len__(self) -> int: ...
 
@@ -107,6 +112,11 @@ def _opened(path: pathlib.Path) -> Iterator[BinaryIO]:
         raise UserError(f"data.text: {path}: cannot be read ({error.strerror})") from None
 
 
+def _of_file(path: pathlib.Path) -> str:
+    state = path.stat()
+    return f"{path.name} {state.st_size} {state.st_mtime_ns}"
+
+
 def _decoded(content: bytes, where: object) -> str:
     try:
         return content.decode("utf-8")
@@ -119,6 +129,10 @@ class _Whole:
     """A file that is one document."""
 
     path: pathlib.Path
+
+    @property
+    def fingerprint(self) -> str:
+        return _of_file(self.path)
 
     def __len__(self) -> int:
         return 1
@@ -136,6 +150,7 @@ class _Lines:
         with _opened(path) as file:
             lengths = np.fromiter(map(len, file), np.int64)
         self.offsets = np.concatenate([[0], np.cumsum(lengths)])
+        self.fingerprint = _of_file(path)
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -165,6 +180,8 @@ class _Joined:
     def __init__(self, parts: Sequence[Documents]):
         self.parts = parts
         self.starts = np.cumsum([0, *map(len, parts)])
+        told = "\n".join(part.fingerprint for part in parts)
+        self.fingerprint = hashlib.sha256(told.encode()).hexdigest()
 
     def __len__(self) -> int:
         return int(self.starts[-1])
@@ -199,6 +216,7 @@ def _files(path: pathlib.Path) -> Documents:
 class _Fetched:
     """A data set of a library; `fetch(start, stop)` gives its texts."""
 
+    fingerprint: str
     length: int
     fetch: Callable[[int, int], list[str]]
 
@@ -232,7 +250,9 @@ def _tfds(name: str) -> Documents:
         rows = enumerate(examples.__getitems__(list(range(start, stop))), start)
         return [_decoded(row["text"], f"tfds:{name}, document {i}") for i, row in rows]
 
-    return _Fetched(len(examples), fetch)
+    splits = builder.info.splits["train"]
+    told = f"{builder.info.full_name} {splits.num_bytes} {splits.shard_lengths}"
+    return _Fetched(told, len(examples), fetch)
 
 
 def _hugging_face(folder: pathlib.Path) -> Documents:
@@ -252,7 +272,7 @@ def _hugging_face(folder: pathlib.Path) -> Documents:
     if getattr(rows.features.get("text"), "dtype", None) not in ("string", "large_string"):
         raise UserError(f"data.text: hf:{folder}: has no column 'text' of strings")
     # A row may hold no text at all (None), which is a document to leave out.
-    return _Fetched(len(rows), lambda i, j: [text or "" for text in rows[i:j]["text"]])
+    return _Fetched(rows._fingerprint, len(rows), lambda i, j: [text or "" for text in rows[i:j]["text"]])
 
 
 def _first_line(error: Exception) -> str:

@@ -52,13 +52,13 @@ class Tokenizer:
 
     def encode(self, texts: Iterable[str]) -> list[list[int]]:
         """The ids of each text; one that begins with a space or punctuation as after a word."""
-        texts = [text if text[:1].isalnum() else _WORD + text for text in texts]
+        texts = list(texts)
+        words = ["" if text[:1].isalnum() else _WORD for text in texts]
         before = len(self.backend.encode(_WORD, add_special_tokens=False).ids)
-        encoded = self.backend.encode_batch(texts, add_special_tokens=False)
-        return [
-            e.ids[before if after_word else 0 :]
-            for e, after_word in zip(encoded, (t[:1] == _WORD for t in texts), strict=True)
-        ]
+        joined = [word + text for word, text in zip(words, texts, strict=True)]
+        encoded = self.backend.encode_batch(joined, add_special_tokens=False)
+        pairs = zip(words, encoded, strict=True)
+        return [e.ids[before if word else 0 :] for word, e in pairs]
 
     def decode(self, ids: Sequence[int]) -> str:
         return self.backend.decode(list(ids), skip_special_tokens=False)

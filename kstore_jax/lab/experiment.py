@@ -133,7 +133,7 @@ class Lab:
     @functools.cached_property
     def vocabulary(self) -> Vocabulary:
         found = self.materials.vocabulary
-        if self.experiment.data.text:
+        if self.experiment.data.text and self.experiment.data.vocabulary == "compact":
             ids = np.union1d(found.ids, np.unique(self._real_text.tokens))
             return Vocabulary(found.tokenizer, ids)
         return found

@@ -6,6 +6,7 @@ import pathlib
 from kstore_jax.config import parse
 from kstore_jax.corpus.tokenizer import Vocabulary
 from kstore_jax.errors import UserError
+from kstore_jax.files import read_json
 from kstore_jax.lab.experiment import Lab
 from kstore_jax.lab.stages import Cache
 from kstore_jax.model import exchange
@@ -45,7 +46,9 @@ def _lab(run: pathlib.Path) -> Lab:
         rows = json.loads(path.read_text())["rows"]
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(f"--run: {path}: no configuration of a run") from None
-    labs = [Lab(parse(row), Cache(workdir / "stages")) for row in rows]
+    results = workdir / "results.json"
+    stages = read_json(results).get("stages", "stages") if results.exists() else "stages"
+    labs = [Lab(parse(row), Cache(workdir / stages)) for row in rows]
     found = {lab.cache.folder(lab.pretrain): lab for lab in labs}
     if of_stage:
         found = {folder: lab for folder, lab in found.items() if folder.name == run.name}

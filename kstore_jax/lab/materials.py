@@ -96,7 +96,12 @@ class Materials:
         if source := self.data.text:
             cut = self.table.tokenizer
             documents = open_documents(source)
-            config = {"text": source, "tokenizer": cut.fingerprint, "format": shards.FORMAT}
+            config = {
+                "text": source,
+                "documents": documents.fingerprint,
+                "tokenizer": cut.fingerprint,
+                "format": shards.FORMAT,
+            }
             found["text"] = Dataset(config, cut, lambda: text_parts(cut, documents))
         return found
 
@@ -142,7 +147,7 @@ def write_datasets(
     Yields each folder and its manifest.
     """
     materials = Materials(experiment)
-    if materials.variant.fresh:
+    if materials.variant.fresh or materials.celebrity_variant.fresh:
         raise UserError(
             "data.variant: fresh text is drawn while a model reads it; multiM+permute is M passes"
         )

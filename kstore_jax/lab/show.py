@@ -28,7 +28,7 @@ class Shown:
         self._materials = materials = Materials(experiment)
         world, data = experiment.world, experiment.data
         if person >= (count := world.people + world.celebrities):
-            raise UserError(f"person: expected less than world.people = {count}, got {person}")
+            raise UserError(f"person: expected less than {count}, got {person}")
         famous = person >= world.people
         self._variant = materials.celebrity_variant if famous else materials.variant
         self._written_as = data.celebrity_variant if famous else data.variant

@@ -26,7 +26,8 @@ from kstore_jax.train.telemetry import provenance
 def claim(workdir: pathlib.Path, rows: Sequence[Experiment]) -> None:
     """Makes `workdir` the folder of these rows; refuses one that was made by others."""
     path = workdir / "config.json"
-    given = {"rows": [as_dict(experiment) for experiment in rows]}
+    plain = (as_dict(experiment) for experiment in rows)
+    given = {"rows": [{k: v for k, v in row.items() if k != "mesh"} for row in plain]}
     if path.exists():
         differing = _first_difference(read_json(path, remove=workdir), given)
         if differing:

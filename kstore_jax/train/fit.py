@@ -13,7 +13,7 @@ import optax
 
 from kstore_jax.config import Training
 from kstore_jax.corpus.loader import MakeBatch, batches, local_rows
-from kstore_jax.errors import Stopped, UserError
+from kstore_jax.errors import UserError
 from kstore_jax.model.forward import Params
 from kstore_jax.train.checkpoint import opened
 from kstore_jax.train.mesh import batch_sharding, make_mesh, placed
@@ -73,7 +73,7 @@ def fit(
         train_steps, task.objective, task.merge, optimiser, training.accumulate
     )
     train = jax.jit(train, donate_argnums=0)
-    with opened(folder / "checkpoints") as checkpoints, deferred() as asked_to_stop:
+    with deferred() as asked_to_stop, opened(folder / "checkpoints") as checkpoints:
         first, state = checkpoints.resume(**state)
         sharding = batch_sharding(mesh, training.batch)
         stride = training.dispatch
@@ -89,13 +89,13 @@ def fit(
                 _read(unread, telemetry, training.steps)
                 step += count
                 unread = step, losses
-                due = step % training.checkpoint_every == 0 or asked_to_stop()
-                if step == training.steps or due:
+                stop = asked_to_stop()
+                if stop or step == training.steps or step % training.checkpoint_every == 0:
                     norm = _norm(state["trainable"])
                     unread = _read(unread, telemetry, training.steps, norm)
                     checkpoints.save(step, **state)
-                if step < training.steps and asked_to_stop():
-                    raise Stopped
+                if stop:
+                    break
     return state["trainable"]
 
 

@@ -19,6 +19,7 @@ _INTO_RESIDUAL = ("out", "down")
 def join_processes() -> None:
     """Makes this process one of several that train together, where the environment says so: SLURM
     with several tasks, a TPU pod, or JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES, JAX_PROCESS_ID.
+    `fit` works in several processes; the stages of the lab do not yet, so no command calls this.
 
     Raises:
       UserError: some of the three are set and some are not.

@@ -24,10 +24,13 @@ def listen() -> None:
 
 @contextlib.contextmanager
 def deferred() -> Iterator[Callable[[], bool]]:
-    """Inside, SIGTERM only makes what is yielded true; the body ends when it can."""
+    """Inside, SIGTERM only makes what is yielded true; the body ends when it can, and `Stopped` is
+    raised then."""
     global _deferrals
     _deferrals += 1
     try:
         yield _asked.is_set
     finally:
         _deferrals -= 1
+    if _asked.is_set() and not _deferrals:
+        raise Stopped

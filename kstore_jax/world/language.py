@@ -142,7 +142,9 @@ class Language:
     def fingerprint(self) -> str:
         """SHA-256 of all that texts are made of."""
         digest = hashlib.sha256("\n".join(self.pieces).encode())
-        for part in (self.forms, self.questions, self.pools.headquarters):
+        places = (self.names, self.values, self.templates, self.closing)
+        for part in (self.forms, self.questions, self.pools.headquarters, *places):
+            digest.update(np.array(part.shape))
             digest.update(np.ascontiguousarray(part, np.int64))
         return digest.hexdigest()
 

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from kstore_jax.corpus.encode import TokenRows, joined, plain_rows
 from kstore_jax.corpus.loader import local_rows
 from kstore_jax.corpus.sampler import Fresh, Mixture, Repeated, Rows, Windows, weights_of
+from kstore_jax.errors import UserError
+from kstore_jax.world import draw
 from tests.chi_square import assert_uniform
 
 END_OF_TEXT = 50256
@@ -152,10 +154,39 @@ def test_the_places_of_a_source_in_a_group_are_uniform():
         ([1 - 0.9, 0.9], (1, 9)),
         ([0.5 * (1 - 1 / 6), 0.5 / 6, 0.5], (5, 1, 6)),
         ([1 - 1 / 3, 1 / 3], (2, 1)),
+        ([0.3705, 0.1995, 0.15, 0.28], (371, 199, 150, 280)),
+        ([0.999, 0.001], (999, 1)),
     ],
 )
 def test_weights_are_the_smallest_integers_in_proportion(shares, weights):
     assert weights_of(shares) == weights
+
+
+@given(st.lists(st.floats(0.002, 1), min_size=1, max_size=4))
+def test_weights_are_few_and_near_any_shares(shares):
+    shares = [share / sum(shares) for share in shares]
+    if min(shares) < 0.001:
+        return
+    weights = weights_of(shares)
+    assert sum(weights) <= 1000
+    assert max(abs(w / sum(weights) - share) for w, share in zip(weights, shares, strict=True)) < 2e-3
+
+
+def test_a_share_too_small_to_be_read_is_refused():
+    with pytest.raises(UserError, match="^data: 0.0004 of the windows is less than a thousandth"):
+        weights_of([0.9996, 0.0004])
+
+
+def test_the_passes_of_several_sources_are_shuffled_once_each(monkeypatch):
+    drawn = []
+    shuffled = draw.shuffled
+    monkeypatch.setattr(draw, "shuffled", lambda *args: drawn.append(args) or shuffled(*args))
+    rows = closed_rows([[1, 2, 3]] * 200)
+    sources = tuple(Windows(Repeated(rows), 4, 0, purpose) for purpose in "abcd")
+    mixture = Mixture(sources, (1, 1, 1, 1), 0)
+    for step in range(20):
+        mixture.windows(4 * step, 4)
+    assert len([args for args in drawn if args[2] in "abcd"]) == 4
 
 
 @pytest.mark.parametrize("processes", [1, 2, 4])

@@ -112,6 +112,14 @@ def test_real_text_takes_half_of_the_windows(lab, tmp_path):
     mixed.vocabulary.encode(mixed.windows.windows(0, 20))
 
 
+def test_edited_text_is_another_dataset(lab, tmp_path):
+    (tmp_path / "book.txt").write_text("Zounds! " * 400)
+    before = lab(data__text=str(tmp_path)).corpora["text"].key
+    assert lab(data__text=str(tmp_path)).corpora["text"].key == before
+    (tmp_path / "book.txt").write_text("Gadzooks! " * 400)
+    assert lab(data__text=str(tmp_path)).corpora["text"].key != before
+
+
 def test_fresh_text_is_other_text_in_every_pass_about_the_same_facts(lab):
     fresh = lab(data__variant="fresh")
     windows = fresh.windows
@@ -161,6 +169,7 @@ def test_ones_own_pools_of_another_content_are_another_dataset(lab, tmp_path):
             {"data__celebrity_variant": "multi0"},
             "data.celebrity_variant: 'multi0' is not a variant",
         ),
+        ({"data__celebrity_share": 1.0}, "data.celebrity_share: expected less than 1"),
         ({"data__tokenizer": "gtp2"}, "data.tokenizer: 'gtp2' is none"),
         ({"data__text": "nowhere"}, "data.text: "),
         (
