@@ -7,7 +7,8 @@
 
 Every competitor lives in a process of its own and waits while another is measured; a round measures
 each once, in turn, so that what disturbs the machine disturbs all. Tokens a second are medians over
-the rounds; a ratio is the median of the ratios within a round.
+the rounds; a ratio is the median of the ratios within a round. With more runnable threads than
+processors the figures say who waits worse, not who computes faster: use a machine of one's own.
 """
 
 import argparse
