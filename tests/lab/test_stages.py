@@ -14,6 +14,8 @@ import pytest
 from kstore_jax.config import Experiment, World
 from kstore_jax.lab.experiment import Lab
 from kstore_jax.lab.stages import RESULT, Cache, Stage
+from kstore_jax.model.exchange import to_config
+from kstore_jax.model.transformer import Shape
 from kstore_jax.world.language import BUNDLED_TEMPLATES
 from kstore_jax.world.people import BUNDLED_POOLS
 
@@ -69,7 +71,12 @@ def others(tmp_path_factory) -> dict:
     words["text"] = str(elsewhere / "book.txt")
     parts = {"final": 0.5, "b1": 0.5, "b2": 0.5, "rotary": 0.5, "heads": 6, "width": 384}
     parts |= {"celebrity_share": 0.5, "qa_share": 0.25, "text_share": 0.25, "people": 50}
-    return words | parts | {name: str(elsewhere / name) for name in ("pools", "templates")}
+    (elsewhere / "init_from").mkdir()
+    described = to_config(Shape.of(Experiment().model, vocabulary=128))
+    (elsewhere / "init_from" / "config.json").write_text(json.dumps(described))
+    (elsewhere / "init_from" / "model.safetensors").touch()
+    folders = ("pools", "templates", "init_from")
+    return words | parts | {name: str(elsewhere / name) for name in folders}
 
 
 def changed(part, path, others):
