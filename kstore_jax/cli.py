@@ -152,6 +152,8 @@ def _data(argv: Sequence[str]) -> None:
     rows = _read_configured(argv, values, None)
     if values.out is None:
         raise UserError("--out is missing; expected a folder such as data/x")
+    if pathlib.Path(values.out).absolute() == pathlib.Path.cwd():
+        raise UserError("--out: expected another folder than the current one, such as data/x")
     if len({(row.world, row.data) for row in rows}) > 1:
         raise UserError(
             "the configuration is a sweep over several data sets; choose one, "

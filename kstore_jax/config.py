@@ -315,6 +315,8 @@ class Experiment:
     mesh: Mesh = Mesh()
 
     def __post_init__(self):
+        if self.model.dropout:
+            raise UserError("model.dropout: expected 0.0; no training drops anything yet")
         if self.model.positions == "learned" and self.pretrain.window > self.model.context:
             raise UserError(
                 f"pretrain.window: expected at most model.context = {self.model.context}, "

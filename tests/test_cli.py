@@ -91,7 +91,7 @@ def test_a_bad_argument_is_named_in_one_line(capsys, argument, said):
         (["show", CONFIG, "--workers=4"], "--workers: no such flag; valid: "),
         (["show", CONFIG, "--workdir=run"], "--workdir: no such flag; valid: "),
         (["run", CONFIG, "--workdir=run", "--workers=4"], "--workers: no such flag; "),
-        (["show", CONFIG, "--person=999999"], "person: expected less than world.people = "),
+        (["show", CONFIG, "--person=999999"], "person: expected less than "),
         (["show", CONFIG, "--person=-1"], "person=-1: "),
     ],
 )
@@ -200,10 +200,14 @@ def test_data_leaves_another_data_set_as_it_is(tmp_path, capsys):
 
 def test_data_leaves_what_is_no_data_set_and_takes_an_empty_folder(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert main(["data", CONFIG, *TINY, "--out=."]) == 0
-    (tmp_path / "manifest.json").unlink()
+    out = tmp_path / "out"
+    out.mkdir()
+    assert main(["data", CONFIG, *TINY, "--out=out"]) == 0
+    (out / "manifest.json").unlink()
     capsys.readouterr()
-    assert "is not empty and holds no dataset" in complaint(capsys, "data", CONFIG, *TINY, "--out=.")
+    said = complaint(capsys, "data", CONFIG, *TINY, "--out=out")
+    assert f"{out}: is not empty and holds no dataset" in said
+    assert "--out: expected another" in complaint(capsys, "data", CONFIG, *TINY, "--out=.")
 
 
 def test_data_of_a_sweep_has_to_be_chosen(capsys, tmp_path):

@@ -271,8 +271,12 @@ def _hugging_face(folder: pathlib.Path) -> Documents:
         ) from None
     if getattr(rows.features.get("text"), "dtype", None) not in ("string", "large_string"):
         raise UserError(f"data.text: hf:{folder}: has no column 'text' of strings")
-    # A row may hold no text at all (None), which is a document to leave out.
-    return _Fetched(rows._fingerprint, len(rows), lambda i, j: [text or "" for text in rows[i:j]["text"]])
+
+    def fetch(start: int, stop: int) -> list[str]:
+        # A row may hold no text at all (None), which is a document to leave out.
+        return [text or "" for text in rows[start:stop]["text"]]
+
+    return _Fetched(rows._fingerprint, len(rows), fetch)
 
 
 def _first_line(error: Exception) -> str:

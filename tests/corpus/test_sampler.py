@@ -169,11 +169,13 @@ def test_weights_are_few_and_near_any_shares(shares):
         return
     weights = weights_of(shares)
     assert sum(weights) <= 1000
-    assert max(abs(w / sum(weights) - share) for w, share in zip(weights, shares, strict=True)) < 2e-3
+    assert (
+        max(abs(w / sum(weights) - share) for w, share in zip(weights, shares, strict=True)) < 2e-3
+    )
 
 
 def test_a_share_too_small_to_be_read_is_refused():
-    with pytest.raises(UserError, match="^data: 0.0004 of the windows is less than a thousandth"):
+    with pytest.raises(UserError, match=r"^data: 0\.0004 of the windows is less than a thousandth"):
         weights_of([0.9996, 0.0004])
 
 

@@ -164,9 +164,9 @@ def test_a_changed_manifest_is_refused(copy, field):
     [
         (shards, "biographies", 1),
         (shards, "_pack", 4),
-        (shards.json, "dumps", 2),
+        (shards, "write_json", 1),
+        (shards, "write_json", 4),
         (shards.os, "rename", 1),
-        (shards.os, "rename", 4),
     ],
 )
 def test_an_interrupted_write_leaves_no_dataset_and_can_be_gone_on_with(

@@ -70,7 +70,13 @@ def others(tmp_path_factory) -> dict:
     words |= {"tokenizer": "word", "celebrity_variant": "single", "optimizer": "muon"}
     words["text"] = str(elsewhere / "book.txt")
     parts = {"final": 0.5, "b1": 0.5, "b2": 0.5, "rotary": 0.5, "heads": 6, "width": 384}
-    parts |= {"celebrity_share": 0.5, "qa_share": 0.25, "text_share": 0.25, "people": 50}
+    parts |= {
+        "dropout": 0.0,
+        "celebrity_share": 0.5,
+        "qa_share": 0.25,
+        "text_share": 0.25,
+        "people": 50,
+    }
     (elsewhere / "init_from").mkdir()
     described = to_config(Shape.of(Experiment().model, vocabulary=128))
     (elsewhere / "init_from" / "config.json").write_text(json.dumps(described))
@@ -110,6 +116,7 @@ AFTER = {
     ("p_probe",): ("p_probe",),
     ("q_probe",): ("q_probe",),
     ("mesh",): (),
+    ("model", "dropout"): (),
 }
 
 
