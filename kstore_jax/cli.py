@@ -52,6 +52,8 @@ def _read_configured(
 
     Returns: the experiments that the configuration describes.
     """
+    if config is None and not any(re.match(r"--?config(=|$)", a) for a in argv):
+        raise UserError("--config is missing; expected a file such as configs/quickstart.py")
     try:
         config_flags.DEFINE_config_file(
             "config",
@@ -69,8 +71,6 @@ def _read_configured(
         raise UserError(f"--config: {type(error).__name__}: {error}") from error
     if left:
         raise UserError(f"unexpected argument {left[0]!r}")
-    if given is None:
-        raise UserError("--config is missing; expected a file such as configs/quickstart.py")
     if not loaded:
         raise UserError(f"--config: get_config() returned {given!r}; expected a ConfigDict")
     overridden = {match[1] for a in argv if (match := re.match(r"--?config\.([\w.]+)", a))}
@@ -89,6 +89,8 @@ def _flag_error(error: Exception, argv: Sequence[str], values: flags.FlagValues)
         return f"{flag}: no such field{hint}"
     if missing := re.search(r"No such file or directory: (\S+)", text):
         return f"--config: {missing[1]}: no such file"
+    if "Traceback" in text:  # what a configuration file raised, told with all that led there
+        return f"--config: {text.strip().splitlines()[-1].partition(': ')[2]}"
     return text
 
 
@@ -206,7 +208,7 @@ BENCHES = {"data": "paper.py", "train": "quickstart.py", "qa": "quickstart.py"}
 COMMANDS = {
     "quickstart": (
         _quickstart,
-        "[--cache=DIR] [--workers=N]: the whole story, small, ending in one page",
+        "[--workdir=DIR] [--cache=DIR] [--workers=N]: the whole story, small, ending in one page",
     ),
     "run": (_run, "--config=FILE --workdir=DIR [--cache=DIR]: one experiment"),
     "sweep": (
@@ -217,7 +219,7 @@ COMMANDS = {
     "data": (_data, "--config=FILE --out=DIR [--workers=N]: write the data set alone"),
     "show": (
         _show,
-        "[--config=FILE] --person=N [--json]: a person, the biographies, the questions",
+        "[--config=FILE] --person=N [--json], or --pools: a person and all that is written",
     ),
     "export": (_export, "--run=DIR --out=DIR: the pretrained model as a Hugging Face folder"),
     "bench": (_bench, "data | train | qa [--config=FILE] [--json]: how fast this machine is"),
@@ -228,14 +230,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status, as `errors.guarded` does."""
     argv = list(sys.argv[1:] if argv is None else argv)
     if not argv or argv[0] == "help" or {"-h", "--help"}.intersection(argv):
-        print("kstore COMMAND [--config.FIELD=VALUE ...]\n")
-        for name, (_, what) in COMMANDS.items():
-            print(f"  {name:<11} {what}")
-        return 0
+        return guarded(_help)
     command, *rest = argv
     if command not in COMMANDS:
         return guarded(lambda: _unknown(command))
     return guarded(lambda: COMMANDS[command][0](rest))
+
+
+def _help() -> None:
+    print("kstore COMMAND [--config.FIELD=VALUE ...]; kstore_jax/config.py tells every field\n")
+    for name, (_, what) in COMMANDS.items():
+        print(f"  {name:<11} {what}")
 
 
 def _unknown(command: str) -> None:

@@ -73,8 +73,8 @@ class Data:
             )
         if self.qa_share + (self.text_share if self.text else 0.0) >= 1.0:
             raise UserError(
-                "qa_share: expected to leave a share of biographies beside it and text_share, "
-                f"got {self.qa_share}"
+                "qa_share: expected to leave a share of biographies beside it and text_share = "
+                f"{self.text_share if self.text else 0.0}, got {self.qa_share}"
             )
 
 
@@ -315,6 +315,8 @@ class Experiment:
     mesh: Mesh = Mesh()
 
     def __post_init__(self):
+        if self.data.celebrity_share and not self.world.celebrities:
+            raise UserError("data.celebrity_share: expected world.celebrities to be set with it")
         if self.model.dropout:
             raise UserError("model.dropout: expected 0.0; no training drops anything yet")
         if self.model.positions == "learned" and self.pretrain.window > self.model.context:

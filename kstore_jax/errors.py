@@ -46,6 +46,7 @@ def guarded(action: Callable[[], None]) -> int:
     """
     try:
         action()
+        sys.stdout.flush()
     except UserError as error:
         return _complain(str(error), error.status)
     except Stopped as stopped:

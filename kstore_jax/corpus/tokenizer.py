@@ -109,7 +109,8 @@ def tokenizer(name: str, language: Language, seed: int, who: People) -> Tokenize
         return _trained(int(match[1]), language, seed, who)
     if not name.endswith(".json"):
         raise UserError(
-            f"data.tokenizer: {name!r} is none; expected gpt2, bpeN, word or a tokenizer.json"
+            f"data.tokenizer: {name!r} is no tokenizer; expected gpt2, bpeN, word or a path of a "
+            "tokenizer.json"
         )
     return _from_file(pathlib.Path(name).expanduser(), language, seed, who)
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from kstore_jax.config import Experiment, Pretrain
 from kstore_jax.corpus import shards
+from kstore_jax.corpus.encode import full_vocabulary
 from kstore_jax.corpus.examples import Spans
 from kstore_jax.corpus.loader import batches
 from kstore_jax.corpus.sampler import Repeated, Windows
@@ -232,7 +233,7 @@ def _disk(
     shards.write_dataset(shards.Dataset({}, table.tokenizer, lambda: parts), folder)
     written = size * materials.variant.entries / (time.perf_counter() - started)
     closed = materials.closed(shards.read_dataset(folder).rows)
-    training, vocabulary = experiment.pretrain, materials.vocabulary
+    training, vocabulary = experiment.pretrain, full_vocabulary(table.tokenizer)
     windows = Windows(Repeated(closed), training.window, seed)
 
     def make(step: int, rows: range) -> dict[str, np.ndarray]:

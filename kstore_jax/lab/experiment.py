@@ -84,7 +84,9 @@ class Lab:
         )  # fmt: skip
 
     def check(self) -> None:
-        """Raises an error where a dataset made before is damaged."""
+        """Raises an error where the training cannot start, or a dataset made before is damaged."""
+        if self.experiment.model.init_from and not self.experiment.data.text:
+            _ = self._initial
         for stage in self.corpora.values():
             if self.cache.result(stage) is not None:
                 shards.read_manifest(self.cache.folder(stage) / "dataset")

@@ -396,8 +396,7 @@ def _size(model: Model) -> tuple:
 
 _SIZE = f"Compare shapes with the paper's rather than last digits: it has {paper.SETTING}."
 _COMPACT = (
-    "The model knows only the tokens that texts about these people use, the paper's all 50,257 of "
-    "GPT-2."
+    "The model knows only the tokens that what is read here uses, the paper's all 50,257 of GPT-2."
 )
 _PROBING = {
     ("head", "linear"): (
@@ -419,7 +418,12 @@ _PROBING = {
 """What a setting of the probes means for their reading."""
 
 _SETTINGS = (
-    ("model", "GPT-2, {m.layers} layers, {m.heads} heads, width {m.width}, {m.dtype}", "model"),
+    (
+        "model",
+        "{m.layers} layers, {m.heads} heads, width {m.width}, {m.positions} positions, "
+        "{m.activation}, {m.direction}, {m.dtype}",
+        "model",
+    ),
     ("pretraining", "{m.steps:,} steps of {m.batch} windows of {m.window} tokens", "pretrain"),
     (
         "finetuning",

@@ -47,6 +47,8 @@ def _first_difference(there, given, path: str = "") -> str | None:
         pairs = ((k, there.get(k), given.get(k)) for k in {**there, **given})
     elif isinstance(there, list) and isinstance(given, list) and len(there) == len(given):
         pairs = zip(itertools.count(), there, given)
+    elif isinstance(there, list) and isinstance(given, list):
+        return f"{path[1:]}: {len(there)} there, {len(given)} asked for"
     elif there == given:
         return None
     else:

@@ -301,7 +301,8 @@ def start_from(folder: pathlib.Path, shape: Shape, ids: np.ndarray) -> Params:
     if ids.max() >= theirs.vocabulary:
         raise UserError(
             f"model.init_from: {folder} has {theirs.vocabulary} tokens, and the texts use token "
-            f"{ids.max()}; set data.tokenizer to its own"
+            f"{ids.max()}; it needs the tokenizer it was trained with (data.tokenizer), and, if "
+            "exported from a compact vocabulary, texts of no other tokens"
         )
     for name in {"embedding", "unembedding"}.intersection(params):
         table = params[name]

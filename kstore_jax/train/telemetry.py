@@ -109,7 +109,7 @@ def provenance() -> dict:
         "platform": platform.platform(),
         "devices": [str(device) for device in jax.devices()],
         "git": _git("rev-parse", "HEAD"),
-        "git_dirty": bool(_git("status", "--porcelain")),
+        "git_dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
     }
 
 

@@ -96,9 +96,9 @@ def test_a_word_vocabulary_has_one_token_a_word(language, who):
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("gtp2", "'gtp2' is none; expected gpt2, bpeN, word or a tokenizer.json"),
-        ("bpe", "'bpe' is none"),
-        ("bpe0", "'bpe0' is none"),
+        ("gtp2", "'gtp2' is no tokenizer; expected gpt2, bpeN, word or a path of a tokenizer.json"),
+        ("bpe", "'bpe' is no tokenizer"),
+        ("bpe0", "'bpe0' is no tokenizer"),
         ("bpe256", "expected bpeN with N over 256, got 256"),
         ("nowhere.json", "nowhere.json: no such file"),
         ("broken.json", "not a tokenizer.json"),

@@ -169,8 +169,12 @@ def test_ones_own_pools_of_another_content_are_another_dataset(lab, tmp_path):
             {"data__celebrity_variant": "multi0"},
             "data.celebrity_variant: 'multi0' is not a variant",
         ),
-        ({"data__celebrity_share": 1.0}, "data.celebrity_share: expected less than 1"),
-        ({"data__tokenizer": "gtp2"}, "data.tokenizer: 'gtp2' is none"),
+        (
+            {"world__celebrities": 5, "data__celebrity_share": 1.0},
+            "data.celebrity_share: expected less than 1",
+        ),
+        ({"data__celebrity_share": 0.5}, "data.celebrity_share: expected world.celebrities"),
+        ({"data__tokenizer": "gtp2"}, "data.tokenizer: 'gtp2' is no tokenizer"),
         ({"data__text": "nowhere"}, "data.text: "),
         (
             {"world__celebrities": 5, "data__variant": "fresh"},

@@ -387,7 +387,7 @@ def test_settings_unlike_the_paper_s_are_told_of_each_probe(tmp_path):
     assert "P-probing: the embedding is updated for the tokens of the templates" in told
     assert "at most 1 of the biographies" in told
     assert "Compare shapes" in told
-    assert "only the tokens that texts about these people use" in told
+    assert "only the tokens that what is read here uses" in told
 
 
 def test_several_seeds_are_told_each_and_as_a_mean(tmp_path):
