@@ -81,7 +81,7 @@ def test_transformers_reads_the_exported_folder(exported):
 
 
 def started(experiment: Experiment, out: pathlib.Path, tmp_path, **data) -> Lab:
-    still = dataclasses.replace(experiment.pretrain, steps=1, learning_rate=0.0)
+    still = dataclasses.replace(experiment.pretrain, steps=1, warmup=0, learning_rate=0.0)
     experiment = dataclasses.replace(
         experiment,
         pretrain=still,
