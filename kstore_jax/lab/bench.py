@@ -35,7 +35,7 @@ from kstore_jax.world.people import people
 
 _SECONDS = 4.0  # of measuring a rate
 _WRITTEN = 500_000  # entries of the data set that is written and read, the paper's size
-_STEPS = 50
+_CALLS = 50  # of the training step, each with the batches of `dispatch` steps
 _ROUND_SECONDS = 1.0  # of training between two looks at the clock
 _ROUNDS = 5
 _QUESTIONS = 2048
@@ -241,8 +241,9 @@ def _disk(
         return {"tokens": vocabulary.encode(windows.windows(first, len(rows)))}
 
     place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    feed = batches(make, 0, 2 * _STEPS, 1, place, range(training.batch))
-    for _ in range(_STEPS):
+    steps = 2 * _CALLS * training.dispatch
+    feed = batches(make, 0, steps, training.dispatch, place, range(training.batch))
+    for _ in range(_CALLS):
         next(feed)
     started, count = time.perf_counter(), 0
     for _, batch in feed:
