@@ -7,6 +7,7 @@ import pathlib
 import shutil
 import signal
 import subprocess
+import sys
 import time
 import warnings
 import weakref
@@ -25,6 +26,7 @@ from kstore_jax.lab.stages import Cache
 from kstore_jax.train.telemetry import last_metrics
 
 TRAINED = ("pretrain", "finetune", "p_probe", "q_probe")
+CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
 PATIENCE = 300  # seconds; a machine may be busy
 
 pytestmark = [
@@ -175,6 +177,26 @@ def test_a_sweep_killed_in_pretraining_and_in_a_probe_ends_as_an_undisturbed_one
     assert_alike(workdir, finished)
 
 
+def test_shards_killed_while_they_are_written_end_as_undisturbed_ones(tmp_path):
+    command = [sys.executable, "-m", "kstore_jax.cli", "data", "--config.world.people=300000"]
+    command += [f"--config={CONFIGS / 'paper.py'}", "--config.data.variant=multi5"]
+    undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    process = subprocess.Popen([*command, f"--out={killed}"], **quiet)
+    written = tmp_path / "killed.writing"
+    wait_until(lambda: len(list(written.glob("part-*.json"))) > 1)
+    process.kill()
+    process.wait()
+    assert not killed.exists()
+    kept = [path.with_suffix(".array_record").name for path in written.glob("part-*.json")]
+    times = {name: (written / name).stat().st_mtime_ns for name in kept}
+    subprocess.run([*command, f"--out={killed}"], check=True, **quiet)
+    subprocess.run([*command, f"--out={undisturbed}", "--workers=2"], check=True, **quiet)
+    ours, theirs = ({p.name: p.read_bytes() for p in d.iterdir()} for d in (killed, undisturbed))
+    assert ours == theirs
+    assert {name: (killed / name).stat().st_mtime_ns for name in kept} == times
+
+
 @pytest.mark.slow
 def test_a_sweep_killed_in_every_stage_ends_as_an_undisturbed_one(sweep, tmp_path):
     """With programs compiled as ever, each time anew, and large enough that their results depend
@@ -186,7 +208,7 @@ def test_a_sweep_killed_in_every_stage_ends_as_an_undisturbed_one(sweep, tmp_pat
     as_ever = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "0", "JAX_ENABLE_COMPILATION_CACHE": "0"}
     undisturbed, workdir = tmp_path / "undisturbed", tmp_path / "killed"
     complete(sweep(undisturbed, *larger, **as_ever))
-    for stage in ("shards", "pretrain", "finetune", "qa", "p_probe", "q_probe"):
+    for stage in ("pretrain", "finetune", "qa", "p_probe", "q_probe"):
         status, _, unfinished = killed_in(
             stage, lambda: sweep(workdir, *larger, **as_ever), workdir
         )
