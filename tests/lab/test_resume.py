@@ -178,13 +178,13 @@ def test_a_sweep_killed_in_pretraining_and_in_a_probe_ends_as_an_undisturbed_one
 
 
 def test_shards_killed_while_they_are_written_end_as_undisturbed_ones(tmp_path):
-    command = [sys.executable, "-m", "kstore_jax.cli", "data", "--config.world.people=300000"]
-    command += [f"--config={CONFIGS / 'paper.py'}", "--config.data.variant=multi5"]
+    command = [sys.executable, "-m", "kstore_jax.cli", "data", f"--config={CONFIGS / 'paper.py'}"]
+    command += ["--config.world.people=300000", "--config.data.variant=multi5"]
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     process = subprocess.Popen([*command, f"--out={killed}"], **quiet)
     written = tmp_path / "killed.writing"
-    wait_until(lambda: len(list(written.glob("part-*.json"))) > 1)
+    wait_until(lambda: len(list(written.glob("part-*.json"))) > 1, seconds=60)
     process.kill()
     process.wait()
     assert not killed.exists()
