@@ -7,7 +7,7 @@ import pathlib
 from collections.abc import Sequence
 
 from kstore_jax.config import Experiment, as_dict, parse
-from kstore_jax.errors import UserError
+from kstore_jax.errors import DamagedFileError, UserError
 from kstore_jax.lab import paper
 from kstore_jax.world.biographies import Variant
 from kstore_jax.world.people import ATTRIBUTES
@@ -140,7 +140,9 @@ def read_results(run: pathlib.Path) -> Results:
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{path}: no results here; run `kstore run` first") from None
     except UnicodeDecodeError:
-        raise UserError(f"{path}: damaged (not text); `kstore run` writes it again") from None
+        raise DamagedFileError(
+            f"{path}: damaged (not text); `kstore run` writes it again"
+        ) from None
     try:
         found = json.loads(text)
         for row in found["rows"]:
@@ -149,7 +151,7 @@ def read_results(run: pathlib.Path) -> Results:
         results = Results(list(found["rows"]), stages, dict(found.get("provenance") or {}))
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         what = f"{error.args[0]} is missing" if isinstance(error, KeyError) else error
-        raise UserError(f"{path}: damaged ({what}); `kstore run` writes it again") from None
+        raise DamagedFileError(f"{path}: damaged ({what}); `kstore run` writes it again") from None
     if not results.rows:
         raise UserError(f"{path}: no results here; run `kstore run` first")
     return results
