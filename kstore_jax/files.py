@@ -9,14 +9,19 @@ from kstore_jax.errors import DamagedFileError
 WRITING = ".writing"  # the suffix of what is not whole yet
 
 
-def write_text(path: pathlib.Path, text: str) -> None:
+def write_bytes(path: pathlib.Path, content: bytes) -> None:
     """Writes a file that is either whole or as it was, whatever is killed or loses its power."""
     temporary = path.with_name(path.name + WRITING)
-    with temporary.open("w") as file:
-        file.write(text)
+    with temporary.open("wb") as file:
+        file.write(content)
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
+    """Writes a text file that is either whole or as it was."""
+    write_bytes(path, text.encode())
 
 
 def write_json(path: pathlib.Path, value) -> None:

@@ -11,13 +11,13 @@ import numpy as np
 
 from kstore_jax.config import Experiment, PProbe, QProbe, as_dict
 from kstore_jax.corpus import shards
-from kstore_jax.corpus.encode import TokenRows, joined
 from kstore_jax.corpus.examples import Spans, span_examples
-from kstore_jax.corpus.sampler import Fresh, Mixture, Passes, Repeated, Rows, Windows, weights_of
+from kstore_jax.corpus.sampler import Mixture, Rows, Windows
 from kstore_jax.corpus.shards import Corpus
 from kstore_jax.corpus.tokenizer import Vocabulary
 from kstore_jax.lab.initial import initial
 from kstore_jax.lab.materials import Materials
+from kstore_jax.lab.mixing import exposures, pretraining_windows
 from kstore_jax.lab.readings import (
     FIRST_TOKEN_TASKS,
     TASKS,
@@ -38,7 +38,6 @@ from kstore_jax.train import objectives
 from kstore_jax.train.checkpoint import opened
 from kstore_jax.train.fit import Task, fit
 from kstore_jax.train.mesh import make_mesh, placed
-from kstore_jax.world.biographies import Variant
 from kstore_jax.world.people import ATTRIBUTES
 from kstore_jax.world.questions import TRAINED_WORDING
 
@@ -129,55 +128,23 @@ class Lab:
         return self._read("shards")
 
     @functools.cached_property
-    def _real_text(self) -> TokenRows:
-        return self.materials.closed(self._read("text").rows)
+    def _mixed_in(self) -> dict[str, Corpus]:
+        return {name: self._read(name) for name in self.corpora if name != "shards"}
 
     @functools.cached_property
     def vocabulary(self) -> Vocabulary:
         found = self.materials.vocabulary
         if self.experiment.data.text and self.experiment.data.vocabulary == "compact":
-            ids = np.union1d(found.ids, np.unique(self._real_text.tokens))
+            ids = np.union1d(found.ids, np.unique(self._mixed_in["text"].rows.tokens))
             return Vocabulary(found.tokenizer, ids)
         return found
 
     @functools.cached_property
     def windows(self) -> Windows | Mixture:
         """What is read in pretraining."""
-        e, m = self.experiment, self.materials
-        mixed = 1.0 - e.data.qa_share - (e.data.text_share if e.data.text else 0.0)
-        own = self._passes(self.corpus, m.variant, 0, e.world.people)
-        sources: dict[str, tuple[Passes, float]] = {"pass": (own, mixed)}
-        if e.world.celebrities:
-            corpus = self._read("celebrities")
-            variant, share = m.celebrity_variant, e.data.celebrity_share
-            theirs = self._passes(corpus, variant, e.world.people, e.world.celebrities)
-            if share:
-                sources["pass"] = own, mixed * (1.0 - share)
-                sources["celebrities"] = theirs, mixed * share
-            else:
-                both = [m.closed(corpus.rows) for corpus in (self.corpus, corpus)]
-                sources["pass"] = Repeated(joined(both)), mixed
-        if e.data.qa_share:
-            rows = m.closed(m.question_rows())
-            taught = np.flatnonzero(np.repeat(m.taught, len(ATTRIBUTES)))
-            sources["questions"] = Repeated(rows.rows(taught)), e.data.qa_share
-        if e.data.text:
-            sources["text"] = Repeated(self._real_text), e.data.text_share
-        windows = tuple(
-            Windows(passes, e.pretrain.window, e.seed, purpose)
-            for purpose, (passes, _) in sources.items()
-        )
-        if len(windows) == 1:
-            return windows[0]
-        weights = weights_of([share for _, share in sources.values()])
-        return Mixture(windows, weights, e.seed)
-
-    def _passes(self, corpus: Corpus, variant: Variant, first: int, size: int) -> Passes:
-        closed = self.materials.closed
-        if not variant.fresh:
-            return Repeated(closed(corpus.rows))
-        table, seed = self.materials.table, self.experiment.world.seed
-        return Fresh(lambda number: closed(shards.fresh(table, seed, variant, first, size, number)))
+        corpora = {"shards": self.corpus, **self._mixed_in}
+        length, seed = self.experiment.pretrain.window, self.experiment.seed
+        return pretraining_windows(self.materials, corpora, length, seed)
 
     @functools.cached_property
     def shape(self) -> Shape:
@@ -229,19 +196,10 @@ class Lab:
         )
         fit(task, training, folder, self.mesh)
         return {
-            "exposures": self._exposures(training.steps * training.batch),
+            "exposures": exposures(self.materials, windows, training.steps * training.batch),
             "parameters": sum(leaf.size for leaf in jax.tree.leaves(self._initial)),
             "vocabulary": self.vocabulary.size,
         }
-
-    def _exposures(self, count: int) -> float:
-        """How often each person was read about in the first `count` windows."""
-        windows, share = self.windows, 1.0
-        if isinstance(windows, Mixture):
-            share = windows.weights[0] / sum(windows.weights)
-            windows = windows.sources[0]
-        passes = count * share * windows.length / windows.passes.start(1)
-        return passes * self.materials.variant.entries
 
     def _recall(self, _: pathlib.Path) -> dict:
         rows = self.corpus.rows

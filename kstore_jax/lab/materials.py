@@ -147,7 +147,8 @@ def write_datasets(
     Yields each folder and its manifest.
     """
     materials = Materials(experiment)
-    if materials.variant.fresh or materials.celebrity_variant.fresh:
+    famous = materials.world.celebrities and materials.celebrity_variant.fresh
+    if materials.variant.fresh or famous:
         raise UserError(
             "data.variant: fresh text is drawn while a model reads it; multiM+permute is M passes"
         )

@@ -1,0 +1,19 @@
+"""HTML put together from parts, escaped unless it is HTML already."""
+
+import html
+from collections.abc import Iterable
+
+
+class Html(str):
+    """Text that is HTML already."""
+
+
+def tag(name: str, *inside, **attributes) -> Html:
+    """An element; strings inside it and in its attributes are escaped."""
+    told = "".join(f' {k.rstrip("_")}="{html.escape(str(v))}"' for k, v in attributes.items())
+    return Html(f"<{name}{told}>{join(inside)}</{name}>")
+
+
+def join(parts: Iterable) -> Html:
+    """Parts of a page one after another, escaped where they are not `Html`."""
+    return Html("".join(p if isinstance(p, Html) else html.escape(str(p)) for p in parts))

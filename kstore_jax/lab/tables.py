@@ -1,0 +1,149 @@
+"""The tables of the page: a group of rows a section, an attribute a column."""
+
+from collections.abc import Sequence
+
+from kstore_jax.lab import paper
+from kstore_jax.lab.findings import Group
+from kstore_jax.lab.markup import Html, join, tag
+from kstore_jax.world.people import ATTRIBUTES
+
+_COLUMNS = ("mean", *ATTRIBUTES)
+
+
+def in_numbers(found: Sequence[Group]) -> Html:
+    """What was learned and answered, the paper's numbers below ours."""
+    heads = ["exposures", "recited", "answers, trained on", "answers, held out: mean"]
+    body = [row for group in found for row in _of_group(group)]
+    body.append(tag("tr", tag("th", "the paper", colspan=11), class_="dataset"))
+    body.append(_cells("majority guess", "paper", _NOT_LEARNED, paper.baseline().qa))
+    return join(
+        [
+            tag("h2", "In numbers"),
+            tag("p", _COLUMNS_TOLD, class_="note"),
+            _by_attribute(heads, body),
+            tag("p", _PAPER_TOLD, class_="note"),
+        ]
+    )
+
+
+def _by_attribute(heads: Sequence[str], body: Sequence[Html]) -> Html:
+    """A table whose last columns are the attributes, one row a name."""
+    columns = ["", *heads, *(name.replace("_", " ") for name in ATTRIBUTES)]
+    head = tag("thead", tag("tr", *(tag("th", name, scope="col") for name in columns)))
+    return tag("div", tag("table", head, tag("tbody", *body)), class_="scroll")
+
+
+_COLUMNS_TOLD = (
+    "Accuracy in %. Exposures: how often each person is read about in pretraining. Recited: "
+    "attribute values predicted whole inside the biographies. Answers: exact match, about the "
+    "people whose questions were finetuned on (half of them, or the celebrities where there are "
+    "any), and about those held out. Majority guess: always the commonest answer of the former."
+)
+_PAPER_TOLD = (
+    f"The paper: {paper.SOURCE}, Fig. 3 and 7; {paper.SETTING}. The mean is the one that it "
+    "prints. Of recitation it says in words only: above 99 %. Of trained answers it prints the "
+    f"first tokens alone. {paper.LORA_ON_SINGLE}"
+)
+
+
+def _title(group: Group, columns: int) -> Html:
+    named = group.label, " ", tag("small", group.wording)
+    return tag("tr", tag("th", *named, colspan=columns, scope="rowgroup"), class_="dataset")
+
+
+def _of_group(group: Group) -> list[Html]:
+    rows = [_title(group, 11)]
+    learned = _learned(*(group.mean(name) for name in _LEARNED))
+    many = len(group.rows) > 1
+    name = f"this run, mean of {len(group.rows)}" if many else "this run"
+    rows.append(_cells(name, "ours", learned, group.means("qa")))
+    for row in group.rows if many else ():
+        own = _learned(*(row[name] for name in _LEARNED))
+        rows.append(_cells(f"seed {row['seed']}", "seed", own, row["qa"]))
+    rows.append(_cells("majority guess", "guess", _NOT_LEARNED, group.means("qa_baseline")))
+    if published := group.published:
+        learned = _learned(paper.EXPOSURES, None, None)
+        rows.append(_cells("the paper", "paper", learned, published.qa))
+    return rows
+
+
+_LEARNED = ("exposures", "bio_recall", "qa_train")
+_NOT_LEARNED = ("–",) * len(_LEARNED)
+
+
+def _learned(exposures: float, *shares: float | None) -> list[str]:
+    return [f"{exposures:.0f}", *map(_in_percent, shares)]
+
+
+def _in_percent(share: float | None) -> str:
+    return "–" if share is None else f"{100 * share:.1f}"
+
+
+def _cells(name: str, kind: str, learned: Sequence[str], shares: dict) -> Html:
+    """A row: what was learned, as text, then a mean and a share for each attribute."""
+    cells = [tag("td", text) for text in learned]
+    cells += [
+        tag("td", _in_percent(shares.get(column)), class_="main" if column == "mean" else "each")
+        for column in _COLUMNS
+    ]
+    return tag("tr", tag("th", name, scope="row"), *cells, class_=kind)
+
+
+def first_tokens(found: Sequence[Group]) -> Html:
+    """First tokens of answers, of which the paper prints those about the trained half."""
+    body = []
+    for group in found:
+        body.append(_title(group, 8))
+        body.append(_cells("trained on", "each", (), group.means("qa_first", "train")))
+        body.append(_cells("held out", "ours", (), group.means("qa_first", "test")))
+        guess = group.means("q_probe", "baseline")["first"]
+        guess["mean"] = sum(guess.values()) / len(guess)
+        body.append(_cells("majority guess", "guess", (), guess))
+        published = group.published
+        if published and published.qa_train_first is not None:
+            theirs = {"mean": published.qa_train_first}
+            body.append(_cells("the paper, trained on", "paper", (), theirs))
+    return join(
+        [
+            tag("h3", "First tokens of the answers"),
+            tag("p", _FIRST_TOLD, class_="note"),
+            _by_attribute(["mean"], body),
+        ]
+    )
+
+
+_FIRST_TOLD = (
+    "Accuracy in %. The first token of a birth date is the month, that of many a university its "
+    "first word, so the majority guess is higher than above. The paper prints means of the "
+    "trained half (Fig. 2a and 11; here those of LoRA of rank 8, and 128 for the embedding)."
+)
+
+
+def reworded(found: Sequence[Group]) -> Html:
+    """Answers in wordings never trained; nothing where no row knows of them."""
+    body = []
+    for group in found:
+        if not (wordings := group.reworded):
+            continue
+        means = [wording["mean"] for wording in wordings]
+        spread = " to ".join(map(_in_percent, (min(means), max(means))))
+        mean = {name: sum(w[name] for w in wordings) / len(wordings) for name in _COLUMNS}
+        body.append(_title(group, 9))
+        body.append(_cells("the trained wording", "each", ["–"], group.means("qa")))
+        body.append(_cells(f"mean of {len(wordings)} never trained", "ours", [spread], mean))
+    if not body:
+        return Html("")
+    return join(
+        [
+            tag("h3", "Questions in wordings never trained"),
+            tag("p", _REWORDED_TOLD, class_="note"),
+            _by_attribute(["from wording to wording", "mean"], body),
+        ]
+    )
+
+
+_REWORDED_TOLD = (
+    "Accuracy in %, exact match about people held out. Finetuning asks in one wording; here the "
+    "same model is asked in others, and where it answers fewer, what it learned hangs in part on "
+    "the words of the question. From wording to wording: the lowest and the highest of their means."
+)
