@@ -211,6 +211,14 @@ def test_going_on_writes_only_the_parts_that_are_missing(table, tmp_path, monkey
     assert sum(len(corpus.rows) for corpus in written) == 2 * PEOPLE - 2 * shards.PART
 
 
+def test_a_part_that_was_damaged_meanwhile_is_written_again(table, dataset, tmp_path, monkeypatch):
+    interrupted_after(2, table, tmp_path / "dataset", monkeypatch)
+    part = tmp_path / "dataset.writing" / "part-00000-of-00003.array_record"
+    part.write_bytes(part.read_bytes()[:-1])
+    write(tmp_path / "dataset", table)
+    assert contents(tmp_path / "dataset") == contents(dataset)
+
+
 def test_what_another_configuration_left_is_not_gone_on_with(table, tmp_path, monkeypatch):
     interrupted_after(2, table, tmp_path / "dataset", monkeypatch)
     before = dataset_of(table, variant="multi5", config={"anything": 2})
