@@ -81,7 +81,9 @@ class HuggingFace(nn.Module):
 
 
 class TrainingSteps:
-    """Steps of AdamW on random tokens that are on the device already."""
+    """Steps of AdamW on random tokens that are on the device already, one a call."""
+
+    steps_a_call = 1
 
     def __init__(self, network: Callable[[Shape], nn.Module], shape: Shape, dtype: str):
         torch.manual_seed(0)
@@ -99,10 +101,10 @@ class TrainingSteps:
         size = shape.batch, shape.window + 1
         self._tokens = torch.randint(shape.vocabulary, size, device=self._device)
 
-    def run(self, steps: int) -> float:
-        """Seconds of so many steps, until the last is done."""
+    def run(self, calls: int) -> float:
+        """Seconds of so many calls, until the last is done."""
         started = time.perf_counter()
-        for _ in range(steps):
+        for _ in range(calls):
             self._step()
         if self._device.type == "cuda":
             torch.cuda.synchronize()

@@ -26,12 +26,13 @@ OURS = "kstore_jax"
 PEERS = ("PyTorch GPT", "Hugging Face GPT-2")
 DTYPES = ("float32", "bfloat16")
 _SECONDS = 2.0  # that one measurement should take
-_DISPATCH = 5  # steps a call of ours; on a CPU each call touches its memory anew, which takes time
+DISPATCH = 5  # steps a call of ours; on a CPU each call touches its memory anew, which takes time
 _PAUSE = 0.3  # between measurements: threads of the one before stop waiting for work
 
 
 def training_steps(name: str, shape: Shape, dtype: str):
-    """The competitor: `run(steps)` gives seconds, `parameters` how many numbers are trained."""
+    """The competitor: `run(calls)` gives seconds, of `steps_a_call` steps each; `parameters` is how
+    many numbers are trained."""
     if name == OURS:
         from kstore_jax.config import Pretrain
         from kstore_jax.lab.bench import TrainingSteps
@@ -40,7 +41,7 @@ def training_steps(name: str, shape: Shape, dtype: str):
         sizes = {field: getattr(shape, field) for field in ("vocabulary", "layers", "heads")}
         ours = transformer.Shape(width=shape.width, dtype=dtype, **sizes)
         batch = {"batch": shape.batch, "window": shape.window}
-        return TrainingSteps(ours, Pretrain(**batch, dispatch=_DISPATCH))
+        return TrainingSteps(ours, Pretrain(**batch, dispatch=DISPATCH))
     from benchmarks import peers
 
     network = peers.GPT if name == PEERS[0] else peers.HuggingFace
@@ -48,12 +49,14 @@ def training_steps(name: str, shape: Shape, dtype: str):
 
 
 def work(name: str, shape: Shape, dtype: str) -> None:
-    """The process of one competitor: reads how many steps to run, answers in seconds."""
+    """The process of one competitor: reads how many calls to run, answers in seconds."""
     if shape.device == "cpu":
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: shape.threads])
     steps = training_steps(name, shape, dtype)
     steps.run(2)
-    print(json.dumps({"parameters": steps.parameters, "step": steps.run(2) / 2}), flush=True)
+    tokens = steps.steps_a_call * shape.batch * shape.window
+    ready = {"parameters": steps.parameters, "call_s": steps.run(2) / 2, "call_tokens": tokens}
+    print(json.dumps(ready), flush=True)
     for line in sys.stdin:
         print(json.dumps(steps.run(int(line))), flush=True)
 
@@ -62,7 +65,7 @@ class Competitor:
     """A process that runs training steps when asked to."""
 
     def __init__(self, name: str, shape: Shape, dtype: str):
-        self.name, self.dtype, self._shape = name, dtype, shape
+        self.name, self.dtype = name, dtype
         self._process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.train", *_as_flags(shape), f"--work={name}:{dtype}"],
             env=_environment(shape),
@@ -72,13 +75,14 @@ class Competitor:
         )
         ready = self._answer()
         self.parameters = ready["parameters"]
-        self._steps = max(1, round(_SECONDS / ready["step"]))
+        self._calls = max(1, round(_SECONDS / ready["call_s"]))
+        self._tokens = self._calls * ready["call_tokens"]
 
     def tokens_per_s(self) -> float:
         time.sleep(_PAUSE)
-        self._process.stdin.write(f"{self._steps}\n")
+        self._process.stdin.write(f"{self._calls}\n")
         self._process.stdin.flush()
-        return self._steps * self._shape.batch * self._shape.window / self._answer()
+        return self._tokens / self._answer()
 
     def _answer(self):
         line = self._process.stdout.readline()

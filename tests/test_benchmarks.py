@@ -4,11 +4,14 @@ import json
 import subprocess
 import sys
 
+import jax
+import optax
 import pytest
 
 from benchmarks.shape import Shape
-from benchmarks.train import DTYPES, OURS, PEERS, row, training_steps
+from benchmarks.train import DISPATCH, DTYPES, OURS, PEERS, row, training_steps
 
+SIZES = ("--layers=1", "--width=16", "--heads=2", "--window=8", "--batch=2", "--vocabulary=32")
 TINY = Shape(layers=1, width=16, heads=2, window=8, batch=2, vocabulary=32)
 
 
@@ -32,18 +35,40 @@ def test_every_competitor_trains_the_shape(name, dtype):
         pytest.importorskip("transformers")
     steps = training_steps(name, TINY, dtype)
     assert steps.run(2) > 0
+    assert _updates(steps) == 2 * steps.steps_a_call  # or tokens/s would be those of fewer steps
     block = 12 * 16**2 + 13 * 16
     learnt_positions = 0 if name == OURS else 8 * 16
     assert steps.parameters == 32 * 16 + block + 2 * 16 + learnt_positions
+
+
+def _updates(steps) -> int:
+    """How often the weights were updated, by the optimizer's own count."""
+    if hasattr(steps, "state"):
+        counts = jax.tree.leaves(optax.tree_utils.tree_get_all_with_path(steps.state, "count"))
+        return int(next(leaf for leaf in counts if isinstance(leaf, jax.Array)))
+    (state, *_) = steps._optimizer.state.values()
+    return int(state["step"])
+
+
+def test_what_a_process_of_a_competitor_tells_of_its_calls():
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.train", *SIZES, f"--work={OURS}:float32"],
+        input="1\n",
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    ready, seconds = map(json.loads, done.stdout.splitlines())
+    assert ready["call_tokens"] == DISPATCH * 2 * 8
+    assert seconds > 0
 
 
 @pytest.mark.slow
 def test_the_benchmark_prints_a_row_for_each_competitor():
     pytest.importorskip("torch")
     pytest.importorskip("transformers")
-    sizes = ("--layers=1", "--width=16", "--heads=2", "--window=8", "--batch=2", "--vocabulary=32")
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.train", "--json", "--rounds=1", *sizes],
+        [sys.executable, "-m", "benchmarks.train", "--json", "--rounds=1", *SIZES],
         capture_output=True,
         text=True,
         check=True,

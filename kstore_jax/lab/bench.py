@@ -75,9 +75,11 @@ class TrainingSteps:
       compile_s: seconds that XLA took (less where its compilation cache helped).
       state: of weights and optimizer, after what was run so far.
       parameters: how many numbers are trained.
+      steps_a_call: `training.dispatch`.
     """
 
     def __init__(self, shape: Shape, training: Pretrain):
+        self.steps_a_call = training.dispatch
         mesh, optimiser = make_mesh(), optimizer(training)
         params = jax.device_put(forward.init(shape, jax.random.key(0)), replicated(mesh))
         self.state = {"trainable": params, "optimizer": optimiser.init(params)}
@@ -92,7 +94,7 @@ class TrainingSteps:
         self.parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
 
     def run(self, calls: int) -> float:
-        """Seconds of `calls` calls, of `training.dispatch` steps each, until the last is done."""
+        """Seconds of `calls` calls, of `steps_a_call` steps each, until the last is done."""
         started = time.perf_counter()
         for _ in range(calls):
             self.state, losses = self.compiled(self.state, {}, self._batch)
@@ -116,7 +118,7 @@ def train(experiment: Experiment) -> dict[str, float | int | str]:
     with _described(experiment) as lab:
         training, shape = experiment.pretrain, lab.shape
     steps = TrainingSteps(shape, training)
-    step_s = _step_seconds(steps, training.dispatch)
+    step_s = _step_seconds(steps)
     tokens_per_s = training.batch * training.window / step_s
     devices = jax.devices()
     flops, source = peak(devices[0], shape.dtype)
@@ -143,11 +145,12 @@ def train(experiment: Experiment) -> dict[str, float | int | str]:
     }
 
 
-def _step_seconds(steps: TrainingSteps, dispatch: int) -> float:
+def _step_seconds(steps: TrainingSteps) -> float:
     """Of one step: the median of several rounds, after one call that is not counted."""
     steps.run(1)
     calls = max(1, round(_ROUND_SECONDS / steps.run(1)))
-    return float(np.median([steps.run(calls) for _ in range(_ROUNDS)])) / (calls * dispatch)
+    seconds = np.median([steps.run(calls) for _ in range(_ROUNDS)])
+    return float(seconds) / (calls * steps.steps_a_call)
 
 
 def _peak_memory() -> int:
