@@ -41,6 +41,7 @@ def get_config(size: str = "default"):
         "weight_decay": 1.0,
         "head": "unembedding",
         "updated": "shared",
+        "dropout": 0.0,
         "dispatch": 5,
     }
     config.p_probe.update(

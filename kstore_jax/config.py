@@ -1,15 +1,16 @@
 """The one place that reads configuration: a ConfigDict -> validated, frozen dataclasses.
 
 The defaults are the paper's (Part 3.1, sections 2 to 5) for bioS and the 124M GPT-2, as far as it
-tells them; a file in `configs/` says what differs. It does not tell `b1`, `b2`, `clip` and
-`init_scale` (the values here are common ones), and it probes with dropout on, which is not there
-yet. The whole list of what is done unlike the paper, and of what it leaves open, is in
-`lab/paper.py` (`DEPARTURES`, `CHOSEN`) and at the end of every page.
+tells them; a file in `configs/` says what differs. It does not tell `b1`, `b2`, `clip`, `dropout`
+and `init_scale` (the values here are common ones). The whole list of what is done unlike the paper,
+and of what it leaves open, is in `lab/paper.py` (`DEPARTURES`, `CHOSEN`) and at the end of every
+page.
 """
 
 import copy
 import dataclasses
 import itertools
+import json
 import typing
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -126,8 +127,8 @@ class Network:
       bias: whether products add one.
       tied: whether the head is the embedding.
       direction: `causal`, or `bidirectional`: each position sees all.
-      dropout: of embeddings, attention weights and what is added to the residual, where `forward`
-        is given a key.
+      dropout: of embeddings, attention weights and what is added to the residual, in pretraining
+        and finetuning. Attention programs other than `dense` drop nothing.
       attention: the program that computes it (`model/attention.py`); `auto` is the fastest here.
       init_scale: standard deviation of the initial weights.
       dtype: of the inputs of matrix products, whose sums and results are float32; `auto` is
@@ -184,7 +185,9 @@ class Training:
     `warmup`: steps of linear warm-up. `final`: the learning rate at the end, as a part of the
     peak. `clip`: global norm of the gradient, 0 for none. `accumulate`: parts of a batch whose
     gradients are computed one after the other, for less memory; the step is that of the whole
-    batch (BatchNorm sees a part). `dispatch`: steps a call of the compiled loop.
+    batch (BatchNorm sees a part, and dropout draws for one). `dispatch`: steps a call of the
+    compiled loop. `skip_nonfinite`: how many steps in a row may have a gradient that is not finite
+    and be left out; 0 stops at the first.
     `checkpoint_every`: steps between checkpoints, a multiple of `dispatch`.
     """
 
@@ -201,54 +204,98 @@ class Training:
     eps: float = _number(1e-6, 0.0)
     clip: float = _number(1.0, 0.0)
     accumulate: int = _number(1, 1)
+    skip_nonfinite: int = _number(0, 0)
     dispatch: int = _number(1, 1)
     checkpoint_every: int = _number(1000, 1)
 
     def __post_init__(self):
-        if self.checkpoint_every % self.dispatch:
-            raise UserError(
-                f"checkpoint_every: expected a multiple of dispatch = {self.dispatch}, "
-                f"got {self.checkpoint_every}"
-            )
+        for name in ("checkpoint_every", "evaluate_every"):
+            if getattr(self, name, 0) % self.dispatch:
+                raise UserError(
+                    f"{name}: expected a multiple of dispatch = {self.dispatch}, "
+                    f"got {getattr(self, name)}"
+                )
         if self.batch % self.accumulate:
             raise UserError(
                 f"accumulate: expected a divisor of batch = {self.batch}, got {self.accumulate}"
             )
-        if self.warmup >= self.steps:
+        if self.warmup and self.warmup >= self.steps:
             raise UserError(f"warmup: expected less than steps = {self.steps}, got {self.warmup}")
 
 
 @dataclasses.dataclass(frozen=True)
 class Pretrain(Training):
-    """Part 3.1, section 3: 80,000 steps of 96 windows of 512 tokens."""
+    """Part 3.1, section 3: 80,000 steps of 96 windows of 512 tokens.
+
+    `evaluate_every`: steps between looks at what the model knows (the dynamics of Fig. 1), 0 for
+    none: whether it continues biographies and answers questions, about `evaluate_people` of P_train
+    and as many of P_test.
+    """
 
     window: int = _number(512, 2)
     warmup: int = _number(1000, 0)
+    evaluate_every: int = _number(0, 0)
+    evaluate_people: int = _number(200, 1)
 
 
 @dataclasses.dataclass(frozen=True)
 class Finetune(Training):
-    """LoRA on queries and values (`rank`) and on the embedding's input side (`embedding_rank`).
+    """LoRA on queries and values (`rank`) and on the embedding (`embedding_rank`), or all weights.
 
     W' = W + alpha A B, A zero and B Gaussian at the start (Part 3.2, appendix B), with standard
     deviation `init_scale`, which the papers leave open.
+
+    Attributes:
+      steps: 0 asks the pretrained model itself, as after mixed training.
+      method: `lora`, or `full` to train every weight.
+      rank: 0 leaves queries and values as they are, -1 trains their whole matrices.
+      embedding_rank: likewise, of the embedding.
+      embedding_side: where an update of the embedding acts: its `input` alone, or `both` input and
+        head, where they are tied.
+      grid: rows of other values of these fields, as `product` gives them. Each row is finetuned on
+        P_train but for a share `validation` of its people; the one that answers most about these
+        is the one that is asked about P_test.
     """
 
-    steps: int = _number(50_000, 1)
+    steps: int = _number(50_000, 0)
     batch: int = _number(48, 1)
     learning_rate: float = _number(3e-4, 0.0)
     weight_decay: float = _number(0.01, 0.0)
-    rank: int = _number(8, 1)
-    embedding_rank: int = _number(128, 0)
+    method: str = _one_of("lora", "lora", "full")
+    rank: int = _number(8, -1)
+    embedding_rank: int = _number(128, -1)
+    embedding_side: str = _one_of("input", "input", "both")
     alpha: float = _number(4.0, 0.0)
     init_scale: float = _number(0.02, 0.0)
+    grid: tuple = ()
+    validation: float = _number(0.1, 0.0, 0.9)
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.method == "lora" and self.rank == self.embedding_rank == 0:
+            raise UserError("rank: expected other than 0 beside embedding_rank = 0")
+        _ = self.rows
+
+    @property
+    def rows(self) -> "tuple[Finetune, ...]":
+        """What is finetuned: each row of the grid, or this one alone where there is none."""
+        if not self.grid:
+            return (self,)
+        if not self.steps or not self.validation:
+            raise UserError("grid: expected steps and validation to be more than 0 with it")
+        plain = {**dataclasses.asdict(self), "grid": ()}
+        try:
+            rows = [dict(row) for row in self.grid]
+        except (TypeError, ValueError):
+            raise UserError("grid: expected rows of (field, value), as product() gives") from None
+        return tuple(_parse(Finetune, {**plain, **row}, "grid.") for row in rows)
 
 
 @dataclasses.dataclass(frozen=True)
 class Probe(Training):
-    """A probe on the frozen model: low-rank update of the embedding, norm, linear head. The paper
-    leaves the model's dropout on; there is none here.
+    """A probe on the frozen model: low-rank update of the embedding, norm, linear head.
 
+    `dropout`: of the frozen model while a probe is trained; the paper leaves it on.
     `head`: `linear` trains norm and head, as the paper does with 50,000 people. With a few hundred
     a head of as many classes cannot be trained; `unembedding` takes the model's own rows for the
     first tokens of the values and trains the embedding update alone (first-token tasks only).
@@ -262,6 +309,7 @@ class Probe(Training):
     final: float = _number(0.0, 0.0, 1.0)
     weight_decay: float = _number(0.3, 0.0)
     clip: float = _number(0.0, 0.0)
+    dropout: float = _number(0.1, 0.0, 0.99)
     head: str = _one_of("linear", "linear", "unembedding")
     updated: str = _one_of("all", "all", "shared")
 
@@ -317,8 +365,15 @@ class Experiment:
     def __post_init__(self):
         if self.data.celebrity_share and not self.world.celebrities:
             raise UserError("data.celebrity_share: expected world.celebrities to be set with it")
-        if self.model.dropout:
-            raise UserError("model.dropout: expected 0.0; no training drops anything yet")
+        ranks = [("finetune.rank", row.rank) for row in self.finetune.rows]
+        for part in (*self.finetune.rows, self.p_probe, self.q_probe):
+            name = {PProbe: "p_probe", QProbe: "q_probe"}.get(type(part), "finetune")
+            ranks.append((f"{name}.embedding_rank", part.embedding_rank))
+        for name, rank in ranks:
+            if rank > self.model.width:
+                raise UserError(
+                    f"{name}: expected at most model.width = {self.model.width}, got {rank}"
+                )
         if self.model.positions == "learned" and self.pretrain.window > self.model.context:
             raise UserError(
                 f"pretrain.window: expected at most model.context = {self.model.context}, "
@@ -438,6 +493,8 @@ def _parse(kind: type, given: dict, path: str):
 def _value(kind: type, value, field: dataclasses.Field, path: str):
     if kind is float and type(value) is int:
         value = float(value)
+    if kind is tuple and type(value) is list:
+        value = tuple(value)
     if type(value) is not kind:
         raise UserError(f"{path}: expected {kind.__name__}, got {value!r}")
     least, most = field.metadata.get("least"), field.metadata.get("most")
@@ -453,4 +510,4 @@ def _value(kind: type, value, field: dataclasses.Field, path: str):
 
 def as_dict(config) -> dict:
     """A configuration, or a part of one, as plain JSON values."""
-    return dataclasses.asdict(config)
+    return json.loads(json.dumps(dataclasses.asdict(config)))

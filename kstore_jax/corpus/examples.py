@@ -29,6 +29,10 @@ class Spans:
     def __len__(self) -> int:
         return len(self.tokens)
 
+    def rows(self, which: np.ndarray) -> "Spans":
+        """Some of the texts."""
+        return Spans(*(getattr(self, field.name)[which] for field in dataclasses.fields(self)))
+
 
 def tokens_of(rows: TokenRows, vocabulary: Vocabulary) -> np.ndarray:
     """All rows as (N, L) int32 model tokens: the end of text, the row, ends of text up to L."""

@@ -82,10 +82,11 @@ class TrainingSteps:
         self.steps_a_call = training.dispatch
         mesh, optimiser = make_mesh(), optimizer(training)
         params = jax.device_put(forward.init(shape, jax.random.key(0)), replicated(mesh))
-        self.state = {"trainable": params, "optimizer": optimiser.init(params)}
+        step = jax.device_put(np.int32(0), replicated(mesh))
+        self.state = {"trainable": params, "optimizer": optimiser.init(params), "step": step}
         self._batch = jax.device_put(_tokens(shape, training), batch_sharding(mesh, training.batch))
         steps = functools.partial(
-            train_steps, next_token(shape), lambda _, own: own, optimiser, training.accumulate
+            train_steps, next_token(shape), lambda _, own: own, optimiser, training.accumulate, 0
         )
         lowered = jax.jit(steps, donate_argnums=0).lower(self.state, {}, self._batch)
         started = time.perf_counter()
@@ -98,7 +99,7 @@ class TrainingSteps:
         started = time.perf_counter()
         for _ in range(calls):
             self.state, losses = self.compiled(self.state, {}, self._batch)
-        losses.block_until_ready()
+        jax.block_until_ready(losses)
         return time.perf_counter() - started
 
 

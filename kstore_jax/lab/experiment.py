@@ -6,40 +6,28 @@ import pathlib
 from collections.abc import Callable, Sequence
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from kstore_jax.config import Experiment, PProbe, QProbe, as_dict
+from kstore_jax.config import Experiment, Finetune, as_dict
 from kstore_jax.corpus import shards
 from kstore_jax.corpus.examples import Spans, span_examples
-from kstore_jax.corpus.sampler import Mixture, Rows, Windows
+from kstore_jax.corpus.sampler import Mixture, Windows
 from kstore_jax.corpus.shards import Corpus
 from kstore_jax.corpus.tokenizer import Vocabulary
+from kstore_jax.lab import answering, probing
 from kstore_jax.lab.initial import initial
 from kstore_jax.lab.materials import Materials
 from kstore_jax.lab.mixing import exposures, pretraining_windows
-from kstore_jax.lab.readings import (
-    FIRST_TOKEN_TASKS,
-    TASKS,
-    Tasks,
-    biography_readings,
-    class_tokens,
-    labels,
-    name_readings,
-    shared_tokens,
-)
 from kstore_jax.lab.stages import Cache, Stage, usable_cores
-from kstore_jax.model import adapters, exchange, forward
+from kstore_jax.model import exchange, forward
 from kstore_jax.model.attention import choose
 from kstore_jax.model.matmul import fastest_dtype
 from kstore_jax.model.transformer import Shape
-from kstore_jax.readout import probes, qa
+from kstore_jax.readout import qa
 from kstore_jax.train import objectives
 from kstore_jax.train.checkpoint import opened
 from kstore_jax.train.fit import Task, fit
 from kstore_jax.train.mesh import make_mesh, placed
-from kstore_jax.world.people import ATTRIBUTES
-from kstore_jax.world.questions import TRAINED_WORDING
 
 
 def with_dtype(experiment: Experiment) -> Experiment:
@@ -71,14 +59,16 @@ class Lab:
             model["initial"] = exchange.check(e.model, pathlib.Path(e.model.init_from))
         self.pretrain = self._stage("pretrain", model, [*self.corpora.values()], self._pretrain)
         self.recall = self._stage("recall", {}, [self.pretrain], self._recall)
-        tuning = {"training": e.finetune}
-        self.finetune = self._stage("finetune", tuning, [self.pretrain], self._finetune)
-        self.qa = self._stage("qa", {}, [self.finetune], self._qa)
-        p_probe, q_probe = {"training": e.p_probe}, {"training": e.q_probe}
-        self.p_probe = self._stage("p_probe", p_probe, [self.pretrain], self._p_probe)
-        self.q_probe = self._stage("q_probe", q_probe, [self.pretrain], self._q_probe)
+        self.finetune = self._finetunings()
+        tuned = [*self.finetune.values()]
+        self.qa = self._stage("qa", {}, tuned or [self.pretrain], self._qa)
+        p_probe = functools.partial(probing.p_probe, self, e.p_probe)
+        q_probe = functools.partial(probing.q_probe, self, e.q_probe)
+        read = [self.pretrain]
+        self.p_probe = self._stage("p_probe", {"training": e.p_probe}, read, p_probe)
+        self.q_probe = self._stage("q_probe", {"training": e.q_probe}, read, q_probe)
         self.stages = (
-            *self.corpora.values(), self.pretrain, self.recall, self.finetune, self.qa,
+            *self.corpora.values(), self.pretrain, self.recall, *tuned, self.qa,
             self.p_probe, self.q_probe,
         )  # fmt: skip
 
@@ -99,6 +89,18 @@ class Lab:
         """Computes every stage that is not done, in this process."""
         for stage in self.stages:
             self.cache.ensure(stage)
+
+    def _finetunings(self) -> dict[Finetune, Stage]:
+        """What is finetuned, one stage a row of the grid, none where `finetune.steps` is 0."""
+        training = self.experiment.finetune
+        held_back = training.validation if training.grid else 0.0
+        found = {}
+        for row in training.rows if training.steps else ():
+            told = {k: v for k, v in as_dict(row).items() if k not in ("grid", "validation")}
+            compute = functools.partial(answering.finetune, self, row, held_back)
+            config = {"training": told, "held_back": held_back}
+            found[row] = self._stage("finetune", config, [self.pretrain], compute)
+        return found
 
     def _stage(
         self,
@@ -154,12 +156,13 @@ class Lab:
     def mesh(self) -> jax.sharding.Mesh:
         return make_mesh(self.experiment.mesh)
 
-    def _key(self, purpose: int) -> jax.Array:
+    def key(self, purpose: int) -> jax.Array:
+        """The key of the seed for one of several purposes."""
         return jax.random.fold_in(jax.random.key(self.experiment.seed), purpose)
 
     @functools.cached_property
     def _initial(self) -> forward.Params:
-        return initial(self.experiment.model.init_from, self.shape, self.vocabulary, self._key(0))
+        return initial(self.experiment.model.init_from, self.shape, self.vocabulary, self.key(0))
 
     @functools.cached_property
     def pretrained(self) -> forward.Params:
@@ -184,7 +187,9 @@ class Lab:
             first = step * training.batch + rows.start
             return {"tokens": self.vocabulary.encode(windows.windows(first, len(rows)))}
 
-        tokens = training.batch * training.window
+        dynamics = None
+        if training.evaluate_every:
+            dynamics = answering.dynamics(self, training.evaluate_people)
         task = Task(
             name="pretrain",
             objective=objectives.next_token(self.shape),
@@ -192,7 +197,10 @@ class Lab:
             frozen={},
             trainable=self._initial,
             make_batch=make_batch,
-            step_tokens=tokens,
+            step_tokens=training.batch * training.window,
+            seed=self.experiment.seed,
+            evaluate=dynamics,
+            evaluate_every=training.evaluate_every,
         )
         fit(task, training, folder, self.mesh)
         return {
@@ -205,168 +213,35 @@ class Lab:
         rows = self.corpus.rows
         examples = span_examples(rows, rows.value_spans, self.vocabulary)
         whole, first = qa.span_accuracy(self.shape, self.pretrained, examples)
-        return {"whole": _by_attribute(whole), "first": _by_attribute(first)}
+        return {"whole": answering.by_attribute(whole), "first": answering.by_attribute(first)}
 
-    def _finetune(self, folder: pathlib.Path) -> dict:
-        training = self.experiment.finetune
-        examples = self.questions
-        train_rows = np.flatnonzero(np.repeat(self.materials.taught, len(ATTRIBUTES)))
-        order = Rows(len(train_rows), self.experiment.seed)
+    @functools.cached_property
+    def chosen(self) -> Finetune | None:
+        """The row of the grid that answers most about those held back; None without finetuning."""
+        rows = [*self.finetune]
+        if len(rows) < 2:
+            return next(iter(rows), None)
+        return max(rows, key=lambda row: self.cache.ensure(self.finetune[row])["validation"])
 
-        def make_batch(step, rows):
-            which = train_rows[order.rows(step * training.batch + rows.start, len(rows))]
-            return {
-                "tokens": examples.tokens[which],
-                "positions": examples.positions[which][:, 0],
-                "targets": examples.targets[which][:, 0],
-                "weights": examples.weights[which][:, 0],
-            }
-
-        task = Task(
-            name="finetune",
-            objective=objectives.answers(self.shape),
-            merge=functools.partial(adapters.merge, alpha=training.alpha),
-            frozen=self.pretrained,
-            trainable=self._lora(),
-            make_batch=make_batch,
-            step_tokens=training.batch * examples.tokens.shape[1],
-        )
-        fit(task, training, folder, self.mesh)
-        return {"questions": len(train_rows)}
-
-    def _lora(self):
-        training = self.experiment.finetune
-        return adapters.init_lora(
-            self.pretrained,
-            self._key(1),
-            training.rank,
-            training.embedding_rank,
-            training.init_scale,
-        )
+    @functools.cached_property
+    def finetuned(self) -> forward.Params:
+        """The parameters of the model that is asked."""
+        if (row := self.chosen) is None:
+            return self.pretrained
+        start = answering.start(self, row)
+        trained = self._trained(self.finetune[row], row.steps, start)
+        return answering.finetuned(self, row, trained)
 
     def _qa(self, _: pathlib.Path) -> dict:
-        training = self.experiment.finetune
-        lora = self._trained(self.finetune, training.steps, self._lora())
-        params = adapters.merge(self.pretrained, lora, training.alpha)
-        whole, first = self._answered(params, self.questions)
-        taught = self.materials.taught
-        values = self.materials.everyone.values
-        baseline = {
-            name: qa.majority_baseline(values[taught, a], values[~taught, a])
-            for a, name in enumerate(ATTRIBUTES)
-        }
-        wordings = range(TRAINED_WORDING + 1, self.materials.language.questions.shape[1])
-        reworded = [
-            self._answered(params, self.materials.questions(self.vocabulary, wording))[0]
-            for wording in wordings
-        ]
-        return {
-            "train": {
-                "exact": _by_attribute(whole[taught]),
-                "first": _by_attribute(first[taught]),
-            },
-            "test": {
-                "exact": _by_attribute(whole[~taught]),
-                "first": _by_attribute(first[~taught]),
-            },
-            "wordings": {
-                "train": [_by_attribute(right[taught]) for right in reworded],
-                "test": [_by_attribute(right[~taught]) for right in reworded],
-            },
-            "baseline": {"mean": float(np.mean(list(baseline.values()))), **baseline},
-        }
-
-    def _answered(self, params: forward.Params, questions: Spans) -> tuple[np.ndarray, np.ndarray]:
-        """(everyone, 6) bool, twice: whether an answer, and its first token, are right."""
-        found = qa.span_accuracy(self.shape, params, questions)
-        whole, first = (right.reshape(-1, len(ATTRIBUTES)) for right in found)
-        return whole, first
-
-    def _p_probe(self, folder: pathlib.Path) -> dict:
-        """Trained on biographies of P_train and tested on those of P_test."""
-        training = self.experiment.p_probe
-        tasks = _tasks(training)
-        of_people, classes = labels(self.materials.table, self.materials.people, tasks)
-        entries = training.entries or self.materials.variant.entries
-        chosen = np.flatnonzero(self.corpus.entries < entries)
-        whose = self.corpus.people[chosen]
-        rows = self.corpus.rows.rows(chosen)
-        readings = biography_readings(rows, of_people[whose], self.vocabulary, tasks)
-        in_train = self.materials.in_train[whose]
-        return self._probe(self.p_probe, folder, training, "layer", readings, in_train, classes)
-
-    def _q_probe(self, folder: pathlib.Path) -> dict:
-        training = self.experiment.q_probe
-        tasks = _tasks(training)
-        table, who = self.materials.table, self.materials.people
-        _, classes = labels(table, who, tasks)
-        readings = name_readings(table, who, self.vocabulary, tasks)
-        return self._probe(
-            self.q_probe, folder, training, "batch", readings, self.materials.in_train, classes
-        )
-
-    def _probe(
-        self,
-        stage: Stage,
-        folder: pathlib.Path,
-        training: PProbe | QProbe,
-        norm: str,
-        readings: probes.Readings,
-        in_train: np.ndarray,
-        classes: tuple[int, ...],
-    ) -> dict:
-        seen, held_out = np.flatnonzero(in_train), np.flatnonzero(~in_train)
-        order = Rows(len(seen), self.experiment.seed)
-
-        def make_batch(step, rows):
-            chosen = order.rows(step * training.batch + rows.start, len(rows))
-            return readings.rows(seen[chosen])
-
-        frozen = dict(self.pretrained)
-        trainable = probes.init_probe(self.shape, training, classes, self._key(2))
-        if training.head == "unembedding":
-            tokens = class_tokens(self.materials.table, self.vocabulary)
-            frozen["head"] = probes.model_head(self.shape, self.pretrained, tokens)
-            del trainable["head"]
-        if training.updated == "shared":
-            shared = shared_tokens(self.materials.table, self.vocabulary)
-            frozen["updated"] = jnp.zeros(self.shape.vocabulary).at[shared].set(1.0)
-        task = Task(
-            name=stage.name,
-            objective=probes.probe_objective(self.shape, classes, norm),
-            merge=probes.with_probe,
-            frozen=frozen,
-            trainable=trainable,
-            make_batch=make_batch,
-            step_tokens=training.batch * len(classes) * readings.tokens.shape[1],
-        )
-        trained = fit(task, training, folder, self.mesh)
-        accuracy = probes.probe_accuracy(
-            self.shape,
-            probes.with_probe(frozen, trained),
-            classes,
-            norm,
-            probes.Readings(**readings.rows(seen)),
-            probes.Readings(**readings.rows(held_out)),
-        )
-        found: dict = {part: {"first": {}, "whole": {}} for part in ("accuracy", "baseline")}
-        if training.head == "linear":
-            found["ceiling"] = {"first": {}, "whole": {}}
-        for t, (name, kind) in enumerate(_tasks(training)):
-            known, asked = readings.labels[seen, t], readings.labels[held_out, t]
-            found["accuracy"][kind][name] = [None if np.isnan(x) else float(x) for x in accuracy[t]]
-            found["baseline"][kind][name] = qa.majority_baseline(known, asked)
-            if training.head == "linear":
-                found["ceiling"][kind][name] = float(np.isin(asked, known).mean())
-        return {**found.pop("accuracy"), **found}
-
-
-def _tasks(training: PProbe | QProbe) -> Tasks:
-    """A whole value has no row in the model's own head."""
-    return TASKS if training.head == "linear" else FIRST_TOKEN_TASKS
-
-
-def _by_attribute(right: np.ndarray) -> dict[str, float]:
-    """The mean of right (N, 6) for each attribute, and over all."""
-    shares = {name: float(right[:, a].mean()) for a, name in enumerate(ATTRIBUTES)}
-    return {"mean": float(np.mean(list(shares.values()))), **shares}
+        found = answering.answers(self, self.finetuned)
+        if grid := self.experiment.finetune.grid:
+            varied = dict.fromkeys(name for row in grid for name, _ in row)
+            found["grid"] = [
+                {
+                    **{name: getattr(row, name) for name in varied},
+                    "validation": self.cache.ensure(stage)["validation"],
+                    "chosen": row == self.chosen,
+                }
+                for row, stage in self.finetune.items()
+            ]
+        return found

@@ -26,11 +26,8 @@ LORA_ON_SINGLE = (
 )
 
 DEPARTURES = (
-    "No dropout anywhere. The paper probes with dropout on in the frozen model, and has probably "
-    "pretrained with it.",
     "An answer counts where greedy decoding gives it. The paper decodes with a beam of 4, and "
     "reports similar results without.",
-    "One finetuning, at one rank of LoRA. The paper shows the better of ranks 8 and 16.",
     "The names, values and sentences are this package's own.",
 )
 """What is done unlike the paper, whatever the configuration."""

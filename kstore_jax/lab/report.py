@@ -122,7 +122,8 @@ def _metrics(cache: Cache, config: Experiment) -> list[tuple[int, float]]:
     """Steps and losses of a row's pretraining, none where they cannot be read."""
     try:
         lines = read_metrics(cache.folder(Lab(config, cache).pretrain) / METRICS)
-        return [(int(line["step"]), float(line["loss"])) for line in lines]
+        told = [line for line in lines if line["loss"] is not None]
+        return [(int(line["step"]), float(line["loss"])) for line in told]
     except (UserError, OSError, ValueError, KeyError, TypeError):
         return []
 
@@ -215,6 +216,10 @@ def _of_this_run(rows: Sequence[dict], configs: Sequence[Experiment]) -> list[st
         told.append(_SIZE)
     if any(config.data.vocabulary == "compact" for config in configs):
         told.append(_COMPACT)
+    if not any(config.model.dropout for config in configs):
+        told.append("Pretraining had no dropout; the paper's probably had GPT-2's.")
+    if any(config.finetune.method == "lora" and not config.finetune.grid for config in configs):
+        told.append("One rank of LoRA was tried; the paper shows the better of 8 and 16.")
     for (field, value), text in _PROBING.items():
         parts = {"P-probing": "p_probe", "Q-probing": "q_probe"}.items()
         chosen = [
@@ -248,6 +253,9 @@ _PROBING = {
         "first tokens are read through the model's own output rows, and only the low-rank update "
         "of the embedding is trained. The paper trains a linear head on 50,000 people; a few "
         "hundred are too few for a head of as many classes."
+    ),
+    ("dropout", 0.0): (
+        "the frozen model drops nothing while they are trained; the paper leaves its dropout on."
     ),
     ("updated", "shared"): (
         "the embedding is updated for the tokens of the templates and the end of text only, in "

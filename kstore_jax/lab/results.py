@@ -1,5 +1,7 @@
 """What the stages of an experiment found, as one row of `results.json`."""
 
+import collections
+
 from kstore_jax.config import Experiment
 from kstore_jax.lab.experiment import Lab
 
@@ -9,14 +11,18 @@ def row(lab: Lab) -> dict:
 
     `qa` is exact match on P_test and `qa_train` its mean on P_train; `bio_recall` is the share of
     attribute values predicted whole inside the biographies; `qa_wordings` lists exact match on
-    P_test in each wording that was never trained; `mixed` is what was read in pretraining beside
-    the biographies of the people, empty where nothing was; `exposures` counts how often each
+    P_test in each wording that was never trained; `qa_grid` is exact match on the people held back
+    for each row of `finetune.grid`, and which was chosen; `mixed` is what was read in pretraining
+    beside the biographies of the people, empty where nothing was; `exposures` counts how often each
     person is read about in pretraining. A linear probe's ceiling is the share of held-out people
     whose class somebody of the other half has too: it cannot name any other. `code` names the git
     commits, or else the versions, of the code that computed the stages.
     """
     found = {stage.name: lab.cache.result(stage) for stage in lab.stages}
     answers = found["qa"]
+    seconds = collections.Counter()
+    for stage in lab.stages:
+        seconds[stage.name] += lab.cache.result(stage)["seconds"]
     probed = {
         name: {part: value for part, value in found[name].items() if part != "seconds"}
         for name in ("p_probe", "q_probe")
@@ -36,10 +42,11 @@ def row(lab: Lab) -> dict:
         "qa_first": {"train": answers["train"]["first"], "test": answers["test"]["first"]},
         "qa_wordings": answers["wordings"]["test"],
         "qa_baseline": answers["baseline"],
+        "qa_grid": answers.get("grid", []),
         **probed,
         "code": sorted(set().union(*map(lab.cache.code, lab.stages))),
-        "seconds": sum(result["seconds"] for result in found.values()),
-        "seconds_by_stage": {name: result["seconds"] for name, result in found.items()},
+        "seconds": seconds.total(),
+        "seconds_by_stage": dict(seconds),
     }
 
 

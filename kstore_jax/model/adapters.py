@@ -16,19 +16,21 @@ def init_lora(
     """Low-rank updates of every query and value kernel, and of the embedding.
 
     A is zero, so the merged model starts as the frozen one; B is Gaussian with standard deviation
-    `scale`.
+    `scale`. A rank of 0 makes no update, one of -1 trains the whole matrix itself.
     """
     sites = [
-        (f"{block}/{site}", params[block][site]["kernel"].shape, rank)
+        (f"{block}/{site}", params[block][site]["kernel"], rank)
         for block in sorted(params)
         if block.startswith("block_")
         for site in ("query", "value")
     ]
-    if embedding_rank:
-        sites.append(("embedding", params["embedding"].shape, embedding_rank))
+    sites.append(("embedding", params["embedding"], embedding_rank))
     return {
-        name: low_rank(jax.random.fold_in(key, i), (1, *shape), r, scale)
-        for i, (name, shape, r) in enumerate(sites)
+        name: low_rank(jax.random.fold_in(key, i), (1, *matrix.shape), r, scale)
+        if r > 0
+        else {"whole": matrix[None]}
+        for i, (name, matrix, r) in enumerate(sites)
+        if r
     }
 
 
@@ -43,22 +45,29 @@ def low_rank(
     }
 
 
-def merge(frozen: Params, trainable: dict, alpha: float) -> Params:
-    """W + alpha A B where there is an update, the frozen W elsewhere.
+def merge(frozen: Params, trainable: dict, alpha: float, embedding_side: str = "input") -> Params:
+    """W + alpha A B, or the whole matrix trained, where there is an update; the frozen W elsewhere.
 
-    An update of the embedding acts on its input side: the head keeps the frozen table. One with
-    T > 1 tasks gives T tables stacked, (T V, D): token v of task t is row t V + v.
+    An update of the embedding acts on its input side, where the head keeps the frozen table, or on
+    `both`. One with T > 1 tasks gives T tables stacked, (T V, D): token v of task t is row t V + v.
     """
     params = dict(frozen)
     for site, update in trainable.items():
-        delta = alpha * jnp.einsum("tir,tro->tio", update["a"], update["b"])
         if site == "embedding":
             table = frozen["embedding"]
-            params["unembedding"] = frozen.get("unembedding", table)
-            params["embedding"] = (table[None] + delta).reshape(-1, table.shape[1])
+            if embedding_side == "input":
+                params["unembedding"] = frozen.get("unembedding", table)
+            params["embedding"] = _updated(table, update, alpha).reshape(-1, table.shape[1])
         else:
             block, name = site.split("/")
             layer = params[block][name]
-            layer = {**layer, "kernel": layer["kernel"] + delta[0]}
+            layer = {**layer, "kernel": _updated(layer["kernel"], update, alpha)[0]}
             params[block] = {**params[block], name: layer}
     return params
+
+
+def _updated(matrix_IxO: jax.Array, update: dict[str, jax.Array], alpha: float) -> jax.Array:
+    """(T, I, O): the matrix with each of T updates."""
+    if "whole" in update:
+        return update["whole"]
+    return matrix_IxO[None] + alpha * jnp.einsum("tir,tro->tio", update["a"], update["b"])

@@ -17,9 +17,9 @@ import numpy as np
 
 from kstore_jax.config import PProbe, QProbe
 from kstore_jax.model.adapters import low_rank, merge
-from kstore_jax.model.forward import Params, forward
+from kstore_jax.model.forward import Params
 from kstore_jax.model.transformer import Shape
-from kstore_jax.train.objectives import Objective, at_positions
+from kstore_jax.train.objectives import Objective, at_positions, hidden_states
 
 _EPSILON = 1e-5
 
@@ -106,7 +106,7 @@ def features(shape: Shape, params: Params, batch: dict[str, jax.Array]) -> jax.A
     tasks = params["head"]["norm"]["scale"].shape[0]
     tables = shape.vocabulary * jnp.arange(tasks, dtype=jnp.int32)
     tokens = (batch["tokens"][None] + tables[:, None, None]).reshape(-1, batch["tokens"].shape[1])
-    hidden = forward(shape, params, tokens)
+    hidden = hidden_states(shape, params, tokens, batch)
     positions = jnp.tile(batch["positions"], (tasks, 1))
     return at_positions(hidden, positions).reshape(tasks, *batch["positions"].shape, shape.width)
 
@@ -137,7 +137,8 @@ def class_logits(head: dict, hidden_TxBxQxD, mean, variance, classes: tuple[int,
 
 
 def probe_objective(shape: Shape, classes: tuple[int, ...], norm: str) -> Objective:
-    """The sum over tasks of the mean loss over the positions where the task is asked."""
+    """The sum over tasks of the mean loss over the positions where the task is asked; the dropout
+    of `shape` is on."""
 
     def objective(params, batch):
         hidden = features(shape, params, batch)

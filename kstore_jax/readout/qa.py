@@ -5,9 +5,11 @@ true text before it, so one forward decides exact match under greedy decoding. T
 section 2.3) decodes with a beam of 4, which may differ, and reports similar results without it.
 """
 
+import dataclasses
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from kstore_jax.corpus.examples import Spans
@@ -33,6 +35,36 @@ def span_accuracy(
         whole.append(w[:kept])
         first.append(f[:kept])
     return np.concatenate(whole), np.concatenate(first)
+
+
+def stacked(examples: Spans, batch: int = 256) -> dict[str, np.ndarray]:
+    """The columns of `examples` as (batches, batch, ...), filled up; `real` says with what not."""
+    batch = min(batch, len(examples))
+    missing = -len(examples) % batch
+    columns = {f.name: getattr(examples, f.name) for f in dataclasses.fields(examples)}
+    columns["real"] = np.ones(len(examples), bool)
+    padded = {
+        name: np.pad(column, [(0, missing)] + [(0, 0)] * (column.ndim - 1))
+        for name, column in columns.items()
+    }
+    return {name: column.reshape(-1, batch, *column.shape[1:]) for name, column in padded.items()}
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def span_shares(
+    shape: Shape, params: Params, batches: dict[str, jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+    """The share of spans that are predicted whole, and whose first token is: scalars that are on
+    the device still. `batches` are those of `stacked`."""
+
+    def right(batch):
+        names = ("tokens", "positions", "targets", "weights")
+        found = _right(shape, params, *(batch[name] for name in names))
+        return [(x & batch["real"][:, None]).sum(dtype=jnp.float32) for x in found]
+
+    whole, first = jax.lax.map(right, batches)
+    spans = batches["real"].sum(dtype=jnp.float32) * batches["positions"].shape[2]
+    return whole.sum() / spans, first.sum() / spans
 
 
 @functools.partial(jax.jit, static_argnums=0)

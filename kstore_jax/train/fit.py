@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from kstore_jax.config import Training
@@ -37,6 +38,10 @@ class Task:
       trainable: what is trained, as it is before the first step.
       make_batch: `(step, rows) -> batch`, those rows of the batch of a step; pure.
       step_tokens: tokens the model reads a step, for the telemetry.
+      seed: of what the objective draws, by the `keys` it finds in its batch.
+      evaluate: `params -> figures`, nested dictionaries of scalars that are still on the device;
+        they go into `metrics.jsonl`.
+      evaluate_every: steps between evaluations, a multiple of `training.dispatch`; 0 for none.
     """
 
     name: str
@@ -46,6 +51,26 @@ class Task:
     trainable: Tree
     make_batch: MakeBatch
     step_tokens: int
+    seed: int = 0
+    evaluate: Callable[[Params], dict] | None = None
+    evaluate_every: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Told:
+    """What some steps found, still on the device: read while the next ones run.
+
+    Attributes:
+      step: updates completed with them.
+      losses: `loss`, (steps,), and of a training that skips, `skipped` so far and `in_a_row`.
+      evaluation: figures of the model after them, {} where it was not evaluated.
+      norm: of the weights after them, where they are about to be saved.
+    """
+
+    step: int
+    losses: dict[str, jax.Array]
+    evaluation: dict
+    norm: jax.Array | float = 0.0
 
 
 def fit(
@@ -59,8 +84,8 @@ def fit(
     workers, since the order of the sums in a matrix product depends on those.
 
     Raises:
-      UserError: the loss or the weights became NaN or infinite; the last checkpoint from before
-        stays.
+      UserError: the loss or the weights became NaN or infinite, more often in a row than
+        `training.skip_nonfinite` allows; the last checkpoint from before stays.
       DamagedFileError: there are checkpoints, and none is whole.
       Stopped: the process got SIGTERM; a checkpoint was written.
     """
@@ -70,11 +95,12 @@ def fit(
     trainable = jax.tree.map(jnp.copy, task.trainable)
     state = placed(mesh, {"trainable": trainable, "optimizer": optimiser.init(trainable)})
     train = functools.partial(
-        train_steps, task.objective, task.merge, optimiser, training.accumulate
+        train_steps, task.objective, task.merge, optimiser, training.accumulate, task.seed
     )
-    train = jax.jit(train, donate_argnums=0)
+    train, merge = jax.jit(train, donate_argnums=0), jax.jit(task.merge)
     with deferred() as asked_to_stop, opened(folder / "checkpoints") as checkpoints:
         first, state = checkpoints.resume(**state)
+        state |= placed(mesh, {"step": jnp.int32(first)})
         sharding = batch_sharding(mesh, training.batch)
         stride = training.dispatch
         rows = range(training.batch)
@@ -86,24 +112,33 @@ def fit(
             for count, batch in feed:
                 with jax.transfer_guard("disallow"):
                     state, losses = train(state, frozen, batch)
-                _read(unread, telemetry, training.steps)
+                _read(unread, telemetry, training)
                 step += count
-                unread = step, losses
+                evaluation = {}
+                if task.evaluate_every and step % task.evaluate_every == 0:
+                    evaluation = task.evaluate(merge(frozen, state["trainable"]))
+                unread = Told(step, losses, evaluation)
                 stop = asked_to_stop()
                 if stop or step == training.steps or step % training.checkpoint_every == 0:
-                    norm = _norm(state["trainable"])
-                    unread = _read(unread, telemetry, training.steps, norm)
-                    checkpoints.save(step, **state)
+                    unread = dataclasses.replace(unread, norm=_norm(state["trainable"]))
+                    unread = _read(unread, telemetry, training)
+                    checkpoints.save(step, **{k: state[k] for k in ("trainable", "optimizer")})
                 if stop:
                     break
     return state["trainable"]
 
 
-def train_steps(objective, merge, optimiser, accumulate, state, frozen, batch):
-    """Several steps in one program: `batch` has a leading axis of steps. Returns their losses."""
+def train_steps(objective, merge, optimiser, accumulate, seed, state, frozen, batch):
+    """Several steps in one program: `batch` has a leading axis of steps. Returns their losses.
+
+    The objective finds `keys` in its batch, one a row: functions of the seed, the step and the row.
+    """
 
     def step(state, batch):
-        parts = jax.tree.map(lambda x: _parts(x, accumulate), batch)
+        rows = jax.tree.leaves(batch)[0].shape[0]
+        key = jax.random.fold_in(jax.random.key(seed), state["step"])
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(rows))
+        parts = jax.tree.map(lambda x: _parts(x, accumulate), {**batch, "keys": keys})
 
         def terms(trainable, part):
             return objective(merge(frozen, trainable), part)
@@ -122,7 +157,12 @@ def train_steps(objective, merge, optimiser, accumulate, state, frozen, batch):
         (value, gradient), _ = jax.lax.scan(add, found, rest)
         updates, opt_state = optimiser.update(gradient, state["optimizer"], state["trainable"])
         trainable = optax.apply_updates(state["trainable"], updates)
-        return {"trainable": trainable, "optimizer": opt_state}, value
+        told = {"loss": value}
+        skipped = optax.tree_utils.tree_get(opt_state, "total_notfinite")
+        if skipped is not None:
+            in_a_row = optax.tree_utils.tree_get(opt_state, "notfinite_count")
+            told.update(skipped=skipped, in_a_row=in_a_row)
+        return {"trainable": trainable, "optimizer": opt_state, "step": state["step"] + 1}, told
 
     return jax.lax.scan(step, state, batch)
 
@@ -135,21 +175,26 @@ def _parts(x: jax.Array, parts: int) -> jax.Array:
 _norm = jax.jit(optax.tree.norm)
 
 
-def _read(
-    unread: tuple[int, jax.Array] | None,
-    telemetry: Telemetry,
-    steps: int,
-    norm: jax.Array | float = 0.0,
-) -> None:
-    """Waits for the losses, and for the norm of weights that are about to be saved."""
-    if unread is None:
+def _read(told: Told | None, telemetry: Telemetry, training: Training) -> None:
+    """Waits for what was told, and hands it on; of steps that were skipped no loss is told."""
+    if told is None:
         return
-    step, losses = unread
-    loss, norm = map(float, jax.device_get((losses.mean(), norm)))
-    for what, value in (("loss", loss), ("norm of the weights", norm)):
-        if not math.isfinite(value):
-            raise UserError(
-                f"the {what} became {value} in steps {step - len(losses) + 1} to {step}; "
-                "lower the learning rate or set clip; the last checkpoint from before is kept"
-            )
-    telemetry.report(step, steps, loss)
+    losses, evaluation, norm = jax.device_get((told.losses, told.evaluation, told.norm))
+    taken = losses["in_a_row"] == 0 if "in_a_row" in losses else np.ones(len(losses["loss"]), bool)
+    loss = float(losses["loss"][taken].mean()) if taken.any() else None
+    wrong = None
+    if not taken.all() and losses["in_a_row"].max() > training.skip_nonfinite:
+        wrong = f"the gradient was not finite more than {training.skip_nonfinite} times in a row"
+    elif loss is not None and not math.isfinite(loss):
+        wrong = f"the loss became {loss}"
+    elif not math.isfinite(norm):
+        wrong = f"the norm of the weights became {norm}"
+    if wrong:
+        first = told.step - len(taken) + 1
+        raise UserError(
+            f"{wrong} in steps {first} to {told.step}; "
+            "lower the learning rate or set clip; the last checkpoint from before is kept"
+        )
+    figures = jax.tree.map(float, evaluation)
+    skipped = int(losses["skipped"][-1]) if "skipped" in losses else 0
+    telemetry.report(told.step, training.steps, loss, skipped, figures)

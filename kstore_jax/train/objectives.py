@@ -45,12 +45,18 @@ def _cross_entropy_backward(saved, dloss):
 cross_entropy.defvjp(_cross_entropy_forward, _cross_entropy_backward)
 
 
+def hidden_states(shape: Shape, params: Params, tokens: jax.Array, batch: Batch) -> jax.Array:
+    """`forward`, with the dropout of `shape` where the batch has `keys`, as in a training."""
+    keys = batch.get("keys") if shape.dropout else None
+    return forward(shape, params, tokens, None if keys is None else keys[0])
+
+
 def next_token(shape: Shape) -> Objective:
     """Mean loss of every next token: batch `tokens` (B, L + 1)."""
 
     def objective(params, batch):
         tokens = batch["tokens"]
-        hidden = forward(shape, params, tokens[:, :-1])
+        hidden = hidden_states(shape, params, tokens[:, :-1], batch)
         logits = unembed(shape, params, hidden.reshape(-1, hidden.shape[-1]))
         losses = cross_entropy(logits, tokens[:, 1:].ravel())
         return losses.sum(), jnp.float32(losses.size)
@@ -68,7 +74,7 @@ def answers(shape: Shape) -> Objective:
     predicted; `targets` (B, P); `weights` (B, P), 0 where there is none."""
 
     def objective(params, batch):
-        hidden = forward(shape, params, batch["tokens"])
+        hidden = hidden_states(shape, params, batch["tokens"], batch)
         hidden = at_positions(hidden, batch["positions"])
         logits = unembed(shape, params, hidden.reshape(-1, hidden.shape[-1]))
         weights = batch["weights"].ravel()

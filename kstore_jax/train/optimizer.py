@@ -28,10 +28,14 @@ def _decayed(params):
 
 
 def optimizer(training: Training) -> optax.GradientTransformation:
-    """AdamW or Muon, with decoupled weight decay and optional clipping by the global norm."""
+    """AdamW or Muon, with decoupled weight decay and optional clipping by the global norm; where
+    `skip_nonfinite` is set, steps whose gradient is not finite change nothing and are counted."""
     rule = _muon(training) if training.optimizer == "muon" else _adamw(training)
     clip = optax.clip_by_global_norm(training.clip) if training.clip else optax.identity()
-    return _with_standard_promotion(optax.chain(clip, rule))
+    whole = optax.chain(clip, rule)
+    if training.skip_nonfinite:
+        whole = optax.apply_if_finite(whole, training.skip_nonfinite)
+    return _with_standard_promotion(whole)
 
 
 def _adamw(training: Training) -> optax.GradientTransformation:

@@ -48,8 +48,16 @@ class Telemetry:
         self._file.close()
         self._bar.close()
 
-    def report(self, step: int, steps: int, loss: float) -> None:
-        """`loss` is the mean over the steps since the last report."""
+    def report(
+        self, step: int, steps: int, loss: float | None, skipped: int, evaluation: dict
+    ) -> None:
+        """Tells of the steps since the last report.
+
+        Args:
+          loss: its mean over them, None where all were skipped.
+          skipped: how many steps were skipped since the training began.
+          evaluation: figures of the model after them, {} where it was not evaluated.
+        """
         now = time.perf_counter()
         before, then = self._marks[-1]
         self._seconds += now - then
@@ -63,9 +71,13 @@ class Telemetry:
             "tokens_per_s": round(rate),
             "seconds": round(self._seconds, 3),
         }
+        line |= {"skipped": skipped} if skipped else {}
+        line |= {"evaluation": evaluation} if evaluation else {}
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
-        self._bar.set_postfix_str(f"loss {loss:.3f}, {rate:,.0f} tokens/s", refresh=False)
+        told = "no loss" if loss is None else f"loss {loss:.3f}"
+        told += f", {skipped} skipped" if skipped else ""
+        self._bar.set_postfix_str(f"{told}, {rate:,.0f} tokens/s", refresh=False)
         self._bar.update(step - before)
 
 

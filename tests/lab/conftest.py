@@ -23,7 +23,7 @@ def get_config():
     config.finetune.update(steps=24, batch=8, rank=2, embedding_rank=4, **often)
     config.p_probe.update(steps=24, batch=6, learning_rate=1e-2, **often)
     config.q_probe.update(steps=24, batch=8, embedding_rank=2, **often)
-    config.q_probe.update(head="unembedding", updated="shared")
+    config.q_probe.update(head="unembedding", updated="shared", dropout=0.0)
     config.sweep = c.product(data__variant=["single", "multi2+permute"])
     return config
 """

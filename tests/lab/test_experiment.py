@@ -1,16 +1,20 @@
 """An experiment trains on half of the people, asks the other half, and says what it found."""
 
+import dataclasses
 import json
+import shutil
 
+import jax
 import numpy as np
 import pytest
 
-from kstore_jax.config import parse
+from kstore_jax.config import parse, product
 from kstore_jax.corpus.tokenizer import gpt2
-from kstore_jax.lab import experiment
+from kstore_jax.lab import answering, experiment, probing
 from kstore_jax.lab.experiment import Lab
 from kstore_jax.lab.stages import Cache
 from kstore_jax.readout import qa
+from kstore_jax.train.telemetry import METRICS, read_metrics
 from kstore_jax.world.people import ATTRIBUTES
 from tests.train.training import same_bits
 
@@ -36,9 +40,11 @@ def trained_by(lab, monkeypatch, tmp_path):
         raise Caught(task)
 
     def task(name: str):
-        monkeypatch.setattr(experiment, "fit", stopped)
+        for module in (experiment, answering, probing):
+            monkeypatch.setattr(module, "fit", stopped)
+        (stage,) = (stage for stage in lab.stages if stage.name == name)
         with pytest.raises(Caught) as caught:
-            getattr(lab, name).compute(tmp_path)
+            stage.compute(tmp_path)
         return caught.value.args[0]
 
     return task
@@ -196,3 +202,96 @@ def test_exposures_count_how_often_a_person_is_read_about(lab):
     per_person = lab.materials.variant.entries
     expected = training.steps * training.batch * training.window / tokens * per_person
     assert lab.cache.result(lab.pretrain)["exposures"] == pytest.approx(expected)
+
+
+def made_of(lab: Lab, cache, **finetune) -> Lab:
+    """The same experiment, finetuned in another way; what it shares is computed already."""
+    changed = dataclasses.replace(lab.experiment.finetune, steps=4, **finetune)
+    return Lab(dataclasses.replace(lab.experiment, finetune=changed), cache)
+
+
+@pytest.fixture(scope="module")
+def own_cache(finished, tmp_path_factory):
+    """A copy of the stages that may be written to."""
+    folder = tmp_path_factory.mktemp("own") / "stages"
+    shutil.copytree(finished / "stages", folder)
+    return Cache(folder)
+
+
+def test_without_finetuning_the_pretrained_model_is_asked(lab, own_cache):
+    changed = dataclasses.replace(lab.experiment.finetune, steps=0)
+    asked = Lab(dataclasses.replace(lab.experiment, finetune=changed), own_cache)
+    assert "finetune" not in [stage.name for stage in asked.stages]
+    assert same_bits(asked.finetuned, lab.pretrained)
+    assert asked.cache.ensure(asked.qa)["test"]["exact"].keys() == {"mean", *ATTRIBUTES}
+
+
+def test_full_finetuning_changes_every_weight(lab, own_cache):
+    full = made_of(lab, own_cache, method="full")
+    changed = jax.tree.map(lambda a, b: bool((a != b).any()), full.finetuned, lab.pretrained)
+    unchanged = [path for path, did in jax.tree_util.tree_leaves_with_path(changed) if not did]
+    # what is added to every key changes no attention, so that its gradient is rounding or zero
+    assert all("key" in str(path) and "bias" in str(path) for path in unchanged)
+
+
+def test_of_a_grid_the_row_that_answers_most_about_the_held_back_is_asked(lab, own_cache):
+    grid = product(learning_rate=[1e-9, 3e-3], weight_decay=[0.1])
+    several = made_of(lab, own_cache, grid=grid, validation=0.3)
+    assert [stage.name for stage in several.stages].count("finetune") == 2
+    found = own_cache.ensure(several.qa)
+    rates = [row["learning_rate"] for row in found["grid"]]
+    assert rates == [1e-9, 3e-3]
+    best = max(found["grid"], key=lambda row: row["validation"])
+    assert [row for row in found["grid"] if row["chosen"]] == [best]
+    assert several.chosen.learning_rate == best["learning_rate"]
+    for row, stage in several.finetune.items():
+        assert row.grid == ()
+        assert own_cache.ensure(stage)["questions"] == 7 * 6  # 3 of 10 people are held back
+
+
+def test_people_held_back_are_of_p_train_and_enter_no_batch(lab, own_cache, monkeypatch, tmp_path):
+    def stopped(task, training, folder, mesh):
+        raise Caught(task)
+
+    monkeypatch.setattr(answering, "fit", stopped)
+    several = made_of(lab, own_cache, grid=product(rank=[1, 2]), validation=0.3)
+    read = []
+    for stage in several.finetune.values():
+        with pytest.raises(Caught) as caught:
+            stage.compute(tmp_path)
+        texts = [
+            lab.vocabulary.decode(row)
+            for row in steps_of(caught.value.args[0], 99).reshape(-1, lab.questions.tokens.shape[1])
+        ]
+        read.append({name for name in names(lab, True) if any(name in text for text in texts)})
+        assert not any(name in text for name in names(lab, False) for text in texts)
+    assert len(read[0]) == 7
+    assert read[0] == read[1]
+
+
+def test_dynamics_of_the_finished_model_are_its_recall_and_answers(lab):
+    """Over everybody, they are what the stages after pretraining found."""
+    shares = jax.device_get(answering.dynamics(lab, 99)(lab.pretrained))
+    assert shares.keys() == {
+        "bio_train_first", "bio_test_first",
+        "qa_train_first", "qa_train_exact", "qa_test_first", "qa_test_exact",
+    }  # fmt: skip
+    answered = answering.answers(lab, lab.pretrained)
+    for half in ("train", "test"):
+        for kind in ("exact", "first"):
+            expected = answered[half][kind]["mean"]
+            assert float(shares[f"qa_{half}_{kind}"]) == pytest.approx(expected, abs=1e-6)
+    if lab.materials.variant.entries == 1:
+        recall = lab.cache.result(lab.recall)["first"]["mean"]
+        both = (shares["bio_train_first"] + shares["bio_test_first"]) / 2
+        assert float(both) == pytest.approx(recall, abs=1e-6)
+
+
+def test_dynamics_are_in_the_metrics_of_pretraining(lab, own_cache):
+    training = dataclasses.replace(lab.experiment.pretrain, steps=4, warmup=1, evaluate_every=2)
+    watched = Lab(dataclasses.replace(lab.experiment, pretrain=training), own_cache)
+    own_cache.ensure(watched.pretrain)
+    lines = read_metrics(own_cache.folder(watched.pretrain) / METRICS)
+    assert [line["step"] for line in lines if "evaluation" in line] == [2, 4]
+    expected = jax.device_get(answering.dynamics(watched, 200)(watched.pretrained))
+    assert lines[-1]["evaluation"] == pytest.approx(jax.tree.map(float, expected))

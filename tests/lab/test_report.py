@@ -370,7 +370,8 @@ def test_what_is_unlike_the_paper_is_told(tmp_path):
     like = as_dict(Experiment())
     told = mind(tmp_path, model=like["model"])
     assert "P-probing and Q-probing: a linear head" in told
-    assert "No dropout" in told
+    assert "Pretraining had no dropout" in told
+    assert "drops nothing" not in told
     assert "beam of 4" in told
     for untrue in ("Compare shapes", "only the tokens", "output rows", "at most", "templates"):
         assert untrue not in told

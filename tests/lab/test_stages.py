@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from kstore_jax.config import Experiment, World
+from kstore_jax.config import Experiment, World, product
 from kstore_jax.lab.experiment import Lab
 from kstore_jax.lab.stages import RESULT, Cache, Stage
 from kstore_jax.model.exchange import to_config
@@ -71,7 +71,10 @@ def others(tmp_path_factory) -> dict:
     words["text"] = str(elsewhere / "book.txt")
     parts = {"final": 0.5, "b1": 0.5, "b2": 0.5, "rotary": 0.5, "heads": 6, "width": 384}
     parts |= {
-        "dropout": 0.0,
+        "method": "full",
+        "embedding_side": "both",
+        "grid": product(rank=[1, 2]),
+        "validation": 0.1,
         "celebrity_share": 0.5,
         "qa_share": 0.25,
         "text_share": 0.25,
@@ -95,10 +98,12 @@ def changed(part, path, others):
         new = "linear" if value == "cosine" else "cosine"
     elif name in ("dispatch", "accumulate"):
         new = {"dispatch": 5, "accumulate": 2}[name]
+    elif name == "dropout":
+        new = 0.25
     elif isinstance(value, str):
         new = others.get(name, "elsewhere")
     else:
-        new = others.get(name, value * 2 + 2)
+        new = others[name] if name in others else value * 2 + 2
     return dataclasses.replace(part, **{name: new})
 
 
@@ -116,7 +121,7 @@ AFTER = {
     ("p_probe",): ("p_probe",),
     ("q_probe",): ("q_probe",),
     ("mesh",): (),
-    ("model", "dropout"): (),
+    ("finetune", "validation"): (),
 }
 
 

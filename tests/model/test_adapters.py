@@ -58,6 +58,28 @@ def test_merged_is_w_plus_alpha_a_b_at_the_sites_and_w_elsewhere(frozen):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), merged, expected)
 
 
+def test_a_rank_of_minus_one_trains_the_whole_matrix_and_of_0_none(frozen):
+    whole = init_lora(frozen, jax.random.key(0), -1, 0, 0.02)
+    assert set(whole) == set(SITES)
+    assert np.array_equal(logits(merge(frozen, whole, 4.0)), logits(frozen))
+    drawn = filled(whole)
+    merged = merge(frozen, drawn, 4.0)
+    for site in SITES:
+        block, name = site.split("/")
+        np.testing.assert_array_equal(merged[block][name]["kernel"], drawn[site]["whole"][0])
+        assert merged[block][name]["bias"] is frozen[block][name]["bias"]
+    assert merged["embedding"] is frozen["embedding"]
+
+
+def test_an_update_of_the_embedding_reaches_the_tied_head_where_it_should(frozen):
+    lora = filled(init_lora(frozen, jax.random.key(0), 0, 3, 0.02))
+    assert set(lora) == {"embedding"}
+    both, one = merge(frozen, lora, 1.0, "both"), merge(frozen, lora, 1.0)
+    assert "unembedding" not in both
+    np.testing.assert_array_equal(both["embedding"], one["embedding"])
+    assert not np.allclose(logits(both), logits(one), atol=1e-2)
+
+
 def test_merge_leaves_the_frozen_model_as_it_was(frozen):
     before = jax.tree.map(np.array, frozen)
     merge(frozen, filled(init_lora(frozen, jax.random.key(0), 2, 3, 0.02)), 1.0)

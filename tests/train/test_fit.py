@@ -20,7 +20,7 @@ from kstore_jax.config import Training
 from kstore_jax.errors import DamagedFileError, Stopped, UserError
 from kstore_jax.model import adapters
 from kstore_jax.train import stopping
-from kstore_jax.train.fit import fit
+from kstore_jax.train.fit import Task, fit
 from kstore_jax.train.objectives import answers, next_token
 from kstore_jax.train.telemetry import METRICS, Telemetry, last_metrics, read_metrics
 from tests.train.training import (
@@ -135,24 +135,104 @@ def test_a_learning_rate_far_too_high_is_told_in_one_line(tmp_path):
     assert steps_saved(tmp_path) == []
 
 
-def test_weights_that_are_not_finite_are_not_saved(tmp_path):
-    """The loss of a step is that of the weights before it."""
+def spoiled_in(*steps: int) -> Task:
+    """The task, whose gradient is not finite in some steps."""
     plain = task()
 
     def make_batch(step, rows):
-        good = step != 9  # the last before the checkpoint of step 10
-        return {**plain.make_batch(step, rows), "root": np.full(len(rows), good, np.float32)}
+        root = np.full(len(rows), step not in steps, np.float32)
+        return {**plain.make_batch(step, rows), "root": root}
 
     def objective(params, batch):
         steep_at_0 = jnp.sqrt(batch["root"].mean() + 0.0 * params["embedding"].sum())
         totals, counts = next_token(SHAPE)(params, batch)
         return totals + steep_at_0, counts
 
-    spoiled = dataclasses.replace(plain, objective=objective, make_batch=make_batch)
+    return dataclasses.replace(plain, objective=objective, make_batch=make_batch)
+
+
+def test_weights_that_are_not_finite_are_not_saved(tmp_path):
+    """The loss of a step is that of the weights before it: here 9 is the last before a save."""
     training = dataclasses.replace(TRAINING, checkpoint_every=5)
     with pytest.raises(UserError, match="norm of the weights became nan in steps 6 to 10"):
-        fit(spoiled, training, tmp_path)
+        fit(spoiled_in(9), training, tmp_path)
     assert steps_saved(tmp_path) == [5]
+
+
+def test_steps_without_a_finite_gradient_are_skipped_and_counted_where_that_is_asked_for(tmp_path):
+    skipping = dataclasses.replace(TRAINING, skip_nonfinite=2, checkpoint_every=5)
+    with pytest.raises(UserError, match="not finite more than 2 times in a row in steps 16 to 20"):
+        fit(spoiled_in(3, 4, 8, 15, 16, 17), skipping, tmp_path)
+    lines = read_metrics(tmp_path / METRICS)
+    assert [(line["step"], line.get("skipped")) for line in lines] == [(5, 2), (10, 3), (15, 3)]
+    assert all(np.isfinite(line["loss"]) for line in lines)
+    assert steps_saved(tmp_path) == [10, 15]
+    assert same_bits(fit(spoiled_in(), skipping, tmp_path), fit(spoiled_in(), skipping, tmp_path))
+
+
+def test_a_skipped_step_changes_no_weight(tmp_path):
+    one_a_call = dataclasses.replace(TRAINING, skip_nonfinite=1, dispatch=1, steps=3, warmup=0)
+    few = dataclasses.replace(one_a_call, checkpoint_every=1)
+    fit(spoiled_in(2), few, tmp_path)
+    assert same_bits(saved(tmp_path, 3, few)["trainable"], saved(tmp_path, 2, few)["trainable"])
+    assert read_metrics(tmp_path / METRICS)[-1]["loss"] is None
+
+
+def test_dropout_is_a_function_of_the_seed_and_the_step(tmp_path, undisturbed):
+    dropping = next_token(dataclasses.replace(SHAPE, dropout=0.3))
+
+    def trained(name, plain, **changes):
+        return fit(
+            dataclasses.replace(plain, objective=dropping, **changes), TRAINING, tmp_path / name
+        )
+
+    found = trained("whole", task())
+    with pytest.raises(Interrupted):
+        trained("resumed", interrupted_at(15))
+    assert same_bits(trained("resumed", task()), found)
+    assert not same_bits(trained("other seed", task(), seed=1), found)
+    assert not same_bits(saved(undisturbed, 20)["trainable"], found)
+
+
+def test_every_row_and_step_has_a_key_of_its_own(tmp_path):
+    """Whatever the parts of the batch; the loss is the mean of a draw by each key."""
+
+    def objective(params, batch):
+        drawn = jax.vmap(jax.random.uniform)(batch["keys"])
+        totals, counts = next_token(SHAPE)(params, batch)
+        return 0.0 * totals / counts * len(drawn) + drawn.sum(), jnp.float32(len(drawn))
+
+    found = []
+    for parts in (1, 2):
+        training = dataclasses.replace(TRAINING, accumulate=parts, dispatch=1)
+        folder = tmp_path / str(parts)
+        fit(dataclasses.replace(task(), objective=objective), training, folder)
+        found.append([loss for _, loss in losses(folder)])
+    np.testing.assert_allclose(*found, rtol=1e-6)
+    assert len(set(found[0])) == TRAINING.steps
+    alone = dataclasses.replace(TRAINING, batch=1, dispatch=1)
+    fit(dataclasses.replace(task(1), objective=objective), alone, tmp_path / "alone")
+    of_first_rows = np.array([loss for _, loss in losses(tmp_path / "alone")])
+    assert (abs(of_first_rows - found[0]) > 1e-3).all()
+
+
+def test_evaluations_are_written_with_their_steps_and_change_nothing(tmp_path, undisturbed):
+    def evaluate(params):
+        return {"norm": {"of embedding": jnp.linalg.norm(params["embedding"])}}
+
+    evaluated = {"evaluate": evaluate, "evaluate_every": 10}
+    with pytest.raises(Interrupted):
+        fit(dataclasses.replace(interrupted_at(15), **evaluated), TRAINING, tmp_path)
+    trained = fit(dataclasses.replace(task(), **evaluated), TRAINING, tmp_path)
+    assert same_bits(saved(tmp_path, 20), saved(undisturbed, 20))
+    told = {line["step"]: line.get("evaluation") for line in read_metrics(tmp_path / METRICS)}
+    assert told.keys() == {5, 10, 15, 20}
+    assert told[5] is told[15] is None
+    expected = {
+        "norm": {"of embedding": pytest.approx(float(jnp.linalg.norm(trained["embedding"])))}
+    }
+    assert told[20] == expected
+    assert told[10] != told[20]
 
 
 def damage(folder: pathlib.Path, step: int) -> None:

@@ -1,0 +1,116 @@
+"""The probes of a pretrained model: trained on P_train, read about P_test."""
+
+import dataclasses
+import pathlib
+from typing import TYPE_CHECKING
+
+import jax.numpy as jnp
+import numpy as np
+
+from kstore_jax.config import PProbe, Probe, QProbe
+from kstore_jax.corpus.sampler import Rows
+from kstore_jax.lab.readings import (
+    FIRST_TOKEN_TASKS,
+    TASKS,
+    Tasks,
+    biography_readings,
+    class_tokens,
+    labels,
+    name_readings,
+    shared_tokens,
+)
+from kstore_jax.readout import probes, qa
+from kstore_jax.train.fit import Task, fit
+
+if TYPE_CHECKING:
+    from kstore_jax.lab.experiment import Lab
+
+
+def p_probe(lab: "Lab", training: PProbe, folder: pathlib.Path) -> dict:
+    """Reads biographies just before each attribute's first mention (Part 3.1, section 5.1)."""
+    table, who = lab.materials.table, lab.materials.people
+    tasks = _tasks(training)
+    of_people, classes = labels(table, who, tasks)
+    entries = training.entries or lab.materials.variant.entries
+    chosen = np.flatnonzero(lab.corpus.entries < entries)
+    whose = lab.corpus.people[chosen]
+    rows = lab.corpus.rows.rows(chosen)
+    readings = biography_readings(rows, of_people[whose], lab.vocabulary, tasks)
+    in_train = lab.materials.in_train[whose]
+    return _probed(lab, "p_probe", folder, training, "layer", readings, in_train, classes)
+
+
+def q_probe(lab: "Lab", training: QProbe, folder: pathlib.Path) -> dict:
+    """Reads the end of text after each full name (Part 3.1, section 5.2)."""
+    table, who = lab.materials.table, lab.materials.people
+    tasks = _tasks(training)
+    _, classes = labels(table, who, tasks)
+    readings = name_readings(table, who, lab.vocabulary, tasks)
+    in_train = lab.materials.in_train
+    return _probed(lab, "q_probe", folder, training, "batch", readings, in_train, classes)
+
+
+def _probed(
+    lab: "Lab",
+    name: str,
+    folder: pathlib.Path,
+    training: Probe,
+    norm: str,
+    readings: probes.Readings,
+    in_train: np.ndarray,
+    classes: tuple[int, ...],
+) -> dict:
+    seen, held_out = np.flatnonzero(in_train), np.flatnonzero(~in_train)
+    order = Rows(len(seen), lab.experiment.seed)
+
+    def make_batch(step, rows):
+        chosen = order.rows(step * training.batch + rows.start, len(rows))
+        return readings.rows(seen[chosen])
+
+    frozen = dict(lab.pretrained)
+    trainable = probes.init_probe(lab.shape, training, classes, lab.key(2))
+    if training.head == "unembedding":
+        tokens = class_tokens(lab.materials.table, lab.vocabulary)
+        frozen["head"] = probes.model_head(lab.shape, lab.pretrained, tokens)
+        del trainable["head"]
+    if training.updated == "shared":
+        shared = shared_tokens(lab.materials.table, lab.vocabulary)
+        frozen["updated"] = jnp.zeros(lab.shape.vocabulary).at[shared].set(1.0)
+    dropping = dataclasses.replace(lab.shape, dropout=training.dropout)
+    if training.dropout:
+        dropping = dataclasses.replace(dropping, attention="dense")
+    task = Task(
+        name=name,
+        objective=probes.probe_objective(dropping, classes, norm),
+        merge=probes.with_probe,
+        frozen=frozen,
+        trainable=trainable,
+        make_batch=make_batch,
+        step_tokens=training.batch * len(classes) * readings.tokens.shape[1],
+        seed=lab.experiment.seed,
+    )
+    trained = fit(task, training, folder, lab.mesh)
+    accuracy = probes.probe_accuracy(
+        lab.shape,
+        probes.with_probe(frozen, trained),
+        classes,
+        norm,
+        probes.Readings(**readings.rows(seen)),
+        probes.Readings(**readings.rows(held_out)),
+    )
+    found: dict = {part: {"first": {}, "whole": {}} for part in ("accuracy", "baseline")}
+    if training.head == "linear":
+        found["ceiling"] = {"first": {}, "whole": {}}
+    for t, (attribute, kind) in enumerate(_tasks(training)):
+        known, asked = readings.labels[seen, t], readings.labels[held_out, t]
+        right = [None if np.isnan(x) else float(x) for x in accuracy[t]]
+        found["accuracy"][kind][attribute] = right
+        found["baseline"][kind][attribute] = qa.majority_baseline(known, asked)
+        if training.head == "linear":
+            found["ceiling"][kind][attribute] = float(np.isin(asked, known).mean())
+    return {**found.pop("accuracy"), **found}
+
+
+def _tasks(training: Probe) -> Tasks:
+    """A whole value has no row in the model's own head."""
+    return TASKS if training.head == "linear" else FIRST_TOKEN_TASKS
