@@ -1,6 +1,7 @@
 """Rows of one text each, padded to one shape: what finetuning and every readout consume."""
 
 import dataclasses
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -19,12 +20,14 @@ class Spans:
       positions: (N, S, K) int32: from where the k-th token of span s is predicted.
       targets: (N, S, K) int32: that token.
       weights: (N, S, K) float32: 1 for the tokens of the span, 0 for what fills it up to K.
+      lengths: (N,) int32: how many of the L tokens are text.
     """
 
     tokens: np.ndarray
     positions: np.ndarray
     targets: np.ndarray
     weights: np.ndarray
+    lengths: np.ndarray
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -34,23 +37,61 @@ class Spans:
         return Spans(*(getattr(self, field.name)[which] for field in dataclasses.fields(self)))
 
 
-def tokens_of(rows: TokenRows, vocabulary: Vocabulary) -> np.ndarray:
-    """All rows as (N, L) int32 model tokens: the end of text, the row, ends of text up to L."""
-    length = -(-(1 + int(rows.lengths.max())) // _MULTIPLE) * _MULTIPLE
-    return vocabulary.encode(padded(rows, length, vocabulary.tokenizer.end_of_text))
+def tokens_of(rows: TokenRows, vocabulary: Vocabulary) -> tuple[np.ndarray, np.ndarray]:
+    """All rows as (N, L) int32 model tokens: the end of text, the row, ends of text up to L; and
+    how many of them are text, (N,) int32."""
+    lengths = 1 + rows.lengths.astype(np.int32)
+    length = -(-int(lengths.max()) // _MULTIPLE) * _MULTIPLE
+    padding = vocabulary.tokenizer.end_of_text
+    return vocabulary.encode(padded(rows, length, padding)), lengths
 
 
-def span_examples(rows: TokenRows, spans: np.ndarray, vocabulary: Vocabulary) -> Spans:
-    """The texts of `rows` and the tokens in `spans` (N, S, 2), counted from the start of a row."""
-    tokens = tokens_of(rows, vocabulary)
-    starts, lengths = spans[..., 0], spans[..., 1] - spans[..., 0]
-    steps = np.arange(lengths.max())
-    inside = steps < lengths[..., None]
-    positions = np.where(inside, starts[..., None] + steps, 0)
+def span_examples(
+    rows: TokenRows, spans: np.ndarray, vocabulary: Vocabulary, mask: int | None = None
+) -> Spans:
+    """The texts of `rows` and the tokens in `spans` (N, S, 2), counted from the start of a row.
+
+    Each token is predicted from the one before it, or from its own place where `mask`, a token,
+    hides all of the spans.
+    """
+    tokens, lengths = tokens_of(rows, vocabulary)
+    starts, count = spans[..., 0], spans[..., 1] - spans[..., 0]
+    steps = np.arange(count.max())
+    inside = steps < count[..., None]
+    places = np.where(inside, 1 + starts[..., None] + steps, 1)
     lines = np.arange(len(tokens))[:, None, None]
+    targets = np.where(inside, tokens[lines, places], 0)
+    if mask is not None:
+        tokens[np.broadcast_to(lines, inside.shape)[inside], places[inside]] = mask
     return Spans(
         tokens=tokens,
-        positions=positions.astype(np.int32),
-        targets=np.where(inside, tokens[lines, positions + 1], 0).astype(np.int32),
+        positions=(places - (mask is None)).astype(np.int32),
+        targets=targets.astype(np.int32),
         weights=inside.astype(np.float32),
+        lengths=lengths,
     )
+
+
+def word_examples(
+    rows: TokenRows, spans: np.ndarray, vocabulary: Vocabulary, mask: int
+) -> Iterator[tuple[np.ndarray, Spans]]:
+    """For k = 0, 1, ...: the k-th word of each span hidden, all else in sight.
+
+    Yields which rows have a span of so many words, and those rows; the weights of their other spans
+    are 0.
+    """
+    shown = span_examples(rows, spans, vocabulary)
+    begins, joins = vocabulary.word_bounds
+    inside = shown.weights > 0
+    before = np.concatenate([np.zeros_like(inside[..., :1]), joins[shown.targets[..., :-1]]], -1)
+    word = np.where(inside, begins[shown.targets] | ~before, False).cumsum(-1) - 1
+    for k in range(int(word.max()) + 1):
+        hidden = inside & (word == k)
+        which = np.flatnonzero(hidden.any((1, 2)))
+        part, hidden = shown.rows(which), hidden[which]
+        places = part.positions + 1
+        lines = np.broadcast_to(np.arange(len(which))[:, None, None], hidden.shape)
+        tokens = part.tokens.copy()
+        tokens[lines[hidden], places[hidden]] = mask
+        weights = hidden.astype(np.float32)
+        yield which, dataclasses.replace(part, tokens=tokens, positions=places, weights=weights)

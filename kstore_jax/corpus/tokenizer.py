@@ -20,6 +20,7 @@ from kstore_jax.world.people import People
 END_OF_TEXT = "<|endoftext|>"
 UNKNOWN = "<|unknown|>"
 _ENDS = (END_OF_TEXT, "</s>", "<|end_of_text|>", "<eos>", "<|im_end|>", "[SEP]")
+_SPACES = ("\u0120", "\u010a", "\u2581")  # GPT-2's space and end of line, Llama's space
 _WORD = "x"  # what stands before a piece that does not begin a text while it is tokenised
 _SAMPLE = 10_000  # people whose biographies a BPE is trained on
 _GPT2_FILES = {
@@ -171,6 +172,13 @@ def _from_file(path: pathlib.Path, language: Language, seed: int, who: People) -
     return found
 
 
+def _is_letter(character: str) -> bool:
+    """Of a token as tokenizers spell it, where a mark stands for a space."""
+    if character in _SPACES:
+        return False
+    return character.isalnum() if character.isascii() else bool(character)
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Vocabulary:
     """The ids a model knows, as indices into the tokenizer's.
@@ -198,6 +206,19 @@ class Vocabulary:
     @property
     def end_of_text(self) -> int:
         return int(self._place[self.tokenizer.end_of_text])
+
+    @functools.cached_property
+    def word_bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        """(size,) bool, twice: which tokens begin a word whatever is before them, and after which
+        a token goes on with the word unless it begins one.
+
+        A word is a run of letters and digits with the space before it; every other character is a
+        word of its own run. Bytes beyond ASCII count as letters.
+        """
+        pieces = [self.tokenizer.backend.id_to_token(int(i)) or "" for i in self.ids]
+        begins = [not _is_letter(piece[:1]) for piece in pieces]
+        joins = [_is_letter(piece[-1:]) for piece in pieces]
+        return np.array(begins), np.array(joins)
 
     def places(self, ids: np.ndarray) -> np.ndarray:
         """Model tokens (int32, same shape) of the tokenizer's ids, -1 for an id left out."""

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from kstore_jax.config import Finetune
-from kstore_jax.corpus.examples import Spans, span_examples
+from kstore_jax.corpus.examples import Spans
 from kstore_jax.corpus.sampler import Rows
 from kstore_jax.lab.materials import Materials
 from kstore_jax.model import adapters
@@ -32,7 +32,7 @@ def finetune(lab: "Lab", training: Finetune, held_back: float, folder: pathlib.P
     Returns: `questions` trained; where people are held back, `validation`: exact match on them.
     """
     taught, validated = _split(lab.materials, held_back)
-    examples = lab.questions
+    examples = lab.asked()
     train_rows = np.flatnonzero(np.repeat(taught, len(ATTRIBUTES)))
     order = Rows(len(train_rows), lab.experiment.seed)
 
@@ -43,6 +43,7 @@ def finetune(lab: "Lab", training: Finetune, held_back: float, folder: pathlib.P
             "positions": examples.positions[which][:, 0],
             "targets": examples.targets[which][:, 0],
             "weights": examples.weights[which][:, 0],
+            "lengths": examples.lengths[which],
         }
 
     task = Task(
@@ -94,7 +95,7 @@ def _merge(training: Finetune) -> Callable[[Params, dict], Params]:
 
 def answers(lab: "Lab", params: Params) -> dict:
     """What a model answers about everyone, in the trained wording and in the others."""
-    whole, first = _answered(lab, params, lab.questions)
+    whole, first = _answered(lab, params, lab.asked())
     taught = lab.materials.taught
     values = lab.materials.everyone.values
     baseline = {
@@ -102,10 +103,7 @@ def answers(lab: "Lab", params: Params) -> dict:
         for a, name in enumerate(ATTRIBUTES)
     }
     wordings = range(TRAINED_WORDING + 1, lab.materials.language.questions.shape[1])
-    reworded = [
-        _answered(lab, params, lab.materials.questions(lab.vocabulary, wording))[0]
-        for wording in wordings
-    ]
+    reworded = [_answered(lab, params, lab.asked(wording))[0] for wording in wordings]
     return {
         "train": {"exact": by_attribute(whole[taught]), "first": by_attribute(first[taught])},
         "test": {"exact": by_attribute(whole[~taught]), "first": by_attribute(first[~taught])},
@@ -145,11 +143,11 @@ def dynamics(lab: "Lab", people: int) -> Callable[[Params], dict[str, jax.Array]
         who = np.flatnonzero(members)
         who = who[draw.shuffled(len(who), materials.world.seed, "dynamics", 0)[:people]]
         asked = np.flatnonzero(np.isin(np.arange(len(members)), who).repeat(len(ATTRIBUTES)))
-        parts[f"qa_{name}"] = lab.questions.rows(asked)
+        parts[f"qa_{name}"] = lab.asked().rows(asked)
         read = np.isin(lab.corpus.people, who) & (lab.corpus.entries == 0)
         if read.any():
             rows = lab.corpus.rows.rows(np.flatnonzero(read))
-            parts[f"bio_{name}"] = span_examples(rows, rows.value_spans, lab.vocabulary)
+            parts[f"bio_{name}"] = lab.recited(rows)[0][1]
     batches = {name: placed(lab.mesh, qa.stacked(part)) for name, part in parts.items()}
 
     def evaluate(params: Params) -> dict[str, jax.Array]:

@@ -27,7 +27,7 @@ from kstore_jax.model.transformer import Shape
 from kstore_jax.readout.qa import span_accuracy
 from kstore_jax.train.fit import train_steps
 from kstore_jax.train.mesh import batch_sharding, make_mesh, replicated
-from kstore_jax.train.objectives import next_token
+from kstore_jax.train.objectives import Objective, next_token
 from kstore_jax.train.optimizer import optimizer
 from kstore_jax.world.biographies import write
 from kstore_jax.world.language import text
@@ -78,7 +78,8 @@ class TrainingSteps:
       steps_a_call: `training.dispatch`.
     """
 
-    def __init__(self, shape: Shape, training: Pretrain):
+    def __init__(self, shape: Shape, training: Pretrain, objective: Objective | None = None):
+        objective = objective or next_token(shape)
         self.steps_a_call = training.dispatch
         mesh, optimiser = make_mesh(), optimizer(training)
         params = jax.device_put(forward.init(shape, jax.random.key(0)), replicated(mesh))
@@ -86,7 +87,7 @@ class TrainingSteps:
         self.state = {"trainable": params, "optimizer": optimiser.init(params), "step": step}
         self._batch = jax.device_put(_tokens(shape, training), batch_sharding(mesh, training.batch))
         steps = functools.partial(
-            train_steps, next_token(shape), lambda _, own: own, optimiser, training.accumulate, 0
+            train_steps, objective, lambda _, own: own, optimiser, training.accumulate, 0
         )
         lowered = jax.jit(steps, donate_argnums=0).lower(self.state, {}, self._batch)
         started = time.perf_counter()
@@ -118,7 +119,8 @@ def train(experiment: Experiment) -> dict[str, float | int | str]:
     """
     with _described(experiment) as lab:
         training, shape = experiment.pretrain, lab.shape
-    steps = TrainingSteps(shape, training)
+        objective = lab.objective
+    steps = TrainingSteps(shape, training, objective)
     step_s = _step_seconds(steps)
     tokens_per_s = training.batch * training.window / step_s
     devices = jax.devices()
@@ -171,7 +173,7 @@ def _described(experiment: Experiment) -> Iterator[Lab]:
 def qa(experiment: Experiment) -> dict[str, float | int | str]:
     """Questions answered a second, by an untrained model, which takes as long as a trained one."""
     with _described(experiment) as lab:
-        shape, columns = lab.shape, vars(lab.questions)
+        shape, columns = lab.shape, vars(lab.asked())
     params = forward.init(shape, jax.random.key(0))
     asked = Spans(**{name: column[:_QUESTIONS] for name, column in columns.items()})
 

@@ -10,7 +10,8 @@ import numpy as np
 
 from kstore_jax.config import Experiment, Finetune, as_dict
 from kstore_jax.corpus import shards
-from kstore_jax.corpus.examples import Spans, span_examples
+from kstore_jax.corpus.encode import TokenRows
+from kstore_jax.corpus.examples import Spans, span_examples, word_examples
 from kstore_jax.corpus.sampler import Mixture, Windows
 from kstore_jax.corpus.shards import Corpus
 from kstore_jax.corpus.tokenizer import Vocabulary
@@ -27,7 +28,9 @@ from kstore_jax.readout import qa
 from kstore_jax.train import objectives
 from kstore_jax.train.checkpoint import opened
 from kstore_jax.train.fit import Task, fit
+from kstore_jax.train.masking import Words
 from kstore_jax.train.mesh import make_mesh, placed
+from kstore_jax.world.questions import TRAINED_WORDING
 
 
 def with_dtype(experiment: Experiment) -> Experiment:
@@ -150,7 +153,23 @@ class Lab:
 
     @functools.cached_property
     def shape(self) -> Shape:
-        return Shape.of(self.experiment.model, -(-self.vocabulary.size // 128) * 128)
+        rows = self.vocabulary.size + (self.mask is not None)
+        return Shape.of(self.experiment.model, -(-rows // 128) * 128)
+
+    @property
+    def mask(self) -> int | None:
+        """The token of a bidirectional model that stands for one it has to tell."""
+        masks = self.experiment.model.direction == "bidirectional"
+        return self.vocabulary.size if masks else None
+
+    @functools.cached_property
+    def objective(self) -> objectives.Objective:
+        """Of pretraining: the next token, or masked words."""
+        if self.mask is None:
+            return objectives.next_token(self.shape)
+        bounds = self.vocabulary.word_bounds
+        words = Words(*bounds, end_of_text=self.vocabulary.end_of_text, mask=self.mask)
+        return objectives.masked_words(self.shape, words)
 
     @functools.cached_property
     def mesh(self) -> jax.sharding.Mesh:
@@ -174,10 +193,17 @@ class Lab:
         with opened(self.cache.folder(stage) / "checkpoints") as checkpoints:
             return checkpoints.load(steps, trainable=placed(self.mesh, like))["trainable"]
 
-    @functools.cached_property
-    def questions(self) -> Spans:
-        """The questions about everyone, in the trained wording."""
-        return self.materials.questions(self.vocabulary)
+    def asked(self, wording: int = TRAINED_WORDING) -> Spans:
+        """The questions about everyone."""
+        return self.materials.questions(self.vocabulary, wording, self.mask)
+
+    def recited(self, rows: TokenRows) -> list[tuple[np.ndarray, Spans]]:
+        """The values in biographies that are to be predicted from the text before them, or word by
+        word from all else; which rows, and those rows."""
+        if self.mask is None:
+            whole = span_examples(rows, rows.value_spans, self.vocabulary)
+            return [(np.arange(len(whole)), whole)]
+        return [*word_examples(rows, rows.value_spans, self.vocabulary, self.mask)]
 
     def _pretrain(self, folder: pathlib.Path) -> dict:
         training = self.experiment.pretrain
@@ -192,7 +218,7 @@ class Lab:
             dynamics = answering.dynamics(self, training.evaluate_people)
         task = Task(
             name="pretrain",
-            objective=objectives.next_token(self.shape),
+            objective=self.objective,
             merge=lambda _, trainable: trainable,
             frozen={},
             trainable=self._initial,
@@ -210,9 +236,10 @@ class Lab:
         }
 
     def _recall(self, _: pathlib.Path) -> dict:
-        rows = self.corpus.rows
-        examples = span_examples(rows, rows.value_spans, self.vocabulary)
+        (_, examples), *more = self.recited(self.corpus.rows)
         whole, first = qa.span_accuracy(self.shape, self.pretrained, examples)
+        for which, words in more:
+            whole[which] &= qa.span_accuracy(self.shape, self.pretrained, words)[0]
         return {"whole": answering.by_attribute(whole), "first": answering.by_attribute(first)}
 
     @functools.cached_property

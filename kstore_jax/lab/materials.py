@@ -131,12 +131,16 @@ class Materials:
         rows = ask(self.language, self.everyone.rows(who), asked, wording)
         return encode_questions(self.table, rows)
 
-    def questions(self, vocabulary: Vocabulary, wording: int = TRAINED_WORDING) -> Spans:
-        """The questions, whose answers and ends of text are to be predicted."""
+    def questions(
+        self, vocabulary: Vocabulary, wording: int = TRAINED_WORDING, mask: int | None = None
+    ) -> Spans:
+        """The questions, whose answers and ends of text are to be predicted; or whose answers are,
+        where `mask` hides each token of them."""
         rows = self.question_rows(wording)
         spans = rows.value_spans.copy()
-        spans[..., 1] += 1
-        return span_examples(self.closed(rows), spans, vocabulary)
+        if mask is None:
+            spans[..., 1] += 1
+        return span_examples(self.closed(rows), spans, vocabulary, mask)
 
 
 def write_datasets(

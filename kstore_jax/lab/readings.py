@@ -64,11 +64,13 @@ def biography_readings(
 ) -> Readings:
     """Biographies, read just before each attribute in the order they come in; an attribute is
     asked for at the positions before it is stated (Part 3.1, section 5.1)."""
+    tokens, lengths = tokens_of(rows, vocabulary)
     starts = rows.value_spans[:, :, 0]
     positions = np.sort(starts, axis=1)
     attribute = [ATTRIBUTES.index(name) for name, _ in tasks]
     return Readings(
-        tokens=tokens_of(rows, vocabulary),
+        tokens=tokens,
+        lengths=lengths,
         positions=positions.astype(np.int32),
         labels=labels_of_rows,
         asked=positions[:, :, None] <= starts[:, None, attribute],
@@ -80,12 +82,14 @@ def name_readings(
 ) -> Readings:
     """End token, full name, end token; read at the second (Part 3.1, section 5.2)."""
     names = who.names + table.language.names
-    tokens, _ = table.join(names)
-    rows = plain_rows(tokens, table.lengths[names].sum(axis=1))
+    joined, _ = table.join(names)
+    rows = plain_rows(joined, table.lengths[names].sum(axis=1))
     closed = with_end_of_text(rows, table.tokenizer.end_of_text)
     of_people, classes = labels(table, who, tasks)
+    tokens, lengths = tokens_of(closed, vocabulary)
     return Readings(
-        tokens=tokens_of(closed, vocabulary),
+        tokens=tokens,
+        lengths=lengths,
         positions=closed.lengths[:, None].astype(np.int32),
         labels=of_people,
         asked=np.ones((len(who), 1, len(classes)), bool),

@@ -23,6 +23,7 @@ def attend(
     dtype: str,
     *,
     batch: int = 1,
+    lengths: jax.Array | None = None,
     causal: bool = True,
     program: str = "dense",
     dropout: float = 0.0,
@@ -35,7 +36,8 @@ def attend(
       k_MxLxK: row `b G + g` is read by the heads g R to (g + 1) R - 1 of text b.
       v_MxLxK: as the keys.
       dtype: of the inputs of the products.
-      batch: B, which `dense` needs not know.
+      batch: B, which `dense` needs not know without `lengths`.
+      lengths: (B,) int32: how much of each text is there; nothing sees what fills it up to L.
       causal: whether a position sees only itself and what is before it.
       program: what computes it, as `choose` gives it.
       dropout: the share of the weights that is dropped, where there is a `key`.
@@ -46,12 +48,14 @@ def attend(
     program = choose(program, dtype, q_NxLxK.shape[-1], dropout)
     if program == "dense":
         dropout = 0.0 if key is None else dropout
-        return _dense(q_NxLxK, k_MxLxK, v_MxLxK, dtype, causal, dropout, key)
+        if lengths is not None:
+            lengths = lengths.repeat(k_MxLxK.shape[0] // batch)
+        return _dense(q_NxLxK, k_MxLxK, v_MxLxK, lengths, dtype, causal, dropout, key)
     q_BxHxLxK, k_BxGxLxK, v_BxGxLxK = (
         x.reshape(batch, -1, *x.shape[1:]).astype(dtype) for x in (q_NxLxK, k_MxLxK, v_MxLxK)
     )
     compute = _splash if program == "splash" else functools.partial(_library, program)
-    out_BxHxLxK = compute(q_BxHxLxK, k_BxGxLxK, v_BxGxLxK, causal)
+    out_BxHxLxK = compute(q_BxHxLxK, k_BxGxLxK, v_BxGxLxK, lengths, causal)
     return out_BxHxLxK.astype(jnp.float32).reshape(q_NxLxK.shape)
 
 
@@ -92,14 +96,17 @@ def _cudnn_lacks(backend: str, dtype: str, head_width: int) -> str | None:
     return None
 
 
-def _library(program: str, q_BxHxLxK, k_BxGxLxK, v_BxGxLxK, causal: bool) -> jax.Array:
+def _library(program: str, q_BxHxLxK, k_BxGxLxK, v_BxGxLxK, lengths, causal: bool) -> jax.Array:
     """JAX's own attention, which takes the heads after the positions."""
     given = (x.swapaxes(1, 2) for x in (q_BxHxLxK, k_BxGxLxK, v_BxGxLxK))
-    out_BxLxHxK = jax.nn.dot_product_attention(*given, is_causal=causal, implementation=program)
+    how = {"is_causal": causal, "implementation": program, "key_value_seq_lengths": lengths}
+    out_BxLxHxK = jax.nn.dot_product_attention(*given, **how)
     return out_BxLxHxK.swapaxes(1, 2)
 
 
-def _splash(q_BxHxLxK, k_BxGxLxK, v_BxGxLxK, causal: bool, interpret: bool = False) -> jax.Array:
+def _splash(
+    q_BxHxLxK, k_BxGxLxK, v_BxGxLxK, lengths, causal: bool, interpret: bool = False
+) -> jax.Array:
     """JAX's flash attention for TPUs. Texts are filled up to a length that it takes; what fills
     them is a document of its own that no other position sees. `interpret`: without a TPU."""
     from jax.experimental.pallas.ops.tpu import splash_attention as splash
@@ -113,13 +120,14 @@ def _splash(q_BxHxLxK, k_BxGxLxK, v_BxGxLxK, causal: bool, interpret: bool = Fal
     kernel = splash.make_splash_mha(
         splash.MultiHeadMask([mask] * heads), head_shards=1, q_seq_shards=1, interpret=interpret
     )
-    document = (jnp.arange(length + missing) >= length).astype(jnp.int32)
-    segments = splash.SegmentIds(document, document)
-    out_BxHxLxK = jax.vmap(lambda q, k, v: kernel(q, k, v, segments))(*given)
+    ends = jnp.full(q_BxHxLxK.shape[0], length) if lengths is None else lengths
+    document_BxL = (jnp.arange(length + missing)[None] >= ends[:, None]).astype(jnp.int32)
+    segments = splash.SegmentIds(document_BxL, document_BxL)
+    out_BxHxLxK = jax.vmap(kernel)(*given, segments)
     return out_BxHxLxK[:, :, :length]
 
 
-def _dense(q_NxLxK, k_MxLxK, v_MxLxK, dtype, causal, dropout, key):
+def _dense(q_NxLxK, k_MxLxK, v_MxLxK, lengths_M, dtype, causal, dropout, key):
     """The heads that share a key are rows of one product: R L queries to L keys."""
     rows, length, width = k_MxLxK.shape
     q_MxRLxK = (q_NxLxK * width**-0.5).reshape(rows, -1, width)
@@ -127,22 +135,25 @@ def _dense(q_NxLxK, k_MxLxK, v_MxLxK, dtype, causal, dropout, key):
     if dropout:
         shape = (rows, q_MxRLxK.shape[1], length)
         kept = jax.random.bernoulli(key, 1.0 - dropout, shape).astype(jnp.float32) / (1.0 - dropout)
-    out_MxRLxK = _attend(q_MxRLxK, k_MxLxK, v_MxLxK, kept, causal, jnp.dtype(dtype))
+    out_MxRLxK = _attend(q_MxRLxK, k_MxLxK, v_MxLxK, kept, lengths_M, causal, jnp.dtype(dtype))
     return out_MxRLxK.reshape(q_NxLxK.shape)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
-def _attend(q, k, v, kept, causal, dtype):
-    return _attend_forward(q, k, v, kept, causal, dtype)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))
+def _attend(q, k, v, kept, lengths, causal, dtype):
+    return _attend_forward(q, k, v, kept, lengths, causal, dtype)[0]
 
 
-def _attend_forward(q, k, v, kept, causal, dtype):
+def _attend_forward(q, k, v, kept, lengths, causal, dtype):
     q, k, v = (x.astype(dtype) for x in (q, k, v))
     scores = dot(q, k, -1, dtype)
     if causal:
         length = k.shape[1]
         seen = jnp.tile(jnp.tril(jnp.ones((length, length), bool)), (q.shape[1] // length, 1))
         scores = jnp.where(seen[None], scores, jnp.finfo(jnp.float32).min)
+    if lengths is not None:
+        there = jnp.arange(k.shape[1])[None] < lengths[:, None]
+        scores = jnp.where(there[:, None], scores, jnp.finfo(jnp.float32).min)
     weights = jax.nn.softmax(scores, axis=-1)
     mixing = (weights if kept is None else weights * kept).astype(dtype)
     out = dot(mixing, v, -2, dtype)
@@ -160,7 +171,7 @@ def _attend_backward(causal, dtype, saved, dout):
     dscores = (weights.astype(jnp.float32) * (dweights - row)).astype(dtype)
     dq = dot(dscores, k, -2, dtype)
     dk = transposed(dot(transposed(q), dscores, -2, dtype))
-    return dq, dk, dv, None
+    return dq, dk, dv, None, None
 
 
 _attend.defvjp(_attend_forward, _attend_backward)

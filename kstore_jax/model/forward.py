@@ -23,12 +23,18 @@ def init(shape: Shape, key: jax.Array) -> Params:
 
 @functools.partial(jax.jit, static_argnums=0)
 def forward(
-    shape: Shape, params: Params, tokens: jax.Array, dropout_key: jax.Array | None = None
+    shape: Shape,
+    params: Params,
+    tokens: jax.Array,
+    lengths: jax.Array | None = None,
+    dropout_key: jax.Array | None = None,
 ) -> jax.Array:
     """Hidden states of the last layer, after its norm: tokens (B, L) int32 -> (B, L, D) float32.
 
     `params` may hold more than the network's own, such as the head of a probe. The embedding may
     have more rows than `shape.vocabulary` (adapters stack one table a task); tokens index into it.
+    `lengths` (B,) int32 says how much of each row is text, where the rest fills it up to L: a
+    bidirectional model sees no further, a causal one never does.
     Nothing is dropped without a `dropout_key`, and what is dropped depends on the key alone.
 
     Raises:
@@ -40,7 +46,8 @@ def forward(
     network = {name: params[name] for name in ("embedding", *learned, *blocks, "ln_f")}
     shape = dataclasses.replace(shape, vocabulary=network["embedding"].shape[0])
     randomness = {} if dropout_key is None else {"rngs": {"dropout": dropout_key}}
-    return Transformer(shape).apply({"params": network}, tokens, **randomness)
+    seen = lengths if shape.direction == "bidirectional" else None
+    return Transformer(shape).apply({"params": network}, tokens, seen, **randomness)
 
 
 @functools.partial(jax.jit, static_argnums=0)

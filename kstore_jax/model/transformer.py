@@ -74,15 +74,15 @@ class Block(nn.Module):
     shape: Shape
 
     @nn.compact
-    def __call__(self, x_BxLxD, rotation):
+    def __call__(self, x_BxLxD, rotation, lengths_B=None):
         s = self.shape
         into_residual = s.init_scale / (2 * s.layers) ** 0.5
-        y_BxLxD = self._mixed(_norm(s, "ln_1")(x_BxLxD), rotation)
+        y_BxLxD = self._mixed(_norm(s, "ln_1")(x_BxLxD), rotation, lengths_B)
         x_BxLxD += dropped(self, Dense(s.width, into_residual, s, name="out")(y_BxLxD))
         h_BxLxF = self._hidden(_norm(s, "ln_2")(x_BxLxD))
         return x_BxLxD + dropped(self, Dense(s.width, into_residual, s, name="down")(h_BxLxF))
 
-    def _mixed(self, y_BxLxD, rotation):
+    def _mixed(self, y_BxLxD, rotation, lengths_B):
         s = self.shape
         head_width = s.width // s.heads
         q_NxLxK, k_MxLxK, v_MxLxK = (
@@ -95,6 +95,7 @@ class Block(nn.Module):
             v_MxLxK,
             s.dtype,
             batch=y_BxLxD.shape[0],
+            lengths=lengths_B,
             causal=s.direction == "causal",
             program=s.attention,
             dropout=s.dropout,
@@ -140,12 +141,15 @@ def _from_heads(x_NxLxK: jax.Array, heads: int) -> jax.Array:
 
 
 class Transformer(nn.Module):
-    """tokens (B, L) int32 -> hidden states of the last layer, after the final norm (B, L, D)."""
+    """tokens (B, L) int32 -> hidden states of the last layer, after the final norm (B, L, D).
+
+    `lengths` (B,): how much of each text is there, where something fills it up to L.
+    """
 
     shape: Shape
 
     @nn.compact
-    def __call__(self, tokens_BxL):
+    def __call__(self, tokens_BxL, lengths_B=None):
         s = self.shape
         length = tokens_BxL.shape[1]
         table = nn.initializers.normal(s.init_scale)
@@ -165,7 +169,7 @@ class Transformer(nn.Module):
         rotation = rotary_angles(length, rotated, s.rotary_base)
         x_BxLxD = dropped(self, x_BxLxD)
         for layer in range(s.layers):
-            x_BxLxD = Block(s, name=f"block_{layer}")(x_BxLxD, rotation)
+            x_BxLxD = Block(s, name=f"block_{layer}")(x_BxLxD, rotation, lengths_B)
         return _norm(s, "ln_f")(x_BxLxD)
 
 

@@ -35,12 +35,14 @@ class Readings:
       positions: (N, Q) int32: where the hidden state is read.
       labels: (N, T) int32: the right class of each task.
       asked: (N, Q, T) bool: whether a task is asked at a position.
+      lengths: (N,) int32: how many of the L tokens are text.
     """
 
     tokens: np.ndarray
     positions: np.ndarray
     labels: np.ndarray
     asked: np.ndarray
+    lengths: np.ndarray
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -106,7 +108,8 @@ def features(shape: Shape, params: Params, batch: dict[str, jax.Array]) -> jax.A
     tasks = params["head"]["norm"]["scale"].shape[0]
     tables = shape.vocabulary * jnp.arange(tasks, dtype=jnp.int32)
     tokens = (batch["tokens"][None] + tables[:, None, None]).reshape(-1, batch["tokens"].shape[1])
-    hidden = hidden_states(shape, params, tokens, batch)
+    of_copies = {**batch, "lengths": jnp.tile(batch["lengths"], tasks)}
+    hidden = hidden_states(shape, params, tokens, of_copies)
     positions = jnp.tile(batch["positions"], (tasks, 1))
     return at_positions(hidden, positions).reshape(tasks, *batch["positions"].shape, shape.width)
 
@@ -183,7 +186,7 @@ def probe_accuracy(
 
 @functools.partial(jax.jit, static_argnums=0)
 def _features(shape, params, batch):
-    return features(shape, params, {k: batch[k] for k in ("tokens", "positions")})
+    return features(shape, params, {k: batch[k] for k in ("tokens", "lengths", "positions")})
 
 
 def _batches(readings: Readings, size: int):

@@ -2,7 +2,9 @@
 
 Greedy decoding gives an answer if and only if each of its tokens is the most likely one after the
 true text before it, so one forward decides exact match under greedy decoding. The paper (Part 3.1,
-section 2.3) decodes with a beam of 4, which may differ, and reports similar results without it.
+section 2.3) decodes with a beam of 4, which may differ, and reports similar results without it. A
+bidirectional model is given as many masks as the answer has tokens, and has to recover all
+(section 7).
 """
 
 import dataclasses
@@ -17,6 +19,8 @@ from kstore_jax.model.forward import Params, forward, unembed
 from kstore_jax.model.transformer import Shape
 from kstore_jax.train.objectives import at_positions
 
+_COLUMNS = tuple(field.name for field in dataclasses.fields(Spans))
+
 
 def span_accuracy(
     shape: Shape, params: Params, examples: Spans, batch: int = 256
@@ -28,7 +32,7 @@ def span_accuracy(
         missing = max(0, start + batch - len(examples)) if start else 0
         rows = [
             np.pad(column[part], [(0, missing)] + [(0, 0)] * (column.ndim - 1))
-            for column in (examples.tokens, examples.positions, examples.targets, examples.weights)
+            for column in (getattr(examples, name) for name in _COLUMNS)
         ]
         kept = len(examples.tokens[part])
         w, f = jax.device_get(_right(shape, params, *rows))
@@ -41,7 +45,7 @@ def stacked(examples: Spans, batch: int = 256) -> dict[str, np.ndarray]:
     """The columns of `examples` as (batches, batch, ...), filled up; `real` says with what not."""
     batch = min(batch, len(examples))
     missing = -len(examples) % batch
-    columns = {f.name: getattr(examples, f.name) for f in dataclasses.fields(examples)}
+    columns = {name: getattr(examples, name) for name in _COLUMNS}
     columns["real"] = np.ones(len(examples), bool)
     padded = {
         name: np.pad(column, [(0, missing)] + [(0, 0)] * (column.ndim - 1))
@@ -58,8 +62,7 @@ def span_shares(
     the device still. `batches` are those of `stacked`."""
 
     def right(batch):
-        names = ("tokens", "positions", "targets", "weights")
-        found = _right(shape, params, *(batch[name] for name in names))
+        found = _right(shape, params, *(batch[name] for name in _COLUMNS))
         return [(x & batch["real"][:, None]).sum(dtype=jnp.float32) for x in found]
 
     whole, first = jax.lax.map(right, batches)
@@ -68,9 +71,9 @@ def span_shares(
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _right(shape, params, tokens, positions, targets, weights):
+def _right(shape, params, tokens, positions, targets, weights, lengths):
     rows, spans, width = positions.shape
-    hidden = forward(shape, params, tokens)
+    hidden = forward(shape, params, tokens, lengths)
     hidden = at_positions(hidden, positions.reshape(rows, spans * width))
     logits = unembed(shape, params, hidden.reshape(-1, hidden.shape[-1]))
     right = logits.argmax(-1).reshape(positions.shape) == targets

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from kstore_jax.model.forward import Params, forward, unembed
 from kstore_jax.model.transformer import Shape
+from kstore_jax.train.masking import Words, mask_words, most_masked
 
 Batch = dict[str, jax.Array]
 Objective = Callable[[Params, Batch], tuple[jax.Array, jax.Array]]
@@ -46,9 +47,10 @@ cross_entropy.defvjp(_cross_entropy_forward, _cross_entropy_backward)
 
 
 def hidden_states(shape: Shape, params: Params, tokens: jax.Array, batch: Batch) -> jax.Array:
-    """`forward`, with the dropout of `shape` where the batch has `keys`, as in a training."""
+    """`forward` of texts as long as the `lengths` of the batch, where it has them; with the dropout
+    of `shape` where it has `keys`, as in a training."""
     keys = batch.get("keys") if shape.dropout else None
-    return forward(shape, params, tokens, None if keys is None else keys[0])
+    return forward(shape, params, tokens, batch.get("lengths"), None if keys is None else keys[0])
 
 
 def next_token(shape: Shape) -> Objective:
@@ -64,14 +66,35 @@ def next_token(shape: Shape) -> Objective:
     return objective
 
 
+def masked_words(shape: Shape, words: Words) -> Objective:
+    """Mean loss of masked tokens (whole words, Part 3.1, section 7): batch `tokens` (B, L + 1), the
+    last of which is the first of another window; `keys` (B,), of what is masked.
+
+    Logits are those of at most `most_masked` tokens a row: six of seven would be thrown away.
+    """
+
+    def objective(params, batch):
+        tokens = batch["tokens"][:, :-1]
+        inputs, masked = mask_words(words, batch["keys"], tokens)
+        hidden = hidden_states(shape, params, inputs, batch)
+        positions = jnp.argsort(~masked, axis=1)[:, : most_masked(tokens.shape[1])]
+        hidden = at_positions(hidden, positions)
+        logits = unembed(shape, params, hidden.reshape(-1, hidden.shape[-1]))
+        targets, weights = (jnp.take_along_axis(x, positions, axis=1) for x in (tokens, masked))
+        weights = weights.ravel().astype(jnp.float32)
+        return (cross_entropy(logits, targets.ravel()) * weights).sum(), weights.sum()
+
+    return objective
+
+
 def at_positions(hidden_BxLxD: jax.Array, positions_BxP: jax.Array) -> jax.Array:
     """The hidden states at some positions of each row, (B, P, D)."""
     return jnp.take_along_axis(hidden_BxLxD, positions_BxP[:, :, None], axis=1)
 
 
 def answers(shape: Shape) -> Objective:
-    """Mean loss of chosen tokens: batch `tokens` (B, L); `positions` (B, P), from where each is
-    predicted; `targets` (B, P); `weights` (B, P), 0 where there is none."""
+    """Mean loss of chosen tokens: batch `tokens` (B, L) of `lengths` (B,); `positions` (B, P), from
+    where each is predicted; `targets` (B, P); `weights` (B, P), 0 where there is none."""
 
     def objective(params, batch):
         hidden = hidden_states(shape, params, batch["tokens"], batch)

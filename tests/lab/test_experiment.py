@@ -99,7 +99,7 @@ def test_a_batch_is_a_function_of_its_step(trained_by):
 
 
 def test_questions_are_asked_and_answered_to_the_end(lab):
-    examples = lab.questions
+    examples = lab.asked()
     assert len(examples) == 20 * 6
     assert examples.positions.shape[1] == 1
     pools = lab.materials.language.pools
@@ -132,7 +132,7 @@ def test_shared_tokens_are_those_of_templates_and_not_of_names(lab, trained_by):
     assert set(updated) == {0.0, 1.0}
     assert updated[lab.vocabulary.end_of_text] == 1
     assert 0 < updated.sum() < lab.vocabulary.size
-    colons = lab.questions.tokens[np.arange(120), lab.questions.positions[:, 0, 0]]
+    colons = lab.asked().tokens[np.arange(120), lab.asked().positions[:, 0, 0]]
     assert (updated[colons] == 1).all()  # of `? Answer:`
     shared = [name for name in names(lab, True) if updated[tokens_of(lab, name)].all()]
     assert shared == []
@@ -160,7 +160,7 @@ def test_qa_is_scored_by_half_and_attribute(lab, monkeypatch, tmp_path):
             expected["mean"] = right[inside].mean()
             assert found[half][kind] == pytest.approx(expected)
     assert len(set(calls)) == 5
-    assert calls[0] == lab.vocabulary.decode(lab.questions.tokens[1])
+    assert calls[0] == lab.vocabulary.decode(lab.asked().tokens[1])
     for half, inside in (("train", in_train), ("test", ~in_train)):
         for (right, _), reworded in zip(answered[1:], found["wordings"][half], strict=True):
             assert reworded["mean"] == pytest.approx(right[inside].mean())
@@ -261,7 +261,7 @@ def test_people_held_back_are_of_p_train_and_enter_no_batch(lab, own_cache, monk
             stage.compute(tmp_path)
         texts = [
             lab.vocabulary.decode(row)
-            for row in steps_of(caught.value.args[0], 99).reshape(-1, lab.questions.tokens.shape[1])
+            for row in steps_of(caught.value.args[0], 99).reshape(-1, lab.asked().tokens.shape[1])
         ]
         read.append({name for name in names(lab, True) if any(name in text for text in texts)})
         assert not any(name in text for name in names(lab, False) for text in texts)

@@ -94,16 +94,44 @@ def test_a_program_is_the_plain_softmax(program, group, causal):
     )
 
 
+@pytest.mark.parametrize("group", [1, 2])
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_what_fills_a_text_up_is_not_seen(program, group):
+    """The texts before what fills them up come out as they do alone, gradients included."""
+    q, k, v, weight = grouped(2, 4, group, 7, 8)
+    lengths = jnp.array([4, 7])
+    inside = jnp.arange(7)[None] < lengths[:, None]
+    weight = jnp.where(inside.repeat(4, 0)[:, :, None], weight, 0.0)
+    how = functools.partial(
+        attend, dtype="float32", batch=2, lengths=lengths, causal=False, program=program
+    )
+    out, gradients = with_gradients(how, [q, k, v, weight])
+    for b, length in enumerate(lengths.tolist()):
+        of_text = [x.reshape(2, -1, *x.shape[1:])[b] for x in (q, k, v, weight, out, *gradients)]
+        *given, own, dq, dk, dv = (x[:, :length] for x in of_text)
+        close((own, (dq, dk, dv)), with_gradients(functools.partial(plain, causal=False), given))
+        assert all((x[:, length:] == 0).all() for x in of_text[-2:])
+
+
 @pytest.mark.parametrize(("group", "causal"), [(1, True), (2, True), (2, False)])
 def test_splash_interpreted_is_the_plain_softmax(group, causal):
     given = grouped(1, 2, group, 130, 128)  # a length that has to be filled up
 
     def splash(*qkv):
-        return attention._splash(*(x[None] for x in qkv), causal, interpret=True)[0]
+        return attention._splash(*(x[None] for x in qkv), None, causal, interpret=True)[0]
 
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         ours = with_gradients(splash, given)
     close(ours, with_gradients(functools.partial(plain, causal=causal), given))
+
+
+def test_splash_interpreted_sees_no_further_than_a_text_is_long():
+    q, k, v, _ = grouped(1, 2, 1, 130, 128)
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        given = (x[None] for x in (q, k, v))
+        out = attention._splash(*given, jnp.array([90]), False, interpret=True)[0]
+    expected = plain(q[:, :90], k[:, :90], v[:, :90], causal=False)
+    np.testing.assert_allclose(out[:, :90], expected, atol=1e-5)
 
 
 @pytest.mark.skipif(jax.default_backend() != "gpu", reason="needs an NVIDIA GPU")

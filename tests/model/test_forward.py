@@ -12,23 +12,33 @@ from kstore_jax.corpus.examples import Spans
 from kstore_jax.model import forward as module
 from kstore_jax.model.transformer import Shape
 from kstore_jax.readout import probes, qa
-from kstore_jax.train import objectives
+from kstore_jax.train import masking, objectives
 from tests.model import reference
 
 SHAPE = Shape(vocabulary=16, layers=1, heads=2, width=16, init_scale=0.0201)  # traced here alone
 TOKENS = np.zeros((2, 6), np.int32)
+LENGTHS = np.full(2, 6, np.int32)
 PLACES = np.ones((2, 1), np.int32)
-SPANS = Spans(TOKENS, PLACES[:, :, None], PLACES[:, :, None], np.ones((2, 1, 1), np.float32))
+SPANS = Spans(
+    TOKENS, PLACES[:, :, None], PLACES[:, :, None], np.ones((2, 1, 1), np.float32), LENGTHS
+)
 CLASSES = (3, 2)
 
 
 def readings():
     asked = np.ones((2, 1, 2), bool)
-    return probes.Readings(TOKENS, PLACES, np.zeros((2, 2), np.int32), asked)
+    return probes.Readings(TOKENS, PLACES, np.zeros((2, 2), np.int32), asked, LENGTHS)
 
 
 def next_token(params):
     return objectives.next_token(SHAPE)(params, {"tokens": TOKENS})
+
+
+def masked_words(params):
+    tokens = np.arange(16)
+    words = masking.Words(tokens > 0, tokens > 0, end_of_text=0, mask=15)
+    batch = {"tokens": TOKENS, "keys": jax.random.split(jax.random.key(0), 2)}
+    return objectives.masked_words(SHAPE, words)(params, batch)
 
 
 def answers(params):
@@ -60,7 +70,8 @@ class Reached(Exception):
 
 
 @pytest.mark.parametrize(
-    "user", [next_token, answers, probe_objective, probe_accuracy, span_accuracy]
+    "user",
+    [next_token, masked_words, answers, probe_objective, probe_accuracy, span_accuracy],
 )
 def test_training_answers_and_probes_go_through_the_one_forward(monkeypatch, user):
     params = reference.parameters(SHAPE)

@@ -110,6 +110,18 @@ def test_each_output_depends_on_what_its_direction_shows_and_on_nothing_else(sty
     assert (reached[shown] > 1e-4).all()
 
 
+@pytest.mark.parametrize("style", STYLED)
+def test_what_fills_a_bidirectional_text_up_changes_nothing_of_it(style):
+    shape = dataclasses.replace(STYLED[style], direction="bidirectional")
+    params = reference.parameters(shape)
+    lengths = np.array([3, TOKENS.shape[1]], np.int32)
+    filled = forward(shape, params, TOKENS[:2], lengths)
+    alone = forward(shape, params, TOKENS[:1, :3])
+    np.testing.assert_allclose(filled[0, :3], alone[0], atol=1e-5)
+    np.testing.assert_allclose(filled[1], forward(shape, params, TOKENS[1:2])[0], atol=1e-5)
+    assert float(jnp.abs(forward(shape, params, TOKENS[:1])[0, :3] - alone[0]).max()) > 1e-3
+
+
 def test_positions_matter():
     params = reference.parameters(SHAPE)
     swapped = TOKENS[:, [1, 0, *range(2, 11)]]
@@ -178,14 +190,14 @@ def test_without_a_key_nothing_is_dropped():
 def test_what_is_dropped_depends_on_the_key_alone():
     params = reference.parameters(DROPPING)
     keys = [jax.random.key(seed) for seed in (0, 0, 1)]
-    first, again, other = (forward(DROPPING, params, TOKENS, key) for key in keys)
+    first, again, other = (forward(DROPPING, params, TOKENS, dropout_key=key) for key in keys)
     assert np.array_equal(first, again)
     assert norm(np.asarray(first - other)) > 0.1 * norm(np.asarray(first))
 
 
 def test_a_key_without_dropout_changes_nothing():
     params = reference.parameters(SMALL)
-    dropped = forward(SMALL, params, TOKENS, jax.random.key(0))
+    dropped = forward(SMALL, params, TOKENS, dropout_key=jax.random.key(0))
     assert np.array_equal(dropped, forward(SMALL, params, TOKENS))
 
 

@@ -44,7 +44,8 @@ def planted(seed: int = 0) -> tuple[Readings, tuple[int, ...]]:
     positions = np.stack([draw.permutation(LENGTH)[:1] for _ in range(TEXTS)]).astype(np.int32)
     here = tokens[np.arange(TEXTS), positions[:, 0]]
     found = np.stack([here, here % 3, draw.integers(0, 4, TEXTS)], axis=1).astype(np.int32)
-    return Readings(tokens, positions, found, np.ones((TEXTS, 1, 3), bool)), (8, 3, 4)
+    asked, lengths = np.ones((TEXTS, 1, 3), bool), np.full(TEXTS, LENGTH, np.int32)
+    return Readings(tokens, positions, found, asked, lengths), (8, 3, 4)
 
 
 def halves(readings: Readings) -> tuple[Readings, Readings]:
@@ -104,11 +105,8 @@ def test_a_task_does_not_depend_on_the_others(tmp_path):
     together = trained(tmp_path / "all", SHAPE, frozen, readings, classes, norm, how, start)
     summed = 0.0
     for t in range(len(classes)):
-        own = Readings(
-            readings.tokens,
-            readings.positions,
-            readings.labels[:, t : t + 1],
-            readings.asked[:, :, t : t + 1],
+        own = dataclasses.replace(
+            readings, labels=readings.labels[:, t : t + 1], asked=readings.asked[:, :, t : t + 1]
         )
         of_t = jax.tree.map(lambda x, t=t: x[t : t + 1], start)
         where = tmp_path / str(t)
@@ -127,7 +125,7 @@ def test_accuracy_equals_a_loop_over_texts(probed):
     exact = reference.as_float64(frozen)
     update, head = (reference.as_float64(probe[part]) for part in ("embedding", "head"))
     asked = np.random.default_rng(0).random((60, 1, 3)) < 0.5
-    held_out = Readings(held_out.tokens, held_out.positions, held_out.labels, asked)
+    held_out = dataclasses.replace(held_out, asked=asked)
     expected = []
     for t, classes in enumerate((8, 3, 4)):
         table = exact["embedding"] + update["a"][t] @ update["b"][t]
@@ -160,7 +158,7 @@ def test_a_task_asked_nowhere_has_no_accuracy(probed):
     norm, _, frozen, readings, probe = probed
     seen, held_out = halves(readings)
     asked = held_out.asked & np.array([True, False, True])
-    held_out = Readings(held_out.tokens, held_out.positions, held_out.labels, asked)
+    held_out = dataclasses.replace(held_out, asked=asked)
     params = with_probe(frozen, probe)
     accuracy = probe_accuracy(SHAPE, params, (8, 3, 4), norm, seen, held_out)
     assert np.isnan(accuracy[:, 0]).tolist() == [False, True, False]
@@ -175,6 +173,7 @@ def test_the_loss_is_the_mean_over_the_places_asked_summed_over_tasks(norm):
         positions=draw.integers(0, LENGTH, (6, PLACES)).astype(np.int32),
         labels=np.stack([draw.integers(0, c, 6) for c in classes], axis=1).astype(np.int32),
         asked=draw.random((6, PLACES, 2)) < 0.6,
+        lengths=np.full(6, LENGTH, np.int32),
     )
     probe = jax.tree.map(
         lambda x: jnp.asarray(draw.normal(0, 0.5, x.shape), jnp.float32),

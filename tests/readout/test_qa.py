@@ -146,7 +146,9 @@ def test_each_span_of_a_text_is_scored_by_itself():
     targets = said[lines, positions].astype(np.int32)
     wrong = np.random.default_rng(1).random(targets.shape) < 0.3
     targets[wrong] = (targets[wrong] + 1) % 16
-    whole, first = span_accuracy(shape, params, Spans(tokens, positions, targets, weights))
+    whole, first = span_accuracy(
+        shape, params, Spans(tokens, positions, targets, weights, np.full(40, 8, np.int32))
+    )
     assert np.array_equal(first, ~wrong[:, :, 0])
     assert np.array_equal(whole[:, 0], ~wrong[:, 0].any(1))
     assert np.array_equal(whole[:, 1], ~wrong[:, 1, 0])
