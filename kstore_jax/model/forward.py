@@ -14,6 +14,7 @@ from kstore_jax.model.matmul import dense, transposed
 from kstore_jax.model.transformer import Shape, Transformer
 
 Params = dict
+Cache = dict
 
 
 def init(shape: Shape, key: jax.Array) -> Params:
@@ -41,13 +42,47 @@ def forward(
       UserError: the text is longer than learned positions go, or the attention asked for is not
         here.
     """
-    blocks = [f"block_{layer}" for layer in range(shape.layers)]
-    learned = ["positions"] if shape.positions == "learned" else []
-    network = {name: params[name] for name in ("embedding", *learned, *blocks, "ln_f")}
-    shape = dataclasses.replace(shape, vocabulary=network["embedding"].shape[0])
+    shape, network = _network(shape, params)
     randomness = {} if dropout_key is None else {"rngs": {"dropout": dropout_key}}
     seen = lengths if shape.direction == "bidirectional" else None
     return Transformer(shape).apply({"params": network}, tokens, seen, **randomness)
+
+
+def _network(shape: Shape, params: Params) -> tuple[Shape, Params]:
+    """The network's own parameters, and its shape with as many tokens as its embedding has."""
+    blocks = [f"block_{layer}" for layer in range(shape.layers)]
+    learned = ["positions"] if shape.positions == "learned" else []
+    network = {name: params[name] for name in ("embedding", *learned, *blocks, "ln_f")}
+    return dataclasses.replace(shape, vocabulary=network["embedding"].shape[0]), network
+
+
+def empty_cache(shape: Shape, rows: int, length: int) -> Cache:
+    """Room for the keys and values of so many texts of at most `length` tokens."""
+    size = rows * shape.key_heads, length, shape.width // shape.heads
+    return {
+        f"block_{layer}": {name: jnp.zeros(size) for name in ("keys", "values")}
+        for layer in range(shape.layers)
+    }
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def forward_on(
+    shape: Shape, params: Params, tokens: jax.Array, places: jax.Array, cache: Cache
+) -> tuple[jax.Array, Cache]:
+    """`forward` of what comes next in texts whose keys and values are remembered.
+
+    Args:
+      tokens: (B, L) int32: the beginning of each text, or one token a text that is begun.
+      places: (B,) int32: 0, or how many tokens of each text are in the cache.
+      cache: as `empty_cache` and this make it.
+
+    Returns: hidden states (B, L, D), and the cache with these tokens. What stands in the cache
+    beyond a text is not seen, and is written over as it goes on.
+    """
+    shape, network = _network(shape, params)
+    given = {"params": network, "cache": cache}
+    hidden, told = Transformer(shape).apply(given, tokens, None, places, mutable=["cache"])
+    return hidden, told["cache"]
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -74,34 +74,50 @@ class Block(nn.Module):
     shape: Shape
 
     @nn.compact
-    def __call__(self, x_BxLxD, rotation, lengths_B=None):
+    def __call__(self, x_BxLxD, rotation, lengths_B, places_B):
         s = self.shape
         into_residual = s.init_scale / (2 * s.layers) ** 0.5
-        y_BxLxD = self._mixed(_norm(s, "ln_1")(x_BxLxD), rotation, lengths_B)
+        y_BxLxD = self._mixed(_norm(s, "ln_1")(x_BxLxD), rotation, lengths_B, places_B)
         x_BxLxD += dropped(self, Dense(s.width, into_residual, s, name="out")(y_BxLxD))
         h_BxLxF = self._hidden(_norm(s, "ln_2")(x_BxLxD))
         return x_BxLxD + dropped(self, Dense(s.width, into_residual, s, name="down")(h_BxLxF))
 
-    def _mixed(self, y_BxLxD, rotation, lengths_B):
+    def _mixed(self, y_BxLxD, rotation, lengths_B, places_B):
         s = self.shape
         head_width = s.width // s.heads
+        causal, program = s.direction == "causal", s.attention
         q_NxLxK, k_MxLxK, v_MxLxK = (
             _to_heads(Dense(heads * head_width, s.init_scale, s, name=name)(y_BxLxD), heads)
             for name, heads in (("query", s.heads), ("key", s.key_heads), ("value", s.key_heads))
         )
+        q_NxLxK, k_MxLxK = rotate(q_NxLxK, rotation), rotate(k_MxLxK, rotation)
+        if places_B is not None:
+            keys_MxTxK = self._remembered("keys", k_MxLxK, places_B)
+            values_MxTxK = self._remembered("values", v_MxLxK, places_B)
+            if y_BxLxD.shape[1] == 1:
+                k_MxLxK, v_MxLxK, lengths_B = keys_MxTxK, values_MxTxK, places_B + 1
+                causal, program = False, "dense"
         y_NxLxK = attend(
-            rotate(q_NxLxK, rotation),
-            rotate(k_MxLxK, rotation),
+            q_NxLxK,
+            k_MxLxK,
             v_MxLxK,
             s.dtype,
             batch=y_BxLxD.shape[0],
             lengths=lengths_B,
-            causal=s.direction == "causal",
-            program=s.attention,
+            causal=causal,
+            program=program,
             dropout=s.dropout,
             key=self.make_rng("dropout") if s.dropout and self.has_rng("dropout") else None,
         )
         return _from_heads(y_NxLxK, s.heads)
+
+    def _remembered(self, name: str, new_MxLxK, places_B) -> jax.Array:
+        """The keys or values of the text so far (M, T, K), with new ones at each row's place."""
+        cache = self.variable("cache", name, lambda: None)
+        starts_M = places_B.repeat(self.shape.key_heads)
+        write = jax.vmap(lambda old, new, at: jax.lax.dynamic_update_slice(old, new, (at, 0)))
+        cache.value = write(cache.value, new_MxLxK, starts_M)
+        return cache.value
 
     def _hidden(self, y_BxLxD):
         s = self.shape
@@ -143,13 +159,15 @@ def _from_heads(x_NxLxK: jax.Array, heads: int) -> jax.Array:
 class Transformer(nn.Module):
     """tokens (B, L) int32 -> hidden states of the last layer, after the final norm (B, L, D).
 
-    `lengths` (B,): how much of each text is there, where something fills it up to L.
+    `lengths` (B,): how much of each text is there, where something fills it up to L. `places` (B,):
+    where each row's tokens go in the cache of keys and values: 0 for the beginning of a text, or
+    how much of it was read before, where there is one token a row.
     """
 
     shape: Shape
 
     @nn.compact
-    def __call__(self, tokens_BxL, lengths_B=None):
+    def __call__(self, tokens_BxL, lengths_B=None, places_B=None):
         s = self.shape
         length = tokens_BxL.shape[1]
         table = nn.initializers.normal(s.init_scale)
@@ -157,6 +175,8 @@ class Transformer(nn.Module):
         if not s.tied and self.is_initializing():
             self.param("unembedding", table, (s.vocabulary, s.width))  # for `unembed`
         x_BxLxD = embedding_VxD[tokens_BxL]
+        begun = places_B is not None and length == 1
+        at_BxL = places_B[:, None] if begun else jnp.arange(length)[None]
         rotated = 0
         if s.positions == "rotary":
             rotated = int(s.rotary * s.width / s.heads)
@@ -165,25 +185,27 @@ class Transformer(nn.Module):
                 f"model.context: expected at least the text's {length}, got {s.context}"
             )
         else:
-            x_BxLxD += self.param("positions", table, (s.context, s.width))[None, :length]
-        rotation = rotary_angles(length, rotated, s.rotary_base)
+            x_BxLxD += self.param("positions", table, (s.context, s.width))[at_BxL]
+        rotation = rotary_angles(at_BxL, rotated, s.rotary_base)
         x_BxLxD = dropped(self, x_BxLxD)
         for layer in range(s.layers):
-            x_BxLxD = Block(s, name=f"block_{layer}")(x_BxLxD, rotation, lengths_B)
+            x_BxLxD = Block(s, name=f"block_{layer}")(x_BxLxD, rotation, lengths_B, places_B)
         return _norm(s, "ln_f")(x_BxLxD)
 
 
-def rotary_angles(length: int, rotated: int, base: float) -> tuple[jax.Array, jax.Array]:
-    """Cosines and sines (length, rotated) of the GPT-NeoX rotary embedding (half-split pairs)."""
+def rotary_angles(at_BxL: jax.Array, rotated: int, base: float) -> tuple[jax.Array, jax.Array]:
+    """Cosines and sines (B, L, rotated) of the GPT-NeoX rotary embedding (half-split pairs) of
+    positions; B is 1 where all rows have the same."""
     frequency = base ** (-jnp.arange(0, rotated, 2, dtype=jnp.float32) / max(rotated, 1))
-    angle = jnp.arange(length, dtype=jnp.float32)[:, None] * frequency[None, :]
-    angle = jnp.concatenate([angle, angle], axis=1)
+    angle = at_BxL.astype(jnp.float32)[:, :, None] * frequency[None, None]
+    angle = jnp.concatenate([angle, angle], axis=2)
     return jnp.cos(angle), jnp.sin(angle)
 
 
 def rotate(x_NxLxK: jax.Array, rotation: tuple[jax.Array, jax.Array]) -> jax.Array:
     """Turns the first dimensions of each head by its position; the others pass unchanged."""
-    cos, sin = (table[None] for table in rotation)
+    rows = rotation[0].shape[0]
+    cos, sin = (table.repeat(len(x_NxLxK) // rows if rows > 1 else 1, 0) for table in rotation)
     rotated = cos.shape[-1]
     if not rotated:
         return x_NxLxK

@@ -1,0 +1,145 @@
+"""Text that a causal model goes on with: beam search over cached keys and values.
+
+A hypothesis is scored by the sum of its log-likelihoods, without normalisation for its length
+(Hugging Face divides by the length). A beam of 1 is greedy decoding.
+
+Shapes in names: B prompts, P their length, W width of the beam, V vocabulary, S steps.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from kstore_jax.corpus.examples import Spans
+from kstore_jax.model.forward import Params, empty_cache, forward_on, unembed
+from kstore_jax.model.transformer import Shape
+
+
+@functools.partial(jax.jit, static_argnums=(0, 4, 5, 6, 7))
+def beam_search(
+    shape: Shape,
+    params: Params,
+    prompts_BxP: jax.Array,
+    lengths_B: jax.Array,
+    end: int,
+    known: int,
+    steps: int,
+    width: int,
+) -> tuple[jax.Array, jax.Array]:
+    """The likeliest continuation of each prompt that the beam finds.
+
+    Args:
+      prompts_BxP: int32, what is beyond a prompt's length is not read.
+      lengths_B: int32, at least 1.
+      end: the token that ends a text.
+      known: tokens from this one on stand for nothing and are never said.
+      steps: tokens at most.
+      width: of the beam.
+
+    Returns: tokens (B, S) int32, the end of text from where it ended; log-likelihoods (B,).
+    """
+    batch, longest = prompts_BxP.shape
+    cache = empty_cache(shape, batch, longest + steps)
+    hidden, cache = forward_on(shape, params, prompts_BxP, jnp.zeros_like(lengths_B), cache)
+    last = jnp.take_along_axis(hidden, lengths_B[:, None, None] - 1, axis=1)[:, 0]
+
+    def likelihoods(hidden_NxD):
+        logits = unembed(shape, params, hidden_NxD)[:, :known]
+        return jax.nn.log_softmax(logits).reshape(batch, -1, known)
+
+    nowhere = jnp.full((batch, width), -jnp.inf)
+    beam = {
+        "scores": nowhere.at[:, 0].set(0.0),
+        "texts": jnp.full((batch, width, steps), end, jnp.int32),
+        "best": jnp.full((batch,), -jnp.inf),
+        "said": jnp.full((batch, steps), end, jnp.int32),
+    }
+    cache = jax.tree.map(lambda x: _repeated(x, batch, width), cache)
+    places = lengths_B.repeat(width)
+    first = jnp.broadcast_to(likelihoods(last), (batch, width, known))
+    beam, parents = _grown(beam, first, 0, end)
+
+    def step(state, i):
+        beam, cache, parents = state
+        cache = jax.tree.map(lambda x: _chosen(x, parents), cache)
+        tokens = beam["texts"][:, :, i - 1].reshape(-1, 1)
+        hidden, cache = forward_on(shape, params, tokens, places + i - 1, cache)
+        beam, parents = _grown(beam, likelihoods(hidden[:, 0]), i, end)
+        return (beam, cache, parents), None
+
+    (beam, *_), _ = jax.lax.scan(step, (beam, cache, parents), jnp.arange(1, steps))
+    live, best = beam["scores"][:, 0], beam["best"]
+    said = jnp.where((live > best)[:, None], beam["texts"][:, 0], beam["said"])
+    return said, jnp.maximum(live, best)
+
+
+def _grown(beam: dict, likelihoods_BxWxV, i, end: int) -> tuple[dict, jax.Array]:
+    """Every hypothesis by one token: the best that ended, the best that go on, and whose they
+    were (B, W)."""
+    batch, width, vocabulary = likelihoods_BxWxV.shape
+    scores = (beam["scores"][:, :, None] + likelihoods_BxWxV).reshape(batch, -1)
+    scores, which = jax.lax.top_k(scores, 2 * width)
+    parents, tokens = which // vocabulary, (which % vocabulary).astype(jnp.int32)
+    ended = tokens == end
+
+    finished = jnp.where(ended & (jnp.arange(2 * width) < width)[None], scores, -jnp.inf)
+    ending = finished.argmax(1)[:, None]
+    score = jnp.take_along_axis(finished, ending, 1)[:, 0]
+    text = _taken(beam["texts"], jnp.take_along_axis(parents, ending, 1))[:, 0]
+    better = score > beam["best"]
+
+    scores, order = jax.lax.top_k(jnp.where(ended, -jnp.inf, scores), width)
+    parents, tokens = (jnp.take_along_axis(x, order, 1) for x in (parents, tokens))
+    grown = {
+        "scores": scores,
+        "texts": _taken(beam["texts"], parents).at[:, :, i].set(tokens),
+        "best": jnp.where(better, score, beam["best"]),
+        "said": jnp.where(better[:, None], text, beam["said"]),
+    }
+    return grown, parents
+
+
+def _taken(texts_BxWxS: jax.Array, which_BxN: jax.Array) -> jax.Array:
+    return jnp.take_along_axis(texts_BxWxS, which_BxN[:, :, None], axis=1)
+
+
+def _repeated(x: jax.Array, batch: int, width: int) -> jax.Array:
+    """(B G, T, K) -> (B W G, T, K)."""
+    of_text = x.reshape(batch, 1, -1, *x.shape[1:])
+    return of_text.repeat(width, 1).reshape(-1, *x.shape[1:])
+
+
+def _chosen(x: jax.Array, parents_BxW: jax.Array) -> jax.Array:
+    """The rows (B W G, T, K) of a cache that the hypotheses grew from."""
+    batch, width = parents_BxW.shape
+    of_beam = x.reshape(batch, width, -1, *x.shape[1:])
+    return jax.vmap(lambda rows, which: rows[which])(of_beam, parents_BxW).reshape(x.shape)
+
+
+def said(
+    shape: Shape, params: Params, examples: Spans, end: int, known: int, width: int, batch: int = 64
+) -> np.ndarray:
+    """What the model says in place of the one span of each text, (N, K) int32: K tokens at most,
+    the end of text from where it ended."""
+    lengths = examples.positions[:, 0, 0] + 1
+    prompts = examples.tokens[:, : int(lengths.max())]
+    beyond = np.arange(prompts.shape[1]) >= lengths[:, None]
+    prompts = np.where(beyond, end, prompts).astype(np.int32)
+    how = end, known, examples.positions.shape[2], width
+    batch = min(batch, len(examples))
+    found = []
+    for start in range(0, len(examples), batch):
+        missing = max(0, start + batch - len(examples))
+        rows = np.pad(prompts[start : start + batch], [(0, missing), (0, 0)])
+        counts = np.pad(lengths[start : start + batch], (0, missing), constant_values=1)
+        tokens, _ = beam_search(shape, params, rows, counts, *how)
+        found.append(jax.device_get(tokens)[: batch - missing])
+    return np.concatenate(found)
+
+
+def exact_match(said_NxK: np.ndarray, examples: Spans) -> np.ndarray:
+    """Whether what is said is the span, to its end: (N, 1) bool."""
+    targets, weights = examples.targets[:, 0], examples.weights[:, 0]
+    return ((said_NxK == targets) | (weights == 0)).all(1, keepdims=True)
