@@ -14,4 +14,5 @@ def get_config():
     config.data.vocabulary = "compact"
     config.pretrain.update(dispatch=10)
     config.finetune.update(dispatch=10)
+    config.qa.beam = 4
     return config

@@ -30,6 +30,9 @@ _FLAGS = {
     "run": (flags.DEFINE_string, "folder of a run or of a pretrain stage", {}),
     "format": (flags.DEFINE_string, "format of the model", {}),
     "json": (flags.DEFINE_bool, "print JSON", {}),
+    "beam": (flags.DEFINE_integer, "width of the beam", {"lower_bound": 1}),
+    "show": (flags.DEFINE_integer, "answers to print", {"lower_bound": 0}),
+    "row": (flags.DEFINE_integer, "one row of a sweep", {"lower_bound": 0}),
     "pools": (flags.DEFINE_bool, "show the pools", {}),
     "out": (flags.DEFINE_string, "folder to write to", {}),
 }
@@ -122,18 +125,36 @@ def _compute(
     print(f"{page}")
 
 
-def _report(argv: Sequence[str]) -> None:
-    values = _defined(out=None)
+def _of_run(command: str, argv: Sequence[str], values: flags.FlagValues) -> pathlib.Path:
+    """Reads the flags of a command about a run; returns the folder, its one argument."""
     try:
         folders = values(["kstore", *argv])[1:]
     except flags.Error as error:
         raise UserError(_flag_error(error, argv, values)) from None
     if len(folders) != 1:
-        raise UserError("report: expected one folder of a run")
+        raise UserError(f"{command}: expected one folder of a run")
+    return pathlib.Path(folders[0])
+
+
+def _report(argv: Sequence[str]) -> None:
+    values = _defined(out=None)
+    folder = _of_run("report", argv, values)
     from kstore_jax.lab import report
 
-    folder = pathlib.Path(folders[0])
     print(report.write(folder, pathlib.Path(values.out or folder)))
+
+
+def _eval(argv: Sequence[str]) -> None:
+    values = _defined(beam=4, show=10, row=None, json=False)
+    folder = _of_run("eval", argv, values)
+    from kstore_jax.lab import evaluation
+
+    rows = evaluation.evaluate(folder, values.row, values.beam, values.show)
+    if values.json:
+        print(json.dumps({"rows": [*rows]}))
+        return
+    for row in rows:
+        print(evaluation.text(row))
 
 
 def _show(argv: Sequence[str]) -> None:
@@ -214,6 +235,10 @@ COMMANDS = {
     "sweep": (
         _sweep,
         "--config=FILE --workdir=DIR [--cache=DIR] [--workers=N]: every row of a configuration",
+    ),
+    "eval": (
+        _eval,
+        "DIR [--row=N] [--beam=4] [--show=10] [--json]: what the models of a run answer",
     ),
     "report": (_report, "DIR [--out=DIR]: the page of a finished run"),
     "data": (_data, "--config=FILE --out=DIR [--workers=N]: write the data set alone"),

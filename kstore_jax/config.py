@@ -292,6 +292,17 @@ class Finetune(Training):
 
 
 @dataclasses.dataclass(frozen=True)
+class QA:
+    """How questions are asked.
+
+    `beam`: 1 counts an answer where greedy decoding gives it, by one forward; more also counts what
+    a beam search so wide finds (the paper's is 4).
+    """
+
+    beam: int = _number(1, 1)
+
+
+@dataclasses.dataclass(frozen=True)
 class Probe(Training):
     """A probe on the frozen model: low-rank update of the embedding, norm, linear head.
 
@@ -358,6 +369,7 @@ class Experiment:
     model: Model = Model()
     pretrain: Pretrain = Pretrain()
     finetune: Finetune = Finetune()
+    qa: QA = QA()
     p_probe: PProbe = PProbe()
     q_probe: QProbe = QProbe()
     mesh: Mesh = Mesh()
@@ -365,6 +377,8 @@ class Experiment:
     def __post_init__(self):
         if self.data.celebrity_share and not self.world.celebrities:
             raise UserError("data.celebrity_share: expected world.celebrities to be set with it")
+        if self.qa.beam > 1 and self.model.direction == "bidirectional":
+            raise UserError(f"qa.beam: expected 1 of a bidirectional model, got {self.qa.beam}")
         ranks = [("finetune.rank", row.rank) for row in self.finetune.rows]
         for part in (*self.finetune.rows, self.p_probe, self.q_probe):
             name = {PProbe: "p_probe", QProbe: "q_probe"}.get(type(part), "finetune")

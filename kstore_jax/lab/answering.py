@@ -14,7 +14,7 @@ from kstore_jax.corpus.sampler import Rows
 from kstore_jax.lab.materials import Materials
 from kstore_jax.model import adapters
 from kstore_jax.model.forward import Params
-from kstore_jax.readout import qa
+from kstore_jax.readout import decode, qa
 from kstore_jax.train import objectives
 from kstore_jax.train.fit import Task, fit
 from kstore_jax.train.mesh import placed
@@ -93,8 +93,9 @@ def _merge(training: Finetune) -> Callable[[Params, dict], Params]:
     return functools.partial(adapters.merge, **sides)
 
 
-def answers(lab: "Lab", params: Params) -> dict:
-    """What a model answers about everyone, in the trained wording and in the others."""
+def answers(lab: "Lab", params: Params, beam: int) -> dict:
+    """What a model answers about everyone, in the trained wording and in the others; with a `beam`
+    of more than 1, also what beam search finds."""
     whole, first = _answered(lab, params, lab.asked())
     taught = lab.materials.taught
     values = lab.materials.everyone.values
@@ -104,15 +105,29 @@ def answers(lab: "Lab", params: Params) -> dict:
     }
     wordings = range(TRAINED_WORDING + 1, lab.materials.language.questions.shape[1])
     reworded = [_answered(lab, params, lab.asked(wording))[0] for wording in wordings]
+    counted = {"exact": whole, "first": first}
+    if beam > 1:
+        found = decode.exact_match(said(lab, params, lab.asked(), beam), lab.asked())
+        counted["beam"] = found.reshape(whole.shape)
     return {
-        "train": {"exact": by_attribute(whole[taught]), "first": by_attribute(first[taught])},
-        "test": {"exact": by_attribute(whole[~taught]), "first": by_attribute(first[~taught])},
+        "train": {name: by_attribute(right[taught]) for name, right in counted.items()},
+        "test": {name: by_attribute(right[~taught]) for name, right in counted.items()},
         "wordings": {
             "train": [by_attribute(right[taught]) for right in reworded],
             "test": [by_attribute(right[~taught]) for right in reworded],
         },
         "baseline": {"mean": float(np.mean(list(baseline.values()))), **baseline},
     }
+
+
+def said(lab: "Lab", params: Params, examples: Spans, beam: int) -> np.ndarray:
+    """What a model says in place of each answer, (N, K) int32: by a beam search, or, of a
+    bidirectional model, under the masks."""
+    if lab.mask is not None:
+        found = qa.predicted(lab.shape, params, examples)[:, 0]
+        return np.where(examples.weights[:, 0] > 0, found, lab.vocabulary.end_of_text)
+    known = lab.vocabulary.size
+    return decode.said(lab.shape, params, examples, lab.vocabulary.end_of_text, known, beam)
 
 
 def _answered(lab: "Lab", params: Params, questions: Spans) -> tuple[np.ndarray, np.ndarray]:

@@ -64,7 +64,8 @@ class Lab:
         self.recall = self._stage("recall", {}, [self.pretrain], self._recall)
         self.finetune = self._finetunings()
         tuned = [*self.finetune.values()]
-        self.qa = self._stage("qa", {}, tuned or [self.pretrain], self._qa)
+        asking = {"asking": e.qa}
+        self.qa = self._stage("qa", asking, tuned or [self.pretrain], self._qa)
         p_probe = functools.partial(probing.p_probe, self, e.p_probe)
         q_probe = functools.partial(probing.q_probe, self, e.q_probe)
         read = [self.pretrain]
@@ -260,7 +261,7 @@ class Lab:
         return answering.finetuned(self, row, trained)
 
     def _qa(self, _: pathlib.Path) -> dict:
-        found = answering.answers(self, self.finetuned)
+        found = answering.answers(self, self.finetuned, self.experiment.qa.beam)
         if grid := self.experiment.finetune.grid:
             varied = dict.fromkeys(name for row in grid for name, _ in row)
             found["grid"] = [

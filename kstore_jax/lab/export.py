@@ -3,12 +3,10 @@
 import json
 import pathlib
 
-from kstore_jax.config import parse
 from kstore_jax.corpus.tokenizer import Vocabulary
 from kstore_jax.errors import UserError
-from kstore_jax.files import read_json
 from kstore_jax.lab.experiment import Lab
-from kstore_jax.lab.stages import Cache
+from kstore_jax.lab.results import labs_of
 from kstore_jax.model import exchange
 
 
@@ -41,15 +39,7 @@ def _lab(run: pathlib.Path) -> Lab:
     """The experiment whose pretrained model is meant."""
     of_stage = run.name.startswith("pretrain-")
     workdir = run.absolute().parents[1] if of_stage else run
-    path = workdir / "config.json"
-    try:
-        rows = json.loads(path.read_text())["rows"]
-    except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(f"--run: {path}: no configuration of a run") from None
-    results = workdir / "results.json"
-    stages = read_json(results).get("stages", "stages") if results.exists() else "stages"
-    labs = [Lab(parse(row), Cache(workdir / stages)) for row in rows]
-    found = {lab.cache.folder(lab.pretrain): lab for lab in labs}
+    found = {lab.cache.folder(lab.pretrain): lab for lab in labs_of(workdir)}
     if of_stage:
         found = {folder: lab for folder, lab in found.items() if folder.name == run.name}
     if not found:

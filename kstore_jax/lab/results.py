@@ -1,9 +1,30 @@
 """What the stages of an experiment found, as one row of `results.json`."""
 
 import collections
+import json
+import pathlib
 
-from kstore_jax.config import Experiment
+from kstore_jax.config import Experiment, parse
+from kstore_jax.errors import UserError
+from kstore_jax.files import read_json
 from kstore_jax.lab.experiment import Lab
+from kstore_jax.lab.stages import Cache
+
+
+def labs_of(run: pathlib.Path) -> list[Lab]:
+    """The experiments of a run, over its stages.
+
+    Raises:
+      UserError: the folder is that of no run.
+    """
+    path = run / "config.json"
+    try:
+        rows = json.loads(path.read_text())["rows"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(f"{path}: no configuration of a run") from None
+    results = run / "results.json"
+    stages = read_json(results).get("stages", "stages") if results.exists() else "stages"
+    return [Lab(parse(row), Cache(run / stages)) for row in rows]
 
 
 def row(lab: Lab) -> dict:
@@ -11,7 +32,8 @@ def row(lab: Lab) -> dict:
 
     `qa` is exact match on P_test and `qa_train` its mean on P_train; `bio_recall` is the share of
     attribute values predicted whole inside the biographies; `qa_wordings` lists exact match on
-    P_test in each wording that was never trained; `qa_grid` is exact match on the people held back
+    P_test in each wording that was never trained; `qa_beam` is that by beam search, empty where
+    none was made; `qa_grid` is exact match on the people held back
     for each row of `finetune.grid`, and which was chosen; `mixed` is what was read in pretraining
     beside the biographies of the people, empty where nothing was; `exposures` counts how often each
     person is read about in pretraining. A linear probe's ceiling is the share of held-out people
@@ -40,6 +62,7 @@ def row(lab: Lab) -> dict:
         "qa": answers["test"]["exact"],
         "qa_train": answers["train"]["exact"]["mean"],
         "qa_first": {"train": answers["train"]["first"], "test": answers["test"]["first"]},
+        "qa_beam": answers["test"].get("beam", {}),
         "qa_wordings": answers["wordings"]["test"],
         "qa_baseline": answers["baseline"],
         "qa_grid": answers.get("grid", []),

@@ -22,23 +22,27 @@ from kstore_jax.train.objectives import at_positions
 _COLUMNS = tuple(field.name for field in dataclasses.fields(Spans))
 
 
-def span_accuracy(
-    shape: Shape, params: Params, examples: Spans, batch: int = 256
-) -> tuple[np.ndarray, np.ndarray]:
-    """Whether each span is predicted whole, and whether its first token is: (N, S) bool both."""
-    whole, first = [], []
+def predicted(shape: Shape, params: Params, examples: Spans, batch: int = 256) -> np.ndarray:
+    """The most likely token at each place of each span, given the true others: (N, S, K) int32."""
+    found = []
     for start in range(0, len(examples), batch):
         part = slice(start, start + batch)
         missing = max(0, start + batch - len(examples)) if start else 0
         rows = [
             np.pad(column[part], [(0, missing)] + [(0, 0)] * (column.ndim - 1))
-            for column in (getattr(examples, name) for name in _COLUMNS)
+            for column in (examples.tokens, examples.positions, examples.lengths)
         ]
         kept = len(examples.tokens[part])
-        w, f = jax.device_get(_right(shape, params, *rows))
-        whole.append(w[:kept])
-        first.append(f[:kept])
-    return np.concatenate(whole), np.concatenate(first)
+        found.append(jax.device_get(_predicted(shape, params, *rows))[:kept])
+    return np.concatenate(found)
+
+
+def span_accuracy(
+    shape: Shape, params: Params, examples: Spans, batch: int = 256
+) -> tuple[np.ndarray, np.ndarray]:
+    """Whether each span is predicted whole, and whether its first token is: (N, S) bool both."""
+    right = predicted(shape, params, examples, batch) == examples.targets
+    return (right | (examples.weights == 0)).all(-1), right[..., 0]
 
 
 def stacked(examples: Spans, batch: int = 256) -> dict[str, np.ndarray]:
@@ -62,8 +66,10 @@ def span_shares(
     the device still. `batches` are those of `stacked`."""
 
     def right(batch):
-        found = _right(shape, params, *(batch[name] for name in _COLUMNS))
-        return [(x & batch["real"][:, None]).sum(dtype=jnp.float32) for x in found]
+        found = _predicted(shape, params, *(batch[x] for x in ("tokens", "positions", "lengths")))
+        right = (found == batch["targets"]) & batch["real"][:, None, None]
+        whole = (right | (batch["weights"] == 0)).all(-1) & batch["real"][:, None]
+        return whole.sum(dtype=jnp.float32), right[..., 0].sum(dtype=jnp.float32)
 
     whole, first = jax.lax.map(right, batches)
     spans = batches["real"].sum(dtype=jnp.float32) * batches["positions"].shape[2]
@@ -71,13 +77,12 @@ def span_shares(
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _right(shape, params, tokens, positions, targets, weights, lengths):
+def _predicted(shape, params, tokens, positions, lengths):
     rows, spans, width = positions.shape
     hidden = forward(shape, params, tokens, lengths)
     hidden = at_positions(hidden, positions.reshape(rows, spans * width))
     logits = unembed(shape, params, hidden.reshape(-1, hidden.shape[-1]))
-    right = logits.argmax(-1).reshape(positions.shape) == targets
-    return (right | (weights == 0)).all(-1), right[..., 0]
+    return logits.argmax(-1).reshape(positions.shape)
 
 
 def majority_baseline(seen: np.ndarray, asked: np.ndarray) -> float:

@@ -276,7 +276,7 @@ def test_dynamics_of_the_finished_model_are_its_recall_and_answers(lab):
         "bio_train_first", "bio_test_first",
         "qa_train_first", "qa_train_exact", "qa_test_first", "qa_test_exact",
     }  # fmt: skip
-    answered = answering.answers(lab, lab.pretrained)
+    answered = answering.answers(lab, lab.pretrained, 2)
     for half in ("train", "test"):
         for kind in ("exact", "first"):
             expected = answered[half][kind]["mean"]

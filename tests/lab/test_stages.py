@@ -118,6 +118,7 @@ AFTER = {
     ("model",): ALL[1:],
     ("pretrain",): ALL[1:],
     ("finetune",): ("finetune", "qa"),
+    ("qa",): ("qa",),
     ("p_probe",): ("p_probe",),
     ("q_probe",): ("q_probe",),
     ("mesh",): (),
