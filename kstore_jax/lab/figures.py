@@ -259,6 +259,29 @@ def _draw_losses(axes: Axes, curves: Sequence[Curve]) -> None:
         axes.figure.legend(loc="outside lower center", ncols=2)
 
 
+_DYNAMICS = {
+    "bio_train_first": ("biographies, P_train", "#0072B2", "--"),
+    "bio_test_first": ("biographies, P_test", "#0072B2", "-"),
+    "qa_train_first": ("answers, P_train", "#D55E00", "--"),
+    "qa_test_first": ("answers, P_test", "#D55E00", "-"),
+    "qa_test_exact": ("whole answers, P_test", "#009E73", "-"),
+}
+
+
+@_figure(3.3)
+def _draw_dynamics(axes: Axes, steps: Sequence[int], shares: Mapping[str, Sequence[float]]) -> None:
+    """What a model knows while it is pretrained, as in Fig. 1 of the paper."""
+    for name, (label, colour, line) in _DYNAMICS.items():
+        if name in shares:
+            values = 100 * np.array(shares[name])
+            axes.plot(steps, values, color=colour, linestyle=line, linewidth=1.3, label=label)
+    axes.set_xlabel("pretraining step")
+    axes.set_ylabel("first tokens right (%)")
+    axes.set_ylim(0, 103)
+    axes.set_xlim(left=0)
+    axes.figure.legend(loc="outside lower center", ncols=2)
+
+
 @dataclasses.dataclass(frozen=True)
 class Drawing:
     """A figure: its file's name, its PNG, and what it shows in words."""
@@ -333,6 +356,20 @@ def _theirs(shares: dict | None) -> str:
 def _drawing(kind: str, which: int, group: Group, png: bytes, alt: str) -> Drawing:
     safe = re.sub(r"[^A-Za-z0-9+]+", "-", group.label)[:60].strip("-")
     return Drawing(f"{kind}-{which + 1}-{safe}", png, alt)
+
+
+def dynamics(which: int, group: Group, seed: int, lines: Sequence[dict]) -> Drawing:
+    """What a row's model knew while it was pretrained; `lines` are the metrics with evaluations."""
+    shares = {
+        name: [line["evaluation"][name] for line in lines]
+        for name in _DYNAMICS
+        if name in lines[0]["evaluation"]
+    }
+    title = f"{group.label} · while it is pretrained"
+    png = _draw_dynamics(title, [line["step"] for line in lines], shares)
+    ends = _told({_DYNAMICS[name][0]: values[-1] for name, values in shares.items()})
+    alt = f"{group.label}, seed {seed}: first tokens right over pretraining steps. At the end: "
+    return _drawing(f"dynamics-{seed}", which, group, png, f"{alt}{ends}.")
 
 
 def losses(curves: Sequence[Curve]) -> Drawing:

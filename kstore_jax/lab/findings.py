@@ -58,8 +58,10 @@ class Group:
 
     @property
     def published(self) -> paper.Published | None:
-        """The paper's numbers, None where it has no such dataset, or not with what is mixed in."""
-        return None if any(map(mixed, self.rows)) else paper.published(self.dataset)
+        """The paper's numbers, None where it has no such dataset, or not with what is mixed in or
+        of such a model."""
+        other = any(row.get("direction", "causal") != "causal" for row in self.rows)
+        return None if other or any(map(mixed, self.rows)) else paper.published(self.dataset)
 
     def ceiling(self, probe: str) -> dict | None:
         """The most a linear probe can reach, by kind and attribute, where it is known."""

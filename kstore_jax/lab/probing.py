@@ -21,6 +21,7 @@ from kstore_jax.lab.readings import (
 )
 from kstore_jax.readout import probes, qa
 from kstore_jax.train.fit import Task, fit
+from kstore_jax.world.people import ATTRIBUTES
 
 if TYPE_CHECKING:
     from kstore_jax.lab.experiment import Lab
@@ -37,7 +38,27 @@ def p_probe(lab: "Lab", training: PProbe, folder: pathlib.Path) -> dict:
     rows = lab.corpus.rows.rows(chosen)
     readings = biography_readings(rows, of_people[whose], lab.vocabulary, tasks)
     in_train = lab.materials.in_train[whose]
-    return _probed(lab, "p_probe", folder, training, "layer", readings, in_train, classes)
+    found, hits = _probed(lab, "p_probe", folder, training, "layer", readings, in_train, classes)
+    if lab.materials.variant.order == "couples":
+        starts = rows.value_spans[:, :, 0]
+        stated = starts[:, None] < readings.positions[:, :, None]
+        found["by_stated"] = _by_stated(hits, readings.asked[~in_train], stated[~in_train], tasks)
+    return found
+
+
+def _by_stated(hits_TxNxQ, asked_NxQxT, stated_NxQxA, tasks: Tasks) -> dict:
+    """Accuracy by which attributes were stated before (Part 3.1, Figs. 6 and 15): for each kind and
+    attribute a list of `stated`, the share `right`, and how many `readings` that is of."""
+    found: dict = {"first": {}, "whole": {}}
+    code_NxQ = (stated_NxQxA << np.arange(len(ATTRIBUTES))).sum(-1)
+    for t, (attribute, kind) in enumerate(tasks):
+        found[kind][attribute] = cells = []
+        for code in np.unique(code_NxQ[asked_NxQxT[:, :, t]]):
+            chosen = (code_NxQ == code) & asked_NxQxT[:, :, t]
+            names = [name for a, name in enumerate(ATTRIBUTES) if code >> a & 1]
+            share = float(hits_TxNxQ[t][chosen].mean())
+            cells.append({"stated": names, "right": share, "readings": int(chosen.sum())})
+    return found
 
 
 def q_probe(lab: "Lab", training: QProbe, folder: pathlib.Path) -> dict:
@@ -47,7 +68,7 @@ def q_probe(lab: "Lab", training: QProbe, folder: pathlib.Path) -> dict:
     _, classes = labels(table, who, tasks)
     readings = name_readings(table, who, lab.vocabulary, tasks)
     in_train = lab.materials.in_train
-    return _probed(lab, "q_probe", folder, training, "batch", readings, in_train, classes)
+    return _probed(lab, "q_probe", folder, training, "batch", readings, in_train, classes)[0]
 
 
 def _probed(
@@ -59,7 +80,8 @@ def _probed(
     readings: probes.Readings,
     in_train: np.ndarray,
     classes: tuple[int, ...],
-) -> dict:
+) -> tuple[dict, np.ndarray]:
+    """What a probe found, and its hits among the texts held out, (T, N, Q)."""
     seen, held_out = np.flatnonzero(in_train), np.flatnonzero(~in_train)
     order = Rows(len(seen), lab.experiment.seed)
 
@@ -90,25 +112,21 @@ def _probed(
         seed=lab.experiment.seed,
     )
     trained = fit(task, training, folder, lab.mesh)
-    accuracy = probes.probe_accuracy(
-        lab.shape,
-        probes.with_probe(frozen, trained),
-        classes,
-        norm,
-        probes.Readings(**readings.rows(seen)),
-        probes.Readings(**readings.rows(held_out)),
-    )
+    params = probes.with_probe(frozen, trained)
+    of_seen, asked = (probes.Readings(**readings.rows(which)) for which in (seen, held_out))
+    hits = probes.probe_hits(lab.shape, params, classes, norm, of_seen, asked)
+    accuracy = probes.accuracy(hits, asked)
     found: dict = {part: {"first": {}, "whole": {}} for part in ("accuracy", "baseline")}
     if training.head == "linear":
         found["ceiling"] = {"first": {}, "whole": {}}
     for t, (attribute, kind) in enumerate(_tasks(training)):
-        known, asked = readings.labels[seen, t], readings.labels[held_out, t]
+        known, sought = of_seen.labels[:, t], asked.labels[:, t]
         right = [None if np.isnan(x) else float(x) for x in accuracy[t]]
         found["accuracy"][kind][attribute] = right
-        found["baseline"][kind][attribute] = qa.majority_baseline(known, asked)
+        found["baseline"][kind][attribute] = qa.majority_baseline(known, sought)
         if training.head == "linear":
-            found["ceiling"][kind][attribute] = float(np.isin(asked, known).mean())
-    return {**found.pop("accuracy"), **found}
+            found["ceiling"][kind][attribute] = float(np.isin(sought, known).mean())
+    return {**found.pop("accuracy"), **found}, hits
 
 
 def _tasks(training: Probe) -> Tasks:

@@ -39,6 +39,7 @@ def write(run: pathlib.Path, out: pathlib.Path) -> pathlib.Path:
         "answers": [figures.answers(i, group) for i, group in enumerate(found)],
         "p_probing": [d for i, group in enumerate(found) for d in figures.p_probing(i, group)],
         "q_probing": [figures.q_probing(i, group) for i, group in enumerate(found)],
+        "dynamics": _dynamics(Cache(results.stages), found),
         "losses": _losses(Cache(results.stages), found),
     }
     sections = [
@@ -46,7 +47,10 @@ def write(run: pathlib.Path, out: pathlib.Path) -> pathlib.Path:
         _glance(found),
         tables.in_numbers(found),
         tables.first_tokens(found),
+        tables.by_beam(found),
         tables.reworded(found),
+        tables.grid(found),
+        tables.by_stated(found),
         *_figures(drawn),
         *_what_was_run(found, results.provenance),
         _files(run, out, drawn),
@@ -112,18 +116,28 @@ def _losses(cache: Cache, found: Sequence[Group]) -> list[figures.Drawing]:
     curves = []
     for which, group in enumerate(found):
         for config in group.configs:
-            if lines := _metrics(cache, config):
-                steps, losses = zip(*lines, strict=True)
+            told = [line for line in _metrics(cache, config) if line["loss"] is not None]
+            if told:
+                steps, losses = zip(*((line["step"], line["loss"]) for line in told), strict=True)
                 curves.append((group.label, which, steps, losses))
     return [figures.losses(curves)] if curves else []
 
 
-def _metrics(cache: Cache, config: Experiment) -> list[tuple[int, float]]:
-    """Steps and losses of a row's pretraining, none where they cannot be read."""
+def _dynamics(cache: Cache, found: Sequence[Group]) -> list[figures.Drawing]:
+    """What the models of the rows that were evaluated knew while they were pretrained."""
+    drawn = []
+    for which, group in enumerate(found):
+        for row, config in zip(group.rows, group.configs, strict=bool(group.configs)):
+            if told := [line for line in _metrics(cache, config) if line.get("evaluation")]:
+                drawn.append(figures.dynamics(which, group, row["seed"], told))
+    return drawn
+
+
+def _metrics(cache: Cache, config: Experiment) -> list[dict]:
+    """The lines of a row's pretraining, none where they cannot be read."""
     try:
         lines = read_metrics(cache.folder(Lab(config, cache).pretrain) / METRICS)
-        told = [line for line in lines if line["loss"] is not None]
-        return [(int(line["step"]), float(line["loss"])) for line in told]
+        return [{**line, "step": int(line["step"])} for line in lines]
     except (UserError, OSError, ValueError, KeyError, TypeError):
         return []
 
@@ -172,6 +186,14 @@ _SECTIONS = (
         "attribute: the first token, or the whole value (not asked for the birth date, which has "
         "too many). High accuracy means that the name alone brings up the fact; where it is at the "
         "majority guess, questions about the person cannot be expected to work.",
+    ),
+    (
+        "dynamics",
+        "What the model knew while it was pretrained",
+        "First tokens of the values in the biographies, and of the answers, of people whose "
+        "questions are trained (P_train) and of the others (P_test), and whole answers about "
+        "these. Where questions are mixed in, the paper sees answers about P_train first, then their "
+        "biographies, then those of P_test, and answers about P_test last (Fig. 1).",
     ),
     ("losses", "Pretraining", "Mean next-token loss over the whole text, on the training data."),
 )

@@ -51,6 +51,7 @@ def row(lab: Lab) -> dict:
     }
     return {
         "dataset": lab.experiment.data.variant,
+        "direction": lab.experiment.model.direction,
         "seed": lab.experiment.seed,
         "people": lab.experiment.world.people,
         "mixed": mixed(lab.experiment),

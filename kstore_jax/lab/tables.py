@@ -119,6 +119,90 @@ _FIRST_TOLD = (
 )
 
 
+def by_beam(found: Sequence[Group]) -> Html:
+    """Answers by beam search beside greedy ones; nothing where none was made."""
+    body = []
+    for group in found:
+        if all(row.get("qa_beam") for row in group.rows):
+            body.append(_title(group, 8))
+            body.append(_cells("greedy", "each", (), group.means("qa")))
+            body.append(_cells("beam search", "ours", (), group.means("qa_beam")))
+    if not body:
+        return Html("")
+    told = "Exact match in %, about people held out. The paper decodes with a beam of 4."
+    heading = tag("h3", "Answers by beam search")
+    return join([heading, tag("p", told, class_="note"), _by_attribute(["mean"], body)])
+
+
+def grid(found: Sequence[Group]) -> Html:
+    """What was finetuned, and which of it was asked; nothing where there was one way alone."""
+    tables = []
+    for group in found:
+        for row in group.rows:
+            if not (tried := row.get("qa_grid")):
+                continue
+            names = [name for name in tried[0] if name not in ("validation", "chosen")]
+            heads = [*(name.replace("_", " ") for name in names), "people held back", ""]
+            body = [
+                tag(
+                    "tr",
+                    *(tag("td", str(way[name])) for name in names),
+                    tag("td", _in_percent(way["validation"]), class_="main"),
+                    tag("td", "asked" if way["chosen"] else ""),
+                )
+                for way in tried
+            ]
+            title = tag("caption", f"{group.label}, seed {row['seed']}")
+            head = tag("thead", tag("tr", *(tag("th", name, scope="col") for name in heads)))
+            tables.append(tag("table", title, head, tag("tbody", *body)))
+    if not tables:
+        return Html("")
+    told = (
+        "Exact match in %, about people of the trained half whose questions were held back; the "
+        "best way is the one that the other half is asked by."
+    )
+    return join([tag("h3", "Ways of finetuning"), tag("p", told, class_="note"), *tables])
+
+
+def by_stated(found: Sequence[Group]) -> Html:
+    """P-probing of couples by whether the other of the pair was read before (Figs. 6 and 15)."""
+    body = []
+    for group in found:
+        if not all("by_stated" in row["p_probe"] for row in group.rows):
+            continue
+        body.append(_title(group, 8))
+        for kind, name in (("before its other half", "each"), ("after it", "ours")):
+            shares = {
+                attribute: _share_stated(group, attribute, pair, kind == "after it")
+                for pair in zip(ATTRIBUTES[::2], ATTRIBUTES[1::2], strict=True)
+                for attribute in pair
+            }
+            known = [share for share in shares.values() if share is not None]
+            shares["mean"] = sum(known) / len(known)
+            body.append(_cells(kind, name, (), shares))
+    if not body:
+        return Html("")
+    told = (
+        "First tokens in %, over all places before the fact is stated: birth date and city, "
+        "university and major, company and its city stand together in these texts, in this order."
+    )
+    heading = tag("h3", "P-probing before and after the other half of a pair was read")
+    return join([heading, tag("p", told, class_="note"), _by_attribute(["mean"], body)])
+
+
+def _share_stated(group: Group, attribute: str, pair: Sequence[str], after: bool) -> float | None:
+    """The share of right readings with or without the pair's other half before them, over seeds."""
+    (other,) = set(pair) - {attribute}
+    cells = [
+        cell
+        for row in group.rows
+        for cell in row["p_probe"]["by_stated"]["first"][attribute]
+        if (other in cell["stated"]) == after
+    ]
+    readings = sum(cell["readings"] for cell in cells)
+    return sum(cell["right"] * cell["readings"] for cell in cells) / readings if readings else None
+
+
 def reworded(found: Sequence[Group]) -> Html:
     """Answers in wordings never trained; nothing where no row knows of them."""
     body = []

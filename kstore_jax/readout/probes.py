@@ -154,7 +154,14 @@ def probe_objective(shape: Shape, classes: tuple[int, ...], norm: str) -> Object
     return objective
 
 
-def probe_accuracy(
+def accuracy(hits_TxNxQ: np.ndarray, held_out: Readings) -> np.ndarray:
+    """Of each task at each position, (T, Q); NaN where it is asked of nobody."""
+    asked = held_out.asked.transpose(2, 0, 1)
+    with np.errstate(invalid="ignore"):
+        return (hits_TxNxQ & asked).sum(1) / asked.sum(1)
+
+
+def probe_hits(
     shape: Shape,
     params: Params,
     classes: tuple[int, ...],
@@ -163,7 +170,7 @@ def probe_accuracy(
     held_out: Readings,
     batch: int = 64,
 ) -> np.ndarray:
-    """Accuracy of each task at each position on held-out people, (T, Q); NaN where none is asked.
+    """Whether each task names the right class of each held-out text at each position, (T, N, Q).
 
     The statistics of BatchNorm are those of all texts the probe was trained on, under the trained
     embedding (rather than a running average over the training).
@@ -172,16 +179,13 @@ def probe_accuracy(
     if norm == "batch":
         states = jnp.concatenate([_features(shape, params, b) for b in _batches(seen, batch)], 1)
         mean, variance = moments(states, norm)
-    right = np.zeros(held_out.asked.shape[:0:-1])
-    asked = held_out.asked.sum(0).T
+    right = []
     for rows in _batches(held_out, batch):
         states = _features(shape, params, rows)
         m, v = (mean, variance) if norm == "batch" else moments(states, norm)
         found = class_logits(params["head"], states, m, v, classes).argmax(-1)
-        hits = (found == rows["labels"].T[:, :, None]) & rows["asked"].transpose(2, 0, 1)
-        right += jax.device_get(hits.sum(1))
-    with np.errstate(invalid="ignore"):
-        return right / asked
+        right.append(jax.device_get(found == rows["labels"].T[:, :, None]))
+    return np.concatenate(right, axis=1)
 
 
 @functools.partial(jax.jit, static_argnums=0)

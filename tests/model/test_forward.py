@@ -51,9 +51,9 @@ def probe_objective(params):
     return probes.probe_objective(SHAPE, CLASSES, "layer")(with_head(params), vars(readings()))
 
 
-def probe_accuracy(params):
+def probe_hits(params):
     both = readings(), readings()
-    return probes.probe_accuracy(SHAPE, with_head(params), CLASSES, "batch", *both)
+    return probes.probe_hits(SHAPE, with_head(params), CLASSES, "batch", *both)
 
 
 def with_head(params):
@@ -71,7 +71,7 @@ class Reached(Exception):
 
 @pytest.mark.parametrize(
     "user",
-    [next_token, masked_words, answers, probe_objective, probe_accuracy, span_accuracy],
+    [next_token, masked_words, answers, probe_objective, probe_hits, span_accuracy],
 )
 def test_training_answers_and_probes_go_through_the_one_forward(monkeypatch, user):
     params = reference.parameters(SHAPE)

@@ -14,11 +14,12 @@ from kstore_jax.lab.readings import TASKS, labels, name_readings
 from kstore_jax.model.transformer import Shape
 from kstore_jax.readout.probes import (
     Readings,
+    accuracy,
     class_logits,
     init_probe,
     model_head,
     moments,
-    probe_accuracy,
+    probe_hits,
     probe_objective,
     with_probe,
 )
@@ -46,6 +47,11 @@ def planted(seed: int = 0) -> tuple[Readings, tuple[int, ...]]:
     found = np.stack([here, here % 3, draw.integers(0, 4, TEXTS)], axis=1).astype(np.int32)
     asked, lengths = np.ones((TEXTS, 1, 3), bool), np.full(TEXTS, LENGTH, np.int32)
     return Readings(tokens, positions, found, asked, lengths), (8, 3, 4)
+
+
+def probe_accuracy(shape, params, classes, norm, seen, held_out, batch: int = 64) -> np.ndarray:
+    hits = probe_hits(shape, params, classes, norm, seen, held_out, batch)
+    return accuracy(hits, held_out)
 
 
 def halves(readings: Readings) -> tuple[Readings, Readings]:
