@@ -132,7 +132,9 @@ class Chat:
             raise _Passing("slow", f"no answer within {self._patience.timeout:g} s") from None
         except self._broken as error:
             if not self._reached:
-                raise UserError(f"--server: {self.base}: no server there ({_told(error)})") from None
+                raise UserError(
+                    f"--server: {self.base}: no server there ({_told(error)})"
+                ) from None
             raise _Passing("cut", f"the connection broke ({_told(error)})") from None
         if self._key:
             said = said.replace(self._key, f"[{KEY}]")
@@ -225,9 +227,7 @@ def _seconds(retry_after: str) -> float:
     return min(max(wait, 0.0), _LONGEST_WAIT) if wait == wait else 0.0
 
 
-async def spread(
-    items: Iterable, work: Callable[..., Awaitable[None]], concurrency: int
-) -> None:
+async def spread(items: Iterable, work: Callable[..., Awaitable[None]], concurrency: int) -> None:
     """Runs `work` on every item, at most `concurrency` at a time; an item is drawn only when there
     is a hand free for it. The first error ends all and is raised."""
     source = iter(items)

@@ -32,6 +32,11 @@ _FLAGS = {
     "json": (flags.DEFINE_bool, "print JSON", {}),
     "pools": (flags.DEFINE_bool, "show the pools", {}),
     "out": (flags.DEFINE_string, "folder to write to", {}),
+    "server": (flags.DEFINE_string, "address of a server of OpenAI's chat protocol", {}),
+    "model": (flags.DEFINE_string, "name of a model of the server", {}),
+    "items": (flags.DEFINE_string, "JSONL of texts and questions", {}),
+    "concurrency": (flags.DEFINE_integer, "requests at a time", {"lower_bound": 1}),
+    "attempts": (flags.DEFINE_integer, "answers a text", {"lower_bound": 1}),
 }
 
 
@@ -167,6 +172,31 @@ def _data(argv: Sequence[str]) -> None:
         print(f"{folder}: {manifest['entries']:,} entries, {manifest['tokens']:,} tokens")
 
 
+def _rewrite(argv: Sequence[str]) -> None:
+    values = _defined(server=None, model=None, out=None, concurrency=64, attempts=20)
+    rows = _read_configured(argv, values, None)
+    _expect(values, server="http://localhost:8000", model="the server's", out="runs/written")
+    if len({(row.world, row.data) for row in rows}) > 1:
+        raise UserError(
+            "the configuration is a sweep over several data sets; choose the one that needs most "
+            "texts, such as --config.data.variant=multi5"
+        )
+    from kstore_jax.lab import rewriting
+
+    out = pathlib.Path(values.out)
+    concurrency, attempts = values.concurrency, values.attempts
+    found = rewriting.rewrite(rows[0], values.server, values.model, out, concurrency, attempts)
+    print(rewriting.summary(found), flush=True)
+    rewriting.check_whole(found, attempts)
+
+
+def _expect(values: flags.FlagValues, **examples: str) -> None:
+    """Raises UserError where a flag is not given."""
+    for name, example in examples.items():
+        if not getattr(values, name):
+            raise UserError(f"--{name} is missing; expected one such as {example}")
+
+
 def _bench(argv: Sequence[str]) -> None:
     what, *rest = argv or [""]
     if what not in BENCHES:
@@ -222,6 +252,10 @@ COMMANDS = {
         "[--config=FILE] --person=N [--json], or --pools: a person and all that is written",
     ),
     "export": (_export, "--run=DIR --out=DIR: the pretrained model as a Hugging Face folder"),
+    "rewrite": (
+        _rewrite,
+        "--config=FILE --server=URL --model=NAME --out=DIR: biographies by another model (bioR)",
+    ),
     "bench": (_bench, "data | train | qa [--config=FILE] [--json]: how fast this machine is"),
 }
 

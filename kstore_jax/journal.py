@@ -10,15 +10,16 @@ import json
 import os
 import pathlib
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import filelock
 
 from kstore_jax.errors import DamagedFileError, UserError
-from kstore_jax.files import read_json, write_json
+from kstore_jax.files import WRITING, read_json, write_json
 
 JOURNAL = "journal.jsonl"
 CONFIG = "config.json"
+_LOCK = ".lock"
 _SYNC_SECONDS = 1.0
 
 
@@ -69,12 +70,12 @@ def _whole(path: pathlib.Path) -> int:
     return 0
 
 
-def records(path: pathlib.Path) -> Iterator[tuple[int, dict]]:
+def records(path: pathlib.Path, fields: Collection[str]) -> Iterator[tuple[int, dict]]:
     """The records of a journal in the order they were added, each with where it begins in bytes;
     a torn last line is left out.
 
     Raises:
-      DamagedFileError: another line is no JSON object; the message names it.
+      DamagedFileError: another line is no JSON object of these fields; the message names it.
     """
     if not path.exists():
         return
@@ -83,7 +84,7 @@ def records(path: pathlib.Path) -> Iterator[tuple[int, dict]]:
         for number, line in enumerate(file, 1):
             if not line.endswith(b"\n"):
                 return
-            yield offset, _record(line, f"{path}:{number}")
+            yield offset, _record(line, f"{path}:{number}", fields)
             offset += len(line)
 
 
@@ -97,12 +98,12 @@ def read_at(path: pathlib.Path, offsets: list[int]) -> list[dict]:
     return lines
 
 
-def _record(line: bytes, where: str) -> dict:
+def _record(line: bytes, where: str, fields: Collection[str] = ()) -> dict:
     try:
         found = json.loads(line)
     except ValueError:
         found = None
-    if not isinstance(found, dict):
+    if not isinstance(found, dict) or not found.keys() >= set(fields):
         raise DamagedFileError(f"{where}: damaged; remove the line and run again")
     return found
 
@@ -122,7 +123,7 @@ def check(folder: pathlib.Path, config: dict) -> None:
 
 
 def _not_ours(folder: pathlib.Path) -> Iterator[pathlib.Path]:
-    return (path for path in folder.iterdir() if path.name != ".lock")
+    return (path for path in folder.iterdir() if path.name not in (_LOCK, CONFIG + WRITING))
 
 
 @contextlib.contextmanager
@@ -137,12 +138,14 @@ def opened(folder: pathlib.Path, config: dict) -> Iterator[Journal]:
     """
     check(folder, config)
     folder.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(folder / _LOCK)
     try:
-        lock = filelock.FileLock(folder / ".lock", timeout=0)
-        with lock:
-            if not (folder / CONFIG).exists():
-                write_json(folder / CONFIG, config)
-            with contextlib.closing(Journal(folder / JOURNAL)) as journal:
-                yield journal
+        lock.acquire(timeout=0)
     except filelock.Timeout:
         raise UserError(f"{folder}: another process writes to this journal") from None
+    with lock:
+        check(folder, config)
+        if not (folder / CONFIG).exists():
+            write_json(folder / CONFIG, config)
+        with contextlib.closing(Journal(folder / JOURNAL)) as journal:
+            yield journal

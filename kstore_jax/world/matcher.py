@@ -171,9 +171,11 @@ def _occurrences(text: Words, form: Form) -> Iterator[Span]:
             yield place, end
 
 
-def _stated(text: Words, place: int, form: Form) -> bool:
-    """Whether a form of one word is meant as the value and not as a common word."""
-    if len(form) > 1 or not text.text[text.starts[place]].islower():
+def _stated(text: Words, span: Span, value: str) -> bool:
+    """Whether a mention is meant as the value and not as a common word."""
+    place, end = span
+    first = text.text[text.starts[place]]
+    if end > place + 1 or not first.islower() or first == value[0]:
         return True
     return place > 0 and text.words[place - 1] in _BEFORE_LOWER_CASE
 
@@ -231,7 +233,7 @@ def _mentions(text: Words, pools: Pools, attribute: str, value: str) -> list[Spa
     found: list[Span] = []
     for form in forms(attribute, value):
         for span in _occurrences(text, form):
-            if _stated(text, span[0], form) and not any(_overlap(span, f) for f in found):
+            if _stated(text, span, value) and not any(_overlap(span, f) for f in found):
                 found.append(span)
     if found:
         longer = [

@@ -64,6 +64,13 @@ def facts(pools: Pools, who: People) -> list[Facts]:
     ]
 
 
+def fingerprint(pools: Pools) -> str:
+    """SHA-256 of all that facts are drawn from."""
+    names = pools.first_names, pools.middle_names, pools.last_names
+    told = [names, pools.values, pools.headquarters.tolist()]
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Prompts:
     """The sentences that prompts are made of, by file."""
