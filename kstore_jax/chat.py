@@ -42,6 +42,9 @@ class Patience:
     most: float = 30.0
 
 
+PATIENCE = Patience()
+
+
 @dataclasses.dataclass(frozen=True)
 class Answer:
     """What a model answered. `whole`: it ended by itself, not at the limit of length."""

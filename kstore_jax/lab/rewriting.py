@@ -100,7 +100,7 @@ def rewrite(
     folder: pathlib.Path,
     concurrency: int,
     attempts: int,
-    patience: chat.Patience = chat.Patience(),
+    patience: chat.Patience = chat.PATIENCE,
 ) -> Rewriting:
     """Asks for every text that the folder does not have yet.
 

@@ -1,8 +1,8 @@
 """Sentences of a finished biography in another order, or with the full name for every pronoun.
 
-Part 3.1, section 2.2, footnotes 13 and 14, for texts that somebody else wrote (bioR). Facts are left
-as they stand. English is followed where a word alone tells: `her` before a noun is possessive, and
-`was`, `is`, `has` agree with `they`; other verbs after `they` keep their form.
+Part 3.1, section 2.2, footnotes 13 and 14, for texts that somebody else wrote (bioR). Facts are
+left as they stand. English is followed where a word alone tells: `her` before a noun is possessive,
+and `was`, `is`, `has` agree with `they`; other verbs after `they` keep their form.
 """
 
 import dataclasses
@@ -22,11 +22,15 @@ _PRONOUNS = {  # by case
     "they": ("they", "their", "them"),
 }
 _AFTER_OBJECT = frozenset(
-    "a an the in at on to for from with by of and or but as into over after before during while when"
-    " where who that through until since"
-    .split()
-)  # fmt: skip
-_BEFORE_OBJECT = frozenset("to for by with of from about after before at saw made gave".split())
+    [
+        *("a", "an", "the", "in", "at", "on", "to", "for", "from", "with", "by", "of", "and", "or"),
+        *("but", "as", "into", "over", "after", "before", "during", "while", "when", "where"),
+        *("who", "that", "through", "until", "since"),
+    ]
+)
+_BEFORE_OBJECT = frozenset(
+    ["to", "for", "by", "with", "of", "from", "about", "after", "before", "at", "saw", "gave"]
+)
 _SINGULAR = {"were": "was", "are": "is", "have": "has"}
 _PLURAL = {one: many for many, one in _SINGULAR.items()}
 _TITLE = r"(?:(?:Mr|Mrs|Ms|Mx|Dr)\.? |Miss )?"
