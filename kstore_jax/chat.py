@@ -130,7 +130,7 @@ class Chat:
             async with self._session.post(url, data=content, allow_redirects=False) as response:
                 self._reached = True
                 status, headers = response.status, response.headers
-                said = await response.text("utf-8", "replace")
+                said = (await response.read()).decode("utf-8", "replace")
         except TimeoutError:
             raise _Passing("slow", f"no answer within {self._patience.timeout:g} s") from None
         except self._broken as error:

@@ -73,11 +73,11 @@ class Words:
 def split(text: str) -> Words:
     """The words of a text, normalised."""
     words, starts, ends = [], [], []
-    for match in _WORD.finditer(text):
+    ascii_alone = text.isascii()
+    for match in _WORD.finditer(text.lower() if ascii_alone else text):
         word = match[0]
-        if not word.isascii():
-            word = unicodedata.normalize("NFKC", word)
-        word = word.casefold()
+        if not ascii_alone:
+            word = unicodedata.normalize("NFKC", word).casefold()
         if "." in word:
             word = word.replace(".", "")
         words.append(_SAME.get(word, word))
@@ -93,38 +93,44 @@ def normalised(text: str) -> Form:
 
 @functools.lru_cache(maxsize=1 << 14)
 def forms(attribute: str, value: str) -> tuple[Form, ...]:
-    """The ways of writing a value, as words, those with more words first."""
-    if attribute == "birth_date":
-        found = _dates(value)
-    elif attribute in _CITIES:
-        found = _with_states(value)
-    else:
-        found = [normalised(value)]
+    """The ways of writing a value that is no date, as words, those with more words first."""
+    found = _with_states(value) if attribute in _CITIES else [normalised(value)]
     found = dict.fromkeys(form for each in found for form in (each, _initials_joined(each)))
     return tuple(sorted(found, key=len, reverse=True))
 
 
-def _dates(value: str) -> list[Form]:
-    month, day, year = normalised(value)
+@functools.lru_cache(maxsize=1 << 9)
+def _of_month_and_day(month: str, day: str) -> tuple[tuple[frozenset[str], ...], ...]:
+    """The ways to write a month and a day, word by word: what each may be."""
     number = [name.casefold() for name in MONTHS].index(month) + 1
-    ending = "th" if day in ("11", "12", "13") else {"1": "st", "2": "nd", "3": "rd"}.get(
-        day[-1], "th"
-    )  # fmt: skip
-    days = [(day,), (day + ending,)]
-    if len(day) == 1:
-        days.append(("0" + day,))
-    found = [(year, f"{number:02}", f"{int(day):02}")]
-    found += [(m, d, year) for m in {str(number), f"{number:02}"} for (d,) in days]
-    for name in {month, month[:3], "sept" if month == "september" else month}:
-        for d in days:
-            for before_year in ((), ("of",)):
-                found += [
-                    (name, *d, *before_year, year),
-                    (name, "the", *d, *before_year, year),
-                    (*d, name, *before_year, year),
-                    (*d, "of", name, *before_year, year),
-                ]
-    return found
+    last = "" if day in ("11", "12", "13") else day[-1]
+    ordinal = day + {"1": "st", "2": "nd", "3": "rd"}.get(last, "th")
+    names = frozenset({month, month[:3], "sept" if month == "september" else month})
+    plain = frozenset({day, f"{int(day):02}"})
+    days = plain | {ordinal}
+    the, of = frozenset({"the"}), frozenset({"of"})
+    numbers = frozenset({str(number), f"{number:02}"})
+    return (names, the, days), (days, of, names), (names, days), (days, names), (numbers, plain)
+
+
+def _dates(text: Words, value: str) -> Iterator[Span]:
+    """Where a date is written, in places of words, found by its year."""
+    month, day, year = normalised(value)
+    for place in text.places.get(year, ()):
+        before = place - (place > 0 and text.words[place - 1] == "of")
+        ways = _of_month_and_day(month, day)
+        for way in ways:
+            start = before - len(way)
+            if start >= 0 and _are(text.words[start:before], way):
+                yield start, place + 1
+                break
+        else:
+            if _are(text.words[place + 1 : place + 3], ways[-1]):  # year, month, day in numbers
+                yield place, place + 3
+
+
+def _are(words: Form, way: tuple[frozenset[str], ...]) -> bool:
+    return len(words) == len(way) and all(w in some for w, some in zip(words, way, strict=True))
 
 
 def _with_states(value: str) -> list[Form]:
@@ -150,14 +156,23 @@ def _initials_joined(form: Form) -> Form:
 @functools.lru_cache(maxsize=1 << 12)
 def _longer(pools: Pools, attribute: str, value: str) -> tuple[Form, ...]:
     """The forms of the pool's other values that have the words of this one inside them."""
-    if attribute == "birth_date":
-        return ()
-    own = normalised(value)
-    around = (" ".join(("", *normalised(other), "")) for other in pools.values[attribute])
-    inside = " ".join(("", *own, ""))
-    pairs = zip(pools.values[attribute], around, strict=True)
-    others = [other for other, words in pairs if inside in words and other != value]
+    inside = _spaced(value)
+    others = [
+        other
+        for other, words in _spaced_pool(pools, attribute)
+        if inside in words and other != value
+    ]
     return tuple(form for other in others for form in forms(attribute, other) if len(form) > 1)
+
+
+@functools.cache
+def _spaced_pool(pools: Pools, attribute: str) -> list[tuple[str, str]]:
+    """The values of a pool, each with its words between spaces."""
+    return [(value, _spaced(value)) for value in pools.values[attribute]]
+
+
+def _spaced(value: str) -> str:
+    return " ".join(("", *normalised(value), ""))
 
 
 def _occurrences(text: Words, form: Form) -> Iterator[Span]:
@@ -165,10 +180,13 @@ def _occurrences(text: Words, form: Form) -> Iterator[Span]:
     count = len(form)
     for place in text.places.get(form[0], ()):
         end = place + count
-        if text.words[place:end] == form and all(
-            text.starts[i + 1] - text.ends[i] <= _GAP for i in range(place, end - 1)
-        ):
+        if text.words[place:end] == form and _close(text, place, end):
             yield place, end
+
+
+def _close(text: Words, place: int, end: int) -> bool:
+    """Whether nothing much stands between neighbouring words."""
+    return all(text.starts[i + 1] - text.ends[i] <= _GAP for i in range(place, end - 1))
 
 
 def _stated(text: Words, span: Span, value: str) -> bool:
@@ -230,6 +248,8 @@ def _most_words(spans: list[Span]) -> int:
 
 def _mentions(text: Words, pools: Pools, attribute: str, value: str) -> list[Span]:
     """The places of a value that are not part of a longer value of its pool, in order."""
+    if attribute == "birth_date":
+        return [span for span in _dates(text, value) if _close(text, *span)]
     found: list[Span] = []
     for form in forms(attribute, value):
         for span in _occurrences(text, form):
