@@ -286,8 +286,10 @@ def _pairs(versions: dict) -> str:
 
 
 def _mixed(row: dict) -> str:
-    """What was read in pretraining beside the biographies of the people."""
+    """What was read in pretraining beside the biographies of templates."""
     beside, told = findings.mixed(row), []
+    if "rewritten" in beside:
+        told.append(f"biographies as rewritten in {beside['rewritten']}")
     if "celebrities" in beside:
         who = f"{beside['celebrities']:,} celebrities in {beside['celebrity_variant']}"
         share = beside["celebrity_share"]
