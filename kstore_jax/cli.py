@@ -190,6 +190,35 @@ def _rewrite(argv: Sequence[str]) -> None:
     rewriting.check_whole(found, attempts)
 
 
+def _ask(argv: Sequence[str]) -> None:
+    values = _defined(
+        run=None, server=None, model=None, items=None, out=None, concurrency=8, json=False
+    )
+    _without_config(argv, values)
+    from kstore_jax.lab import asking
+
+    if values.run:
+        if given := [n for n in ("server", "model", "items", "out") if getattr(values, n)]:
+            raise UserError(f"--{given[0]}: expected without --run, whose results are there")
+        found = asking.of_run(pathlib.Path(values.run))
+    else:
+        _expect(values, server="http://localhost:8000 (or --run=runs/x)", model="the server's")
+        out = pathlib.Path(values.out or "runs/ask")
+        items = pathlib.Path(values.items) if values.items else asking.PASSAGES
+        found = asking.ask(values.server, values.model, items, out, values.concurrency)
+    print(json.dumps(found) if values.json else asking.table(found))
+
+
+def _without_config(argv: Sequence[str], values: flags.FlagValues) -> None:
+    """Reads the flags of a command that takes nothing else."""
+    try:
+        left = values(["kstore", *argv])[1:]
+    except flags.Error as error:
+        raise UserError(_flag_error(error, argv, values)) from None
+    if left:
+        raise UserError(f"unexpected argument {left[0]!r}")
+
+
 def _expect(values: flags.FlagValues, **examples: str) -> None:
     """Raises UserError where a flag is not given."""
     for name, example in examples.items():
@@ -215,12 +244,7 @@ def _bench(argv: Sequence[str]) -> None:
 
 def _export(argv: Sequence[str]) -> None:
     values = _defined(run=None, out=None, format="hf")
-    try:
-        left = values(["kstore", *argv])[1:]
-    except flags.Error as error:
-        raise UserError(_flag_error(error, argv, values)) from None
-    if left:
-        raise UserError(f"unexpected argument {left[0]!r}")
+    _without_config(argv, values)
     if values.run is None or values.out is None:
         missing = "run" if values.run is None else "out"
         raise UserError(f"--{missing} is missing; expected a folder")
@@ -255,6 +279,10 @@ COMMANDS = {
     "rewrite": (
         _rewrite,
         "--config=FILE --server=URL --model=NAME --out=DIR: biographies by another model (bioR)",
+    ),
+    "ask": (
+        _ask,
+        "--server=URL --model=NAME [--items=FILE] [--out=DIR], or --run=DIR: recites, and answers",
     ),
     "bench": (_bench, "data | train | qa [--config=FILE] [--json]: how fast this machine is"),
 }

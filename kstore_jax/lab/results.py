@@ -10,10 +10,11 @@ def row(lab: Lab) -> dict:
     `qa` is exact match on P_test and `qa_train` its mean on P_train; `bio_recall` is the share of
     attribute values predicted whole inside the biographies; `qa_wordings` lists exact match on
     P_test in each wording that was never trained; `mixed` is what was read in pretraining beside
-    the biographies of the people, or instead of those of templates, empty where nothing was; `exposures` counts how often each
-    person is read about in pretraining. A linear probe's ceiling is the share of held-out people
-    whose class somebody of the other half has too: it cannot name any other. `code` names the git
-    commits, or else the versions, of the code that computed the stages.
+    the biographies of the people, or instead of those of templates, empty where nothing was;
+    `exposures` counts how often each person is read about in pretraining. A linear probe's ceiling
+    is the share of held-out people whose class somebody of the other half has too: it cannot name
+    any other. `code` names the git commits, or else the versions, of the code that computed the
+    stages.
     """
     found = {stage.name: lab.cache.result(stage) for stage in lab.stages}
     answers = found["qa"]
