@@ -130,6 +130,8 @@ def _not_ours(folder: pathlib.Path) -> Iterator[pathlib.Path]:
 def opened(folder: pathlib.Path, config: dict) -> Iterator[Journal]:
     """The journal of a folder, which is made where it is not there.
 
+    A new one in which nothing was written down is removed again.
+
     Args:
       config: all that the questions depend on, plain JSON; kept beside the journal.
 
@@ -145,7 +147,15 @@ def opened(folder: pathlib.Path, config: dict) -> Iterator[Journal]:
         raise UserError(f"{folder}: another process writes to this journal") from None
     with lock:
         check(folder, config)
-        if not (folder / CONFIG).exists():
+        if new := not (folder / CONFIG).exists():
             write_json(folder / CONFIG, config)
-        with contextlib.closing(Journal(folder / JOURNAL)) as journal:
+        journal = Journal(folder / JOURNAL)
+        try:
             yield journal
+        finally:
+            journal.close()
+            if new and not (folder / JOURNAL).stat().st_size:  # nobody answered
+                for name in (JOURNAL, CONFIG, _LOCK):
+                    (folder / name).unlink(missing_ok=True)
+                with contextlib.suppress(OSError):
+                    folder.rmdir()

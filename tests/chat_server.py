@@ -55,7 +55,9 @@ class Writer:
         how = _drawn(self.texts, digest[:4])
         if how == "empty":
             return "", "stop"
-        before, after = next(r for r in self.requests if prompt.startswith(r[0]))
+        if not (begun := [r for r in self.requests if r[0] and prompt.startswith(r[0])]):
+            return "I do not know.", "stop"
+        before, after = begun[0]
         name = " ".join(prompt[len(before) :].rstrip(".").split(" ", 3)[:3]).rstrip(".,")
         start = len(before) + len(name) + len(after)
         end = max(prompt.rfind(closing) for closing in self.closings)
