@@ -78,21 +78,19 @@ class Chat:
         self._sampling = sampling
         self._concurrency = concurrency
         self._patience = patience
-        self._key = os.environ.get(KEY, "")
+        self._key = os.environ.get(KEY, "").strip()
+        if not (self._key.isascii() and self._key.isprintable()):
+            raise UserError(f"{KEY}: is no key; expected one line of ASCII text")
         self._reached = False
 
     async def __aenter__(self) -> "Chat":
         aiohttp = _aiohttp()
-        try:
-            headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
-            headers["Content-Type"] = "application/json"
-            self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=self._concurrency),
-                timeout=aiohttp.ClientTimeout(total=self._patience.timeout),
-                headers=headers,
-            )
-        except ValueError:
-            raise UserError(f"{KEY}: is no key; expected one line of text") from None
+        headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=self._concurrency),
+            timeout=aiohttp.ClientTimeout(total=self._patience.timeout),
+            headers={"Content-Type": "application/json", **headers},
+        )
         self._broken = aiohttp.ClientError, OSError
         return self
 

@@ -94,7 +94,9 @@ def normalised(text: str) -> Form:
 @functools.lru_cache(maxsize=1 << 14)
 def forms(attribute: str, value: str) -> tuple[Form, ...]:
     """The ways of writing a value that is no date, as words, those with more words first."""
-    found = _with_states(value) if attribute in _CITIES else [normalised(value)]
+    apart = value.replace(".", ". ")  # U.S. as U. S.
+    read = _with_states if attribute in _CITIES else lambda text: [normalised(text)]
+    found = [*read(value), *read(apart)]
     found = dict.fromkeys(form for each in found for form in (each, _initials_joined(each)))
     return tuple(sorted(found, key=len, reverse=True))
 
