@@ -6,6 +6,7 @@ in them is found by `world/matcher.py`.
 
 import hashlib
 import pathlib
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -147,13 +148,21 @@ def encode_texts(
         if None in found.values:
             raise UserError(f"data.rewritten: a text about person {who.person} lacks a fact")
         starts, ends = np.array(tokens.offsets).T
-        values[row] = _in_tokens(np.array(found.values) + 1, starts, ends)
-        places = np.array(found.names[:NAMES]) + 1
-        names[row, : len(places)] = _in_tokens(places, starts, ends)
+        values[row] = _in_tokens(_with_space(text, found.values), starts, ends)
+        named = found.names[:NAMES]
+        names[row, : len(named)] = _in_tokens(_with_space(text, named), starts, ends)
     lengths = np.array([len(tokens.ids) for tokens in encoded], np.int64)
     flat = np.fromiter((i for e in encoded for i in e.ids), table.tokenizer.dtype, lengths.sum())
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     return TokenRows(flat, offsets, values, names)
+
+
+def _with_space(text: str, spans: Sequence[matcher.Span]) -> np.ndarray:
+    """Spans of a text as those of the text after a space, each with the space before it: what a
+    value is among the pieces of a template."""
+    return np.array(
+        [(start + (text[start - 1 : start] not in ("", " ")), end + 1) for start, end in spans]
+    )
 
 
 def _in_tokens(spans: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:

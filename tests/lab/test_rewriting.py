@@ -129,15 +129,16 @@ def test_another_model_or_world_is_refused(written):
     with pytest.raises(UserError, match="made with another seed: 0, not 5"):
         rewritten(folder, "http://127.0.0.1:1", world__seed=5)
     for field in ("data__variant", "data__celebrity_variant"):
-        with pytest.raises(UserError, match=f"^{field.replace('__', '.')}: 'fresh' is of templ"):
-            rewritten(folder, "http://127.0.0.1:1", world__celebrities=3, **{field: "fresh"})
+        with pytest.raises(UserError, match=f"^{field.replace('__', '.')}: 'couple2' is of templ"):
+            rewritten(folder, "http://127.0.0.1:1", world__celebrities=3, **{field: "couple2"})
 
 
 VARIANTS = ("single", "single+fullname", "multi3", "multi3+fullname", "single+permute5")
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("tokenizer", ["gpt2", "bpe400"])
+@pytest.mark.parametrize(
+    ("variant", "tokenizer"), [*((variant, "gpt2") for variant in VARIANTS), ("multi3", "bpe400")]
+)
 def test_spans_of_the_data_set_hold_the_facts_and_names(written, tmp_path, variant, tokenizer):
     folder, _ = written
     row = experiment(data__variant=variant, data__rewritten=str(folder), data__tokenizer=tokenizer)
@@ -167,7 +168,8 @@ def test_spans_of_the_data_set_hold_the_facts_and_names(written, tmp_path, varia
         names = [cut.decode(ids[a:b]) for a, b in corpus.rows.name_spans[row_number] if b]
         assert names
         assert set(names) == {f" {who.name}"}
-        assert len(names) > 2 or not variant.endswith("fullname")
+        if variant.endswith("fullname"):
+            assert f" {who.pronoun.capitalize()} " not in cut.decode(ids)
 
 
 def test_permuted_copies_have_the_same_sentences_in_other_orders(written):
@@ -250,10 +252,12 @@ def test_the_key_is_written_nowhere(tmp_path, monkeypatch, capfd, options):
     given = {"key": SECRET, "replies": tmp_path / "replies", **options}
     patience = chat.Patience(tries=2, first=0.001)
     with running(**given) as address:
+        told = ""
         try:
             rewriting.rewrite(experiment(), address, MODEL, tmp_path / "out", 4, 2, patience)
         except UserError as error:
-            assert SECRET not in str(error)
+            told = str(error)
+    assert SECRET not in told
     written = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
     assert bool(written) == (options == {})
     assert all(SECRET not in path.read_text() for path in written)
