@@ -281,13 +281,13 @@ def killed(folder, log, kills: int, size: int) -> None:
         for kill in range(kills):
             process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
             least = path.stat().st_size if path.exists() else 0
-            target = least + dice.random() * 2 * size * 3 * 380 / (kills + 1)
-            while process.poll() is None:
-                if path.exists() and path.stat().st_size > target:
-                    time.sleep(dice.random() * 0.05)
-                    break
+            left = 3 * size * 300 - least  # bytes, somewhat less than there will be
+            target = least + dice.random() * 1.5 * left / (kills - kill + 1)
+            while not path.exists() or path.stat().st_size <= target:
+                assert process.poll() is None
                 time.sleep(0.001)
-            assert process.poll() is None or kill > 0
+            time.sleep(dice.random() * 0.05)
+            assert process.poll() is None
             process.kill()
             process.wait()
         done = subprocess.run(command, capture_output=True, text=True, check=False)
