@@ -1,9 +1,11 @@
 """A real model behind a real server of the protocol: one of our own, served by transformers.
 
-It was never taught to chat, so every text is refused as it should be.
+It was never taught to chat, so every text is refused as it should be. Needs torch and
+transformers[serving].
 """
 
 import json
+import pathlib
 import socket
 import subprocess
 import sys
@@ -13,22 +15,39 @@ import urllib.request
 import pytest
 
 from kstore_jax import chat, journal
-from kstore_jax.config import default, parse_rows
+from kstore_jax.config import as_dict, default, parse_rows
 from kstore_jax.corpus.rewritten import FIELDS
+from kstore_jax.files import write_json
 from kstore_jax.lab import asking, rewriting
+from kstore_jax.lab.experiment import Lab
 from kstore_jax.lab.export import export
+from kstore_jax.lab.stages import Cache
 
 TEMPLATE = "{% for message in messages %}{{ message.content }}{% endfor %}"
 PATIENCE = chat.Patience(timeout=120.0, tries=3, first=0.5)
 
 
+def pretrained(workdir: pathlib.Path) -> pathlib.Path:
+    """The stage of a tiny model that knows every token of GPT-2's."""
+    config = default()
+    config.world.people = 20
+    config.data.variant = "single"
+    config.model.update(layers=1, heads=2, width=16, dtype="float32", attention="dense")
+    config.pretrain.update(steps=4, batch=4, window=64, warmup=0)
+    (row,) = parse_rows(config)
+    lab = Lab(row, Cache(workdir / "stages"))
+    lab.cache.ensure(lab.pretrain)
+    write_json(workdir / "config.json", {"rows": [as_dict(row)]})
+    return lab.cache.folder(lab.pretrain)
+
+
 @pytest.fixture(scope="module")
-def served(finished, tmp_path_factory):
+def served(tmp_path_factory):
     """The address of the server, and the name of the model."""
     for library in ("torch", "transformers", "fastapi", "uvicorn", "openai", "accelerate"):
         pytest.importorskip(library)
     folder = tmp_path_factory.mktemp("served") / "model"
-    export(min((finished / "stages").glob("pretrain-*")), folder)
+    export(pretrained(folder.parent), folder)
     path = folder / "tokenizer_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "chat_template": TEMPLATE}))
     with socket.socket() as free:
