@@ -5,7 +5,8 @@
 
 The command and the server (tests/chat_server.py) are processes of their own, which share the cores.
 The rate is that of answers, refused ones too, from the first one journalled to the last; memory is
-the most that the command held by the first tenth of the texts, and in all.
+the most that the command held by the first tenth of the texts, and in all. Beside other programs
+`cpu_us_an_answer`, the processor time of the whole command, says what it could do alone.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import json
 import os
 import pathlib
 import re
+import resource
 import subprocess
 import sys
 import tempfile
@@ -48,6 +50,7 @@ def measure(texts: int, concurrency: int, **server: float) -> dict:
             ) as process:
                 followed = _follow(process, folder / "out" / "journal.jsonl", texts // 10)
                 said = process.stdout.read().decode()
+            used = resource.getrusage(resource.RUSAGE_CHILDREN)  # the server still runs
             if process.returncode:
                 raise RuntimeError(f"kstore rewrite: status {process.returncode}")
     return {
@@ -55,6 +58,7 @@ def measure(texts: int, concurrency: int, **server: float) -> dict:
         "concurrency": concurrency,
         **followed,
         "seconds_in_all": round(time.perf_counter() - started, 1),
+        "cpu_us_an_answer": round((used.ru_utime + used.ru_stime) * 1e6 / followed["answers"]),
         "refused": int(re.search(r"([\d,]+) refused", said)[1].replace(",", "")),
         "cores": len(os.sched_getaffinity(0)),
     }

@@ -13,7 +13,7 @@ import os
 import random
 import time
 import urllib.parse
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 
 from kstore_jax.errors import UserError, nearest
 
@@ -226,6 +226,22 @@ def _seconds(retry_after: str) -> float:
         except ValueError:
             return 0.0
     return min(max(wait, 0.0), _LONGEST_WAIT) if wait == wait else 0.0
+
+
+def run(main: Coroutine) -> None:
+    """Runs a coroutine to its end, on uvloop's event loop where there is one (not on Windows).
+
+    It is faster than asyncio's own, whose buffers of 256 KiB for every read leave the memory of a
+    long run in pieces, so that it grows.
+    """
+    try:
+        import uvloop
+    except ImportError:
+        factory = None
+    else:
+        factory = uvloop.new_event_loop
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(main)
 
 
 async def spread(items: Iterable, work: Callable[..., Awaitable[None]], concurrency: int) -> None:

@@ -38,6 +38,7 @@ LIBRARIES = {  # the rooms that may import it
     "datasets": {"corpus"},
     "tensorflow": set(),
     "aiohttp": {"chat"},
+    "uvloop": {"chat"},
 }
 FOR_OTHERS = "kstore_jax.corpus.bio_s"  # the TFDS builder, which nothing of ours needs
 SOURCES = [path for path in sorted(PACKAGE.rglob("*.py")) if path.parent.name != "configs"]

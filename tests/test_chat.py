@@ -25,7 +25,7 @@ def talked(address, prompts, patience=PATIENT, model=MODEL, concurrency=4):
         async with talk:
             await chat.spread(prompts, one, concurrency)
 
-    asyncio.run(every())
+    chat.run(every())
     return answers, talk
 
 
@@ -143,7 +143,7 @@ def test_no_more_than_so_many_are_under_way_and_none_is_drawn_early():
         running_now -= 1
         done += 1
 
-    asyncio.run(chat.spread(items(), work, 7))
+    chat.run(chat.spread(items(), work, 7))
     assert (most, done) == (7, 100)
 
 
@@ -155,5 +155,5 @@ def test_the_first_error_ends_all():
 
     started = time.monotonic()
     with pytest.raises(UserError, match="five"):
-        asyncio.run(chat.spread(range(100), work, 8))
+        chat.run(chat.spread(range(100), work, 8))
     assert time.monotonic() - started < 30

@@ -5,7 +5,6 @@ and does it answer questions about it. Of a model of our own: does it complete t
 does it answer questions about the people held out. Both are shares, side by side.
 """
 
-import asyncio
 import dataclasses
 import hashlib
 import json
@@ -168,7 +167,7 @@ def ask(
     prompts = dict.fromkeys(prompt for item in items for prompt in item.prompts)
     with journal.opened(folder, config) as kept:
         answers = {r["prompt"]: r["answer"] for _, r in journal.records(kept.path, _FIELDS)}
-        asyncio.run(_ask(talk, kept, list(prompts), answers, concurrency))
+        chat.run(_ask(talk, kept, list(prompts), answers, concurrency))
         results = _results(model, items, answers)
         write_json(folder / "results.json", results)
     return results

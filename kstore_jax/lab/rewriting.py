@@ -1,6 +1,5 @@
 """`kstore rewrite`: everyone's biographies, written by a model behind a server (bioR)."""
 
-import asyncio
 import collections
 import pathlib
 from collections.abc import Iterator
@@ -119,7 +118,7 @@ def rewrite(
     with journal.opened(folder, writing.config) as kept:
         for _, record in journal.records(kept.path, FIELDS):
             writing.count(record)
-        asyncio.run(_write(writing, talk, kept, concurrency, attempts))
+        chat.run(_write(writing, talk, kept, concurrency, attempts))
     return writing
 
 
