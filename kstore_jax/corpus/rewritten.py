@@ -98,6 +98,11 @@ class Rewritten:
             lambda entries: self._block(table, variant, first, rows, entries),
         )
 
+    def about(self, table: PieceTokens, variant: Variant, person: int) -> Corpus:
+        """All entries of one person."""
+        rows = self._rows(person, 1, sources(variant))
+        return self._block(table, variant, person, rows, np.arange(variant.entries))
+
     def _block(
         self,
         table: PieceTokens,

@@ -3,6 +3,7 @@
 import collections
 import json
 import random
+import re
 import subprocess
 import sys
 import time
@@ -19,6 +20,7 @@ from kstore_jax.errors import UserError
 from kstore_jax.lab import rewriting
 from kstore_jax.lab.experiment import Lab
 from kstore_jax.lab.materials import Materials, write_datasets
+from kstore_jax.lab.show import Shown
 from kstore_jax.lab.stages import Cache
 from kstore_jax.world.people import ATTRIBUTES, people
 from kstore_jax.world.rewriter import REFUSALS, facts
@@ -190,6 +192,18 @@ def test_an_experiment_trains_on_rewritten_texts_with_a_compact_vocabulary(writt
     lab.vocabulary.encode(lab.windows.windows(0, 50))
     assert lab.questions.tokens.shape[0] == 6 * 40
     assert len(lab.questions) == len(plain.questions)
+
+
+def test_show_prints_what_was_written(written):
+    folder, _ = written
+    shown = Shown(experiment(data__rewritten=str(folder)), 7)
+    texts = [r["text"] for r in read(folder) if r["person"] == 7 and not r["refused"]]
+    entries = json.loads(shown.json())["entries"]
+    assert sorted(entry["text"] for entry in entries) == sorted(f" {text}" for text in texts)
+    plain, coloured = shown.text(False), shown.text(True)
+    assert all(text in plain for text in texts)
+    assert coloured != plain
+    assert re.sub(r"\033\[\d+m", "", coloured) == plain
 
 
 def test_celebrities_are_rewritten_too(tmp_path):

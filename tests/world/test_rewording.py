@@ -39,6 +39,11 @@ def test_sentences_move_whole_and_the_first_has_the_name():
     )
 
 
+def test_no_sentence_ends_inside_a_fact():
+    text = TEXT.replace("October 2, 1996", "Oct. 2, 1996")
+    assert reworded(POOLS, ANYA, text, keys=[9, 1, 2, 3, 4]).endswith("was born on Oct. 2, 1996.")
+
+
 def test_verbs_agree_with_they_and_case_follows_the_word_before():
     who = rewriter.Facts(1, "Sam Lee Poe", "they", ANYA.values)
     text = (
