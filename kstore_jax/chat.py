@@ -6,16 +6,18 @@ with the key blotted out.
 
 import asyncio
 import collections
+import contextlib
 import dataclasses
 import email.utils
 import json
 import os
 import random
+import signal
 import time
 import urllib.parse
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 
-from kstore_jax.errors import UserError, nearest
+from kstore_jax.errors import Stopped, UserError, nearest
 
 KEY = "OPENAI_API_KEY"
 _TRANSIENT = {408, 425, 429}  # and all from 500
@@ -233,6 +235,9 @@ def run(main: Coroutine) -> None:
 
     It is faster than asyncio's own, whose buffers of 256 KiB for every read leave the memory of a
     long run in pieces, so that it grows.
+
+    Raises:
+      Stopped: SIGTERM came, and the coroutine was ended.
     """
     try:
         import uvloop
@@ -241,7 +246,25 @@ def run(main: Coroutine) -> None:
     else:
         factory = uvloop.new_event_loop
     with asyncio.Runner(loop_factory=factory) as runner:
-        runner.run(main)
+        runner.run(_until_stopped(main))
+
+
+async def _until_stopped(main: Coroutine) -> None:
+    task = asyncio.ensure_future(main)
+    stopped = asyncio.Event()
+
+    def stop() -> None:
+        stopped.set()
+        task.cancel()
+
+    with contextlib.suppress(NotImplementedError):  # on Windows, which has no SIGTERM
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop)
+    try:
+        await task
+    except asyncio.CancelledError:
+        if stopped.is_set():
+            raise Stopped from None
+        raise
 
 
 async def spread(items: Iterable, work: Callable[..., Awaitable[None]], concurrency: int) -> None:

@@ -4,6 +4,7 @@ import collections
 import json
 import random
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -336,6 +337,30 @@ def test_killed_at_random_moments_nothing_is_lost_or_paid_for_twice(tmp_path):
 @pytest.mark.slow
 def test_killed_twenty_times_during_ten_thousand_rewrites(tmp_path):
     check_killed(tmp_path, 20, 3334)
+
+
+@pytest.mark.parametrize(
+    ("number", "status", "said"),
+    [(signal.SIGINT, 130, "kstore: interrupted; "), (signal.SIGTERM, 75, "kstore: stopped; ")],
+)
+def test_a_signal_ends_it_with_one_line(tmp_path, number, status, said):
+    config = tmp_path / "tiny.py"
+    config.write_text(CONFIG.format(people=200))
+    path = tmp_path / "out" / journal.JOURNAL
+    with running(delay=0.1) as address:
+        command = [
+            *(sys.executable, "-m", "kstore_jax.cli", "rewrite", f"--config={config}"),
+            *(f"--server={address}", f"--model={MODEL}", f"--out={tmp_path / 'out'}"),
+        ]
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        while not path.exists() or not path.stat().st_size:
+            time.sleep(0.01)
+        process.send_signal(number)
+        told = process.communicate()[1].splitlines()
+    assert process.returncode == status
+    assert told[-1].startswith(said)
+    assert not any("Traceback" in line for line in told)
+    assert read(tmp_path / "out")
 
 
 def test_the_command_says_what_there_is_and_what_is_wrong(tmp_path, capsys):
