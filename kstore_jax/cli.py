@@ -35,6 +35,11 @@ _FLAGS = {
     "row": (flags.DEFINE_integer, "one row of a sweep", {"lower_bound": 0}),
     "pools": (flags.DEFINE_bool, "show the pools", {}),
     "out": (flags.DEFINE_string, "folder to write to", {}),
+    "server": (flags.DEFINE_string, "address of a server of OpenAI's chat protocol", {}),
+    "model": (flags.DEFINE_string, "name of a model of the server", {}),
+    "items": (flags.DEFINE_string, "JSONL of texts and questions", {}),
+    "concurrency": (flags.DEFINE_integer, "requests at a time", {"lower_bound": 1}),
+    "attempts": (flags.DEFINE_integer, "answers a text", {"lower_bound": 1}),
 }
 
 
@@ -188,6 +193,60 @@ def _data(argv: Sequence[str]) -> None:
         print(f"{folder}: {manifest['entries']:,} entries, {manifest['tokens']:,} tokens")
 
 
+def _rewrite(argv: Sequence[str]) -> None:
+    values = _defined(server=None, model=None, out=None, concurrency=64, attempts=20)
+    rows = _read_configured(argv, values, None)
+    _expect(values, server="http://localhost:8000", model="the server's", out="runs/written")
+    if len({(row.world, row.data) for row in rows}) > 1:
+        raise UserError(
+            "the configuration is a sweep over several data sets; choose the one that needs most "
+            "texts, such as --config.data.variant=multi5"
+        )
+    from kstore_jax.lab import rewriting
+
+    out = pathlib.Path(values.out)
+    concurrency, attempts = values.concurrency, values.attempts
+    found = rewriting.rewrite(rows[0], values.server, values.model, out, concurrency, attempts)
+    print(rewriting.summary(found), flush=True)
+    rewriting.check_whole(found, attempts)
+
+
+def _ask(argv: Sequence[str]) -> None:
+    values = _defined(
+        run=None, server=None, model=None, items=None, out=None, concurrency=8, json=False
+    )
+    _without_config(argv, values)
+    from kstore_jax.lab import asking
+
+    if values.run:
+        if given := [n for n in ("server", "model", "items", "out") if getattr(values, n)]:
+            raise UserError(f"--{given[0]}: expected without --run, whose results are there")
+        found = asking.of_run(pathlib.Path(values.run))
+    else:
+        _expect(values, server="http://localhost:8000 (or --run=runs/x)", model="the server's")
+        out = pathlib.Path(values.out or "runs/ask")
+        items = pathlib.Path(values.items) if values.items else asking.PASSAGES
+        found = asking.ask(values.server, values.model, items, out, values.concurrency)
+    print(json.dumps(found) if values.json else asking.table(found))
+
+
+def _without_config(argv: Sequence[str], values: flags.FlagValues) -> None:
+    """Reads the flags of a command that takes nothing else."""
+    try:
+        left = values(["kstore", *argv])[1:]
+    except flags.Error as error:
+        raise UserError(_flag_error(error, argv, values)) from None
+    if left:
+        raise UserError(f"unexpected argument {left[0]!r}")
+
+
+def _expect(values: flags.FlagValues, **examples: str) -> None:
+    """Raises UserError where a flag is not given."""
+    for name, example in examples.items():
+        if not getattr(values, name):
+            raise UserError(f"--{name} is missing; expected one such as {example}")
+
+
 def _bench(argv: Sequence[str]) -> None:
     what, *rest = argv or [""]
     if what not in BENCHES:
@@ -206,12 +265,7 @@ def _bench(argv: Sequence[str]) -> None:
 
 def _export(argv: Sequence[str]) -> None:
     values = _defined(run=None, out=None, format="hf")
-    try:
-        left = values(["kstore", *argv])[1:]
-    except flags.Error as error:
-        raise UserError(_flag_error(error, argv, values)) from None
-    if left:
-        raise UserError(f"unexpected argument {left[0]!r}")
+    _without_config(argv, values)
     if values.run is None or values.out is None:
         missing = "run" if values.run is None else "out"
         raise UserError(f"--{missing} is missing; expected a folder")
@@ -247,6 +301,14 @@ COMMANDS = {
         "[--config=FILE] --person=N [--json], or --pools: a person and all that is written",
     ),
     "export": (_export, "--run=DIR --out=DIR: the pretrained model as a Hugging Face folder"),
+    "rewrite": (
+        _rewrite,
+        "--config=FILE --server=URL --model=NAME --out=DIR: biographies by another model (bioR)",
+    ),
+    "ask": (
+        _ask,
+        "--server=URL --model=NAME [--items=FILE] [--out=DIR], or --run=DIR: recites, and answers",
+    ),
     "bench": (_bench, "data | train | qa [--config=FILE] [--json]: how fast this machine is"),
 }
 

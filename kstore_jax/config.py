@@ -53,8 +53,10 @@ class Data:
     `celebrity_share`: of the windows of biographies, those about celebrities; 0 shuffles all
     biographies together, so that each is read once a pass (the paper leaves the weight open).
     `qa_share`: the share of windows of questions about the people whose questions are trained,
-    answered (QA_r, Part 3.1, section 3). `text`: real text, as `corpus/text.py` reads it;
-    `text_share`: the share of its windows (half, in the paper's WikiBook control).
+    answered (QA_r, Part 3.1, section 3). `rewritten`: the folder of `kstore rewrite` whose texts
+    are the biographies, instead of those of templates (bioR). `text`: real text, as
+    `corpus/text.py` reads it; `text_share`: the share of its windows (half, in the paper's WikiBook
+    control).
     """
 
     variant: str = "multi5+permute"
@@ -63,6 +65,7 @@ class Data:
     celebrity_variant: str = "multi5+permute"
     celebrity_share: float = _number(0.0, 0.0, 1.0)
     qa_share: float = _number(0.0, 0.0, 1.0)
+    rewritten: str = ""
     text: str = ""
     text_share: float = _number(0.5, 0.0, 1.0)
 

@@ -8,6 +8,7 @@ import jax
 import optax
 import pytest
 
+from benchmarks.rewrite import measure
 from benchmarks.shape import Shape
 from benchmarks.train import DISPATCH, DTYPES, OURS, PEERS, row, training_steps
 
@@ -78,3 +79,10 @@ def test_the_benchmark_prints_a_row_for_each_competitor():
         (name, dtype) for name in (OURS, *PEERS) for dtype in DTYPES
     }
     assert all(row["tokens_per_s"] > 0 and row["ratio_to_best_peer"] > 0 for row in rows)
+
+
+def test_the_rate_of_rewriting_counts_answers_and_refusals():
+    found = measure(300, 16, wrong=0.2)
+    assert found["answers"] == 300 + found["refused"] > 300
+    for name in ("answers_per_s", "peak_memory_mib", "cpu_us_an_answer"):
+        assert found[name] > 0

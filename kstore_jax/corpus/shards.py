@@ -8,6 +8,7 @@ refuses one that is missing, cut short or altered, naming it.
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -81,17 +82,21 @@ def biography_parts(
     table: PieceTokens, seed: int, variant: Variant, first: int, size: int
 ) -> list[Part]:
     """The parts of the dataset of all entries of people first .. first + size - 1."""
-    total = size * variant.entries
+    return entry_parts(
+        size * variant.entries,
+        lambda entries: biographies(table, seed, variant, first, entries),
+    )
+
+
+def entry_parts(total: int, block: Callable[[np.ndarray], Corpus]) -> list[Part]:
+    """The parts of a dataset of `total` entries; `block` makes those of ascending numbers."""
 
     def part(start: int, stop: int) -> Iterator[Corpus]:
-        for block in range(start, stop, BLOCK):
-            entries = np.arange(block, min(stop, block + BLOCK))
-            yield biographies(table, seed, variant, first, entries)
+        for first in range(start, stop, BLOCK):
+            yield block(np.arange(first, min(stop, first + BLOCK)))
 
-    def part_from(start: int) -> Part:
-        return lambda: part(start, min(total, start + PART))
-
-    return [part_from(start) for start in range(0, total, PART)]
+    starts = range(0, total, PART)
+    return [functools.partial(part, start, min(total, start + PART)) for start in starts]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

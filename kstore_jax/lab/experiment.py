@@ -139,11 +139,12 @@ class Lab:
 
     @functools.cached_property
     def vocabulary(self) -> Vocabulary:
-        found = self.materials.vocabulary
-        if self.experiment.data.text and self.experiment.data.vocabulary == "compact":
-            ids = np.union1d(found.ids, np.unique(self._mixed_in["text"].rows.tokens))
-            return Vocabulary(found.tokenizer, ids)
-        return found
+        found, data = self.materials.vocabulary, self.experiment.data
+        if data.vocabulary != "compact" or not (data.text or data.rewritten):
+            return found
+        read = [corpus.rows.tokens for corpus in (self.corpus, *self._mixed_in.values())]
+        ids = np.unique(np.concatenate([found.ids, *map(np.unique, read)]))
+        return Vocabulary(found.tokenizer, ids)
 
     @functools.cached_property
     def windows(self) -> Windows | Mixture:

@@ -177,6 +177,8 @@ def _check(row: dict) -> None:
         for name in ("mean", *ATTRIBUTES):
             _share(f"qa_wordings.{name}", wording[name])
     beside = mixed(row)
+    if "rewritten" in beside:
+        _text("mixed.rewritten", beside["rewritten"])
     if "celebrities" in beside:
         _number("mixed.celebrities", beside["celebrities"])
         _share("mixed.celebrity_share", beside["celebrity_share"])

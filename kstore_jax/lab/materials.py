@@ -17,6 +17,7 @@ from kstore_jax.corpus.encode import (
     piece_tokens,
 )
 from kstore_jax.corpus.examples import Spans, span_examples
+from kstore_jax.corpus.rewritten import Rewritten, check_variant
 from kstore_jax.corpus.shards import Dataset, with_end_of_text
 from kstore_jax.corpus.text import open_documents, text_parts
 from kstore_jax.corpus.tokenizer import Vocabulary
@@ -37,6 +38,13 @@ class Materials:
         self.variant = Variant.parse(data.variant)
         self.celebrity_variant = Variant.parse(data.celebrity_variant, "data.celebrity_variant")
         check_size(self.language.pools, world.people + world.celebrities)
+        if data.rewritten:
+            check_variant(self.variant, data.variant, "data.variant")
+            if world.celebrities:
+                famous = self.celebrity_variant, data.celebrity_variant
+                check_variant(*famous, "data.celebrity_variant")
+            if data.tokenizer == "word":
+                raise UserError("data.tokenizer: word knows the words of templates only")
         fresh = self.variant.fresh or self.celebrity_variant.fresh
         if fresh and world.celebrities and not data.celebrity_share:
             raise UserError(
@@ -84,6 +92,12 @@ class Materials:
         return full_vocabulary(self.table.tokenizer)
 
     @functools.cached_property
+    def rewritten(self) -> Rewritten:
+        """The texts of `data.rewritten`."""
+        folder = pathlib.Path(self.data.rewritten).expanduser()
+        return Rewritten(folder, self.language.pools, self.world.seed)
+
+    @functools.cached_property
     def datasets(self) -> dict[str, Dataset]:
         """What is written before anything is read: biographies of the people, of the celebrities,
         and real text, where there are any."""
@@ -116,7 +130,14 @@ class Materials:
             "tokenizer": self.table.tokenizer.fingerprint,
             "format": shards.FORMAT,
         }
-        how = self.world.seed, Variant.parse(variant), first, size
+        parsed = Variant.parse(variant)
+        how = self.world.seed, parsed, first, size
+        if self.data.rewritten:
+            told = parsed, first, size
+            config["rewritten"] = self.rewritten.fingerprint(*told)
+            return Dataset(
+                config, self.table.tokenizer, lambda: self.rewritten.parts(self.table, *told)
+            )
         return Dataset(
             config, self.table.tokenizer, lambda: shards.biography_parts(self.table, *how)
         )

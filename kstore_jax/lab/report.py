@@ -192,8 +192,8 @@ _SECTIONS = (
         "What the model knew while it was pretrained",
         "First tokens of the values in the biographies, and of the answers, of people whose "
         "questions are trained (P_train) and of the others (P_test), and whole answers about "
-        "these. Where questions are mixed in, the paper sees answers about P_train first, then their "
-        "biographies, then those of P_test, and answers about P_test last (Fig. 1).",
+        "these. Where questions are mixed in, the paper sees answers about P_train first, then "
+        "their biographies, then those of P_test, and answers about P_test last (Fig. 1).",
     ),
     ("losses", "Pretraining", "Mean next-token loss over the whole text, on the training data."),
 )
@@ -316,8 +316,10 @@ def _pairs(versions: dict) -> str:
 
 
 def _mixed(row: dict) -> str:
-    """What was read in pretraining beside the biographies of the people."""
+    """What was read in pretraining beside the biographies of templates."""
     beside, told = findings.mixed(row), []
+    if "rewritten" in beside:
+        told.append(f"biographies as rewritten in {beside['rewritten']}")
     if "celebrities" in beside:
         who = f"{beside['celebrities']:,} celebrities in {beside['celebrity_variant']}"
         share = beside["celebrity_share"]

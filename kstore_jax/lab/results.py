@@ -33,12 +33,12 @@ def row(lab: Lab) -> dict:
     `qa` is exact match on P_test and `qa_train` its mean on P_train; `bio_recall` is the share of
     attribute values predicted whole inside the biographies; `qa_wordings` lists exact match on
     P_test in each wording that was never trained; `qa_beam` is that by beam search, empty where
-    none was made; `qa_grid` is exact match on the people held back
-    for each row of `finetune.grid`, and which was chosen; `mixed` is what was read in pretraining
-    beside the biographies of the people, empty where nothing was; `exposures` counts how often each
-    person is read about in pretraining. A linear probe's ceiling is the share of held-out people
-    whose class somebody of the other half has too: it cannot name any other. `code` names the git
-    commits, or else the versions, of the code that computed the stages.
+    none was made; `qa_grid` is exact match on the people held back for each row of `finetune.grid`,
+    and which was chosen; `mixed` is what was read in pretraining beside the biographies of the
+    people, or instead of those of templates, empty where nothing was; `exposures` counts how often
+    each person is read about in pretraining. A linear probe's ceiling is the share of held-out
+    people whose class somebody of the other half has too: it cannot name any other. `code` names
+    the git commits, or else the versions, of the code that computed the stages.
     """
     found = {stage.name: lab.cache.result(stage) for stage in lab.stages}
     answers = found["qa"]
@@ -75,9 +75,12 @@ def row(lab: Lab) -> dict:
 
 
 def mixed(experiment: Experiment) -> dict:
-    """What is read in pretraining beside the people's biographies, as the configuration has it."""
+    """What is read in pretraining beside the people's biographies, or instead of those of
+    templates, as the configuration has it."""
     world, data = experiment.world, experiment.data
     found = {}
+    if data.rewritten:
+        found["rewritten"] = data.rewritten
     if world.celebrities:
         found["celebrities"] = world.celebrities
         found["celebrity_variant"] = data.celebrity_variant

@@ -1,11 +1,14 @@
 """A person as a text to read: who, the biographies, the questions."""
 
+import functools
 import json
+from collections.abc import Callable
 
 import numpy as np
 
 from kstore_jax.config import Experiment
-from kstore_jax.corpus.encode import encode_entries
+from kstore_jax.corpus.encode import TokenRows, encode_entries
+from kstore_jax.corpus.tokenizer import Tokenizer
 from kstore_jax.errors import UserError
 from kstore_jax.lab import paper
 from kstore_jax.lab.materials import Materials
@@ -14,6 +17,7 @@ from kstore_jax.world.language import Language, Texts, text
 from kstore_jax.world.people import ATTRIBUTES, PRONOUNS, in_train_half, people
 from kstore_jax.world.questions import TRAINED_WORDING, ask
 
+_Line = Callable[[bool], str]
 _NAME_COLOUR, _VALUE_COLOUR, _PLAIN = "\033[1m", "\033[36m", "\033[0m"
 
 
@@ -35,9 +39,7 @@ class Shown:
         half = "P_train" if in_train_half(world.seed, person) else "P_test"
         self._group = "celebrity" if famous else half
         self._who = people(materials.language.pools, world.seed, np.array([person]))
-        entries = np.arange(self._variant.entries)
-        who = self._who.rows(np.zeros(len(entries), int))
-        self._entries = write(materials.language, world.seed, self._variant, who, entries)
+        self._rows, self._lines = self._rewritten() if data.rewritten else self._of_templates()
         who = self._who.rows(np.zeros(len(ATTRIBUTES), int))
         wordings = range(materials.language.questions.shape[1])
         self._questions = [
@@ -45,12 +47,26 @@ class Shown:
             for wording in wordings
         ]
 
+    def _of_templates(self) -> tuple[TokenRows, list[_Line]]:
+        """The tokens of the entries, and each as a text, by whether it is coloured."""
+        materials = self._materials
+        entries = np.arange(self._variant.entries)
+        who = self._who.rows(np.zeros(len(entries), int))
+        written = write(materials.language, materials.world.seed, self._variant, who, entries)
+        lines = [functools.partial(_line, materials.language, written.texts, m) for m in entries]
+        return encode_entries(materials.table, written), lines
+
+    def _rewritten(self) -> tuple[TokenRows, list[_Line]]:
+        table, person = self._materials.table, int(self._who.ids[0])
+        rows = self._materials.rewritten.about(table, self._variant, person).rows
+        lines = [functools.partial(_decoded, table.tokenizer, rows, m) for m in range(len(rows))]
+        return rows, lines
+
     def text(self, coloured: bool) -> str:
         """To be read in a terminal: names bold and values cyan where `coloured`."""
-        language, texts = self._materials.language, self._entries.texts
+        language = self._materials.language
         lines = [f"person {self._who.ids[0]} ({self._group}), {self._written_as}"]
-        for m in range(len(texts.pieces)):
-            lines.append(f"\nentry {m}:{_line(language, texts, m, coloured)}")
+        lines += [f"\nentry {m}:{line(coloured)}" for m, line in enumerate(self._lines)]
         trained = self._questions[TRAINED_WORDING]
         lines += ["", *(_line(language, trained, a, coloured) for a in range(len(ATTRIBUTES)))]
         return "\n".join(lines)
@@ -88,16 +104,15 @@ class Shown:
         return json.dumps(shown)
 
     def _json_entries(self) -> list[dict]:
-        rows = encode_entries(self._materials.table, self._entries)
-        found = []
-        for m, pieces in enumerate(self._entries.texts.pieces):
+        rows, found = self._rows, []
+        for m, line in enumerate(self._lines):
             spans = dict(zip(ATTRIBUTES, rows.value_spans[m].tolist(), strict=True))
             found.append(
                 {
                     "entry": m,
-                    "text": text(self._materials.language, pieces),
+                    "text": line(False),
                     "tokens": rows.tokens[rows.offsets[m] : rows.offsets[m + 1]].tolist(),
-                    "spans": {**spans, "name": rows.name_spans[m].tolist()},
+                    "spans": {**spans, "name": [s for s in rows.name_spans[m].tolist() if s[1]]},
                 }
             )
         return found
@@ -112,6 +127,24 @@ def _line(language: Language, texts: Texts, row: int, coloured: bool) -> str:
     for slot in texts.name_slots:
         parts[slot], parts[slot + 2] = _NAME_COLOUR + parts[slot], parts[slot + 2] + _PLAIN
     return "".join(parts)
+
+
+def _decoded(tokenizer: Tokenizer, rows: TokenRows, row: int, coloured: bool) -> str:
+    ids = rows.tokens[rows.offsets[row] : rows.offsets[row + 1]].tolist()
+    if not coloured:
+        return tokenizer.decode(ids)
+    spans = [(*span, _VALUE_COLOUR) for span in rows.value_spans[row].tolist()]
+    spans += [(*span, _NAME_COLOUR) for span in rows.name_spans[row].tolist() if span[1]]
+    parts, end = [], 0
+    for start, stop, colour in sorted(set(spans)):
+        parts += [
+            tokenizer.decode(ids[end:start]),
+            colour,
+            tokenizer.decode(ids[start:stop]),
+            _PLAIN,
+        ]
+        end = stop
+    return "".join([*parts, tokenizer.decode(ids[end:])])
 
 
 def pools_text(experiment: Experiment) -> str:

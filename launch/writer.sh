@@ -1,0 +1,45 @@
+#!/usr/bin/env bash
+# Starts a local writer: vLLM with OpenAI's chat protocol, for `kstore rewrite` and `kstore ask`.
+#
+#   pip install vllm                              in an environment of its own
+#   launch/writer.sh [--dry-run] [MODEL] [vLLM's own flags …]
+#
+#   kstore rewrite --config=… --server=http://localhost:8000 --model=MODEL --out=runs/written --concurrency=256
+#
+# GPUS: how many devices share the model (1). PORT: where it listens (8000). CONTEXT: tokens of a
+# prompt and its answer (2048; a prompt is about 150, an answer at most 1024).
+# VLLM_API_KEY, where set, is the key that clients give as OPENAI_API_KEY; vLLM reads it itself.
+set -euo pipefail
+
+dry_run=false
+if [[ "${1:-}" == --dry-run ]]; then
+    dry_run=true
+    shift
+fi
+model="Qwen/Qwen2.5-7B-Instruct"
+if [[ $# -gt 0 && "$1" != -* ]]; then
+    model="$1"
+    shift
+fi
+
+command=(
+    vllm serve "$model"
+    --served-model-name "$model"
+    --host 127.0.0.1
+    --port "${PORT:-8000}"
+    --tensor-parallel-size "${GPUS:-1}"
+    --max-model-len "${CONTEXT:-2048}"
+    --max-num-seqs 256
+    --enable-prefix-caching
+    "$@"
+)
+if "$dry_run"; then
+    printf '%q ' "${command[@]}"
+    echo
+    exit 0
+fi
+if ! command -v vllm >/dev/null; then
+    echo "writer.sh: vllm: not found; pip install vllm" >&2
+    exit 2
+fi
+exec "${command[@]}"
