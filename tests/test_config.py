@@ -1,7 +1,10 @@
 """Configuration is read at one place, which refuses what it does not know in one line."""
 
 import dataclasses
+import importlib.util
 import json
+import pathlib
+import re
 
 import pytest
 
@@ -54,6 +57,23 @@ def test_an_experiment_survives_json():
         ("sead", 1, "sead: no such field; did you mean 'seed'?"),
         ("pretrain.stpes", 1, "pretrain.stpes: no such field; did you mean 'steps'?"),
         ("p_probe.rank", 1, "p_probe.rank: no such field; valid: steps, batch, "),
+        ("finetune.rank", 769, "finetune.rank: expected at most model.width = 768, got 769"),
+        ("q_probe.embedding_rank", 999, "q_probe.embedding_rank: expected at most model.width"),
+        ("finetune.rank", -2, "finetune.rank: expected at least -1, got -2"),
+        (
+            "finetune.method",
+            "lorra",
+            "finetune.method: 'lorra' is not a choice; did you mean 'lora'",
+        ),
+        (
+            "finetune.grid",
+            ((("learning_rat", 1e-3),),),
+            "finetune.grid.learning_rat: no such field",
+        ),
+        ("finetune.grid", (3,), "finetune.grid: expected rows of (field, value)"),
+        ("finetune.grid", ((("rank", 0.5),),), "finetune.grid.rank: expected int, got 0.5"),
+        ("pretrain.skip_nonfinite", -1, "pretrain.skip_nonfinite: expected at least 0, got -1"),
+        ("data.qa_share", 1.5, "data.qa_share: expected at most 1.0, got 1.5"),
         ("finetune.window", 9, "finetune.window: no such field"),
         ("world.people", "400", "world.people: expected int, got '400'"),
         ("world.people", 400.0, "world.people: expected int, got 400.0"),
@@ -197,3 +217,22 @@ def test_an_unknown_size_or_style_is_answered_with_the_nearest(field, value, sai
 def test_a_window_longer_than_the_learned_positions_is_refused():
     given = {"model": {"style": "gpt2", "context": 256}}
     assert refusal(parse, given) == "pretrain.window: expected at most model.context = 256, got 512"
+
+
+CONFIGS = sorted((pathlib.Path(__file__).parents[1] / "configs").glob("*.py"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_scale_a_configuration_tells_of_can_be_read(path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert "Command: `kstore" in module.__doc__ or path.stem == "quickstart"
+    assert "docs/RESULTS.md" in module.__doc__ or "not measured" in module.__doc__
+    scales = re.findall(r"`:(\w+)`", module.__doc__)
+    for arguments in ((), *((scale,) for scale in scales)):
+        rows = parse_rows(module.get_config(*arguments))
+        assert len(rows) == len(set(map(str, rows)))
+    if scales:
+        with pytest.raises(ValueError, match="expected"):
+            module.get_config("elsewhere")

@@ -367,9 +367,9 @@ def dynamics(which: int, group: Group, seed: int, lines: Sequence[dict]) -> Draw
     }
     title = f"{group.label} · while it is pretrained"
     png = _draw_dynamics(title, [line["step"] for line in lines], shares)
-    ends = _told({_DYNAMICS[name][0]: values[-1] for name, values in shares.items()})
+    told = (f"{_DYNAMICS[name][0]} {percent(values[-1])}" for name, values in shares.items())
     alt = f"{group.label}, seed {seed}: first tokens right over pretraining steps. At the end: "
-    return _drawing(f"dynamics-{seed}", which, group, png, f"{alt}{ends}.")
+    return _drawing(f"dynamics-{seed}", which, group, png, f"{alt}{', '.join(told)}.")
 
 
 def losses(curves: Sequence[Curve]) -> Drawing:

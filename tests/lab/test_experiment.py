@@ -295,3 +295,30 @@ def test_dynamics_are_in_the_metrics_of_pretraining(lab, own_cache):
     assert [line["step"] for line in lines if "evaluation" in line] == [2, 4]
     expected = jax.device_get(answering.dynamics(watched, 200)(watched.pretrained))
     assert lines[-1]["evaluation"] == pytest.approx(jax.tree.map(float, expected))
+
+
+def test_p_probing_of_couples_tells_what_was_stated_before(lab, own_cache):
+    data = dataclasses.replace(lab.experiment.data, variant="couple2")
+    couples = Lab(dataclasses.replace(lab.experiment, data=data), own_cache)
+    found = own_cache.ensure(couples.p_probe)
+    held_out = int((~couples.materials.in_train).sum()) * 2  # entries each
+    for kind in ("first", "whole"):
+        for name, cells in found["by_stated"][kind].items():
+            a = ATTRIBUTES.index(name)
+            other = ATTRIBUTES[a ^ 1]
+            told = [tuple(cell["stated"]) for cell in cells]
+            assert len(set(told)) == len(told)
+            for cell in cells:
+                assert name not in cell["stated"]
+                stated = [ATTRIBUTES.index(x) for x in cell["stated"]]
+                assert all(x - 1 in stated for x in stated if x % 2)  # pairs stand in their order
+                assert sum(x % 2 == 0 and x + 1 not in stated for x in stated) <= 1  # and together
+            positions = found[kind][name]
+            asked = sum(cell["readings"] for cell in cells)
+            right = sum(cell["readings"] * cell["right"] for cell in cells)
+            assert asked >= held_out * (1 + a % 2)
+            assert 0 <= right <= asked
+            assert len(positions) == 6
+            if a % 2:  # with and without the first of its pair
+                assert {other in stated for stated in told} == {True, False}
+    assert "by_stated" not in lab.cache.result(lab.p_probe)

@@ -586,3 +586,58 @@ def test_a_browser_draws_it(run, tmp_path):
         check=True, capture_output=True, timeout=120,
     )  # fmt: skip
     assert shot.stat().st_size > 50_000
+
+
+def test_ways_of_finetuning_are_told_with_the_one_that_was_asked(tmp_path):
+    tried = [
+        {"learning_rate": 1e-3, "weight_decay": 0.01, "validation": 0.812, "chosen": True},
+        {"learning_rate": 1e-4, "weight_decay": 0.01, "validation": 0.333, "chosen": False},
+    ]
+    told = text_of(written(a_run(tmp_path, [{**SINGLE, "qa_grid": tried}])))
+    table = told.partition("Ways of finetuning")[2]
+    assert "81.2" in table
+    assert table.index("81.2") < table.index("asked", table.index("81.2")) < table.index("33.3")
+    assert "Ways of finetuning" not in text_of(written(a_run(tmp_path / "plain", [SINGLE])))
+
+
+def test_beam_search_stands_beside_greedy_answers(tmp_path):
+    told = text_of(written(a_run(tmp_path, [{**SINGLE, "qa_beam": {**shares(0.0777)}}])))
+    assert "7.8" in told.partition("Answers by beam search")[2]
+    assert "Answers by beam search" not in text_of(written(a_run(tmp_path / "plain", [SINGLE])))
+
+
+def test_couples_are_told_before_and_after_their_other_half(tmp_path):
+    cells = {
+        name: [
+            {"stated": [], "right": 0.125, "readings": 30},
+            {"stated": [ATTRIBUTES[a - 1] if a % 2 else "nobody"], "right": 0.875, "readings": 10},
+        ]
+        for a, name in enumerate(ATTRIBUTES)
+    }
+    row = {**SINGLE, "p_probe": {**SINGLE["p_probe"], "by_stated": {"first": cells, "whole": {}}}}
+    told = text_of(written(a_run(tmp_path, [row]))).partition("other half of a pair was read")[2]
+    before, after = told.split("after it")[:2]
+    assert "12.5" in before
+    assert "87.5" in after
+    assert "31.2" in before  # the first of a pair: whatever was stated
+
+
+def test_dynamics_are_drawn_where_a_pretraining_was_evaluated(tmp_path):
+    run = a_run(tmp_path, [SINGLE])
+    assert "dynamics" not in "".join(path.name for path in (tmp_path / "figures").glob("*"))
+    (metrics,) = run.glob("stages/pretrain-*/metrics.jsonl")
+    names = ("bio_train_first", "bio_test_first", "qa_train_first", "qa_test_first")
+    lines = [
+        {"step": s, "loss": 1.0, "seconds": s, "evaluation": {**dict.fromkeys(names, s / 40)}}
+        for s in range(10, 40, 10)
+    ]
+    metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    page = written(run)
+    assert "What the model knew while it was pretrained" in page
+    assert "biographies, P_test 75.0" in page
+    assert any("dynamics-0" in path.name for path in (tmp_path / "figures").glob("*"))
+
+
+def test_a_bidirectional_model_has_no_figures_of_the_paper_beside_it(tmp_path):
+    page = text_of(written(a_run(tmp_path, [{**SINGLE, "direction": "bidirectional"}])))
+    assert "the paper's answers" not in page

@@ -247,6 +247,26 @@ def test_a_head_that_is_not_trained_stays_and_the_loss_falls_through_the_update(
     assert found[-1] < found[0] - 0.3
 
 
+def test_shuffled_labels_are_learnt_and_tell_nothing_of_others(tmp_path):
+    """The model is fit to be read, and labels without reason are learnt by heart: about the others
+    the probe is right as often as a guess."""
+    readings, classes = planted()
+    draw = np.random.default_rng(5)
+    shuffled = np.stack([draw.permutation(column) for column in readings.labels.T], axis=1)
+    seen, held_out = halves(dataclasses.replace(readings, labels=shuffled))
+    frozen = reference.parameters(SHAPE)
+    start = init_probe(SHAPE, PROBE, classes, jax.random.key(0))
+    probe = trained(tmp_path, SHAPE, frozen, seen, classes, "layer", training(100), start)
+    params = with_probe(frozen, probe)
+    found = probe_accuracy(SHAPE, params, classes, "layer", seen, held_out)[:, 0]
+    honest = probe_accuracy(SHAPE, params, classes, "layer", *halves(readings))[:, 0]
+    for t in range(len(classes)):
+        likeliest = np.bincount(shuffled[:, t]).max() / len(shuffled)
+        most = binom.isf(1e-6, len(held_out), 1.05 * likeliest)
+        assert found[t] * len(held_out) <= most
+        assert honest[t] * len(held_out) <= most
+
+
 def test_an_untrained_network_says_nothing_about_people_by_their_names(language, table, tmp_path):
     """Values are drawn independently of names, so a guess about somebody of P_test is right with
     the probability of the class guessed, at most that of the likeliest class of the pool; the

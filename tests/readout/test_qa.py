@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
+from scipy.stats import binom
 
 from kstore_jax.config import Training
 from kstore_jax.corpus.encode import compact_vocabulary, encode_questions
@@ -152,6 +153,29 @@ def test_each_span_of_a_text_is_scored_by_itself():
     assert np.array_equal(first, ~wrong[:, :, 0])
     assert np.array_equal(whole[:, 0], ~wrong[:, 0].any(1))
     assert np.array_equal(whole[:, 1], ~wrong[:, 1, 0])
+
+
+def test_a_model_that_never_saw_a_person_answers_no_more_than_a_guess(questions, trained, table):
+    """New names made of the parts of those it learnt answers about, with values drawn from
+    theirs: a guess is right as often as the value guessed comes up."""
+    shape, seen, vocabulary = questions
+    language, draw = table.language, np.random.default_rng(0)
+    known = people(language.pools, 3, np.arange(PEOPLE))
+    count = 400
+    new = {
+        field: np.stack([draw.choice(column, count) for column in getattr(known, field).T], axis=1)
+        for field in ("names", "values")
+    }
+    others = dataclasses.replace(known.rows(draw.integers(0, PEOPLE, count)), **new)
+    asked = np.repeat(np.arange(count), 6), np.tile(np.arange(6), count)
+    rows = encode_questions(table, ask(language, others.rows(asked[0]), asked[1]))
+    rows = with_end_of_text(rows, table.tokenizer.end_of_text)
+    examples = span_examples(rows, rows.value_spans + np.array([0, 1]), vocabulary)
+    right = span_accuracy(shape, trained, examples)[0].reshape(count, 6)
+    assert span_accuracy(shape, trained, seen)[0].mean() > 0.3
+    for a in range(6):
+        likeliest = np.bincount(known.values[:, a]).max() / PEOPLE
+        assert right[:, a].sum() <= binom.isf(1e-6, count, likeliest)
 
 
 def test_the_majority_baseline_is_the_share_of_the_most_frequent_value():
