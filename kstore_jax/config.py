@@ -190,8 +190,10 @@ class Training:
     gradients are computed one after the other, for less memory; the step is that of the whole
     batch (BatchNorm sees a part, and dropout draws for one). `dispatch`: steps a call of the
     compiled loop. `skip_nonfinite`: how many steps in a row may have a gradient that is not finite
-    and be left out; 0 stops at the first.
-    `checkpoint_every`: steps between checkpoints, a multiple of `dispatch`.
+    and be left out; 0 stops at the first. `checkpoint_every`: steps between checkpoints, a multiple
+    of `dispatch`; the newest two are kept. `checkpoint_minutes`: one is also written when so long
+    has passed, 0 for none. `keep_every`: checkpoints of multiples of so many steps are kept for
+    good, 0 for none.
     """
 
     steps: int = _number(80_000, 1)
@@ -210,9 +212,11 @@ class Training:
     skip_nonfinite: int = _number(0, 0)
     dispatch: int = _number(1, 1)
     checkpoint_every: int = _number(1000, 1)
+    checkpoint_minutes: float = _number(0.0, 0.0)
+    keep_every: int = _number(0, 0)
 
     def __post_init__(self):
-        for name in ("checkpoint_every", "evaluate_every"):
+        for name in ("checkpoint_every", "evaluate_every", "keep_every"):
             if getattr(self, name, 0) % self.dispatch:
                 raise UserError(
                     f"{name}: expected a multiple of dispatch = {self.dispatch}, "
@@ -349,6 +353,25 @@ class QProbe(Probe):
 
 
 @dataclasses.dataclass(frozen=True)
+class Telemetry:
+    """What is told of the trainings beside `metrics.jsonl`; no stage depends on it.
+
+    Attributes:
+      tensorboard: whether the metrics also go to TensorBoard (extra `tensorboard`), into a folder
+        of the stage.
+      wandb: the project of Weights & Biases they also go to (extra `wandb`), empty for none;
+        offline with WANDB_MODE=offline in the environment.
+      profile_from: the first step that is profiled, into the stage's folder.
+      profile_steps: how many are, 0 for none.
+    """
+
+    tensorboard: bool = False
+    wandb: str = ""
+    profile_from: int = _number(100, 0)
+    profile_steps: int = _number(0, 0)
+
+
+@dataclasses.dataclass(frozen=True)
 class Mesh:
     """How the devices are used; what is computed does not depend on it but for rounding.
 
@@ -376,6 +399,7 @@ class Experiment:
     p_probe: PProbe = PProbe()
     q_probe: QProbe = QProbe()
     mesh: Mesh = Mesh()
+    telemetry: Telemetry = Telemetry()
 
     def __post_init__(self):
         if self.data.celebrity_share and not self.world.celebrities:
@@ -528,3 +552,15 @@ def _value(kind: type, value, field: dataclasses.Field, path: str):
 def as_dict(config) -> dict:
     """A configuration, or a part of one, as plain JSON values."""
     return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+_ASIDE = ("name", "mesh", "telemetry", "checkpoint_every", "checkpoint_minutes", "keep_every")
+
+
+def identity(plain: dict) -> dict:
+    """What results depend on, of a configuration or a part of one, as `as_dict` gives them."""
+    return {
+        name: identity(value) if isinstance(value, dict) else value
+        for name, value in plain.items()
+        if name not in _ASIDE
+    }

@@ -12,6 +12,7 @@ ROOMS = {  # room or module: what it may import of ours, besides itself
     "errors": set(),
     "files": {"errors"},
     "config": {"errors"},
+    "recipes": {"config"},
     "journal": {"errors", "files"},
     "chat": {"errors"},
     "world": {"errors"},
@@ -37,6 +38,8 @@ LIBRARIES = {  # the rooms that may import it
     "tensorflow_datasets": {"corpus"},
     "datasets": {"corpus"},
     "tensorflow": set(),
+    "tensorboardX": {"train"},
+    "wandb": {"train"},
     "aiohttp": {"chat"},
     "uvloop": {"chat"},
 }

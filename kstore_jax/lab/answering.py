@@ -56,7 +56,9 @@ def finetune(lab: "Lab", training: Finetune, held_back: float, folder: pathlib.P
         step_tokens=training.batch * examples.tokens.shape[1],
         seed=lab.experiment.seed,
     )
-    params = task.merge(task.frozen, fit(task, training, folder, lab.mesh))
+    params = task.merge(
+        task.frozen, fit(task, training, folder, lab.mesh, lab.experiment.telemetry)
+    )
     found = {"questions": len(train_rows)}
     if validated.any():
         asked = examples.rows(np.flatnonzero(np.repeat(validated, len(ATTRIBUTES))))

@@ -20,7 +20,6 @@ from kstore_jax.corpus.loader import batches
 from kstore_jax.corpus.sampler import Repeated, Windows
 from kstore_jax.lab.experiment import Lab, with_dtype
 from kstore_jax.lab.materials import Materials
-from kstore_jax.lab.peaks import flops_per_token, peak
 from kstore_jax.lab.stages import Cache
 from kstore_jax.model import forward
 from kstore_jax.model.transformer import Shape
@@ -29,6 +28,8 @@ from kstore_jax.train.fit import train_steps
 from kstore_jax.train.mesh import batch_sharding, make_mesh, replicated
 from kstore_jax.train.objectives import Objective, next_token
 from kstore_jax.train.optimizer import optimizer
+from kstore_jax.train.peaks import flops_per_token, peak
+from kstore_jax.train.telemetry import peak_memory
 from kstore_jax.world.biographies import write
 from kstore_jax.world.language import text
 from kstore_jax.world.people import people
@@ -144,7 +145,7 @@ def train(experiment: Experiment) -> dict[str, float | int | str]:
         "vocabulary": shape.vocabulary,
         "parameters": steps.parameters,
         "compile_s": round(steps.compile_s, 2),
-        "peak_memory_bytes": _peak_memory(),
+        "peak_memory_bytes": peak_memory(),
     }
 
 
@@ -154,13 +155,6 @@ def _step_seconds(steps: TrainingSteps) -> float:
     calls = max(1, round(_ROUND_SECONDS / steps.run(1)))
     seconds = np.median([steps.run(calls) for _ in range(_ROUNDS)])
     return float(seconds) / (calls * steps.steps_a_call)
-
-
-def _peak_memory() -> int:
-    """Bytes: of the fullest device, or of the process where the devices do not tell."""
-    told = [device.memory_stats() or {} for device in jax.local_devices()]
-    of_process = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return max(stats.get("peak_bytes_in_use", 0) for stats in told) or of_process
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import jax
 import numpy as np
 
-from kstore_jax.config import Experiment, Finetune, as_dict
+from kstore_jax.config import Experiment, Finetune, as_dict, identity
 from kstore_jax.corpus import shards
 from kstore_jax.corpus.encode import TokenRows
 from kstore_jax.corpus.examples import Spans, span_examples, word_examples
@@ -30,6 +30,7 @@ from kstore_jax.train.checkpoint import opened
 from kstore_jax.train.fit import Task, fit
 from kstore_jax.train.masking import Words
 from kstore_jax.train.mesh import make_mesh, placed
+from kstore_jax.train.peaks import flops_per_token
 from kstore_jax.world.questions import TRAINED_WORDING
 
 
@@ -117,7 +118,7 @@ class Lab:
             key: as_dict(value) if dataclasses.is_dataclass(value) else value
             for key, value in config.items()
         }
-        return Stage(name, plain, tuple(parents), compute)
+        return Stage(name, identity(plain), tuple(parents), compute)
 
     def _write(self, dataset: shards.Dataset, folder: pathlib.Path) -> dict:
         manifest = shards.write_dataset(dataset, folder / "dataset", len(usable_cores()))
@@ -215,6 +216,7 @@ class Lab:
             first = step * training.batch + rows.start
             return {"tokens": self.vocabulary.encode(windows.windows(first, len(rows)))}
 
+        parameters = sum(leaf.size for leaf in jax.tree.leaves(self._initial))
         dynamics = None
         if training.evaluate_every:
             dynamics = answering.dynamics(self, training.evaluate_people)
@@ -229,11 +231,12 @@ class Lab:
             seed=self.experiment.seed,
             evaluate=dynamics,
             evaluate_every=training.evaluate_every,
+            token_flops=flops_per_token(parameters, self.shape, training.window),
         )
-        fit(task, training, folder, self.mesh)
+        fit(task, training, folder, self.mesh, self.experiment.telemetry)
         return {
             "exposures": exposures(self.materials, windows, training.steps * training.batch),
-            "parameters": sum(leaf.size for leaf in jax.tree.leaves(self._initial)),
+            "parameters": parameters,
             "vocabulary": self.vocabulary.size,
         }
 

@@ -111,7 +111,7 @@ def _probed(
         step_tokens=training.batch * len(classes) * readings.tokens.shape[1],
         seed=lab.experiment.seed,
     )
-    trained = fit(task, training, folder, lab.mesh)
+    trained = fit(task, training, folder, lab.mesh, lab.experiment.telemetry)
     params = probes.with_probe(frozen, trained)
     of_seen, asked = (probes.Readings(**readings.rows(which)) for which in (seen, held_out))
     hits = probes.probe_hits(lab.shape, params, classes, norm, of_seen, asked)

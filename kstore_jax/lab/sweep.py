@@ -19,7 +19,7 @@ from kstore_jax.lab.experiment import Lab, with_dtype
 from kstore_jax.lab.results import row
 from kstore_jax.lab.stages import Cache, usable_cores
 from kstore_jax.lab.workers import run_in_processes
-from kstore_jax.train import stopping
+from kstore_jax.train import sinks, stopping
 from kstore_jax.train.telemetry import provenance
 
 
@@ -91,6 +91,7 @@ def run(
     stages = Cache(cache or workdir / "stages")
     labs = [Lab(with_dtype(experiment), stages) for experiment in rows]
     for lab in labs:
+        sinks.check(lab.experiment.telemetry)
         lab.check()
     claim(workdir, [lab.experiment for lab in labs])
     waiting = {f"row-{i}": lab for i, lab in enumerate(labs) if not lab.done}

@@ -17,17 +17,21 @@ for _name in ("absl", "asyncio"):
     logging.getLogger(_name).setLevel(logging.CRITICAL)  # what fails is raised, too
 warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)  # likewise
 _KEPT = 2
+policies = ocp.training.preservation_policies
 
 
 class Checkpoints:
-    """The checkpoints of one stage: the newest two, each whole or not there."""
+    """The checkpoints of one stage: the newest two, and those of multiples of `keep_every` steps,
+    each whole or not there."""
 
-    def __init__(self, folder: pathlib.Path):
+    def __init__(self, folder: pathlib.Path, keep_every: int = 0):
+        kept = [policies.LatestN(_KEPT)]
+        kept += [policies.EveryNSteps(keep_every)] if keep_every else []
         self._folder = folder
         self._checkpointer = ocp.training.Checkpointer(
             folder.absolute(),
             save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
-            preservation_policy=ocp.training.preservation_policies.LatestN(_KEPT),
+            preservation_policy=policies.AnyPreservationPolicy(kept),
             cleanup_tmp_directories=True,
         )
 
@@ -81,9 +85,9 @@ class Checkpoints:
 
 
 @contextlib.contextmanager
-def opened(folder: pathlib.Path) -> Iterator[Checkpoints]:
+def opened(folder: pathlib.Path, keep_every: int = 0) -> Iterator[Checkpoints]:
     """The checkpoints in `folder`; leaving waits until everything is written."""
-    checkpoints = Checkpoints(folder)
+    checkpoints = Checkpoints(folder, keep_every)
     try:
         yield checkpoints
     finally:

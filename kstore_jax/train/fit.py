@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import math
 import pathlib
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -12,11 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from kstore_jax.config import Telemetry as Watch
 from kstore_jax.config import Training
 from kstore_jax.corpus.loader import MakeBatch, batches, local_rows
 from kstore_jax.errors import UserError
 from kstore_jax.model.forward import Params
 from kstore_jax.train.checkpoint import opened
+from kstore_jax.train.clock import Clock
 from kstore_jax.train.mesh import batch_sharding, make_mesh, placed
 from kstore_jax.train.objectives import Objective, loss_of
 from kstore_jax.train.optimizer import optimizer
@@ -42,6 +45,8 @@ class Task:
       evaluate: `params -> figures`, nested dictionaries of scalars that are still on the device;
         they go into `metrics.jsonl`.
       evaluate_every: steps between evaluations, a multiple of `training.dispatch`; 0 for none.
+      token_flops: of forward and backward, by the two definitions of `peaks.flops_per_token`, None
+        where MFU is not told.
     """
 
     name: str
@@ -54,6 +59,7 @@ class Task:
     seed: int = 0
     evaluate: Callable[[Params], dict] | None = None
     evaluate_every: int = 0
+    token_flops: tuple[int, int] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,14 +80,19 @@ class Told:
 
 
 def fit(
-    task: Task, training: Training, folder: pathlib.Path, mesh: jax.sharding.Mesh | None = None
+    task: Task,
+    training: Training,
+    folder: pathlib.Path,
+    mesh: jax.sharding.Mesh | None = None,
+    watch: Watch | None = None,
 ) -> Tree:
     """Trains for `training.steps` steps and returns the trainable.
 
     Checkpoints go to `folder / "checkpoints"`; where some are there, the newest is gone on from.
     The batch and everything else of step t are functions of t, so the result is that of an
     undisturbed training: bit for bit on a machine of the same kind, with as many cores and
-    workers, since the order of the sums in a matrix product depends on those.
+    workers, since the order of the sums in a matrix product depends on those. `watch` says what is
+    told of it beside `metrics.jsonl`.
 
     Raises:
       UserError: the loss or the weights became NaN or infinite, more often in a row than
@@ -89,6 +100,7 @@ def fit(
       DamagedFileError: there are checkpoints, and none is whole.
       Stopped: the process got SIGTERM; a checkpoint was written.
     """
+    clock = Clock()
     mesh = mesh or make_mesh()
     optimiser = optimizer(training)
     frozen = placed(mesh, task.frozen)
@@ -98,7 +110,8 @@ def fit(
         train_steps, task.objective, task.merge, optimiser, training.accumulate, task.seed
     )
     train, merge = jax.jit(train, donate_argnums=0), jax.jit(task.merge)
-    with deferred() as asked_to_stop, opened(folder / "checkpoints") as checkpoints:
+    kept = opened(folder / "checkpoints", training.keep_every)
+    with deferred() as asked_to_stop, kept as checkpoints:
         first, state = checkpoints.resume(**state)
         state |= placed(mesh, {"step": jnp.int32(first)})
         sharding = batch_sharding(mesh, training.batch)
@@ -107,22 +120,27 @@ def fit(
         if not sharding.is_fully_replicated:
             rows = local_rows(training.batch, jax.process_count(), jax.process_index())
         feed = batches(task.make_batch, first, training.steps, stride, sharding, rows)
-        with Telemetry(folder, task.name, first, training.steps, task.step_tokens) as telemetry:
-            step, unread = first, None
-            for count, batch in feed:
-                with jax.transfer_guard("disallow"):
+        about = folder, task.name, first, training.steps, task.step_tokens, task.token_flops
+        with Telemetry(*about, clock, watch or Watch()) as telemetry:
+            step, saved, unread = first, time.monotonic(), None
+            for count, batch in clock.waited("data", feed):
+                with clock("step"), jax.transfer_guard("disallow"), telemetry.profiled(step, count):
                     state, losses = train(state, frozen, batch)
-                _read(unread, telemetry, training)
+                _read(unread, telemetry, training, clock)
                 step += count
                 evaluation = {}
                 if task.evaluate_every and step % task.evaluate_every == 0:
-                    evaluation = task.evaluate(merge(frozen, state["trainable"]))
+                    with clock("evaluation"):
+                        evaluation = task.evaluate(merge(frozen, state["trainable"]))
                 unread = Told(step, losses, evaluation)
                 stop = asked_to_stop()
-                if stop or step == training.steps or step % training.checkpoint_every == 0:
+                old = 0 < 60 * training.checkpoint_minutes < time.monotonic() - saved
+                if stop or old or step == training.steps or step % training.checkpoint_every == 0:
                     unread = dataclasses.replace(unread, norm=_norm(state["trainable"]))
-                    unread = _read(unread, telemetry, training)
-                    checkpoints.save(step, **{k: state[k] for k in ("trainable", "optimizer")})
+                    unread = _read(unread, telemetry, training, clock)
+                    with clock("checkpoint"):
+                        checkpoints.save(step, **{k: state[k] for k in ("trainable", "optimizer")})
+                    saved = time.monotonic()
                 if stop:
                     break
     return state["trainable"]
@@ -175,11 +193,16 @@ def _parts(x: jax.Array, parts: int) -> jax.Array:
 _norm = jax.jit(optax.tree.norm)
 
 
-def _read(told: Told | None, telemetry: Telemetry, training: Training) -> None:
+def _read(told: Told | None, telemetry: Telemetry, training: Training, clock: Clock) -> None:
     """Waits for what was told, and hands it on; of steps that were skipped no loss is told."""
     if told is None:
         return
-    losses, evaluation, norm = jax.device_get((told.losses, told.evaluation, told.norm))
+    with clock("step"):
+        losses = jax.device_get(told.losses)
+    with clock("evaluation"):
+        evaluation = jax.device_get(told.evaluation)
+    with clock("checkpoint"):
+        norm = jax.device_get(told.norm)
     taken = losses["in_a_row"] == 0 if "in_a_row" in losses else np.ones(len(losses["loss"]), bool)
     loss = float(losses["loss"][taken].mean()) if taken.any() else None
     wrong = None

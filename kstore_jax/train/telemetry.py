@@ -1,20 +1,27 @@
 """What is told about a training while it runs: metrics.jsonl and the progress bar."""
 
 import collections
+import contextlib
 import json
 import os
 import pathlib
 import platform
+import resource
 import subprocess
 import time
+from collections.abc import Iterator
 from importlib import metadata
 from typing import Self
 
 import jax
 from tqdm import tqdm
 
+from kstore_jax.config import Telemetry as Watch
 from kstore_jax.errors import DamagedFileError
 from kstore_jax.files import write_text
+from kstore_jax.train import peaks
+from kstore_jax.train.clock import Clock
+from kstore_jax.train.sinks import sinks
 
 METRICS = "metrics.jsonl"
 _RATE_REPORTS = 16  # tokens/s is the mean over so many reports
@@ -27,16 +34,41 @@ class Telemetry:
 
     The file is where others read the progress of a stage from. A training that resumes first drops
     the lines written after the checkpoint it resumes from. Of several processes the first reports.
+
+    A line has the `step`, of `steps`, the mean `loss` since the line before, `tokens_per_s`, the
+    `seconds` of training so far and by part where they were `spent` (`clock.PARTS`), over all
+    restarts; `memory_bytes`, the most that was in use of the fullest device, or of the process;
+    `mfu_full` and `mfu_causal` where the device's peak is known from its data sheet; and where
+    there were some, the steps `skipped` so far and the `evaluation`.
     """
 
-    def __init__(self, folder: pathlib.Path, name: str, first: int, steps: int, step_tokens: int):
+    def __init__(
+        self,
+        folder: pathlib.Path,
+        name: str,
+        first: int,
+        steps: int,
+        step_tokens: int,
+        token_flops: tuple[int, int] | None,
+        clock: Clock,
+        watch: Watch,
+    ):
         self._step_tokens = step_tokens
+        self._folder, self._watch, self._profiling = folder, watch, False
+        self._clock = clock
+        self._mfu = _mfu(token_flops)
         silent = jax.process_index() > 0
         path = folder / METRICS if not silent else pathlib.Path(os.devnull)
-        kept = [line for line in read_metrics(path) if line["step"] <= first]
+        told = read_metrics(path)
+        kept = [line for line in told if line["step"] <= first]
         if not silent:
             write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
         self._seconds = kept[-1]["seconds"] if kept else 0.0
+        if told:
+            clock.carry(
+                kept[-1].get("spent", {}) if kept else {}, told[-1]["seconds"] - self._seconds
+            )
+        self._sinks = [] if silent else sinks(watch, folder, first)
         self._file = path.open("a")
         self._bar = tqdm(total=steps, initial=first, desc=name, unit="step", disable=silent or None)
         self._marks = collections.deque([(first, time.perf_counter())], maxlen=_RATE_REPORTS)
@@ -45,8 +77,24 @@ class Telemetry:
         return self
 
     def __exit__(self, *_) -> None:
+        if self._profiling:
+            jax.profiler.stop_trace()
         self._file.close()
         self._bar.close()
+        for sink in self._sinks:
+            sink.close()
+
+    @contextlib.contextmanager
+    def profiled(self, step: int, count: int) -> Iterator[None]:
+        """Steps step .. step + count - 1, profiled where that was asked for."""
+        first, last = self._watch.profile_from, self._watch.profile_from + self._watch.profile_steps
+        if step < last and step + count > first and not self._profiling:
+            jax.profiler.start_trace(self._folder / "profile")
+            self._profiling = True
+        yield
+        if self._profiling and step + count >= last:
+            jax.profiler.stop_trace()
+            self._profiling = False
 
     def report(
         self, step: int, steps: int, loss: float | None, skipped: int, evaluation: dict
@@ -70,7 +118,10 @@ class Telemetry:
             "loss": loss,
             "tokens_per_s": round(rate),
             "seconds": round(self._seconds, 3),
+            "spent": {part: round(x, 3) for part, x in self._clock.seconds.items()},
+            "memory_bytes": peak_memory(),
         }
+        line |= {name: round(rate * flops, 4) for name, flops in self._mfu.items()}
         line |= {"skipped": skipped} if skipped else {}
         line |= {"evaluation": evaluation} if evaluation else {}
         self._file.write(json.dumps(line) + "\n")
@@ -79,6 +130,24 @@ class Telemetry:
         told += f", {skipped} skipped" if skipped else ""
         self._bar.set_postfix_str(f"{told}, {rate:,.0f} tokens/s", refresh=False)
         self._bar.update(step - before)
+        for sink in self._sinks:
+            sink.write(line)
+
+
+def peak_memory() -> int:
+    """Bytes: of the fullest device, or of the process where the devices do not tell."""
+    told = [device.memory_stats() or {} for device in jax.local_devices()]
+    of_process = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return max(stats.get("peak_bytes_in_use", 0) for stats in told) or of_process
+
+
+def _mfu(token_flops: tuple[int, int] | None) -> dict[str, float]:
+    """What a token a second is of all devices' peak, by both definitions."""
+    known = peaks.data_sheet(jax.devices()[0])
+    if token_flops is None or known is None:
+        return {}
+    most = known[0] * jax.device_count()
+    return dict(zip(("mfu_full", "mfu_causal"), (x / most for x in token_flops), strict=True))
 
 
 def read_metrics(path: pathlib.Path) -> list[dict]:

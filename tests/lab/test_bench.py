@@ -8,10 +8,10 @@ import jax
 import pytest
 
 from kstore_jax.config import Pretrain
-from kstore_jax.lab import peaks
 from kstore_jax.lab.bench import TrainingSteps
 from kstore_jax.model import forward
 from kstore_jax.model.transformer import Shape
+from kstore_jax.train import peaks
 from kstore_jax.train.objectives import loss_of, next_token
 
 SHAPE = Shape(vocabulary=32, layers=3, heads=2, width=16)

@@ -124,6 +124,7 @@ AFTER = {
     ("p_probe",): ("p_probe",),
     ("q_probe",): ("q_probe",),
     ("mesh",): (),
+    ("telemetry",): (),
     ("finetune", "validation"): (),
 }
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import json
 import os
 import pathlib
@@ -16,10 +17,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from kstore_jax.config import Telemetry as Watch
 from kstore_jax.config import Training
 from kstore_jax.errors import DamagedFileError, Stopped, UserError
 from kstore_jax.model import adapters
-from kstore_jax.train import stopping
+from kstore_jax.train import peaks, sinks, stopping
+from kstore_jax.train.clock import PARTS, Clock
 from kstore_jax.train.fit import Task, fit
 from kstore_jax.train.objectives import answers, next_token
 from kstore_jax.train.telemetry import METRICS, Telemetry, last_metrics, read_metrics
@@ -235,6 +238,111 @@ def test_evaluations_are_written_with_their_steps_and_change_nothing(tmp_path, u
     assert told[10] != told[20]
 
 
+def test_checkpoints_of_multiples_are_kept_for_good(tmp_path):
+    fit(task(), dataclasses.replace(TRAINING, checkpoint_every=5, keep_every=5), tmp_path)
+    assert steps_saved(tmp_path) == [5, 10, 15, 20]
+
+
+def test_a_checkpoint_is_written_when_so_long_has_passed_and_changes_nothing(tmp_path, undisturbed):
+    soon = dataclasses.replace(TRAINING, checkpoint_minutes=1e-9, checkpoint_every=20)
+    with pytest.raises(Interrupted):
+        fit(interrupted_at(15), soon, tmp_path)
+    assert steps_saved(tmp_path) == [10, 15]
+    fit(task(), soon, tmp_path)
+    assert losses(tmp_path) == losses(undisturbed)
+    assert same_bits(saved(tmp_path, 20), saved(undisturbed, 20))
+
+
+def test_where_the_time_went_is_told_over_all_restarts(tmp_path):
+    with pytest.raises(Interrupted):
+        fit(interrupted_at(15), TRAINING, tmp_path)
+    first = read_metrics(tmp_path / METRICS)
+    assert [line["step"] for line in first] == [5, 10]
+    lost = {**first[-1], "step": 15, "seconds": first[-1]["seconds"] + 7.0}
+    with (tmp_path / METRICS).open("a") as file:
+        file.write(json.dumps(lost) + "\n")
+    fit(task(), TRAINING, tmp_path)
+    lines = read_metrics(tmp_path / METRICS)
+    assert [line["step"] for line in lines] == [5, 10, 15, 20]
+    spent = [line["spent"] for line in lines]
+    assert all(told.keys() == set(PARTS) for told in spent)
+    for before, after in itertools.pairwise(spent):
+        assert all(after[part] >= before[part] for part in PARTS)
+    assert spent[1]["lost"] == 0.0
+    assert spent[2]["lost"] == pytest.approx(7.0)
+    assert spent[0]["start"] > 0
+    assert spent[0]["compile"] > 0
+    assert spent[-1]["checkpoint"] > 0
+    assert spent[2]["start"] > spent[1]["start"]  # a second one
+    assert all(line["memory_bytes"] > 1e6 for line in lines)
+
+
+def test_mfu_is_told_where_the_peak_of_the_device_is_known(tmp_path, monkeypatch):
+    monkeypatch.setattr(peaks, "data_sheet", lambda device: (1e9, "a device"))
+    fit(task(token_flops=(3000, 2000)), TRAINING, tmp_path)
+    for line in read_metrics(tmp_path / METRICS):
+        assert line["mfu_full"] == pytest.approx(line["tokens_per_s"] * 3000 / 1e9, abs=1e-4)
+        assert line["mfu_causal"] == pytest.approx(line["mfu_full"] * 2 / 3, abs=1e-4)
+
+
+def test_chosen_steps_are_profiled(tmp_path):
+    trained = fit(task(), TRAINING, tmp_path / "plain")
+    watch = Watch(profile_from=7, profile_steps=3)
+    assert same_bits(fit(task(), TRAINING, tmp_path / "watched", watch=watch), trained)
+    assert [*(tmp_path / "watched" / "profile").rglob("*.xplane.pb")]
+    assert not (tmp_path / "plain" / "profile").exists()
+
+
+def test_tensorboard_has_every_step_once_also_of_a_resumed_training(tmp_path):
+    pytest.importorskip("tensorboardX")
+    watch = Watch(tensorboard=True)
+    with pytest.raises(Interrupted):
+        fit(interrupted_at(15), TRAINING, tmp_path, watch=watch)
+    fit(task(), TRAINING, tmp_path, watch=watch)
+    from tensorboardX.proto.event_pb2 import Event
+
+    found, purged = {}, []
+    for path in sorted((tmp_path / "tensorboard").iterdir()):
+        for record in records(path):
+            event = Event.FromString(record)
+            if event.session_log.status:
+                purged.append(event.step)
+            for value in event.summary.value:
+                if value.tag == "loss":
+                    found.setdefault(event.step, []).append(value.simple_value)
+    assert purged == [11]
+    assert {step: len(values) for step, values in found.items()} == {5: 1, 10: 1, 15: 1, 20: 1}
+    expected = dict(losses(tmp_path))
+    assert all(found[step][0] == pytest.approx(loss) for step, loss in expected.items())
+
+
+def records(path: pathlib.Path):
+    """The records of an event file: a length and its checksum, the record and its checksum."""
+    content, place = path.read_bytes(), 0
+    while place < len(content):
+        length = int.from_bytes(content[place : place + 8], "little")
+        yield content[place + 12 : place + 12 + length]
+        place += 16 + length
+
+
+def test_what_is_asked_for_and_is_not_installed_is_told_in_one_line(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    for watch, said in (
+        (Watch(tensorboard=True), "telemetry.tensorboard: needs the package tensorboardX; pip"),
+        (Watch(wandb="project"), "telemetry.wandb: needs the package wandb; pip install"),
+    ):
+        with pytest.raises(UserError, match=f"^{said}"):
+            sinks.check(watch)
+
+
+def test_weights_and_biases_gets_every_line(tmp_path, monkeypatch):
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    fit(task(), TRAINING, tmp_path, watch=Watch(wandb="kstore"))
+    assert [*(tmp_path / "wandb").glob("offline-run-*/*.wandb")]
+
+
 def damage(folder: pathlib.Path, step: int) -> None:
     """Cuts what a checkpoint says of its arrays short."""
     path = folder / "checkpoints" / str(step) / "trainable" / "_METADATA"
@@ -301,7 +409,7 @@ def test_a_kill_while_metrics_are_dropped_loses_none(tmp_path, undisturbed, monk
 
     monkeypatch.setattr("os.replace", killed)
     with pytest.raises(KeyboardInterrupt):
-        Telemetry(tmp_path, "tiny", 10, 20, 1)
+        Telemetry(tmp_path, "tiny", 10, 20, 1, None, Clock(), Watch())
     assert path.read_bytes() == (undisturbed / METRICS).read_bytes()
 
 

@@ -56,10 +56,19 @@ def peak(device: jax.Device, dtype: str) -> tuple[float, str]:
 
     A device of a kind that is not in the table is measured: a large product with inputs of `dtype`.
     """
+    known = data_sheet(device)
+    return known or (
+        measured_peak(device, dtype),
+        f"measured: product of {_SIDE} x {_SIDE}, {dtype}",
+    )
+
+
+def data_sheet(device: jax.Device) -> tuple[float, str] | None:
+    """FLOP/s of one device by its data sheet, and its name; None for a device not in the table."""
     for name, flops in _DATA_SHEETS.items():
         if device.device_kind.startswith(name):
             return flops, f"data sheet of {name}, dense bfloat16"
-    return measured_peak(device, dtype), f"measured: product of {_SIDE} x {_SIDE}, {dtype}"
+    return None
 
 
 def measured_peak(device: jax.Device, dtype: str) -> float:
