@@ -98,7 +98,7 @@ class Cache:
         with contextlib.suppress(FileNotFoundError), open(self.lock(folder).lock_file) as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
+            except OSError:  # or a file system without such locks, where the file itself is one
                 return True
         return False
 
