@@ -33,6 +33,10 @@ _FLAGS = {
     "beam": (flags.DEFINE_integer, "width of the beam", {"lower_bound": 1}),
     "show": (flags.DEFINE_integer, "answers to print", {"lower_bound": 0}),
     "row": (flags.DEFINE_integer, "one row of a sweep", {"lower_bound": 0}),
+    "dry-run": (flags.DEFINE_bool, "only say what is to be done", {}),
+    "shard": (flags.DEFINE_string, "the share of the rows of one of several tasks", {}),
+    "keep": (flags.DEFINE_list, "folders of the sweeps that stay", {}),
+    "remove": (flags.DEFINE_bool, "remove what is listed", {}),
     "pools": (flags.DEFINE_bool, "show the pools", {}),
     "out": (flags.DEFINE_string, "folder to write to", {}),
     "server": (flags.DEFINE_string, "address of a server of OpenAI's chat protocol", {}),
@@ -102,17 +106,20 @@ def _flag_error(error: Exception, argv: Sequence[str], values: flags.FlagValues)
     return text
 
 
+_PLANNED = {"dry-run": False, "json": False}
+
+
 def _quickstart(argv: Sequence[str]) -> None:
     values = _defined(workdir="runs/quickstart", cache=None, workers=None)
     _compute(argv, values, configs_folder() / "quickstart.py")
 
 
 def _run(argv: Sequence[str]) -> None:
-    _compute([*argv, "--config.sweep=()"], _defined(workdir=None, cache=None))
+    _compute([*argv, "--config.sweep=()"], _defined(workdir=None, cache=None, **_PLANNED))
 
 
 def _sweep(argv: Sequence[str]) -> None:
-    _compute(argv, _defined(workdir=None, cache=None, workers=None))
+    _compute(argv, _defined(workdir=None, cache=None, workers=None, shard="0/1", **_PLANNED))
 
 
 def _compute(
@@ -121,23 +128,56 @@ def _compute(
     rows = _read_configured(argv, values, config)
     if values.workdir is None:
         raise UserError("--workdir is missing; expected a folder such as runs/x")
-    from kstore_jax.lab import report, sweep
+    from kstore_jax.lab import sweep
 
-    folder = pathlib.Path(values.workdir)
-    workers = getattr(values, "workers", None) or sweep.default_workers(len(rows))
-    sweep.run(folder, rows, workers, values.cache and pathlib.Path(values.cache))
-    page = report.write(folder, folder)
-    print(f"{page}")
+    folder, cache = pathlib.Path(values.workdir), values.cache and pathlib.Path(values.cache)
+    if "dry-run" in values and values["dry-run"].value:
+        print(sweep.dry_run(folder, rows, cache).told(values.json))
+        return
+    shard = sweep.Shard.parse(values.shard) if "shard" in values else sweep.WHOLE
+    workers = values.workers if "workers" in values else 1
+    page = sweep.run(folder, rows, workers, cache, shard)
+    print(
+        page or f"{folder}: rows of other tasks are not done; `kstore status {folder}` tells more"
+    )
 
 
-def _of_run(command: str, argv: Sequence[str], values: flags.FlagValues) -> pathlib.Path:
+def _status(argv: Sequence[str]) -> None:
+    values = _defined(json=False)
+    folder = _of_run("status", argv, values)
+    from kstore_jax.lab.plan import Plan, Report
+
+    planned = Plan.read(folder)
+    print(Report(planned, planned.progress()).told(values.json))
+
+
+def _gc(argv: Sequence[str]) -> None:
+    values = _defined(keep=None, remove=False)
+    cache = _of_run("gc", argv, values, "cache")
+    if not values.keep:
+        raise UserError("--keep is missing; expected the folders of sweeps, such as runs/x,runs/y")
+    from kstore_jax.lab import prune
+
+    found = prune.unneeded(cache, [pathlib.Path(folder) for folder in values.keep])
+    for folder, size in found:
+        print(f"{size / 1e6:>12,.1f} MB  {folder}")
+    print(f"{sum(size for _, size in found) / 1e6:>12,.1f} MB  in {len(found)} stages")
+    if values.remove:
+        print(f"removed {len(prune.remove(folder for folder, _ in found))} of them")
+    elif found:
+        print("nothing was removed; --remove does")
+
+
+def _of_run(
+    command: str, argv: Sequence[str], values: flags.FlagValues, what: str = "run"
+) -> pathlib.Path:
     """Reads the flags of a command about a run; returns the folder, its one argument."""
     try:
         folders = values(["kstore", *argv])[1:]
     except flags.Error as error:
         raise UserError(_flag_error(error, argv, values)) from None
     if len(folders) != 1:
-        raise UserError(f"{command}: expected one folder of a run")
+        raise UserError(f"{command}: expected one folder of a {what}")
     return pathlib.Path(folders[0])
 
 
@@ -285,11 +325,14 @@ COMMANDS = {
         _quickstart,
         "[--workdir=DIR] [--cache=DIR] [--workers=N]: the whole story, small, ending in one page",
     ),
-    "run": (_run, "--config=FILE --workdir=DIR [--cache=DIR]: one experiment"),
+    "run": (_run, "--config=FILE --workdir=DIR [--cache=DIR] [--dry-run]: one experiment"),
     "sweep": (
         _sweep,
-        "--config=FILE --workdir=DIR [--cache=DIR] [--workers=N]: every row of a configuration",
+        "--config=FILE --workdir=DIR [--cache=DIR] [--workers=N] [--shard=I/N] "
+        "[--dry-run [--json]]: every row of a configuration, or what is to be done for it",
     ),
+    "status": (_status, "DIR [--json]: how far a sweep is, whoever computes it"),
+    "gc": (_gc, "CACHE --keep=DIR,... [--remove]: the stages that no kept sweep needs"),
     "eval": (
         _eval,
         "DIR [--row=N] [--beam=4] [--show=10] [--json]: what the models of a run answer",

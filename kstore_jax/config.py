@@ -9,15 +9,18 @@ page.
 
 import copy
 import dataclasses
-import itertools
 import json
 import typing
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from typing import Any
 
 import ml_collections
 
 from kstore_jax.errors import UserError, nearest
+from kstore_jax.rows import chain as chain
+from kstore_jax.rows import product as product
+from kstore_jax.rows import row as row
+from kstore_jax.rows import zipped as zipped
 
 
 def _number(default, least, most=None):
@@ -387,8 +390,12 @@ class Mesh:
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """One row of a sweep: a world, a model, its training, and what is read out of it."""
+    """One row of a sweep: a world, a model, its training, and what is read out of it.
 
+    `name`: what results and page call it, for the reader; nothing that is computed depends on it.
+    """
+
+    name: str = ""
     seed: int = _number(0, 0)
     world: World = World()
     data: Data = Data()
@@ -426,8 +433,8 @@ def default() -> ml_collections.ConfigDict:
     """The defaults as a ConfigDict, to be changed by a configuration file.
 
     `world.seed` follows `seed` unless it is set itself, and fields of `model` follow `model.size`
-    and `model.style`. `sweep` holds the rows of a sweep, as `product` gives them; empty for a
-    single experiment.
+    and `model.style`. `sweep` holds the rows of a sweep, as `product`, `zipped`, `chain` and `row`
+    give them (`rows.py`); empty for a single experiment.
     """
     config = ml_collections.ConfigDict({**dataclasses.asdict(Experiment()), "sweep": ()})
     config.world.seed = ml_collections.config_dict.placeholder(int)
@@ -438,24 +445,13 @@ def default() -> ml_collections.ConfigDict:
     return config
 
 
-def product(**fields: Sequence) -> tuple[tuple[tuple[str, Any], ...], ...]:
-    """The rows of a sweep over every combination of values; `__` stands for the dot in a field.
-
-    >>> product(data__variant=["single", "multi5"], seed=[0])
-    ((('data.variant', 'single'), ('seed', 0)), (('data.variant', 'multi5'), ('seed', 0)))
-    """
-    names = [name.replace("__", ".") for name in fields]
-    combinations = itertools.product(*fields.values())
-    return tuple(tuple(zip(names, values, strict=True)) for values in combinations)
-
-
 def parse_rows(
     config: ml_collections.ConfigDict, overridden: Collection[str] = ()
 ) -> list[Experiment]:
     """Validates a configuration, and every row of its sweep; UserError names the field.
 
     `overridden` are the dotted fields given on the command line: they win over the file and the
-    sweep, and rows that become equal by it are one.
+    sweep, and rows that become equal by it, whatever their names, are one with the first's name.
     """
     base = config.to_dict()
     sweep = base.pop("sweep", ()) or ((),)
@@ -471,7 +467,11 @@ def parse_rows(
         )
     except (TypeError, ValueError):
         raise UserError("sweep: expected rows of (field, value), as product() gives them") from None
-    return [parse(_with(base, row)) for row in rows]
+    experiments = [parse(_with(base, row)) for row in rows]
+    kept: dict[Experiment, Experiment] = {}
+    for experiment in experiments:
+        kept.setdefault(dataclasses.replace(experiment, name=""), experiment)
+    return [*kept.values()]
 
 
 def _with(base: dict, row: tuple[tuple[str, Any], ...]) -> dict:

@@ -11,7 +11,8 @@ PACKAGE = pathlib.Path(__file__).parents[1] / "kstore_jax"
 ROOMS = {  # room or module: what it may import of ours, besides itself
     "errors": set(),
     "files": {"errors"},
-    "config": {"errors"},
+    "rows": set(),
+    "config": {"errors", "rows"},
     "recipes": {"config"},
     "journal": {"errors", "files"},
     "chat": {"errors"},

@@ -65,7 +65,7 @@ def complaint(capsys, *argv: str) -> str:
         ("--config=nowhere.py", "--config: 'nowhere.py': no such file"),
         ("--confg=nowhere.py", "--confg: no such flag; did you mean 'config'?"),
         ("--worker=2", "--worker: no such flag; did you mean 'workers'?"),
-        ("--person=3", "--person: no such flag; valid: "),
+        ("--people=3", "--people: no such flag; valid: "),
         ("--out=page", "--out: no such flag; valid: "),
         ("--config.pretrain.warmup=12000", "pretrain.warmup: expected less than steps = 12000"),
         ("--workers=0", "workers=0: "),

@@ -13,10 +13,12 @@ from kstore_jax.config import (
     STYLES,
     Experiment,
     as_dict,
+    chain,
     default,
     parse,
     parse_rows,
     product,
+    row,
 )
 from kstore_jax.errors import UserError
 
@@ -133,6 +135,23 @@ def test_product_gives_a_row_for_every_combination():
         (variant, layers) for variant in ("single", "multi5") for layers in (4, 8, 12)
     ]
     assert dataclasses.replace(rows[5], data=Experiment.data) == Experiment()
+
+
+def test_named_rows_that_become_equal_are_one_and_keep_the_first_name():
+    config = default()
+    config.sweep = chain(
+        row("fixed", data__variant="single"),
+        product(row("shuffled", data__variant="multi5+permute"), seed=[0, 1]),
+        row("again", data__variant="single"),
+    )
+    told = [(e.name, e.data.variant, e.seed) for e in parse_rows(config)]
+    shuffled = [("shuffled", "multi5+permute", seed) for seed in (0, 1)]
+    assert told == [("fixed", "single", 0), *shuffled]
+    config.data.variant = "multi2"
+    told = [(e.name, e.data.variant, e.seed) for e in parse_rows(config, {"data.variant"})]
+    assert told == [("fixed", "multi2", 0), ("shuffled", "multi2", 1)]
+    config.name = "mine"
+    assert {e.name for e in parse_rows(config, {"name"})} == {"mine"}
 
 
 def test_what_the_command_line_sets_wins_over_the_sweep_and_equal_rows_are_one():

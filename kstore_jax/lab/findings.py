@@ -6,7 +6,7 @@ import math
 import pathlib
 from collections.abc import Sequence
 
-from kstore_jax.config import Experiment, as_dict, parse
+from kstore_jax.config import Experiment, as_dict, identity, parse
 from kstore_jax.errors import DamagedFileError, UserError
 from kstore_jax.lab import paper
 from kstore_jax.world.biographies import Variant
@@ -160,6 +160,7 @@ def read_results(run: pathlib.Path) -> Results:
 
 
 def _check(row: dict) -> None:
+    _text("name", row.get("name", ""))
     _text("dataset", row["dataset"])
     for name in ("seed", "people", "parameters", "vocabulary", "exposures", "seconds"):
         _number(name, row[name])
@@ -236,7 +237,7 @@ def groups(rows: Sequence[dict], configs: Sequence[Experiment] | None) -> list[G
     members = list(together.values())
     return [
         Group(
-            label=_label(rows[chosen[0]]["dataset"], chosen[0], members, rows, settings),
+            label=_label(rows[chosen[0]]["dataset"], chosen, members, rows, settings),
             dataset=rows[chosen[0]]["dataset"],
             rows=tuple(rows[i] for i in chosen),
             configs=tuple(configs[i] for i in chosen) if configs else (),
@@ -246,11 +247,15 @@ def groups(rows: Sequence[dict], configs: Sequence[Experiment] | None) -> list[G
 
 
 def _settings(row: dict, config: Experiment | None) -> dict[str, str]:
-    """Every setting but the seeds and the dataset, as text."""
+    """Every setting but the name, the seeds and the dataset, as text."""
     if config is None:
         return {"people": str(row["people"])} | {k: str(v) for k, v in mixed(row).items()}
     own = {"seed", "world.seed", "data.variant"}
-    return {name: str(value) for name, value in _flat(as_dict(config)).items() if name not in own}
+    return {
+        name: str(value)
+        for name, value in _flat(identity(as_dict(config))).items()
+        if name not in own
+    }
 
 
 def _flat(config: dict, path: str = "") -> dict[str, object]:
@@ -262,11 +267,17 @@ def _flat(config: dict, path: str = "") -> dict[str, object]:
     return found
 
 
-def _label(dataset: str, which: int, members, rows, settings) -> str:
-    rivals = [settings[m[0]] for m in members if rows[m[0]]["dataset"] == dataset]
-    differing = [k for k in settings[which] if len({rival.get(k) for rival in rivals}) > 1]
-    told = ", ".join(f"{k.removeprefix('world.')}={settings[which][k]}" for k in differing)
-    return f"{dataset} ({told})" if told else dataset
+def _label(dataset: str, own: Sequence[int], members, rows, settings) -> str:
+    """The dataset, with the name that all of these rows have; without one, or where others have it
+    too, with the settings that others have otherwise."""
+    rivals = [m for m in members if rows[m[0]]["dataset"] == dataset]
+    (name, *more) = {rows[i].get("name", "") for i in own}
+    named = [] if more or not name else [name]
+    if not named or sum(rows[m[0]].get("name") == name for m in rivals) > 1:
+        mine, theirs = settings[own[0]], [settings[m[0]] for m in rivals]
+        differing = [k for k in mine if len({rival.get(k) for rival in theirs}) > 1]
+        named += [f"{k.removeprefix('world.')}={mine[k]}" for k in differing]
+    return f"{dataset} ({', '.join(named)})" if named else dataset
 
 
 def percent(share: float) -> str:

@@ -20,7 +20,7 @@ from kstore_jax.corpus.examples import Spans, span_examples
 from kstore_jax.corpus.rewritten import Rewritten, check_variant
 from kstore_jax.corpus.shards import Dataset, with_end_of_text
 from kstore_jax.corpus.text import open_documents, text_parts
-from kstore_jax.corpus.tokenizer import Vocabulary
+from kstore_jax.corpus.tokenizer import Tokenizer, Vocabulary
 from kstore_jax.errors import UserError
 from kstore_jax.world.biographies import Variant
 from kstore_jax.world.language import Language, load_language
@@ -79,9 +79,13 @@ class Materials:
         return self.everyone.ids >= self.world.people
 
     @functools.cached_property
+    def tokenizer(self) -> Tokenizer:
+        name, seed = self.data.tokenizer, self.world.seed
+        return tokenizer.tokenizer(name, self.language, seed, self.people)
+
+    @functools.cached_property
     def table(self) -> PieceTokens:
-        cut = tokenizer.tokenizer(self.data.tokenizer, self.language, self.world.seed, self.people)
-        return piece_tokens(self.language, cut)
+        return piece_tokens(self.language, self.tokenizer)
 
     @functools.cached_property
     def vocabulary(self) -> Vocabulary:
@@ -89,7 +93,7 @@ class Materials:
         if self.data.vocabulary == "compact":
             reverse = bool(self.variant.name_at or self.celebrity_variant.name_at)
             return compact_vocabulary(self.table, self.everyone, reverse)
-        return full_vocabulary(self.table.tokenizer)
+        return full_vocabulary(self.tokenizer)
 
     @functools.cached_property
     def rewritten(self) -> Rewritten:
@@ -108,7 +112,7 @@ class Materials:
             variant = self.data.celebrity_variant
             found["celebrities"] = self._biographies(self.world.people, size, variant)
         if source := self.data.text:
-            cut = self.table.tokenizer
+            cut = self.tokenizer
             documents = open_documents(source)
             config = {
                 "text": source,
@@ -127,7 +131,7 @@ class Materials:
             "variant": variant,
             "first": first,
             "people": size,
-            "tokenizer": self.table.tokenizer.fingerprint,
+            "tokenizer": self.tokenizer.fingerprint,
             "format": shards.FORMAT,
         }
         parsed = Variant.parse(variant)
@@ -135,15 +139,11 @@ class Materials:
         if self.data.rewritten:
             told = parsed, first, size
             config["rewritten"] = self.rewritten.fingerprint(*told)
-            return Dataset(
-                config, self.table.tokenizer, lambda: self.rewritten.parts(self.table, *told)
-            )
-        return Dataset(
-            config, self.table.tokenizer, lambda: shards.biography_parts(self.table, *how)
-        )
+            return Dataset(config, self.tokenizer, lambda: self.rewritten.parts(self.table, *told))
+        return Dataset(config, self.tokenizer, lambda: shards.biography_parts(self.table, *how))
 
     def closed(self, rows: TokenRows) -> TokenRows:
-        return with_end_of_text(rows, self.table.tokenizer.end_of_text)
+        return with_end_of_text(rows, self.tokenizer.end_of_text)
 
     def question_rows(self, wording: int = TRAINED_WORDING) -> TokenRows:
         """The six questions of everyone, answered; row 6 i + a asks for attribute a of i."""

@@ -39,6 +39,7 @@ def row(lab: Lab) -> dict:
     each person is read about in pretraining. A linear probe's ceiling is the share of held-out
     people whose class somebody of the other half has too: it cannot name any other. `code` names
     the git commits, or else the versions, of the code that computed the stages.
+    `name` is the configuration's, empty where it gives none.
     """
     found = {stage.name: lab.cache.result(stage) for stage in lab.stages}
     answers = found["qa"]
@@ -50,6 +51,7 @@ def row(lab: Lab) -> dict:
         for name in ("p_probe", "q_probe")
     }
     return {
+        "name": lab.experiment.name,
         "dataset": lab.experiment.data.variant,
         "direction": lab.experiment.model.direction,
         "seed": lab.experiment.seed,

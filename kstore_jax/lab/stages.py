@@ -6,13 +6,14 @@ that file is renamed into place last. A lock, which dies with its process, keeps
 computing one stage at the same time.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import os
 import pathlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import filelock
 
@@ -20,6 +21,16 @@ from kstore_jax.files import read_json, write_json
 from kstore_jax.train.telemetry import METRICS, code_version, provenance, read_metrics
 
 RESULT = "result.json"
+_CONFIG, _PARENTS = "config.json", "parents.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Described:
+    """What a stage is, without the program: `parents` are the names of their folders."""
+
+    kind: str
+    config: dict
+    parents: Sequence[str]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -48,6 +59,15 @@ class Stage:
         }
         return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:12]
 
+    @property
+    def folder(self) -> str:
+        """The name of its folder."""
+        return f"{self.name}-{self.key}"
+
+    @property
+    def described(self) -> Described:
+        return Described(self.name, self.config, tuple(p.folder for p in self.parents))
+
 
 class Cache:
     """The stages computed so far, one folder each under `root`."""
@@ -56,7 +76,7 @@ class Cache:
         self.root = root
 
     def folder(self, stage: Stage) -> pathlib.Path:
-        return self.root / f"{stage.name}-{stage.key}"
+        return self.root / stage.folder
 
     def result(self, stage: Stage) -> dict | None:
         """What a stage found, None where it is not done."""
@@ -67,6 +87,35 @@ class Cache:
         """The versions of the code that worked on a stage, one an attempt that differs."""
         return {code_version(read_json(path)) for path in _attempts(self.folder(stage))}
 
+    def lock(self, folder: str) -> filelock.FileLock:
+        """Held by who works on the stage of that folder; it dies with the process."""
+        return filelock.FileLock(self.root / f".{folder}.lock")
+
+    def held(self, folder: str) -> bool:
+        """Whether a process works on the stage of that folder now; who does is not disturbed."""
+        import fcntl  # Windows has none
+
+        with contextlib.suppress(FileNotFoundError), open(self.lock(folder).lock_file) as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except OSError:  # or a file system without such locks, where the file itself is one
+                return True
+        return False
+
+    def seconds(self, folder: str) -> float | None:
+        """How long the stage of that folder took, None where it is not done."""
+        path = self.root / folder / RESULT
+        return read_json(path).get("seconds", 0.0) if path.exists() else None
+
+    def described(self) -> dict[str, Described]:
+        """What every stage is that was begun here, by the name of its folder."""
+        found = {}
+        for path in sorted(self.root.glob(f"*-*/{_PARENTS}")):
+            kind, _, _ = path.parent.name.rpartition("-")
+            config = read_json(path.with_name(_CONFIG))
+            found[path.parent.name] = Described(kind, config, read_json(path)["parents"])
+        return found
+
     def ensure(self, stage: Stage) -> dict:
         """The result of a stage; it and its parents are computed where they are not done."""
         for parent in stage.parents:
@@ -75,10 +124,11 @@ class Cache:
             return done
         folder = self.folder(stage)
         folder.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(folder.with_name(f".{folder.name}.lock")):
+        with self.lock(stage.folder):
             if (done := self.result(stage)) is not None:
                 return done
-            write_json(folder / "config.json", stage.config)
+            write_json(folder / _CONFIG, stage.config)
+            write_json(folder / _PARENTS, {"parents": stage.described.parents})
             attempt = len(_attempts(folder)) + 1
             write_json(folder / f"provenance-{attempt}.json", provenance())
             earlier = read_metrics(folder / METRICS)

@@ -1,54 +1,118 @@
 """A sweep: a list of configurations over one cache of stages.
 
 Nothing of a sweep lives in memory alone: killed at any moment and started again, it goes on from
-the newest checkpoints.
+the newest checkpoints. Several processes, on machines that share the folders, may be at one sweep:
+each takes its share of the rows, and the last one writes the results.
 """
 
+import contextlib
+import functools
 import gc
 import itertools
+import json
 import os
 import pathlib
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple, Self
 
+import filelock
 import jax
 
-from kstore_jax.config import Experiment, as_dict
+from kstore_jax.config import Experiment, as_dict, identity
 from kstore_jax.errors import UserError
 from kstore_jax.files import WRITING, read_json, write_json
+from kstore_jax.lab import bench
 from kstore_jax.lab.experiment import Lab, with_dtype
+from kstore_jax.lab.plan import Plan, Report
 from kstore_jax.lab.results import row
 from kstore_jax.lab.stages import Cache, usable_cores
-from kstore_jax.lab.workers import run_in_processes
+from kstore_jax.lab.workers import run_in_processes, write_experiments
 from kstore_jax.train import sinks, stopping
 from kstore_jax.train.telemetry import provenance
 
+_LOCK = ".lock"
+_INDICES = ("SLURM_ARRAY_TASK_ID", "JOB_COMPLETION_INDEX")  # of tasks numbered from 0
 
-def claim(workdir: pathlib.Path, rows: Sequence[Experiment]) -> None:
-    """Makes `workdir` the folder of these rows; refuses one that was made by others."""
+
+class Shard(NamedTuple):
+    """The rows index, index + count, index + 2 count, ... of a sweep."""
+
+    index: int = 0
+    count: int = 1
+
+    @classmethod
+    def parse(cls, text: str, environment: Mapping[str, str] = os.environ) -> Self:
+        """`I/N`, counted from 0; or `auto/N`, where the number of the task in a SLURM array or an
+        indexed Job of Kubernetes, which the environment tells, is I.
+
+        Raises:
+          UserError: it is neither, or I is not less than N.
+        """
+        if not (match := re.fullmatch(r"(\d+|auto)/(\d+)", text)):
+            raise UserError(f"shard: expected I/N, such as 0/4, or auto/N, got {text!r}")
+        index, count = match.groups()
+        if index == "auto":
+            told = [environment[name] for name in _INDICES if name in environment]
+            if not told:
+                raise UserError(
+                    f"shard: auto needs one of {', '.join(_INDICES)} in the environment"
+                )
+            index = told[0]
+        if not index.isdecimal() or int(index) >= int(count):
+            raise UserError(f"shard: expected a number from 0 to {int(count) - 1}, got {index}")
+        return cls(int(index), int(count))
+
+
+WHOLE = Shard()
+
+
+@contextlib.contextmanager
+def _alone(workdir: pathlib.Path) -> Iterator[None]:
+    """Inside, no other process writes the files of `workdir` itself; its workers may be at work."""
+    with filelock.FileLock(workdir / _LOCK):
+        yield
+
+
+def claim(workdir: pathlib.Path, plan: Plan, rows: Sequence[Experiment]) -> None:
+    """Makes `workdir` the folder of these rows, which may be more than it had before.
+
+    A workdir that has other rows is refused, though its stages would do no harm: its results are
+    somebody's record.
+    """
     path = workdir / "config.json"
-    plain = (as_dict(experiment) for experiment in rows)
-    given = {"rows": [{k: v for k, v in row.items() if k != "mesh"} for row in plain]}
-    if path.exists():
-        differing = _first_difference(read_json(path, remove=workdir), given)
-        if differing:
-            raise UserError(
-                f"{workdir} was made by another configuration ({differing}); "
-                "give another --workdir, or remove it"
-            )
-        return
-    if workdir.exists() and any(p.suffix != WRITING for p in workdir.iterdir()):
+    given = {"rows": [as_dict(experiment) for experiment in rows]}
+    if not path.exists() and workdir.exists() and not all(map(_is_passing, workdir.iterdir())):
         raise UserError(f"{workdir} is not empty and holds no run of ours; give another --workdir")
     workdir.mkdir(parents=True, exist_ok=True)
-    write_json(path, given)
+    with _alone(workdir):
+        if path.exists() and (differing := _lost(read_json(path, remove=workdir), given)):
+            raise UserError(
+                f"{workdir} was made by another configuration ({differing}); "
+                "give another --workdir, with --cache to share its stages, or remove it"
+            )
+        write_json(path, given)
+        plan.write(workdir)
+
+
+def _is_passing(path: pathlib.Path) -> bool:
+    return path.suffix == WRITING or path.name == _LOCK
+
+
+def _lost(there: dict, given: dict) -> str | None:
+    """What a row that is there, and not asked for, differs in from the one in its place."""
+    before, now = ([*map(identity, told.get("rows", []))] for told in (there, given))
+    for i, one in enumerate(before):
+        if not any(_first_difference(one, other) is None for other in now):
+            if i >= len(now):
+                return f"rows: {len(before)} there, {len(now)} asked for"
+            return _first_difference(one, now[i], f".rows.{i}")
+    return None
 
 
 def _first_difference(there, given, path: str = "") -> str | None:
     if isinstance(there, dict) and isinstance(given, dict):
         pairs = ((k, there.get(k), given.get(k)) for k in {**there, **given})
-    elif isinstance(there, list) and isinstance(given, list) and len(there) == len(given):
-        pairs = zip(itertools.count(), there, given)
-    elif isinstance(there, list) and isinstance(given, list):
-        return f"{path[1:]}: {len(there)} there, {len(given)} asked for"
     elif there == given:
         return None
     else:
@@ -64,17 +128,72 @@ def default_workers(rows: int) -> int:
     return min(rows, len(usable_cores()))
 
 
+def planned(
+    workdir: pathlib.Path, rows: Sequence[Experiment], cache: pathlib.Path | None
+) -> tuple[list[Lab], Plan]:
+    """The experiments of a sweep, checked, and the stages they need; nothing is written.
+
+    Raises:
+      UserError: an experiment is impossible.
+      DamagedFileError: a file in `cache` is not as it was written.
+    """
+    stages = Cache(cache or workdir / "stages")
+    labs = [Lab(with_dtype(experiment), stages) for experiment in rows]
+    for lab in labs:
+        sinks.check(lab.experiment.telemetry)
+        lab.check()
+    described = {stage.folder: stage.described for lab in labs for stage in lab.stages}
+    needed = tuple((_label(lab), tuple(stage.folder for stage in lab.stages)) for lab in labs)
+    return labs, Plan(stages, needed, described)
+
+
+def _label(lab: Lab) -> str:
+    e = lab.experiment
+    return e.name or f"{e.data.variant}, seed {e.seed}"
+
+
+def dry_run(
+    workdir: pathlib.Path, rows: Sequence[Experiment], cache: pathlib.Path | None
+) -> Report:
+    """What `run` would do and how long it would take; pretraining of a kind that was never measured
+    is tried for a moment. Nothing is written."""
+    labs, plan = planned(workdir, rows, cache)
+    pretraining = {lab.pretrain.folder: lab.experiment for lab in labs}
+    step_seconds = functools.cache(bench.step_seconds)
+
+    def benchmark(folder: str) -> float | None:
+        if (experiment := pretraining.get(folder)) is None:
+            return None
+        one = next(e for e in pretraining.values() if _same_step(e, experiment))
+        return step_seconds(one) * experiment.pretrain.steps
+
+    return Report(plan, plan.progress(benchmark))
+
+
+def _same_step(one: Experiment, other: Experiment) -> bool:
+    """Whether a step of pretraining takes as long, but for vocabularies of different size."""
+    sizes = ("batch", "window", "optimizer", "accumulate")
+    trained = one.pretrain, other.pretrain
+    return one.model == other.model and all(
+        len({getattr(t, n) for t in trained}) == 1 for n in sizes
+    )
+
+
 def run(
     workdir: pathlib.Path,
     rows: Sequence[Experiment],
-    workers: int,
+    workers: int | None = None,
     cache: pathlib.Path | None = None,
-) -> list[dict]:
-    """Computes every row that is not done, `workers` at a time, and writes `results.json`.
+    shard: Shard = WHOLE,
+) -> pathlib.Path | None:
+    """Computes every row of `shard` that is not done, `workers` at a time (`default_workers` where
+    that is None); the process that finds all rows done writes `results.json` and the page.
 
     Args:
       cache: the folder of the stages, which several workdirs may share; `workdir / "stages"` where
         none is given.
+
+    Returns: the page, None where rows of other shards are not done yet.
 
     Raises:
       UserError: an experiment is impossible, `workdir` holds something else, or several workers
@@ -84,31 +203,42 @@ def run(
     """
     stopping.listen()
     backend = jax.default_backend()
-    if workers > 1 and backend != "cpu":
+    if workers is not None and workers > 1 and backend != "cpu":
         raise UserError(
             f"workers: expected 1 on {backend}, where each would open every device, got {workers}"
         )
-    stages = Cache(cache or workdir / "stages")
-    labs = [Lab(with_dtype(experiment), stages) for experiment in rows]
-    for lab in labs:
-        sinks.check(lab.experiment.telemetry)
-        lab.check()
-    claim(workdir, [lab.experiment for lab in labs])
-    waiting = {f"row-{i}": lab for i, lab in enumerate(labs) if not lab.done}
-    workers = min(workers, len(rows))
+    labs, plan = planned(workdir, rows, cache)
+    claim(workdir, plan, [lab.experiment for lab in labs])
+    mine = dict(itertools.islice(enumerate(labs), shard.index, None, shard.count))
+    workers = min(workers or default_workers(len(mine)), len(mine))
+    waiting = {f"row-{i}": lab for i, lab in mine.items() if not lab.done}
     if workers > 1 and waiting:
+        with _alone(workdir):
+            write_experiments(workdir, waiting)
         run_in_processes(workdir, waiting, workers)
-    found = [_finished(lab.experiment, stages) for lab in labs]
-    # from the workdir, so that a folder with both in it may be moved
-    where = os.path.relpath(stages.root.resolve(), workdir.resolve())
-    results = {"rows": found, "stages": where, "provenance": provenance()}
-    write_json(workdir / "results.json", results)
-    return found
+    for lab in mine.values():
+        if not lab.done:
+            _compute(lab)
+    if not all(lab.done for lab in labs):
+        return None
+    return _publish(workdir, labs, plan)
 
 
-def _finished(experiment: Experiment, stages: Cache) -> dict:
-    """The row of an experiment, computed here where it is not done, by a Lab that ends with it."""
+def _compute(lab: Lab) -> None:
+    """Computes an experiment here, by a Lab that ends with it."""
     gc.collect()  # frees the parameters of the Lab before: its stages and it hold each other
-    lab = Lab(experiment, stages)
-    lab.run()
-    return row(lab)
+    Lab(lab.experiment, lab.cache).run()
+
+
+def _publish(workdir: pathlib.Path, labs: Sequence[Lab], plan: Plan) -> pathlib.Path:
+    """Writes the results and the page, unless they are there and the same; returns the page."""
+    results = {"rows": [row(lab) for lab in labs], "stages": plan.path_from(workdir)}
+    results["provenance"] = provenance()
+    path, page = workdir / "results.json", workdir / "report.html"
+    with _alone(workdir):
+        if page.exists() and path.exists() and read_json(path) == json.loads(json.dumps(results)):
+            return page
+        from kstore_jax.lab import report  # which imports Matplotlib, in a second
+
+        write_json(path, results)
+        return report.write(workdir, workdir)

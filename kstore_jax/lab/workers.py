@@ -26,8 +26,17 @@ _POLL_SECONDS = 0.5
 _SECONDS_TO_STOP = 120.0  # for a checkpoint; one may have to wait for a compilation
 
 
+def write_experiments(workdir: pathlib.Path, waiting: dict[str, Lab]) -> None:
+    """Writes what each worker reads: the experiment of its row, by name."""
+    folder = workdir / "workers"
+    folder.mkdir(exist_ok=True)
+    for name, lab in waiting.items():
+        write_json(folder / f"{name}.json", as_dict(lab.experiment))
+
+
 def run_in_processes(workdir: pathlib.Path, waiting: dict[str, Lab], workers: int) -> None:
-    """Computes the rows `waiting`, by name, at most `workers` at a time, and shows how far each is.
+    """Computes the rows `waiting`, by name, at most `workers` at a time, and shows how far each is;
+    `write_experiments` was called before.
 
     A row's share of the cores depends on `workers` alone, not on how many rows wait: XLA's sums
     depend on the number of threads, and a sweep that goes on must end as an undisturbed one.
@@ -36,9 +45,6 @@ def run_in_processes(workdir: pathlib.Path, waiting: dict[str, Lab], workers: in
       UserError: a worker failed; the message is its own, the others are stopped.
     """
     folder = workdir / "workers"
-    folder.mkdir(exist_ok=True)
-    for name, lab in waiting.items():
-        write_json(folder / f"{name}.json", as_dict(lab.experiment))
     todo = list(waiting)
     free = _shares_of_cores(workers)
     running: dict[str, tuple[subprocess.Popen, set[int]]] = {}

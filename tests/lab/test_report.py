@@ -460,6 +460,25 @@ def test_rows_that_differ_otherwise_are_not_one_group():
     assert labels == ["single (pretrain.steps=1010)", "single (pretrain.steps=1020)"]
 
 
+def test_a_group_is_called_by_the_name_of_its_rows_and_by_settings_where_that_is_not_enough():
+    def labels(*named):
+        rows = [{**a_row(), "name": name, "seed": seed} for name, _, seed in named]
+        configs = [
+            dataclasses.replace(parse(a_config(row, steps=steps)), name=name)
+            for row, (name, steps, _) in zip(rows, named, strict=True)
+        ]
+        return [group.label for group in findings.groups(rows, configs)]
+
+    two = ("short", 1010, 0), ("long", 1020, 0)
+    assert labels(*two, ("short", 1010, 1)) == ["single (short)", "single (long)"]
+    assert labels(("a", 1010, 0), ("a", 1020, 0)) == [
+        "single (a, pretrain.steps=1010)",
+        "single (a, pretrain.steps=1020)",
+    ]
+    assert labels(("a", 1010, 0), ("b", 1010, 1)) == ["single"]  # one group of two seeds
+    assert labels(("alone", 1010, 0)) == ["single (alone)"]
+
+
 @pytest.mark.parametrize("configs", ["of the rows", None, [{"seed": "?"}], [a_config(SHUFFLED)]])
 def test_without_metrics_or_configuration_there_is_no_loss_curve(tmp_path, configs):
     page = written(a_run(tmp_path, [SINGLE], configs, metrics=False))

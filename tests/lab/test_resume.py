@@ -82,6 +82,13 @@ def newest(folder: pathlib.Path) -> int:
     return max((int(path.name) for path in there if path.name.isdigit()), default=0)
 
 
+def up_to_checkpoint(folder: pathlib.Path) -> list[str]:
+    """The lines of a stage's metrics up to its newest whole checkpoint."""
+    lines = (folder / "metrics.jsonl").read_text().splitlines(keepends=True)
+    whole = [line.rstrip("\n") for line in lines if line.endswith("\n")]
+    return [line for line in whole if json.loads(line)["step"] <= newest(folder / "checkpoints")]
+
+
 def workers_of(workdir: pathlib.Path) -> list[int]:
     """The worker processes that live for this workdir."""
     alive = []
@@ -157,6 +164,8 @@ def test_a_sweep_killed_in_pretraining_and_in_a_probe_ends_as_an_undisturbed_one
     status, _, unfinished = killed_in("pretrain", start, workdir)
     assert status == -signal.SIGKILL
     assert unfinished
+    kept = {folder: up_to_checkpoint(folder) for folder in unfinished}
+    assert all(kept.values())
 
     status, (out, err), _ = killed_in("finetune", start, workdir, victim="worker")
     assert status == 1
@@ -175,6 +184,8 @@ def test_a_sweep_killed_in_pretraining_and_in_a_probe_ends_as_an_undisturbed_one
 
     complete(start())
     assert_alike(workdir, finished)
+    for folder, lines in kept.items():  # with their times: no step before it was made again
+        assert (folder / "metrics.jsonl").read_text().splitlines()[: len(lines)] == lines
 
 
 def test_shards_killed_while_they_are_written_end_as_undisturbed_ones(tmp_path):

@@ -116,6 +116,7 @@ AFTER = {
     ("data",): ALL[1:],
     ("data", "variant"): ALL,
     ("data", "tokenizer"): ALL,
+    ("name",): (),
     ("seed",): ALL[1:],
     ("model",): ALL[1:],
     ("pretrain",): ALL[1:],

@@ -1,0 +1,61 @@
+"""What of a cache no kept sweep needs: found by the plans of those that are kept."""
+
+import os
+import pathlib
+import re
+import shutil
+from collections.abc import Iterable, Sequence
+
+import filelock
+
+from kstore_jax.errors import UserError
+from kstore_jax.lab.plan import PLAN, Plan
+from kstore_jax.lab.stages import RESULT, Cache
+
+_FOLDER = re.compile(r"[a-z_]+-[0-9a-f]{12}")
+
+
+def unneeded(root: pathlib.Path, keep: Sequence[pathlib.Path]) -> list[tuple[pathlib.Path, int]]:
+    """The stage folders in `root` that no workdir in `keep` needs, and their bytes.
+
+    The workdir that a cache lies in is kept as well, and so is a stage that a process is at, with
+    all it depends on.
+
+    Raises:
+      UserError: there is no such cache, or one of `keep` has no plan.
+    """
+    if not root.is_dir():
+        raise UserError(f"{root}: no such folder; expected the stages of a sweep")
+    cache, keep = Cache(root), list(keep)
+    if (root.parent / PLAN).exists():
+        keep.append(root.parent)
+    needed = {folder for workdir in keep for folder in Plan.read(workdir).stages}
+    there = [path.name for path in sorted(root.iterdir()) if _FOLDER.fullmatch(path.name)]
+    parents = {folder: told.parents for folder, told in cache.described().items()}
+    todo = [folder for folder in there if cache.held(folder)]
+    while todo:
+        needed.add(folder := todo.pop())
+        todo += [parent for parent in parents.get(folder, ()) if parent not in needed]
+    return [(root / folder, _size(root / folder)) for folder in there if folder not in needed]
+
+
+def remove(folders: Iterable[pathlib.Path]) -> list[pathlib.Path]:
+    """Removes stage folders, and returns those it did; one that a process is at by now is left.
+
+    A stage stops being done before its files go: killed in between, it is computed again.
+    """
+    removed = []
+    for folder in folders:
+        try:
+            with Cache(folder.parent).lock(folder.name).acquire(timeout=0):
+                (folder / RESULT).unlink(missing_ok=True)
+                shutil.rmtree(folder)
+        except filelock.Timeout:
+            continue
+        removed.append(folder)
+    return removed
+
+
+def _size(folder: pathlib.Path) -> int:
+    inside = (os.path.join(path, name) for path, _, names in os.walk(folder) for name in names)
+    return sum(os.lstat(path).st_size for path in inside)

@@ -1,0 +1,59 @@
+#!/usr/bin/env bash
+# A sweep on this machine: a process for each GPU, or, without one, a worker for each core.
+#
+#   launch/local.sh [--dry-run] --config=FILE --workdir=DIR [more flags of kstore sweep …]
+#
+# Each process sees one GPU (CUDA_VISIBLE_DEVICES is set before it starts) and computes its share of
+# the rows; stages that shares have in common are computed once. The same line goes on after a kill.
+# Ctrl-C or SIGTERM ends all, after a checkpoint each. `kstore status DIR` tells how far it is.
+#
+# GPUS: how many to use (those that nvidia-smi lists). KSTORE: the command (kstore).
+# --dry-run prints the commands and starts nothing.
+set -euo pipefail
+
+dry_run=false
+if [[ "${1:-}" == --dry-run ]]; then
+    dry_run=true
+    shift
+fi
+if [[ -z "${GPUS:-}" ]]; then
+    GPUS=0
+    if command -v nvidia-smi >/dev/null; then
+        GPUS=$(nvidia-smi -L | grep -c '^GPU ' || true)
+    fi
+fi
+
+kstore=("${KSTORE:-kstore}" sweep "$@")
+if ((GPUS < 2)); then
+    if "$dry_run"; then
+        printf '%q ' "${kstore[@]}"
+        echo
+        exit 0
+    fi
+    exec "${kstore[@]}"
+fi
+
+running=()
+for ((gpu = 0; gpu < GPUS; gpu++)); do
+    command=(env "CUDA_VISIBLE_DEVICES=$gpu" "${kstore[@]}" --workers=1 "--shard=$gpu/$GPUS")
+    if "$dry_run"; then
+        printf '%q ' "${command[@]}"
+        echo
+    else
+        "${command[@]}" &
+        running+=("$!")
+    fi
+done
+((${#running[@]})) || exit 0
+
+trap 'kill -TERM "${running[@]}" 2>/dev/null || true' TERM INT
+worst=0
+for process in "${running[@]}"; do
+    while :; do
+        status=0
+        wait "$process" || status=$?
+        kill -0 "$process" 2>/dev/null || break # else a signal ended the waiting, not the process
+    done
+    if ((status > worst)); then worst=$status; fi
+done
+exit "$worst"

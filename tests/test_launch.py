@@ -1,0 +1,186 @@
+"""The launch scripts: what they would submit is printed, well formed, and what they say it is."""
+
+import os
+import pathlib
+import shlex
+import shutil
+import signal
+import subprocess
+import time
+
+import kubernetes_validate
+import pytest
+import yaml
+
+LAUNCH = pathlib.Path(__file__).parents[1] / "launch"
+SCRIPTS = sorted(LAUNCH.glob("*.sh"))
+RUN = ("--config=my configs/a.py", "--workdir=runs/x", "--config.data.variant=single")
+KUBERNETES = {"IMAGE": "registry/kstore:1", "CLAIM": "shared"}
+
+
+def launch(script: str, *argv: str, **environment: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [LAUNCH / script, *argv],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def dry(script: str, *argv: str, **environment: str) -> str:
+    """What a script would submit; nothing is."""
+    done = launch(script, "--dry-run", *argv, **environment)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+def shellcheck(*paths: pathlib.Path) -> str:
+    return subprocess.run(
+        ["shellcheck", *paths], capture_output=True, text=True, check=False
+    ).stdout
+
+
+@pytest.mark.skipif(not shutil.which("shellcheck"), reason="shellcheck is not on the path")
+def test_shellcheck_finds_nothing_in_scripts_and_in_the_jobs_they_write(tmp_path):
+    assert len(SCRIPTS) >= 5
+    jobs = []
+    for argument in ("--tasks=3", "--nodes=2"):
+        jobs.append(tmp_path / argument)
+        jobs[-1].write_text(dry("slurm.sh", argument, *RUN))
+    broken = tmp_path / "broken.sh"
+    broken.write_text("#!/usr/bin/env bash\nrm $1\n")
+    assert shellcheck(*SCRIPTS, *jobs) == ""
+    assert "SC2086" in shellcheck(broken)
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_the_head_of_a_script_says_how_it_is_called(script):
+    assert os.access(script, os.X_OK)
+    head = script.read_text().split("set -euo pipefail")[0]
+    assert f"launch/{script.name} [--dry-run]" in head
+    assert "#!/usr/bin/env bash" in head
+
+
+def test_a_local_sweep_is_a_process_a_gpu_or_one():
+    assert shlex.split(dry("local.sh", *RUN, GPUS="0")) == ["kstore", "sweep", *RUN]
+    lines = dry("local.sh", *RUN, GPUS="3").splitlines()
+    for gpu, line in enumerate(lines):
+        own = ["--workers=1", f"--shard={gpu}/3"]
+        one = ["env", f"CUDA_VISIBLE_DEVICES={gpu}", "kstore", "sweep", *RUN, *own]
+        assert shlex.split(line) == one
+    assert len(lines) == 3
+
+
+@pytest.fixture
+def two_gpus(tmp_path) -> dict[str, str]:
+    """The environment of a machine with two GPUs whose `kstore` only notes what it was given."""
+    programs = {
+        "nvidia-smi": 'echo "GPU 0: A (UUID: x)"; echo "GPU 1: A (UUID: y)"',
+        "kstore": 'trap "exit 75" TERM\n'
+        f'echo "$@" > {tmp_path}/$CUDA_VISIBLE_DEVICES\n'
+        'if [ -n "$HANG" ]; then while :; do sleep 0.05; done; fi\n'
+        'exit "$CUDA_VISIBLE_DEVICES"',
+    }
+    for name, program in programs.items():
+        (tmp_path / name).write_text(f"#!/usr/bin/env bash\n{program}\n")
+        (tmp_path / name).chmod(0o755)
+    return {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+
+
+def test_each_gpu_gets_a_process_that_sees_no_other(two_gpus, tmp_path):
+    done = launch("local.sh", *RUN, **two_gpus)
+    assert done.returncode == 1  # the worst of 0 and 1
+    for gpu in "01":
+        said = (tmp_path / gpu).read_text().strip()
+        assert said == f"sweep {' '.join(RUN)} --workers=1 --shard={gpu}/2"
+
+
+def test_sigterm_reaches_every_process_and_its_status_is_told(two_gpus, tmp_path):
+    process = subprocess.Popen([LAUNCH / "local.sh"], env={**os.environ, **two_gpus, "HANG": "1"})
+    end = time.monotonic() + 60
+    while not all((tmp_path / gpu).exists() for gpu in "01"):
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 75
+
+
+def test_a_slurm_array_has_a_share_of_the_rows_a_task():
+    job = dry("slurm.sh", "--tasks=8", *RUN)
+    assert "#SBATCH --array=0-7\n" in job
+    assert "#SBATCH --requeue\n" in job
+    (line,) = [line for line in job.splitlines() if line.startswith("kstore ")]
+    assert shlex.split(line) == ["kstore", "sweep", *RUN, "--shard=auto/8", "&"]
+
+
+def test_a_slurm_job_of_several_nodes_is_one_run():
+    job = dry("slurm.sh", "--nodes=4", *RUN)
+    assert "#SBATCH --nodes=4\n#SBATCH --ntasks-per-node=1\n" in job
+    (line,) = [line for line in job.splitlines() if line.startswith("srun ")]
+    assert shlex.split(line)[2:] == ["kstore", "run", *RUN, "--distributed", "&"]
+
+
+@pytest.mark.parametrize("script", ["slurm.sh", "kubernetes.sh"])
+@pytest.mark.parametrize("argv", [[], ["--tasks=0"], ["--tasks=2", "--nodes=2"], ["--nodes=x"]])
+def test_a_size_that_is_none_is_refused(script, argv):
+    done = launch(script, "--dry-run", *argv, *RUN, **KUBERNETES)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"{script}: expected ")
+
+
+def test_an_indexed_job_is_what_kubernetes_expects():
+    awkward = '--config.data.text=/runs/a "b" $(HOME)\\c'
+    job = yaml.safe_load(dry("kubernetes.sh", "--tasks=8", *RUN, awkward, GPUS="1", **KUBERNETES))
+    kubernetes_validate.validate(job, kubernetes_validate.latest_version(), strict=True)
+    spec = job["spec"]
+    assert (spec["completionMode"], spec["completions"], spec["parallelism"]) == ("Indexed", 8, 8)
+    (container,) = spec["template"]["spec"]["containers"]
+    args = [word.replace("$$", "$") for word in container["args"]]  # as Kubernetes reads them
+    assert args == ["sweep", *RUN, awkward, "--shard=auto/8"]
+    assert container["image"] == KUBERNETES["IMAGE"]
+    job["spec"]["completionMod"] = job["spec"].pop("completionMode")
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(job, kubernetes_validate.latest_version(), strict=True)
+
+
+def test_a_jobset_starts_one_run_on_several_hosts():
+    told = yaml.safe_load(dry("kubernetes.sh", "--nodes=4", *RUN, NAME="big", **KUBERNETES))
+    assert (told["apiVersion"], told["kind"]) == ("jobset.x-k8s.io/v1alpha2", "JobSet")
+    assert set(told["spec"]) == {"failurePolicy", "replicatedJobs"}
+    (hosts,) = told["spec"]["replicatedJobs"]
+    assert set(hosts) == {"name", "replicas", "template"}
+    # a JobSet is no part of Kubernetes, but the Jobs that it makes are
+    job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "big-hosts-0"}}
+    job |= hosts["template"]
+    kubernetes_validate.validate(job, kubernetes_validate.latest_version(), strict=True)
+    assert job["spec"]["completions"] == 4
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    assert container["args"] == ["run", *RUN, "--distributed"]
+    environment = {one["name"]: one.get("value") for one in container["env"]}
+    assert environment["JAX_COORDINATOR_ADDRESS"] == "big-hosts-0-0.big:8476"
+    assert environment["JAX_NUM_PROCESSES"] == "4"
+    assert environment.keys() >= {"JAX_PROCESS_ID"}
+
+
+def test_a_tpu_is_made_used_and_given_back_by_gcloud():
+    create = [shlex.split(line) for line in dry("tpu.sh", "create", SPOT="1").splitlines()]
+    assert [line[:5] for line in create[:1]] == [["gcloud", "compute", "tpus", "tpu-vm", "create"]]
+    assert "--spot" in create[0]
+    copied = [pathlib.Path(word) for word in create[2] if word.startswith("/")]
+    assert len(copied) > 3
+    assert all(path.exists() for path in copied)
+    for action, workers, more in (("run", "all", ["--distributed"]), ("sweep", "0", [])):
+        (line,) = dry("tpu.sh", action, *RUN).splitlines()
+        words = shlex.split(line)
+        assert f"--worker={workers}" in words
+        (command,) = [word.partition("=")[2] for word in words if word.startswith("--command=")]
+        assert "nohup" in command
+        ours = shlex.split(command.split("nohup ")[1].split("</dev/null")[0])
+        assert ours == [".venv/bin/kstore", action, *RUN, *more]
+    assert "delete" in dry("tpu.sh", "delete")
+    assert launch("tpu.sh", "--dry-run", "destroy").returncode == 2
+
+
+def test_a_writer_is_started_by_vllm():
+    assert shlex.split(dry("writer.sh", "some/model"))[:3] == ["vllm", "serve", "some/model"]

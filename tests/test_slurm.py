@@ -1,0 +1,188 @@
+"""The SLURM script for real: a cluster of one node, this machine, that lives for the test."""
+
+import contextlib
+import getpass
+import json
+import os
+import pathlib
+import shutil
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.lab.conftest import CONFIG
+
+LAUNCH = pathlib.Path(__file__).parents[1] / "launch"
+PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "scontrol", "sinfo", "scancel")
+PATH = f"{os.environ['PATH']}:/usr/sbin:/sbin"
+MISSING = [name for name in PROGRAMS if not shutil.which(name, path=PATH)]
+PATIENCE = 600  # seconds
+STEPS = 1000
+STOPPED = "kstore: stopped; the same command goes on from here"
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(bool(MISSING), reason=f"SLURM is not installed: no {', '.join(MISSING)}"),
+    pytest.mark.skipif(os.geteuid() != 0, reason="slurmd has to be started by root"),
+]
+
+CONFIGURATION = """
+ClusterName=kstore
+SlurmctldHost={host}(127.0.0.1)
+SlurmctldPort={ports[0]}
+SlurmdPort={ports[1]}
+SlurmUser={user}
+AuthType=auth/munge
+AuthInfo=socket={folder}/munge.socket,cred_expire=5
+StateSaveLocation={folder}/state
+SlurmdSpoolDir={folder}/spool
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdPidFile={folder}/slurmd.pid
+SlurmctldLogFile={folder}/slurmctld.log
+SlurmdLogFile={folder}/slurmd.log
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+JobAcctGatherType=jobacct_gather/none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_CPU
+MpiDefault=none
+SlurmdParameters=config_overrides
+KillWait=60
+JobRequeue=1
+ReturnToService=2
+NodeName={host} NodeAddr=127.0.0.1 CPUs=2
+PartitionName=all Nodes={host} Default=YES State=UP
+"""
+
+
+def free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+
+
+def wait_until(true, what: str, seconds: float = PATIENCE) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, f"waited in vain: {what}"
+        time.sleep(0.2)
+
+
+@pytest.fixture
+def cluster(tmp_path):
+    """The environment in which SLURM's commands speak to a cluster of this machine's own."""
+    folder = tmp_path / "slurm"
+    for name in ("", "state", "spool"):
+        (folder / name).mkdir()
+    (folder / "munge.key").write_bytes(os.urandom(1024))
+    (folder / "munge.key").chmod(0o600)
+    host = socket.gethostname().split(".")[0]
+    settings = dict(folder=folder, host=host, ports=free_ports(2), user=getpass.getuser())
+    (folder / "slurm.conf").write_text(CONFIGURATION.format(**settings))
+    (folder / "cgroup.conf").write_text("IgnoreSystemd=yes\n")
+    environment = {**os.environ, "PATH": PATH, "SLURM_CONF": str(folder / "slurm.conf")}
+    files = {"key-file": "munge.key", "socket": "munge.socket", "pid-file": "munge.pid"}
+    files |= {"log-file": "munge.log", "seed-file": "munge.seed"}
+    commands = [
+        ["munged", "--foreground", "--force", *(f"--{k}={folder / v}" for k, v in files.items())],
+        ["slurmctld", "-D", "-c"],
+        ["slurmd", "-D", "-N", host],
+    ]
+    daemons = []
+    with (folder / "daemons.log").open("w") as log:
+        for command in commands:
+            daemons.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log))
+            if command[0] == "munged":
+                wait_until((folder / "munge.socket").exists, "munged", 30)
+
+    def idle() -> bool:
+        told = subprocess.run(
+            ["sinfo", "-h", "-o", "%t"],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return told.stdout.strip() == "idle"
+
+    try:
+        wait_until(idle, f"an idle node; see {folder}", 60)
+        yield environment
+    finally:
+        subprocess.run(["scancel", "--user", getpass.getuser()], env=environment, check=False)
+        for daemon in reversed(daemons):
+            daemon.terminate()
+            daemon.wait(60)
+
+
+def states(environment: dict, job: str) -> dict[str, dict]:
+    """What SLURM knows of the tasks of an array, by their index."""
+    told = subprocess.run(
+        ["scontrol", "show", "job", "-o", job],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    tasks = [
+        dict(word.split("=", 1) for word in line.split() if "=" in word)
+        for line in told.splitlines()
+    ]
+    return {task["ArrayTaskId"]: task for task in tasks if "-" not in task.get("ArrayTaskId", "-")}
+
+
+def test_a_sweep_as_an_array_with_a_task_killed_and_requeued_is_completed(cluster, tmp_path):
+    config, workdir = tmp_path / "tiny.py", tmp_path / "run"
+    config.write_text(CONFIG)
+    kstore = tmp_path / "kstore"
+    root = LAUNCH.parent
+    kstore.write_text(
+        f'#!/bin/sh\nPYTHONPATH={root} exec {sys.executable} -m kstore_jax.cli "$@"\n'
+    )
+    kstore.chmod(0o755)
+    argv = ["--tasks=2", f"--config={config}", f"--workdir={workdir}", "--workers=1"]
+    argv += [f"--config.pretrain.steps={STEPS}", "--config.pretrain.checkpoint_every=20"]
+    environment = {**cluster, "KSTORE": str(kstore), "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    submitted = subprocess.run(
+        [LAUNCH / "slurm.sh", *argv], env=environment, capture_output=True, text=True, check=True
+    )
+    job = submitted.stdout.strip()
+    assert job.isdecimal()
+
+    def checkpoints() -> list[pathlib.Path]:
+        found = workdir.glob("stages/pretrain-*/checkpoints/*")
+        return [path for path in found if path.name.isdecimal()]
+
+    def restarted(task: int) -> None:
+        log = pathlib.Path(f"{workdir}.slurm-{job}_{task}.log")
+        wait_until(lambda: log.exists() and STOPPED in log.read_text(), "a checkpoint")
+        wait_until(lambda: states(cluster, job)[str(task)]["Restarts"] == "1", "a restart")
+
+    wait_until(lambda: len({path.parent for path in checkpoints()}) == 2, "both tasks to train")
+    # one as at the end of its time, and one as where somebody more important comes
+    subprocess.run(["scancel", "--batch", "--signal=TERM", f"{job}_1"], env=cluster, check=True)
+    restarted(1)
+    subprocess.run(["scontrol", "requeue", f"{job}_0"], env=cluster, check=True)
+    restarted(0)
+    wait_until((workdir / "results.json").exists, "the results")
+
+    def over() -> bool:
+        return all(task["JobState"] == "COMPLETED" for task in states(cluster, job).values())
+
+    wait_until(over, "the array to end", 120)
+    tasks = states(cluster, job)
+    assert sorted(tasks) == ["0", "1"]
+    assert [tasks[index]["Restarts"] for index in "01"] == ["1", "1"]
+    found = json.loads((workdir / "results.json").read_text())["rows"]
+    assert [row["dataset"] for row in found] == ["single", "multi2+permute"]
+    assert (workdir / "report.html").exists()
+    for folder in workdir.glob("stages/pretrain-*"):
+        attempts = list(folder.glob("provenance-*.json"))
+        assert len(attempts) == 2  # the second went on from the checkpoint of the first
+        told = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        assert [line["step"] for line in told] == list(range(1, STEPS + 1))
