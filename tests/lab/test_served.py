@@ -33,6 +33,7 @@ def pretrained(workdir: pathlib.Path) -> pathlib.Path:
     config.world.people = 20
     config.data.variant = "single"
     config.model.update(layers=1, heads=2, width=16, dtype="float32", attention="dense")
+    config.finetune.embedding_rank = 4
     config.pretrain.update(steps=4, batch=4, window=64, warmup=0)
     (row,) = parse_rows(config)
     lab = Lab(row, Cache(workdir / "stages"))
