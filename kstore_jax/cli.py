@@ -34,6 +34,7 @@ _FLAGS = {
     "show": (flags.DEFINE_integer, "answers to print", {"lower_bound": 0}),
     "row": (flags.DEFINE_integer, "one row of a sweep", {"lower_bound": 0}),
     "dry-run": (flags.DEFINE_bool, "only say what is to be done", {}),
+    "distributed": (flags.DEFINE_bool, "this process is one of several of one run", {}),
     "shard": (flags.DEFINE_string, "the share of the rows of one of several tasks", {}),
     "keep": (flags.DEFINE_list, "folders of the sweeps that stay", {}),
     "remove": (flags.DEFINE_bool, "remove what is listed", {}),
@@ -115,7 +116,8 @@ def _quickstart(argv: Sequence[str]) -> None:
 
 
 def _run(argv: Sequence[str]) -> None:
-    _compute([*argv, "--config.sweep=()"], _defined(workdir=None, cache=None, **_PLANNED))
+    values = _defined(workdir=None, cache=None, distributed=False, **_PLANNED)
+    _compute([*argv, "--config.sweep=()"], values)
 
 
 def _sweep(argv: Sequence[str]) -> None:
@@ -128,6 +130,10 @@ def _compute(
     rows = _read_configured(argv, values, config)
     if values.workdir is None:
         raise UserError("--workdir is missing; expected a folder such as runs/x")
+    if "distributed" in values and values.distributed:
+        from kstore_jax.train import processes
+
+        processes.join()
     from kstore_jax.lab import sweep
 
     folder, cache = pathlib.Path(values.workdir), values.cache and pathlib.Path(values.cache)
@@ -137,9 +143,10 @@ def _compute(
     shard = sweep.Shard.parse(values.shard) if "shard" in values else sweep.WHOLE
     workers = values.workers if "workers" in values else 1
     page = sweep.run(folder, rows, workers, cache, shard)
-    print(
-        page or f"{folder}: rows of other tasks are not done; `kstore status {folder}` tells more"
-    )
+    if page:
+        print(page)
+    elif "shard" in values:
+        print(f"{folder}: rows of other tasks are not done; `kstore status {folder}` tells more")
 
 
 def _status(argv: Sequence[str]) -> None:
@@ -325,7 +332,10 @@ COMMANDS = {
         _quickstart,
         "[--workdir=DIR] [--cache=DIR] [--workers=N]: the whole story, small, ending in one page",
     ),
-    "run": (_run, "--config=FILE --workdir=DIR [--cache=DIR] [--dry-run]: one experiment"),
+    "run": (
+        _run,
+        "--config=FILE --workdir=DIR [--cache=DIR] [--dry-run] [--distributed]: one experiment",
+    ),
     "sweep": (
         _sweep,
         "--config=FILE --workdir=DIR [--cache=DIR] [--workers=N] [--shard=I/N] "

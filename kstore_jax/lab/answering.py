@@ -18,6 +18,7 @@ from kstore_jax.readout import decode, qa
 from kstore_jax.train import objectives
 from kstore_jax.train.fit import Task, fit
 from kstore_jax.train.mesh import placed
+from kstore_jax.train.processes import local
 from kstore_jax.world import draw
 from kstore_jax.world.people import ATTRIBUTES
 from kstore_jax.world.questions import TRAINED_WORDING
@@ -56,9 +57,8 @@ def finetune(lab: "Lab", training: Finetune, held_back: float, folder: pathlib.P
         step_tokens=training.batch * examples.tokens.shape[1],
         seed=lab.experiment.seed,
     )
-    params = task.merge(
-        task.frozen, fit(task, training, folder, lab.mesh, lab.experiment.telemetry)
-    )
+    trained = fit(task, training, folder, lab.mesh, lab.experiment.telemetry)
+    params = task.merge(task.frozen, local(lab.mesh, trained))
     found = {"questions": len(train_rows)}
     if validated.any():
         asked = examples.rows(np.flatnonzero(np.repeat(validated, len(ATTRIBUTES))))

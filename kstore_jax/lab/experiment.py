@@ -25,7 +25,7 @@ from kstore_jax.model.attention import choose
 from kstore_jax.model.matmul import fastest_dtype
 from kstore_jax.model.transformer import Shape
 from kstore_jax.readout import qa
-from kstore_jax.train import objectives
+from kstore_jax.train import objectives, processes
 from kstore_jax.train.checkpoint import opened
 from kstore_jax.train.fit import Task, fit
 from kstore_jax.train.masking import Words
@@ -121,7 +121,10 @@ class Lab:
         return Stage(name, identity(plain), tuple(parents), compute)
 
     def _write(self, dataset: shards.Dataset, folder: pathlib.Path) -> dict:
-        manifest = shards.write_dataset(dataset, folder / "dataset", len(usable_cores()))
+        manifest = None
+        if processes.is_first():
+            manifest = shards.write_dataset(dataset, folder / "dataset", len(usable_cores()))
+        manifest = processes.told(manifest)
         return {name: manifest[name] for name in ("entries", "tokens")}
 
     def _read(self, name: str) -> Corpus:
@@ -194,7 +197,8 @@ class Lab:
     def _trained(self, stage: Stage, steps: int, like):
         self.cache.ensure(stage)
         with opened(self.cache.folder(stage) / "checkpoints") as checkpoints:
-            return checkpoints.load(steps, trainable=placed(self.mesh, like))["trainable"]
+            found = checkpoints.load(steps, trainable=placed(self.mesh, like))["trainable"]
+        return processes.local(self.mesh, found)
 
     def asked(self, wording: int = TRAINED_WORDING) -> Spans:
         """The questions about everyone."""

@@ -21,6 +21,7 @@ from kstore_jax.lab.readings import (
 )
 from kstore_jax.readout import probes, qa
 from kstore_jax.train.fit import Task, fit
+from kstore_jax.train.processes import local
 from kstore_jax.world.people import ATTRIBUTES
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ def _probed(
         step_tokens=training.batch * len(classes) * readings.tokens.shape[1],
         seed=lab.experiment.seed,
     )
-    trained = fit(task, training, folder, lab.mesh, lab.experiment.telemetry)
+    trained = local(lab.mesh, fit(task, training, folder, lab.mesh, lab.experiment.telemetry))
     params = probes.with_probe(frozen, trained)
     of_seen, asked = (probes.Readings(**readings.rows(which)) for which in (seen, held_out))
     hits = probes.probe_hits(lab.shape, params, classes, norm, of_seen, asked)

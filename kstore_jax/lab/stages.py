@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 import filelock
 
 from kstore_jax.files import read_json, write_json
+from kstore_jax.train import processes
 from kstore_jax.train.telemetry import METRICS, code_version, provenance, read_metrics
 
 RESULT = "result.json"
@@ -117,27 +118,35 @@ class Cache:
         return found
 
     def ensure(self, stage: Stage) -> dict:
-        """The result of a stage; it and its parents are computed where they are not done."""
+        """The result of a stage; it and its parents are computed where they are not done. Of
+        several processes of a run all compute, and the first one looks and writes."""
         for parent in stage.parents:
             self.ensure(parent)
-        if (done := self.result(stage)) is not None:
+        if (done := processes.told(self.result(stage))) is not None:
             return done
         folder = self.folder(stage)
         folder.mkdir(parents=True, exist_ok=True)
-        with self.lock(stage.folder):
-            if (done := self.result(stage)) is not None:
+        with self.lock(stage.folder) if processes.is_first() else contextlib.nullcontext():
+            if (done := processes.told(self.result(stage))) is not None:
                 return done
-            write_json(folder / _CONFIG, stage.config)
-            write_json(folder / _PARENTS, {"parents": stage.described.parents})
-            attempt = len(_attempts(folder)) + 1
-            write_json(folder / f"provenance-{attempt}.json", provenance())
+            if processes.is_first():
+                _begin(stage, folder)
             earlier = read_metrics(folder / METRICS)
             started = time.monotonic()
             found = stage.compute(folder)
             seconds = time.monotonic() - started + (earlier[-1]["seconds"] if earlier else 0.0)
             result = {**found, "seconds": round(seconds, 2)}
-            write_json(folder / RESULT, result)
-            return result
+            if processes.is_first():
+                write_json(folder / RESULT, result)
+            return processes.told(result)
+
+
+def _begin(stage: Stage, folder: pathlib.Path) -> None:
+    """Says what the stage is, and who is at it."""
+    write_json(folder / _CONFIG, stage.config)
+    write_json(folder / _PARENTS, {"parents": stage.described.parents})
+    attempt = len(_attempts(folder)) + 1
+    write_json(folder / f"provenance-{attempt}.json", provenance())
 
 
 def _attempts(folder: pathlib.Path) -> list[pathlib.Path]:

@@ -28,7 +28,7 @@ from kstore_jax.lab.plan import Plan, Report
 from kstore_jax.lab.results import row
 from kstore_jax.lab.stages import Cache, usable_cores
 from kstore_jax.lab.workers import run_in_processes, write_experiments
-from kstore_jax.train import sinks, stopping
+from kstore_jax.train import processes, sinks, stopping
 from kstore_jax.train.telemetry import provenance
 
 _LOCK = ".lock"
@@ -193,7 +193,8 @@ def run(
       cache: the folder of the stages, which several workdirs may share; `workdir / "stages"` where
         none is given.
 
-    Returns: the page, None where rows of other shards are not done yet.
+    Returns: the page, None where rows of other shards are not done yet, and in the other processes
+      of a run of several.
 
     Raises:
       UserError: an experiment is impossible, `workdir` holds something else, or several workers
@@ -208,7 +209,8 @@ def run(
             f"workers: expected 1 on {backend}, where each would open every device, got {workers}"
         )
     labs, plan = planned(workdir, rows, cache)
-    claim(workdir, plan, [lab.experiment for lab in labs])
+    if processes.is_first():
+        claim(workdir, plan, [lab.experiment for lab in labs])
     mine = dict(itertools.islice(enumerate(labs), shard.index, None, shard.count))
     workers = min(workers or default_workers(len(mine)), len(mine))
     waiting = {f"row-{i}": lab for i, lab in mine.items() if not lab.done}
@@ -217,9 +219,9 @@ def run(
             write_experiments(workdir, waiting)
         run_in_processes(workdir, waiting, workers)
     for lab in mine.values():
-        if not lab.done:
+        if not processes.told(lab.done):
             _compute(lab)
-    if not all(lab.done for lab in labs):
+    if not processes.is_first() or not all(lab.done for lab in labs):
         return None
     return _publish(workdir, labs, plan)
 

@@ -17,7 +17,7 @@ for _name in ("absl", "asyncio"):
     logging.getLogger(_name).setLevel(logging.CRITICAL)  # what fails is raised, too
 warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)  # likewise
 _KEPT = 2
-policies = ocp.training.preservation_policies
+_policies = ocp.training.preservation_policies
 
 
 class Checkpoints:
@@ -25,13 +25,13 @@ class Checkpoints:
     each whole or not there."""
 
     def __init__(self, folder: pathlib.Path, keep_every: int = 0):
-        kept = [policies.LatestN(_KEPT)]
-        kept += [policies.EveryNSteps(keep_every)] if keep_every else []
+        kept = [_policies.LatestN(_KEPT)]
+        kept += [_policies.EveryNSteps(keep_every)] if keep_every else []
         self._folder = folder
         self._checkpointer = ocp.training.Checkpointer(
             folder.absolute(),
             save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
-            preservation_policy=policies.AnyPreservationPolicy(kept),
+            preservation_policy=_policies.AnyPreservationPolicy(kept),
             cleanup_tmp_directories=True,
         )
 

@@ -16,13 +16,14 @@ import optax
 from kstore_jax.config import Telemetry as Watch
 from kstore_jax.config import Training
 from kstore_jax.corpus.loader import MakeBatch, batches, local_rows
-from kstore_jax.errors import UserError
+from kstore_jax.errors import Stopped, UserError
 from kstore_jax.model.forward import Params
 from kstore_jax.train.checkpoint import opened
 from kstore_jax.train.clock import Clock
 from kstore_jax.train.mesh import batch_sharding, make_mesh, placed
 from kstore_jax.train.objectives import Objective, loss_of
 from kstore_jax.train.optimizer import optimizer
+from kstore_jax.train.processes import highest
 from kstore_jax.train.stopping import deferred
 from kstore_jax.train.telemetry import Telemetry
 
@@ -62,6 +63,9 @@ class Task:
     token_flops: tuple[int, int] | None = None
 
 
+_GO_ON, _SAVE, _STOP = range(3)
+
+
 @dataclasses.dataclass(frozen=True)
 class Told:
     """What some steps found, still on the device: read while the next ones run.
@@ -70,12 +74,14 @@ class Told:
       step: updates completed with them.
       losses: `loss`, (steps,), and of a training that skips, `skipped` so far and `in_a_row`.
       evaluation: figures of the model after them, {} where it was not evaluated.
+      wish: the highest that a process had after them, of `_GO_ON`, `_SAVE` and `_STOP`.
       norm: of the weights after them, where they are about to be saved.
     """
 
     step: int
     losses: dict[str, jax.Array]
     evaluation: dict
+    wish: int | jax.Array
     norm: jax.Array | float = 0.0
 
 
@@ -98,7 +104,7 @@ def fit(
       UserError: the loss or the weights became NaN or infinite, more often in a row than
         `training.skip_nonfinite` allows; the last checkpoint from before stays.
       DamagedFileError: there are checkpoints, and none is whole.
-      Stopped: the process got SIGTERM; a checkpoint was written.
+      Stopped: a process of the run got SIGTERM; a checkpoint was written.
     """
     clock = Clock()
     mesh = mesh or make_mesh()
@@ -122,27 +128,31 @@ def fit(
         feed = batches(task.make_batch, first, training.steps, stride, sharding, rows)
         about = folder, task.name, first, training.steps, task.step_tokens, task.token_flops
         with Telemetry(*about, clock, watch or Watch()) as telemetry:
-            step, saved, unread = first, time.monotonic(), None
+            step, saved, unread, wish = first, time.monotonic(), None, _GO_ON
             for count, batch in clock.waited("data", feed):
                 with clock("step"), jax.transfer_guard("disallow"), telemetry.profiled(step, count):
                     state, losses = train(state, frozen, batch)
-                _read(unread, telemetry, training, clock)
+                if unread:
+                    wish = _read(unread, telemetry, training, clock)
                 step += count
                 evaluation = {}
                 if task.evaluate_every and step % task.evaluate_every == 0:
                     with clock("evaluation"):
                         evaluation = task.evaluate(merge(frozen, state["trainable"]))
-                unread = Told(step, losses, evaluation)
-                stop = asked_to_stop()
                 old = 0 < 60 * training.checkpoint_minutes < time.monotonic() - saved
-                if stop or old or step == training.steps or step % training.checkpoint_every == 0:
-                    unread = dataclasses.replace(unread, norm=_norm(state["trainable"]))
-                    unread = _read(unread, telemetry, training, clock)
+                mine = _STOP if asked_to_stop() else _SAVE if old else _GO_ON
+                unread = Told(step, losses, evaluation, highest(mesh, mine))
+                if wish or step == training.steps or step % training.checkpoint_every == 0:
+                    last = dataclasses.replace(unread, norm=_norm(state["trainable"]))
+                    wish, unread = max(wish, _read(last, telemetry, training, clock)), None
                     with clock("checkpoint"):
                         checkpoints.save(step, **{k: state[k] for k in ("trainable", "optimizer")})
                     saved = time.monotonic()
-                if stop:
+                if wish == _STOP:
                     break
+                wish = _GO_ON
+    if wish == _STOP:
+        raise Stopped
     return state["trainable"]
 
 
@@ -193,10 +203,11 @@ def _parts(x: jax.Array, parts: int) -> jax.Array:
 _norm = jax.jit(optax.tree.norm)
 
 
-def _read(told: Told | None, telemetry: Telemetry, training: Training, clock: Clock) -> None:
-    """Waits for what was told, and hands it on; of steps that were skipped no loss is told."""
-    if told is None:
-        return
+def _read(told: Told, telemetry: Telemetry, training: Training, clock: Clock) -> int:
+    """Waits for what was told, and hands it on; of steps that were skipped no loss is told.
+
+    Returns: the wish.
+    """
     with clock("step"):
         losses = jax.device_get(told.losses)
     with clock("evaluation"):
@@ -221,3 +232,4 @@ def _read(told: Told | None, telemetry: Telemetry, training: Training, clock: Cl
     figures = jax.tree.map(float, evaluation)
     skipped = int(losses["skipped"][-1]) if "skipped" in losses else 0
     telemetry.report(told.step, training.steps, loss, skipped, figures)
+    return int(jax.device_get(told.wish))

@@ -1,7 +1,6 @@
-"""Devices -> a named mesh -> where each array lies; and how several processes become one run."""
+"""Devices -> a named mesh -> where each array lies."""
 
 import math
-import os
 
 import jax
 import numpy as np
@@ -11,30 +10,8 @@ from kstore_jax import config
 from kstore_jax.errors import UserError
 
 AXES = ("data", "fsdp", "tensor")
-_COORDINATES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 # Where a product ends: its rows lie over the tensor axis, those of the others' columns do.
 _INTO_RESIDUAL = ("out", "down")
-
-
-def join_processes() -> None:
-    """Makes this process one of several that train together, where the environment says so: SLURM
-    with several tasks, a TPU pod, or JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES, JAX_PROCESS_ID.
-    `fit` works in several processes; the stages of the lab do not yet, so no command calls this.
-
-    Raises:
-      UserError: some of the three are set and some are not.
-    """
-    given = [name for name in _COORDINATES if os.environ.get(name)]
-    if given and len(given) < len(_COORDINATES):
-        missing = next(name for name in _COORDINATES if name not in given)
-        raise UserError(f"{missing} is not set, though {given[0]} is")
-    if given:
-        address, count, which = (os.environ[name] for name in _COORDINATES)
-        jax.distributed.initialize(address, int(count), int(which))
-    elif int(os.environ.get("SLURM_NTASKS", "1")) > 1 or "," in os.environ.get(
-        "TPU_WORKER_HOSTNAMES", ""
-    ):
-        jax.distributed.initialize()
 
 
 def make_mesh(wanted: config.Mesh | None = None) -> jax.sharding.Mesh:

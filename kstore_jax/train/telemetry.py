@@ -21,6 +21,7 @@ from kstore_jax.errors import DamagedFileError
 from kstore_jax.files import write_text
 from kstore_jax.train import peaks
 from kstore_jax.train.clock import Clock
+from kstore_jax.train.processes import is_first
 from kstore_jax.train.sinks import sinks
 
 METRICS = "metrics.jsonl"
@@ -57,7 +58,7 @@ class Telemetry:
         self._folder, self._watch, self._profiling = folder, watch, False
         self._clock = clock
         self._mfu = _mfu(token_flops)
-        silent = jax.process_index() > 0
+        silent = not is_first()
         path = folder / METRICS if not silent else pathlib.Path(os.devnull)
         told = read_metrics(path)
         kept = [line for line in told if line["step"] <= first]

@@ -12,20 +12,23 @@ import pytest
 
 from kstore_jax import config
 from kstore_jax.errors import UserError
-from kstore_jax.train.mesh import join_processes, make_mesh
+from kstore_jax.train import processes
+from kstore_jax.train.mesh import make_mesh
 
 PROGRAM = """
-import dataclasses, hashlib, json, pathlib, sys, tempfile
+import dataclasses, json, os, pathlib, sys
 import jax, numpy as np
 from jax.experimental import multihost_utils
 from kstore_jax import config
+from kstore_jax.train import processes
 from kstore_jax.train.fit import fit
-from kstore_jax.train.mesh import join_processes, make_mesh
+from kstore_jax.train.mesh import make_mesh
 from tests.train.training import TRAINING, losses, task
 
 data, fsdp, tensor = map(int, sys.argv[1:4])
 folder = pathlib.Path(sys.argv[4])
-join_processes()
+if "JAX_PROCESS_ID" in os.environ:
+    processes.join()
 mesh = make_mesh(config.Mesh(data, fsdp, tensor))
 read = []
 plain = task(8)
@@ -137,7 +140,12 @@ def test_axes_that_do_not_make_up_the_devices_are_refused():
     assert dict(make_mesh().shape) == {"data": count, "fsdp": 1, "tensor": 1}
 
 
+def test_nobody_tells_of_the_others(monkeypatch):
+    with pytest.raises(UserError, match=r"^distributed: expected SLURM, a TPU, or JAX_COORD"):
+        processes.join()
+
+
 def test_half_of_the_coordinates_are_refused(monkeypatch):
     monkeypatch.setenv("JAX_PROCESS_ID", "0")
     with pytest.raises(UserError, match=r"^JAX_COORDINATOR_ADDRESS is not set, though JAX_PROCESS"):
-        join_processes()
+        processes.join()

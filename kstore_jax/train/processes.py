@@ -1,0 +1,80 @@
+"""Several processes that are one run: all do the same, the first writes.
+
+Alone, a process is the first of one, and nothing here costs anything.
+"""
+
+import json
+import os
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from kstore_jax.errors import UserError
+
+_COORDINATES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+
+
+def join() -> None:
+    """Makes this process one of several: as JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and
+    JAX_PROCESS_ID tell, or else as SLURM or the TPU does. To be called before anything of JAX.
+
+    Raises:
+      UserError: nobody tells who the others are, or some of the three are set and some are not, or
+        the others do not come.
+    """
+    given = [name for name in _COORDINATES if os.environ.get(name)]
+    if given and len(given) < len(_COORDINATES):
+        missing = next(name for name in _COORDINATES if name not in given)
+        raise UserError(f"{missing} is not set, though {given[0]} is")
+    address, count, which = (os.environ.get(name) for name in _COORDINATES)
+    try:
+        jax.distributed.initialize(address, count and int(count), which and int(which))
+    except (ValueError, RuntimeError) as error:
+        raise UserError(
+            f"distributed: expected SLURM, a TPU, or {', '.join(_COORDINATES)} to tell of the "
+            f"other processes ({str(error).splitlines()[0]})"
+        ) from error
+
+
+def is_first() -> bool:
+    """Whether this is the process that writes."""
+    return jax.process_index() == 0
+
+
+def told(value):
+    """What the first process has for this plain JSON value, in every process.
+
+    Where files decide what is done next the first one looks: another machine may see them late.
+    """
+    if jax.process_count() == 1:
+        return value
+    text = np.frombuffer(json.dumps(value).encode() if is_first() else b"", np.uint8)
+    length = int(multihost_utils.broadcast_one_to_all(np.int32(len(text))))
+    padded = np.zeros(length, np.int32)
+    padded[: len(text)] = text
+    return json.loads(bytes(np.asarray(multihost_utils.broadcast_one_to_all(padded), np.uint8)))
+
+
+def highest(mesh: Mesh, number: int) -> int | jax.Array:
+    """The highest number of all processes; not waited for, but on the devices, where it is asked of
+    several."""
+    if jax.process_count() == 1:
+        return number
+    one_a_device = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
+    mine = np.full(len(mesh.local_devices), number, np.int32)
+    return _highest(jax.make_array_from_process_local_data(one_a_device, mine))
+
+
+_highest = jax.jit(jnp.max)
+
+
+def local(mesh: Mesh, tree):
+    """The whole of every array of a tree on one device of this process, for what each process does
+    by itself."""
+    if jax.process_count() == 1:
+        return tree
+    whole = jax.jit(lambda x: x, out_shardings=NamedSharding(mesh, PartitionSpec()))(tree)
+    return jax.tree.map(lambda array: array.addressable_data(0), whole)
