@@ -130,10 +130,6 @@ def _compute(
     rows = _read_configured(argv, values, config)
     if values.workdir is None:
         raise UserError("--workdir is missing; expected a folder such as runs/x")
-    if "distributed" in values and values.distributed:
-        from kstore_jax.train import processes
-
-        processes.join()
     from kstore_jax.lab import sweep
 
     folder, cache = pathlib.Path(values.workdir), values.cache and pathlib.Path(values.cache)
@@ -142,7 +138,8 @@ def _compute(
         return
     shard = sweep.Shard.parse(values.shard) if "shard" in values else sweep.WHOLE
     workers = values.workers if "workers" in values else 1
-    page = sweep.run(folder, rows, workers, cache, shard)
+    distributed = "distributed" in values and values.distributed
+    page = sweep.run(folder, rows, workers, cache, shard, distributed)
     if page:
         print(page)
     elif "shard" in values:

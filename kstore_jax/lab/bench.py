@@ -119,7 +119,7 @@ def train(experiment: Experiment) -> dict[str, float | int | str]:
     `flops_per_token`; `peak_flops_per_s` of all devices; `peak_memory_bytes`: of the fullest
     device, or of the process where devices do not tell, as CPUs do not; and what was measured.
     """
-    with _described(experiment) as lab:
+    with described(experiment) as lab:
         training, shape = experiment.pretrain, lab.shape
         objective = lab.objective
     steps = TrainingSteps(shape, training, objective)
@@ -164,7 +164,7 @@ def step_seconds(experiment: Experiment) -> float:
     On a CPU, where a step of the paper's takes minutes, as many rows of the batch are tried as take
     about a second, and the rest is taken to be as slow.
     """
-    with _described(experiment) as lab:
+    with described(experiment) as lab:
         shape, objective = lab.shape, lab.objective
 
     def tried(**fields: int) -> float:
@@ -181,7 +181,7 @@ def step_seconds(experiment: Experiment) -> float:
 
 
 @contextlib.contextmanager
-def _described(experiment: Experiment) -> Iterator[Lab]:
+def described(experiment: Experiment) -> Iterator[Lab]:
     """The stages of a configuration, over a cache that is gone afterwards."""
     with tempfile.TemporaryDirectory() as folder:
         yield Lab(with_dtype(experiment), Cache(pathlib.Path(folder)))
@@ -189,7 +189,7 @@ def _described(experiment: Experiment) -> Iterator[Lab]:
 
 def qa(experiment: Experiment) -> dict[str, float | int | str]:
     """Questions answered a second, by an untrained model, which takes as long as a trained one."""
-    with _described(experiment) as lab:
+    with described(experiment) as lab:
         shape, columns = lab.shape, vars(lab.asked())
     params = forward.init(shape, jax.random.key(0))
     asked = Spans(**{name: column[:_QUESTIONS] for name, column in columns.items()})

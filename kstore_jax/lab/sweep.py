@@ -185,6 +185,7 @@ def run(
     workers: int | None = None,
     cache: pathlib.Path | None = None,
     shard: Shard = WHOLE,
+    distributed: bool = False,
 ) -> pathlib.Path | None:
     """Computes every row of `shard` that is not done, `workers` at a time (`default_workers` where
     that is None); the process that finds all rows done writes `results.json` and the page.
@@ -192,6 +193,7 @@ def run(
     Args:
       cache: the folder of the stages, which several workdirs may share; `workdir / "stages"` where
         none is given.
+      distributed: whether this process is one of several that are at this together, which it joins.
 
     Returns: the page, None where rows of other shards are not done yet, and in the other processes
       of a run of several.
@@ -203,6 +205,8 @@ def run(
       Stopped: the process got SIGTERM; the trainings under way wrote a checkpoint.
     """
     stopping.listen()
+    if distributed:
+        processes.join()
     backend = jax.default_backend()
     if workers is not None and workers > 1 and backend != "cpu":
         raise UserError(

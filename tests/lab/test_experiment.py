@@ -36,7 +36,7 @@ class Caught(Exception):
 def trained_by(lab, monkeypatch, tmp_path):
     """`(stage) -> Task`: what that stage would train."""
 
-    def stopped(task, training, folder, mesh):
+    def stopped(task, *_):
         raise Caught(task)
 
     def task(name: str):
@@ -250,7 +250,7 @@ def test_of_a_grid_the_row_that_answers_most_about_the_held_back_is_asked(lab, o
 
 
 def test_people_held_back_are_of_p_train_and_enter_no_batch(lab, own_cache, monkeypatch, tmp_path):
-    def stopped(task, training, folder, mesh):
+    def stopped(task, *_):
         raise Caught(task)
 
     monkeypatch.setattr(answering, "fit", stopped)
