@@ -8,9 +8,11 @@ import jax
 import optax
 import pytest
 
+from benchmarks import directions
 from benchmarks.rewrite import measure
 from benchmarks.shape import Shape
 from benchmarks.train import DISPATCH, DTYPES, OURS, PEERS, row, training_steps
+from kstore_jax.config import Data, Experiment, Finetune, Model, Pretrain, World
 
 SIZES = ("--layers=1", "--width=16", "--heads=2", "--window=8", "--batch=2", "--vocabulary=32")
 TINY = Shape(layers=1, width=16, heads=2, window=8, batch=2, vocabulary=32)
@@ -79,6 +81,35 @@ def test_the_benchmark_prints_a_row_for_each_competitor():
         (name, dtype) for name in (OURS, *PEERS) for dtype in DTYPES
     }
     assert all(row["tokens_per_s"] > 0 and row["ratio_to_best_peer"] > 0 for row in rows)
+
+
+EXPERIMENT = Experiment(
+    world=World(people=20),
+    data=Data(vocabulary="compact"),
+    model=Model(layers=1, heads=2, width=16, dtype="float32"),
+    pretrain=Pretrain(batch=2, window=64, dispatch=2, checkpoint_every=2),
+    finetune=Finetune(embedding_rank=4),
+)
+
+
+def test_directions_are_compared_in_turn():
+    rows = directions.compare(EXPERIMENT, rounds=1, calls=1)
+    assert [row["name"] for row in rows] == [
+        directions.GPT,
+        directions.BERT,
+        directions.UNGATHERED,
+    ]
+    assert rows[0]["ratio_to_gpt"] == 1.0
+    assert all(row["tokens_per_s"] > 0 for row in rows)
+
+
+def test_logits_of_masked_tokens_alone_are_less_work_than_those_of_every_token():
+    def flops(name):
+        return directions.training_steps(EXPERIMENT, name).compiled.cost_analysis()["flops"]
+
+    every, gpt = flops(directions.UNGATHERED), flops(directions.GPT)
+    assert flops(directions.BERT) < 0.7 * every
+    assert every > 0.95 * gpt
 
 
 def test_the_rate_of_rewriting_counts_answers_and_refusals():

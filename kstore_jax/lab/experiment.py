@@ -173,9 +173,13 @@ class Lab:
         """Of pretraining: the next token, or masked words."""
         if self.mask is None:
             return objectives.next_token(self.shape)
-        bounds = self.vocabulary.word_bounds
-        words = Words(*bounds, end_of_text=self.vocabulary.end_of_text, mask=self.mask)
-        return objectives.masked_words(self.shape, words)
+        return objectives.masked_words(self.shape, self.words)
+
+    @property
+    def words(self) -> Words:
+        """What a bidirectional model masks."""
+        bounds, end = self.vocabulary.word_bounds, self.vocabulary.end_of_text
+        return Words(*bounds, end_of_text=end, mask=self.mask)
 
     @functools.cached_property
     def mesh(self) -> jax.sharding.Mesh:

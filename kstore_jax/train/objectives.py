@@ -66,18 +66,20 @@ def next_token(shape: Shape) -> Objective:
     return objective
 
 
-def masked_words(shape: Shape, words: Words) -> Objective:
+def masked_words(
+    shape: Shape, words: Words, most: Callable[[int], int] = most_masked
+) -> Objective:
     """Mean loss of masked tokens (whole words, Part 3.1, section 7): batch `tokens` (B, L + 1), the
     last of which is the first of another window; `keys` (B,), of what is masked.
 
-    Logits are those of at most `most_masked` tokens a row: six of seven would be thrown away.
+    Logits are those of at most `most(L)` tokens a row: six of seven would be thrown away.
     """
 
     def objective(params, batch):
         tokens = batch["tokens"][:, :-1]
         inputs, masked = mask_words(words, batch["keys"], tokens)
         hidden = hidden_states(shape, params, inputs, batch)
-        positions = jnp.argsort(~masked, axis=1)[:, : most_masked(tokens.shape[1])]
+        positions = jnp.argsort(~masked, axis=1)[:, : most(tokens.shape[1])]
         hidden = at_positions(hidden, positions)
         logits = unembed(shape, params, hidden.reshape(-1, hidden.shape[-1]))
         targets, weights = (jnp.take_along_axis(x, positions, axis=1) for x in (tokens, masked))
