@@ -1,13 +1,15 @@
-"""Celebrities help the people nobody writes about twice (Part 3.1, section 6, Fig. 4).
+"""Celebrities help the people nobody writes about twice (Part 3.1, section 6, Figs. 4, 8, 17-19).
 
 The people have one fixed biography each. In the second row as many celebrities, of whom there are
 five shuffled wordings, are read about beside them; questions about celebrities alone are finetuned,
 and the people are asked about.
 
 Command: `kstore sweep --config=configs/celebrities.py --workdir=runs/celebrities`. Hardware: 2 CPU
-cores. `docs/RESULTS.md` has times and scores. `:paper` has the paper's size and people (not run
-yet; expected from the paper: 9.7 % without celebrities; with them, single+permute1 goes from 4.4 to
-86.8 %).
+cores. `docs/RESULTS.md` has times and scores. `:gpu` has 10,000 people and as many celebrities,
+7e16 FLOP a row, for one GPU; `:paper` 100,000 of both, 2.9e18 FLOP a row, for a node of GPUs.
+Neither was run yet. Expected, from the paper: with celebrities single+permute1 goes from 4.4 to
+86.8 %, single from 9.7 to 63.2 %, single+permute1+fullname from 31.7 to 52.7 %. Biographies that
+another model wrote, and real text in place of celebrities: `rewritten.py`.
 """
 
 from kstore_jax import config as c
@@ -15,20 +17,13 @@ from kstore_jax import recipes
 
 
 def get_config(scale: str = "laptop"):
+    config = recipes.at(scale)
+    share, variants = 0.0, ["single+permute1", "single", "single+permute1+fullname"]
     if scale == "laptop":
-        config = recipes.laptop()
         config.pretrain.steps = 18_000
-        celebrities, share = 500, 0.65
-    elif scale == "paper":
-        config = c.default()
-        config.data.vocabulary = "compact"
-        config.pretrain.dispatch = config.finetune.dispatch = 10
-        celebrities, share = 100_000, 0.0
-    else:
-        raise ValueError(f"scale {scale!r}; expected laptop or paper")
-    config.data.variant = "single"
-    config.sweep = (
-        (("world.celebrities", 0),),
-        (("world.celebrities", celebrities), ("data.celebrity_share", share)),
+        share, variants = 0.65, ["single"]
+    beside = c.zipped(
+        world__celebrities=[0, config.world.people], data__celebrity_share=[0.0, share]
     )
+    config.sweep = c.product(beside, data__variant=variants)
     return config

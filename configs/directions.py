@@ -4,29 +4,41 @@ The same network, people, texts, number of tokens and questions; one reads from 
 tells the next token, the other sees all and tells masked words. It answers a question by as many
 masks as the answer has tokens.
 
-Command: `kstore sweep --config=configs/directions.py --workdir=runs/directions`; other data sets by
-`--config.data.variant=single`, other worlds by `--config.seed=1`. Hardware: 2 CPU cores.
-`docs/RESULTS.md` has times and scores. `:paper` has the paper's size, people and 150,000 steps of
-either (not run yet). Expected, from the paper: GPT answers every attribute of multi5+permute
-(96.6 %); BERT answers birth dates and majors in part, the rest at or near the majority guess,
-although it can tell every masked word of the biographies.
+Command: `kstore sweep --config=configs/directions.py --workdir=runs/directions`; other data sets
+by `--config.data.variant=single`, other worlds by `--config.seed=1`. Hardware: 2 CPU cores.
+`docs/RESULTS.md` has times and scores. `:gpu` has 10,000 people, 1.4e17 FLOP of pretraining a row,
+for one GPU; `:paper` 100,000, 5.5e18 FLOP a row, for a node of GPUs: 16 datasets, of each the GPT,
+the BERT, and two BERTs with questions mixed in. Neither was run yet. Expected, from the paper: GPT
+answers every attribute of multi5+permute (96.6 %); BERT answers birth dates and majors in part,
+the rest at or near the majority guess, although it can tell every masked word of the biographies.
 """
 
 from kstore_jax import config as c
 from kstore_jax import recipes
+from kstore_jax.world.biographies import VARIANT_EXAMPLES
 
 
 def get_config(scale: str = "laptop"):
+    config = recipes.at(scale)
     if scale == "laptop":
-        config = recipes.laptop()
         config.world.people = 300
         config.pretrain.update(steps=24_000, batch=8, learning_rate=2e-3, evaluate_every=1000)
-    elif scale == "paper":
-        config = c.default()
-        config.data.vocabulary = "compact"
-        config.pretrain.update(steps=150_000, learning_rate=3e-4, dispatch=10, evaluate_every=5000)
-        config.finetune.update(dispatch=10)
-    else:
-        raise ValueError(f"scale {scale!r}; expected laptop or paper")
-    config.sweep = c.product(model__direction=["causal", "bidirectional"])
+        config.sweep = c.product(model__direction=["causal", "bidirectional"])
+        return config
+    config.pretrain.steps = config.pretrain.steps * 15 // 8
+    bert = {"model__direction": "bidirectional", "pretrain__learning_rate": 3e-4, "qa__beam": 1}
+    lora = {
+        "finetune__schedule": "linear",
+        "finetune__final": 0.0,
+        "finetune__grid": c.product(rank=[8, 32], embedding_rank=[128, -1]),
+    }
+    mixed = {"finetune__steps": 0, "finetune__grid": ()}
+    config.sweep = c.product(
+        c.chain(
+            c.row("GPT", model__direction="causal"),
+            c.row("BERT", **bert, **lora),
+            *(c.row(f"BERT, QA_r {r}", **bert, **mixed, data__qa_share=r) for r in (0.2, 0.8)),
+        ),
+        data__variant=VARIANT_EXAMPLES,
+    )
     return config

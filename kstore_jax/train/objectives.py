@@ -66,9 +66,7 @@ def next_token(shape: Shape) -> Objective:
     return objective
 
 
-def masked_words(
-    shape: Shape, words: Words, most: Callable[[int], int] = most_masked
-) -> Objective:
+def masked_words(shape: Shape, words: Words, most: Callable[[int], int] = most_masked) -> Objective:
     """Mean loss of masked tokens (whole words, Part 3.1, section 7): batch `tokens` (B, L + 1), the
     last of which is the first of another window; `keys` (B,), of what is masked.
 

@@ -1,0 +1,22 @@
+"""Three pairs of facts that always stay together (Part 3.1, Figs. 6 and 15).
+
+Birth date and city, university and major, company and its city; the pairs come in any order. A
+P-probe is read for each set of facts that was stated before: the second fact of a pair should
+become readable where the first was stated.
+
+Command: `kstore sweep --config=configs/couples.py --workdir=runs/couples`. `laptop` (the default):
+500 people, on 2 CPU cores. `gpu`: 10,000 people, 7e16 FLOP of pretraining a row, on one GPU.
+`paper`: 100,000 people, 2.9e18 FLOP a row, on a node of GPUs. `docs/RESULTS.md` has the times and
+scores that were measured; `gpu` and `paper` were not run yet. Expected, from the paper: the
+accuracy of a pair's second fact jumps once the first is stated; the figures in its diagrams are
+not in its text.
+"""
+
+from kstore_jax import config as c
+from kstore_jax import recipes
+
+
+def get_config(scale: str = "laptop"):
+    config = recipes.at(scale)
+    config.sweep = c.product(data__variant=["couple1", "couple2", "couple5"])
+    return config

@@ -1,0 +1,28 @@
+"""The paper's 16 datasets: what is answered about people held out, and what probes read (Part 3.1,
+Figs. 3 left, 5, 7 and 13 a, c).
+
+One fixed biography a person, or several; sentences in order or shuffled; the full name once or in
+every sentence. Each model is finetuned by LoRA on half of the people, asked about the other half,
+and probed before each fact (P-probing) and at the end of the name (Q-probing).
+
+Command: `kstore sweep --config=configs/datasets.py --workdir=runs/datasets`; on the same
+pretrained models Fig. 13 b, d by `--config.p_probe.embedding_rank=4`, Fig. 16 b by
+`--config.q_probe.embedding_rank=64`, with another `--workdir` and `--cache=runs/datasets/stages`;
+Fig. 3 right (questions mixed in) by `--config.data.qa_share=0.8 --config.finetune.steps=0`.
+
+`laptop` (the default): 500 people, 98 M tokens of pretraining in all, on 2 CPU cores. `gpu`: 10,000
+people, 7e16 FLOP of pretraining a row, on one GPU. `paper`: 100,000 people, 2.9e18 FLOP a row, on a
+node of GPUs. `docs/RESULTS.md` has the times and scores that were measured; `gpu` and `paper` were
+not run yet. Expected, from the paper: a mean of 9.7 % for single, 41.0 % for multi5, 96.6 % for
+multi5+permute, and the first token of every fact readable from the name in the last alone.
+"""
+
+from kstore_jax import config as c
+from kstore_jax import recipes
+from kstore_jax.world.biographies import VARIANT_EXAMPLES
+
+
+def get_config(scale: str = "laptop"):
+    config = recipes.at(scale)
+    config.sweep = c.product(data__variant=VARIANT_EXAMPLES)
+    return config

@@ -1,0 +1,31 @@
+"""How many of the windows should be questions? (Part 3.1, Fig. 10).
+
+Questions about half of the people are mixed into pretraining in several shares (QA_r), and the
+model is asked about the other half as it is. Steps are the same in every row, so that more
+questions mean fewer biographies.
+
+Command: `kstore sweep --config=configs/qa_ratio.py --workdir=runs/qa_ratio`. `laptop` (the
+default): 1000 people, on 2 CPU cores. `gpu`: 10,000 people, 7e16 FLOP a row, on one GPU. `paper`:
+100,000 people, 2.9e18 FLOP a row, on a node of GPUs. `docs/RESULTS.md` has the times and scores
+that were measured; `gpu` and `paper` were not run yet. Expected, from the paper, for shares of
+0.1, 0.2, 0.3, 0.4, 0.6, 0.8 and 0.9: single 24.5, 53.6, 70.5, 77.5, 87.1, 85.7, 81.8 %;
+multi5+permute 96.6, 96.3, 95.9, 96.2, 95.8, 95.2, 93.9 %.
+"""
+
+from kstore_jax import config as c
+from kstore_jax import recipes
+
+VARIANTS = ("single", "single+permute1", "single+permute2", "multi2+permute", "multi5+permute")
+SHARES = (0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 0.9)
+
+
+def get_config(scale: str = "laptop"):
+    config = recipes.at(scale)
+    variants, shares = VARIANTS, SHARES
+    if scale == "laptop":
+        config.world.people = 1000
+        config.pretrain.update(steps=10_000, batch=8)
+        variants, shares = ("single", "multi5+permute"), (0.2, 0.4, 0.6, 0.8)
+    config.finetune.update(steps=0, grid=())
+    config.sweep = c.product(data__variant=variants, data__qa_share=shares)
+    return config

@@ -1,0 +1,44 @@
+"""Biographies that another model wrote (bioR, Part 3.1, Figs. 12, 14, 16 c, d and 17 to 19).
+
+The texts have to be there first. Any server of OpenAI's chat protocol writes them (README,
+"Biographies by another model"); what is written for multi5 serves every row:
+
+    kstore rewrite --config=configs/rewritten.py:SCALE --config.data.variant=multi5 \
+      --server=http://localhost:8000 --model=NAME --out=runs/written
+
+Then `kstore sweep --config=configs/rewritten.py:SCALE --workdir=runs/rewritten`. Rows: six variants
+by the paper's GPT-2 and by a Llama of the same size (on GPT-2's tokens; its own by
+`--config.data.tokenizer=FOLDER/tokenizer.json`); and single and single+fullname beside as many
+celebrities, and with half of the windows from real text, which `--config.data.text=` names
+(`runs/wikibook` here: a folder of .txt or .jsonl files).
+
+`laptop` (the default): 500 people, on 2 CPU cores. `gpu`: 10,000 people, 1.4e17 FLOP of pretraining
+a row, on one GPU. `paper`: 100,000 people, 302M parameters, 150,000 steps, 1.3e19 FLOP a row, on a
+node of GPUs. No row was run yet. Expected, from the paper: single 10.0 % (GPT-2), with celebrities
+76.3 %, with real text 7.3 %; single+fullname 40.9 %, with celebrities 82.2 %, with real text
+27.7 %; multi5 about 93.6 %.
+"""
+
+from kstore_jax import config as c
+from kstore_jax import recipes
+
+VARIANTS = ("single", "single+fullname", "multi3", "multi3+fullname", "multi5", "multi5+fullname")
+
+
+def get_config(scale: str = "laptop"):
+    config = recipes.at(scale)
+    if scale == "paper":
+        config.model.size = "302M"
+    if scale != "laptop":
+        config.pretrain.steps = config.pretrain.steps * 15 // 8
+        config.q_probe.embedding_rank = 32
+    config.data.rewritten = "runs/written"
+    config.data.celebrity_variant = "multi5"
+    celebrities = {"world__celebrities": [config.world.people]}
+    real_text = {"data__text": ["runs/wikibook"]}
+    config.sweep = c.chain(
+        c.product(model__style=["gpt2-rotary", "llama"], data__variant=VARIANTS),
+        c.product(**celebrities, data__variant=VARIANTS[:2]),
+        c.product(**real_text, data__variant=VARIANTS[:2]),
+    )
+    return config

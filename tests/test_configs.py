@@ -1,0 +1,179 @@
+"""Every figure of the paper has a configuration, at three scales; the largest is its protocol."""
+
+import importlib.util
+import pathlib
+import re
+
+import pytest
+
+from kstore_jax.config import Experiment, parse_rows
+
+FOLDER = pathlib.Path(__file__).parents[1] / "configs"
+README = FOLDER.parent / "README.md"
+FILES = sorted(path.stem for path in FOLDER.glob("*.py"))
+SCALES = ("laptop", "gpu", "paper")
+SCALED = [name for name in FILES if name != "quickstart"]
+FIGURES = {  # of Part 3.1, and how many rows the paper has there
+    "datasets": ((3, 5, 7, 13), 16),
+    "mixed": ((1,), 2),
+    "finetuning": ((2, 11), 36 + 1),
+    "celebrities": ((4, 8, 17), 6),
+    "couples": ((6, 15), 3),
+    "directions": ((9,), 16 * 4),
+    "qa_ratio": ((10,), 5 * 7),
+    "rewritten": ((12, 14, 16, 17, 19), 12 + 4),
+}
+
+
+def module(name: str):
+    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
+    found = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(found)
+    return found
+
+
+def rows(name: str, *scale: str) -> list[Experiment]:
+    return parse_rows(module(name).get_config(*scale))
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("name", SCALED)
+def test_every_file_has_every_scale(name, scale):
+    found = rows(name, scale)
+    assert found
+    for e in found:  # nothing is left to be found out after hours
+        assert e.pretrain.steps % e.pretrain.dispatch == 0
+        assert e.finetune.steps % e.finetune.dispatch == 0
+        assert e.qa.beam == 1 or e.model.direction == "causal"
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_scale_that_is_not_there_is_refused_by_name(name):
+    with pytest.raises(ValueError, match=r"'enormous'; expected .*(laptop|smallest)"):
+        module(name).get_config("enormous")
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_says_how_it_is_run_and_what_to_expect(name):
+    said = module(name).__doc__
+    assert re.search(rf"kstore (run|sweep) --config=configs/{name}\.py|kstore quickstart", said)
+    assert "CPU" in said or "GPU" in said
+    assert name == "quickstart" or "Expected" in said
+    assert f"configs/{name}.py" in README.read_text()
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_every_figure_is_told_and_has_the_rows_of_the_paper(name):
+    figures, count = FIGURES[name]
+    told = {int(number) for number in re.findall(r"\b\d+\b", module(name).__doc__)}
+    assert set(figures) <= told
+    assert len(rows(name, "paper")) == count
+
+
+PAPER = {  # Part 3.1, sections 2 to 5, of every row unless another is told below
+    "people": 100_000,
+    "shape": (12, 12, 768, 0.25),
+    "pretraining": (80_000, 96, 512, 1e-3, 1000, "cosine", 0.1, 0.1, 1e-6),
+    "finetuning": (50_000, 48, 3e-4, 0, "cosine", 0.1, 0.01, 128, 4.0),
+    "finetuned": {8, 16},
+    "beam": 4,
+    "p_probe": (30_000, 50, 1e-3, "linear", 0.0, 0.3, 2, "linear", "all"),
+    "q_probe": (30_000, 200, 1e-3, "linear", 0.0, 0.3, 16, "linear", "all"),
+}
+
+
+def protocol(e: Experiment) -> dict:
+    p, f, m = e.pretrain, e.finetune, e.model
+    found = {
+        "people": e.world.people,
+        "shape": (m.layers, m.heads, m.width, m.rotary),
+        "pretraining": (
+            *(p.steps, p.batch, p.window, p.learning_rate, p.warmup),
+            *(p.schedule, p.final, p.weight_decay, p.eps),
+        ),
+        "finetuning": (
+            *(f.steps, f.batch, f.learning_rate, f.warmup, f.schedule, f.final),
+            *(f.weight_decay, f.embedding_rank, f.alpha),
+        ),
+        "finetuned": {row.rank for row in f.rows},
+        "beam": e.qa.beam,
+    }
+    for name in ("p_probe", "q_probe"):
+        q = getattr(e, name)
+        found[name] = (
+            *(q.steps, q.batch, q.learning_rate, q.schedule, q.final, q.weight_decay),
+            *(q.embedding_rank, q.head, q.updated),
+        )
+    return found
+
+
+@pytest.mark.parametrize("name", ["paper", "datasets", "couples", "celebrities"])
+def test_the_scale_of_the_paper_is_its_protocol(name):
+    for e in rows(name, "paper"):
+        assert protocol(e) == PAPER
+
+
+def test_celebrities_are_as_many_and_read_about_in_five_shuffled_texts():
+    found = [(e.data.variant, e.world.celebrities) for e in rows("celebrities", "paper")]
+    of_figure_17 = ("single+permute1", "single", "single+permute1+fullname")
+    assert {*found} == {(v, n) for v in of_figure_17 for n in (0, 100_000)}
+    assert {e.data.celebrity_variant for e in rows("celebrities", "paper")} == {"multi5+permute"}
+
+
+def test_mixed_training_has_two_questions_of_eight_windows_the_other_way_round():
+    mixed, afterwards = rows("mixed", "paper")
+    assert (mixed.data.variant, mixed.data.qa_share, mixed.finetune.steps) == ("single", 0.8, 0)
+    assert protocol(afterwards) == PAPER
+    assert protocol(mixed)["pretraining"] == PAPER["pretraining"]
+
+
+def test_the_shares_of_questions_are_those_of_figure_10():
+    found = rows("qa_ratio", "paper")
+    assert {e.data.qa_share for e in found} == {0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 0.9}
+    assert {e.finetune.steps for e in found} == {0}
+
+
+def test_the_grid_of_finetuning_is_that_of_figure_2():
+    *lora, full = rows("finetuning", "paper")
+    cells = {(e.finetune.rank, e.finetune.embedding_rank) for e in lora}
+    assert cells == {(r, s) for r in (2, 4, 8, 16, 32, -1) for s in (0, 16, 32, 64, 128, -1)}
+    assert all(len(e.finetune.rows) == 1 for e in lora)
+    grid = {(row.learning_rate, row.weight_decay) for row in full.finetune.rows}
+    assert full.finetune.method == "full"
+    assert grid == {(rate, decay) for rate in (1e-3, 3e-4, 1e-4) for decay in (0.01, 0.001)}
+
+
+def test_bert_is_trained_and_finetuned_as_in_section_7():
+    found = [e for e in rows("directions", "paper") if e.model.direction == "bidirectional"]
+    assert len({e.data.variant for e in found}) == 16
+    for e in found:
+        expected = (150_000, 96, 512, 3e-4, 1000, "cosine", 0.1, 0.1, 1e-6)
+        assert protocol(e)["pretraining"] == expected
+    finetuned = [e.finetune for e in found if e.finetune.steps]
+    assert {(f.schedule, f.final, f.learning_rate, f.batch) for f in finetuned} == {
+        ("linear", 0.0, 3e-4, 48)
+    }
+    cells = {(row.rank, row.embedding_rank) for row in finetuned[0].rows}
+    assert cells == {(8, 128), (8, -1), (32, 128), (32, -1)}
+    assert {e.data.qa_share for e in found} == {0.0, 0.2, 0.8}
+
+
+def test_rewritten_biographies_have_the_larger_model_and_more_steps():
+    for e in rows("rewritten", "paper"):
+        found = protocol(e)
+        assert found["shape"][:3] == (12, 20, 1280)
+        assert found["pretraining"] == (150_000, *PAPER["pretraining"][1:])
+        assert e.q_probe.embedding_rank == 32
+    assert sum(bool(e.data.text) for e in rows("rewritten", "paper")) == 2
+
+
+def test_the_gpu_scale_reads_about_each_person_as_often_as_the_paper():
+    (few,), (many,) = rows("paper", "gpu"), rows("paper", "paper")
+    for part in ("pretrain", "finetune", "p_probe", "q_probe"):
+        one, other = getattr(few, part), getattr(many, part)
+        assert one.steps / few.world.people == other.steps / many.world.people
+        assert one.batch == other.batch
+
+
+def test_a_laptop_row_of_the_datasets_is_one_of_the_quickstart():
+    assert {*rows("quickstart")} <= {*rows("datasets")}
