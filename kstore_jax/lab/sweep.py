@@ -22,8 +22,9 @@ import jax
 from kstore_jax.config import Experiment, as_dict, identity
 from kstore_jax.errors import UserError
 from kstore_jax.files import WRITING, read_json, write_json
-from kstore_jax.lab import bench
+from kstore_jax.lab import agreement, bench
 from kstore_jax.lab.experiment import Lab, with_dtype
+from kstore_jax.lab.findings import groups
 from kstore_jax.lab.plan import Plan, Report
 from kstore_jax.lab.results import row
 from kstore_jax.lab.stages import Cache, usable_cores
@@ -238,7 +239,10 @@ def _compute(lab: Lab) -> None:
 
 def _publish(workdir: pathlib.Path, labs: Sequence[Lab], plan: Plan) -> pathlib.Path:
     """Writes the results and the page, unless they are there and the same; returns the page."""
-    results = {"rows": [row(lab) for lab in labs], "stages": plan.path_from(workdir)}
+    rows = [row(lab) for lab in labs]
+    results = {"rows": rows, "stages": plan.path_from(workdir)}
+    if alike := agreement.of_all_datasets(groups(rows, [lab.experiment for lab in labs])):
+        results["spearman"] = alike
     results["provenance"] = provenance()
     path, page = workdir / "results.json", workdir / "report.html"
     with _alone(workdir):
