@@ -246,8 +246,6 @@ def test_every_scale_a_configuration_tells_of_can_be_read(path):
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    assert "Command: `kstore" in module.__doc__ or path.stem == "quickstart"
-    assert "docs/RESULTS.md" in module.__doc__ or "not measured" in module.__doc__
     scales = re.findall(r"`:(\w+)`", module.__doc__)
     for arguments in ((), *((scale,) for scale in scales)):
         rows = parse_rows(module.get_config(*arguments))

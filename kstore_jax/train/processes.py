@@ -29,6 +29,7 @@ def join() -> None:
     if given and len(given) < len(_COORDINATES):
         missing = next(name for name in _COORDINATES if name not in given)
         raise UserError(f"{missing} is not set, though {given[0]} is")
+    jax.config.update("jax_enable_preemption_service", False)  # would take SIGTERM from `stopping`
     address, count, which = (os.environ.get(name) for name in _COORDINATES)
     try:
         jax.distributed.initialize(address, count and int(count), which and int(which))

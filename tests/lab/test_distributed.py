@@ -24,7 +24,7 @@ def started(config_file: pathlib.Path, workdir: pathlib.Path, count: int) -> lis
     command += [
         f"--workdir={workdir}",
         "--config.data.variant=single",
-        "--config.pretrain.steps=60",
+        "--config.pretrain.steps=120",
     ]
     command += ["--distributed"] if count > 1 else []
     return [
@@ -80,7 +80,7 @@ def test_two_processes_are_one_run(config_file, alone, tmp_path):
     processes[1].send_signal(signal.SIGTERM)
     assert [status for status, *_ in ended(processes)] == [Stopped.status] * 2
     stopped_at = pretrain_metrics(workdir)[-1]["step"]
-    assert 4 <= stopped_at < 60
+    assert 4 <= stopped_at < 120
 
     first, second = ended(started(config_file, workdir, 2))
     assert first[0] == second[0] == 0, first[2] + second[2]
