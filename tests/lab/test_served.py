@@ -1,7 +1,7 @@
 """A real model behind a real server of the protocol: one of our own, served by transformers.
 
-It was never taught to chat, so every text is refused as it should be. Needs torch and
-transformers[serving].
+It was never taught to chat, so every text is refused as it should be. Needs the extra
+`serving`.
 """
 
 import json
