@@ -1,9 +1,9 @@
 """Biographies that another model wrote (bioR, Part 3.1, Figs. 12, 14, 16 c, d and 17 to 19).
 
-The texts have to be there first. Any server of OpenAI's chat protocol writes them (README,
-"Biographies by another model"); what is written for multi5 serves every row:
+The texts have to be there first. Any server of OpenAI's chat protocol writes those of all rows
+(README, "Biographies by another model"):
 
-    kstore rewrite --config=configs/rewritten.py:SCALE --config.data.variant=multi5 \
+    kstore rewrite --config=configs/rewritten.py:SCALE \
       --server=http://localhost:8000 --model=NAME --out=runs/written
 
 Then `kstore sweep --config=configs/rewritten.py:SCALE --workdir=runs/rewritten`. Rows: six variants

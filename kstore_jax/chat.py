@@ -1,7 +1,7 @@
 """Asking a server that speaks OpenAI's chat protocol (vLLM, llama.cpp, Ollama, hosted ones).
 
-The client is aiohttp's. The key is read from the environment alone; what a server says is told
-with the key blotted out.
+The client is aiohttp's. The key is read from the environment alone, and blotted out of all that a
+server says.
 """
 
 import asyncio
@@ -12,6 +12,7 @@ import email.utils
 import json
 import os
 import random
+import re
 import signal
 import time
 import urllib.parse
@@ -20,7 +21,11 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from kstore_jax.errors import Stopped, UserError, nearest
 
 KEY = "OPENAI_API_KEY"
+FAULTS = ("declined", "unfinished")
+"""What may be wrong with an answer: the server would not give one to this prompt, or its filter
+ended it; it was cut at the limit of length."""
 _TRANSIENT = {408, 425, 429}  # and all from 500
+_DECLINED = {400, 413, 422}  # where others of the same form are answered
 _LONGEST_WAIT = 3600.0  # seconds that a server may ask us to wait
 
 
@@ -49,10 +54,10 @@ PATIENCE = Patience()
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """What a model answered. `whole`: it ended by itself, not at the limit of length."""
+    """What a model answered, or the server in its place; `fault` is one of FAULTS or empty."""
 
     text: str
-    whole: bool
+    fault: str = ""
 
 
 class _Passing(Exception):
@@ -74,16 +79,22 @@ class Chat:
     def __init__(
         self, server: str, model: str, sampling: dict, concurrency: int, patience: Patience
     ):
+        self._key = os.environ.get(KEY, "").strip()
+        if not re.fullmatch(r"[!-~]*", self._key):
+            raise UserError(f"{KEY}: is no key; expected one word of ASCII text")
+        self._secret = _as_written(self._key)
+        for flag, given in (("--server", server), ("--model", model)):
+            if self._blotted(given) != given:
+                raise UserError(f"{flag}: holds the key, which is read from {KEY} alone")
         self.base = base_url(server)
         self.model = model
         self.again: collections.Counter[str] = collections.Counter()
         self._sampling = sampling
         self._concurrency = concurrency
         self._patience = patience
-        self._key = os.environ.get(KEY, "").strip()
-        if not (self._key.isascii() and self._key.isprintable()):
-            raise UserError(f"{KEY}: is no key; expected one line of ASCII text")
-        self._reached = False
+        self._reached = self._answered = False
+        self._under_way = self._declined = 0
+        self._decided = asyncio.Event()  # whether the server answers requests like ours
 
     async def __aenter__(self) -> "Chat":
         aiohttp = _aiohttp()
@@ -103,9 +114,16 @@ class Chat:
         """The model's answer; asked again, with growing pauses, while the server cannot.
 
         Raises:
-          UserError: nobody is there, or the server refuses the request.
+          UserError: nobody is there, or the server refuses the request, and all others under way.
           ServerError: it was there and is no more, or fails each time.
         """
+        self._under_way += 1
+        try:
+            return await self._until_answered(prompt, seed)
+        finally:
+            self._under_way -= 1
+
+    async def _until_answered(self, prompt: str, seed: int) -> Answer:
         message = {"role": "user", "content": prompt}
         body = {"model": self.model, "messages": [message], "seed": seed, **self._sampling}
         content = json.dumps(body).encode()
@@ -134,25 +152,39 @@ class Chat:
         except TimeoutError:
             raise _Passing("slow", f"no answer within {self._patience.timeout:g} s") from None
         except self._broken as error:
+            told = self._blotted(str(error) or type(error).__name__)
             if not self._reached:
-                raise UserError(
-                    f"--server: {self.base}: no server there ({_told(error)})"
-                ) from None
-            raise _Passing("cut", f"the connection broke ({_told(error)})") from None
-        if self._key:
-            said = said.replace(self._key, f"[{KEY}]")
+                raise UserError(f"--server: {self.base}: no server there ({told})") from None
+            raise _Passing("cut", f"the connection broke ({told})") from None
         if status == 200:
-            return _answer(said)
-        told = f"status {status}: {_message(said)}"
+            answer = _answer(said)
+            self._answered = True
+            self._decided.set()
+            return dataclasses.replace(answer, text=self._blotted(answer.text))
+        told = f"status {status}: {self._blotted(_message(said))[:300] or 'no reason given'}"
         if status in _TRANSIENT or status >= 500:
             raise _Passing(str(status), told, _seconds(headers.get("Retry-After", "")))
+        if status in _DECLINED and await self._answers_others():
+            return Answer(told, "declined")
         raise await self._refusal(status, told)
+
+    async def _answers_others(self) -> bool:
+        """Whether the server answered any request; waits while one is under way that it may."""
+        self._declined += 1
+        if self._declined == self._under_way:
+            self._decided.set()
+        await self._decided.wait()
+        return self._answered
+
+    def _blotted(self, text: str) -> str:
+        return self._secret.sub(f"[{KEY}]", text) if self._key else text
 
     async def _refusal(self, status: int, told: str) -> UserError:
         if status in (401, 403):
             return UserError(f"--server: {self.base}: {told}; the key is read from {KEY}")
         if status == 404 and (known := await self._models()):
-            return UserError(f"--model: {self.base}: {told}{nearest(self.model, known)}")
+            near = self._blotted(nearest(self.model, known))
+            return UserError(f"--model: {self.base}: {told}{near}")
         return UserError(f"--server: {self.base}: {told}")
 
     async def _models(self) -> list[str]:
@@ -193,29 +225,35 @@ def base_url(server: str) -> str:
     return f"{parts.scheme}://{parts.netloc}{path}"
 
 
+def _as_written(key: str) -> re.Pattern:
+    """A key as it is or as in an address; a short one, which is none of value (`x`, `none`), as a
+    word alone."""
+    forms = "|".join(map(re.escape, {key, urllib.parse.quote(key, safe="")}))
+    return re.compile(f"(?:{forms})" if len(key) >= 8 else rf"(?<!\w)(?:{forms})(?!\w)")
+
+
 def _answer(said: str) -> Answer:
     try:
         choice = json.loads(said)["choices"][0]
-        text = choice["message"]["content"] or ""
+        message, ended = choice["message"], choice.get("finish_reason")
+        refusal = message.get("refusal")
+        text = message["content"] or refusal or ""
         text.encode()  # half a character, which JSON can spell, is no text
-        return Answer(text, choice.get("finish_reason") != "length")
+        declined = refusal or ended == "content_filter"
+        return Answer(text, "declined" if declined else "unfinished" if ended == "length" else "")
     except (ValueError, LookupError, TypeError, AttributeError):
         raise _Passing("garbled", "no answer of the chat protocol") from None
 
 
 def _message(said: str) -> str:
-    """What an error says of itself, in one short line."""
+    """What an error says of itself, in one line."""
     try:
         found = json.loads(said)
         found = found.get("error", found)
         said = found if isinstance(found, str) else str(found.get("message", found))
     except (ValueError, AttributeError):
         pass
-    return " ".join(said.split())[:300] or "no reason given"
-
-
-def _told(error: Exception) -> str:
-    return str(error) or type(error).__name__
+    return " ".join(said.split())
 
 
 def _seconds(retry_after: str) -> float:

@@ -241,16 +241,11 @@ def _rewrite(argv: Sequence[str]) -> None:
     values = _defined(server=None, model=None, out=None, concurrency=64, attempts=20)
     rows = _read_configured(argv, values, None)
     _expect(values, server="http://localhost:8000", model="the server's", out="runs/written")
-    if len({(row.world, row.data) for row in rows}) > 1:
-        raise UserError(
-            "the configuration is a sweep over several data sets; choose the one that needs most "
-            "texts, such as --config.data.variant=multi5"
-        )
     from kstore_jax.lab import rewriting
 
     out = pathlib.Path(values.out)
     concurrency, attempts = values.concurrency, values.attempts
-    found = rewriting.rewrite(rows[0], values.server, values.model, out, concurrency, attempts)
+    found = rewriting.rewrite(rows, values.server, values.model, out, concurrency, attempts)
     print(rewriting.summary(found), flush=True)
     rewriting.check_whole(found, attempts)
 

@@ -27,7 +27,8 @@ from kstore_jax.world.matcher import STATES
 from kstore_jax.world.rewriter import load_prompts
 
 MODEL = "writer"
-TEXTS = ("wrong", "missing", "nameless", "empty", "unfinished")  # bad answers, by share
+TEXTS = ("wrong", "missing", "nameless", "empty", "unfinished", "filtered", "declined")
+"""Bad answers, by share; `filtered` ends with content_filter, `declined` is status 400."""
 TROUBLES = ("busy", "fail", "cut", "slow", "garbled")  # what goes wrong on the way, by share
 _STATE = re.compile(r", ([A-Z]{2})\b")
 _DATE = re.compile(r"([A-Z][a-z]+) (\d+), (\d{4})")
@@ -55,6 +56,8 @@ class Writer:
         how = _drawn(self.texts, digest[:4])
         if how == "empty":
             return "", "stop"
+        if how == "declined":
+            return f"I write nothing for {self.options.key or 'nobody'}.", "declined"
         if not (begun := [r for r in self.requests if r[0] and prompt.startswith(r[0])]):
             return "I do not know.", "stop"
         before, after = begun[0]
@@ -79,9 +82,7 @@ class Writer:
         written = written.replace(f"{pronoun}'s", {"She": "Her", "He": "His"}.get(pronoun, "Their"))
         if name not in written:
             written = f"{name} lived. {written}"
-        if how == "unfinished":
-            return written, "length"
-        return written, "stop"
+        return written, {"unfinished": "length", "filtered": "content_filter"}.get(how, "stop")
 
 
 def _drawn(shares: list[tuple[str, float]], digest: bytes) -> str:
@@ -159,7 +160,11 @@ class Connection(asyncio.Protocol):
     def pay(self, digest: bytes, done: dict) -> None:
         if self.log is not None:
             os.write(self.log, digest.hex().encode() + b"\n")
-        self.send(200, done)
+        choice = done["choices"][0]
+        if choice["finish_reason"] == "declined":
+            self.error(400, choice["message"]["content"])
+        else:
+            self.send(200, done)
         COUNTS[b"paid"] += 1
         if COUNTS[b"paid"] == self.options.die_after:
             os._exit(0)

@@ -1,8 +1,13 @@
 """The protocol's client against a server that misbehaves, in a process of its own."""
 
 import asyncio
+import contextlib
 import email.utils
+import http.server
+import json
+import threading
 import time
+import urllib.parse
 
 import pytest
 
@@ -90,11 +95,109 @@ def test_nobody_there_an_unknown_model_and_a_bad_key_are_said_at_once(monkeypatc
             talked(address, ["What?"])
 
 
-def test_a_key_with_a_line_break_is_refused_without_saying_it(monkeypatch):
-    monkeypatch.setenv(chat.KEY, "sk-secret\nX: y")
+def test_an_answer_says_what_is_wrong_with_it():
+    def answer(reason, **message):
+        return chat._answer(
+            json.dumps({"choices": [{"message": message, "finish_reason": reason}]})
+        )
+
+    assert answer("stop", content="Yes.") == chat.Answer("Yes.")
+    assert answer("length", content="Ye") == chat.Answer("Ye", "unfinished")
+    assert answer("content_filter", content="Y") == chat.Answer("Y", "declined")
+    assert answer("stop", content=None, refusal="No.") == chat.Answer("No.", "declined")
+
+
+def test_a_prompt_that_is_declined_ends_nothing_where_others_are_answered():
+    with running(declined=0.3, delay=0.1) as address:  # the first to come back are declined
+        answers, talk = talked(address, [f"What is {i}?" for i in range(30)], concurrency=30)
+    declined = "status 400: I write nothing for nobody."
+    assert set(answers.values()) == {"I do not know.", declined}
+    assert not talk.again
+
+
+def test_what_is_declined_always_is_an_error_that_says_why():
+    with running(declined=1.0) as address:
+        with pytest.raises(UserError, match=r"^--server: .*status 400: I write nothing") as said:
+            talked(address, [f"What is {i}?" for i in range(30)])
+        assert said.value.status == 2
+
+
+SECRET = "sk-0123/456+789"
+QUOTED = urllib.parse.quote(SECRET, safe="")
+
+
+@contextlib.contextmanager
+def replying(content: bytes):
+    """The address of a server that says this, whatever it is asked."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self):
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.wfile.write(content)
+
+        do_GET = do_POST
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("head", "body"),
+    [
+        ("401 .", f"incorrect key: Bearer {SECRET}"),
+        ("401 .", f"no such address: /v1?key={QUOTED}"),
+        ("500 .", f"{'x' * 290} {SECRET}"),  # what is cut was blotted out before
+        ("400 .", json.dumps({"error": {"message": SECRET}}).replace("/", "\\/")),
+        ("400 .", json.dumps({"error": {"given": [SECRET]}})),
+        ("404 .\r\nContent-Type: application/json", json.dumps({"data": [{"id": SECRET}]})),
+        (f"302 .\r\nLocation: http://127.0.0.1:1/{SECRET}", SECRET),
+        (f"{SECRET} .", ""),
+        (f"200 .\r\n{SECRET}", ""),
+    ],
+)
+def test_a_key_that_the_server_says_back_is_blotted_out(monkeypatch, head, body):
+    monkeypatch.setenv(chat.KEY, SECRET)
+    content = f"HTTP/1.1 {head}\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()
+    patience = chat.Patience(tries=2, first=0.001)
+    with replying(content) as address, pytest.raises(UserError) as said:
+        talked(address, ["What?"], patience)
+    assert not any(part in str(said.value) for part in (SECRET, QUOTED, SECRET[:6]))
+    assert "[OPENAI_A" in str(said.value)
+
+
+def test_a_key_in_an_answer_is_blotted_out_and_a_placeholder_as_a_word_alone(monkeypatch):
+    def said(key, text):
+        monkeypatch.setenv(chat.KEY, key)
+        body = json.dumps({"choices": [{"message": {"content": text}}]})
+        head = "HTTP/1.1 200 .\r\nContent-Type: application/json\r\n"
+        reply = f"{head}Content-Length: {len(body)}\r\n\r\n{body}"
+        with replying(reply.encode()) as address:
+            return talked(address, ["What?"])[0]["What?"]
+
+    assert said(SECRET, f"It is x{SECRET}x.") == "It is x[OPENAI_API_KEY]x."
+    assert said("x", "Alexandra is x.") == "Alexandra is [OPENAI_API_KEY]."
+    assert said("content", "Well.") == "Well."
+
+
+def test_a_key_on_the_command_line_is_refused_and_not_repeated(monkeypatch):
+    monkeypatch.setenv(chat.KEY, SECRET)
+    for given in ({"model": SECRET}, {"address": f"http://127.0.0.1:1/{QUOTED}/v1"}):
+        with pytest.raises(UserError, match=r"^--(model|server): holds the key, which") as said:
+            talked(**{"address": "http://127.0.0.1:1", "prompts": ["What?"], **given})
+        assert "0123" not in str(said.value)
+
+
+@pytest.mark.parametrize("key", ["sk-secret\nX: y", "sk-secret word", "sk-secrèt"])
+def test_what_is_no_key_is_refused_without_saying_it(monkeypatch, key):
+    monkeypatch.setenv(chat.KEY, key)
     with pytest.raises(UserError, match=r"^OPENAI_API_KEY: ") as said:
         talked("http://127.0.0.1:1", ["What?"])
-    assert "secret" not in str(said.value)
+    assert "sk-" not in str(said.value)
 
 
 @pytest.mark.parametrize(

@@ -164,7 +164,11 @@ def test_rewritten_biographies_have_the_larger_model_and_more_steps():
         assert found["shape"][:3] == (12, 20, 1280)
         assert found["pretraining"] == (150_000, *PAPER["pretraining"][1:])
         assert e.q_probe.embedding_rank == 32
-    assert sum(bool(e.data.text) for e in rows("rewritten", "paper")) == 2
+    beside = [e for e in rows("rewritten", "paper") if e.data.text]
+    assert [(e.data.variant, e.data.text_share) for e in beside] == [
+        ("single", 0.5),
+        ("single+fullname", 0.5),
+    ]
 
 
 def test_the_gpu_scale_reads_about_each_person_as_often_as_the_paper():

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from kstore_jax import chat, journal
 from kstore_jax.errors import UserError
 from kstore_jax.files import write_json
-from kstore_jax.lab.findings import percent, read_results
+from kstore_jax.lab.findings import groups, percent, read_configs, read_results
 from kstore_jax.world.matcher import Form, normalised
 from kstore_jax.world.rewriter import tidy
 
@@ -30,7 +30,7 @@ ANSWER = (
     "Answer the question in as few words as possible. Write only the answer.\n\nQuestion: "
     "{question}\nAnswer:"
 )
-_FIELDS = ("prompt", "answer")
+_FIELDS = ("prompt", "answer", "fault")
 _ARTICLES = {"a", "an", "the"}
 
 
@@ -166,7 +166,10 @@ def ask(
     talk = chat.Chat(server, model, SAMPLING, concurrency, patience)
     prompts = dict.fromkeys(prompt for item in items for prompt in item.prompts)
     with journal.opened(folder, config) as kept:
-        answers = {r["prompt"]: r["answer"] for _, r in journal.records(kept.path, _FIELDS)}
+        answers = {
+            record["prompt"]: chat.Answer(record["answer"], record["fault"])
+            for _, record in journal.records(kept.path, _FIELDS)
+        }
         chat.run(_ask(talk, kept, list(prompts), answers, concurrency))
         results = _results(model, items, answers)
         write_json(folder / "results.json", results)
@@ -177,7 +180,7 @@ async def _ask(
     talk: chat.Chat,
     kept: journal.Journal,
     prompts: list[str],
-    answers: dict[str, str],
+    answers: dict[str, chat.Answer],
     concurrency: int,
 ) -> None:
     left = [prompt for prompt in prompts if prompt not in answers]
@@ -187,16 +190,17 @@ async def _ask(
 
         async def one(prompt: str) -> None:
             answer = await talk.ask(prompt, 0)
-            kept.append({"prompt": prompt, "answer": answer.text})
-            answers[prompt] = answer.text
+            kept.append({"prompt": prompt, "answer": answer.text, "fault": answer.fault})
+            answers[prompt] = answer
             bar.update()
 
         async with talk:
             await chat.spread(left, one, concurrency)
 
 
-def _results(model: str, items: Sequence[Item], answers: dict[str, str]) -> dict:
-    """What was found, item by item and together; every prompt and answer as it was."""
+def _results(model: str, items: Sequence[Item], answers: dict[str, chat.Answer]) -> dict:
+    """What was found, item by item and together; every prompt and answer as it was, with what was
+    wrong with the answer (some of `chat.FAULTS`)."""
     rows = [_result(item, answers) for item in items]
     words = sum(row["recitation"]["words"] for row in rows)
     questions = [question for row in rows for question in row["questions"]]
@@ -209,15 +213,16 @@ def _results(model: str, items: Sequence[Item], answers: dict[str, str]) -> dict
     }
 
 
-def _result(item: Item, answers: dict[str, str]) -> dict:
+def _result(item: Item, answers: dict[str, chat.Answer]) -> dict:
     prompt, *asked = item.prompts
-    correct, words = recited(item, answers[prompt])
+    correct, words = recited(item, answers[prompt].text)
     questions = [
         {
             "prompt": each,
-            "answer": answers[each],
+            "answer": answers[each].text,
+            "fault": answers[each].fault,
             "expected": list(question.answers),
-            "right": is_right(question, answers[each]),
+            "right": is_right(question, answers[each].text),
         }
         for each, question in zip(asked, item.questions, strict=True)
     ]
@@ -227,7 +232,8 @@ def _result(item: Item, answers: dict[str, str]) -> dict:
         "answered": sum(question["right"] for question in questions) / len(questions),
         "recitation": {
             "prompt": prompt,
-            "answer": answers[prompt],
+            "answer": answers[prompt].text,
+            "fault": answers[prompt].fault,
             "expected": item.text[len(item.opening) :].strip(),
             "correct": correct,
             "words": words,
@@ -244,15 +250,17 @@ def of_run(run: pathlib.Path) -> dict:
     Raises:
       UserError: there are no results; DamagedFileError: they are not as they were written.
     """
-    rows = [
+    rows = read_results(run).rows
+    items = [
         {
-            "title": f"{row['dataset']}, seed {row['seed']}",
+            "title": f"{group.label}, seed {row['seed']}",
             "recited": row["bio_recall"],
             "answered": row["qa"]["mean"],
         }
-        for row in read_results(run).rows
+        for group in groups(rows, read_configs(run, rows))
+        for row in group.rows
     ]
-    return {"model": str(run), "items": rows}
+    return {"model": str(run), "items": items}
 
 
 def table(found: dict) -> str:

@@ -2,7 +2,7 @@
 
 import collections
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from tqdm import tqdm
@@ -20,20 +20,30 @@ _BLOCK = 1024  # people whose facts are in memory at a time
 
 
 class Rewriting:
-    """The texts that an experiment needs, as far as a folder has them.
+    """The texts that experiments need, as far as a folder has them. Those of them that name
+    `data.rewritten` count, or all where none does.
 
     Attributes:
       needed: how many texts; kept: how many of them are there.
       refused: of the answers that were not kept, how often each reason came up.
       answers: how many answers there are, `turned_down` of which were not kept.
+      again: how often a request was sent again, by what went wrong (`chat.Chat`).
 
     Raises:
-      UserError: the folder was made by another configuration.
+      UserError: the folder was made by another configuration, or the experiments are about more
+        than one world, or texts of templates.
     """
 
-    def __init__(self, experiment: Experiment, model: str, folder: pathlib.Path):
-        materials = Materials(experiment)
-        self.pools, self.seed = materials.language.pools, experiment.world.seed
+    def __init__(self, experiments: Sequence[Experiment], model: str, folder: pathlib.Path):
+        rows = [row for row in experiments if row.data.rewritten] or experiments
+        for field in ("seed", "pools"):
+            if len(values := {getattr(row.world, field) for row in rows}) > 1:
+                told = ", ".join(map(repr, sorted(values)))
+                raise UserError(
+                    f"world.{field}: the rows of the configuration have {told}; a journal holds "
+                    f"one world, chosen by --config.world.{field}="
+                )
+        self.pools, self.seed = Materials(rows[0]).language.pools, rows[0].world.seed
         self.prompts = rewriter.load_prompts()
         self.folder = folder
         self.config = {
@@ -43,19 +53,16 @@ class Rewriting:
             "prompts": self.prompts.fingerprint,
             "sampling": SAMPLING,
         }
-        world, data = experiment.world, experiment.data
-        groups = [(world.people, materials.variant, data.variant, "data.variant")]
-        if world.celebrities:
-            famous = materials.celebrity_variant, data.celebrity_variant, "data.celebrity_variant"
-            groups.append((world.celebrities, *famous))
-        for _, variant, written, field in groups:
-            check_variant(variant, written, field)
-        counts = np.concatenate([np.full(size, sources(v)) for size, v, *_ in groups])
+        texts = [_texts(row) for row in rows]
+        counts = np.zeros(max(map(len, texts)), np.int64)  # of each person
+        for each in texts:
+            counts[: len(each)] = np.maximum(counts[: len(each)], each)
         self._open = np.arange(counts.max()) < counts[:, None]
         self._needed = self._open.copy()
         self._asked = np.zeros(self._open.shape, np.int32)
         self.needed = int(self._open.sum())
         self.refused: collections.Counter[str] = collections.Counter()
+        self.again: collections.Counter[str] = collections.Counter()
         self.answers = self.turned_down = 0
         journal.check(folder, self.config)
 
@@ -92,8 +99,18 @@ class Rewriting:
         return int(self._asked[who.person, entry])
 
 
+def _texts(experiment: Experiment) -> np.ndarray:
+    """(everyone,): how many texts about each person have to be written."""
+    materials, world, data = Materials(experiment), experiment.world, experiment.data
+    check_variant(materials.variant, data.variant, "data.variant")
+    if world.celebrities:
+        check_variant(materials.celebrity_variant, data.celebrity_variant, "data.celebrity_variant")
+    each = sources(materials.variant), sources(materials.celebrity_variant)
+    return np.repeat(each, (world.people, world.celebrities))
+
+
 def rewrite(
-    experiment: Experiment,
+    experiments: Sequence[Experiment],
     server: str,
     model: str,
     folder: pathlib.Path,
@@ -101,7 +118,7 @@ def rewrite(
     attempts: int,
     patience: chat.Patience = chat.PATIENCE,
 ) -> Rewriting:
-    """Asks for every text that the folder does not have yet.
+    """Asks for every text of the experiments that the folder does not have yet.
 
     Args:
       concurrency: requests under way at a time.
@@ -110,11 +127,13 @@ def rewrite(
     Returns: what there is now.
 
     Raises:
-      UserError: the folder was made by another configuration, or the server refuses.
+      UserError: the experiments do not go together, the folder was made by another configuration,
+        or the server refuses.
       ServerError: the server went away. What it answered is kept.
     """
-    writing = Rewriting(experiment, model, folder)
     talk = chat.Chat(server, model, SAMPLING, concurrency, patience)
+    writing = Rewriting(experiments, model, folder)
+    writing.again = talk.again
     with journal.opened(folder, writing.config) as kept:
         for _, record in journal.records(kept.path, FIELDS):
             writing.count(record)
@@ -135,7 +154,7 @@ async def _write(
                 prompt, seed = writing.prompts.ask(writing.seed, who, entry, attempt)
                 answer = await talk.ask(prompt, seed)
                 written = rewriter.tidy(answer.text)
-                refused = rewriter.refusals(writing.pools, who, written, answer.whole)
+                refused = rewriter.refusals(writing.pools, who, written, answer.fault)
                 record = {
                     "person": who.person,
                     "entry": entry,
@@ -145,9 +164,7 @@ async def _write(
                 }
                 kept.append(record)
                 writing.count(record)
-                share = writing.turned_down / writing.answers
-                again = talk.again.total()
-                bar.set_postfix_str(f"{share:.1%} refused, {again} sent again", refresh=False)
+                bar.set_postfix_str(_progress(writing), refresh=False)
                 if not refused:
                     bar.update()
                     return
@@ -156,13 +173,23 @@ async def _write(
             await chat.spread(writing.left(attempts), text, concurrency)
 
 
+def _progress(writing: Rewriting) -> str:
+    """The share refused, the commonest reasons and what was sent again, in a few words."""
+    reasons = "".join(f" {reason} {n:,}" for reason, n in writing.refused.most_common(3))
+    share = f"{writing.turned_down / writing.answers:.1%} refused" + (reasons and f":{reasons}")
+    return f"{share}; {writing.again.total():,} sent again"
+
+
 def summary(writing: Rewriting) -> str:
-    """What there is, and why answers were not kept."""
+    """What there is, why answers were not kept, and what was sent again this time."""
     lines = [
         f"{writing.folder}: {writing.kept:,} of {writing.needed:,} texts, "
         f"{writing.answers:,} answers, {writing.turned_down:,} refused"
     ]
     lines += [f"  {reason:<13} {n:>9,}" for reason, n in writing.refused.most_common()]
+    if writing.again:
+        lines.append(f"sent again: {writing.again.total():,}")
+        lines += [f"  {kind:<13} {n:>9,}" for kind, n in writing.again.most_common()]
     return "\n".join(lines)
 
 

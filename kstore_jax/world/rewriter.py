@@ -29,9 +29,9 @@ _MARKS = {
     "closing": ("pronoun",),
 }
 _TOGETHER = (("university", "major"), ("birth_city",), ("company",), ("birth_date",))
-REFUSALS = ("empty", "unfinished", "name", *ATTRIBUTES)
-"""Why a text is not kept: it is empty, was cut at the limit of length, or lacks the name or a
-fact."""
+REFUSALS = ("declined", "unfinished", "empty", "name", *ATTRIBUTES)
+"""Why a text is not kept: the server declined to write it, it was cut at the limit of length, is
+empty, or lacks the name or a fact (which it may state wrongly)."""
 _INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u2060\ufeff]")
 _THOUGHTS = re.compile(r"\A\s*<think>.*?</think>", re.DOTALL)
 
@@ -122,15 +122,17 @@ def tidy(text: str) -> str:
     return " ".join(_INVISIBLE.sub("", _THOUGHTS.sub("", text)).split())
 
 
-def refusals(pools: Pools, who: Facts, text: str, whole: bool = True) -> tuple[str, ...]:
+def refusals(pools: Pools, who: Facts, text: str, fault: str = "") -> tuple[str, ...]:
     """Why a tidy text is not kept, some of REFUSALS; nothing where it is.
 
     Args:
-      whole: whether the writer ended by itself.
+      fault: `declined` or `unfinished` where the writer did not end by itself.
     """
+    if fault == "declined":
+        return (fault,)
+    early = (fault,) if fault else ()
     if not text:
-        return ("empty",)
+        return (*early, "empty")
     found = matcher.find(pools, text, who.name, who.values)
     missing = [a for a, place in zip(ATTRIBUTES, found.values, strict=True) if place is None]
-    early = () if whole else ("unfinished",)
     return (*early, *(() if found.names else ("name",)), *missing)

@@ -94,6 +94,7 @@ def test_both_are_reported_by_item_and_together_with_what_was_said(items, tmp_pa
     asked = [question["prompt"] for question in first["questions"]]
     assert all(q["question"] in p for q, p in zip(ITEM["questions"], asked, strict=True))
     assert [q["answer"] for q in first["questions"]] == ["Up the hill.", "I do not know."]
+    assert {q["fault"] for q in first["questions"]} == {""}
     table = asking.table(found).splitlines()
     assert [line.split() for line in table[1:3]] == [
         ["Jack", "and", "Jill", "70.0", "%", "50.0", "%"],
@@ -113,6 +114,16 @@ def test_what_was_answered_is_not_asked_again(items, tmp_path):
     assert len(asked) - len(set(asked)) <= 1
     assert len(set(asked)) == 5
     assert asking.ask("http://127.0.0.1:1", MODEL, items, out, 1) == found
+
+
+def test_a_prompt_that_the_server_declines_is_told_and_counts_as_not_known(items, tmp_path):
+    with running(declined=0.4, delay=0.1) as address:
+        found = asking.ask(address, MODEL, items, tmp_path / "out", 8, PATIENT)
+    told = [r for item in found["items"] for r in (item["recitation"], *item["questions"])]
+    declined = [r["answer"] for r in told if r["fault"] == "declined"]
+    assert 0 < len(declined) < len(told)
+    assert set(declined) == {"status 400: I write nothing for nobody."}
+    assert found["answered"] == 0.0
 
 
 def test_other_items_or_another_model_are_refused(items, tmp_path):

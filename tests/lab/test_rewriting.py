@@ -55,7 +55,7 @@ def experiment(**fields):
 
 
 def rewritten(folder, address, attempts=20, model=MODEL, **fields):
-    return rewriting.rewrite(experiment(**fields), address, model, folder, 8, attempts, PATIENT)
+    return rewriting.rewrite([experiment(**fields)], address, model, folder, 8, attempts, PATIENT)
 
 
 def read(folder) -> list[dict]:
@@ -83,7 +83,31 @@ def test_every_bad_text_is_refused_by_its_class_and_asked_for_again(written):
         attempts[record["person"], record["entry"]].append(record["attempt"])
     assert all(tried == list(range(len(tried))) for tried in attempts.values())
     told = rewriting.summary(found)
-    assert all(f"  {reason} " in told for reason in REFUSALS)
+    assert all(f"  {reason} " in told for reason in (*REFUSALS, "429", "500", "cut", "garbled"))
+    most = found.refused.most_common(1)[0]
+    assert f" refused: {most[0]} {most[1]} " in rewriting._progress(found)
+
+
+def test_all_rows_of_a_sweep_get_their_texts(tmp_path):
+    folder = tmp_path / "out"
+    rows = [
+        experiment(world__people=9, data__variant="single", world__celebrities=3),
+        experiment(world__people=7, data__variant="multi3", data__rewritten=str(folder)),
+        experiment(
+            **{"world__people": 5, "world__celebrities": 4, "data__celebrity_variant": "multi2"},
+            **{"data__variant": "single+fullname", "data__rewritten": str(folder)},
+        ),
+    ]
+    with running() as address:
+        found = rewriting.rewrite(rows, address, MODEL, folder, 8, 20, PATIENT)
+    counts = collections.Counter(record["person"] for record in read(folder))
+    assert counts == {**dict.fromkeys(range(7), 3), 7: 2, 8: 2}  # the first row is of templates
+    assert found.kept == found.needed == 25
+    for row in rows[1:]:
+        assert Materials(row).datasets
+    rows[0] = experiment(world__seed=1, data__rewritten="elsewhere")
+    with pytest.raises(UserError, match=r"^world\.seed: the rows of the configuration have 0, 1; "):
+        rewriting.rewrite(rows, "http://127.0.0.1:1", MODEL, folder, 8, 20, PATIENT)
 
 
 def test_what_is_there_is_not_asked_for_and_more_can_be(written, tmp_path):
@@ -269,7 +293,7 @@ def test_the_key_is_written_nowhere(tmp_path, monkeypatch, capfd, options):
     with running(**given) as address:
         told = ""
         try:
-            rewriting.rewrite(experiment(), address, MODEL, tmp_path / "out", 4, 2, patience)
+            rewriting.rewrite([experiment()], address, MODEL, tmp_path / "out", 4, 2, patience)
         except UserError as error:
             told = str(error)
     assert SECRET not in told

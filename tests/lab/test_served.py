@@ -86,7 +86,7 @@ def test_the_texts_of_a_model_that_cannot_write_are_refused(served, tmp_path, mo
     config.world.people = 2
     config.data.variant = "single"
     (row,) = parse_rows(config)
-    found = rewriting.rewrite(row, *served, tmp_path / "out", 2, 2, PATIENCE)
+    found = rewriting.rewrite([row], *served, tmp_path / "out", 2, 2, PATIENCE)
     assert (found.kept, found.answers, found.turned_down) == (0, 4, 4)
     records = [r for _, r in journal.records(tmp_path / "out" / journal.JOURNAL, FIELDS)]
     assert any(record["text"] for record in records)

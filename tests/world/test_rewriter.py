@@ -74,7 +74,7 @@ def test_a_text_is_refused_for_what_it_lacks(changed, expected):
 
 
 def test_a_text_cut_short_or_empty_is_refused():
-    assert rewriter.refusals(POOLS, WHO[3], text(WHO[3]), whole=False) == ("unfinished",)
+    assert rewriter.refusals(POOLS, WHO[3], text(WHO[3]), "unfinished") == ("unfinished",)
     assert rewriter.refusals(POOLS, WHO[3], "") == ("empty",)
 
 
