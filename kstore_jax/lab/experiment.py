@@ -19,12 +19,12 @@ from kstore_jax.lab import answering, probing
 from kstore_jax.lab.initial import initial
 from kstore_jax.lab.materials import Materials
 from kstore_jax.lab.mixing import exposures, pretraining_windows
+from kstore_jax.lab.recall import recall
 from kstore_jax.lab.stages import Cache, Stage, usable_cores
 from kstore_jax.model import exchange, forward
 from kstore_jax.model.attention import choose
 from kstore_jax.model.matmul import fastest_dtype
 from kstore_jax.model.transformer import Shape
-from kstore_jax.readout import qa
 from kstore_jax.train import objectives, processes
 from kstore_jax.train.checkpoint import opened
 from kstore_jax.train.fit import Task, fit
@@ -249,11 +249,7 @@ class Lab:
         }
 
     def _recall(self, _: pathlib.Path) -> dict:
-        (_, examples), *more = self.recited(self.corpus.rows)
-        whole, first = qa.span_accuracy(self.shape, self.pretrained, examples)
-        for which, words in more:
-            whole[which] &= qa.span_accuracy(self.shape, self.pretrained, words)[0]
-        return {"whole": answering.by_attribute(whole), "first": answering.by_attribute(first)}
+        return recall(self)
 
     @functools.cached_property
     def chosen(self) -> Finetune | None:

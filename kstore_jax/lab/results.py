@@ -31,11 +31,13 @@ def row(lab: Lab) -> dict:
     """The row of a finished experiment. Accuracies are shares, from 0 to 1.
 
     `qa` is exact match on P_test and `qa_train` its mean on P_train; `bio_recall` is the share of
-    attribute values predicted whole inside the biographies; `qa_wordings` lists exact match on
-    P_test in each wording that was never trained; `qa_beam` is that by beam search, empty where
-    none was made; `qa_grid` is exact match on the people held back for each row of `finetune.grid`,
-    and which was chosen; `mixed` is what was read in pretraining beside the biographies of the
-    people, or instead of those of templates, empty where nothing was; `exposures` counts how often
+    attribute values predicted whole inside the biographies, and `bio_recall_hidden` that with more
+    of the text hidden, as `lab/recall.py` says (bidirectional models alone); `qa_wordings` lists
+    exact match on P_test in each wording that was never trained; `qa_beam` is that by beam search,
+    empty where none was made; `qa_grid` is exact match on the people held back for each row of
+    `finetune.grid`, and which was chosen; `mixed` is what was read in pretraining beside the
+    biographies of the people, or instead of those of templates, empty where nothing was;
+    `exposures` counts how often
     each person is read about in pretraining. A linear probe's ceiling is the share of held-out
     people whose class somebody of the other half has too: it cannot name any other. `code` names
     the git commits, or else the versions, of the code that computed the stages.
@@ -62,6 +64,7 @@ def row(lab: Lab) -> dict:
         "vocabulary": found["pretrain"]["vocabulary"],
         "bio_recall": found["recall"]["whole"]["mean"],
         "bio_recall_by_attribute": found["recall"]["whole"],
+        "bio_recall_hidden": found["recall"].get("hidden", {}),
         "qa": answers["test"]["exact"],
         "qa_train": answers["train"]["exact"]["mean"],
         "qa_first": {"train": answers["train"]["first"], "test": answers["test"]["first"]},

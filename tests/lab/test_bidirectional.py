@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from kstore_jax.config import parse
+from kstore_jax.corpus.examples import span_examples
+from kstore_jax.lab import recall
 from kstore_jax.lab.experiment import Lab
 from kstore_jax.lab.results import row
 from kstore_jax.lab.stages import Cache
@@ -61,3 +63,38 @@ def test_recall_tells_every_value_word_by_word(lab):
     found = lab.cache.result(lab.recall)
     assert found["whole"].keys() == {"mean", *ATTRIBUTES}
     assert all(found["whole"][name] <= found["first"][name] for name in ATTRIBUTES)
+    assert found["hidden"].keys() == {"name", "value", "values"}
+
+
+@pytest.mark.parametrize("hidden", [(), ("name",), ("value",), ("values",)])
+def test_recall_hides_what_it_says(lab, hidden, monkeypatch):
+    """Every value is told where the places of what it is told from are in sight, and only then."""
+    seen = []
+
+    def span_accuracy(shape, params, examples):
+        seen.append(examples)
+        return np.ones(examples.weights.shape[:2], bool), np.ones(examples.weights.shape[:2], bool)
+
+    monkeypatch.setattr(recall.qa, "span_accuracy", span_accuracy)
+    rows = lab.corpus.rows
+    words = len(lab.recited(rows))
+    assert recall.recall(lab)["whole"]["mean"] == 1.0
+    parts = {  # of words told one by one the first, which every row has
+        (): seen[:1],
+        ("name",): seen[words : words + 1],
+        ("value",): seen[2 * words : 2 * words + 6],
+        ("values",): seen[2 * words + 6 :],
+    }[hidden]
+    plain = span_examples(rows, rows.value_spans, lab.vocabulary).tokens
+    masked = [np.flatnonzero(part.tokens[0] == lab.mask) - 1 for part in parts]
+    names = {place for start, end in rows.name_spans[0] for place in range(start, end)}
+    values = [set(range(start, end)) for start, end in rows.value_spans[0]]
+    for places in map(set, masked):
+        if hidden == ("values",):
+            assert places == set().union(*values)
+        elif hidden == ("value",):
+            assert places in values
+        else:
+            assert (names & places) == (names if hidden else set())
+            assert places - names < set().union(*values)
+    assert all((part.tokens[0] == plain[0])[part.tokens[0] != lab.mask].all() for part in parts)
