@@ -37,11 +37,10 @@ def row(lab: Lab) -> dict:
     empty where none was made; `qa_grid` is exact match on the people held back for each row of
     `finetune.grid`, and which was chosen; `mixed` is what was read in pretraining beside the
     biographies of the people, or instead of those of templates, empty where nothing was;
-    `exposures` counts how often
-    each person is read about in pretraining. A linear probe's ceiling is the share of held-out
-    people whose class somebody of the other half has too: it cannot name any other. `code` names
-    the git commits, or else the versions, of the code that computed the stages.
-    `name` is the configuration's, empty where it gives none.
+    `exposures` counts how often each person is read about in pretraining. A linear probe's ceiling
+    is the share of held-out people whose class somebody of the other half has too: it cannot name
+    any other. `code` names the git commits, or else the versions, of the code that computed the
+    stages. `name` is the configuration's, empty where it gives none.
     """
     found = {stage.name: lab.cache.result(stage) for stage in lab.stages}
     answers = found["qa"]
