@@ -1,13 +1,14 @@
 """Celebrities help the people nobody writes about twice (Part 3.1, section 6, Figs. 4, 8, 17-19).
 
-The people have one fixed biography each. In the second row as many celebrities, of whom there are
-five shuffled wordings, are read about beside them; questions about celebrities alone are finetuned,
-and the people are asked about.
+The people have one fixed biography each. In the second row celebrities, of whom there are five
+shuffled wordings, are read about beside them; questions about celebrities alone are finetuned, and
+the people are asked about.
 
 Command: `kstore sweep --config=configs/celebrities.py --workdir=runs/celebrities`. Hardware: 2 CPU
-cores. `docs/RESULTS.md` has times and scores. `:gpu` has 10,000 people and as many celebrities,
-7e16 FLOP a row, for one GPU; `:paper` 100,000 of both, 2.9e18 FLOP a row, for a node of GPUs.
-Neither was run yet. Expected, from the paper: with celebrities single+permute1 goes from 4.4 to
+cores, for 250 people and 1000 celebrities; another data set by `--config.data.variant=single`.
+`docs/RESULTS.md` has times and scores. `:gpu` has 10,000 people and as many celebrities, 7e16 FLOP
+a row, for one GPU; `:paper` 100,000 of both, 2.9e18 FLOP a row, for a node of GPUs. Neither was run
+yet. Expected, from the paper: with celebrities single+permute1 goes from 4.4 to
 86.8 %, single from 9.7 to 63.2 %, single+permute1+fullname from 31.7 to 52.7 %. Biographies that
 another model wrote, and real text in place of celebrities: `rewritten.py`.
 """
@@ -18,12 +19,14 @@ from kstore_jax import recipes
 
 def get_config(scale: str = "laptop"):
     config = recipes.at(scale)
-    share, variants = 0.0, ["single+permute1", "single", "single+permute1+fullname"]
     if scale == "laptop":
+        config.world.people = 250
+        config.data.variant = "single+permute1"
         config.pretrain.steps = 18_000
-        share, variants = 0.65, ["single"]
-    beside = c.zipped(
-        world__celebrities=[0, config.world.people], data__celebrity_share=[0.0, share]
+        config.sweep = c.zipped(world__celebrities=[0, 1000], data__celebrity_share=[0.0, 0.8])
+        return config
+    config.sweep = c.product(
+        world__celebrities=[0, config.world.people],
+        data__variant=["single+permute1", "single", "single+permute1+fullname"],
     )
-    config.sweep = c.product(beside, data__variant=variants)
     return config
