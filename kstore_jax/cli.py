@@ -176,21 +176,29 @@ def _of_run(
     command: str, argv: Sequence[str], values: flags.FlagValues, what: str = "run"
 ) -> pathlib.Path:
     """Reads the flags of a command about a run; returns the folder, its one argument."""
-    try:
-        folders = values(["kstore", *argv])[1:]
-    except flags.Error as error:
-        raise UserError(_flag_error(error, argv, values)) from None
+    folders = _folders(argv, values)
     if len(folders) != 1:
         raise UserError(f"{command}: expected one folder of a {what}")
-    return pathlib.Path(folders[0])
+    return folders[0]
+
+
+def _folders(argv: Sequence[str], values: flags.FlagValues) -> list[pathlib.Path]:
+    try:
+        return [pathlib.Path(folder) for folder in values(["kstore", *argv])[1:]]
+    except flags.Error as error:
+        raise UserError(_flag_error(error, argv, values)) from None
 
 
 def _report(argv: Sequence[str]) -> None:
     values = _defined(out=None)
-    folder = _of_run("report", argv, values)
+    folders = _folders(argv, values)
+    if not folders:
+        raise UserError("report: expected one folder of a run, or several")
+    if len(folders) > 1 and values.out is None:
+        raise UserError("--out is missing; expected a folder for the page of several runs")
     from kstore_jax.lab import report
 
-    print(report.write(folder, pathlib.Path(values.out or folder)))
+    print(report.write(folders, pathlib.Path(values.out or folders[0])))
 
 
 def _eval(argv: Sequence[str]) -> None:
@@ -339,7 +347,7 @@ COMMANDS = {
         _eval,
         "DIR [--row=N] [--beam=4] [--show=10] [--json]: what the models of a run answer",
     ),
-    "report": (_report, "DIR [--out=DIR]: the page of a finished run"),
+    "report": (_report, "DIR [DIR ...] [--out=DIR]: the page of finished runs"),
     "data": (_data, "--config=FILE --out=DIR [--workers=N]: write the data set alone"),
     "show": (
         _show,

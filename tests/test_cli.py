@@ -85,6 +85,7 @@ def test_a_bad_argument_is_named_in_one_line(capsys, argument, said):
         (["sweep", CONFIG], "--workdir is missing"),
         (["run", CONFIG], "--workdir is missing"),
         (["report"], "report: expected one folder"),
+        (["report", "a", "b"], "--out is missing; expected a folder for the page of several runs"),
         (["report", "here", "--outt=page"], "--outt: no such flag; did you mean 'out'?"),
         (["report", "here", "--config.seed=1"], "--config.seed: no such flag; valid: out"),
         (["report", "here", "--out=page"], "here/results.json: no results here"),

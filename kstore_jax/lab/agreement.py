@@ -37,6 +37,10 @@ class Agreement:
         told = [(label, float(ours), float(theirs)) for label, ours, theirs in ranked]
         return sorted(told, key=lambda miss: -abs(miss[1] - miss[2]))
 
+    def furthest(self) -> list[str]:
+        """The three groups whose ranks are furthest apart, less those that rank alike."""
+        return [label for label, ours, theirs in self.misses()[:3] if ours != theirs]
+
 
 def agreements(found: Sequence[Group]) -> list[Agreement]:
     """Both measures over the groups of the paper's datasets; of fewer than three there are none."""

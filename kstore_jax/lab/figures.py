@@ -19,7 +19,9 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
 from kstore_jax.lab import paper
+from kstore_jax.lab.agreement import Agreement
 from kstore_jax.lab.findings import Group, percent
+from kstore_jax.lab.grids import Cells, Grid
 from kstore_jax.world.people import ATTRIBUTES
 
 Shares = Mapping[str, float | None]
@@ -28,6 +30,8 @@ Curve = tuple[str, int, Sequence[int], Sequence[float]]
 
 COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#785EF0", "#5B5B5B")
 LINES = ("-", "--", ":", "-.")
+HEAT = ("#eef3f9", "#c9dcee", "#86b6da", "#3f87bd", "#0f5795", "#08306b")
+ACCENT = HEAT[4]
 
 _DPI = 180
 _WIDTH = 4.7  # inches
@@ -61,9 +65,7 @@ _STYLE = {
     "legend.handlelength": 1.4,
     "legend.columnspacing": 1.4,
 }
-_SEQUENTIAL = LinearSegmentedColormap.from_list(
-    "accuracy", ["#eef3f9", "#c9dcee", "#86b6da", "#3f87bd", "#0f5795", "#08306b"]
-)
+_SEQUENTIAL = LinearSegmentedColormap.from_list("accuracy", HEAT)
 _DARK_FROM = 0.55
 _LEGEND = ("this run", "first token", "whole value", "the paper's", "majority guess", "ceiling")
 
@@ -95,12 +97,12 @@ def _figure(height: float) -> Callable:
 
 @_figure(3.1)
 def _draw_answers(
-    axes: Axes, colour: str, seeds: Sequence[Shares], baseline: Shares, paper: Shares | None
+    axes: Axes, seeds: Sequence[Shares], baseline: Shares, paper: Shares | None
 ) -> None:
     """Exact match on people held out, by attribute; `seeds` are ours, one a seed."""
     x = np.arange(len(ATTRIBUTES))
     rows = [[seed[a] for a in ATTRIBUTES] for seed in seeds]
-    _bars(axes, x, 0.52, rows, label="this run", color=colour)
+    _bars(axes, x, 0.52, rows, label="this run", color=ACCENT)
     _level(axes, x, 0.64, [baseline[a] for a in ATTRIBUTES], "majority guess", _INK, "-")
     if paper is not None:
         _diamonds(axes, x + 0.38, [paper[a] for a in ATTRIBUTES], label="the paper's")
@@ -110,7 +112,6 @@ def _draw_answers(
 @_figure(3.1)
 def _draw_q_probing(
     axes: Axes,
-    colour: str,
     seeds: Mapping[str, Sequence[Shares]],
     baseline: Mapping[str, Shares],
     paper: Mapping[str, Shares] | None,
@@ -118,10 +119,10 @@ def _draw_q_probing(
 ) -> None:
     """Q-probing accuracy by attribute, of the `first` token and of the `whole` value."""
     styles = {
-        "first": (-0.24, {"label": "first token", "color": colour}),
+        "first": (-0.24, {"label": "first token", "color": ACCENT}),
         "whole": (
             0.18,
-            {"label": "whole value", "facecolor": "white", "edgecolor": colour, "hatch": "////"},
+            {"label": "whole value", "facecolor": "white", "edgecolor": ACCENT, "hatch": "////"},
         ),
     }
     for kind, (shift, style) in styles.items():
@@ -238,6 +239,32 @@ def _ordinal(number: int) -> str:
     return f"{number}{ {1: 'st', 2: 'nd', 3: 'rd'}.get(number, 'th') }"
 
 
+@_figure(3.4)
+def _draw_lora(axes: Axes, ranks: Sequence[str], embedding: Sequence[str], cells: Cells) -> None:
+    """Answers about people held out: ranks down, those of the embedding across."""
+    table = np.array([[cells.get((r, e)) for e in embedding] for r in ranks], float)
+    _cells(axes, 0.0, table)
+    axes.set(xlim=(0, len(embedding)), ylim=(len(ranks), 0))
+    axes.set_xticks(np.arange(len(embedding)) + 0.5, embedding)
+    axes.set_yticks(np.arange(len(ranks)) + 0.5, ranks)
+    axes.set_xlabel("rank of the embedding (exact match in %)")
+    axes.set_ylabel("rank of queries and values")
+    axes.grid(False)
+    axes.spines[:].set_visible(False)
+
+
+@_figure(3.9)
+def _draw_scatter(axes: Axes, agreement: Agreement) -> None:
+    """Ours against the paper's, a point a dataset; the furthest apart in rank stand out."""
+    axes.plot([0, 100], [0, 100], color=_PALE, linewidth=1.2)
+    x, y = 100 * np.array(agreement.theirs), 100 * np.array(agreement.ours)
+    strength = [1.0 if label in agreement.furthest() else 0.4 for label in agreement.labels]
+    axes.scatter(x, y, 20, ACCENT, alpha=strength, linewidths=0, zorder=3)
+    axes.set(xlim=(-2, 102), ylim=(-2, 102), aspect="equal")
+    axes.set_xlabel("the paper (%)")
+    axes.set_ylabel("this run (%)")
+
+
 @_figure(3.0)
 def _draw_losses(axes: Axes, curves: Sequence[Curve]) -> None:
     """Pretraining loss by step."""
@@ -256,10 +283,11 @@ def _draw_losses(axes: Axes, curves: Sequence[Curve]) -> None:
     if len(told) <= 4:
         axes.legend(loc="upper right")
     else:
+        axes.figure.set_figheight(3.0 + 0.1 * len(told))
         axes.figure.legend(loc="outside lower center", ncols=2)
 
 
-_DYNAMICS = {
+DYNAMICS = {
     "bio_train_first": ("biographies, P_train", "#0072B2", "--"),
     "bio_test_first": ("biographies, P_test", "#0072B2", "-"),
     "qa_train_first": ("answers, P_train", "#D55E00", "--"),
@@ -271,7 +299,7 @@ _DYNAMICS = {
 @_figure(3.3)
 def _draw_dynamics(axes: Axes, steps: Sequence[int], shares: Mapping[str, Sequence[float]]) -> None:
     """What a model knows while it is pretrained, as in Fig. 1 of the paper."""
-    for name, (label, colour, line) in _DYNAMICS.items():
+    for name, (label, colour, line) in DYNAMICS.items():
         if name in shares:
             values = 100 * np.array(shares[name])
             axes.plot(steps, values, color=colour, linestyle=line, linewidth=1.3, label=label)
@@ -297,7 +325,7 @@ def answers(which: int, group: Group) -> Drawing:
     theirs = published and published.qa
     guess = group.means("qa_baseline")
     png = _draw_answers(
-        f"{group.label} · answers, people held out", look(which)[0], group.each("qa"), guess, theirs
+        f"{group.label} · answers, people held out", group.each("qa"), guess, theirs
     )
     alt = f"{group.label}: exact match on people held out. This run: {_told(group.means('qa'))}."
     alt += f" Majority guess: {_told(guess)}."
@@ -335,9 +363,7 @@ def q_probing(which: int, group: Group) -> Drawing:
     kinds = ("first", "whole")
     seeds = {kind: [_at_name(probed) for probed in group.each("q_probe", kind)] for kind in kinds}
     guess, ceiling = group.means("q_probe", "baseline"), group.ceiling("q_probe")
-    png = _draw_q_probing(
-        f"{group.label} · Q-probing", look(which)[0], seeds, guess, theirs, ceiling
-    )
+    png = _draw_q_probing(f"{group.label} · Q-probing", seeds, guess, theirs, ceiling)
     means = {kind: _told(_at_name(group.means("q_probe", kind))) for kind in kinds}
     whole = f" Whole: {means['whole']}." if means["whole"] else ""
     alt = f"{group.label}: Q-probing. First token: {means['first']}.{whole}"
@@ -362,14 +388,46 @@ def dynamics(which: int, group: Group, seed: int, lines: Sequence[dict]) -> Draw
     """What a row's model knew while it was pretrained; `lines` are the metrics with evaluations."""
     shares = {
         name: [line["evaluation"][name] for line in lines]
-        for name in _DYNAMICS
+        for name in DYNAMICS
         if name in lines[0]["evaluation"]
     }
     title = f"{group.label} · while it is pretrained"
     png = _draw_dynamics(title, [line["step"] for line in lines], shares)
-    told = (f"{_DYNAMICS[name][0]} {percent(values[-1])}" for name, values in shares.items())
+    told = (f"{DYNAMICS[name][0]} {percent(values[-1])}" for name, values in shares.items())
     alt = f"{group.label}, seed {seed}: first tokens right over pretraining steps. At the end: "
     return _drawing(f"dynamics-{seed}", which, group, png, f"{alt}{', '.join(told)}.")
+
+
+MEASURES = {
+    "qa_mean": "Answers about people held out",
+    "q_first_mean": "Q-probing, first tokens",
+}
+"""What is compared with the paper's, in words."""
+
+
+def scatter(agreement: Agreement) -> Drawing:
+    """Ours against the paper's, with the correlation of the ranks."""
+    name, rho = MEASURES[agreement.name], agreement.spearman
+    told = "no rank correlation, all of ours are the same"
+    if rho is not None:
+        told = f"rank correlation {rho:.3f}"
+    alt = f"{name} of {len(agreement.labels)} datasets: {told}."
+    if furthest := [miss for miss in agreement.misses() if miss[0] in agreement.furthest()]:
+        each = (f"{label} (rank {a:g}, the paper's {b:g})" for label, a, b in furthest)
+        alt += f" Furthest apart: {', '.join(each)}."
+    png = _draw_scatter(f"{name} · {told}", agreement)
+    return Drawing(f"agreement-{agreement.name.replace('_', '-')}", png, alt)
+
+
+def lora(which: int, grid: Grid) -> list[Drawing]:
+    """Answers held out by the ranks of LoRA: ours, and the paper's where it has some."""
+    drawn = []
+    for whose, cells in grid.told():
+        png = _draw_lora(f"{grid.label} · LoRA, {whose}", *grid.axes(cells), cells)
+        least, most = percent(min(cells.values())), percent(max(cells.values()))
+        alt = f"{grid.label}: answers by the ranks of LoRA, {whose}, from {least} to {most}."
+        drawn.append(Drawing(f"lora{'-paper' * bool(drawn)}-{which + 1}", png, alt))
+    return drawn
 
 
 def losses(curves: Sequence[Curve]) -> Drawing:

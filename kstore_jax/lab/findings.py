@@ -34,12 +34,14 @@ class Group:
       dataset: the variant, as the paper writes it.
       rows: rows of `results.json`, one a seed.
       configs: the configuration of each row, empty where they are not known.
+      stages: the folder of the stages of each row, empty where they are not known.
     """
 
     label: str
     dataset: str
     rows: tuple[dict, ...]
     configs: tuple[Experiment, ...]
+    stages: tuple[pathlib.Path, ...] = ()
 
     def each(self, *path: str | int) -> list:
         """What each row has at a path of keys."""
@@ -123,9 +125,11 @@ def _wording(variant: Variant) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Results:
-    """What `results.json` holds: the rows, where their stages are, what asked for them last."""
+    """What `results.json` holds: the rows, where their stages are, what asked for them last; and
+    the configuration of each row, None where `config.json` does not tell."""
 
     rows: list[dict]
+    configs: list[Experiment] | None
     stages: pathlib.Path
     provenance: dict
 
@@ -150,7 +154,10 @@ def read_results(run: pathlib.Path) -> Results:
         for row in found["rows"]:
             _check(row)
         stages = run / found.get("stages", "stages")
-        results = Results(list(found["rows"]), stages, dict(found.get("provenance") or {}))
+        rows = list(found["rows"])
+        results = Results(
+            rows, read_configs(run, rows), stages, dict(found.get("provenance") or {})
+        )
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         what = f"{error.args[0]} is missing" if isinstance(error, KeyError) else error
         raise DamagedFileError(f"{path}: damaged ({what}); `kstore run` writes it again") from None
@@ -228,9 +235,28 @@ def read_configs(run: pathlib.Path, rows: Sequence[dict]) -> list[Experiment] | 
     return configs if told == [(row["dataset"], row["seed"]) for row in rows] else None
 
 
-def groups(rows: Sequence[dict], configs: Sequence[Experiment] | None) -> list[Group]:
+def together(results: Sequence[Results]) -> list[Group]:
+    """The groups of several runs; a row that an earlier run has too is left out."""
+    rows, configs, stages, seen = [], [], [], []
+    for one in results:
+        for row, config in zip(one.rows, one.configs or [None] * len(one.rows), strict=True):
+            if config is not None and (same := identity(as_dict(config))) in seen:
+                continue
+            seen += [] if config is None else [same]
+            rows.append(row)
+            configs.append(config)
+            stages.append(one.stages)
+    return groups(rows, configs, stages)
+
+
+def groups(
+    rows: Sequence[dict],
+    configs: Sequence[Experiment | None] | None,
+    stages: Sequence[pathlib.Path] = (),
+) -> list[Group]:
     """The rows, together where they differ in nothing but the seed, in order of appearance."""
-    settings = [_settings(row, configs and configs[i]) for i, row in enumerate(rows)]
+    configs = configs or [None] * len(rows)
+    settings = [_settings(row, config) for row, config in zip(rows, configs, strict=True)]
     together: dict[tuple, list[int]] = {}
     for i, (row, its) in enumerate(zip(rows, settings, strict=True)):
         together.setdefault((row["dataset"], *sorted(its.items())), []).append(i)
@@ -240,7 +266,8 @@ def groups(rows: Sequence[dict], configs: Sequence[Experiment] | None) -> list[G
             label=_label(rows[chosen[0]]["dataset"], chosen, members, rows, settings),
             dataset=rows[chosen[0]]["dataset"],
             rows=tuple(rows[i] for i in chosen),
-            configs=tuple(configs[i] for i in chosen) if configs else (),
+            configs=tuple(configs[i] for i in chosen if configs[i]),
+            stages=tuple(stages[i] for i in chosen) if stages else (),
         )
         for chosen in members
     ]
@@ -253,16 +280,16 @@ def _settings(row: dict, config: Experiment | None) -> dict[str, str]:
     own = {"seed", "world.seed", "data.variant"}
     return {
         name: str(value)
-        for name, value in _flat(identity(as_dict(config))).items()
+        for name, value in flat(identity(as_dict(config))).items()
         if name not in own
     }
 
 
-def _flat(config: dict, path: str = "") -> dict[str, object]:
+def flat(config: dict, path: str = "") -> dict[str, object]:
     """A nested configuration as `{"pretrain.steps": …}`."""
     found = {}
     for name, value in config.items():
-        inner = _flat(value, f"{path}{name}.") if isinstance(value, dict) else {path + name: value}
+        inner = flat(value, f"{path}{name}.") if isinstance(value, dict) else {path + name: value}
         found.update(inner)
     return found
 

@@ -10,7 +10,9 @@ class Html(str):
 
 def tag(name: str, *inside, **attributes) -> Html:
     """An element; strings inside it and in its attributes are escaped."""
-    told = "".join(f' {k.rstrip("_")}="{html.escape(str(v))}"' for k, v in attributes.items())
+    told = "".join(
+        f' {k.rstrip("_").replace("_", "-")}="{html.escape(str(v))}"' for k, v in attributes.items()
+    )
     return Html(f"<{name}{told}>{join(inside)}</{name}>")
 
 

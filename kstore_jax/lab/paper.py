@@ -51,6 +51,8 @@ class Published:
       q_first: Q-probing of the first token, by attribute.
       q_whole: Q-probing of the whole value, by attribute; not asked for the birth date.
       p_first: P-probing of the first token, by attribute: six positions, None where not asked.
+      lora: mean exact match on P_test after LoRA of a rank and a rank of the embedding, `all` where
+        the matrices themselves are trained; of many pairs it prints none.
     """
 
     qa: dict[str, float]
@@ -58,6 +60,7 @@ class Published:
     q_first: dict[str, float]
     q_whole: dict[str, float]
     p_first: dict[str, list[float | None]]
+    lora: dict[tuple[str, str], float]
 
 
 @functools.cache
@@ -85,6 +88,7 @@ def _read(row: dict) -> Published:
             name: [*(x / 100 for x in cells), *[None] * (6 - len(cells))]
             for name, cells in zip(ATTRIBUTES, row.get("p_first", ()), strict=False)
         },
+        lora={(rank, of): mean / 100 for rank, of, mean in row.get("lora", ())},
     )
 
 

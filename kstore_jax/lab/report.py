@@ -1,97 +1,140 @@
-"""A finished run as one page: what it found, tables, figures, the paper's numbers beside ours.
+"""Finished runs as one page: what they found, tables, charts, the paper's numbers beside ours.
 
-The page is one file that asks nothing of any network: style inline, figures as data URIs. All text
-goes through `markup.tag`, which escapes whatever is not HTML already.
+The page is one file that asks nothing of any network: charts are SVG, tables of values are links to
+CSV inside it, style and script are inline, and the script is the one that its policy names by hash.
+It is a function of the results alone. All text goes through `markup.tag`, which escapes whatever is
+not HTML already.
 """
 
 import base64
-import html
+import hashlib
 import os
 import pathlib
 import re
 import urllib.parse
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from typing import NamedTuple
 
-from kstore_jax.config import Experiment, Model
+from kstore_jax.config import Experiment
 from kstore_jax.errors import UserError
 from kstore_jax.files import write_bytes, write_text
-from kstore_jax.lab import figures, findings, paper, tables
+from kstore_jax.lab import agreement, charts, figures, findings, grids, paper, tables
+from kstore_jax.lab.charts import Chart
+from kstore_jax.lab.circumstances import what_was_run
 from kstore_jax.lab.experiment import Lab
+from kstore_jax.lab.figures import Drawing
 from kstore_jax.lab.findings import Finding, Group, percent
 from kstore_jax.lab.markup import Html, join, tag
 from kstore_jax.lab.stages import Cache
 from kstore_jax.train.telemetry import METRICS, read_metrics
 
-_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+
+class Figure(NamedTuple):
+    """A chart of the page, and the same as a picture beside it."""
+
+    chart: Chart
+    drawing: Drawing
 
 
-def write(run: pathlib.Path, out: pathlib.Path) -> pathlib.Path:
-    """Writes `out/report.html` and `out/figures/*.png` from `run/results.json`.
+class Section(NamedTuple):
+    """A part of the page with a heading; nothing of it is shown where `parts` are none."""
+
+    name: str
+    title: str
+    parts: Sequence[Html]
+
+
+def write(runs: Sequence[pathlib.Path], out: pathlib.Path) -> pathlib.Path:
+    """Writes `out/report.html` and `out/figures/*.png` from `results.json` of every run.
+
+    A row that several runs have is told once.
 
     Returns: the path of the page.
 
     Raises:
-      UserError: `run` holds no results, or damaged ones; nothing is written.
+      UserError: a run holds no results, or damaged ones; nothing is written.
     """
-    results = findings.read_results(run)
-    found = findings.groups(results.rows, findings.read_configs(run, results.rows))
-    drawn = {
-        "answers": [figures.answers(i, group) for i, group in enumerate(found)],
-        "p_probing": [d for i, group in enumerate(found) for d in figures.p_probing(i, group)],
-        "q_probing": [figures.q_probing(i, group) for i, group in enumerate(found)],
-        "dynamics": _dynamics(Cache(results.stages), found),
-        "losses": _losses(Cache(results.stages), found),
-    }
+    results = [findings.read_results(run) for run in runs]
+    found = findings.together(results)
+    drawn = _drawn(found)
     sections = [
-        _lead(run, findings.finding(found)),
-        _glance(found),
-        tables.in_numbers(found),
-        tables.first_tokens(found),
-        tables.by_beam(found),
-        tables.reworded(found),
-        tables.grid(found),
-        tables.by_stated(found),
-        *_figures(drawn),
-        *_what_was_run(found, results.provenance),
-        _files(run, out, drawn),
+        Section("glance", "At a glance", [_glance(found)]),
+        Section("numbers", "In numbers", _numbers(found)),
+        *(Section(name, title, _shown(told, drawn[name])) for name, title, told in _FIGURES),
+        Section("run", "What was run", what_was_run(found, [one.provenance for one in results])),
+        Section("files", "Files", [_files(runs, out, found)]),
     ]
     (out / "figures").mkdir(parents=True, exist_ok=True)
-    for drawing in (d for drawings in drawn.values() for d in drawings):
+    for _, drawing in (figure for figures_ in drawn.values() for figure in figures_):
         write_bytes(out / "figures" / f"{drawing.name}.png", drawing.png)
+    names = [run.resolve().name for run in runs]
     page = out / "report.html"
-    write_text(page, _page(f"kstore: {run.resolve().name}", sections))
+    lead = _lead(" ".join(map(str, runs)), findings.finding(found))
+    write_text(page, _page(f"kstore: {', '.join(names)}", lead, [s for s in sections if s.parts]))
     return page
 
 
-def _page(title: str, sections: Sequence[Html]) -> str:
-    style = pathlib.Path(__file__).with_name("report.css").read_text()
+def _drawn(found: Sequence[Group]) -> dict[str, list[Figure]]:
+    """The figures of each section."""
+    numbered = list(enumerate(found))
+    return {
+        "agreement": [
+            Figure(charts.scatter(each), figures.scatter(each))
+            for each in agreement.agreements(found)
+        ],
+        "answers": [Figure(charts.answers(g), figures.answers(i, g)) for i, g in numbered],
+        "lora": [
+            Figure(*both)
+            for i, grid in enumerate(grids.of(found))
+            for both in zip(charts.lora(grid), figures.lora(i, grid), strict=True)
+        ],
+        "p_probing": [
+            Figure(*both)
+            for i, g in numbered
+            for both in zip(charts.p_probing(g), figures.p_probing(i, g), strict=True)
+        ],
+        "q_probing": [Figure(charts.q_probing(g), figures.q_probing(i, g)) for i, g in numbered],
+        "dynamics": _dynamics(found),
+        "losses": _losses(found),
+    }
+
+
+def _page(title: str, lead: Html, sections: Sequence[Section]) -> str:
+    style, script = (
+        Html(pathlib.Path(__file__).with_name(f"page.{kind}").read_text()) for kind in ("css", "js")
+    )
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
     head = tag(
         "head",
         Html('<meta charset="utf-8">'),
-        Html(f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'),
+        Html(f'<meta http-equiv="Content-Security-Policy" content="{policy}">'),
         Html('<meta name="viewport" content="width=device-width, initial-scale=1">'),
         tag("title", title),
-        tag("style", Html(style)),
+        tag("style", style),
     )
-    return f"<!doctype html>\n{tag('html', head, tag('body', *sections), lang='en')}\n"
+    links = [tag("li", tag("a", each.title, href=f"#{each.name}")) for each in sections]
+    nav = tag("nav", tag("ul", *links), aria_label="Contents")
+    body = [tag("section", tag("h2", each.title), *each.parts, id=each.name) for each in sections]
+    inside = tag("body", tag("main", lead, nav, *body), tag("script", script))
+    return f"<!doctype html>\n{tag('html', head, inside, lang='en')}\n"
 
 
-def _lead(run: pathlib.Path, finding: Finding) -> Html:
-    parts = [tag("p", f"kstore report · {run}", class_="eyebrow"), tag("h1", finding.headline)]
+def _lead(runs: str, finding: Finding) -> Html:
+    parts = [tag("p", f"kstore report · {runs}", class_="eyebrow"), tag("h1", finding.headline)]
     parts += [tag("p", finding.verdict, class_="verdict")] if finding.verdict else []
     parts += [tag("p", caveat, class_="warn") for caveat in finding.caveats]
     return tag("header", *parts)
 
 
 def _glance(found: Sequence[Group]) -> Html:
-    sections = [_bars(figures.look(i)[0], group) for i, group in enumerate(found)]
-    note = f"Diamond: the paper's answers about people held out ({paper.SETTING})."
     known = any(group.published for group in found)
+    note = f"Diamond: the paper's answers about people held out ({paper.SETTING})."
     notes = [tag("p", note, class_="note")] * known
-    return join([tag("div", *sections, class_="glance"), *notes])
+    return join([tag("div", *map(_bars, found), class_="glance"), *notes])
 
 
-def _bars(colour: str, group: Group) -> Html:
+def _bars(group: Group) -> Html:
     published = group.published
     mark = tag("u", style=f"left:{100 * published.qa['mean']:.1f}%") if published else ""
     bars = []
@@ -99,7 +142,7 @@ def _bars(colour: str, group: Group) -> Html:
         ("recites its texts", group.mean("bio_recall"), "stored", ""),
         ("answers about people held out", group.mean("qa", "mean"), "answered", mark),
     ):
-        fill = tag("i", class_=kind, style=f"width:{100 * share:.1f}%;background:{colour}")
+        fill = tag("i", class_=kind, style=f"width:{100 * share:.1f}%")
         bars += [tag("span", what), tag("div", fill, extra, class_="track")]
         bars += [tag("b", percent(share))]
     name = tag("h3", group.label, tag("small", _seeds(group)))
@@ -111,65 +154,121 @@ def _seeds(group: Group) -> str:
     return group.wording + (f"; mean of {count} seeds" if count > 1 else "")
 
 
-def _losses(cache: Cache, found: Sequence[Group]) -> list[figures.Drawing]:
+def _numbers(found: Sequence[Group]) -> list[Html]:
+    told = (
+        tables.in_numbers,
+        tables.first_tokens,
+        tables.by_beam,
+        tables.reworded,
+        tables.grid,
+        tables.by_stated,
+    )
+    return [table(found) for table in told]
+
+
+def _losses(found: Sequence[Group]) -> list[Figure]:
     """The pretraining losses of the rows whose metrics are there; no figure where none are."""
     curves = []
     for which, group in enumerate(found):
-        for config in group.configs:
-            told = [line for line in _metrics(cache, config) if line["loss"] is not None]
+        for config, stages in zip(group.configs, group.stages, strict=bool(group.configs)):
+            told = [line for line in _metrics(stages, config) if line["loss"] is not None]
             if told:
                 steps, losses = zip(*((line["step"], line["loss"]) for line in told), strict=True)
                 curves.append((group.label, which, steps, losses))
-    return [figures.losses(curves)] if curves else []
+    return [Figure(charts.losses(curves), figures.losses(curves))] if curves else []
 
 
-def _dynamics(cache: Cache, found: Sequence[Group]) -> list[figures.Drawing]:
+def _dynamics(found: Sequence[Group]) -> list[Figure]:
     """What the models of the rows that were evaluated knew while they were pretrained."""
     drawn = []
     for which, group in enumerate(found):
-        for row, config in zip(group.rows, group.configs, strict=bool(group.configs)):
-            if told := [line for line in _metrics(cache, config) if line.get("evaluation")]:
-                drawn.append(figures.dynamics(which, group, row["seed"], told))
+        of_rows = zip(group.rows, group.configs, group.stages, strict=bool(group.configs))
+        for row, config, stages in of_rows:
+            if told := [line for line in _metrics(stages, config) if line.get("evaluation")]:
+                drawing = figures.dynamics(which, group, row["seed"], told)
+                drawn.append(Figure(charts.dynamics(group, row["seed"], told), drawing))
     return drawn
 
 
-def _metrics(cache: Cache, config: Experiment) -> list[dict]:
+def _metrics(stages: pathlib.Path, config: Experiment) -> list[dict]:
     """The lines of a row's pretraining, none where they cannot be read."""
     try:
+        cache = Cache(stages)
         lines = read_metrics(cache.folder(Lab(config, cache).pretrain) / METRICS)
         return [{**line, "step": int(line["step"])} for line in lines]
     except (UserError, OSError, ValueError, KeyError, TypeError):
         return []
 
 
-def _figures(drawn: dict[str, list[figures.Drawing]]) -> list[Html]:
-    """The sections of figures, each with how to read it."""
-    return [
-        join(
-            [
-                tag("h2", title),
-                tag("p", reading),
-                tag("div", *map(_shown, drawn[name]), class_="figures"),
-            ]
-        )
-        for name, title, reading in _SECTIONS
-        if drawn[name]
-    ]
+def _shown(told: str, drawn: Sequence[Figure]) -> list[Html]:
+    """How to read the figures of a section, and the figures; nothing where there are none."""
+    if not drawn:
+        return []
+    marks = {mark for figure in drawn for mark in re.findall(r"(\w+)_marks", figure.chart.svg)}
+    legend = [_switch(mark, name) for mark, name in charts.MARKS.items() if mark in marks]
+    shown = [tag("fieldset", tag("legend", "Marks shown", class_="spoken"), *legend)] * bool(legend)
+    return [tag("p", told), *shown, tag("div", *map(_figure, drawn), class_="figures")]
 
 
-def _shown(drawing: figures.Drawing) -> Html:
-    data = base64.b64encode(drawing.png).decode()
-    alt = html.escape(drawing.alt)
-    return tag("figure", Html(f'<img src="data:image/png;base64,{data}" alt="{alt}">'))
+def _switch(mark: str, name: str) -> Html:
+    """What a mark of the charts means; unchecked, `page.css` hides it."""
+    box = Html(f'<input type="checkbox" checked class="{mark}">')
+    return tag("label", box, tag("i", class_=mark), name)
 
 
-_SECTIONS = (
+def _figure(figure: Figure) -> Html:
+    chart, drawing = figure
+    values = tables.table(
+        f"values of {chart.title}",
+        chart.columns,
+        [
+            [tag("tr", tag("th", row[0], scope="row"), *(tag("td", _cell(x)) for x in row[1:]))]
+            for row in chart.rows
+        ],
+    )
+    csv = charts.as_csv([chart.columns, *chart.rows])
+    links = [
+        tag(
+            "a", "CSV", download=f"{drawing.name}.csv", aria_label=f"CSV of {chart.title}",
+            href=f"data:text/csv;charset=utf-8,{urllib.parse.quote(csv)}",
+        ),
+        tag(
+            "a", "PNG", href=urllib.parse.quote(f"figures/{drawing.name}.png"),
+            aria_label=f"PNG of {chart.title}",
+        ),
+    ]  # fmt: skip
+    below = tag("div", tag("details", tag("summary", "Values"), values), *links, class_="below")
+    caption = tag("figcaption", chart.title)
+    return tag("figure", caption, chart.svg, tag("p", drawing.alt, class_="alt"), below)
+
+
+def _cell(value: float | str | None) -> str:
+    if value is None or isinstance(value, str):
+        return value or "–"
+    return f"{value:,.3f}" if isinstance(value, float) else f"{value:,}"
+
+
+_FIGURES = (
+    (
+        "agreement",
+        "Ours against the paper's",
+        "Each point is a dataset; on the line our share is the paper's. Models and worlds of other "
+        "sizes answer more or less of everything, so what is compared is the order. In full colour "
+        "are the datasets whose ranks are furthest apart.",
+    ),
     (
         "answers",
         "Answers about people held out",
         "Every person's biography is in pretraining; the questions about half of them, or about "
         "the celebrities where there are any, are finetuned on. These are the answers about the "
         "others, by attribute: right when every token is.",
+    ),
+    (
+        "lora",
+        "Ways of finetuning: the ranks of LoRA",
+        "Answers about people held out, by the rank of the change to queries and values, down, and "
+        "to the embedding, across; all: these weights themselves, which in the paper's last corner "
+        "means every weight of the model (Fig. 2a and 11).",
     ),
     (
         "p_probing",
@@ -195,177 +294,23 @@ _SECTIONS = (
         "these. Where questions are mixed in, the paper sees answers about P_train first, then "
         "their biographies, then those of P_test, and answers about P_test last (Fig. 1).",
     ),
-    ("losses", "Pretraining", "Mean next-token loss over the whole text, on the training data."),
-)
-
-
-def _what_was_run(found: Sequence[Group], provenance: dict) -> list[Html]:
-    rows = [row for group in found for row in group.rows]
-    configs = [config for group in found for config in group.configs]
-    told = [
-        ("people", _either(f"{row['people']:,}" for row in rows)),
-        ("mixed in", _either(map(_mixed, rows)) if any(map(findings.mixed, rows)) else ""),
-        ("parameters", _either(f"{row['parameters']:,}" for row in rows)),
-        ("vocabulary", _either(f"{row['vocabulary']:,} tokens" for row in rows)),
-        ("seeds", _either(row["seed"] for row in rows)),
-        *(
-            (name, _either(words.format(m=getattr(config, part)) for config in configs))
-            for name, words, part in _SETTINGS
-        ),
-        ("devices", ", ".join(map(str, provenance.get("devices") or ["not known"]))),
-        ("machine", f"{provenance.get('platform')}, Python {provenance.get('python')}"),
-        ("versions", _pairs(provenance.get("versions") or {})),
-        ("code", _code(rows)),
-    ]
-    items = [part for name, text in told if text for part in (tag("dt", name), tag("dd", text))]
-    return [
-        tag("h2", "What was run"),
-        tag("dl", *items),
-        _times(found),
-        tag("h3", "What to keep in mind"),
-        *(tag("p", text) for text in _of_this_run(rows, configs)),
-        tag("p", "In every run of this package, unlike the paper:"),
-        tag("ul", *(tag("li", text) for text in paper.DEPARTURES)),
-        tag("p", "Chosen here, because the paper does not tell: ", paper.CHOSEN),
-    ]
-
-
-def _of_this_run(rows: Sequence[dict], configs: Sequence[Experiment]) -> list[str]:
-    """What the settings of this run mean for its comparison with the paper."""
-    told, theirs = [], Experiment()
-    other_people = any(row["people"] != theirs.world.people for row in rows)
-    if other_people or any(_size(config.model) != _size(theirs.model) for config in configs):
-        told.append(_SIZE)
-    if any(config.data.vocabulary == "compact" for config in configs):
-        told.append(_COMPACT)
-    if not any(config.model.dropout for config in configs):
-        told.append("Pretraining had no dropout; the paper's probably had GPT-2's.")
-    if any(config.finetune.method == "lora" and not config.finetune.grid for config in configs):
-        told.append("One rank of LoRA was tried; the paper shows the better of 8 and 16.")
-    for (field, value), text in _PROBING.items():
-        parts = {"P-probing": "p_probe", "Q-probing": "q_probe"}.items()
-        chosen = [
-            name
-            for name, part in parts
-            if any(getattr(getattr(config, part), field) == value for config in configs)
-        ]
-        if chosen:
-            told.append(f"{' and '.join(chosen)}: {text}")
-    if read := sorted({config.p_probe.entries for config in configs} - {0}):
-        most = _either(read)
-        told.append(f"P-probing reads at most {most} of the biographies of each person.")
-    return told
-
-
-def _size(model: Model) -> tuple:
-    return model.layers, model.heads, model.width, model.rotary
-
-
-_SIZE = f"Compare shapes with the paper's rather than last digits: it has {paper.SETTING}."
-_COMPACT = (
-    "The model knows only the tokens that what is read here uses, the paper's all 50,257 of GPT-2."
-)
-_PROBING = {
-    ("head", "linear"): (
-        "a linear head has a class for each value, and cannot name a value that nobody of the "
-        "half it was trained on has. With few people there are such values, so the ceiling of the "
-        "probes is below 100 %; the paper, with 100,000 people, does not meet it."
-    ),
-    ("head", "unembedding"): (
-        "first tokens are read through the model's own output rows, and only the low-rank update "
-        "of the embedding is trained. The paper trains a linear head on 50,000 people; a few "
-        "hundred are too few for a head of as many classes."
-    ),
-    ("dropout", 0.0): (
-        "the frozen model drops nothing while they are trained; the paper leaves its dropout on."
-    ),
-    ("updated", "shared"): (
-        "the embedding is updated for the tokens of the templates and the end of text only, in "
-        "the paper for all. With few people a name's token is nearly the person's own, and its "
-        "update would learn the half trained on by heart."
-    ),
-}
-"""What a setting of the probes means for their reading."""
-
-_SETTINGS = (
     (
-        "model",
-        "{m.layers} layers, {m.heads} heads, width {m.width}, {m.positions} positions, "
-        "{m.activation}, {m.direction}, {m.dtype}",
-        "model",
+        "losses",
+        "Pretraining",
+        "Mean next-token loss over the whole text, on the training data. Of long curves some "
+        "points are drawn; metrics.jsonl in the folder of the stage holds all.",
     ),
-    ("pretraining", "{m.steps:,} steps of {m.batch} windows of {m.window} tokens", "pretrain"),
-    (
-        "finetuning",
-        "{m.steps:,} steps of {m.batch} questions, LoRA rank {m.rank} and {m.embedding_rank}",
-        "finetune",
-    ),
-    ("P-probing", "{m.steps:,} steps of {m.batch} texts, rank {m.embedding_rank}", "p_probe"),
-    ("Q-probing", "{m.steps:,} steps of {m.batch} names, rank {m.embedding_rank}", "q_probe"),
 )
-"""What is told of a configuration: a name, the words, and the part that they are about."""
 
 
-def _either(values: Iterable) -> str:
-    """The different values, in order of appearance."""
-    return " / ".join(dict.fromkeys(map(str, values)))
-
-
-def _pairs(versions: dict) -> str:
-    return ", ".join(f"{name} {version}" for name, version in versions.items())
-
-
-def _mixed(row: dict) -> str:
-    """What was read in pretraining beside the biographies of templates."""
-    beside, told = findings.mixed(row), []
-    if "rewritten" in beside:
-        told.append(f"biographies as rewritten in {beside['rewritten']}")
-    if "celebrities" in beside:
-        who = f"{beside['celebrities']:,} celebrities in {beside['celebrity_variant']}"
-        share = beside["celebrity_share"]
-        often = f"{percent(share)} of the windows of biographies" if share else "shuffled in"
-        told.append(f"{who}, {often}")
-    if "qa_share" in beside:
-        told.append(f"questions with answers, {percent(beside['qa_share'])} of the windows")
-    if "text" in beside:
-        told.append(f"text of {beside['text']}, {percent(beside['text_share'])} of the windows")
-    return "; ".join(told) or "nothing"
-
-
-def _code(rows: Sequence[dict]) -> str:
-    """What computed the stages, which may be other code than that of whoever asked last."""
-    told = sorted(set().union(*(row.get("code", ()) for row in rows)))
-    return ", ".join(map(_version, told)) or "not known"
-
-
-def _version(code: str) -> str:
-    commit = re.fullmatch(r"([0-9a-f]{7,})(-dirty)?", code)
-    if not commit:
-        return code
-    return f"git {commit[1][:10]}" + " with uncommitted changes" * bool(commit[2])
-
-
-_STAGES = {"qa": "QA", "p_probe": "P-probe", "q_probe": "Q-probe"}
-
-
-def _times(found: Sequence[Group]) -> Html:
-    """Seconds of each stage, a line a row of the results."""
-    rows = [(group.label, row) for group in found for row in group.rows]
-    stages = list(dict.fromkeys(name for _, row in rows for name in row["seconds_by_stage"]))
-    heads = ["seconds", *(_STAGES.get(stage, stage) for stage in stages), "all"]
-    body = []
-    for label, row in rows:
-        spent = [row["seconds_by_stage"].get(stage) for stage in stages] + [row["seconds"]]
-        cells = [tag("td", "–" if s is None else f"{s:,.1f}") for s in spent]
-        body.append(tag("tr", tag("th", f"{label}, seed {row['seed']}", scope="row"), *cells))
-    head = tag("thead", tag("tr", *(tag("th", name, scope="col") for name in heads)))
-    return tag("div", tag("table", head, tag("tbody", *body)), class_="scroll")
-
-
-def _files(run: pathlib.Path, out: pathlib.Path, drawn: dict[str, list[figures.Drawing]]) -> Html:
-    results = os.path.relpath((run / "results.json").resolve(), out.resolve())
-    names = [f"figures/{drawing.name}.png" for drawings in drawn.values() for drawing in drawings]
-    links = [tag("a", "results.json", href=urllib.parse.quote(pathlib.Path(results).as_posix()))]
-    links += [tag("a", name, href=urllib.parse.quote(name)) for name in names]
-    items = [tag("li", link) for link in links]
-    return join([tag("h2", "Files"), tag("ul", *items)])
+def _files(runs: Sequence[pathlib.Path], out: pathlib.Path, found: Sequence[Group]) -> Html:
+    rows = charts.as_csv(tables.all_rows(found))
+    href = f"data:text/csv;charset=utf-8,{urllib.parse.quote(rows)}"
+    links = [tag("a", "Every row as CSV", download="rows.csv", href=href)]
+    for path in (run / name for run in runs for name in ("results.json", "config.json")):
+        beside = pathlib.Path(os.path.relpath(path.resolve(), out.resolve())).as_posix()
+        links += [tag("a", beside, href=urllib.parse.quote(beside))] * path.exists()
+    told = (
+        "CSV is inside this page; PNG and JSON are files beside it, at the places they are named."
+    )
+    return join([tag("p", told), tag("ul", *(tag("li", link) for link in links))])

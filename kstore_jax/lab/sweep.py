@@ -251,4 +251,4 @@ def _publish(workdir: pathlib.Path, labs: Sequence[Lab], plan: Plan) -> pathlib.
         from kstore_jax.lab import report  # which imports Matplotlib, in a second
 
         write_json(path, results)
-        return report.write(workdir, workdir)
+        return report.write([workdir], workdir)

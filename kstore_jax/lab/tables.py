@@ -13,24 +13,30 @@ _COLUMNS = ("mean", *ATTRIBUTES)
 def in_numbers(found: Sequence[Group]) -> Html:
     """What was learned and answered, the paper's numbers below ours."""
     heads = ["exposures", "recited", "answers, trained on", "answers, held out: mean"]
-    body = [row for group in found for row in _of_group(group)]
-    body.append(tag("tr", tag("th", "the paper", colspan=11), class_="dataset"))
-    body.append(_cells("majority guess", "paper", _NOT_LEARNED, paper.baseline().qa))
+    bodies = [_of_group(group) for group in found]
+    theirs = tag("tr", tag("th", "the paper", colspan=11, scope="rowgroup"), class_="dataset")
+    guess = _cells("majority guess", "guess", _NOT_LEARNED, paper.baseline().qa)
+    bodies.append([theirs, guess])
     return join(
         [
-            tag("h2", "In numbers"),
             tag("p", _COLUMNS_TOLD, class_="note"),
-            _by_attribute(heads, body),
+            _by_attribute("Answers", heads, bodies),
             tag("p", _PAPER_TOLD, class_="note"),
         ]
     )
 
 
-def _by_attribute(heads: Sequence[str], body: Sequence[Html]) -> Html:
+def table(name: str, heads: Sequence[str], bodies: Sequence[Sequence[Html]]) -> Html:
+    """A table that scrolls in itself, sorted by any column but the first; a body stays together."""
+    head = tag("thead", tag("tr", *(tag("th", each, scope="col") for each in heads)))
+    inside = tag("table", head, *(tag("tbody", *rows) for rows in bodies), class_="sortable")
+    return tag("div", inside, class_="scroll", role="group", tabindex=0, aria_label=name)
+
+
+def _by_attribute(name: str, heads: Sequence[str], bodies: Sequence[Sequence[Html]]) -> Html:
     """A table whose last columns are the attributes, one row a name."""
-    columns = ["", *heads, *(name.replace("_", " ") for name in ATTRIBUTES)]
-    head = tag("thead", tag("tr", *(tag("th", name, scope="col") for name in columns)))
-    return tag("div", tag("table", head, tag("tbody", *body)), class_="scroll")
+    columns = ["", *heads, *(attribute.replace("_", " ") for attribute in ATTRIBUTES)]
+    return table(name, columns, bodies)
 
 
 _COLUMNS_TOLD = (
@@ -91,25 +97,31 @@ def _cells(name: str, kind: str, learned: Sequence[str], shares: dict) -> Html:
 
 def first_tokens(found: Sequence[Group]) -> Html:
     """First tokens of answers, of which the paper prints those about the trained half."""
-    body = []
+    bodies = []
     for group in found:
-        body.append(_title(group, 8))
-        body.append(_cells("trained on", "each", (), group.means("qa_first", "train")))
-        body.append(_cells("held out", "ours", (), group.means("qa_first", "test")))
         guess = group.means("q_probe", "baseline")["first"]
         guess["mean"] = sum(guess.values()) / len(guess)
-        body.append(_cells("majority guess", "guess", (), guess))
+        bodies.append(
+            [
+                _title(group, 8),
+                _cells("trained on", "each", (), group.means("qa_first", "train")),
+                _cells("held out", "ours", (), group.means("qa_first", "test")),
+                _cells("majority guess", "guess", (), guess),
+            ]
+        )
         published = group.published
         if published and published.qa_train_first is not None:
             theirs = {"mean": published.qa_train_first}
-            body.append(_cells("the paper, trained on", "paper", (), theirs))
-    return join(
-        [
-            tag("h3", "First tokens of the answers"),
-            tag("p", _FIRST_TOLD, class_="note"),
-            _by_attribute(["mean"], body),
-        ]
-    )
+            bodies[-1].append(_cells("the paper, trained on", "paper", (), theirs))
+    return _part("First tokens of the answers", _FIRST_TOLD, ["mean"], bodies)
+
+
+def _part(title: str, told: str, heads: Sequence[str], bodies: Sequence[Sequence[Html]]) -> Html:
+    """A table by attribute with its heading; nothing where it has no bodies."""
+    if not bodies:
+        return Html("")
+    note = tag("p", told, class_="note")
+    return join([tag("h3", title), note, _by_attribute(title, heads, bodies)])
 
 
 _FIRST_TOLD = (
@@ -121,56 +133,56 @@ _FIRST_TOLD = (
 
 def by_beam(found: Sequence[Group]) -> Html:
     """Answers by beam search beside greedy ones; nothing where none was made."""
-    body = []
-    for group in found:
-        if all(row.get("qa_beam") for row in group.rows):
-            body.append(_title(group, 8))
-            body.append(_cells("greedy", "each", (), group.means("qa")))
-            body.append(_cells("beam search", "ours", (), group.means("qa_beam")))
-    if not body:
-        return Html("")
+    bodies = [
+        [
+            _title(group, 8),
+            _cells("greedy", "each", (), group.means("qa")),
+            _cells("beam search", "ours", (), group.means("qa_beam")),
+        ]
+        for group in found
+        if all(row.get("qa_beam") for row in group.rows)
+    ]
     told = "Exact match in %, about people held out. The paper decodes with a beam of 4."
-    heading = tag("h3", "Answers by beam search")
-    return join([heading, tag("p", told, class_="note"), _by_attribute(["mean"], body)])
+    return _part("Answers by beam search", told, ["mean"], bodies)
 
 
 def grid(found: Sequence[Group]) -> Html:
     """What was finetuned, and which of it was asked; nothing where there was one way alone."""
-    tables = []
+    told = []
     for group in found:
         for row in group.rows:
             if not (tried := row.get("qa_grid")):
                 continue
             names = [name for name in tried[0] if name not in ("validation", "chosen")]
-            heads = [*(name.replace("_", " ") for name in names), "people held back", ""]
-            body = [
+            heads = [*(name.replace("_", " ") for name in names), "people held back", "asked"]
+            lines = [
                 tag(
                     "tr",
-                    *(tag("td", str(way[name])) for name in names),
+                    tag("th", str(way[names[0]]), scope="row"),
+                    *(tag("td", str(way[name])) for name in names[1:]),
                     tag("td", _in_percent(way["validation"]), class_="main"),
-                    tag("td", "asked" if way["chosen"] else ""),
+                    tag("td", "asked" if way["chosen"] else "–"),
                 )
                 for way in tried
             ]
-            title = tag("caption", f"{group.label}, seed {row['seed']}")
-            head = tag("thead", tag("tr", *(tag("th", name, scope="col") for name in heads)))
-            tables.append(tag("table", title, head, tag("tbody", *body)))
-    if not tables:
+            title = f"{group.label}, seed {row['seed']}"
+            told += [tag("h4", title), table(title, heads, [[line] for line in lines])]
+    if not told:
         return Html("")
-    told = (
+    note = (
         "Exact match in %, about people of the trained half whose questions were held back; the "
         "best way is the one that the other half is asked by."
     )
-    return join([tag("h3", "Ways of finetuning"), tag("p", told, class_="note"), *tables])
+    return join([tag("h3", "Ways of finetuning"), tag("p", note, class_="note"), *told])
 
 
 def by_stated(found: Sequence[Group]) -> Html:
     """P-probing of couples by whether the other of the pair was read before (Figs. 6 and 15)."""
-    body = []
+    bodies = []
     for group in found:
         if not all("by_stated" in row["p_probe"] for row in group.rows):
             continue
-        body.append(_title(group, 8))
+        bodies.append([_title(group, 8)])
         for kind, name in (("before its other half", "each"), ("after it", "ours")):
             shares = {
                 attribute: _share_stated(group, attribute, pair, kind == "after it")
@@ -179,15 +191,13 @@ def by_stated(found: Sequence[Group]) -> Html:
             }
             known = [share for share in shares.values() if share is not None]
             shares["mean"] = sum(known) / len(known)
-            body.append(_cells(kind, name, (), shares))
-    if not body:
-        return Html("")
+            bodies[-1].append(_cells(kind, name, (), shares))
     told = (
         "First tokens in %, over all places before the fact is stated: birth date and city, "
         "university and major, company and its city stand together in these texts, in this order."
     )
-    heading = tag("h3", "P-probing before and after the other half of a pair was read")
-    return join([heading, tag("p", told, class_="note"), _by_attribute(["mean"], body)])
+    title = "P-probing before and after the other half of a pair was read"
+    return _part(title, told, ["mean"], bodies)
 
 
 def _share_stated(group: Group, attribute: str, pair: Sequence[str], after: bool) -> float | None:
@@ -205,25 +215,22 @@ def _share_stated(group: Group, attribute: str, pair: Sequence[str], after: bool
 
 def reworded(found: Sequence[Group]) -> Html:
     """Answers in wordings never trained; nothing where no row knows of them."""
-    body = []
+    bodies = []
     for group in found:
         if not (wordings := group.reworded):
             continue
         means = [wording["mean"] for wording in wordings]
         spread = " to ".join(map(_in_percent, (min(means), max(means))))
         mean = {name: sum(w[name] for w in wordings) / len(wordings) for name in _COLUMNS}
-        body.append(_title(group, 9))
-        body.append(_cells("the trained wording", "each", ["–"], group.means("qa")))
-        body.append(_cells(f"mean of {len(wordings)} never trained", "ours", [spread], mean))
-    if not body:
-        return Html("")
-    return join(
-        [
-            tag("h3", "Questions in wordings never trained"),
-            tag("p", _REWORDED_TOLD, class_="note"),
-            _by_attribute(["from wording to wording", "mean"], body),
-        ]
-    )
+        bodies.append(
+            [
+                _title(group, 9),
+                _cells("the trained wording", "each", ["–"], group.means("qa")),
+                _cells(f"mean of {len(wordings)} never trained", "ours", [spread], mean),
+            ]
+        )
+    title = "Questions in wordings never trained"
+    return _part(title, _REWORDED_TOLD, ["from wording to wording", "mean"], bodies)
 
 
 _REWORDED_TOLD = (
@@ -231,3 +238,24 @@ _REWORDED_TOLD = (
     "same model is asked in others, and where it answers fewer, what it learned hangs in part on "
     "the words of the question. From wording to wording: the lowest and the highest of their means."
 )
+
+
+def all_rows(found: Sequence[Group]) -> list[list]:
+    """Every row of the results, a line each under a line of heads; accuracies in %."""
+    heads = ["group", "dataset", "seed", "people", *_LEARNED, *(f"qa {c}" for c in _COLUMNS)]
+    heads += [f"q_probe first {name}" for name in ATTRIBUTES]
+    lines = [
+        [
+            group.label,
+            row["dataset"],
+            row["seed"],
+            row["people"],
+            row["exposures"],
+            *(round(100 * row[name], 3) for name in _LEARNED[1:]),
+            *(round(100 * row["qa"][name], 3) for name in _COLUMNS),
+            *(round(100 * row["q_probe"]["first"][name][0], 3) for name in ATTRIBUTES),
+        ]
+        for group in found
+        for row in group.rows
+    ]
+    return [heads, *lines]
