@@ -9,10 +9,13 @@ import optax
 import pytest
 
 from benchmarks import directions
+from benchmarks.page import multiplied
 from benchmarks.rewrite import measure
 from benchmarks.shape import Shape
 from benchmarks.train import DISPATCH, DTYPES, OURS, PEERS, row, training_steps
 from kstore_jax.config import Data, Experiment, Finetune, Model, Pretrain, World
+from kstore_jax.lab import findings
+from tests.lab.test_report import a_row, a_run
 
 SIZES = ("--layers=1", "--width=16", "--heads=2", "--window=8", "--batch=2", "--vocabulary=32")
 TINY = Shape(layers=1, width=16, heads=2, window=8, batch=2, vocabulary=32)
@@ -117,3 +120,15 @@ def test_the_rate_of_rewriting_counts_answers_and_refusals():
     assert found["answers"] == 300 + found["refused"] > 300
     for name in ("answers_per_s", "peak_memory_mib", "cpu_us_an_answer"):
         assert found[name] > 0
+
+
+def test_the_page_of_many_runs_has_each_of_them(tmp_path):
+    run, out = tmp_path / "run", tmp_path / "out"
+    out.mkdir()
+    rows = [a_row("single"), a_row("multi2")]
+    multiplied(a_run(run, rows, metrics=False), 5, out)
+    results = findings.read_results(out)
+    groups = findings.together([results])
+    assert [len(group.rows) for group in groups] == [1] * 5
+    assert [group.dataset for group in groups].count("single") == 3
+    assert results.stages == (run / "stages").resolve()

@@ -1,0 +1,89 @@
+"""How large the page of many runs is, and how fast it is written and opens in a browser.
+
+    python -m benchmarks.page runs/quickstart --runs=50 [--repeat=5] [--json]
+
+The rows of a finished run are taken again and again, as if each had been finetuned otherwise, so
+that each has tables and charts of its own. Opening is from the request to the end of the load
+event, when the page is laid out and its script has run; it needs Chromium on this machine.
+"""
+
+import argparse
+import itertools
+import json
+import pathlib
+import shutil
+import statistics
+import tempfile
+import time
+
+from kstore_jax.files import read_json, write_json
+from kstore_jax.lab import report
+
+
+def multiplied(run: pathlib.Path, runs: int, out: pathlib.Path) -> None:
+    """Writes to `out` the results of `runs` rows with the figures of those of `run`."""
+    results, config = (read_json(run / name) for name in ("results.json", "config.json"))
+    found = itertools.cycle(zip(results["rows"], config["rows"], strict=True))
+    rows, configs = [], []
+    for i, (row, own) in enumerate(itertools.islice(found, runs)):
+        rows.append(row)
+        finetune = {**own["finetune"], "steps": own["finetune"]["steps"] + i}
+        configs.append({**own, "finetune": finetune})
+    stages = str((run / results.get("stages", "stages")).resolve())
+    write_json(out / "results.json", {**results, "rows": rows, "stages": stages})
+    write_json(out / "config.json", {"rows": configs})
+
+
+def opening_seconds(page: pathlib.Path, repeat: int) -> list[float]:
+    """How long each of several openings took, in one browser that was warmed up by another."""
+    from playwright.sync_api import sync_playwright
+
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        loaded = "performance.getEntriesByType('navigation')[0].loadEventEnd / 1000"
+        seconds = []
+        for _ in range(repeat + 1):
+            tab = browser.new_page()
+            tab.goto(page.as_uri())
+            seconds.append(tab.evaluate(loaded))
+            tab.close()
+        browser.close()
+    return seconds[1:]
+
+
+def measure(run: pathlib.Path, runs: int, repeat: int) -> dict:
+    """Size, seconds of writing, and the median and the slowest of the openings."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = pathlib.Path(folder)
+        multiplied(run, runs, out)
+        before = time.perf_counter()
+        page = report.write([out], out)
+        written = time.perf_counter() - before
+        opened = opening_seconds(page, repeat)
+        return {
+            "runs": runs,
+            "figures": len(list((out / "figures").iterdir())),
+            "megabytes": round(page.stat().st_size / 1e6, 2),
+            "write_s": round(written, 1),
+            "open_s": round(statistics.median(opened), 2),
+            "slowest_open_s": round(max(opened), 2),
+        }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("run", type=pathlib.Path)
+    parser.add_argument("--runs", type=int, default=50)
+    parser.add_argument("--repeat", type=int, default=5)
+    parser.add_argument("--json", action="store_true")
+    given = parser.parse_args()
+    found = measure(given.run, given.runs, given.repeat)
+    if given.json:
+        print(json.dumps(found))
+    else:
+        print("\n".join(f"{name:<16} {value:>10,}" for name, value in found.items()))
+
+
+if __name__ == "__main__":
+    main()
