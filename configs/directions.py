@@ -23,7 +23,10 @@ def get_config(scale: str = "laptop"):
     if scale == "laptop":
         config.world.people = 300
         config.pretrain.update(steps=24_000, batch=8, learning_rate=2e-3, evaluate_every=1000)
-        config.sweep = c.product(model__direction=["causal", "bidirectional"])
+        config.sweep = c.chain(
+            c.row("GPT", model__direction="causal"),
+            c.row("BERT", model__direction="bidirectional"),
+        )
         return config
     config.pretrain.steps = config.pretrain.steps * 15 // 8
     bert = {"model__direction": "bidirectional", "pretrain__learning_rate": 3e-4, "qa__beam": 1}

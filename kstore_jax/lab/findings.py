@@ -181,6 +181,9 @@ def _check(row: dict) -> None:
     for half in ("train", "test"):
         for name in ("mean", *ATTRIBUTES):
             _share(f"qa_first.{half}.{name}", row["qa_first"][half][name])
+    for hidden, shares in row.get("bio_recall_hidden", {}).items():
+        for name in ("mean", *ATTRIBUTES):
+            _share(f"bio_recall_hidden.{hidden}.{name}", shares[name])
     for wording in row.get("qa_wordings", ()):
         for name in ("mean", *ATTRIBUTES):
             _share(f"qa_wordings.{name}", wording[name])

@@ -160,6 +160,7 @@ def _numbers(found: Sequence[Group]) -> list[Html]:
         tables.first_tokens,
         tables.by_beam,
         tables.reworded,
+        tables.told_from,
         tables.grid,
         tables.by_stated,
     )

@@ -213,6 +213,34 @@ def _share_stated(group: Group, attribute: str, pair: Sequence[str], after: bool
     return sum(cell["right"] * cell["readings"] for cell in cells) / readings if readings else None
 
 
+def told_from(found: Sequence[Group]) -> Html:
+    """What bidirectional models tell values in biographies from; nothing where there are none."""
+    lines = {"name": "names hidden, too", "value": "all words of the value hidden"}
+    lines["values"] = "all words of all values hidden"
+    bodies = [
+        [
+            _title(group, 8),
+            _cells("one word hidden at a time", "each", (), group.means("bio_recall_by_attribute")),
+            *(
+                _cells(line, "each", (), group.means("bio_recall_hidden", hidden))
+                for hidden, line in lines.items()
+            ),
+        ]
+        for group in found
+        if all(row.get("bio_recall_hidden") for row in group.rows)
+    ]
+    return _part("What masked words are told from", _TOLD_FROM, ["mean"], bodies)
+
+
+_TOLD_FROM = (
+    "Values told whole, in %, in the biographies that were read in pretraining. With all values "
+    "hidden there is but the name to tell them from, as there is in a question. The paper's "
+    "(Part 3.1, section 7): masked words are told from the words beside them, and tied to the name "
+    "only where these do not tell: the parts of a birth date, majors of one word. So its BERT "
+    "answers birth dates and majors in part, and the rest hardly more often than a guess."
+)
+
+
 def reworded(found: Sequence[Group]) -> Html:
     """Answers in wordings never trained; nothing where no row knows of them."""
     bodies = []

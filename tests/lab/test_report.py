@@ -205,6 +205,16 @@ def test_wordings_never_trained_are_told_as_a_mean_and_a_range(page):
         assert any(line.endswith(f"mean of 4 never trained {spread} {shown}") for line in lines)
 
 
+def test_what_masked_words_are_told_from_stands_there_where_it_was_asked(tmp_path):
+    hidden = {"name": shares(0.871), "value": shares(0.333), "values": shares(0.222)}
+    bert = {**SHUFFLED, "direction": "bidirectional", "bio_recall_hidden": hidden}
+    title = "What masked words are told from"
+    page = written(a_run(tmp_path / "run", [{**SINGLE, "bio_recall_hidden": {}}, bert]))
+    told = page.partition(title)[2].partition("</table>")[0]
+    assert [f"{100 * table['mean']:.1f}" in told for table in hidden.values()] == [True] * 3
+    assert title not in written(a_run(tmp_path / "plain"))
+
+
 @pytest.mark.parametrize("row", [without("qa_wordings"), {**SINGLE, "qa_wordings": []}])
 def test_results_without_other_wordings_are_drawn_without_them(tmp_path, row):
     assert reworded(written(a_run(tmp_path / "one", [row]))) == [""]
