@@ -14,6 +14,7 @@ from kstore_jax.errors import UserError
 from kstore_jax.model.matmul import dot, transposed
 
 _LANES = 128  # of a TPU: splash attention takes lengths in multiples of it
+_BLOCK, _MOST_BLOCKS = 128, 4  # queries at least: products of fewer are slow on a CPU
 
 
 def attend(
@@ -127,29 +128,49 @@ def _splash(
     return out_BxHxLxK[:, :, :length]
 
 
-def _dense(q_NxLxK, k_MxLxK, v_MxLxK, lengths_M, dtype, causal, dropout, key):
-    """The heads that share a key are rows of one product: R L queries to L keys."""
-    rows, length, width = k_MxLxK.shape
-    q_MxRLxK = (q_NxLxK * width**-0.5).reshape(rows, -1, width)
-    kept = None
-    if dropout:
-        shape = (rows, q_MxRLxK.shape[1], length)
-        kept = jax.random.bernoulli(key, 1.0 - dropout, shape).astype(jnp.float32) / (1.0 - dropout)
-    out_MxRLxK = _attend(q_MxRLxK, k_MxLxK, v_MxLxK, kept, lengths_M, causal, jnp.dtype(dtype))
-    return out_MxRLxK.reshape(q_NxLxK.shape)
+def _dense(q_NxLxK, k_MxTxK, v_MxTxK, lengths_M, dtype, causal, dropout, key):
+    """The heads that share a key are rows of one product: R L queries to T keys.
+
+    Causal attention goes by blocks of queries, each with the keys up to its end: the others would
+    be multiplied by nothing.
+    """
+    rows, _, width = k_MxTxK.shape
+    length = q_NxLxK.shape[1]
+    q_MxRxLxK = (q_NxLxK * width**-0.5).reshape(rows, -1, length, width)
+    outs = []
+    for first, end in _blocks(length) if causal else [(0, length)]:
+        q_MxQxK = q_MxRxLxK[:, :, first:end].reshape(rows, -1, width)
+        k_MxSxK, v_MxSxK = (x[:, :end] if causal else x for x in (k_MxTxK, v_MxTxK))
+        kept = None
+        if dropout:
+            shape, share = (*q_MxQxK.shape[:2], k_MxSxK.shape[1]), 1.0 - dropout
+            drawn = jax.random.bernoulli(jax.random.fold_in(key, first), share, shape)
+            kept = drawn.astype(jnp.float32) / share
+        queries = end - first if causal else None
+        out = _attend(q_MxQxK, k_MxSxK, v_MxSxK, kept, lengths_M, queries, jnp.dtype(dtype))
+        outs.append(out.reshape(rows, -1, end - first, width))
+    return jnp.concatenate(outs, axis=2).reshape(q_NxLxK.shape)
+
+
+def _blocks(length: int) -> list[tuple[int, int]]:
+    """Where each block of queries begins and ends."""
+    size = -(-length // max(1, min(_MOST_BLOCKS, length // _BLOCK)))
+    return [(first, min(first + size, length)) for first in range(0, length, size)]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))
-def _attend(q, k, v, kept, lengths, causal, dtype):
-    return _attend_forward(q, k, v, kept, lengths, causal, dtype)[0]
+def _attend(q, k, v, kept, lengths, queries, dtype):
+    """`queries`: how many of each head there are, the last of which sees all keys, the one before
+    all but the last, and so on; None where every query sees all keys."""
+    return _attend_forward(q, k, v, kept, lengths, queries, dtype)[0]
 
 
-def _attend_forward(q, k, v, kept, lengths, causal, dtype):
+def _attend_forward(q, k, v, kept, lengths, queries, dtype):
     q, k, v = (x.astype(dtype) for x in (q, k, v))
     scores = dot(q, k, -1, dtype)
-    if causal:
-        length = k.shape[1]
-        seen = jnp.tile(jnp.tril(jnp.ones((length, length), bool)), (q.shape[1] // length, 1))
+    if queries is not None:
+        seen = jnp.tril(jnp.ones((queries, k.shape[1]), bool), k.shape[1] - queries)
+        seen = jnp.tile(seen, (q.shape[1] // queries, 1))
         scores = jnp.where(seen[None], scores, jnp.finfo(jnp.float32).min)
     if lengths is not None:
         there = jnp.arange(k.shape[1])[None] < lengths[:, None]
@@ -160,7 +181,7 @@ def _attend_forward(q, k, v, kept, lengths, causal, dtype):
     return out, (q, k, v, weights.astype(dtype), mixing, kept, out.astype(dtype))
 
 
-def _attend_backward(causal, dtype, saved, dout):
+def _attend_backward(queries, dtype, saved, dout):
     q, k, v, weights, mixing, kept, out = saved
     dout = dout.astype(dtype)
     dv = transposed(dot(transposed(dout), mixing, -2, dtype))

@@ -136,10 +136,27 @@ def dropped(module: nn.Module, x: jax.Array) -> jax.Array:
     return jnp.where(kept, x / (1.0 - rate), 0.0)
 
 
+@jax.custom_vjp
 def gelu(x: jax.Array) -> jax.Array:
-    """GPT-2's GELU, the tanh form, written with one exponential: x * sigmoid(2 z)."""
-    z = 0.7978845608028654 * (x + 0.044715 * x * x * x)
-    return x * jax.nn.sigmoid(2 * z)
+    """GPT-2's GELU, the tanh form, written with one exponential: x * sigmoid(2 z).
+
+    Its gradient computes the exponential anew: cheaper than to write down and read again the parts
+    that would be kept of it.
+    """
+    return x * _gate(x)
+
+
+def _gate(x):
+    return jax.nn.sigmoid(2 * 0.7978845608028654 * (x + 0.044715 * x * x * x))
+
+
+def _gelu_backward(x, dy):
+    gate = _gate(x)
+    slope = 2 * 0.7978845608028654 * (1 + 3 * 0.044715 * x * x)
+    return (dy * (gate + x * gate * (1 - gate) * slope),)
+
+
+gelu.defvjp(lambda x: (gelu(x), x), _gelu_backward)
 
 
 def _to_heads(x_BxLxD: jax.Array, heads: int) -> jax.Array:
