@@ -95,6 +95,28 @@ def test_a_program_is_the_plain_softmax(program, group, causal):
 
 
 @pytest.mark.parametrize("group", [1, 2])
+@pytest.mark.parametrize(
+    "length", [257, 390, 513]
+)  # two, three and four blocks, none divided evenly
+def test_blocks_of_queries_are_the_plain_softmax(length, group):
+    given = grouped(1, 2, group, length, 4)
+    close(
+        with_gradients(functools.partial(attend, dtype="float32"), given),
+        with_gradients(plain, given),
+    )
+
+
+def test_causal_attention_leaves_out_what_no_query_sees():
+    given = grouped(1, 2, 1, 512, 8)
+
+    def flops(causal):
+        how = functools.partial(attend, dtype="float32", causal=causal)
+        return with_gradients.lower(how, given).compile().cost_analysis()["flops"]
+
+    assert flops(True) < 0.7 * flops(False)
+
+
+@pytest.mark.parametrize("group", [1, 2])
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_what_fills_a_text_up_is_not_seen(program, group):
     """The texts before what fills them up come out as they do alone, gradients included."""

@@ -1,6 +1,7 @@
 """The network computes what its styles are known to compute, and looks where its direction says."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -201,9 +202,11 @@ def test_a_key_without_dropout_changes_nothing():
     assert np.array_equal(dropped, forward(SMALL, params, TOKENS))
 
 
-def test_gelu_is_the_tanh_form():
+def test_gelu_and_its_gradient_are_those_of_the_tanh_form():
     x = jnp.linspace(-6, 6, 241)
-    np.testing.assert_allclose(gelu(x), jax.nn.gelu(x, approximate=True), rtol=1e-5, atol=1e-6)
+    exact = functools.partial(jax.nn.gelu, approximate=True)
+    for ours, theirs in ((gelu, exact), (jax.vmap(jax.grad(gelu)), jax.vmap(jax.grad(exact)))):
+        np.testing.assert_allclose(ours(x), theirs(x), rtol=1e-5, atol=5e-6)
 
 
 @pytest.mark.parametrize("x", [-1e4, -50.0, 0.0, 50.0, 1e4])
