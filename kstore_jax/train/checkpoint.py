@@ -35,17 +35,28 @@ class Checkpoints:
             cleanup_tmp_directories=True,
         )
 
+    @property
+    def steps(self) -> list[int]:
+        """Of the checkpoints that are there, ascending."""
+        return [saved.step for saved in self._checkpointer.checkpoints]
+
     def save(self, step: int, **trees) -> None:
-        """Starts writing `trees`; they may be donated as soon as this returns."""
+        """Starts writing `trees`; they may be donated as soon as this returns. A step that is there
+        is left as it is."""
+        if step in self.steps:
+            return
         copies = jax.tree.map(jnp.copy, trees)
         self._checkpointer.save_checkpointables_async(step, copies)
 
     def load(self, step: int, **like) -> dict:
-        """The trees saved at `step`, with the structure, types and shardings of `like`.
+        """The trees saved at `step`, with the structure, types and shardings of `like`, which is
+        itself what is there at step 0.
 
         Raises:
           DamagedFileError: they cannot be read, or are not like these.
         """
+        if not step:
+            return like
         try:
             return self._checkpointer.load_checkpointables(step, like)
         except (MemoryError, jax.errors.JaxRuntimeError):
@@ -62,7 +73,7 @@ class Checkpoints:
         Raises:
           DamagedFileError: there are checkpoints, and none is whole.
         """
-        newest_first = [saved.step for saved in reversed(self._checkpointer.checkpoints)]
+        newest_first = self.steps[::-1]
         if not newest_first:
             return 0, like
         damaged = []

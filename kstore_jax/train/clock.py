@@ -29,7 +29,7 @@ def _now() -> tuple[float, float]:
 
 
 class Clock:
-    """Seconds by part, since it was made or since those it was given.
+    """Seconds by part, since it was made.
 
     What JAX compiles meanwhile counts as `compile` and not as the part it happens in.
     """
@@ -59,9 +59,3 @@ class Clock:
         seconds, compiling = (b - a for a, b in zip(since, _now(), strict=True))
         self.seconds["compile"] += compiling
         self.seconds[part] += max(0.0, seconds - compiling)
-
-    def carry(self, earlier: dict[str, float], lost: float) -> None:
-        """Goes on from the seconds of a training that was interrupted, and what it lost by it."""
-        for part, seconds in earlier.items():
-            self.seconds[part] += seconds
-        self.seconds["lost"] += lost

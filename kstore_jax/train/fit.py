@@ -1,11 +1,12 @@
 """The one training loop: pretraining, finetuning and probing."""
 
+import contextlib
 import dataclasses
 import functools
 import math
 import pathlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -18,11 +19,12 @@ from kstore_jax.config import Training
 from kstore_jax.corpus.loader import MakeBatch, batches, local_rows
 from kstore_jax.errors import Stopped, UserError
 from kstore_jax.model.forward import Params
-from kstore_jax.train.checkpoint import opened
+from kstore_jax.train.checkpoint import Checkpoints, opened
 from kstore_jax.train.clock import Clock
+from kstore_jax.train.lanes import ModelAxis, abreast
 from kstore_jax.train.mesh import batch_sharding, make_mesh, placed
 from kstore_jax.train.objectives import Objective, loss_of
-from kstore_jax.train.optimizer import optimizer
+from kstore_jax.train.optimizer import dials, optimizer
 from kstore_jax.train.processes import highest
 from kstore_jax.train.stopping import deferred
 from kstore_jax.train.telemetry import Telemetry
@@ -63,6 +65,16 @@ class Task:
     token_flops: tuple[int, int] | None = None
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Lane:
+    """A task and how it is trained, as `fit` is told of them."""
+
+    task: Task
+    training: Training
+    folder: pathlib.Path
+    watch: Watch
+
+
 _GO_ON, _SAVE, _STOP = range(3)
 
 
@@ -72,17 +84,18 @@ class Told:
 
     Attributes:
       step: updates completed with them.
-      losses: `loss`, (steps,), and of a training that skips, `skipped` so far and `in_a_row`.
-      evaluation: figures of the model after them, {} where it was not evaluated.
+      losses: `loss`, (steps,), and of a training that skips, `skipped` so far and `in_a_row`; of
+        several models each (models, steps).
+      evaluations: figures of each model after them, {} where it was not evaluated.
       wish: the highest that a process had after them, of `_GO_ON`, `_SAVE` and `_STOP`.
-      norm: of the weights after them, where they are about to be saved.
+      norms: of the weights of each model after them, where they are about to be saved.
     """
 
     step: int
     losses: dict[str, jax.Array]
-    evaluation: dict
+    evaluations: list[dict]
     wish: int | jax.Array
-    norm: jax.Array | float = 0.0
+    norms: Sequence[jax.Array] = ()
 
 
 def fit(
@@ -106,67 +119,130 @@ def fit(
       DamagedFileError: there are checkpoints, and none is whole.
       Stopped: a process of the run got SIGTERM; a checkpoint was written.
     """
-    clock = Clock()
-    mesh = mesh or make_mesh()
-    optimiser = optimizer(training)
-    frozen = placed(mesh, task.frozen)
-    trainable = jax.tree.map(jnp.copy, task.trainable)
-    state = placed(mesh, {"trainable": trainable, "optimizer": optimiser.init(trainable)})
-    train = functools.partial(
-        train_steps, task.objective, task.merge, optimiser, training.accumulate, task.seed
-    )
-    train, merge = jax.jit(train, donate_argnums=0), jax.jit(task.merge)
-    kept = opened(folder / "checkpoints", training.keep_every)
-    with deferred() as asked_to_stop, kept as checkpoints:
-        first, state = checkpoints.resume(**state)
-        state |= placed(mesh, {"step": jnp.int32(first)})
-        sharding = batch_sharding(mesh, training.batch)
-        stride = training.dispatch
-        rows = range(training.batch)
-        if not sharding.is_fully_replicated:
-            rows = local_rows(training.batch, jax.process_count(), jax.process_index())
-        feed = batches(task.make_batch, first, training.steps, stride, sharding, rows)
-        about = folder, task.name, first, training.steps, task.step_tokens, task.token_flops
-        with Telemetry(*about, clock, watch or Watch()) as telemetry:
-            step, saved, unread, wish = first, time.monotonic(), None, _GO_ON
-            for count, batch in clock.waited("data", feed):
-                with clock("step"), jax.transfer_guard("disallow"), telemetry.profiled(step, count):
-                    state, losses = train(state, frozen, batch)
-                if unread:
-                    wish = _read(unread, telemetry, training, clock)
-                step += count
-                evaluation = {}
-                if task.evaluate_every and step % task.evaluate_every == 0:
-                    with clock("evaluation"):
-                        evaluation = task.evaluate(merge(frozen, state["trainable"]))
-                old = 0 < 60 * training.checkpoint_minutes < time.monotonic() - saved
-                mine = _STOP if asked_to_stop() else _SAVE if old else _GO_ON
-                unread = Told(step, losses, evaluation, highest(mesh, mine))
-                if wish or step == training.steps or step % training.checkpoint_every == 0:
-                    last = dataclasses.replace(unread, norm=_norm(state["trainable"]))
-                    wish, unread = max(wish, _read(last, telemetry, training, clock)), None
-                    with clock("checkpoint"):
-                        checkpoints.save(step, **{k: state[k] for k in ("trainable", "optimizer")})
-                    saved = time.monotonic()
-                if wish == _STOP:
-                    break
-                wish = _GO_ON
-    if wish == _STOP:
-        raise Stopped
-    return state["trainable"]
+    return fit_together([Lane(task, training, folder, watch or Watch())], mesh)[0]
 
 
-def train_steps(objective, merge, optimiser, accumulate, seed, state, frozen, batch):
+def fit_together(lanes: Sequence[Lane], mesh: jax.sharding.Mesh | None = None) -> list[Tree]:
+    """`fit` of several tasks in one program; they differ in data alone: what they read, what they
+    start from, their seeds, and the dials of their training (`optimizer.dials`). Objective, merge
+    and all else of the training are the first's.
+
+    Each ends as it does alone but for rounding. Interrupted, the same ones end together as if they
+    were not, bit for bit; those that are not equally far go on in programs of their own. What ends
+    one ends all. Several processes train one task at a time.
+
+    Raises: as `fit`.
+    """
+    clock, mesh = Clock(), mesh or make_mesh()
+    trained: list[Tree] = [None] * len(lanes)
+    with deferred() as asked_to_stop, contextlib.ExitStack() as stack:
+        checkpoints, found = [], {}
+        for i, lane in enumerate(lanes):
+            kept = opened(lane.folder / "checkpoints", lane.training.keep_every)
+            checkpoints.append(stack.enter_context(kept))
+            found[i] = checkpoints[i].resume(**_start(lane, mesh))
+        for first, which in abreast([saved.steps for saved in checkpoints]):
+            axis = ModelAxis(len(which), mesh)
+            states = (
+                state if step == first else checkpoints[i].load(first, **_start(lanes[i], mesh))
+                for i, (step, state) in ((i, found.pop(i)) for i in which)
+            )
+            state = axis.stacked([*states])
+            members = [lanes[i] for i in which], [checkpoints[i] for i in which]
+            ended = _train(axis, *members, state, first, clock, asked_to_stop)
+            for i, trainable in zip(which, ended, strict=True):
+                trained[i] = trainable
+    return trained
+
+
+def _start(lane: Lane, mesh: jax.sharding.Mesh) -> dict[str, Tree]:
+    trainable = jax.tree.map(jnp.copy, lane.task.trainable)
+    opt_state = optimizer(lane.training).init(trainable)
+    return placed(mesh, {"trainable": trainable, "optimizer": opt_state})
+
+
+def _train(
+    axis: ModelAxis,
+    lanes: Sequence[Lane],
+    checkpoints: Sequence[Checkpoints],
+    state: Tree,
+    first: int,
+    clock: Clock,
+    asked_to_stop: Callable[[], bool],
+) -> list[Tree]:
+    """Trains all lanes from step `first`; returns their trainables."""
+    tasks, training, mesh = [lane.task for lane in lanes], lanes[0].training, axis.mesh
+    train = functools.partial(train_steps, tasks[0].objective, tasks[0].merge, training)
+    train, merge = jax.jit(axis.every(train), donate_argnums=0), jax.jit(tasks[0].merge)
+    frozen_of_each = [placed(axis.alone, task.frozen) for task in tasks]
+    frozen = axis.stacked(frozen_of_each)
+    own = axis.stacked([placed(axis.alone, _own(lane, first)) for lane in lanes])
+    state, dials = {**state, "step": own.pop("step")}, own
+    sharding = batch_sharding(mesh, training.batch)
+    rows = range(training.batch)
+    if not sharding.is_fully_replicated:
+        rows = local_rows(training.batch, jax.process_count(), jax.process_index())
+    make_batch = axis.make_batch([task.make_batch for task in tasks])
+    feed = batches(make_batch, first, training.steps, training.dispatch, sharding, rows)
+    with contextlib.ExitStack() as stack:
+        telemetries = []
+        for lane in lanes:
+            task = lane.task
+            about = task.name, first, training.steps, task.step_tokens, task.token_flops
+            telemetry = Telemetry(lane.folder, *about, clock, lane.watch, len(lanes))
+            telemetries.append(stack.enter_context(telemetry))
+        step, saved, unread, wish = first, time.monotonic(), None, _GO_ON
+        for count, batch in clock.waited("data", feed):
+            profiled = telemetries[0].profiled(step, count)
+            with clock("step"), jax.transfer_guard("disallow"), profiled:
+                state, losses = train(state, frozen, dials, batch)
+            if unread:
+                wish = _read(unread, lanes, telemetries, clock)
+            step += count
+            evaluations = [{}] * len(lanes)
+            if tasks[0].evaluate_every and step % tasks[0].evaluate_every == 0:
+                with clock("evaluation"):
+                    now = map(merge, frozen_of_each, axis.each(state["trainable"]))
+                    evaluations = [task.evaluate(p) for task, p in zip(tasks, now, strict=True)]
+            old = 0 < 60 * training.checkpoint_minutes < time.monotonic() - saved
+            mine = _STOP if asked_to_stop() else _SAVE if old else _GO_ON
+            unread = Told(step, losses, evaluations, highest(mesh, mine))
+            if wish or step == training.steps or step % training.checkpoint_every == 0:
+                with clock("checkpoint"):
+                    kept = axis.each({k: state[k] for k in ("trainable", "optimizer")})
+                    norms = [_norm(of_lane["trainable"]) for of_lane in kept]
+                last = dataclasses.replace(unread, norms=norms)
+                wish, unread = max(wish, _read(last, lanes, telemetries, clock)), None
+                with clock("checkpoint"):
+                    for of_lane, trees in zip(checkpoints, kept, strict=True):
+                        of_lane.save(step, **trees)
+                del kept
+                saved = time.monotonic()
+            if wish == _STOP:
+                raise Stopped
+            wish = _GO_ON
+    return axis.each(state["trainable"])
+
+
+def _own(lane: Lane, first: int) -> Tree:
+    """What is data of a lane to the program of all, beside its state."""
+    key = jax.random.key_data(jax.random.key(lane.task.seed))
+    return {**dials(lane.training), "key": key, "step": jnp.int32(first)}
+
+
+def train_steps(objective, merge, training, state, frozen, dials, batch):
     """Several steps in one program: `batch` has a leading axis of steps. Returns their losses.
 
     The objective finds `keys` in its batch, one a row: functions of the seed, the step and the row.
+    `dials` are those of `optimizer.dials`, and the data of the `key` of the seed.
     """
+    optimiser = optimizer(training, dials)
 
     def step(state, batch):
         rows = jax.tree.leaves(batch)[0].shape[0]
-        key = jax.random.fold_in(jax.random.key(seed), state["step"])
+        key = jax.random.fold_in(jax.random.wrap_key_data(dials["key"]), state["step"])
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(rows))
-        parts = jax.tree.map(lambda x: _parts(x, accumulate), {**batch, "keys": keys})
+        parts = jax.tree.map(lambda x: _parts(x, training.accumulate), {**batch, "keys": keys})
 
         def terms(trainable, part):
             return objective(merge(frozen, trainable), part)
@@ -203,17 +279,26 @@ def _parts(x: jax.Array, parts: int) -> jax.Array:
 _norm = jax.jit(optax.tree.norm)
 
 
-def _read(told: Told, telemetry: Telemetry, training: Training, clock: Clock) -> int:
-    """Waits for what was told, and hands it on; of steps that were skipped no loss is told.
+def _read(told: Told, lanes: Sequence[Lane], telemetries: Sequence[Telemetry], clock: Clock) -> int:
+    """Waits for what was told, and hands it on.
 
     Returns: the wish.
     """
     with clock("step"):
         losses = jax.device_get(told.losses)
     with clock("evaluation"):
-        evaluation = jax.device_get(told.evaluation)
+        evaluations = jax.device_get(told.evaluations)
     with clock("checkpoint"):
-        norm = jax.device_get(told.norm)
+        norms = jax.device_get(told.norms) or [0.0] * len(lanes)
+    for i, (lane, telemetry) in enumerate(zip(lanes, telemetries, strict=True)):
+        of_lane = {name: x.reshape(len(lanes), -1)[i] for name, x in losses.items()}
+        _tell(told.step, of_lane, evaluations[i], norms[i], lane, telemetry)
+    return int(jax.device_get(told.wish))
+
+
+def _tell(step: int, losses, evaluation, norm, lane: Lane, telemetry: Telemetry) -> None:
+    """Tells what some steps of a lane found; of those that were skipped no loss is told."""
+    training = lane.training
     taken = losses["in_a_row"] == 0 if "in_a_row" in losses else np.ones(len(losses["loss"]), bool)
     loss = float(losses["loss"][taken].mean()) if taken.any() else None
     wrong = None
@@ -224,12 +309,11 @@ def _read(told: Told, telemetry: Telemetry, training: Training, clock: Clock) ->
     elif not math.isfinite(norm):
         wrong = f"the norm of the weights became {norm}"
     if wrong:
-        first = told.step - len(taken) + 1
+        first = step - len(taken) + 1
         raise UserError(
-            f"{wrong} in steps {first} to {told.step}; "
+            f"{lane.task.name}: {wrong} in steps {first} to {step}; "
             "lower the learning rate or set clip; the last checkpoint from before is kept"
         )
     figures = jax.tree.map(float, evaluation)
     skipped = int(losses["skipped"][-1]) if "skipped" in losses else 0
-    telemetry.report(told.step, training.steps, loss, skipped, figures)
-    return int(jax.device_get(told.wish))
+    telemetry.report(step, training.steps, loss, skipped, figures)

@@ -35,10 +35,12 @@ def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:
 
 
 def batch_sharding(mesh: jax.sharding.Mesh, rows: int) -> NamedSharding:
-    """For arrays (steps, rows, ...): rows over the data axes where they divide evenly."""
+    """For arrays (steps, rows, ...): rows over the data axes where they divide evenly. On the mesh
+    of several models (`lanes.py`) for arrays (steps, models, rows, ...)."""
     ways = mesh.shape["data"] * mesh.shape["fsdp"]
     rows_over = ("data", "fsdp") if rows % ways == 0 else None
-    return NamedSharding(mesh, PartitionSpec(None, rows_over))
+    models = [axis for axis in mesh.axis_names if axis not in AXES]
+    return NamedSharding(mesh, PartitionSpec(None, *models, rows_over))
 
 
 def placed(mesh: jax.sharding.Mesh, tree):

@@ -1,6 +1,9 @@
 """AdamW and its schedules, as in the papers, and Muon."""
 
+import dataclasses
+
 import jax
+import jax.numpy as jnp
 import optax
 import optax.contrib
 
@@ -20,6 +23,22 @@ def schedule(training: Training) -> optax.Schedule:
     return optax.join_schedules([warmup, decay], [training.warmup])
 
 
+Dials = dict[str, jax.Array]
+
+
+def dials(training: Training) -> Dials:
+    """What of a training is data to its program: the learning rate of every step, (steps,), and the
+    weight decay."""
+    rates = schedule(training)(jnp.arange(training.steps, dtype=jnp.float32))
+    return {"rates": rates, "weight_decay": jnp.float32(training.weight_decay)}
+
+
+def without_dials(training: Training) -> Training:
+    """The same for all trainings that the same program runs: they differ in their dials alone."""
+    off = {"learning_rate": 0.0, "warmup": 0, "schedule": "cosine", "final": 0.0}
+    return dataclasses.replace(training, weight_decay=0.0, **off)
+
+
 def _decayed(params):
     """Weight decay acts on matrices; not on biases, nor on the scales of norms."""
     return jax.tree_util.tree_map_with_path(
@@ -27,10 +46,16 @@ def _decayed(params):
     )
 
 
-def optimizer(training: Training) -> optax.GradientTransformation:
+def optimizer(training: Training, given: Dials | None = None) -> optax.GradientTransformation:
     """AdamW or Muon, with decoupled weight decay and optional clipping by the global norm; where
-    `skip_nonfinite` is set, steps whose gradient is not finite change nothing and are counted."""
-    rule = _muon(training) if training.optimizer == "muon" else _adamw(training)
+    `skip_nonfinite` is set, steps whose gradient is not finite change nothing and are counted.
+
+    Its learning rates and weight decay are those `given`, which may be traced, or the training's.
+    """
+    given = dials(training) if given is None else given
+    rule = (_muon if training.optimizer == "muon" else _adamw)(
+        training, lambda count: given["rates"][count], given["weight_decay"]
+    )
     clip = optax.clip_by_global_norm(training.clip) if training.clip else optax.identity()
     whole = optax.chain(clip, rule)
     if training.skip_nonfinite:
@@ -38,30 +63,30 @@ def optimizer(training: Training) -> optax.GradientTransformation:
     return _with_standard_promotion(whole)
 
 
-def _adamw(training: Training) -> optax.GradientTransformation:
+def _adamw(training: Training, rate: optax.Schedule, decay: jax.Array):
     return optax.adamw(
-        schedule(training),
+        rate,
         b1=training.b1,
         b2=training.b2,
         eps=training.eps,
-        weight_decay=training.weight_decay,
+        weight_decay=decay,
         mask=_decayed,
     )
 
 
-def _muon(training: Training) -> optax.GradientTransformation:
+def _muon(training: Training, rate: optax.Schedule, decay: jax.Array):
     """Muon (Jordan et al. 2024) for the matrices of the blocks, AdamW for embedding and vectors.
 
     Updates have the root mean square that AdamW's have (Liu et al. 2025, 0.2), so that one learning
     rate serves both.
     """
     return optax.contrib.muon(
-        schedule(training),
+        rate,
         beta=training.b2,
-        weight_decay=training.weight_decay,
+        weight_decay=decay,
         adam_b1=training.b1,
         adam_b2=training.b2,
-        adam_weight_decay=training.weight_decay,
+        adam_weight_decay=decay,
         weight_decay_mask=_decayed,
         muon_weight_dimension_numbers=_matrices,
         consistent_rms=0.2,

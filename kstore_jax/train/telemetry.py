@@ -20,7 +20,7 @@ from kstore_jax.config import Telemetry as Watch
 from kstore_jax.errors import DamagedFileError
 from kstore_jax.files import write_text
 from kstore_jax.train import peaks
-from kstore_jax.train.clock import Clock
+from kstore_jax.train.clock import PARTS, Clock
 from kstore_jax.train.processes import is_first
 from kstore_jax.train.sinks import sinks
 
@@ -38,9 +38,10 @@ class Telemetry:
 
     A line has the `step`, of `steps`, the mean `loss` since the line before, `tokens_per_s`, the
     `seconds` of training so far and by part where they were `spent` (`clock.PARTS`), over all
-    restarts; `memory_bytes`, the most that was in use of the fullest device, or of the process;
-    `mfu_full` and `mfu_causal` where the device's peak is known from its data sheet; and where
-    there were some, the steps `skipped` so far and the `evaluation`.
+    restarts, of models trained together each its equal share; `memory_bytes`, the most that was in
+    use of the fullest device, or of the process; `mfu_full` and `mfu_causal` where the device's
+    peak is known from its data sheet; and where there were some, the steps `skipped` so far and the
+    `evaluation`.
     """
 
     def __init__(
@@ -53,10 +54,11 @@ class Telemetry:
         token_flops: tuple[int, int] | None,
         clock: Clock,
         watch: Watch,
+        together: int = 1,
     ):
         self._step_tokens = step_tokens
         self._folder, self._watch, self._profiling = folder, watch, False
-        self._clock = clock
+        self._clock, self._together = clock, together
         self._mfu = _mfu(token_flops)
         silent = not is_first()
         path = folder / METRICS if not silent else pathlib.Path(os.devnull)
@@ -65,10 +67,9 @@ class Telemetry:
         if not silent:
             write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
         self._seconds = kept[-1]["seconds"] if kept else 0.0
-        if told:
-            clock.carry(
-                kept[-1].get("spent", {}) if kept else {}, told[-1]["seconds"] - self._seconds
-            )
+        earlier = kept[-1].get("spent", {}) if kept else {}
+        self._spent = dict.fromkeys(PARTS, 0.0) | earlier
+        self._spent["lost"] += told[-1]["seconds"] - self._seconds if told else 0.0
         self._sinks = [] if silent else sinks(watch, folder, first)
         self._file = path.open("a")
         self._bar = tqdm(total=steps, initial=first, desc=name, unit="step", disable=silent or None)
@@ -109,7 +110,7 @@ class Telemetry:
         """
         now = time.perf_counter()
         before, then = self._marks[-1]
-        self._seconds += now - then
+        self._seconds += (now - then) / self._together
         oldest, long_ago = self._marks[0]
         rate = (step - oldest) * self._step_tokens / (now - long_ago)
         self._marks.append((step, now))
@@ -119,7 +120,10 @@ class Telemetry:
             "loss": loss,
             "tokens_per_s": round(rate),
             "seconds": round(self._seconds, 3),
-            "spent": {part: round(x, 3) for part, x in self._clock.seconds.items()},
+            "spent": {
+                part: round(self._spent[part] + seconds / self._together, 3)
+                for part, seconds in self._clock.seconds.items()
+            },
             "memory_bytes": peak_memory(),
         }
         line |= {name: round(rate * flops, 4) for name, flops in self._mfu.items()}
