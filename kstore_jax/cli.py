@@ -35,6 +35,7 @@ _FLAGS = {
     "row": (flags.DEFINE_integer, "one row of a sweep", {"lower_bound": 0}),
     "dry-run": (flags.DEFINE_bool, "only say what is to be done", {}),
     "distributed": (flags.DEFINE_bool, "this process is one of several of one run", {}),
+    "together": (flags.DEFINE_integer, "models trained in one program", {"lower_bound": 1}),
     "shard": (flags.DEFINE_string, "the share of the rows of one of several tasks", {}),
     "keep": (flags.DEFINE_list, "folders of the sweeps that stay", {}),
     "remove": (flags.DEFINE_bool, "remove what is listed", {}),
@@ -121,7 +122,8 @@ def _run(argv: Sequence[str]) -> None:
 
 
 def _sweep(argv: Sequence[str]) -> None:
-    _compute(argv, _defined(workdir=None, cache=None, workers=None, shard="0/1", **_PLANNED))
+    defaults = {"workers": None, "together": 1, "shard": "0/1", **_PLANNED}
+    _compute(argv, _defined(workdir=None, cache=None, **defaults))
 
 
 def _compute(
@@ -139,7 +141,8 @@ def _compute(
     shard = sweep.Shard.parse(values.shard) if "shard" in values else sweep.WHOLE
     workers = values.workers if "workers" in values else 1
     distributed = "distributed" in values and values.distributed
-    page = sweep.run(folder, rows, workers, cache, shard, distributed)
+    together = values.together if "together" in values else 1
+    page = sweep.run(folder, rows, workers, cache, shard, distributed, together)
     if page:
         print(page)
     elif "shard" in values:
@@ -298,11 +301,12 @@ def _bench(argv: Sequence[str]) -> None:
     what, *rest = argv or [""]
     if what not in BENCHES:
         raise UserError(f"bench: {what!r} is no benchmark{nearest(what, BENCHES)}")
-    values = _defined(json=False)
+    more = {"together": 1} if what == "train" else {}
+    values = _defined(json=False, **more)
     rows = _read_configured(rest, values, configs_folder() / BENCHES[what])
     from kstore_jax.lab import bench
 
-    found = getattr(bench, what)(rows[0])
+    found = getattr(bench, what)(rows[0], *(values[name].value for name in more))
     if values.json:
         print(json.dumps(found))
     else:
@@ -338,8 +342,9 @@ COMMANDS = {
     ),
     "sweep": (
         _sweep,
-        "--config=FILE --workdir=DIR [--cache=DIR] [--workers=N] [--shard=I/N] "
-        "[--dry-run [--json]]: every row of a configuration, or what is to be done for it",
+        "--config=FILE --workdir=DIR [--cache=DIR] [--workers=N] [--together=K] "
+        "[--shard=I/N] [--dry-run [--json]]: every row of a configuration, or what is to be done "
+        "for it",
     ),
     "status": (_status, "DIR [--json]: how far a sweep is, whoever computes it"),
     "gc": (_gc, "CACHE --keep=DIR,... [--remove]: the stages that no kept sweep needs"),
@@ -362,7 +367,10 @@ COMMANDS = {
         _ask,
         "--server=URL --model=NAME [--items=FILE] [--out=DIR], or --run=DIR: recites, and answers",
     ),
-    "bench": (_bench, "data | train | qa [--config=FILE] [--json]: how fast this machine is"),
+    "bench": (
+        _bench,
+        "data | train [--together=K] | qa [--config=FILE] [--json]: how fast this machine is",
+    ),
 }
 
 

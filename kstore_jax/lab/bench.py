@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import functools
 import os
 import pathlib
 import resource
@@ -25,10 +24,10 @@ from kstore_jax.lab.stages import Cache
 from kstore_jax.model import forward
 from kstore_jax.model.transformer import Shape
 from kstore_jax.readout.qa import span_accuracy
-from kstore_jax.train.fit import train_steps
-from kstore_jax.train.mesh import batch_sharding, make_mesh, replicated
+from kstore_jax.train.fit import compiled_steps, dials_of, start
+from kstore_jax.train.lanes import ModelAxis
+from kstore_jax.train.mesh import batch_sharding, make_mesh
 from kstore_jax.train.objectives import Objective, next_token
-from kstore_jax.train.optimizer import optimizer
 from kstore_jax.train.peaks import flops_per_token, peak
 from kstore_jax.train.telemetry import peak_memory
 from kstore_jax.world.biographies import write
@@ -73,51 +72,63 @@ class TrainingSteps:
     """Training steps as `fit` compiles them, on random tokens that are on the devices already.
 
     Attributes:
-      compiled: `(state, frozen, batch) -> (state, losses)`, as XLA made it.
+      compiled: `(state, frozen, dials, batch) -> (state, losses)`, as XLA made it.
       compile_s: seconds that XLA took (less where its compilation cache helped).
       state: of weights and optimizer, after what was run so far.
-      parameters: how many numbers are trained.
+      parameters: how many numbers of a model are trained.
       steps_a_call: `training.dispatch`.
     """
 
-    def __init__(self, shape: Shape, training: Pretrain, objective: Objective | None = None):
-        objective = objective or next_token(shape)
+    def __init__(
+        self,
+        shape: Shape,
+        training: Pretrain,
+        objective: Objective | None = None,
+        together: int = 1,
+    ):
+        axis = ModelAxis(together, make_mesh())
+        program = compiled_steps(axis, objective or next_token(shape), _own, training)
+        params = forward.init(shape, jax.random.key(0))
+        self.parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
         self.steps_a_call = training.dispatch
-        mesh, optimiser = make_mesh(), optimizer(training)
-        params = jax.device_put(forward.init(shape, jax.random.key(0)), replicated(mesh))
-        step = jax.device_put(np.int32(0), replicated(mesh))
-        self.state = {"trainable": params, "optimizer": optimiser.init(params), "step": step}
-        self._batch = jax.device_put(_tokens(shape, training), batch_sharding(mesh, training.batch))
-        steps = functools.partial(
-            train_steps, objective, lambda _, own: own, optimiser, training.accumulate, 0
-        )
-        lowered = jax.jit(steps, donate_argnums=0).lower(self.state, {}, self._batch)
+        self.state = axis.stacked([start(params, training, axis.alone)] * together)
+        self._dials = axis.stacked([dials_of(training, 0, axis.alone)] * together)
+        tokens = _tokens(shape, training, together)
+        self._batch = jax.device_put(tokens, batch_sharding(axis.mesh, training.batch))
+        lowered = program.lower(self.state, {}, self._dials, self._batch)
         started = time.perf_counter()
         self.compiled = lowered.compile()
         self.compile_s = time.perf_counter() - started
-        self.parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
 
     def run(self, calls: int) -> float:
         """Seconds of `calls` calls, of `steps_a_call` steps each, until the last is done."""
         started = time.perf_counter()
         for _ in range(calls):
-            self.state, losses = self.compiled(self.state, {}, self._batch)
+            self.state, losses = self.compiled(self.state, {}, self._dials, self._batch)
         jax.block_until_ready(losses)
         return time.perf_counter() - started
 
 
-def _tokens(shape: Shape, training: Pretrain) -> dict[str, np.ndarray]:
-    size = training.dispatch, training.batch, training.window + 1
+def _own(_, trainable):
+    return trainable
+
+
+def _tokens(shape: Shape, training: Pretrain, together: int) -> dict[str, np.ndarray]:
+    models = [together] if together > 1 else []
+    size = training.dispatch, *models, training.batch, training.window + 1
     return {"tokens": np.random.default_rng(0).integers(0, shape.vocabulary, size, np.int32)}
 
 
-def train(experiment: Experiment) -> dict[str, float | int | str]:
+def train(experiment: Experiment, together: int = 1) -> dict[str, float | int | str]:
     """The training step of a configuration: forward, loss, backward and optimizer, nothing else.
 
     Returns: `tokens_per_s` and `step_ms`, medians of several rounds in the steady state;
     `mfu_full` and `mfu_causal`, the parts of the devices' peak by the two definitions of
     `flops_per_token`; `peak_flops_per_s` of all devices; `peak_memory_bytes`: of the fullest
     device, or of the process where devices do not tell, as CPUs do not; and what was measured.
+    Of several models `together` also `models_tokens_per_s`, the tokens that all of them read when
+    one program trains them, `one_by_one_tokens_per_s`, measured in turn with it, and their ratio
+    `together_over_one_by_one`.
     """
     with described(experiment) as lab:
         training, shape = experiment.pretrain, lab.shape
@@ -130,6 +141,10 @@ def train(experiment: Experiment) -> dict[str, float | int | str]:
     # Simulated devices share the processor that was measured as one.
     flops *= 1 if devices[0].platform == "cpu" else len(devices)
     full, causal = flops_per_token(steps.parameters, shape, training.window)
+    more = {}
+    if together > 1:
+        several = TrainingSteps(shape, training, objective, together)
+        more = _compared(several, together, steps, training.batch * training.window)
     return {
         "tokens_per_s": round(tokens_per_s, 1),
         "step_ms": round(1000 * step_s, 3),
@@ -147,6 +162,7 @@ def train(experiment: Experiment) -> dict[str, float | int | str]:
         "parameters": steps.parameters,
         "compile_s": round(steps.compile_s, 2),
         "peak_memory_bytes": peak_memory(),
+        **more,
     }
 
 
@@ -156,6 +172,24 @@ def _step_seconds(steps: TrainingSteps) -> float:
     calls = max(1, round(_ROUND_SECONDS / steps.run(1)))
     seconds = np.median([steps.run(calls) for _ in range(_ROUNDS)])
     return float(seconds) / (calls * steps.steps_a_call)
+
+
+def _compared(
+    several: TrainingSteps, together: int, one: TrainingSteps, step_tokens: int
+) -> dict[str, float | int]:
+    """Medians of rounds in turn, each of as many steps of every model."""
+    several.run(1)
+    calls = max(1, round(_ROUND_SECONDS / several.run(1)))
+    seconds = [(several.run(calls), one.run(together * calls)) for _ in range(_ROUNDS)]
+    tokens = calls * one.steps_a_call * together * step_tokens
+    rates = tokens / np.median(seconds, axis=0)
+    ratio = np.median([alone / all_at_once for all_at_once, alone in seconds])
+    return {
+        "together": together,
+        "models_tokens_per_s": round(float(rates[0]), 1),
+        "one_by_one_tokens_per_s": round(float(rates[1]), 1),
+        "together_over_one_by_one": round(float(ratio), 3),
+    }
 
 
 def step_seconds(experiment: Experiment) -> float:

@@ -27,7 +27,7 @@ from kstore_jax.model.matmul import fastest_dtype
 from kstore_jax.model.transformer import Shape
 from kstore_jax.train import objectives, processes
 from kstore_jax.train.checkpoint import opened
-from kstore_jax.train.fit import Task, fit
+from kstore_jax.train.fit import Lane, Task, fit_together
 from kstore_jax.train.masking import Words
 from kstore_jax.train.mesh import make_mesh, placed
 from kstore_jax.train.peaks import flops_per_token
@@ -217,19 +217,33 @@ class Lab:
         return [*word_examples(rows, rows.value_spans, self.vocabulary, self.mask)]
 
     def _pretrain(self, folder: pathlib.Path) -> dict:
-        training = self.experiment.pretrain
-        windows = self.windows
+        fit_together([self.pretraining(folder)], self.mesh)
+        return self.pretraining_result
+
+    @property
+    def label(self) -> str:
+        """What it is called: its name, or else its dataset and seed."""
+        e = self.experiment
+        return e.name or f"{e.data.variant}, seed {e.seed}"
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers the network has."""
+        return sum(leaf.size for leaf in jax.tree.leaves(self._initial))
+
+    def pretraining(self, folder: pathlib.Path) -> Lane:
+        """What pretraining trains, and how."""
+        training, windows = self.experiment.pretrain, self.windows
 
         def make_batch(step, rows):
             first = step * training.batch + rows.start
             return {"tokens": self.vocabulary.encode(windows.windows(first, len(rows)))}
 
-        parameters = sum(leaf.size for leaf in jax.tree.leaves(self._initial))
         dynamics = None
         if training.evaluate_every:
             dynamics = answering.dynamics(self, training.evaluate_people)
         task = Task(
-            name="pretrain",
+            name=f"pretrain {self.label}",
             objective=self.objective,
             merge=lambda _, trainable: trainable,
             frozen={},
@@ -239,12 +253,17 @@ class Lab:
             seed=self.experiment.seed,
             evaluate=dynamics,
             evaluate_every=training.evaluate_every,
-            token_flops=flops_per_token(parameters, self.shape, training.window),
+            token_flops=flops_per_token(self.parameters, self.shape, training.window),
         )
-        fit(task, training, folder, self.mesh, self.experiment.telemetry)
+        return Lane(task, training, folder, self.experiment.telemetry)
+
+    @property
+    def pretraining_result(self) -> dict:
+        """What is told of pretraining when it is done."""
+        read = self.experiment.pretrain.steps * self.experiment.pretrain.batch
         return {
-            "exposures": exposures(self.materials, windows, training.steps * training.batch),
-            "parameters": parameters,
+            "exposures": exposures(self.materials, self.windows, read),
+            "parameters": self.parameters,
             "vocabulary": self.vocabulary.size,
         }
 

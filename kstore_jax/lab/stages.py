@@ -129,16 +129,43 @@ class Cache:
         with self.lock(stage.folder) if processes.is_first() else contextlib.nullcontext():
             if (done := processes.told(self.result(stage))) is not None:
                 return done
-            if processes.is_first():
+            return self._computed([stage], lambda _: [stage.compute(folder)])[0]
+
+    def ensure_together(
+        self, stages: Sequence[Stage], compute: Callable[[Sequence[Stage]], list[dict]]
+    ) -> None:
+        """Computes several stages at once by `compute`, which is given those of them that are not
+        done and that nobody else is at. Their parents are to be done."""
+        with contextlib.ExitStack() as locks:
+            left = []
+            for stage in stages:
+                self.folder(stage).mkdir(parents=True, exist_ok=True)
+                with contextlib.suppress(filelock.Timeout):
+                    locks.enter_context(self.lock(stage.folder).acquire(timeout=0))
+                    left += [stage] if self.result(stage) is None else []
+            if left:
+                self._computed(left, compute)
+
+    def _computed(
+        self, stages: Sequence[Stage], compute: Callable[[Sequence[Stage]], list[dict]]
+    ) -> list[dict]:
+        """The results of stages whose locks are held, as they are written; each took its share of
+        the time."""
+        folders = [self.folder(stage) for stage in stages]
+        if processes.is_first():
+            for stage, folder in zip(stages, folders, strict=True):
                 _begin(stage, folder)
-            earlier = read_metrics(folder / METRICS)
-            started = time.monotonic()
-            found = stage.compute(folder)
-            seconds = time.monotonic() - started + (earlier[-1]["seconds"] if earlier else 0.0)
-            result = {**found, "seconds": round(seconds, 2)}
+        earlier = [read_metrics(folder / METRICS) for folder in folders]
+        started = time.monotonic()
+        found = compute(stages)
+        share = (time.monotonic() - started) / len(stages)
+        results = []
+        for folder, told, lines in zip(folders, found, earlier, strict=True):
+            seconds = share + (lines[-1]["seconds"] if lines else 0.0)
+            results.append({**told, "seconds": round(seconds, 2)})
             if processes.is_first():
-                write_json(folder / RESULT, result)
-            return processes.told(result)
+                write_json(folder / RESULT, results[-1])
+        return processes.told(results)
 
 
 def _begin(stage: Stage, folder: pathlib.Path) -> None:

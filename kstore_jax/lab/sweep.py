@@ -26,6 +26,7 @@ from kstore_jax.lab import agreement, bench
 from kstore_jax.lab.experiment import Lab, with_dtype
 from kstore_jax.lab.findings import groups
 from kstore_jax.lab.plan import Plan, Report
+from kstore_jax.lab.population import pretrain_together
 from kstore_jax.lab.results import row
 from kstore_jax.lab.stages import Cache, usable_cores
 from kstore_jax.lab.workers import run_in_processes, write_experiments
@@ -144,13 +145,8 @@ def planned(
         sinks.check(lab.experiment.telemetry)
         lab.check()
     described = {stage.folder: stage.described for lab in labs for stage in lab.stages}
-    needed = tuple((_label(lab), tuple(stage.folder for stage in lab.stages)) for lab in labs)
+    needed = tuple((lab.label, tuple(stage.folder for stage in lab.stages)) for lab in labs)
     return labs, Plan(stages, needed, described)
-
-
-def _label(lab: Lab) -> str:
-    e = lab.experiment
-    return e.name or f"{e.data.variant}, seed {e.seed}"
 
 
 def dry_run(
@@ -187,6 +183,7 @@ def run(
     cache: pathlib.Path | None = None,
     shard: Shard = WHOLE,
     distributed: bool = False,
+    together: int = 1,
 ) -> pathlib.Path | None:
     """Computes every row of `shard` that is not done, `workers` at a time (`default_workers` where
     that is None); the process that finds all rows done writes `results.json` and the page.
@@ -194,6 +191,8 @@ def run(
     Args:
       cache: the folder of the stages, which several workdirs may share; `workdir / "stages"` where
         none is given.
+      together: how many rows are pretrained in one program, where they can be; in this process,
+        before the workers go on from there.
       distributed: whether this process is one of several that are at this together, which it joins.
 
     Returns: the page, None where rows of other shards are not done yet, and in the other processes
@@ -218,6 +217,7 @@ def run(
         claim(workdir, plan, [lab.experiment for lab in labs])
     mine = dict(itertools.islice(enumerate(labs), shard.index, None, shard.count))
     workers = min(workers or default_workers(len(mine)), len(mine))
+    pretrain_together([*mine.values()], together)
     waiting = {f"row-{i}": lab for i, lab in mine.items() if not lab.done}
     if workers > 1 and waiting:
         with _alone(workdir):

@@ -24,7 +24,7 @@ from kstore_jax.train.clock import Clock
 from kstore_jax.train.lanes import ModelAxis, abreast
 from kstore_jax.train.mesh import batch_sharding, make_mesh, placed
 from kstore_jax.train.objectives import Objective, loss_of
-from kstore_jax.train.optimizer import dials, optimizer
+from kstore_jax.train.optimizer import Dials, dials, optimizer
 from kstore_jax.train.processes import highest
 from kstore_jax.train.stopping import deferred
 from kstore_jax.train.telemetry import Telemetry
@@ -75,6 +75,7 @@ class Lane:
     watch: Watch
 
 
+_SAVED = ("trainable", "optimizer")
 _GO_ON, _SAVE, _STOP = range(3)
 
 
@@ -140,14 +141,14 @@ def fit_together(lanes: Sequence[Lane], mesh: jax.sharding.Mesh | None = None) -
         for i, lane in enumerate(lanes):
             kept = opened(lane.folder / "checkpoints", lane.training.keep_every)
             checkpoints.append(stack.enter_context(kept))
-            found[i] = checkpoints[i].resume(**_start(lane, mesh))
+            found[i] = checkpoints[i].resume(**_state(lane, mesh))
         for first, which in abreast([saved.steps for saved in checkpoints]):
-            axis = ModelAxis(len(which), mesh)
+            axis, at = ModelAxis(len(which), mesh), placed(mesh, {"step": jnp.int32(first)})
             states = (
-                state if step == first else checkpoints[i].load(first, **_start(lanes[i], mesh))
+                state if step == first else checkpoints[i].load(first, **_state(lanes[i], mesh))
                 for i, (step, state) in ((i, found.pop(i)) for i in which)
             )
-            state = axis.stacked([*states])
+            state = axis.stacked([{**state, **at} for state in states])
             members = [lanes[i] for i in which], [checkpoints[i] for i in which]
             ended = _train(axis, *members, state, first, clock, asked_to_stop)
             for i, trainable in zip(which, ended, strict=True):
@@ -155,10 +156,10 @@ def fit_together(lanes: Sequence[Lane], mesh: jax.sharding.Mesh | None = None) -
     return trained
 
 
-def _start(lane: Lane, mesh: jax.sharding.Mesh) -> dict[str, Tree]:
-    trainable = jax.tree.map(jnp.copy, lane.task.trainable)
-    opt_state = optimizer(lane.training).init(trainable)
-    return placed(mesh, {"trainable": trainable, "optimizer": opt_state})
+def _state(lane: Lane, mesh: jax.sharding.Mesh) -> dict[str, Tree]:
+    """What is saved of a lane, before the first step."""
+    state = start(lane.task.trainable, lane.training, mesh)
+    return {name: state[name] for name in _SAVED}
 
 
 def _train(
@@ -172,12 +173,11 @@ def _train(
 ) -> list[Tree]:
     """Trains all lanes from step `first`; returns their trainables."""
     tasks, training, mesh = [lane.task for lane in lanes], lanes[0].training, axis.mesh
-    train = functools.partial(train_steps, tasks[0].objective, tasks[0].merge, training)
-    train, merge = jax.jit(axis.every(train), donate_argnums=0), jax.jit(tasks[0].merge)
+    train = compiled_steps(axis, tasks[0].objective, tasks[0].merge, training)
+    merge = jax.jit(tasks[0].merge)
     frozen_of_each = [placed(axis.alone, task.frozen) for task in tasks]
     frozen = axis.stacked(frozen_of_each)
-    own = axis.stacked([placed(axis.alone, _own(lane, first)) for lane in lanes])
-    state, dials = {**state, "step": own.pop("step")}, own
+    dials = axis.stacked([dials_of(one.training, one.task.seed, axis.alone) for one in lanes])
     sharding = batch_sharding(mesh, training.batch)
     rows = range(training.batch)
     if not sharding.is_fully_replicated:
@@ -209,7 +209,7 @@ def _train(
             unread = Told(step, losses, evaluations, highest(mesh, mine))
             if wish or step == training.steps or step % training.checkpoint_every == 0:
                 with clock("checkpoint"):
-                    kept = axis.each({k: state[k] for k in ("trainable", "optimizer")})
+                    kept = axis.each({name: state[name] for name in _SAVED})
                     norms = [_norm(of_lane["trainable"]) for of_lane in kept]
                 last = dataclasses.replace(unread, norms=norms)
                 wish, unread = max(wish, _read(last, lanes, telemetries, clock)), None
@@ -224,17 +224,31 @@ def _train(
     return axis.each(state["trainable"])
 
 
-def _own(lane: Lane, first: int) -> Tree:
-    """What is data of a lane to the program of all, beside its state."""
-    key = jax.random.key_data(jax.random.key(lane.task.seed))
-    return {**dials(lane.training), "key": key, "step": jnp.int32(first)}
+def start(trainable: Tree, training: Training, mesh: jax.sharding.Mesh) -> dict[str, Tree]:
+    """The state of a training before its first step; `trainable` is copied."""
+    trainable = jax.tree.map(jnp.copy, trainable)
+    opt_state = optimizer(training).init(trainable)
+    return placed(mesh, {"trainable": trainable, "optimizer": opt_state, "step": jnp.int32(0)})
+
+
+def dials_of(training: Training, seed: int, mesh: jax.sharding.Mesh) -> Dials:
+    """What of a training is data to its program, beside its state: the dials of the optimizer, and
+    the data of the `key` of the seed."""
+    return placed(mesh, {**dials(training), "key": jax.random.key_data(jax.random.key(seed))})
+
+
+def compiled_steps(axis: ModelAxis, objective, merge, training: Training) -> Callable:
+    """`(state, frozen, dials, batch) -> (state, losses)` of all models of an axis; the state is
+    donated."""
+    train = functools.partial(train_steps, objective, merge, training)
+    return jax.jit(axis.every(train), donate_argnums=0)
 
 
 def train_steps(objective, merge, training, state, frozen, dials, batch):
     """Several steps in one program: `batch` has a leading axis of steps. Returns their losses.
 
     The objective finds `keys` in its batch, one a row: functions of the seed, the step and the row.
-    `dials` are those of `optimizer.dials`, and the data of the `key` of the seed.
+    `dials` are those of `dials_of`.
     """
     optimiser = optimizer(training, dials)
 
