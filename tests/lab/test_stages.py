@@ -258,3 +258,23 @@ def test_a_stage_is_computed_once_and_taken_over_from_a_process_that_was_killed(
     assert said in (["one", "one"], ["two", "two"])
     assert note.read_text() == "once\nonce\n"  # by the one killed, and by one of the two
     assert Cache(tmp_path).ensure(plain)["by"] == said[0]
+
+
+def test_of_stages_computed_together_those_done_and_those_others_are_at_are_left_out(tmp_path):
+    cache = Cache(tmp_path)
+    done, held, *left = [stage({"x": i}) for i in range(4)]
+    cache.ensure(done)
+    given = []
+
+    def compute(stages):
+        given.extend(stages)
+        assert [cache.held(one.folder) for one in left] == [True, True]
+        return [{"found": one.config["x"]} for one in stages]
+
+    with cache.lock(held.folder):
+        cache.ensure_together([done, held, *left], compute)
+    assert given == left
+    assert cache.result(held) is None
+    assert [cache.result(one)["found"] for one in left] == [2, 3]
+    cache.ensure_together([done, *left], compute)
+    assert given == left
