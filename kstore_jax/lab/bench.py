@@ -24,6 +24,7 @@ from kstore_jax.lab.stages import Cache
 from kstore_jax.model import forward
 from kstore_jax.model.transformer import Shape
 from kstore_jax.readout.qa import span_accuracy
+from kstore_jax.train.checkpoint import opened
 from kstore_jax.train.fit import compiled_steps, dials_of, start
 from kstore_jax.train.lanes import ModelAxis
 from kstore_jax.train.mesh import batch_sharding, make_mesh
@@ -125,10 +126,11 @@ def train(experiment: Experiment, together: int = 1) -> dict[str, float | int | 
     Returns: `tokens_per_s` and `step_ms`, medians of several rounds in the steady state;
     `mfu_full` and `mfu_causal`, the parts of the devices' peak by the two definitions of
     `flops_per_token`; `peak_flops_per_s` of all devices; `peak_memory_bytes`: of the fullest
-    device, or of the process where devices do not tell, as CPUs do not; and what was measured.
-    Of several models `together` also `models_tokens_per_s`, the tokens that all of them read when
-    one program trains them, `one_by_one_tokens_per_s`, measured in turn with it, and their ratio
-    `together_over_one_by_one`.
+    device, or of the process where devices do not tell, as CPUs do not; `checkpoint_blocks_s`: how
+    long a training waits for a checkpoint, and `checkpoint_s`: until it is whole on the disk of
+    temporary files; and what was measured. Of several models `together` also `models_tokens_per_s`,
+    the tokens that all of them read when one program trains them, `one_by_one_tokens_per_s`,
+    measured in turn with it, and their ratio `together_over_one_by_one`.
     """
     with described(experiment) as lab:
         training, shape = experiment.pretrain, lab.shape
@@ -141,6 +143,8 @@ def train(experiment: Experiment, together: int = 1) -> dict[str, float | int | 
     # Simulated devices share the processor that was measured as one.
     flops *= 1 if devices[0].platform == "cpu" else len(devices)
     full, causal = flops_per_token(steps.parameters, shape, training.window)
+    memory = peak_memory()
+    blocks_s, written_s = _checkpoint_seconds(steps)
     more = {}
     if together > 1:
         several = TrainingSteps(shape, training, objective, together)
@@ -161,9 +165,24 @@ def train(experiment: Experiment, together: int = 1) -> dict[str, float | int | 
         "vocabulary": shape.vocabulary,
         "parameters": steps.parameters,
         "compile_s": round(steps.compile_s, 2),
-        "peak_memory_bytes": peak_memory(),
+        "peak_memory_bytes": memory,
+        "checkpoint_blocks_s": round(blocks_s, 3),
+        "checkpoint_s": round(written_s, 3),
         **more,
     }
+
+
+def _checkpoint_seconds(steps: TrainingSteps) -> tuple[float, float]:
+    """Of the second checkpoint of a process: until `save` returns, and until it is written."""
+    state = {name: steps.state[name] for name in ("trainable", "optimizer")}
+    for _ in range(2):
+        with tempfile.TemporaryDirectory() as folder:
+            with opened(pathlib.Path(folder) / "checkpoints") as checkpoints:
+                started = time.perf_counter()
+                checkpoints.save(1, **state)
+                blocks_s = time.perf_counter() - started
+            written_s = time.perf_counter() - started
+    return blocks_s, written_s
 
 
 def _step_seconds(steps: TrainingSteps) -> float:

@@ -18,7 +18,7 @@ SHAPE = Shape(vocabulary=32, layers=3, heads=2, width=16)
 TRAINED = {
     "tokens_per_s", "step_ms", "mfu_full", "mfu_causal", "peak_flops_per_s", "peak_from",
     "device", "device_kind", "devices", "dtype", "batch", "window", "vocabulary", "parameters",
-    "compile_s", "peak_memory_bytes",
+    "compile_s", "peak_memory_bytes", "checkpoint_blocks_s", "checkpoint_s",
 }  # fmt: skip
 
 
@@ -53,6 +53,7 @@ def test_bench_train_agrees_with_itself(trained):
     assert trained["tokens_per_s"] == pytest.approx(4 * 32 / trained["step_ms"] * 1000, rel=0.01)
     assert 0 < trained["mfu_causal"] <= trained["mfu_full"] < 1
     assert trained["peak_memory_bytes"] > 4 * trained["parameters"]
+    assert 0 < trained["checkpoint_blocks_s"] < trained["checkpoint_s"]
 
 
 def test_bench_qa_tells_how_many_questions(config_file):
