@@ -110,8 +110,12 @@ class Chat:
     async def __aexit__(self, *_) -> None:
         await self._session.close()
 
-    async def ask(self, prompt: str, seed: int) -> Answer:
+    async def ask(self, prompt: str, seed: int, declined: bool = False) -> Answer:
         """The model's answer; asked again, with growing pauses, while the server cannot.
+
+        Args:
+          declined: the server is known to decline the like of this prompt, so that where it does
+            so again nothing is wrong with requests like ours.
 
         Raises:
           UserError: nobody is there, or the server refuses the request, and all others under way.
@@ -119,18 +123,19 @@ class Chat:
         """
         self._under_way += 1
         try:
-            return await self._until_answered(prompt, seed)
+            return await self._until_answered(prompt, seed, declined)
         finally:
             self._under_way -= 1
+            asyncio.get_running_loop().call_soon(self._decide)  # after what is asked for next
 
-    async def _until_answered(self, prompt: str, seed: int) -> Answer:
+    async def _until_answered(self, prompt: str, seed: int, declined: bool) -> Answer:
         message = {"role": "user", "content": prompt}
         body = {"model": self.model, "messages": [message], "seed": seed, **self._sampling}
         content = json.dumps(body).encode()
         patience = self._patience
         for tried in range(1, patience.tries + 1):
             try:
-                return await self._once(content)
+                return await self._once(content, declined)
             except _Passing as problem:
                 if tried == patience.tries:
                     raise ServerError(
@@ -142,7 +147,7 @@ class Chat:
                 await asyncio.sleep(max(problem.wait, pause * random.uniform(0.5, 1.0)))
         raise AssertionError("unreachable")
 
-    async def _once(self, content: bytes) -> Answer:
+    async def _once(self, content: bytes, declined: bool) -> Answer:
         url = f"{self.base}/chat/completions"
         try:
             async with self._session.post(url, data=content, allow_redirects=False) as response:
@@ -164,17 +169,21 @@ class Chat:
         told = f"status {status}: {self._blotted(_message(said))[:300] or 'no reason given'}"
         if status in _TRANSIENT or status >= 500:
             raise _Passing(str(status), told, _seconds(headers.get("Retry-After", "")))
-        if status in _DECLINED and await self._answers_others():
+        if status in _DECLINED and (declined or await self._answers_others()):
             return Answer(told, "declined")
         raise await self._refusal(status, told)
 
     async def _answers_others(self) -> bool:
         """Whether the server answered any request; waits while one is under way that it may."""
         self._declined += 1
-        if self._declined == self._under_way:
-            self._decided.set()
+        self._decide()
         await self._decided.wait()
         return self._answered
+
+    def _decide(self) -> None:
+        """Ends the waiting where nothing but what was declined is under way."""
+        if 0 < self._declined == self._under_way:
+            self._decided.set()
 
     def _blotted(self, text: str) -> str:
         return self._secret.sub(f"[{KEY}]", text) if self._key else text
@@ -241,7 +250,7 @@ def _answer(said: str) -> Answer:
         text.encode()  # half a character, which JSON can spell, is no text
         declined = refusal or ended == "content_filter"
         return Answer(text, "declined" if declined else "unfinished" if ended == "length" else "")
-    except (ValueError, LookupError, TypeError, AttributeError):
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         raise _Passing("garbled", "no answer of the chat protocol") from None
 
 
@@ -251,7 +260,7 @@ def _message(said: str) -> str:
         found = json.loads(said)
         found = found.get("error", found)
         said = found if isinstance(found, str) else str(found.get("message", found))
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         pass
     return " ".join(said.split())
 

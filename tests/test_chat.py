@@ -18,13 +18,13 @@ from tests.chat_server import MODEL, running
 PATIENT = chat.Patience(timeout=10.0, tries=12, first=0.001, most=0.01)
 
 
-def talked(address, prompts, patience=PATIENT, model=MODEL, concurrency=4):
-    """The answers to some prompts, by prompt, and the chat."""
+def talked(address, prompts, patience=PATIENT, model=MODEL, concurrency=4, declined=()):
+    """The answers to some prompts, by prompt, and the chat; `declined`: those known to be."""
     talk = chat.Chat(address, model, {"temperature": 0.0}, concurrency, patience)
     answers = {}
 
     async def one(prompt):
-        answers[prompt] = (await talk.ask(prompt, 1)).text
+        answers[prompt] = (await talk.ask(prompt, 1, prompt in declined)).text
 
     async def every():
         async with talk:
@@ -107,6 +107,13 @@ def test_an_answer_says_what_is_wrong_with_it():
     assert answer("stop", content=None, refusal="No.") == chat.Answer("No.", "declined")
 
 
+def test_what_is_nested_too_deeply_to_be_read_is_no_answer():
+    said = "[" * 100_000
+    with pytest.raises(chat._Passing, match="no answer of the chat protocol"):
+        chat._answer(said)
+    assert chat._message(said) == said
+
+
 def test_a_prompt_that_is_declined_ends_nothing_where_others_are_answered():
     with running(declined=0.3, delay=0.1) as address:  # the first to come back are declined
         answers, talk = talked(address, [f"What is {i}?" for i in range(30)], concurrency=30)
@@ -120,6 +127,20 @@ def test_what_is_declined_always_is_an_error_that_says_why():
         with pytest.raises(UserError, match=r"^--server: .*status 400: I write nothing") as said:
             talked(address, [f"What is {i}?" for i in range(30)])
         assert said.value.status == 2
+
+
+def test_what_is_known_to_be_declined_speaks_against_no_other_request():
+    prompts = [f"What is {i}?" for i in range(30)]
+    with running(declined=0.5) as address:
+        answers, _ = talked(address, prompts)
+        declined = [prompt for prompt in prompts if "nothing" in answers[prompt]]
+        new, *known = declined[:6]
+        (good, *_) = (prompt for prompt in prompts if prompt not in declined)
+        assert len(talked(address, known, concurrency=2, declined=known)[0]) == 5
+        asked = [new, *known, good]  # `new` waits until the server answers something
+        assert set(talked(address, asked, concurrency=2, declined=known)[0]) == set(asked)
+        with pytest.raises(UserError, match="status 400: I write nothing"):
+            talked(address, [*known, new], concurrency=2, declined=known)
 
 
 SECRET = "sk-0123/456+789"

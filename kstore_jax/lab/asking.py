@@ -62,7 +62,7 @@ def read_items(path: pathlib.Path) -> list[Item]:
     """The items of a JSONL file (`passages/README.md` says what a line holds); UserError names the
     line and what is wrong with it."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")  # JSON may hold other ends
     except FileNotFoundError:
         raise UserError(f"--items: {path}: no such file") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -268,7 +268,7 @@ def table(found: dict) -> str:
     rows = [(row["title"], row["recited"], row["answered"]) for row in found["items"]]
     if "recited" in found:
         rows.append(("together", found["recited"], found["answered"]))
-    width = max(len(name) for name, *_ in rows)
+    width = max(len(name) for name in (found["model"], *(name for name, *_ in rows)))
     lines = [f"{found['model']:<{width}}  recited  answered"]
     lines += [f"{name:<{width}}  {percent(a):>7}  {percent(b):>8}" for name, a, b in rows]
     if "recited_whole" in found:

@@ -60,6 +60,7 @@ class Rewriting:
         self._open = np.arange(counts.max()) < counts[:, None]
         self._needed = self._open.copy()
         self._asked = np.zeros(self._open.shape, np.int32)
+        self._declined = np.zeros(self._open.shape, bool)
         self.needed = int(self._open.sum())
         self.refused: collections.Counter[str] = collections.Counter()
         self.again: collections.Counter[str] = collections.Counter()
@@ -80,6 +81,7 @@ class Rewriting:
         self.turned_down += bool(refused)
         self.refused.update(refused)
         self._asked[person, entry] = max(self._asked[person, entry], record["attempt"] + 1)
+        self._declined[person, entry] |= "declined" in refused
         if not refused:
             self._open[person, entry] = False
 
@@ -97,6 +99,10 @@ class Rewriting:
     def asked(self, who: rewriter.Facts, entry: int) -> int:
         """How often the writer answered for this text."""
         return int(self._asked[who.person, entry])
+
+    def declined(self, who: rewriter.Facts, entry: int) -> bool:
+        """Whether the writer ever declined this text."""
+        return bool(self._declined[who.person, entry])
 
 
 def _texts(experiment: Experiment) -> np.ndarray:
@@ -152,7 +158,7 @@ async def _write(
             who, entry = job
             for attempt in range(writing.asked(who, entry), attempts):
                 prompt, seed = writing.prompts.ask(writing.seed, who, entry, attempt)
-                answer = await talk.ask(prompt, seed)
+                answer = await talk.ask(prompt, seed, writing.declined(who, entry))
                 written = rewriter.tidy(answer.text)
                 refused = rewriter.refusals(writing.pools, who, written, answer.fault)
                 record = {

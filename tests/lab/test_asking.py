@@ -171,6 +171,13 @@ def test_items_that_are_not_there_or_none_are_refused(tmp_path):
         asking.read_items(tmp_path / "empty.jsonl")
 
 
+def test_a_line_ends_at_line_feeds_alone(tmp_path):
+    path = tmp_path / "items.jsonl"
+    item = {**ITEM, "title": "One\u2028two\x85three"}
+    path.write_bytes(f"{json.dumps(item, ensure_ascii=False)}\r\n{json.dumps(OTHER)}\r\n".encode())
+    assert [item.title for item in asking.read_items(path)] == [item["title"], OTHER["title"]]
+
+
 def test_the_bundled_passages_are_whole_and_hold_their_answers():
     items = asking.read_items(asking.PASSAGES)
     assert len(items) == 12

@@ -138,6 +138,22 @@ def test_what_is_always_refused_is_given_up_and_gone_on_with(tmp_path):
     assert found.refused["birth_date"] >= 2 * found.needed
 
 
+def test_where_only_what_is_always_declined_is_left_it_is_given_up_again(tmp_path):
+    folder = tmp_path / "out"
+    with running(declined=0.3) as address:
+        found = rewritten(folder, address, attempts=1)
+    left = found.needed - found.kept
+    assert left == found.refused["declined"] > 8
+    with running(declined=1.0) as address:
+        found = rewritten(folder, address, attempts=3)
+        assert found.needed - found.kept == left
+        assert found.refused["declined"] == 3 * left
+        with pytest.raises(UserError, match=r"^--server: .*status 400: I write nothing"):
+            rewritten(folder, address, attempts=3, world__people=50)  # new ones: none is answered
+    with running() as address:
+        assert rewritten(folder, address).kept == found.needed
+
+
 def test_a_server_that_goes_away_leaves_what_it_answered(tmp_path):
     folder = tmp_path / "out"
     with running(die_after=30) as address, pytest.raises(chat.ServerError):
