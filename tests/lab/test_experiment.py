@@ -40,8 +40,9 @@ def trained_by(lab, monkeypatch, tmp_path):
         raise Caught(task)
 
     def task(name: str):
-        for module in (experiment, answering, probing):
+        for module in (answering, probing):
             monkeypatch.setattr(module, "fit", stopped)
+        monkeypatch.setattr(experiment, "fit_together", lambda lanes, _: stopped(lanes[0].task))
         (stage,) = (stage for stage in lab.stages if stage.name == name)
         with pytest.raises(Caught) as caught:
             stage.compute(tmp_path)
