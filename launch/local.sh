@@ -12,10 +12,11 @@
 set -euo pipefail
 
 dry_run=false
-if [[ "${1:-}" == --dry-run ]]; then
-    dry_run=true
-    shift
-fi
+arguments=()
+for argument in "$@"; do
+    if [[ "$argument" == --dry-run ]]; then dry_run=true; else arguments+=("$argument"); fi
+done
+set -- "${arguments[@]}"
 if [[ -z "${GPUS:-}" ]]; then
     GPUS=0
     if command -v nvidia-smi >/dev/null; then

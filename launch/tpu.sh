@@ -20,10 +20,11 @@
 set -euo pipefail
 
 dry_run=false
-if [[ "${1:-}" == --dry-run ]]; then
-    dry_run=true
-    shift
-fi
+arguments=()
+for argument in "$@"; do
+    if [[ "$argument" == --dry-run ]]; then dry_run=true; else arguments+=("$argument"); fi
+done
+set -- "${arguments[@]}"
 action="${1:-}"
 shift || true
 tpu="${TPU:-kstore}"

@@ -12,10 +12,11 @@
 set -euo pipefail
 
 dry_run=false
-if [[ "${1:-}" == --dry-run ]]; then
-    dry_run=true
-    shift
-fi
+arguments=()
+for argument in "$@"; do
+    if [[ "$argument" == --dry-run ]]; then dry_run=true; else arguments+=("$argument"); fi
+done
+set -- "${arguments[@]}"
 model="Qwen/Qwen2.5-7B-Instruct"
 if [[ $# -gt 0 && "$1" != -* ]]; then
     model="$1"

@@ -29,9 +29,11 @@ def launch(script: str, *argv: str, **environment: str) -> subprocess.CompletedP
 
 
 def dry(script: str, *argv: str, **environment: str) -> str:
-    """What a script would submit; nothing is."""
+    """What a script would submit, wherever --dry-run stands; nothing is."""
     done = launch(script, "--dry-run", *argv, **environment)
+    last = launch(script, *argv, "--dry-run", **environment)
     assert (done.returncode, done.stderr) == (0, "")
+    assert (last.returncode, last.stdout) == (0, done.stdout)
     return done.stdout
 
 

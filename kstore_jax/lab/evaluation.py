@@ -92,7 +92,7 @@ def text(row: dict) -> str:
             told["majority guess"] = row["baseline"]
         lines += [f"  {kind:<20}{_percentages(shares)}" for kind, shares in told.items()]
     for shown in row["shown"]:
-        verdict = "right" if shown["right"] else f"wrong: {shown['truth']}"
+        verdict = "right" if shown["right"] else f"wrong; the truth: {shown['truth']}"
         lines.append(f"\n{shown['question']} {shown['said']}\n  {verdict}")
     return "\n".join(lines) + "\n"
 
