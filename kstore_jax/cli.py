@@ -328,7 +328,12 @@ def _export(argv: Sequence[str]) -> None:
     print(values.out)
 
 
-BENCHES = {"data": "paper.py", "train": "quickstart.py", "qa": "quickstart.py"}
+BENCHES = {
+    "data": "paper.py",
+    "train": "quickstart.py",
+    "profile": "quickstart.py",
+    "qa": "quickstart.py",
+}
 
 
 COMMANDS = {
@@ -369,7 +374,8 @@ COMMANDS = {
     ),
     "bench": (
         _bench,
-        "data | train [--together=K] | qa [--config=FILE] [--json]: how fast this machine is",
+        "data | train [--together=K] | profile | qa [--config=FILE] [--json]: "
+        "how fast this machine is",
     ),
 }
 

@@ -18,6 +18,7 @@ from kstore_jax.corpus.encode import full_vocabulary
 from kstore_jax.corpus.examples import Spans
 from kstore_jax.corpus.loader import batches
 from kstore_jax.corpus.sampler import Repeated, Windows
+from kstore_jax.lab.costs import costs
 from kstore_jax.lab.experiment import Lab, with_dtype
 from kstore_jax.lab.materials import Materials
 from kstore_jax.lab.stages import Cache
@@ -41,6 +42,7 @@ _CALLS = 50  # of the training step, each with the batches of `dispatch` steps
 _ROUND_SECONDS = 1.0  # of training between two looks at the clock
 _ROUNDS = 5
 _QUESTIONS = 2048
+_PROFILED = 2  # calls of the training step
 
 
 def data(experiment: Experiment) -> dict[str, float | int]:
@@ -149,6 +151,8 @@ def train(experiment: Experiment, together: int = 1) -> dict[str, float | int | 
     if together > 1:
         several = TrainingSteps(shape, training, objective, together)
         more = _compared(several, together, steps, training.batch * training.window)
+    memory = peak_memory()
+    blocks_s, written_s = _checkpoint_seconds(steps)
     return {
         "tokens_per_s": round(tokens_per_s, 1),
         "step_ms": round(1000 * step_s, 3),
@@ -183,6 +187,17 @@ def _checkpoint_seconds(steps: TrainingSteps) -> tuple[float, float]:
                 blocks_s = time.perf_counter() - started
             written_s = time.perf_counter() - started
     return blocks_s, written_s
+
+
+def profile(experiment: Experiment) -> dict[str, float]:
+    """What the time of a training step goes to: milliseconds by operation, as `costs` has them."""
+    with described(experiment) as lab:
+        shape, objective = lab.shape, lab.objective
+    steps = TrainingSteps(shape, experiment.pretrain, objective)
+    steps.run(1)
+    found = costs(lambda: steps.run(_PROFILED), steps.compiled)
+    each = _PROFILED * steps.steps_a_call
+    return {name: round(spent / each, 3) for name, spent in found.items()}
 
 
 def _step_seconds(steps: TrainingSteps) -> float:

@@ -11,11 +11,13 @@ from kstore_jax.model.transformer import Shape
 _SIDE = 2048  # of the product a device without a data sheet is measured with
 _PRODUCTS = 10
 
-# Dense bfloat16 FLOP/s of one device, without sparsity: the makers' data sheets. The first name
-# that begins the device's kind counts.
+# Dense bfloat16 FLOP/s of one device of JAX: the makers' data sheets (NVIDIA's tell twice as much,
+# with sparsity; GeForce's the rate with float32 sums), docs.cloud.google.com/tpu/docs for TPUs. The
+# first name that begins the device's kind counts. A TPU7x chip (2307e12) is two devices.
 _DATA_SHEETS = {
     "NVIDIA B200": 2250e12,
     "NVIDIA GB200": 2500e12,
+    "NVIDIA H200 NVL": 835e12,
     "NVIDIA H200": 989e12,
     "NVIDIA GH200": 989e12,
     "NVIDIA H100 PCIe": 756e12,
@@ -34,6 +36,7 @@ _DATA_SHEETS = {
     "TPU v5": 459e12,
     "TPU v6 lite": 918e12,
     "TPU v6e": 918e12,
+    "TPU7x": 1153.5e12,
 }
 
 

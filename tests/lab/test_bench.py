@@ -8,6 +8,7 @@ import jax
 import pytest
 
 from kstore_jax.config import Pretrain
+from kstore_jax.lab import costs
 from kstore_jax.lab.bench import TrainingSteps
 from kstore_jax.model import forward
 from kstore_jax.model.transformer import Shape
@@ -56,6 +57,28 @@ def test_bench_train_agrees_with_itself(trained):
     assert 0 < trained["checkpoint_blocks_s"] < trained["checkpoint_s"]
 
 
+def test_bench_profile_tells_what_the_time_of_a_step_goes_to(config_file):
+    found = bench("profile", f"--config={config_file}")
+    spent = list(found.values())
+    assert spent == sorted(spent, reverse=True)
+    for name in ("block/up/dot_general", "unembed/dot_general", "block/out/dot_general"):
+        assert {name, f"backward {name}"} <= found.keys()
+
+
+def test_operations_are_named_as_in_the_model():
+    named = costs.operations(
+        """
+  %fusion.7 = (f32[2]{0}, f32[]) fusion(%a), metadata={op_name="jit(f)/transpose(jvp(g))/block_3/h"}
+  ROOT %dot.1 = f32[2]{1,0:T(8,128)} dot(%a, %b), metadata={op_name="jit(f)/h/dot_general"}
+  %while.2 = (s32[], f32[2]) while(%t), metadata={op_name="jit(f)/while"}
+  %copy = f32[2] copy(%a)
+"""
+    )
+    assert named == {
+        "fusion.7": "backward f/g/block/h", "dot.1": "f/h/dot_general", "while.2": ""
+    }  # fmt: skip
+
+
 def test_bench_qa_tells_how_many_questions(config_file):
     found = bench("qa", f"--config={config_file}")
     assert found["questions"] == 6 * 20
@@ -102,6 +125,8 @@ def test_steps_go_on_from_one_another():
     [
         ("NVIDIA H100 80GB HBM3", 989e12),
         ("NVIDIA H100 PCIe", 756e12),
+        ("NVIDIA H200", 989e12),
+        ("NVIDIA H200 NVL", 835e12),
         ("NVIDIA A100-SXM4-40GB", 312e12),
         ("NVIDIA A10G", 70e12),
         ("NVIDIA A10", 125e12),

@@ -1,0 +1,60 @@
+"""What the time of a program goes to, by the operations of the model."""
+
+import collections
+import pathlib
+import re
+import tempfile
+from collections.abc import Callable
+
+import jax
+
+_OUTER = ("while", "call", "conditional")  # their time is that of what is inside
+
+
+def costs(run: Callable[[], object], compiled: jax.stages.Compiled) -> dict[str, float]:
+    """Runs a compiled program under JAX's profiler.
+
+    Returns: milliseconds by operation, the costliest first, alike blocks taken together and summed
+    over threads and devices. An operation has the name it has in the model, and `backward` before
+    it where it computes gradients; what XLA gives none has the name of its kernel.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        with jax.profiler.trace(folder):
+            run()
+        (path,) = pathlib.Path(folder).rglob("*.xplane.pb")
+        profile = jax.profiler.ProfileData.from_file(str(path))
+    names = operations(compiled.as_text())
+    spent: collections.Counter = collections.Counter()
+    for plane in profile.planes:
+        on_device = plane.name.startswith("/device:")
+        for line in plane.lines:
+            if on_device and not line.name.startswith(("Stream", "XLA Ops")):
+                continue  # the same time once more, by step or module
+            for event in line.events:
+                operation = dict(event.stats).get("hlo_op", event.name)
+                if operation in names or on_device:
+                    name = names.get(operation, re.sub(r"[._\d]+$", "", event.name))
+                    spent[name] += event.duration_ns / 1e6
+    del spent[""]
+    return dict(spent.most_common())
+
+
+def operations(text: str) -> dict[str, str]:
+    """Instructions of a program of XLA and the operations they are part of; "" for those that only
+    hold others."""
+    found = {}
+    for line in text.splitlines():
+        told = re.match(r"\s*(?:ROOT )?%?([\w.-]+) = .*? ([a-z][a-z-]*)\(", line)
+        origin = re.search(r'op_name="([^"]+)"', line)
+        if told and told[2] in _OUTER:
+            found[told[1]] = ""
+        elif told and origin:
+            found[told[1]] = _readable(origin[1])
+    return found
+
+
+def _readable(origin: str) -> str:
+    path = re.sub(r"\w+\(|\)", "", origin).rpartition("closed_call/")[2]
+    path = re.sub(r"forward/Transformer/|\w+\._\w+/", "", path.strip("/"))
+    path = re.sub(r"block_\d+", "block", path)
+    return f"backward {path}" if "transpose(" in origin else path
