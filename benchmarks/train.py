@@ -2,8 +2,8 @@
 
     pip install -e .[bench]
     python -m benchmarks.train --json [--rounds=5]
-    python -m benchmarks.train --json --layers=12 --width=768 --heads=12 --window=1024 --batch=32 \
-        --vocabulary=50304 --device=gpu --compile
+    python -m benchmarks.train --json --layers=12 --width=768 --heads=12 --window=512 --batch=32 \
+        --vocabulary=50304 --device=gpu --compile --dtype=bfloat16
 
 Every competitor lives in a process of its own and waits while another is measured; a round measures
 each once, in turn, so that what disturbs the machine disturbs all. Tokens a second are medians over
@@ -19,6 +19,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 
 from benchmarks.shape import Shape
 
@@ -93,6 +94,7 @@ class Competitor:
     def close(self) -> None:
         self._process.stdin.close()
         self._process.wait()
+        self._process.stdout.close()
 
 
 def _environment(shape: Shape) -> dict[str, str]:
@@ -107,9 +109,9 @@ def _as_flags(shape: Shape) -> list[str]:
     return [f"--{name}={value}" for name, value in given.items()] + compiled
 
 
-def compare(shape: Shape, rounds: int) -> list[dict]:
+def compare(shape: Shape, rounds: int, dtypes: Sequence[str] = DTYPES) -> list[dict]:
     """One row a competitor: name, dtype, tokens_per_s, ratio_to_best_peer of the same dtype."""
-    competitors = [Competitor(name, shape, dtype) for dtype in DTYPES for name in (OURS, *PEERS)]
+    competitors = [Competitor(name, shape, dtype) for dtype in dtypes for name in (OURS, *PEERS)]
     rates = [[each.tokens_per_s() for each in competitors] for _ in range(rounds)]
     for each in competitors:
         each.close()
@@ -136,6 +138,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.train", description=__doc__)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--dtype", choices=DTYPES, help="this one alone: half of the memory")
     parser.add_argument("--work", help=argparse.SUPPRESS)
     for field in dataclasses.fields(Shape):
         if field.type is bool:
@@ -147,13 +150,13 @@ def _arguments() -> argparse.Namespace:
 
 def main() -> None:
     given = vars(_arguments())
-    as_json, rounds, worker = (given.pop(name) for name in ("json", "rounds", "work"))
+    as_json, rounds, dtype, worker = (given.pop(x) for x in ("json", "rounds", "dtype", "work"))
     shape = Shape(**given)
     if worker:
         name, dtype = worker.split(":")
         work(name, shape, dtype)
         return
-    rows = compare(shape, rounds)
+    rows = compare(shape, rounds, [dtype] if dtype else DTYPES)
     if as_json:
         print(json.dumps({"shape": given, "rounds": rounds, "rows": rows}))
         return

@@ -12,7 +12,7 @@ from benchmarks import directions
 from benchmarks.page import multiplied
 from benchmarks.rewrite import measure
 from benchmarks.shape import Shape
-from benchmarks.train import DISPATCH, DTYPES, OURS, PEERS, row, training_steps
+from benchmarks.train import DISPATCH, DTYPES, OURS, PEERS, compare, row, training_steps
 from kstore_jax.config import Data, Experiment, Finetune, Model, Pretrain, World
 from kstore_jax.lab import findings
 from tests.lab.test_report import a_row, a_run
@@ -67,6 +67,15 @@ def test_what_a_process_of_a_competitor_tells_of_its_calls():
     ready, seconds = map(json.loads, done.stdout.splitlines())
     assert ready["call_tokens"] == DISPATCH * 2 * 8
     assert seconds > 0
+
+
+def test_of_one_dtype_the_others_are_not_started():
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    rows = compare(TINY, rounds=1, dtypes=["bfloat16"])
+    assert [(row["name"], row["dtype"]) for row in rows] == [
+        (name, "bfloat16") for name in (OURS, *PEERS)
+    ]
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import runpy
 import shlex
 import shutil
 import signal
@@ -11,6 +12,8 @@ import time
 import kubernetes_validate
 import pytest
 import yaml
+
+from kstore_jax.config import parse_rows
 
 LAUNCH = pathlib.Path(__file__).parents[1] / "launch"
 SCRIPTS = sorted(LAUNCH.glob("*.sh"))
@@ -182,6 +185,59 @@ def test_a_tpu_is_made_used_and_given_back_by_gcloud():
         assert ours == [".venv/bin/kstore", action, *RUN, *more]
     assert "delete" in dry("tpu.sh", "delete")
     assert launch("tpu.sh", "--dry-run", "destroy").returncode == 2
+
+
+@pytest.fixture
+def one_gpu(tmp_path) -> dict[str, str]:
+    """A `kstore` whose experiments stop once for a checkpoint, and for which batch 9 is too large;
+    it notes what it was given."""
+    program = f"""#!/usr/bin/env bash
+echo "$*" >> {tmp_path}/called
+case "$*" in
+    *batch=9*) exit 1 ;;
+    *bench*) echo '{{}}' ;;
+    *) if ! mkdir {tmp_path}/stopped 2>/dev/null; then touch "${{3#--workdir=}}/results.json"
+       else mkdir -p "${{3#--workdir=}}"; exit 75; fi ;;
+esac
+"""
+    (tmp_path / "kstore").write_text(program)
+    (tmp_path / "kstore").chmod(0o755)
+    return {"KSTORE": f"{tmp_path}/kstore", "PYTHON": "true", "BATCHES": "8 9", "CONFIGS": "mixed"}
+
+
+def test_what_one_gpu_measures_is_gone_on_with_until_it_is_there(one_gpu, tmp_path):
+    out = tmp_path / "out"
+    done = launch("gpu.sh", str(out), **one_gpu)
+    assert (done.returncode, "train-9: status 1" in done.stderr) == (1, True)
+    assert sorted(path.name for path in out.glob("*.json")) == [
+        "peers.json", "profile.json", "together.json", "train-8.json"
+    ]  # fmt: skip
+    assert (out / "runs/mixed/results.json").exists()
+    called = (tmp_path / "called").read_text().splitlines()
+    assert sum("configs/mixed.py:gpu" in line for line in called) == 2
+    assert launch("gpu.sh", str(out), "train-8", "run-mixed", **one_gpu).returncode == 0
+    assert (
+        tmp_path / "called"
+    ).read_text().splitlines() == called  # what is there is not made again
+
+
+def test_a_piece_alone_is_one_call_and_says_that_it_was_stopped(one_gpu, tmp_path):
+    assert launch("gpu.sh", str(tmp_path / "out"), "run-mixed", **one_gpu).returncode == 75
+    assert launch("gpu.sh", str(tmp_path / "out"), "run-mixed", **one_gpu).returncode == 0
+
+
+def test_the_pieces_of_one_gpu_are_what_the_commands_take():
+    for line in dry("gpu.sh", "out").splitlines():
+        words = shlex.split(line)
+        assert words[0] == "timeout"
+        for word in words:
+            if word.startswith("--config="):
+                name, _, scale = word.removeprefix("--config=").partition(":")
+                module = runpy.run_path(str(LAUNCH.parent / name))
+                parse_rows(module["get_config"](*[scale] * bool(scale)))
+    refused = launch("gpu.sh", "--dry-run", "out", "run-mixt")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert launch("gpu.sh").returncode == 2
 
 
 def test_a_writer_is_started_by_vllm():
