@@ -23,10 +23,11 @@
 set -euo pipefail
 
 dry_run=false
-if [[ "${1:-}" == --dry-run ]]; then
-    dry_run=true
-    shift
-fi
+arguments=()
+for argument in "$@"; do
+    if [[ "$argument" == --dry-run ]]; then dry_run=true; else arguments+=("$argument"); fi
+done
+set -- "${arguments[@]}"
 if [[ -z "${1:-}" ]]; then
     echo "gpu.sh: expected the folder of the results" >&2
     exit 2
