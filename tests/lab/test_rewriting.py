@@ -392,7 +392,9 @@ def test_a_signal_ends_it_with_one_line(tmp_path, number, status, said):
             *(sys.executable, "-m", "kstore_jax.cli", "rewrite", f"--config={config}"),
             *(f"--server={address}", f"--model={MODEL}", f"--out={tmp_path / 'out'}"),
         ]
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)  # if pytest ignores it
         process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        signal.signal(signal.SIGINT, before)
         while not path.exists() or not path.stat().st_size:
             time.sleep(0.01)
         process.send_signal(number)
