@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from orbax.checkpoint import v1 as ocp
 
-from kstore_jax.errors import DamagedFileError
+from kstore_jax.errors import DamagedFileError, UserError
 
 for _name in ("absl", "asyncio"):
     logging.getLogger(_name).setLevel(logging.CRITICAL)  # what fails is raised, too
@@ -46,7 +46,8 @@ class Checkpoints:
         if step in self.steps:
             return
         copies = jax.tree.map(jnp.copy, trees)
-        self._checkpointer.save_checkpointables_async(step, copies)
+        with self._writing():
+            self._checkpointer.save_checkpointables_async(step, copies)
 
     def load(self, step: int, **like) -> dict:
         """The trees saved at `step`, with the structure, types and shardings of `like`, which is
@@ -91,8 +92,26 @@ class Checkpoints:
         raise damaged[0]
 
     def close(self) -> None:
-        """Waits until everything is written."""
-        self._checkpointer.close()
+        """Waits until everything is written.
+
+        Raises:
+          UserError: it could not be.
+        """
+        with self._writing():
+            self._checkpointer.close()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ValueError) as error:  # as Python and as TensorStore tell of a full disk
+            cause: BaseException = error  # Orbax may fail once more when it cleans up
+            while cause.__context__:
+                cause = cause.__context__
+            raise UserError(
+                f"{self._folder}: a checkpoint could not be written; the last whole one is kept "
+                f"({' '.join(str(cause).split())})"
+            ) from error
 
 
 @contextlib.contextmanager

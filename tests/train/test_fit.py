@@ -7,10 +7,12 @@ import json
 import os
 import pathlib
 import re
+import resource
 import shutil
 import signal
 import subprocess
 import sys
+import time
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +24,7 @@ from kstore_jax.config import Training
 from kstore_jax.errors import DamagedFileError, Stopped, UserError
 from kstore_jax.model import adapters
 from kstore_jax.train import peaks, sinks, stopping
+from kstore_jax.train.checkpoint import Checkpoints
 from kstore_jax.train.clock import PARTS, Clock
 from kstore_jax.train.fit import Task, fit
 from kstore_jax.train.objectives import answers, next_token
@@ -379,6 +382,33 @@ def test_where_no_checkpoint_is_whole_the_newest_is_named_and_all_are_left(tmp_p
     with pytest.raises(DamagedFileError, match=f"^{re.escape(said)}$"):
         fit(task(), TRAINING, tmp_path)
     assert steps_saved(tmp_path) == [10, 20]
+
+
+def test_a_full_disk_is_told_in_one_line_and_leaves_the_last_checkpoint(
+    tmp_path, undisturbed, monkeypatch
+):
+    kept, no_limit = tmp_path / "checkpoints", resource.getrlimit(resource.RLIMIT_FSIZE)
+    save = Checkpoints.save
+
+    def on_a_full_disk(self, step, **trees):
+        if step == 20:  # its files end where a disk might
+            while not (kept / "10").exists():
+                time.sleep(0.01)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (6000, no_limit[1]))
+        save(self, step, **trees)
+
+    said = f"{kept}: a checkpoint could not be written; the last whole one is kept"
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(Checkpoints, "save", on_a_full_disk)
+            with pytest.raises(UserError, match=f"^{re.escape(said)} .*File too large"):
+                fit(task(), TRAINING, tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, no_limit)
+    assert (kept / "10").exists()
+    assert not (kept / "20").exists()
+    fit(task(), TRAINING, tmp_path)
+    assert same_bits(saved(tmp_path, 20), saved(undisturbed, 20))
 
 
 @pytest.mark.parametrize("line", [b"{}", b"3", b"", b"\xff", b'{"step": 5'])
