@@ -22,12 +22,7 @@
 # --dry-run prints the commands and starts nothing.
 set -euo pipefail
 
-dry_run=false
-arguments=()
-for argument in "$@"; do
-    if [[ "$argument" == --dry-run ]]; then dry_run=true; else arguments+=("$argument"); fi
-done
-set -- "${arguments[@]}"
+source "$(dirname "${BASH_SOURCE[0]}")/dry_run.bash"
 if [[ -z "${1:-}" ]]; then
     echo "gpu.sh: expected the folder of the results" >&2
     exit 2
@@ -85,8 +80,7 @@ worst=0
 for piece in "$@"; do
     command_of "$piece"
     if "$dry_run"; then
-        printf '%q ' "${command[@]}"
-        echo
+        shown "${command[@]}"
         continue
     fi
     mkdir -p "$out"

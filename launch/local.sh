@@ -11,12 +11,7 @@
 # --dry-run prints the commands and starts nothing.
 set -euo pipefail
 
-dry_run=false
-arguments=()
-for argument in "$@"; do
-    if [[ "$argument" == --dry-run ]]; then dry_run=true; else arguments+=("$argument"); fi
-done
-set -- "${arguments[@]}"
+source "$(dirname "${BASH_SOURCE[0]}")/dry_run.bash"
 if [[ -z "${GPUS:-}" ]]; then
     GPUS=0
     if command -v nvidia-smi >/dev/null; then
@@ -27,8 +22,7 @@ fi
 kstore=("${KSTORE:-kstore}" sweep "$@")
 if ((GPUS < 2)); then
     if "$dry_run"; then
-        printf '%q ' "${kstore[@]}"
-        echo
+        shown "${kstore[@]}"
         exit 0
     fi
     exec "${kstore[@]}"
@@ -38,8 +32,7 @@ running=()
 for ((gpu = 0; gpu < GPUS; gpu++)); do
     command=(env "CUDA_VISIBLE_DEVICES=$gpu" "${kstore[@]}" --workers=1 "--shard=$gpu/$GPUS")
     if "$dry_run"; then
-        printf '%q ' "${command[@]}"
-        echo
+        shown "${command[@]}"
     else
         "${command[@]}" &
         running+=("$!")

@@ -19,12 +19,7 @@
 # --dry-run prints the commands and runs none.
 set -euo pipefail
 
-dry_run=false
-arguments=()
-for argument in "$@"; do
-    if [[ "$argument" == --dry-run ]]; then dry_run=true; else arguments+=("$argument"); fi
-done
-set -- "${arguments[@]}"
+source "$(dirname "${BASH_SOURCE[0]}")/dry_run.bash"
 action="${1:-}"
 shift || true
 tpu="${TPU:-kstore}"
@@ -33,8 +28,7 @@ home=kstore_jax
 
 run() {
     if "$dry_run"; then
-        printf '%q ' "$@"
-        echo
+        shown "$@"
     else
         "$@"
     fi

@@ -11,12 +11,7 @@
 # VLLM_API_KEY, where set, is the key that clients give as OPENAI_API_KEY; vLLM reads it itself.
 set -euo pipefail
 
-dry_run=false
-arguments=()
-for argument in "$@"; do
-    if [[ "$argument" == --dry-run ]]; then dry_run=true; else arguments+=("$argument"); fi
-done
-set -- "${arguments[@]}"
+source "$(dirname "${BASH_SOURCE[0]}")/dry_run.bash"
 model="Qwen/Qwen2.5-7B-Instruct"
 if [[ $# -gt 0 && "$1" != -* ]]; then
     model="$1"
@@ -35,8 +30,7 @@ command=(
     "$@"
 )
 if "$dry_run"; then
-    printf '%q ' "${command[@]}"
-    echo
+    shown "${command[@]}"
     exit 0
 fi
 if ! command -v vllm >/dev/null; then
