@@ -151,8 +151,6 @@ def train(experiment: Experiment, together: int = 1) -> dict[str, float | int | 
     if together > 1:
         several = TrainingSteps(shape, training, objective, together)
         more = _compared(several, together, steps, training.batch * training.window)
-    memory = peak_memory()
-    blocks_s, written_s = _checkpoint_seconds(steps)
     return {
         "tokens_per_s": round(tokens_per_s, 1),
         "step_ms": round(1000 * step_s, 3),

@@ -57,6 +57,19 @@ def test_bench_train_agrees_with_itself(trained):
     assert 0 < trained["checkpoint_blocks_s"] < trained["checkpoint_s"]
 
 
+def test_bench_train_sets_models_trained_together_beside_one_by_one(config_file):
+    found = bench("train", f"--config={config_file}", "--together=3")
+    more = {"models_tokens_per_s", "one_by_one_tokens_per_s", "together_over_one_by_one"}
+    assert set(found) == TRAINED | more | {"together"}
+    assert found["together"] == 3
+    assert all(found[name] > 0 for name in more)
+    training = Pretrain(steps=4, warmup=0, batch=2, window=8, dispatch=2)
+    several, alone = TrainingSteps(SHAPE, training, together=3), TrainingSteps(SHAPE, training)
+    assert several.parameters == alone.parameters
+    for all_, one in zip(jax.tree.leaves(several.state), jax.tree.leaves(alone.state), strict=True):
+        assert all_.shape == (3, *one.shape)
+
+
 def test_bench_profile_tells_what_the_time_of_a_step_goes_to(config_file):
     found = bench("profile", f"--config={config_file}")
     spent = list(found.values())
