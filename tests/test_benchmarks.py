@@ -14,7 +14,7 @@ from benchmarks.rewrite import measure
 from benchmarks.shape import Shape
 from benchmarks.train import DISPATCH, DTYPES, OURS, PEERS, compare, row, training_steps
 from kstore_jax.config import Data, Experiment, Finetune, Model, Pretrain, World
-from kstore_jax.lab import findings
+from kstore_jax.lab import groups
 from tests.lab.test_report import a_row, a_run
 
 SIZES = ("--layers=1", "--width=16", "--heads=2", "--window=8", "--batch=2", "--vocabulary=32")
@@ -136,8 +136,8 @@ def test_the_page_of_many_runs_has_each_of_them(tmp_path):
     out.mkdir()
     rows = [a_row("single"), a_row("multi2")]
     multiplied(a_run(run, rows, metrics=False), 5, out)
-    results = findings.read_results(out)
-    groups = findings.together([results])
-    assert [len(group.rows) for group in groups] == [1] * 5
-    assert [group.dataset for group in groups].count("single") == 3
+    results = groups.read_results(out)
+    found = groups.together([results])
+    assert [len(group.rows) for group in found] == [1] * 5
+    assert [group.dataset for group in found].count("single") == 3
     assert results.stages == (run / "stages").resolve()

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from kstore_jax.lab.findings import Group
+from kstore_jax.lab.groups import Group
 from kstore_jax.world.biographies import VARIANT_EXAMPLES
 from kstore_jax.world.people import ATTRIBUTES
 

@@ -16,7 +16,8 @@ from tqdm import tqdm
 from kstore_jax import chat, journal
 from kstore_jax.errors import UserError
 from kstore_jax.files import write_json
-from kstore_jax.lab.findings import groups, percent, read_configs, read_results
+from kstore_jax.lab.findings import percent
+from kstore_jax.lab.groups import groups, read_configs, read_results
 from kstore_jax.world.matcher import Form, normalised
 from kstore_jax.world.rewriter import tidy
 

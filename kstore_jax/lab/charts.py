@@ -18,8 +18,9 @@ import vl_convert
 from kstore_jax.lab import paper
 from kstore_jax.lab.agreement import Agreement
 from kstore_jax.lab.figures import DYNAMICS, HEAT, MEASURES, Curve, look
-from kstore_jax.lab.findings import Group, percent
+from kstore_jax.lab.findings import percent
 from kstore_jax.lab.grids import Grid
+from kstore_jax.lab.groups import Group
 from kstore_jax.lab.markup import Html
 from kstore_jax.world.people import ATTRIBUTES
 
@@ -292,7 +293,7 @@ def _heat(values: list[dict], y: str, lines: list[str], x: str, columns: list[st
     ink = {"condition": {"test": "datum.accuracy >= 55", "value": "#fff"}, "value": "#1d2329"}
     text = {"field": "accuracy", "type": "quantitative", "format": ".1f"}
     return {
-        "width": 52 * len(columns),
+        "width": 58 * len(columns),
         "height": 27 * len(lines),
         "data": {"values": known},
         "layer": [

@@ -5,8 +5,9 @@ import re
 from collections.abc import Iterable, Sequence
 
 from kstore_jax.config import Experiment, Model, as_dict
-from kstore_jax.lab import findings, paper
-from kstore_jax.lab.findings import Group, percent
+from kstore_jax.lab import paper
+from kstore_jax.lab.findings import percent
+from kstore_jax.lab.groups import Group, flat, mixed
 from kstore_jax.lab.markup import Html, tag
 from kstore_jax.lab.tables import table
 
@@ -17,7 +18,7 @@ def what_was_run(found: Sequence[Group], provenances: Sequence[dict]) -> list[Ht
     configs = [config for group in found for config in group.configs]
     told = [
         ("people", _either(f"{row['people']:,}" for row in rows)),
-        ("mixed in", _either(map(_mixed, rows)) if any(map(findings.mixed, rows)) else ""),
+        ("mixed in", _either(map(_mixed, rows)) if any(map(mixed, rows)) else ""),
         ("parameters", _either(f"{row['parameters']:,}" for row in rows)),
         ("vocabulary", _either(f"{row['vocabulary']:,} tokens" for row in rows)),
         ("seeds", _either(row["seed"] for row in rows)),
@@ -139,7 +140,7 @@ def _pairs(versions: dict) -> str:
 
 def _mixed(row: dict) -> str:
     """What was read in pretraining beside the biographies of templates."""
-    beside, told = findings.mixed(row), []
+    beside, told = mixed(row), []
     if "rewritten" in beside:
         told.append(f"biographies as rewritten in {beside['rewritten']}")
     if "celebrities" in beside:
@@ -187,11 +188,11 @@ def _every_setting(configs: Sequence[Experiment]) -> list[Html]:
     """All fields of the configurations, with the different values they have."""
     if not configs:
         return []
-    flat = [findings.flat(as_dict(config)) for config in configs]
-    names = dict.fromkeys(name for fields in flat for name in fields)
+    told = [flat(as_dict(config)) for config in configs]
+    names = dict.fromkeys(name for fields in told for name in fields)
     lines = [
-        tag("tr", tag("th", name, scope="row"), tag("td", _either(f.get(name, "–") for f in flat)))
+        tag("tr", tag("th", name, scope="row"), tag("td", _either(f.get(name, "–") for f in told)))
         for name in names
     ]
-    told = table("every setting", ["field", "value"], [lines])
-    return [tag("details", tag("summary", "Every setting"), told, class_="settings")]
+    every = table("every setting", ["field", "value"], [lines])
+    return [tag("details", tag("summary", "Every setting"), every, class_="settings")]

@@ -20,8 +20,9 @@ from matplotlib.figure import Figure
 
 from kstore_jax.lab import paper
 from kstore_jax.lab.agreement import Agreement
-from kstore_jax.lab.findings import Group, percent
+from kstore_jax.lab.findings import percent
 from kstore_jax.lab.grids import Cells, Grid
+from kstore_jax.lab.groups import Group
 from kstore_jax.world.people import ATTRIBUTES
 
 Shares = Mapping[str, float | None]

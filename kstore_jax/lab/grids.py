@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 from kstore_jax.config import Finetune, as_dict, identity
-from kstore_jax.lab.findings import Group, flat
+from kstore_jax.lab.groups import Group, flat
 
 Cells = Mapping[tuple[str, str], float]
 """Answers about people held out, by the rank of queries and values and that of the embedding."""

@@ -18,12 +18,13 @@ from typing import NamedTuple
 from kstore_jax.config import Experiment
 from kstore_jax.errors import UserError
 from kstore_jax.files import write_bytes, write_text
-from kstore_jax.lab import agreement, charts, figures, findings, grids, paper, tables
+from kstore_jax.lab import agreement, charts, figures, grids, paper, tables
 from kstore_jax.lab.charts import Chart
 from kstore_jax.lab.circumstances import what_was_run
 from kstore_jax.lab.experiment import Lab
 from kstore_jax.lab.figures import Drawing
-from kstore_jax.lab.findings import Finding, Group, percent
+from kstore_jax.lab.findings import Finding, finding, percent
+from kstore_jax.lab.groups import Group, read_results, together
 from kstore_jax.lab.markup import Html, join, tag
 from kstore_jax.lab.stages import Cache
 from kstore_jax.train.telemetry import METRICS, read_metrics
@@ -54,8 +55,8 @@ def write(runs: Sequence[pathlib.Path], out: pathlib.Path) -> pathlib.Path:
     Raises:
       UserError: a run holds no results, or damaged ones; nothing is written.
     """
-    results = [findings.read_results(run) for run in runs]
-    found = findings.together(results)
+    results = [read_results(run) for run in runs]
+    found = together(results)
     drawn = _drawn(found)
     sections = [
         Section("glance", "At a glance", [_glance(found)]),
@@ -69,7 +70,7 @@ def write(runs: Sequence[pathlib.Path], out: pathlib.Path) -> pathlib.Path:
         write_bytes(out / "figures" / f"{drawing.name}.png", drawing.png)
     names = [run.resolve().name for run in runs]
     page = out / "report.html"
-    lead = _lead(" ".join(map(str, runs)), findings.finding(found))
+    lead = _lead(" ".join(map(str, runs)), finding(found))
     write_text(page, _page(f"kstore: {', '.join(names)}", lead, [s for s in sections if s.parts]))
     return page
 
@@ -120,10 +121,10 @@ def _page(title: str, lead: Html, sections: Sequence[Section]) -> str:
     return f"<!doctype html>\n{tag('html', head, inside, lang='en')}\n"
 
 
-def _lead(runs: str, finding: Finding) -> Html:
-    parts = [tag("p", f"kstore report · {runs}", class_="eyebrow"), tag("h1", finding.headline)]
-    parts += [tag("p", finding.verdict, class_="verdict")] if finding.verdict else []
-    parts += [tag("p", caveat, class_="warn") for caveat in finding.caveats]
+def _lead(runs: str, found: Finding) -> Html:
+    parts = [tag("p", f"kstore report · {runs}", class_="eyebrow"), tag("h1", found.headline)]
+    parts += [tag("p", found.verdict, class_="verdict")] if found.verdict else []
+    parts += [tag("p", caveat, class_="warn") for caveat in found.caveats]
     return tag("header", *parts)
 
 

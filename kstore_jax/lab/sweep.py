@@ -24,7 +24,7 @@ from kstore_jax.errors import UserError
 from kstore_jax.files import WRITING, read_json, write_json
 from kstore_jax.lab import agreement, bench
 from kstore_jax.lab.experiment import Lab, with_dtype
-from kstore_jax.lab.findings import groups
+from kstore_jax.lab.groups import groups
 from kstore_jax.lab.plan import Plan, Report
 from kstore_jax.lab.population import pretrain_together
 from kstore_jax.lab.results import row

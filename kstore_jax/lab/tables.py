@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from kstore_jax.lab import paper
-from kstore_jax.lab.findings import Group
+from kstore_jax.lab.groups import Group
 from kstore_jax.lab.markup import Html, join, tag
 from kstore_jax.world.people import ATTRIBUTES
 
@@ -53,8 +53,8 @@ _PAPER_TOLD = (
 
 
 def _title(group: Group, columns: int) -> Html:
-    named = group.label, " ", tag("small", group.wording)
-    return tag("tr", tag("th", *named, colspan=columns, scope="rowgroup"), class_="dataset")
+    named = tag("span", group.label, " ", tag("small", group.wording))
+    return tag("tr", tag("th", named, colspan=columns, scope="rowgroup"), class_="dataset")
 
 
 def _of_group(group: Group) -> list[Html]:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kstore_jax.config import parse
-from kstore_jax.lab import agreement, findings, paper, report, sweep
+from kstore_jax.lab import agreement, groups, paper, report, sweep
 from kstore_jax.world.biographies import VARIANT_EXAMPLES
 from kstore_jax.world.people import ATTRIBUTES
 from tests.lab.test_report import a_config, a_row
@@ -52,7 +52,7 @@ def sixteen(scale=0.5, swapped=()):
 
 
 def told(rows):
-    return agreement.of_all_datasets(findings.groups(rows, None))
+    return agreement.of_all_datasets(groups.groups(rows, None))
 
 
 def test_sixteen_datasets_that_rank_as_the_paper_s():
@@ -79,8 +79,8 @@ def test_fewer_datasets_and_other_models_have_none():
 
 def test_the_furthest_apart_are_told_first():
     swapped = ("single", "multi5+permute")
-    groups = findings.groups(sixteen(swapped=swapped), None)
-    answers, read = agreement.agreements(groups)
+    found = groups.groups(sixteen(swapped=swapped), None)
+    answers, read = agreement.agreements(found)
     assert {label for label, _, _ in answers.misses()[:2]} == set(swapped)
     assert {label for label, _, _ in read.misses()[:2]} == set(swapped)
     assert all(ours == theirs for _, ours, theirs in answers.misses()[2:])
@@ -89,8 +89,8 @@ def test_the_furthest_apart_are_told_first():
 
 def test_two_datasets_are_too_few():
     rows = [a_row("single"), a_row("multi5"), a_row("multi3")]
-    assert agreement.agreements(findings.groups(rows, None)) == []
-    more = findings.groups([*rows, a_row("multi2")], None)
+    assert agreement.agreements(groups.groups(rows, None)) == []
+    more = groups.groups([*rows, a_row("multi2")], None)
     assert [each.labels for each in agreement.agreements(more)] == [
         ("single", "multi5", "multi2")
     ] * 2

@@ -17,7 +17,7 @@ import pytest
 
 from kstore_jax.config import Experiment, as_dict, parse
 from kstore_jax.errors import UserError
-from kstore_jax.lab import figures, findings, paper, report, results
+from kstore_jax.lab import figures, findings, groups, paper, report, results
 from kstore_jax.lab.experiment import Lab
 from kstore_jax.lab.stages import Cache
 from kstore_jax.world.biographies import OTHER_VARIANTS, VARIANT_EXAMPLES
@@ -118,7 +118,7 @@ def text_of(page: str) -> str:
 
 
 def finding_of(*rows, configs=None):
-    found = findings.finding(findings.groups(rows, configs))
+    found = findings.finding(groups.groups(rows, configs))
     parts = (found.headline, found.verdict, *found.caveats)
     return " ".join(parts).replace("\N{NARROW NO-BREAK SPACE}", " ")
 
@@ -331,7 +331,7 @@ KNOWN = (*VARIANT_EXAMPLES, *OTHER_VARIANTS, "multi3")
 
 
 def wording(dataset):
-    (group,) = findings.groups([a_row(dataset)], None)
+    (group,) = groups.groups([a_row(dataset)], None)
     return group.wording
 
 
@@ -472,9 +472,9 @@ def test_where_nothing_is_mixed_in_nothing_is_said_of_it(tmp_path, page):
 
 def test_rows_that_differ_otherwise_are_not_one_group():
     rows = [SINGLE, copy.deepcopy(SINGLE)]
-    one = findings.groups(rows, parsed(*rows))
+    one = groups.groups(rows, parsed(*rows))
     assert [len(group.rows) for group in one] == [2]
-    two = findings.groups(rows, [*parsed(SINGLE, steps=1010), *parsed(SINGLE, steps=1020)])
+    two = groups.groups(rows, [*parsed(SINGLE, steps=1010), *parsed(SINGLE, steps=1020)])
     labels = [group.label for group in two]
     assert labels == ["single (pretrain.steps=1010)", "single (pretrain.steps=1020)"]
 
@@ -486,7 +486,7 @@ def test_a_group_is_called_by_the_name_of_its_rows_and_by_settings_where_that_is
             dataclasses.replace(parse(a_config(row, steps=steps)), name=name)
             for row, (name, steps, _) in zip(rows, named, strict=True)
         ]
-        return [group.label for group in findings.groups(rows, configs)]
+        return [group.label for group in groups.groups(rows, configs)]
 
     two = ("short", 1010, 0), ("long", 1020, 0)
     assert labels(*two, ("short", 1010, 1)) == ["single (short)", "single (long)"]
@@ -520,12 +520,12 @@ def test_a_dataset_that_the_paper_has_not(tmp_path):
 
 
 def test_a_ceiling_is_shown_where_there_is_one():
-    (plain,) = findings.groups([SINGLE], None)
+    (plain,) = groups.groups([SINGLE], None)
     row = copy.deepcopy(SINGLE)
     assert plain.ceiling("p_probe") is None
     ceiling = {k: dict.fromkeys(ATTRIBUTES, 0.97) for k in ("first", "whole")}
     row["p_probe"]["ceiling"] = row["q_probe"]["ceiling"] = ceiling
-    (group,) = findings.groups([row], None)
+    (group,) = groups.groups([row], None)
     assert group.ceiling("q_probe")["whole"]["major"] == pytest.approx(0.97)
     assert figures.q_probing(0, group).png != figures.q_probing(0, plain).png
     assert figures.p_probing(0, group)[0].png != figures.p_probing(0, plain)[0].png
