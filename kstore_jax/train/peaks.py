@@ -11,9 +11,10 @@ from kstore_jax.model.transformer import Shape
 _SIDE = 2048  # of the product a device without a data sheet is measured with
 _PRODUCTS = 10
 
-# Dense bfloat16 FLOP/s of one device of JAX: the makers' data sheets (NVIDIA's tell twice as much,
-# with sparsity; GeForce's the rate with float32 sums), docs.cloud.google.com/tpu/docs for TPUs. The
-# first name that begins the device's kind counts. A TPU7x chip (2307e12) is two devices.
+# Dense bfloat16 FLOP/s of one device of JAX: NVIDIA's data sheets tell twice as much, with
+# sparsity; GeForce's the rate with float32 sums; a TPU7x chip (2307e12) is two devices. Looked up:
+# TPU v5e, v5p, v6e and 7x (docs.cloud.google.com/tpu/docs), and at second hand B200, GB200, H200;
+# the others from memory of the data sheets. The first name that begins the device's kind counts.
 _DATA_SHEETS = {
     "NVIDIA B200": 2250e12,
     "NVIDIA GB200": 2500e12,
