@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import jax
 
+_BODY = r"(?:closed_call|eval_jaxpr)/"  # of a scan, as JAX 0.10 and 0.12 call it
 _OUTER = ("while", "call", "conditional")  # their time is that of what is inside
 
 
@@ -54,7 +55,7 @@ def operations(text: str) -> dict[str, str]:
 
 
 def _readable(origin: str) -> str:
-    path = re.sub(r"\w+\(|\)", "", origin).rpartition("closed_call/")[2]
+    path = re.split(_BODY, re.sub(r"\w+\(|\)", "", origin))[-1]
     path = re.sub(r"forward/Transformer/|\w+\._\w+/", "", path.strip("/"))
     path = re.sub(r"block_\d+", "block", path)
     return f"backward {path}" if "transpose(" in origin else path

@@ -85,10 +85,13 @@ def test_operations_are_named_as_in_the_model():
   ROOT %dot.1 = f32[2]{1,0:T(8,128)} dot(%a, %b), metadata={op_name="jit(f)/h/dot_general"}
   %while.2 = (s32[], f32[2]) while(%t), metadata={op_name="jit(f)/while"}
   %copy = f32[2] copy(%a)
+  %add.3 = f32[2] add(%a, %b), metadata={op_name="jit(f)/while/body/closed_call/jvp(jit(g))/up/add"}
+  %add.4 = f32[2] add(%a, %b), metadata={op_name="jit(f)/while/body/eval_jaxpr/jvp(jit(g))/up/add"}
 """
     )
     assert named == {
-        "fusion.7": "backward f/g/block/h", "dot.1": "f/h/dot_general", "while.2": ""
+        "fusion.7": "backward f/g/block/h", "dot.1": "f/h/dot_general", "while.2": "",
+        "add.3": "g/up/add", "add.4": "g/up/add",
     }  # fmt: skip
 
 
