@@ -11,7 +11,7 @@ for one GPU; `:paper` 100,000, 5.5e18 FLOP a row, for a node of GPUs: 16 dataset
 the BERT, and two BERTs with questions mixed in. Neither was run yet. Expected, from the paper: GPT
 answers every attribute of multi5+permute (96.6 %); BERT answers birth dates and majors in part,
 the rest at or near the majority guess, although it can tell every masked word of the biographies.
-Among a laptop's 300 people the words of a date tell each other, and BERT answers few dates either.
+Among a laptop's 300 people the words of a date tell each other: BERT answers no more dates there.
 """
 
 from kstore_jax import config as c
