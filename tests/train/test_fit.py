@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import itertools
 import json
+import multiprocessing
 import os
 import pathlib
 import re
@@ -239,6 +240,59 @@ def test_evaluations_are_written_with_their_steps_and_change_nothing(tmp_path, u
     }
     assert told[20] == expected
     assert told[10] != told[20]
+
+
+EVALUATED_EVERY = 5
+
+
+@jax.jit
+def norm_of_embedding(params) -> dict:
+    return {"norm": jnp.linalg.norm(params["embedding"])}
+
+
+def killed_while_evaluating(folder: pathlib.Path, step: int) -> None:
+    """Trains, and is killed while the device is at work on the evaluation after a step."""
+
+    evaluations = itertools.count(1)
+
+    def kill(norm):
+        if EVALUATED_EVERY * next(evaluations) == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return norm
+
+    @jax.jit
+    def evaluate(params):
+        norm = norm_of_embedding(params)["norm"]
+        return {"norm": jax.pure_callback(kill, jax.typeof(norm), norm)}
+
+    fit(evaluated(evaluate), TRAINING, folder)
+
+
+def evaluated(evaluate) -> Task:
+    return dataclasses.replace(task(), evaluate=evaluate, evaluate_every=EVALUATED_EVERY)
+
+
+@pytest.mark.parametrize("step", [5, 15, 20])
+def test_killed_in_an_evaluation_it_ends_as_an_undisturbed_one(tmp_path, undisturbed, step):
+    process = multiprocessing.get_context("spawn").Process(
+        target=killed_while_evaluating, args=(tmp_path / "killed", step)
+    )
+    for name in ("killed", "whole"):
+        (tmp_path / name).mkdir()
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert not (tmp_path / "killed" / "checkpoints" / "20").exists()
+    for name in ("killed", "whole"):
+        fit(evaluated(norm_of_embedding), TRAINING, tmp_path / name)
+    told = [
+        [(line["step"], line["evaluation"]) for line in read_metrics(tmp_path / name / METRICS)]
+        for name in ("killed", "whole")
+    ]
+    assert told[0] == told[1]
+    assert [at for at, _ in told[0]] == [5, 10, 15, 20]
+    assert losses(tmp_path / "killed") == losses(undisturbed)
+    assert same_bits(saved(tmp_path / "killed", 20), saved(undisturbed, 20))
 
 
 def test_checkpoints_of_multiples_are_kept_for_good(tmp_path):
