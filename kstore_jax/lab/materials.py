@@ -53,7 +53,7 @@ class Materials:
 
     @functools.cached_property
     def language(self) -> Language:
-        return load_language(self.world.pools, self.world.templates)
+        return load_language(self.world.pools, self.world.templates, self.world.pool_share)
 
     @functools.cached_property
     def everyone(self) -> People:

@@ -7,6 +7,8 @@ world holds, and costs no memory for the others.
 import dataclasses
 import functools
 import pathlib
+from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 
@@ -21,6 +23,7 @@ MONTHS = (
 )  # fmt: skip
 YEARS = range(1900, 2100)
 DAYS = range(1, 29)
+T = TypeVar("T")
 BUNDLED_POOLS = pathlib.Path(__file__).parent / "pools"
 
 
@@ -80,8 +83,12 @@ class Pools:
 
 
 @functools.cache
-def load_pools(folder: str = "") -> Pools:
-    """The pools in `folder`, the bundled ones when empty; UserError names the file and line."""
+def load_pools(folder: str = "", share: float = 1.0) -> Pools:
+    """A share of the values in `folder`, the bundled ones when empty; all names, all months.
+
+    Raises:
+      UserError: a line is not what it should be; names the file and line.
+    """
     path = pathlib.Path(folder).expanduser() if folder else BUNDLED_POOLS
     if not path.is_dir():
         raise UserError(f"world.pools: {path} is not a folder")
@@ -97,22 +104,30 @@ def load_pools(folder: str = "") -> Pools:
         _check_value(city, where)
         companies.append(company)
         cities.append(city)
+    companies, cities = _thinned(companies, share), _thinned(cities, share)
     distinct = tuple(dict.fromkeys(cities))
-    dates = tuple(f"{month} {day}, {year}" for year in YEARS for month in MONTHS for day in DAYS)
+    years, days = _thinned(YEARS, share), _thinned(DAYS, share)
+    dates = tuple(f"{month} {day}, {year}" for year in years for month in MONTHS for day in days)
     return Pools(
         first_names=_read_values(path / "first_names.txt"),
         middle_names=_read_values(path / "middle_names.txt"),
         last_names=_read_values(path / "last_names.txt"),
         values={
             "birth_date": dates,
-            "birth_city": _read_values(path / "birth_cities.txt"),
-            "university": _read_values(path / "universities.txt"),
-            "major": _read_values(path / "majors.txt"),
-            "company": tuple(companies),
+            "birth_city": _thinned(_read_values(path / "birth_cities.txt"), share),
+            "university": _thinned(_read_values(path / "universities.txt"), share),
+            "major": _thinned(_read_values(path / "majors.txt"), share),
+            "company": companies,
             "company_city": distinct,
         },
         headquarters=np.array([distinct.index(city) for city in cities]),
     )
+
+
+def _thinned(pool: Sequence[T], share: float) -> tuple[T, ...]:
+    """A share of a pool, evenly from all over it, two at least."""
+    count = min(len(pool), max(2, round(share * len(pool))))
+    return tuple(pool[i * len(pool) // count] for i in range(count))
 
 
 @dataclasses.dataclass(frozen=True)

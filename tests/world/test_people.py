@@ -101,6 +101,28 @@ def test_halves_do_not_follow_the_parity_of_the_person():
     assert_uniform(np.bincount(in_train_half(0, np.arange(0, MANY, 2)), minlength=2))
 
 
+@given(share=st.floats(0, 1))
+def test_a_share_of_the_values_is_held(share):
+    whole, some = load_pools(), load_pools(share=share)
+    for attribute in ("birth_city", "university", "major", "company"):
+        ours, theirs = some.values[attribute], whole.values[attribute]
+        assert len(ours) == max(2, round(share * len(theirs)))
+        places = [theirs.index(value) for value in ours]
+        gaps = np.diff([*places, places[0] + len(theirs)])
+        assert gaps.min() >= 1
+        assert gaps.max() - gaps.min() <= 1  # from all over the pool
+    for company, city in zip(some.values["company"], some.headquarters, strict=True):
+        of_whole = whole.headquarters[whole.values["company"].index(company)]
+        assert some.values["company_city"][city] == whole.values["company_city"][of_whole]
+    assert len(set(some.headquarters)) == len(some.values["company_city"])
+    dates = [date.replace(",", "").split() for date in some.values["birth_date"]]
+    months, days, years = (len(set(words)) for words in zip(*dates, strict=True))
+    assert (months, days) == (12, max(2, round(28 * share)))
+    assert years == max(2, round(200 * share))
+    assert len(set(some.values["birth_date"])) == months * days * years
+    assert some.names == whole.names
+
+
 @pytest.fixture
 def pools_folder(tmp_path):
     """`(names=N) -> folder`: a copy of the bundled pools, with N names of each kind if given."""
