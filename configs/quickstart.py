@@ -9,6 +9,7 @@ half, and probed. Hardware: 2 CPU cores. `docs/RESULTS.md` has times and scores.
 
 from kstore_jax import config as c
 from kstore_jax import recipes
+from kstore_jax.errors import nearest
 
 
 def get_config(size: str = "default"):
@@ -25,5 +26,5 @@ def get_config(size: str = "default"):
         config.world.people = 600
         config.pretrain.update(steps=24_000, warmup=480)
     elif size != "default":
-        raise ValueError(f"size {size!r}; expected smallest, longer, or nothing")
+        raise ValueError(f"no size {size!r}{nearest(size, ('default', 'smallest', 'longer'))}")
     return config

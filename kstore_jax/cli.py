@@ -3,133 +3,37 @@
 import json
 import os
 import pathlib
-import re
 import sys
 from collections.abc import Sequence
 
 from absl import flags
-from ml_collections import config_flags
 
-from kstore_jax.config import Experiment, parse_rows
+from kstore_jax.arguments import configs_folder, configured, defined, expect, folders, nothing_else
+from kstore_jax.config import parse_rows
 from kstore_jax.errors import UserError, guarded, nearest
-
-_HERE = pathlib.Path(__file__).parent
-
-
-def configs_folder() -> pathlib.Path:
-    """Where the configuration files are: in the wheel, or beside the package in a checkout."""
-    installed = _HERE / "configs"
-    return installed if installed.is_dir() else _HERE.parent / "configs"
-
-
-_FLAGS = {
-    "workdir": (flags.DEFINE_string, "folder of the run", {}),
-    "cache": (flags.DEFINE_string, "folder of the stages, WORKDIR/stages unless given", {}),
-    "workers": (flags.DEFINE_integer, "processes", {"lower_bound": 1}),
-    "person": (flags.DEFINE_integer, "whom to show", {"lower_bound": 0}),
-    "run": (flags.DEFINE_string, "folder of a run or of a pretrain stage", {}),
-    "format": (flags.DEFINE_string, "format of the model", {}),
-    "json": (flags.DEFINE_bool, "print JSON", {}),
-    "beam": (flags.DEFINE_integer, "width of the beam", {"lower_bound": 1}),
-    "show": (flags.DEFINE_integer, "answers to print", {"lower_bound": 0}),
-    "row": (flags.DEFINE_integer, "one row of a sweep", {"lower_bound": 0}),
-    "dry-run": (flags.DEFINE_bool, "only say what is to be done", {}),
-    "distributed": (flags.DEFINE_bool, "this process is one of several of one run", {}),
-    "together": (flags.DEFINE_integer, "models trained in one program", {"lower_bound": 1}),
-    "shard": (flags.DEFINE_string, "the share of the rows of one of several tasks", {}),
-    "keep": (flags.DEFINE_list, "folders of the sweeps that stay", {}),
-    "remove": (flags.DEFINE_bool, "remove what is listed", {}),
-    "pools": (flags.DEFINE_bool, "show the pools", {}),
-    "out": (flags.DEFINE_string, "folder to write to", {}),
-    "server": (flags.DEFINE_string, "address of a server of OpenAI's chat protocol", {}),
-    "model": (flags.DEFINE_string, "name of a model of the server", {}),
-    "items": (flags.DEFINE_string, "JSONL of texts and questions", {}),
-    "concurrency": (flags.DEFINE_integer, "requests at a time", {"lower_bound": 1}),
-    "attempts": (flags.DEFINE_integer, "answers a text", {"lower_bound": 1}),
-}
-
-
-def _defined(**defaults: str | int | None) -> flags.FlagValues:
-    """The flags of a command, with their defaults; it takes no other."""
-    values = flags.FlagValues()
-    values.set_gnu_getopt()
-    for name, default in defaults.items():
-        define, what, limits = _FLAGS[name]
-        define(name, default, what, flag_values=values, **limits)
-    return values
-
-
-def _read_configured(
-    argv: Sequence[str], values: flags.FlagValues, config: pathlib.Path | None
-) -> list[Experiment]:
-    """Reads the flags of a command that takes a configuration, which `config` is by default.
-
-    Returns: the experiments that the configuration describes.
-    """
-    if config is None and not any(re.match(r"--?config(=|$)", a) for a in argv):
-        raise UserError("--config is missing; expected a file such as configs/quickstart.py")
-    try:
-        config_flags.DEFINE_config_file(
-            "config",
-            str(config) if config else None,
-            "FILE.py[:ARGUMENT]",
-            flag_values=values,
-            sys_argv=["kstore", *argv],
-        )
-        left = values(["kstore", *argv])[1:]
-        given = values.config
-        loaded = hasattr(given, "to_dict")  # raises what went wrong while the file was loaded
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-        raise UserError(_flag_error(error, argv, values)) from None
-    except Exception as error:  # a configuration file is a program and may raise anything
-        raise UserError(f"--config: {type(error).__name__}: {error}") from error
-    if left:
-        raise UserError(f"unexpected argument {left[0]!r}")
-    if not loaded:
-        raise UserError(f"--config: get_config() returned {given!r}; expected a ConfigDict")
-    overridden = {match[1] for a in argv if (match := re.match(r"--?config\.([\w.]+)", a))}
-    return parse_rows(given, overridden)
-
-
-def _flag_error(error: Exception, argv: Sequence[str], values: flags.FlagValues) -> str:
-    """One line for what absl and ml_collections say in several, naming the flag it is about."""
-    if isinstance(error, flags.UnrecognizedFlagError):
-        name = error.flagname
-        return f"--{name}: no such flag{nearest(name, (v for v in values if '.' not in v))}"
-    text = str(error)
-    if unknown := re.match(r"\W*'(\w+)\W*'(?:.*Did you mean \"(\w+)\")?", text, re.DOTALL):
-        flag = next((a.split("=")[0] for a in argv if unknown[1] in a), unknown[1])
-        hint = f"; did you mean {unknown[2]!r}?" if unknown[2] else ""
-        return f"{flag}: no such field{hint}"
-    if missing := re.search(r"No such file or directory: (\S+)", text):
-        return f"--config: {missing[1]}: no such file"
-    if "Traceback" in text:  # what a configuration file raised, told with all that led there
-        return f"--config: {text.strip().splitlines()[-1].partition(': ')[2]}"
-    return text
-
 
 _PLANNED = {"dry-run": False, "json": False}
 
 
 def _quickstart(argv: Sequence[str]) -> None:
-    values = _defined(workdir="runs/quickstart", cache=None, workers=None)
+    values = defined(workdir="runs/quickstart", cache=None, workers=None)
     _compute(argv, values, configs_folder() / "quickstart.py")
 
 
 def _run(argv: Sequence[str]) -> None:
-    values = _defined(workdir=None, cache=None, distributed=False, **_PLANNED)
+    values = defined(workdir=None, cache=None, distributed=False, **_PLANNED)
     _compute([*argv, "--config.sweep=()"], values)
 
 
 def _sweep(argv: Sequence[str]) -> None:
     defaults = {"workers": None, "together": 1, "shard": "0/1", **_PLANNED}
-    _compute(argv, _defined(workdir=None, cache=None, **defaults))
+    _compute(argv, defined(workdir=None, cache=None, **defaults))
 
 
 def _compute(
     argv: Sequence[str], values: flags.FlagValues, config: pathlib.Path | None = None
 ) -> None:
-    rows = _read_configured(argv, values, config)
+    rows = parse_rows(*configured(argv, values, config))
     if values.workdir is None:
         raise UserError("--workdir is missing; expected a folder such as runs/x")
     from kstore_jax.lab import sweep
@@ -150,7 +54,7 @@ def _compute(
 
 
 def _status(argv: Sequence[str]) -> None:
-    values = _defined(json=False)
+    values = defined(json=False)
     folder = _of_run("status", argv, values)
     from kstore_jax.lab.plan import Plan, Report
 
@@ -159,7 +63,7 @@ def _status(argv: Sequence[str]) -> None:
 
 
 def _gc(argv: Sequence[str]) -> None:
-    values = _defined(keep=None, remove=False)
+    values = defined(keep=None, remove=False)
     cache = _of_run("gc", argv, values, "cache")
     if not values.keep:
         raise UserError("--keep is missing; expected the folders of sweeps, such as runs/x,runs/y")
@@ -179,33 +83,26 @@ def _of_run(
     command: str, argv: Sequence[str], values: flags.FlagValues, what: str = "run"
 ) -> pathlib.Path:
     """Reads the flags of a command about a run; returns the folder, its one argument."""
-    folders = _folders(argv, values)
-    if len(folders) != 1:
+    given = folders(argv, values)
+    if len(given) != 1:
         raise UserError(f"{command}: expected one folder of a {what}")
-    return folders[0]
-
-
-def _folders(argv: Sequence[str], values: flags.FlagValues) -> list[pathlib.Path]:
-    try:
-        return [pathlib.Path(folder) for folder in values(["kstore", *argv])[1:]]
-    except flags.Error as error:
-        raise UserError(_flag_error(error, argv, values)) from None
+    return given[0]
 
 
 def _report(argv: Sequence[str]) -> None:
-    values = _defined(out=None)
-    folders = _folders(argv, values)
-    if not folders:
+    values = defined(out=None)
+    runs = folders(argv, values)
+    if not runs:
         raise UserError("report: expected one folder of a run, or several")
-    if len(folders) > 1 and values.out is None:
+    if len(runs) > 1 and values.out is None:
         raise UserError("--out is missing; expected a folder for the page of several runs")
     from kstore_jax.lab import report
 
-    print(report.write(folders, pathlib.Path(values.out or folders[0])))
+    print(report.write(runs, pathlib.Path(values.out or runs[0])))
 
 
 def _eval(argv: Sequence[str]) -> None:
-    values = _defined(beam=4, show=10, row=None, json=False)
+    values = defined(beam=4, show=10, row=None, json=False)
     folder = _of_run("eval", argv, values)
     from kstore_jax.lab import evaluation
 
@@ -218,8 +115,8 @@ def _eval(argv: Sequence[str]) -> None:
 
 
 def _show(argv: Sequence[str]) -> None:
-    values = _defined(person=0, json=False, pools=False)
-    rows = _read_configured(argv, values, configs_folder() / "quickstart.py")
+    values = defined(person=0, json=False, pools=False)
+    rows = parse_rows(*configured(argv, values, configs_folder() / "quickstart.py"))
     from kstore_jax.lab.show import Shown, pools_text
 
     if values.pools:
@@ -231,8 +128,8 @@ def _show(argv: Sequence[str]) -> None:
 
 
 def _data(argv: Sequence[str]) -> None:
-    values = _defined(out=None, workers=1)
-    rows = _read_configured(argv, values, None)
+    values = defined(out=None, workers=1)
+    rows = parse_rows(*configured(argv, values, None))
     if values.out is None:
         raise UserError("--out is missing; expected a folder such as data/x")
     if pathlib.Path(values.out).absolute() == pathlib.Path.cwd():
@@ -249,9 +146,9 @@ def _data(argv: Sequence[str]) -> None:
 
 
 def _rewrite(argv: Sequence[str]) -> None:
-    values = _defined(server=None, model=None, out=None, concurrency=64, attempts=20)
-    rows = _read_configured(argv, values, None)
-    _expect(values, server="http://localhost:8000", model="the server's", out="runs/written")
+    values = defined(server=None, model=None, out=None, concurrency=64, attempts=20)
+    rows = parse_rows(*configured(argv, values, None))
+    expect(values, server="http://localhost:8000", model="the server's", out="runs/written")
     from kstore_jax.lab import rewriting
 
     out = pathlib.Path(values.out)
@@ -262,10 +159,10 @@ def _rewrite(argv: Sequence[str]) -> None:
 
 
 def _ask(argv: Sequence[str]) -> None:
-    values = _defined(
+    values = defined(
         run=None, server=None, model=None, items=None, out=None, concurrency=8, json=False
     )
-    _without_config(argv, values)
+    nothing_else(argv, values)
     from kstore_jax.lab import asking
 
     if values.run:
@@ -273,28 +170,11 @@ def _ask(argv: Sequence[str]) -> None:
             raise UserError(f"--{given[0]}: expected without --run, whose results are there")
         found = asking.of_run(pathlib.Path(values.run))
     else:
-        _expect(values, server="http://localhost:8000 (or --run=runs/x)", model="the server's")
+        expect(values, server="http://localhost:8000 (or --run=runs/x)", model="the server's")
         out = pathlib.Path(values.out or "runs/ask")
         items = pathlib.Path(values.items) if values.items else asking.PASSAGES
         found = asking.ask(values.server, values.model, items, out, values.concurrency)
     print(json.dumps(found) if values.json else asking.table(found))
-
-
-def _without_config(argv: Sequence[str], values: flags.FlagValues) -> None:
-    """Reads the flags of a command that takes nothing else."""
-    try:
-        left = values(["kstore", *argv])[1:]
-    except flags.Error as error:
-        raise UserError(_flag_error(error, argv, values)) from None
-    if left:
-        raise UserError(f"unexpected argument {left[0]!r}")
-
-
-def _expect(values: flags.FlagValues, **examples: str) -> None:
-    """Raises UserError where a flag is not given."""
-    for name, example in examples.items():
-        if not getattr(values, name):
-            raise UserError(f"--{name} is missing; expected one such as {example}")
 
 
 def _bench(argv: Sequence[str]) -> None:
@@ -302,8 +182,8 @@ def _bench(argv: Sequence[str]) -> None:
     if what not in BENCHES:
         raise UserError(f"bench: {what!r} is no benchmark{nearest(what, BENCHES)}")
     more = {"together": 1} if what == "train" else {}
-    values = _defined(json=False, **more)
-    rows = _read_configured(rest, values, configs_folder() / BENCHES[what])
+    values = defined(json=False, **more)
+    rows = parse_rows(*configured(rest, values, configs_folder() / BENCHES[what]))
     from kstore_jax.lab import bench
 
     found = getattr(bench, what)(rows[0], *(values[name].value for name in more))
@@ -315,8 +195,8 @@ def _bench(argv: Sequence[str]) -> None:
 
 
 def _export(argv: Sequence[str]) -> None:
-    values = _defined(run=None, out=None, format="hf")
-    _without_config(argv, values)
+    values = defined(run=None, out=None, format="hf")
+    nothing_else(argv, values)
     if values.run is None or values.out is None:
         missing = "run" if values.run is None else "out"
         raise UserError(f"--{missing} is missing; expected a folder")

@@ -3,6 +3,7 @@
 import ml_collections
 
 from kstore_jax.config import default, product
+from kstore_jax.errors import nearest
 
 
 def at(scale: str) -> ml_collections.ConfigDict:
@@ -13,7 +14,7 @@ def at(scale: str) -> ml_collections.ConfigDict:
     """
     scales = {"laptop": laptop, "gpu": gpu, "paper": paper}
     if scale not in scales:
-        raise ValueError(f"scale {scale!r}; expected {', '.join(scales)}")
+        raise ValueError(f"no scale {scale!r}{nearest(scale, scales)}")
     return scales[scale]()
 
 

@@ -13,7 +13,7 @@ ROOMS = {  # room or module: what it may import of ours, besides itself
     "files": {"errors"},
     "rows": set(),
     "config": {"errors", "rows"},
-    "recipes": {"config"},
+    "recipes": {"errors", "config"},
     "journal": {"errors", "files"},
     "chat": {"errors"},
     "world": {"errors"},
@@ -33,7 +33,8 @@ ROOMS = {  # room or module: what it may import of ours, besides itself
         "train",
         "readout",
     },
-    "cli": {"errors", "config", "lab"},
+    "arguments": {"errors"},
+    "cli": {"errors", "arguments", "config", "lab"},
 }
 LIBRARIES = {  # the rooms that may import it
     "tensorflow_datasets": {"corpus"},

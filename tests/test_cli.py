@@ -16,6 +16,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarni
 
 QUICKSTART = pathlib.Path(__file__).parents[1] / "configs" / "quickstart.py"
 CONFIG = f"--config={QUICKSTART}"
+PAPER = f"--config={QUICKSTART.with_name('paper.py')}"
 
 
 @pytest.fixture
@@ -49,7 +50,14 @@ def complaint(capsys, *argv: str) -> str:
     [
         ("--config.pretrain.stepz=5", "pretrain.stepz: no such field; did you mean 'steps'?"),
         ("--config.pretrian.steps=5", "pretrian.steps: no such field; did you mean 'pretrain'?"),
-        ("--config.world.people=many", "world.people=many: "),
+        ("--config.world.people=many", "--config.world.people: expected an integer, got 'many'"),
+        ("--config.world.people=1.5", "--config.world.people: expected an integer, got '1.5'"),
+        ("--config.world.seed=x: y", "--config.world.seed: expected an integer, got 'x: y'"),
+        ("--config.pretrain.b1=fast", "--config.pretrain.b1: expected a number, got 'fast'"),
+        ("--config.model.tied=so", "--config.model.tied: expected true or false, got 'so'"),
+        ("--config.model.layers", "--config.model.layers has no value; expected an integer"),
+        ("--config.model.norm", "--config.model.norm has no value; expected text"),
+        ("--cache", "--cache has no value; expected folder of the stages"),
         ("--config.world.people=1", "world.people: expected at least 2, got 1"),
         ("--config.world.people=1000000000000000", "world.people: 1000000000000000 people"),
         ("--config.data.variant=multy5", "data.variant: 'multy5' is not a variant"),
@@ -61,14 +69,18 @@ def complaint(capsys, *argv: str) -> str:
         ("--config.world.pools=nowhere", "world.pools: nowhere is not a folder"),
         ("--config.world.templates=nowhere", "world.templates: nowhere is not a folder"),
         ("--config.sweep=3", "sweep: expected rows"),
-        ("--config.model=3", "config.model=3: "),
-        ("--config=nowhere.py", "--config: 'nowhere.py': no such file"),
+        ("--config.model=3", "--config.model: expected fields, got '3'"),
+        ("--config=nowhere.py", "--config: 'nowhere.py': no such file; valid: "),
+        ("--config=quikstart.py", f"no such file; did you mean '{QUICKSTART}'?"),
+        (f"{CONFIG}:smalest", "--config: no size 'smalest'; did you mean 'smallest'?"),
+        (f"{PAPER}:papper", "--config: no scale 'papper'; did you mean 'paper'?"),
+        ("--config=.", "--config: Is a directory: '.'"),
         ("--confg=nowhere.py", "--confg: no such flag; did you mean 'config'?"),
         ("--worker=2", "--worker: no such flag; did you mean 'workers'?"),
         ("--people=3", "--people: no such flag; valid: "),
         ("--out=page", "--out: no such flag; valid: "),
         ("--config.pretrain.warmup=12000", "pretrain.warmup: expected less than steps = 12000"),
-        ("--workers=0", "workers=0: "),
+        ("--workers=0", "--workers: expected a positive integer, got '0'"),
         ("extra", "unexpected argument 'extra'"),
     ],
 )
@@ -93,7 +105,16 @@ def test_a_bad_argument_is_named_in_one_line(capsys, argument, said):
         (["show", CONFIG, "--workdir=run"], "--workdir: no such flag; valid: "),
         (["run", CONFIG, "--workdir=run", "--workers=4"], "--workers: no such flag; "),
         (["show", CONFIG, "--person=999999"], "person: expected less than "),
-        (["show", CONFIG, "--person=-1"], "person=-1: "),
+        (["show", CONFIG, "--person=-1"], "--person: expected a non-negative integer, got '-1'"),
+        (["run", "--config"], "--config has no value; expected FILE.py[:ARGUMENT]"),
+        (["run", CONFIG, "--workdir"], "--workdir has no value; expected folder of the run"),
+        (["run", CONFIG, "--workdir", "--config.seed=1"], "--workdir has no value; expected "),
+        (
+            ["run", CONFIG, "--config.seed", "--workdir=run"],
+            "--config.seed has no value; expected ",
+        ),
+        (["status", "here", "--json=so"], "--json: expected true or false, got 'so'"),
+        (["report", "a", "b", "--out"], "--out has no value; expected folder to write to"),
     ],
 )
 def test_a_bad_command_is_named_in_one_line(capsys, argv, said):

@@ -251,5 +251,5 @@ def test_every_scale_a_configuration_tells_of_can_be_read(path):
         rows = parse_rows(module.get_config(*arguments))
         assert len(rows) == len(set(map(str, rows)))
     if scales:
-        with pytest.raises(ValueError, match="expected"):
+        with pytest.raises(ValueError, match="'elsewhere'; "):
             module.get_config("elsewhere")

@@ -49,7 +49,7 @@ def test_every_file_has_every_scale(name, scale):
 
 @pytest.mark.parametrize("name", FILES)
 def test_a_scale_that_is_not_there_is_refused_by_name(name):
-    with pytest.raises(ValueError, match=r"'enormous'; expected .*(laptop|smallest)"):
+    with pytest.raises(ValueError, match=r"'enormous'; valid: .*(laptop|smallest)"):
         module(name).get_config("enormous")
 
 
