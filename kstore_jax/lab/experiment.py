@@ -79,6 +79,7 @@ class Lab:
 
     def check(self) -> None:
         """Raises an error where the training cannot start, or a dataset made before is damaged."""
+        _ = self.mesh
         if self.experiment.model.init_from and not self.experiment.data.text:
             _ = self._initial
         for stage in self.corpora.values():
