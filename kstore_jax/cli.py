@@ -195,7 +195,7 @@ def _bench(argv: Sequence[str]) -> None:
 
 
 def _export(argv: Sequence[str]) -> None:
-    values = defined(run=None, out=None, format="hf")
+    values = defined(run=None, row=None, out=None, format="hf")
     nothing_else(argv, values)
     if values.run is None or values.out is None:
         missing = "run" if values.run is None else "out"
@@ -204,7 +204,7 @@ def _export(argv: Sequence[str]) -> None:
         raise UserError(f"--format: {values.format!r} is none; expected hf")
     from kstore_jax.lab.export import export
 
-    export(pathlib.Path(values.run), pathlib.Path(values.out))
+    export(pathlib.Path(values.run), pathlib.Path(values.out), values.row)
     print(values.out)
 
 
@@ -243,7 +243,10 @@ COMMANDS = {
         _show,
         "[--config=FILE] --person=N [--json], or --pools: a person and all that is written",
     ),
-    "export": (_export, "--run=DIR --out=DIR: the pretrained model as a Hugging Face folder"),
+    "export": (
+        _export,
+        "--run=DIR --out=DIR [--row=N]: the pretrained model as a Hugging Face folder",
+    ),
     "rewrite": (
         _rewrite,
         "--config=FILE --server=URL --model=NAME --out=DIR: biographies by another model (bioR)",

@@ -8,7 +8,7 @@ import numpy as np
 from kstore_jax.errors import UserError
 from kstore_jax.lab import answering
 from kstore_jax.lab.experiment import Lab
-from kstore_jax.lab.results import labs_of
+from kstore_jax.lab.results import rows_of
 from kstore_jax.world import draw
 from kstore_jax.world.people import ATTRIBUTES
 
@@ -27,12 +27,7 @@ def evaluate(run: pathlib.Path, row: int | None, beam: int, show: int) -> Iterat
     Raises:
       UserError: there is no such run or row, or its model is not finished.
     """
-    labs = labs_of(run)
-    if row is not None and row >= len(labs):
-        raise UserError(f"--row: expected less than {len(labs)}, got {row}")
-    for which, lab in enumerate(labs):
-        if row is not None and which != row:
-            continue
+    for which, lab in rows_of(run, row).items():
         unfinished = [
             stage.name
             for stage in (lab.pretrain, *lab.finetune.values())

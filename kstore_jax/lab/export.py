@@ -2,15 +2,17 @@
 
 import json
 import pathlib
+from collections.abc import Sequence
 
 from kstore_jax.corpus.tokenizer import Vocabulary
 from kstore_jax.errors import UserError
 from kstore_jax.lab.experiment import Lab
-from kstore_jax.lab.results import labs_of
+from kstore_jax.lab.groups import groups
+from kstore_jax.lab.results import rows_of
 from kstore_jax.model import exchange
 
 
-def export(run: pathlib.Path, out: pathlib.Path) -> None:
+def export(run: pathlib.Path, out: pathlib.Path, row: int | None = None) -> None:
     """Writes the model that `run` pretrained into `out`.
 
     Its logits are the model's own, with every row of the embedding; those beyond the vocabulary
@@ -19,13 +21,14 @@ def export(run: pathlib.Path, out: pathlib.Path) -> None:
     it fails rather than passing for another token.
 
     Args:
-      run: the folder of a run with one pretrained model, or that of one `pretrain-...` stage.
+      run: the folder of a run, or that of one `pretrain-...` stage.
+      row: which of its experiments; None where all have one model.
 
     Raises:
-      UserError: there is no such run, it has several models or none that is finished, or Hugging
-        Face has no such network; nothing is written.
+      UserError: there is no such run or row, it has several models or none that is finished, or
+        Hugging Face has no such network; nothing is written.
     """
-    lab = _lab(run)
+    lab = _lab(run, row)
     vocabulary, end = lab.vocabulary, lab.vocabulary.end_of_text
     tokenizer = tokenizer_json(vocabulary, lab.shape.vocabulary)
     end_token = vocabulary.tokenizer.backend.id_to_token(vocabulary.tokenizer.end_of_text)
@@ -35,22 +38,38 @@ def export(run: pathlib.Path, out: pathlib.Path) -> None:
     exchange.write(out, lab.shape, lab.pretrained, ends, files)
 
 
-def _lab(run: pathlib.Path) -> Lab:
+def _lab(run: pathlib.Path, row: int | None) -> Lab:
     """The experiment whose pretrained model is meant."""
     of_stage = run.name.startswith("pretrain-")
     workdir = run.absolute().parents[1] if of_stage else run
-    found = {lab.cache.folder(lab.pretrain): lab for lab in labs_of(workdir)}
+    labs = rows_of(workdir, row)
+    found: dict[pathlib.Path, int] = {}
+    for which, lab in labs.items():
+        found.setdefault(lab.cache.folder(lab.pretrain), which)
     if of_stage:
-        found = {folder: lab for folder, lab in found.items() if folder.name == run.name}
+        found = {folder: which for folder, which in found.items() if folder.name == run.name}
     if not found:
         raise UserError(f"--run: {run} is no stage of the run in {workdir}")
     if len(found) > 1:
-        several = ", ".join(str(folder) for folder in found)
-        raise UserError(f"--run: {run} has several models; expected one of {several}")
-    ((folder, lab),) = found.items()
+        told = _labels([*labs.values()])
+        several = ", ".join(f"{which} ({told[which]})" for which in found.values())
+        raise UserError(f"--row: {run} has several models; expected one of {several}")
+    ((folder, which),) = found.items()
+    lab = labs[which]
     if lab.cache.result(lab.pretrain) is None:
         raise UserError(f"--run: {folder}: is not there or not finished; run it first")
     return lab
+
+
+def _labels(labs: Sequence[Lab]) -> dict[int, str]:
+    """What the report calls each row of a run, and its seed."""
+    configs = [lab.experiment for lab in labs]
+    rows = [{"dataset": e.data.variant, "name": e.name, "row": i} for i, e in enumerate(configs)]
+    return {
+        row["row"]: f"{group.label}, seed {configs[row['row']].seed}"
+        for group in groups(rows, configs)
+        for row in group.rows
+    }
 
 
 def tokenizer_json(vocabulary: Vocabulary, rows: int) -> str:

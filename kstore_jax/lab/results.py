@@ -27,6 +27,20 @@ def labs_of(run: pathlib.Path) -> list[Lab]:
     return [Lab(parse(row), Cache(run / stages)) for row in rows]
 
 
+def rows_of(run: pathlib.Path, row: int | None) -> dict[int, Lab]:
+    """The experiments of a run by their numbers; that of `row` alone unless it is None.
+
+    Raises:
+      UserError: there is no such run or row.
+    """
+    labs = dict(enumerate(labs_of(run)))
+    if row is None:
+        return labs
+    if row not in labs:
+        raise UserError(f"--row: expected less than {len(labs)}, got {row}")
+    return {row: labs[row]}
+
+
 def row(lab: Lab) -> dict:
     """The row of a finished experiment. Accuracies are shares, from 0 to 1.
 

@@ -80,6 +80,23 @@ def test_transformers_reads_the_exported_folder(exported):
     assert theirs.eos_token == END
 
 
+def test_a_row_is_chosen_by_its_number(finished, tmp_path):
+    out = tmp_path / "out"
+    assert main(["export", f"--run={finished}", "--row=1", f"--out={out}"]) == 0
+    _, params = exchange.read(out)
+    jax.tree.map(np.testing.assert_array_equal, params, labs(finished)[1].pretrained)
+
+
+def test_rows_of_one_dataset_are_told_apart_by_what_differs(finished, tmp_path, capsys):
+    config = json.loads((finished / "config.json").read_text())
+    rows = [config["rows"][0], {**config["rows"][0], "model": {**config["rows"][0]["model"]}}]
+    rows[1]["model"]["layers"] = 2
+    (tmp_path / "config.json").write_text(json.dumps({"rows": rows}))
+    assert main(["export", f"--run={tmp_path}", f"--out={tmp_path / 'out'}"]) == 2
+    said = "0 (single (model.layers=1), seed 0), 1 (single (model.layers=2), seed 0)"
+    assert said in capsys.readouterr().err
+
+
 def started(experiment: Experiment, out: pathlib.Path, tmp_path, **data) -> Lab:
     still = dataclasses.replace(experiment.pretrain, steps=1, warmup=0, learning_rate=0.0)
     experiment = dataclasses.replace(
@@ -121,7 +138,10 @@ def test_a_run_that_cannot_be_exported_is_refused(finished, tmp_path, capsys):
         assert not out.exists()
         return line
 
-    assert "has several models; expected one of" in refused(f"--run={finished}", f"--out={out}")
+    rows = "expected one of 0 (single, seed 0), 1 (multi2+permute, seed 0)"
+    assert f"has several models; {rows}" in refused(f"--run={finished}", f"--out={out}")
+    past = refused(f"--run={finished}", f"--out={out}", "--row=2")
+    assert "--row: expected less than 2, got 2" in past
     assert "no configuration of a run" in refused(f"--run={tmp_path}", f"--out={out}")
     assert "--out is missing" in refused(f"--run={finished}")
     assert "--run is missing" in refused(f"--out={out}")
