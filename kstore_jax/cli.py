@@ -117,10 +117,11 @@ def _eval(argv: Sequence[str]) -> None:
 def _show(argv: Sequence[str]) -> None:
     values = defined(person=0, json=False, pools=False)
     rows = parse_rows(*configured(argv, values, configs_folder() / "quickstart.py"))
-    from kstore_jax.lab.show import Shown, pools_text
+    from kstore_jax.lab.show import Shown, pools, pools_text
 
     if values.pools:
-        print(pools_text(rows[0]))
+        found = pools(rows[0])
+        print(json.dumps(found) if values.json else pools_text(found))
         return
     shown = Shown(rows[0], values.person)
     coloured = sys.stdout.isatty() and "NO_COLOR" not in os.environ
@@ -241,7 +242,7 @@ COMMANDS = {
     "data": (_data, "--config=FILE --out=DIR [--workers=N]: write the data set alone"),
     "show": (
         _show,
-        "[--config=FILE] --person=N [--json], or --pools: a person and all that is written",
+        "[--config=FILE] --person=N | --pools [--json]: a person and all that is written, or pools",
     ),
     "export": (
         _export,

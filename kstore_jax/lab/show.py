@@ -147,19 +147,33 @@ def _decoded(tokenizer: Tokenizer, rows: TokenRows, row: int, coloured: bool) ->
     return "".join([*parts, tokenizer.decode(ids[end:])])
 
 
-def pools_text(experiment: Experiment) -> str:
-    """How many values each attribute has, and how often the commonest value and the commonest
-    first word come up, beside those of the paper's pools (Part 3.1, Fig. 7, first row), in %."""
-    pools = Materials(experiment).language.pools
-    lines = ["attribute      values  commonest  (paper)  first word  (paper)"]
+def pools(experiment: Experiment) -> dict[str, dict[str, float]]:
+    """Of each attribute: how many `values` it has, and how often the `commonest` value and the
+    commonest `first_word` come up, as shares, beside those of the paper's pools, `paper_commonest`
+    and `paper_first_word` (Part 3.1, Fig. 7, first row)."""
+    drawn_from = Materials(experiment).language.pools
+    printed, found = paper.baseline(), {}
     for attribute in ATTRIBUTES:
-        values = np.array(pools.values[attribute])
-        drawn = values[pools.headquarters] if attribute == "company_city" else values
+        values = np.array(drawn_from.values[attribute])
+        drawn = values[drawn_from.headquarters] if attribute == "company_city" else values
         words = np.array([value.split(" ")[0].rstrip(",") for value in drawn])
         value, word = (np.unique(x, return_counts=True)[1].max() / len(x) for x in (drawn, words))
-        printed = paper.baseline()
-        lines.append(
-            f"{attribute:<13} {len(values):>7} {value:>10.1%} {printed.qa[attribute]:>8.1%}"
-            f" {word:>11.1%} {printed.q_first[attribute]:>8.1%}"
-        )
+        found[attribute] = {
+            "values": len(values),
+            "commonest": float(value),
+            "paper_commonest": printed.qa[attribute],
+            "first_word": float(word),
+            "paper_first_word": printed.q_first[attribute],
+        }
+    return found
+
+
+def pools_text(found: dict[str, dict[str, float]]) -> str:
+    """What `pools` found, to be read in a terminal; shares in %."""
+    lines = ["attribute      values  commonest  (paper)  first word  (paper)"]
+    lines += [
+        f"{attribute:<13} {of['values']:>7} {of['commonest']:>10.1%} {of['paper_commonest']:>8.1%}"
+        f" {of['first_word']:>11.1%} {of['paper_first_word']:>8.1%}"
+        for attribute, of in found.items()
+    ]
     return "\n".join(lines)

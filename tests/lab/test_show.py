@@ -6,12 +6,15 @@ import re
 import numpy as np
 import pytest
 
+from kstore_jax.cli import main
 from kstore_jax.config import default, parse_rows
 from kstore_jax.corpus.tokenizer import gpt2
 from kstore_jax.errors import UserError
-from kstore_jax.lab.show import Shown, pools_text
+from kstore_jax.lab.show import Shown, pools, pools_text
 from kstore_jax.world.people import ATTRIBUTES
 
+# How ml_collections loads a configuration file.
+pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 PEOPLE = 30
 
 
@@ -66,7 +69,7 @@ def test_somebody_beyond_the_world_is_refused():
 
 
 def test_the_shares_of_the_pools_stand_beside_the_papers():
-    first, *lines = pools_text(parse_rows(default())[0]).splitlines()
+    first, *lines = pools_text(pools(parse_rows(default())[0])).splitlines()
     assert first.split()[0] == "attribute"
     rows = {line.split()[0]: line.split()[1:] for line in lines}
     assert list(rows) == list(ATTRIBUTES)
@@ -75,3 +78,12 @@ def test_the_shares_of_the_pools_stand_beside_the_papers():
     assert rows["company_city"][2] == "13.7%"
     shares = np.array([[float(x.rstrip("%")) for x in row[1:]] for row in rows.values()])
     assert (shares[:, 0] <= shares[:, 2]).all()
+
+
+def test_the_pools_are_also_told_as_json(capsys):
+    assert main(["show", "--pools", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert list(found) == list(ATTRIBUTES)
+    assert found["university"]["values"] == 300
+    assert 0 < found["university"]["commonest"] <= found["university"]["first_word"] < 1
+    assert found["company_city"]["paper_commonest"] == pytest.approx(0.137)
