@@ -20,6 +20,7 @@ from kstore_jax.train.telemetry import METRICS, last_metrics
 from kstore_jax.world.biographies import Variant
 
 PLAN = "plan.json"
+_BENCHMARK = "benchmark"
 _TIMELESS = {  # settings of a training that change nothing about the time a step takes
     *("steps", "warmup", "schedule", "final", "learning_rate", "weight_decay"),
     *("b1", "b2", "eps", "clip", "alpha", "init_scale"),
@@ -40,7 +41,7 @@ class Progress:
         `waiting`.
       step, steps: of its training, None where it has none or has not begun.
       seconds: that it took so far. left: that it will take, None where that is not known.
-      measured: what `left` was told from.
+      measured: what `left` was told from; compilation is not in it where that is a benchmark.
     """
 
     folder: str
@@ -126,7 +127,7 @@ class Plan:
             each, count = pace[key]
             return told(state, step, steps, seconds, each * work, f"{count} like it")
         left = benchmark(folder)
-        return told(state, step, steps, seconds, left, "benchmark" if left is not None else "")
+        return told(state, step, steps, seconds, left, _BENCHMARK if left is not None else "")
 
 
 def _paces(cache: Cache) -> dict[str, tuple[float, int]]:
@@ -236,5 +237,6 @@ def _line(stage: Progress, width: int) -> str:
     elif stage.left is None:
         time = "?"
     else:
-        time = f"about {_duration(stage.left)} ({stage.measured})"
+        without = ", compilation left out" if stage.measured == _BENCHMARK else ""
+        time = f"about {_duration(stage.left)} ({stage.measured}{without})"
     return f"{stage.folder:<{width}}  {stage.rows:>4}  {stage.state:<7}  {step:>15}  {time}"

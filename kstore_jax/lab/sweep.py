@@ -13,6 +13,7 @@ import json
 import os
 import pathlib
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple, Self
 
@@ -153,10 +154,14 @@ def dry_run(
     workdir: pathlib.Path, rows: Sequence[Experiment], cache: pathlib.Path | None
 ) -> Report:
     """What `run` would do and how long it would take; pretraining of a kind that was never measured
-    is tried for a moment. Nothing is written."""
+    is tried for a moment, as stderr is told. Nothing is written."""
     labs, plan = planned(workdir, rows, cache)
     pretraining = {lab.pretrain.folder: lab.experiment for lab in labs}
-    step_seconds = functools.cache(bench.step_seconds)
+
+    @functools.cache
+    def step_seconds(experiment: Experiment) -> float:
+        print("note: measuring a step of pretraining, which is compiled first", file=sys.stderr)
+        return bench.step_seconds(experiment)
 
     def benchmark(folder: str) -> float | None:
         if (experiment := pretraining.get(folder)) is None:

@@ -80,6 +80,19 @@ def test_a_dry_run_tells_what_is_to_be_done_and_writes_nothing(
     assert not workdir.exists()
 
 
+def test_a_dry_run_says_that_it_measures_and_that_compilation_is_not_in_it(
+    config_file, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(bench, "step_seconds", lambda _: 100.0)
+    argv = [f"--config={config_file}", f"--workdir={tmp_path / 'new'}", "--dry-run"]
+    assert cli.main(["sweep", *argv]) == 0
+    said = capsys.readouterr()
+    assert said.err == "note: measuring a step of pretraining, which is compiled first\n"
+    measured = [line for line in said.out.splitlines() if line.startswith("pretrain-")]
+    assert len(measured) == 2
+    assert all("about 40 min (benchmark, compilation left out)" in line for line in measured)
+
+
 def test_a_stage_that_several_rows_need_is_told_once(tmp_path):
     cache = Cache(tmp_path)
     shared = a_stage("pretrain", model={}, training={"steps": 3})
