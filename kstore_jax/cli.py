@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from absl import flags
 
 from kstore_jax.arguments import configs_folder, configured, defined, expect, folders, nothing_else
-from kstore_jax.config import parse_rows
+from kstore_jax.config import Experiment, parse_base, parse_rows
 from kstore_jax.errors import UserError, guarded, nearest
 
 _PLANNED = {"dry-run": False, "json": False}
@@ -17,25 +17,30 @@ _PLANNED = {"dry-run": False, "json": False}
 
 def _quickstart(argv: Sequence[str]) -> None:
     values = defined(workdir="runs/quickstart", cache=None, workers=None)
-    _compute(argv, values, configs_folder() / "quickstart.py")
+    _compute(values, parse_rows(*configured(argv, values, configs_folder() / "quickstart.py")))
 
 
 def _run(argv: Sequence[str]) -> None:
     values = defined(workdir=None, cache=None, distributed=False, **_PLANNED)
-    _compute([*argv, "--config.sweep=()"], values)
+    one, rows = parse_base(*configured(argv, values, None))
+    note = (
+        f"note: the sweep in --config (rows: {rows}) is left out; run computes what its rows "
+        f"start from ({one.data.variant}, seed {one.seed}), kstore sweep every row"
+    )
+    _compute(values, [one], note if rows else "")
 
 
 def _sweep(argv: Sequence[str]) -> None:
     defaults = {"workers": None, "together": 1, "shard": "0/1", **_PLANNED}
-    _compute(argv, defined(workdir=None, cache=None, **defaults))
+    values = defined(workdir=None, cache=None, **defaults)
+    _compute(values, parse_rows(*configured(argv, values, None)))
 
 
-def _compute(
-    argv: Sequence[str], values: flags.FlagValues, config: pathlib.Path | None = None
-) -> None:
-    rows = parse_rows(*configured(argv, values, config))
+def _compute(values: flags.FlagValues, rows: Sequence[Experiment], note: str = "") -> None:
     if values.workdir is None:
         raise UserError("--workdir is missing; expected a folder such as runs/x")
+    if note:
+        print(note, file=sys.stderr)
     from kstore_jax.lab import sweep
 
     folder, cache = pathlib.Path(values.workdir), values.cache and pathlib.Path(values.cache)

@@ -17,6 +17,7 @@ from typing import Any
 import ml_collections
 
 from kstore_jax.errors import UserError, nearest
+from kstore_jax.rows import Row
 from kstore_jax.rows import chain as chain
 from kstore_jax.rows import product as product
 from kstore_jax.rows import row as row
@@ -456,6 +457,30 @@ def parse_rows(
     `overridden` are the dotted fields given on the command line: they win over the file and the
     sweep, and rows that become equal by it, whatever their names, are one with the first's name.
     """
+    base, rows = _base_and_rows(config, overridden)
+    experiments = [parse(_with(base, row)) for row in rows]
+    kept: dict[Experiment, Experiment] = {}
+    for experiment in experiments:
+        kept.setdefault(dataclasses.replace(experiment, name=""), experiment)
+    return [*kept.values()]
+
+
+def parse_base(
+    config: ml_collections.ConfigDict, overridden: Collection[str] = ()
+) -> tuple[Experiment, int]:
+    """Validates a configuration without its sweep.
+
+    Returns: the experiment, and how many rows the sweep has, 0 where it would run nothing else.
+    """
+    base, rows = _base_and_rows(config, overridden)
+    different = {tuple((field, value) for field, value in row if field != "name") for row in rows}
+    return parse(_with(base, ())), 0 if different == {()} else len(different)
+
+
+def _base_and_rows(
+    config: ml_collections.ConfigDict, overridden: Collection[str]
+) -> tuple[dict, list[Row]]:
+    """What all rows of a sweep start from, and what each sets that is not overridden, once."""
     base = config.to_dict()
     sweep = base.pop("sweep", ()) or ((),)
     for name, choices in _NAMED.items():
@@ -470,11 +495,7 @@ def parse_rows(
         )
     except (TypeError, ValueError):
         raise UserError("sweep: expected rows of (field, value), as product() gives them") from None
-    experiments = [parse(_with(base, row)) for row in rows]
-    kept: dict[Experiment, Experiment] = {}
-    for experiment in experiments:
-        kept.setdefault(dataclasses.replace(experiment, name=""), experiment)
-    return [*kept.values()]
+    return base, [*rows]
 
 
 def _with(base: dict, row: tuple[tuple[str, Any], ...]) -> dict:

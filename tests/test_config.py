@@ -16,6 +16,7 @@ from kstore_jax.config import (
     chain,
     default,
     parse,
+    parse_base,
     parse_rows,
     product,
     row,
@@ -159,6 +160,24 @@ def test_what_the_command_line_sets_wins_over_the_sweep_and_equal_rows_are_one()
     config.data.variant = "multi2"
     rows = parse_rows(config, overridden={"data.variant"})
     assert [(row.data.variant, row.model.layers) for row in rows] == [("multi2", 4), ("multi2", 8)]
+
+
+def test_without_its_sweep_a_configuration_is_one_experiment_and_tells_how_many_rows_it_has():
+    config = swept(data__variant=["single", "multi5"], seed=[0, 1])
+    config.data.variant = "multi2"
+    base = dataclasses.replace(
+        Experiment(), data=dataclasses.replace(Experiment.data, variant="multi2")
+    )
+    assert parse_base(config) == (base, 4)
+    assert parse_base(config, {"data.variant"}) == (base, 2)
+    assert parse_base(config, {"data.variant", "seed"}) == (base, 0)
+    assert parse_base(default()) == (Experiment(), 0)
+    config.sweep = chain(row("one"), row("other"))
+    assert parse_base(config) == (base, 0)
+    config.sweep = row("one", seed=1)
+    assert parse_base(config) == (base, 1)
+    config.sweep = (3,)
+    assert refusal(parse_base, config).startswith("sweep: ")
 
 
 def test_a_bad_row_of_a_sweep_is_refused_by_its_field():

@@ -80,6 +80,21 @@ def test_a_dry_run_tells_what_is_to_be_done_and_writes_nothing(
     assert not workdir.exists()
 
 
+def test_a_run_says_that_it_leaves_the_sweep_out(config_file, copied, tmp_path, capsys):
+    argv = [f"--config={config_file}", f"--workdir={tmp_path / 'new'}", "--dry-run", "--json"]
+    argv += [f"--cache={copied / 'stages'}"]
+    assert cli.main(["run", *argv]) == 0
+    said = capsys.readouterr()
+    (row,) = json.loads(said.out)["rows"]
+    assert row["name"] == "multi5+permute, seed 0"
+    assert said.err == (
+        "note: the sweep in --config (rows: 2) is left out; run computes what its rows start from "
+        "(multi5+permute, seed 0), kstore sweep every row\n"
+    )
+    assert cli.main(["run", *argv, "--config.data.variant=single"]) == 0
+    assert capsys.readouterr().err == ""
+
+
 def test_a_dry_run_says_that_it_measures_and_that_compilation_is_not_in_it(
     config_file, tmp_path, capsys, monkeypatch
 ):
