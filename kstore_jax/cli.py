@@ -4,7 +4,8 @@ import json
 import os
 import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from absl import flags
 
@@ -12,16 +13,12 @@ from kstore_jax.arguments import configs_folder, configured, defined, expect, fo
 from kstore_jax.config import Experiment, parse_base, parse_rows
 from kstore_jax.errors import UserError, guarded, nearest
 
-_PLANNED = {"dry-run": False, "json": False}
 
-
-def _quickstart(argv: Sequence[str]) -> None:
-    values = defined(workdir="runs/quickstart", cache=None, workers=None)
+def _quickstart(argv: Sequence[str], values: flags.FlagValues) -> None:
     _compute(values, parse_rows(*configured(argv, values, configs_folder() / "quickstart.py")))
 
 
-def _run(argv: Sequence[str]) -> None:
-    values = defined(workdir=None, cache=None, distributed=False, **_PLANNED)
+def _run(argv: Sequence[str], values: flags.FlagValues) -> None:
     one, rows = parse_base(*configured(argv, values, None))
     note = (
         f"note: the sweep in --config (rows: {rows}) is left out; run computes what its rows "
@@ -30,9 +27,7 @@ def _run(argv: Sequence[str]) -> None:
     _compute(values, [one], note if rows else "")
 
 
-def _sweep(argv: Sequence[str]) -> None:
-    defaults = {"workers": None, "together": 1, "shard": "0/1", **_PLANNED}
-    values = defined(workdir=None, cache=None, **defaults)
+def _sweep(argv: Sequence[str], values: flags.FlagValues) -> None:
     _compute(values, parse_rows(*configured(argv, values, None)))
 
 
@@ -58,8 +53,7 @@ def _compute(values: flags.FlagValues, rows: Sequence[Experiment], note: str = "
         print(f"{folder}: rows of other tasks are not done; `kstore status {folder}` tells more")
 
 
-def _status(argv: Sequence[str]) -> None:
-    values = defined(json=False)
+def _status(argv: Sequence[str], values: flags.FlagValues) -> None:
     folder = _of_run("status", argv, values)
     from kstore_jax.lab.plan import Plan, Report
 
@@ -67,8 +61,7 @@ def _status(argv: Sequence[str]) -> None:
     print(Report(planned, planned.progress()).told(values.json))
 
 
-def _gc(argv: Sequence[str]) -> None:
-    values = defined(keep=None, remove=False)
+def _gc(argv: Sequence[str], values: flags.FlagValues) -> None:
     cache = _of_run("gc", argv, values, "cache")
     if not values.keep:
         raise UserError("--keep is missing; expected the folders of sweeps, such as runs/x,runs/y")
@@ -94,8 +87,7 @@ def _of_run(
     return given[0]
 
 
-def _report(argv: Sequence[str]) -> None:
-    values = defined(out=None)
+def _report(argv: Sequence[str], values: flags.FlagValues) -> None:
     runs = folders(argv, values)
     if not runs:
         raise UserError("report: expected one folder of a run, or several")
@@ -106,8 +98,7 @@ def _report(argv: Sequence[str]) -> None:
     print(report.write(runs, pathlib.Path(values.out or runs[0])))
 
 
-def _eval(argv: Sequence[str]) -> None:
-    values = defined(beam=4, show=10, row=None, json=False)
+def _eval(argv: Sequence[str], values: flags.FlagValues) -> None:
     folder = _of_run("eval", argv, values)
     from kstore_jax.lab import evaluation
 
@@ -119,8 +110,7 @@ def _eval(argv: Sequence[str]) -> None:
         print(evaluation.text(row))
 
 
-def _show(argv: Sequence[str]) -> None:
-    values = defined(person=0, json=False, pools=False)
+def _show(argv: Sequence[str], values: flags.FlagValues) -> None:
     rows = parse_rows(*configured(argv, values, configs_folder() / "quickstart.py"))
     from kstore_jax.lab.show import Shown, pools, pools_text
 
@@ -133,8 +123,7 @@ def _show(argv: Sequence[str]) -> None:
     print(shown.json() if values.json else shown.text(coloured))
 
 
-def _data(argv: Sequence[str]) -> None:
-    values = defined(out=None, workers=1)
+def _data(argv: Sequence[str], values: flags.FlagValues) -> None:
     rows = parse_rows(*configured(argv, values, None))
     if values.out is None:
         raise UserError("--out is missing; expected a folder such as data/x")
@@ -151,8 +140,7 @@ def _data(argv: Sequence[str]) -> None:
         print(f"{folder}: {manifest['entries']:,} entries, {manifest['tokens']:,} tokens")
 
 
-def _rewrite(argv: Sequence[str]) -> None:
-    values = defined(server=None, model=None, out=None, concurrency=64, attempts=20)
+def _rewrite(argv: Sequence[str], values: flags.FlagValues) -> None:
     rows = parse_rows(*configured(argv, values, None))
     expect(values, server="http://localhost:8000", model="the server's", out="runs/written")
     from kstore_jax.lab import rewriting
@@ -164,10 +152,7 @@ def _rewrite(argv: Sequence[str]) -> None:
     rewriting.check_whole(found, attempts)
 
 
-def _ask(argv: Sequence[str]) -> None:
-    values = defined(
-        run=None, server=None, model=None, items=None, out=None, concurrency=8, json=False
-    )
+def _ask(argv: Sequence[str], values: flags.FlagValues) -> None:
     nothing_else(argv, values)
     from kstore_jax.lab import asking
 
@@ -183,16 +168,17 @@ def _ask(argv: Sequence[str]) -> None:
     print(json.dumps(found) if values.json else asking.table(found))
 
 
-def _bench(argv: Sequence[str]) -> None:
+def _bench(argv: Sequence[str], values: flags.FlagValues) -> None:
     what, *rest = argv or [""]
     if what not in BENCHES:
         raise UserError(f"bench: {what!r} is no benchmark{nearest(what, BENCHES)}")
-    more = {"together": 1} if what == "train" else {}
-    values = defined(json=False, **more)
+    if what != "train":
+        del values.together
     rows = parse_rows(*configured(rest, values, configs_folder() / BENCHES[what]))
     from kstore_jax.lab import bench
 
-    found = getattr(bench, what)(rows[0], *(values[name].value for name in more))
+    more = [values.together] if what == "train" else []
+    found = getattr(bench, what)(rows[0], *more)
     if values.json:
         print(json.dumps(found))
     else:
@@ -200,8 +186,7 @@ def _bench(argv: Sequence[str]) -> None:
         print("\n".join(f"{name:<24} {value:>24}" for name, value in told.items()))
 
 
-def _export(argv: Sequence[str]) -> None:
-    values = defined(run=None, row=None, out=None, format="hf")
+def _export(argv: Sequence[str], values: flags.FlagValues) -> None:
     nothing_else(argv, values)
     if values.run is None or values.out is None:
         missing = "run" if values.run is None else "out"
@@ -222,48 +207,94 @@ BENCHES = {
 }
 
 
+class Command(NamedTuple):
+    """What a command does, what it is given, the defaults of its flags, and what it is for."""
+
+    act: Callable[[Sequence[str], flags.FlagValues], None]
+    given: str
+    flags: dict[str, str | int | None]
+    purpose: str
+
+
+_PLANNED = {"dry-run": False, "json": False}
 COMMANDS = {
-    "quickstart": (
+    "quickstart": Command(
         _quickstart,
-        "[--workdir=DIR] [--cache=DIR] [--workers=N]: the whole story, small, ending in one page",
+        "[--config=FILE] [--workdir=DIR] [--cache=DIR] [--workers=N]",
+        {"workdir": "runs/quickstart", "cache": None, "workers": None},
+        "the whole story, small, ending in one page",
     ),
-    "run": (
+    "run": Command(
         _run,
-        "--config=FILE --workdir=DIR [--cache=DIR] [--dry-run] [--distributed]: one experiment",
+        "--config=FILE --workdir=DIR [--cache=DIR] [--dry-run [--json]] [--distributed]",
+        {"workdir": None, "cache": None, "distributed": False, **_PLANNED},
+        "one experiment",
     ),
-    "sweep": (
+    "sweep": Command(
         _sweep,
-        "--config=FILE --workdir=DIR [--cache=DIR] [--workers=N] [--together=K] "
-        "[--shard=I/N] [--dry-run [--json]]: every row of a configuration, or what is to be done "
-        "for it",
+        "--config=FILE --workdir=DIR [--cache=DIR] [--workers=N] [--together=K] [--shard=I/N] "
+        "[--dry-run [--json]]",
+        {
+            **{"workdir": None, "cache": None, "workers": None, "together": 1, "shard": "0/1"},
+            **_PLANNED,
+        },
+        "every row of a configuration, or what is to be done for it",
     ),
-    "status": (_status, "DIR [--json]: how far a sweep is, whoever computes it"),
-    "gc": (_gc, "CACHE --keep=DIR,... [--remove]: the stages that no kept sweep needs"),
-    "eval": (
+    "status": Command(
+        _status, "DIR [--json]", {"json": False}, "how far a sweep is, whoever computes it"
+    ),
+    "gc": Command(
+        _gc,
+        "CACHE --keep=DIR,... [--remove]",
+        {"keep": None, "remove": False},
+        "the stages that no kept sweep needs",
+    ),
+    "eval": Command(
         _eval,
-        "DIR [--row=N] [--beam=4] [--show=10] [--json]: what the models of a run answer",
+        "DIR [--row=N] [--beam=4] [--show=10] [--json]",
+        {"row": None, "beam": 4, "show": 10, "json": False},
+        "what the models of a run answer",
     ),
-    "report": (_report, "DIR [DIR ...] [--out=DIR]: the page of finished runs"),
-    "data": (_data, "--config=FILE --out=DIR [--workers=N]: write the data set alone"),
-    "show": (
+    "report": Command(
+        _report, "DIR [DIR ...] [--out=DIR]", {"out": None}, "the page of finished runs"
+    ),
+    "data": Command(
+        _data,
+        "--config=FILE --out=DIR [--workers=N]",
+        {"out": None, "workers": 1},
+        "write the data set alone",
+    ),
+    "show": Command(
         _show,
-        "[--config=FILE] --person=N | --pools [--json]: a person and all that is written, or pools",
+        "[--config=FILE] --person=N | --pools [--json]",
+        {"person": 0, "pools": False, "json": False},
+        "a person and all that is written, or the pools",
     ),
-    "export": (
+    "export": Command(
         _export,
-        "--run=DIR --out=DIR [--row=N]: the pretrained model as a Hugging Face folder",
+        "--run=DIR --out=DIR [--row=N]",
+        {"run": None, "out": None, "row": None, "format": "hf"},
+        "the pretrained model as a Hugging Face folder",
     ),
-    "rewrite": (
+    "rewrite": Command(
         _rewrite,
-        "--config=FILE --server=URL --model=NAME --out=DIR: biographies by another model (bioR)",
+        "--config=FILE --server=URL --model=NAME --out=DIR",
+        {"server": None, "model": None, "out": None, "concurrency": 64, "attempts": 20},
+        "biographies by another model (bioR)",
     ),
-    "ask": (
+    "ask": Command(
         _ask,
-        "--server=URL --model=NAME [--items=FILE] [--out=DIR], or --run=DIR: recites, and answers",
+        "--server=URL --model=NAME [--items=FILE] [--out=DIR], or --run=DIR",
+        {
+            **{"run": None, "server": None, "model": None, "items": None, "out": None},
+            **{"concurrency": 8, "json": False},
+        },
+        "recites, and answers",
     ),
-    "bench": (
+    "bench": Command(
         _bench,
-        "data | train [--together=K] | profile | qa [--config=FILE] [--json]: "
+        "data | train [--together=K] | profile | qa [--config=FILE] [--json]",
+        {"together": 1, "json": False},
         "how fast this machine is",
     ),
 }
@@ -271,23 +302,41 @@ COMMANDS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status, as `errors.guarded` does."""
-    argv = list(sys.argv[1:] if argv is None else argv)
-    if not argv or argv[0] == "help" or {"-h", "--help"}.intersection(argv):
+    name, *rest = (sys.argv[1:] if argv is None else argv) or ["help"]
+    if name in ("help", *_HELP):
         return guarded(_help)
-    command, *rest = argv
-    if command not in COMMANDS:
-        return guarded(lambda: _unknown(command))
-    return guarded(lambda: COMMANDS[command][0](rest))
+    if (command := COMMANDS.get(name)) is None:
+        return guarded(lambda: _unknown(name))
+    if any(argument in _HELP for argument in rest):
+        return guarded(lambda: _help_of(name, command))
+    return guarded(lambda: command.act(rest, defined(**command.flags)))
+
+
+_HELP = ("-h", "--help")
+_FIELDS = "kstore_jax/config.py tells every field"
 
 
 def _help() -> None:
-    print("kstore COMMAND [--config.FIELD=VALUE ...]; kstore_jax/config.py tells every field\n")
-    for name, (_, what) in COMMANDS.items():
-        print(f"  {name:<11} {what}")
+    print(f"kstore COMMAND [--config.FIELD=VALUE ...]; {_FIELDS}\n")
+    for name, command in COMMANDS.items():
+        print(f"  {name:<11} {command.given}: {command.purpose}")
+    print("\nkstore COMMAND --help tells the flags of one")
 
 
-def _unknown(command: str) -> None:
-    raise UserError(f"{command!r} is no command{nearest(command, COMMANDS)}")
+def _help_of(name: str, command: Command) -> None:
+    print(f"kstore {name} {command.given}: {command.purpose}\n")
+    if "--config" in command.given:
+        print("  --config        a configuration file, FILE.py[:ARGUMENT]")
+        print(f"  --config.FIELD  any field of it; {_FIELDS}")
+    values = defined(**command.flags)
+    for flag in command.flags:
+        default = values[flag].default
+        unless = "" if default in (None, False) else f", {default} unless given"
+        print(f"  --{flag:<13} {values[flag].help}{unless}")
+
+
+def _unknown(name: str) -> None:
+    raise UserError(f"{name!r} is no command{nearest(name, COMMANDS)}")
 
 
 if __name__ == "__main__":

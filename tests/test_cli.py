@@ -2,13 +2,14 @@
 
 import json
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
 
 import pytest
 
-from kstore_jax.cli import main
+from kstore_jax.cli import COMMANDS, main
 from kstore_jax.world.people import BUNDLED_POOLS
 
 # How ml_collections loads a configuration file.
@@ -95,6 +96,8 @@ def test_a_bad_argument_is_named_in_one_line(capsys, argument, said):
     ("argv", "said"),
     [
         (["shwo"], "'shwo' is no command; did you mean 'show'?"),
+        (["shwo", "--help"], "'shwo' is no command; did you mean 'show'?"),
+        (["bench", "qa", "--together=2"], "--together: no such flag; valid: "),
         (["sweep"], "--config is missing"),
         (["sweep", CONFIG], "--workdir is missing"),
         (["run", CONFIG], "--workdir is missing"),
@@ -267,10 +270,32 @@ def test_an_unknown_benchmark_is_refused(capsys):
     assert "'dato' is no benchmark; did you mean 'data'?" in complaint(capsys, "bench", "dato")
 
 
-@pytest.mark.parametrize("argv", [[], ["help"], ["--help"], ["-h"], ["show", "--help"]])
+@pytest.mark.parametrize("argv", [[], ["help"], ["--help"], ["-h"]])
 def test_help_names_every_command(capsys, argv):
     assert main(argv) == 0
     said = capsys.readouterr()
     assert said.err == ""
-    for command in ("quickstart", "run", "sweep", "report", "show", "export"):
+    for command in COMMANDS:
         assert f"  {command} " in said.out
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_of_a_command_tells_its_own_flags_alone(capsys, name):
+    assert main([name, "--help"]) == 0
+    said = capsys.readouterr()
+    assert said.err == ""
+    first, _, *lines = said.out.splitlines()
+    command = COMMANDS[name]
+    assert first == f"kstore {name} {command.given}: {command.purpose}"
+    told = [line.split()[0].removeprefix("--") for line in lines]
+    assert [flag for flag in told if not flag.startswith("config")] == [*command.flags]
+    given = {flag for flag in re.findall(r"--([\w-]+)", first) if flag != "config"}
+    assert given <= {*command.flags}
+    assert ("config.FIELD" in told) == ("--config" in first)
+
+
+def test_help_of_a_command_tells_the_defaults_that_are_not_nothing(capsys):
+    assert main(["eval", "runs/x", "-h"]) == 0
+    said = capsys.readouterr().out
+    assert "--beam          width of the beam, 4 unless given\n" in said
+    assert "--row           one row of a sweep\n" in said
