@@ -2,6 +2,9 @@
 
 import importlib.util
 import pathlib
+import shutil
+import time
+from collections.abc import Sequence
 from typing import Protocol
 
 from kstore_jax.config import Telemetry
@@ -28,12 +31,12 @@ def check(watch: Telemetry) -> None:
             )
 
 
-def sinks(watch: Telemetry, folder: pathlib.Path, first: int) -> list[Sink]:
-    """The sinks asked for, of a stage in `folder` that goes on from step `first`."""
+def sinks(watch: Telemetry, folder: pathlib.Path, told: Sequence[dict]) -> list[Sink]:
+    """The sinks asked for, of a stage in `folder` that goes on after the lines `told`."""
     check(watch)
     found: list[Sink] = []
     if watch.tensorboard:
-        found.append(TensorBoard(folder, first))
+        found.append(TensorBoard(folder, told))
     if watch.wandb:
         found.append(WeightsAndBiases(watch.wandb, folder))
     return found
@@ -51,21 +54,25 @@ def flat(line: dict, path: str = "") -> dict[str, float]:
 
 
 class TensorBoard:
-    """Event files in `folder / "tensorboard"`; what a resumed training repeats is purged."""
+    """Event files in `folder / "tensorboard"`, written anew from the lines `told` whenever a
+    training goes on, since a kill takes what was not on the disk yet. Their time is that of the
+    training, without what was between its attempts."""
 
-    def __init__(self, folder: pathlib.Path, first: int):
+    def __init__(self, folder: pathlib.Path, told: Sequence[dict]):
         import tensorboardX
 
-        self._writer = tensorboardX.SummaryWriter(
-            str(folder / "tensorboard"),
-            purge_step=first + 1 if first else None,
-            filename_suffix=f".{first}",
-        )
+        logs = folder / "tensorboard"
+        shutil.rmtree(logs, ignore_errors=True)
+        # A TensorBoard that is open forgets the steps it has read: all from 0 on.
+        self._writer = tensorboardX.SummaryWriter(str(logs), purge_step=0)
+        self._began = time.time() - (told[-1]["seconds"] if told else 0.0)
+        for line in told:
+            self.write(line)
 
     def write(self, line: dict) -> None:
         for name, value in flat(line).items():
             if name not in ("step", "steps"):
-                self._writer.add_scalar(name, value, line["step"])
+                self._writer.add_scalar(name, value, line["step"], self._began + line["seconds"])
 
     def close(self) -> None:
         self._writer.close()

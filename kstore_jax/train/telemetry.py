@@ -70,7 +70,7 @@ class Telemetry:
         earlier = kept[-1].get("spent", {}) if kept else {}
         self._spent = dict.fromkeys(PARTS, 0.0) | earlier
         self._spent["lost"] += told[-1]["seconds"] - self._seconds if told else 0.0
-        self._sinks = [] if silent else sinks(watch, folder, first)
+        self._sinks = [] if silent else sinks(watch, folder, kept)
         self._file = path.open("a")
         self._bar = tqdm(total=steps, initial=first, desc=name, unit="step", disable=silent or None)
         self._marks = collections.deque([(first, time.perf_counter())], maxlen=_RATE_REPORTS)

@@ -352,27 +352,47 @@ def test_chosen_steps_are_profiled(tmp_path):
     assert not (tmp_path / "plain" / "profile").exists()
 
 
-def test_tensorboard_has_every_step_once_also_of_a_resumed_training(tmp_path):
+def killed_at(step: int, folder: pathlib.Path, watch: Watch) -> None:
+    """Trains, and is killed when the batch of a step is asked for and a checkpoint is there."""
+    plain = task()
+
+    def make_batch(now, rows):
+        if now >= step:
+            while not (folder / "checkpoints" / "10").exists():
+                time.sleep(0.01)
+            os.kill(os.getpid(), signal.SIGKILL)
+        return plain.make_batch(now, rows)
+
+    fit(dataclasses.replace(plain, make_batch=make_batch), TRAINING, folder, watch=watch)
+
+
+def test_tensorboard_has_every_step_once_also_of_a_training_that_was_killed(tmp_path):
     pytest.importorskip("tensorboardX")
     watch = Watch(tensorboard=True)
-    with pytest.raises(Interrupted):
-        fit(interrupted_at(15), TRAINING, tmp_path, watch=watch)
+    process = multiprocessing.get_context("spawn").Process(
+        target=killed_at, args=(15, tmp_path, watch)
+    )
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert [step for step, _ in losses(tmp_path)] == [5, 10]
     fit(task(), TRAINING, tmp_path, watch=watch)
     from tensorboardX.proto.event_pb2 import Event
 
-    found, purged = {}, []
-    for path in sorted((tmp_path / "tensorboard").iterdir()):
-        for record in records(path):
-            event = Event.FromString(record)
-            if event.session_log.status:
-                purged.append(event.step)
-            for value in event.summary.value:
-                if value.tag == "loss":
-                    found.setdefault(event.step, []).append(value.simple_value)
-    assert purged == [11]
-    assert {step: len(values) for step, values in found.items()} == {5: 1, 10: 1, 15: 1, 20: 1}
-    expected = dict(losses(tmp_path))
-    assert all(found[step][0] == pytest.approx(loss) for step, loss in expected.items())
+    found = []
+    for path in (tmp_path / "tensorboard").iterdir():
+        events = [Event.FromString(record) for record in records(path)]
+        found += [
+            (event.step, value.simple_value, event.wall_time)
+            for event in events
+            for value in event.summary.value
+            if value.tag == "loss"
+        ]
+    lines = read_metrics(tmp_path / METRICS)
+    assert [step for step, _, _ in found] == [5, 10, 15, 20]
+    for (_, loss, at), line in zip(found, lines, strict=True):
+        assert loss == pytest.approx(line["loss"])
+        assert at - found[0][2] == pytest.approx(line["seconds"] - lines[0]["seconds"])
 
 
 def records(path: pathlib.Path):
