@@ -191,11 +191,12 @@ class Model(Network):
 class Training:
     """How weights change: an optimizer and a schedule.
 
-    `optimizer`: `adamw`, or `muon` for the matrices of the blocks and AdamW for the rest.
-    `warmup`: steps of linear warm-up. `final`: the learning rate at the end, as a part of the
-    peak. `clip`: global norm of the gradient, 0 for none. `accumulate`: parts of a batch whose
-    gradients are computed one after the other, for less memory; the step is that of the whole
-    batch (BatchNorm sees a part, and dropout draws for one). `dispatch`: steps a call of the
+    `optimizer`: `adamw`, or `muon` for the matrices of the blocks (of a probe, its head) and AdamW
+    for the rest. `b1`, `b2`: AdamW's, also beside Muon, whose momentum is 0.95. `eps`: added to the
+    denominators of both. `warmup`: steps of linear warm-up. `final`: the learning rate at the end,
+    as a part of the peak. `clip`: global norm of the gradient, 0 for none. `accumulate`: parts of a
+    batch whose gradients are computed one after the other, for less memory; the step is that of the
+    whole batch (BatchNorm sees a part, and dropout draws for one). `dispatch`: steps a call of the
     compiled loop. `skip_nonfinite`: how many steps in a row may have a gradient that is not finite
     and be left out; 0 stops at the first. `checkpoint_every`: steps between checkpoints, a multiple
     of `dispatch`; the newest two are kept. `checkpoint_minutes`: one is also written when so long
@@ -229,12 +230,22 @@ class Training:
                     f"{name}: expected a multiple of dispatch = {self.dispatch}, "
                     f"got {getattr(self, name)}"
                 )
+        if self.optimizer == "muon" and not self.trains_matrices:
+            raise UserError(
+                "optimizer: expected adamw, since no matrix that muon moves is trained here, got "
+                "'muon'"
+            )
         if self.batch % self.accumulate:
             raise UserError(
                 f"accumulate: expected a divisor of batch = {self.batch}, got {self.accumulate}"
             )
         if self.warmup and self.warmup >= self.steps:
             raise UserError(f"warmup: expected less than steps = {self.steps}, got {self.warmup}")
+
+    @property
+    def trains_matrices(self) -> bool:
+        """Whether whole matrices of the blocks or of a head are among what is trained."""
+        return True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -291,6 +302,10 @@ class Finetune(Training):
         _ = self.rows
 
     @property
+    def trains_matrices(self) -> bool:
+        return self.method == "full"
+
+    @property
     def rows(self) -> "tuple[Finetune, ...]":
         """What is finetuned: each row of the grid, or this one alone where there is none."""
         if not self.grid:
@@ -337,6 +352,10 @@ class Probe(Training):
     dropout: float = _number(0.1, 0.0, 0.99)
     head: str = _one_of("linear", "linear", "unembedding")
     updated: str = _one_of("all", "all", "shared")
+
+    @property
+    def trains_matrices(self) -> bool:
+        return self.head == "linear"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """AdamW and its schedules, as in the papers, and Muon."""
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +9,8 @@ import optax
 import optax.contrib
 
 from kstore_jax.config import Training
+
+_MUON_MOMENTUM = 0.95
 
 
 def schedule(training: Training) -> optax.Schedule:
@@ -78,26 +81,30 @@ def _muon(training: Training, rate: optax.Schedule, decay: jax.Array):
     """Muon (Jordan et al. 2024) for the matrices of the blocks, AdamW for embedding and vectors.
 
     Updates have the root mean square that AdamW's have (Liu et al. 2025, 0.2), so that one learning
-    rate serves both.
+    rate serves both. Muon's momentum is Nesterov's of 0.95, whatever b1 and b2, which are AdamW's;
+    `eps` is added to AdamW's denominators and to the norm that a momentum is divided by before its
+    five steps of Newton-Schulz.
     """
-    return optax.contrib.muon(
-        rate,
-        beta=training.b2,
-        weight_decay=decay,
-        adam_b1=training.b1,
-        adam_b2=training.b2,
-        adam_weight_decay=decay,
-        weight_decay_mask=_decayed,
-        muon_weight_dimension_numbers=_matrices,
-        consistent_rms=0.2,
+
+    def last_two(params):
+        return jax.tree.map(lambda _: optax.contrib.MuonDimensionNumbers(-2, -1), params)
+
+    muon = optax.chain(
+        optax.contrib.scale_by_muon(
+            beta=_MUON_MOMENTUM, eps=training.eps, weight_dimension_numbers=last_two
+        ),
+        optax.stateless_with_tree_map(lambda x, _: 0.2 * math.sqrt(max(x.shape[-2:])) * x),
+        optax.add_decayed_weights(decay),
+        optax.scale_by_learning_rate(rate),
     )
+    rules = {"muon": muon, "adamw": _adamw(training, rate, decay)}
+    return optax.partition(rules, _rule_of_each)
 
 
-def _matrices(params):
-    """Which parameters are matrices that one vector is multiplied by to give another."""
+def _rule_of_each(params):
+    """Muon moves what one vector is multiplied by to give another."""
     return jax.tree_util.tree_map_with_path(
-        lambda path, x: optax.contrib.MuonDimensionNumbers() if path[-1].key == "kernel" else None,
-        params,
+        lambda path, _: "muon" if path[-1].key == "kernel" else "adamw", params
     )
 
 

@@ -9,7 +9,8 @@ import numpy as np
 import optax
 import pytest
 
-from kstore_jax.config import Training
+from kstore_jax.config import Finetune, QProbe, Training
+from kstore_jax.errors import UserError
 from kstore_jax.train.optimizer import optimizer, schedule
 
 TRAINING = Training(steps=110, learning_rate=0.02, warmup=10, final=0.1, clip=0.0)
@@ -82,6 +83,70 @@ def test_steps_equal_adamw_written_out_by_hand(clip):
             by_hand[i] = by_hand[i] - rate * direction
     for ours, expected in zip(jax.tree.leaves(params), by_hand, strict=True):
         np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-6)
+
+
+def newton_schulz(matrix: np.ndarray, eps: float) -> np.ndarray:
+    """Five steps of Jordan et al. (2024), which bring all singular values near 1."""
+    wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
+    x = wide / (np.linalg.norm(wide) + eps)
+    for _ in range(5):
+        square = x @ x.T
+        x = 3.4445 * x + (-4.7750 * square + 2.0315 * square @ square) @ x
+    return x if matrix.shape[0] <= matrix.shape[1] else x.T
+
+
+def test_steps_equal_muon_written_out_by_hand():
+    """Momentum 0.95 of Nesterov, with the bias of zero at the start taken out, as the signs in
+    Newton-Schulz are blind to; of several matrices at once, each by itself."""
+    b1, b2, eps, decay = 0.8, 0.9, 0.5, 0.3
+    training = dataclasses.replace(
+        TRAINING, optimizer="muon", b1=b1, b2=b2, eps=eps, weight_decay=decay
+    )
+    optimiser = optimizer(training)
+
+    def of_both(seed):
+        stacked = jnp.asarray(np.random.default_rng(seed).normal(0, 2, (2, 4, 3)), jnp.float32)
+        return {"block": tree(seed, 2.0)["dense"], "head": {"kernel": stacked}}
+
+    params = of_both(0)
+    state = optimiser.init(params)
+    by_hand = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
+    momentum, second = [jax.tree.map(np.zeros_like, by_hand) for _ in range(2)]
+    update = jax.jit(optimiser.update)
+    for step, rate in enumerate(rates(training, 0, 1, 2), start=1):
+        gradient = of_both(step)
+        updates, state = update(gradient, state, params)
+        params = optax.apply_updates(params, updates)
+        for part, leaf in (("block", "kernel"), ("head", "kernel"), ("block", "bias")):
+            slope = np.asarray(gradient[part][leaf], np.float64)
+            old = by_hand[part][leaf]
+            if leaf == "kernel":
+                m = momentum[part][leaf] = 0.95 * momentum[part][leaf] + 0.05 * slope
+                ahead = 0.95 * m / (1 - 0.95 ** (step + 1)) + 0.05 * slope / (1 - 0.95**step)
+                each = ahead.reshape(-1, *ahead.shape[-2:])
+                turned = np.stack([newton_schulz(one, eps) for one in each]).reshape(ahead.shape)
+                direction = 0.2 * math.sqrt(max(ahead.shape[-2:])) * turned + decay * old
+            else:
+                m = momentum[part][leaf] = b1 * momentum[part][leaf] + (1 - b1) * slope
+                second[part][leaf] = b2 * second[part][leaf] + (1 - b2) * slope**2
+                size = np.sqrt(second[part][leaf] / (1 - b2**step))
+                direction = m / (1 - b1**step) / (size + eps)
+            by_hand[part][leaf] = old - rate * direction
+    jax.tree.map(
+        lambda ours, expected: np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-5),
+        params,
+        by_hand,
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "trained"), [(Finetune, {"method": "full"}), (QProbe, {"head": "linear"})]
+)
+def test_muon_is_refused_where_it_has_no_matrix_to_move(kind, trained):
+    kind(optimizer="muon", **trained)
+    without = {"method": "lora", "head": "unembedding"}
+    with pytest.raises(UserError, match=r"^optimizer: expected adamw, .* got 'muon'$"):
+        kind(optimizer="muon", **{name: without[name] for name in trained})
 
 
 def test_weight_decay_acts_on_matrices_alone():
