@@ -35,6 +35,7 @@ from kstore_jax.model.forward import Params, init
 from kstore_jax.model.transformer import Shape
 
 _WEIGHTS = "model.safetensors"
+_INDEX = "model.safetensors.index.json"
 _OURS_ALONE = ("dropout", "attention", "init_scale", "dtype")  # they change no pretrained weight
 _BUFFERS = (".attn.bias", ".masked_bias", ".attention.bias", ".rotary_emb.inv_freq")  # of old files
 
@@ -254,9 +255,23 @@ def read(folder: pathlib.Path) -> tuple[Shape, Params]:
 
 
 def _weights(folder: pathlib.Path) -> list[pathlib.Path]:
-    paths = sorted(folder.glob("*.safetensors"))
+    """The files that the index lists, or else the one file of all weights, or else every one: the
+    same weights may lie beside them in another form."""
+    index = folder / _INDEX
+    if index.is_file():
+        try:
+            listed = set(json.loads(index.read_text())["weight_map"].values())
+            paths = sorted(folder / name for name in listed)
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise UserError(f"{index}: expected a weight_map of tensors and files") from None
+    elif (folder / _WEIGHTS).is_file():
+        paths = [folder / _WEIGHTS]
+    else:
+        paths = sorted(folder.glob("*.safetensors"))
     if not paths:
         raise UserError(f"{folder}: no *.safetensors there")
+    if missing := [path for path in paths if not path.is_file()]:
+        raise UserError(f"{missing[0]}: no such file, though {_INDEX} lists it")
     return paths
 
 

@@ -25,6 +25,7 @@ MORE = {
     "untied gpt2-rotary": dataclasses.replace(SMALL, tied=False, rotary=0.5, rotary_base=50.0),
     "untied gpt2": dataclasses.replace(STYLED["gpt2"], tied=False, feed_forward=20),
     "tied llama": dataclasses.replace(STYLED["llama"], tied=True, bias=True, norm_epsilon=1e-3),
+    "gpt2 over 300 tokens": dataclasses.replace(STYLED["gpt2"], context=300),
     "grouped llama with bias": dataclasses.replace(STYLED["llama"], group=4, bias=True),
 }
 BOTH_WAYS = {
@@ -33,7 +34,8 @@ BOTH_WAYS = {
 }
 SHAPES = {**STYLED, **MORE, **BOTH_WAYS}
 KIND = {"gpt2-rotary": "gpt_neox", "gpt2": "gpt2", "llama": "llama", "mistral": "mistral"}
-TOKENS = np.random.default_rng(0).integers(0, 23, (2, 11)).astype(np.int32)
+LONG_TOKENS = np.random.default_rng(0).integers(0, 23, (2, 300)).astype(np.int32)
+TOKENS = LONG_TOKENS[:, :11]
 
 
 def written(folder, shape):
@@ -60,18 +62,20 @@ def test_each_style_is_an_architecture_of_hugging_face(style, kind):
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 def test_logits_and_gradients_agree_with_transformers(tmp_path, shape):
+    """Over so many as 300 tokens, attention goes by blocks of queries."""
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
     params = written(tmp_path / "out", shape)
+    tokens = LONG_TOKENS if shape.context == 300 else TOKENS
     theirs = transformers.AutoModelForCausalLM.from_pretrained(
         tmp_path / "out", dtype=torch.float32, attn_implementation="eager"
     ).eval()
-    weight = np.random.default_rng(1).normal(size=(2, 11, 23)).astype(np.float32)
-    expected = theirs(torch.from_numpy(TOKENS.astype(np.int64))).logits
+    weight = np.random.default_rng(1).normal(size=(*tokens.shape, 23)).astype(np.float32)
+    expected = theirs(torch.from_numpy(tokens.astype(np.int64))).logits
     (expected * torch.from_numpy(weight)).sum().backward()
 
     def loss(params):
-        logits = unembed(shape, params, forward(shape, params, TOKENS))
+        logits = unembed(shape, params, forward(shape, params, tokens))
         return (logits * weight).sum(), logits
 
     gradient, logits = jax.jit(jax.grad(loss, has_aux=True))(params)
@@ -118,17 +122,32 @@ def test_bfloat16_shards_without_prefix_and_with_old_buffers_are_read(tmp_path):
     }
     tensors["h.0.attn.bias"] = np.zeros((1, 1, 4, 4), np.float32)
     path.unlink()
+    files = {}
     for part in (0, 1):
         some = dict(list(tensors.items())[part::2])
-        save_file(some, tmp_path / "out" / f"model-0000{part + 1}-of-00002.safetensors")
-    _, found = exchange.read(tmp_path / "out")
-    jax.tree.map(
-        lambda a, b: np.testing.assert_array_equal(
-            a, np.asarray(b.astype(jnp.bfloat16), np.float32)
-        ),
-        found,
-        params,
-    )
+        shard = f"model-0000{part + 1}-of-00002.safetensors"
+        save_file(some, tmp_path / "out" / shard)
+        files |= dict.fromkeys(some, shard)
+    rounded = jax.tree.map(lambda x: np.asarray(jnp.asarray(x, jnp.bfloat16), np.float32), params)
+    jax.tree.map(np.testing.assert_array_equal, exchange.read(tmp_path / "out")[1], rounded)
+
+    save_file({"tok_embeddings.weight": np.ones(3)}, tmp_path / "out" / "consolidated.safetensors")
+    index = tmp_path / "out" / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": files}))
+    jax.tree.map(np.testing.assert_array_equal, exchange.read(tmp_path / "out")[1], rounded)
+    (tmp_path / "out" / shard).unlink()
+    with pytest.raises(UserError, match=f"{shard}: no such file, though model.*json lists it"):
+        exchange.read(tmp_path / "out")
+    for text in ("{", "[]", '{"weight_map": 3}', '{"weight_map": {"a": 3}}'):
+        index.write_text(text)
+        with pytest.raises(UserError, match="expected a weight_map of tensors and files"):
+            exchange.read(tmp_path / "out")
+
+
+def test_the_one_file_of_all_weights_is_read_whatever_lies_beside_it(tmp_path):
+    params = written(tmp_path / "out", SMALL)
+    save_file({"tok_embeddings.weight": np.ones(3)}, tmp_path / "out" / "consolidated.safetensors")
+    jax.tree.map(np.testing.assert_array_equal, exchange.read(tmp_path / "out")[1], params)
 
 
 @pytest.mark.parametrize(
