@@ -2,6 +2,7 @@
 
 import importlib.util
 import pathlib
+import secrets
 import shutil
 import time
 from collections.abc import Sequence
@@ -9,6 +10,7 @@ from typing import Protocol
 
 from kstore_jax.config import Telemetry
 from kstore_jax.errors import UserError
+from kstore_jax.files import write_text
 
 
 class Sink(Protocol):
@@ -80,13 +82,21 @@ class TensorBoard:
 
 class WeightsAndBiases:
     """A run named as the stage's folder, and gone on with when the training is; it takes no step
-    twice."""
+    twice. `folder / "wandb-id"` tells which: the same stage in two folders is two runs."""
 
     def __init__(self, project: str, folder: pathlib.Path):
         import wandb
 
-        name = folder.resolve().name
-        self._run = wandb.init(project=project, id=name, name=name, dir=str(folder), resume="allow")
+        kept = folder / "wandb-id"
+        if not kept.exists():
+            write_text(kept, secrets.token_hex(8))
+        self._run = wandb.init(
+            project=project,
+            id=kept.read_text(),
+            name=folder.resolve().name,
+            dir=str(folder),
+            resume="allow",
+        )
 
     def write(self, line: dict) -> None:
         self._run.log(flat(line), step=line["step"])
