@@ -27,8 +27,10 @@ def what_was_run(found: Sequence[Group], provenances: Sequence[dict]) -> list[Ht
             for name, words, part in _SETTINGS
         ),
         ("devices", _either(_listed(told.get("devices")) for told in provenances)),
+        ("peak of a device", _either(filter(None, map(_peak, provenances)))),
         ("machine", _either(_machine(told) for told in provenances)),
-        ("versions", _either(_pairs(told.get("versions") or {}) for told in provenances)),
+        ("flags", _either(filter(None, (_pairs(told.get("flags") or {}) for told in provenances)))),
+        ("versions", _either(_versions(told.get("versions") or {}) for told in provenances)),
         ("code", _code(rows)),
     ]
     items = [part for name, text in told if text for part in (tag("dt", name), tag("dd", text))]
@@ -134,8 +136,21 @@ def _machine(provenance: dict) -> str:
     return f"{provenance.get('platform')}, Python {provenance.get('python')}"
 
 
-def _pairs(versions: dict) -> str:
-    return ", ".join(f"{name} {version}" for name, version in versions.items())
+def _peak(provenance: dict) -> str:
+    peak = provenance.get("peak")
+    return f"{peak['flops'] / 1e12:,.1f} TFLOP/s ({peak['source']})" if peak else ""
+
+
+_NAMED = ("kstore_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+
+
+def _versions(versions: dict) -> str:
+    """Those that the figures are likeliest to depend on; provenance tells all."""
+    return _pairs({name: versions[name] for name in _NAMED if name in versions})
+
+
+def _pairs(found: dict) -> str:
+    return ", ".join(f"{name} {value}" for name, value in found.items())
 
 
 def _mixed(row: dict) -> str:
@@ -172,14 +187,17 @@ _STAGES = {"qa": "QA", "p_probe": "P-probe", "q_probe": "Q-probe"}
 
 
 def _times(found: Sequence[Group]) -> Html:
-    """A line a row of the results."""
+    """A line a row of the results; its goodput, the share of the time of all trainings and restarts
+    that went to steps which were done once."""
     rows = [(group.label, row) for group in found for row in group.rows]
     stages = list(dict.fromkeys(name for _, row in rows for name in row["seconds_by_stage"]))
-    heads = ["", *(_STAGES.get(stage, stage) for stage in stages), "all"]
+    heads = ["", *(_STAGES.get(stage, stage) for stage in stages), "all", "goodput"]
     bodies = []
     for label, row in rows:
         spent = [row["seconds_by_stage"].get(stage) for stage in stages] + [row["seconds"]]
-        cells = [tag("td", "–" if s is None else f"{s:,.1f}") for s in spent]
+        told = ["–" if s is None else f"{s:,.1f}" for s in spent]
+        told.append(percent(row["goodput"]) if "goodput" in row else "–")
+        cells = [tag("td", one) for one in told]
         bodies.append([tag("tr", tag("th", f"{label}, seed {row['seed']}", scope="row"), *cells)])
     return table("seconds of each stage", heads, bodies)
 

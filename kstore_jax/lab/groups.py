@@ -165,6 +165,7 @@ def _check(row: dict) -> None:
         _number(f"seconds_by_stage.{name}", value)
     for name in ("bio_recall", "qa_train"):
         _share(name, row[name])
+    _share("goodput", row.get("goodput", 0.0))
     for table in ("qa", "qa_baseline", "bio_recall_by_attribute"):
         for name in ("mean", *ATTRIBUTES):
             _share(f"{table}.{name}", row[table][name])

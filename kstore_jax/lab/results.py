@@ -9,6 +9,8 @@ from kstore_jax.errors import UserError
 from kstore_jax.files import read_json
 from kstore_jax.lab.experiment import Lab
 from kstore_jax.lab.stages import Cache
+from kstore_jax.train.clock import goodput
+from kstore_jax.train.telemetry import METRICS, last_metrics
 
 
 def labs_of(run: pathlib.Path) -> list[Lab]:
@@ -54,13 +56,16 @@ def row(lab: Lab) -> dict:
     `exposures` counts how often each person is read about in pretraining. A linear probe's ceiling
     is the share of held-out people whose class somebody of the other half has too: it cannot name
     any other. `code` names the git commits, or else the versions, of the code that computed the
-    stages. `name` is the configuration's, empty where it gives none.
+    stages. `goodput` is the share of the time of all trainings, over all restarts, that went to
+    steps which were done once, and not to starts, compilation, data, checkpoints or what a kill
+    lost. `name` is the configuration's, empty where it gives none.
     """
     found = {stage.name: lab.cache.result(stage) for stage in lab.stages}
     answers = found["qa"]
-    seconds = collections.Counter()
+    seconds, spent = collections.Counter(), collections.Counter()
     for stage in lab.stages:
         seconds[stage.name] += lab.cache.result(stage)["seconds"]
+        spent.update((last_metrics(lab.cache.folder(stage) / METRICS) or {}).get("spent", {}))
     probed = {
         name: {part: value for part, value in found[name].items() if part != "seconds"}
         for name in ("p_probe", "q_probe")
@@ -89,6 +94,7 @@ def row(lab: Lab) -> dict:
         "code": sorted(set().union(*map(lab.cache.code, lab.stages))),
         "seconds": seconds.total(),
         "seconds_by_stage": dict(seconds),
+        "goodput": round(goodput(spent), 4),
     }
 
 

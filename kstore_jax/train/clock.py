@@ -4,13 +4,19 @@ import collections
 import contextlib
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import jax
 
 PARTS = ("start", "compile", "data", "step", "evaluation", "checkpoint", "lost")
 """What the seconds are told of: until the first batch; XLA and tracing; waiting for batches, for
 steps, for evaluations, for checkpoints; and steps that were done and had to be done again."""
+
+
+def goodput(spent: Mapping[str, float]) -> float:
+    """The share of all seconds that went to steps which were done once, 0 where none is told."""
+    return spent.get("step", 0.0) / (sum(spent.values()) or 1.0)
+
 
 _compiled = collections.Counter()  # seconds, by thread
 

@@ -193,9 +193,9 @@ def _train(
             telemetries.append(stack.enter_context(telemetry))
         step, saved, unread, wish = first, time.monotonic(), None, _GO_ON
         for count, batch in clock.waited("data", feed):
-            profiled = telemetries[0].profiled(step, count)
-            with clock("step"), jax.transfer_guard("disallow"), profiled:
-                state, losses = train(state, frozen, dials, batch)
+            profiled = functools.partial(telemetries[0].profiled, step, count, train)
+            with clock("step"), jax.transfer_guard("disallow"):
+                state, losses = profiled(state, frozen, dials, batch)
             if unread:
                 wish = _read(unread, lanes, telemetries, clock)
             step += count

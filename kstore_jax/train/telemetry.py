@@ -2,14 +2,16 @@
 
 import collections
 import contextlib
+import functools
 import json
 import os
 import pathlib
 import platform
+import re
 import resource
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from importlib import metadata
 from typing import Self
 
@@ -20,7 +22,7 @@ from kstore_jax.config import Telemetry as Watch
 from kstore_jax.errors import DamagedFileError
 from kstore_jax.files import write_text
 from kstore_jax.train import peaks
-from kstore_jax.train.clock import PARTS, Clock
+from kstore_jax.train.clock import PARTS, Clock, goodput
 from kstore_jax.train.processes import is_first
 from kstore_jax.train.sinks import sinks
 
@@ -28,20 +30,22 @@ METRICS = "metrics.jsonl"
 _RATE_REPORTS = 16  # tokens/s is the mean over so many reports
 _LINE_BYTES = 4096  # more than a line has
 _FIELDS = {"step", "loss", "seconds"}
+_HEEDED = ("JAX_", "XLA_", "LIBTPU_")
 
 
 class Telemetry:
     """Writes a line of `metrics.jsonl` a report, and shows step, loss, tokens/s and time left.
 
-    The file is where others read the progress of a stage from. A training that resumes first drops
-    the lines written after the checkpoint it resumes from. Of several processes the first reports.
+    The file is where others read the progress of a stage from. With its first line a training that
+    resumes replaces those written after the checkpoint it resumes from; what they tell of is `lost`
+    from then on. Of several processes the first reports.
 
     A line has the `step`, of `steps`, the mean `loss` since the line before, `tokens_per_s`, the
     `seconds` of training so far and by part where they were `spent` (`clock.PARTS`), over all
-    restarts, of models trained together each its equal share; `memory_bytes`, the most that was in
-    use of the fullest device, or of the process; `mfu_full` and `mfu_causal` where the device's
-    peak is known from its data sheet; and where there were some, the steps `skipped` so far and the
-    `evaluation`.
+    restarts, of models trained together each its equal share; of these the `goodput`, the share
+    that went to steps which were done once; `memory_bytes`, the most that was in use of the fullest
+    device, or of the process; `mfu_full` and `mfu_causal` where the device's peak is known from its
+    data sheet; and where there were some, the steps `skipped` so far and the `evaluation`.
     """
 
     def __init__(
@@ -64,14 +68,12 @@ class Telemetry:
         path = folder / METRICS if not silent else pathlib.Path(os.devnull)
         told = read_metrics(path)
         kept = [line for line in told if line["step"] <= first]
-        if not silent:
-            write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
         self._seconds = kept[-1]["seconds"] if kept else 0.0
-        earlier = kept[-1].get("spent", {}) if kept else {}
+        earlier, all_told = (lines[-1].get("spent", {}) if lines else {} for lines in (kept, told))
         self._spent = dict.fromkeys(PARTS, 0.0) | earlier
-        self._spent["lost"] += told[-1]["seconds"] - self._seconds if told else 0.0
+        self._spent["lost"] += sum(all_told.values()) - sum(earlier.values())
         self._sinks = [] if silent else sinks(watch, folder, kept)
-        self._file = path.open("a")
+        self._path, self._kept, self._file = path, kept, path.open("a") if silent else None
         self._bar = tqdm(total=steps, initial=first, desc=name, unit="step", disable=silent or None)
         self._marks = collections.deque([(first, time.perf_counter())], maxlen=_RATE_REPORTS)
 
@@ -81,22 +83,26 @@ class Telemetry:
     def __exit__(self, *_) -> None:
         if self._profiling:
             jax.profiler.stop_trace()
-        self._file.close()
+        if self._file:
+            self._file.close()
         self._bar.close()
         for sink in self._sinks:
             sink.close()
 
-    @contextlib.contextmanager
-    def profiled(self, step: int, count: int) -> Iterator[None]:
-        """Steps step .. step + count - 1, profiled where that was asked for."""
+    def profiled(self, step: int, count: int, train: Callable, *inputs):
+        """`train(*inputs)`, which is steps step .. step + count - 1, profiled where that was asked
+        for; what a profile begins and ends with is waited for."""
         first, last = self._watch.profile_from, self._watch.profile_from + self._watch.profile_steps
         if step < last and step + count > first and not self._profiling:
+            jax.block_until_ready(inputs)
             jax.profiler.start_trace(self._folder / "profile")
             self._profiling = True
-        yield
+        found = train(*inputs)
         if self._profiling and step + count >= last:
+            jax.block_until_ready(found)
             jax.profiler.stop_trace()
             self._profiling = False
+        return found
 
     def report(
         self, step: int, steps: int, loss: float | None, skipped: int, evaluation: dict
@@ -126,17 +132,26 @@ class Telemetry:
             },
             "memory_bytes": peak_memory(),
         }
+        line["goodput"] = round(goodput(line["spent"]), 4)
         line |= {name: round(rate * flops, 4) for name, flops in self._mfu.items()}
         line |= {"skipped": skipped} if skipped else {}
         line |= {"evaluation": evaluation} if evaluation else {}
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
+        self._append(line)
         told = "no loss" if loss is None else f"loss {loss:.3f}"
         told += f", {skipped} skipped" if skipped else ""
         self._bar.set_postfix_str(f"{told}, {rate:,.0f} tokens/s", refresh=False)
         self._bar.update(step - before)
         for sink in self._sinks:
             sink.write(line)
+
+    def _append(self, line: dict) -> None:
+        """The first line replaces what came after the lines kept, both at once."""
+        if self._file:
+            self._file.write(json.dumps(line) + "\n")
+            self._file.flush()
+        else:
+            write_text(self._path, "".join(json.dumps(one) + "\n" for one in (*self._kept, line)))
+            self._file = self._path.open("a")
 
 
 def peak_memory() -> int:
@@ -187,16 +202,38 @@ def _lines(path: pathlib.Path, content: bytes) -> list[dict]:
 
 
 def provenance() -> dict:
-    """Versions, devices and the state of the code, for a report."""
-    names = ("kstore_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+    """Versions, flags, devices and the state of the code, for a report.
+
+    `peak` is what MFU is told of: FLOP/s of one device and where the figure is from, None for a
+    device that is in no table. `flags` are the variables of the environment that JAX and XLA heed.
+    `git` is the commit of our own files, None where git does not track them, whoever's repository
+    they lie in.
+    """
+    known = peaks.data_sheet(jax.devices()[0])
+    ours = _git("ls-files", "--error-unmatch", pathlib.Path(__file__).name) is not None
     return {
-        "versions": {name: metadata.version(name) for name in names},
+        "versions": _versions(),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "devices": [str(device) for device in jax.devices()],
-        "git": _git("rev-parse", "HEAD"),
-        "git_dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        "peak": dict(zip(("flops", "source"), known, strict=True)) if known else None,
+        "flags": {name: x for name, x in sorted(os.environ.items()) if name.startswith(_HEEDED)},
+        "git": _git("rev-parse", "HEAD") if ours else None,
+        "git_dirty": ours and bool(_git("status", "--porcelain", "--untracked-files=no")),
     }
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
+    """Of this package, and of all it requires, by itself or through others, that is installed."""
+    found, names = {}, ["kstore_jax"]
+    for name in names:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            package = metadata.distribution(name)
+            found[package.name] = package.version
+            required = (re.match(r"[\w.-]+", one)[0] for one in package.requires or ())
+            names += dict.fromkeys(other for other in required if other not in names)
+    return dict(sorted(found.items()))
 
 
 def code_version(told: dict) -> str:

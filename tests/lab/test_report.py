@@ -432,6 +432,24 @@ def test_the_code_is_that_of_the_stages_and_not_of_who_asked_last(tmp_path):
     assert re.search(r"code\s+not known", text_of(older))
 
 
+def test_goodput_peak_and_flags_are_told_where_they_are_known(tmp_path):
+    older = text_of(written(a_run(tmp_path / "older")))
+    assert "87.1" not in older
+    assert "TFLOP" not in older
+    run = a_run(tmp_path / "run", [{**row, "goodput": 0.871} for row in CONTRAST])
+    results = json.loads((run / "results.json").read_text())
+    peak = {"flops": 989e12, "source": "data sheet of an accelerator"}
+    results["provenance"] |= {"peak": peak, "flags": {"XLA_FLAGS": "--xla_some=1"}}
+    results["provenance"]["versions"]["scipy"] = "1.99"
+    (run / "results.json").write_text(json.dumps(results))
+    text = text_of(written(run))
+    assert text.count("87.1") == len(CONTRAST)
+    assert "989.0 TFLOP/s (data sheet of an accelerator)" in text
+    assert "XLA_FLAGS --xla_some=1" in text
+    assert "jax 0.10.2" in text
+    assert "scipy" not in text
+
+
 MIXED = {
     "celebrities": 1000,
     "celebrity_variant": "multi5+permute",

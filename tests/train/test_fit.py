@@ -1,5 +1,6 @@
 """The one training loop: it learns, goes on where it stopped, and stops when it diverges."""
 
+import collections
 import dataclasses
 import functools
 import itertools
@@ -100,7 +101,7 @@ def test_an_interrupted_training_ends_as_an_undisturbed_one(tmp_path, undisturbe
 def test_metrics_after_the_checkpoint_are_dropped_and_so_is_half_a_line(tmp_path, undisturbed):
     with pytest.raises(Interrupted):
         fit(interrupted_at(10), TRAINING, tmp_path)
-    later = {"step": 15, "steps": 20, "loss": 99.0, "tokens_per_s": 1, "seconds": 1.0}
+    later = {"step": 15, "steps": 20, "loss": 99.0, "seconds": 1.0, "spent": {"step": 99.0}}
     with (tmp_path / METRICS).open("a") as file:
         file.write(json.dumps(later) + '\n{"step": 20, "st')
     fit(task(), TRAINING, tmp_path)
@@ -316,9 +317,12 @@ def test_where_the_time_went_is_told_over_all_restarts(tmp_path):
         fit(interrupted_at(15), TRAINING, tmp_path)
     first = read_metrics(tmp_path / METRICS)
     assert [line["step"] for line in first] == [5, 10]
-    lost = {**first[-1], "step": 15, "seconds": first[-1]["seconds"] + 7.0}
+    spent = first[-1]["spent"]
+    lost = {**first[-1], "step": 15, "spent": {**spent, "step": spent["step"] + 7.0}}
     with (tmp_path / METRICS).open("a") as file:
         file.write(json.dumps(lost) + "\n")
+    with pytest.raises(Interrupted):  # before its first report
+        fit(interrupted_at(10), TRAINING, tmp_path)
     fit(task(), TRAINING, tmp_path)
     lines = read_metrics(tmp_path / METRICS)
     assert [line["step"] for line in lines] == [5, 10, 15, 20]
@@ -333,6 +337,12 @@ def test_where_the_time_went_is_told_over_all_restarts(tmp_path):
     fit(task(), dataclasses.replace(TRAINING, checkpoint_every=5), tmp_path / "often")
     assert read_metrics(tmp_path / "often" / METRICS)[-1]["spent"]["checkpoint"] > 0
     assert spent[2]["start"] > spent[1]["start"]  # a second one
+    shutil.rmtree(tmp_path / "checkpoints" / "20")
+    fit(task(), TRAINING, tmp_path)
+    repeated = sum(spent[3].values()) - sum(spent[1].values())
+    again = read_metrics(tmp_path / METRICS)
+    assert [line["step"] for line in again] == [5, 10, 15, 20]
+    assert [line["spent"]["lost"] for line in again[2:]] == [pytest.approx(repeated)] * 2
     assert all(line["memory_bytes"] > 1e6 for line in lines)
 
 
@@ -344,12 +354,32 @@ def test_mfu_is_told_where_the_peak_of_the_device_is_known(tmp_path, monkeypatch
         assert line["mfu_causal"] == pytest.approx(line["mfu_full"] * 2 / 3, abs=1e-4)
 
 
-def test_chosen_steps_are_profiled(tmp_path):
-    trained = fit(task(), TRAINING, tmp_path / "plain")
-    watch = Watch(profile_from=7, profile_steps=3)
-    assert same_bits(fit(task(), TRAINING, tmp_path / "watched", watch=watch), trained)
-    assert [*(tmp_path / "watched" / "profile").rglob("*.xplane.pb")]
+def test_the_chosen_steps_are_profiled_and_no_others(tmp_path):
+    singly = dataclasses.replace(TRAINING, dispatch=1)
+    trained = fit(task(), singly, tmp_path / "plain")
     assert not (tmp_path / "plain" / "profile").exists()
+    found = []
+    for steps in (1, 3):
+        watch = Watch(profile_from=7, profile_steps=steps)
+        assert same_bits(fit(task(), singly, tmp_path / str(steps), watch=watch), trained)
+        found.append(operations_in(tmp_path / str(steps) / "profile"))
+    one, three = found
+    assert len(one) > 50
+    assert {name: 3 * times for name, times in one.items()} == three
+
+
+def operations_in(profile: pathlib.Path) -> collections.Counter:
+    """How often each operation of the program of the steps is in a profile."""
+    (path,) = profile.rglob("*.xplane.pb")
+    events = (
+        dict(event.stats)
+        for plane in jax.profiler.ProfileData.from_file(str(path)).planes
+        for line in plane.lines
+        for event in line.events
+    )
+    return collections.Counter(
+        stats["hlo_op"] for stats in events if "train" in str(stats.get("hlo_module"))
+    )
 
 
 def killed_at(step: int, folder: pathlib.Path, watch: Watch) -> None:
@@ -418,8 +448,39 @@ def test_weights_and_biases_gets_every_line(tmp_path, monkeypatch):
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
-    fit(task(), TRAINING, tmp_path, watch=Watch(wandb="kstore"))
-    assert [*(tmp_path / "wandb").glob("offline-run-*/*.wandb")]
+    watch, runs = Watch(wandb="kstore"), {}
+    with pytest.raises(Interrupted):
+        fit(interrupted_at(15), TRAINING, tmp_path / "one", watch=watch)
+    for name in ("one", "other"):
+        fit(task(), TRAINING, tmp_path / name, watch=watch)
+        folders = sorted((tmp_path / name / "wandb").glob("offline-run-*/*.wandb"))
+        told = [line for path in folders for line in logged(path)]
+        lines = read_metrics(tmp_path / name / METRICS)
+        assert [line.pop("_step") for line in told] == [line["step"] for line in lines]
+        for line, expected in zip(told, lines, strict=True):
+            assert {key: line[key] for key in sinks.flat(expected)} == sinks.flat(expected)
+        (runs[name],) = {path.stem.removeprefix("run-") for path in folders}
+    assert runs["one"] != runs["other"]
+
+
+def logged(path: pathlib.Path) -> list[dict]:
+    """The lines in an offline run of Weights & Biases: LevelDB's log format after a head of seven
+    bytes, a record of Google's protocol buffers an entry."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    content, place, entry, lines = path.read_bytes(), 7, b"", []
+    while place + 7 <= len(content):
+        if place % 32768 > 32768 - 7:
+            place += -place % 32768
+        length, kind = int.from_bytes(content[place + 4 : place + 6], "little"), content[place + 6]
+        entry += content[place + 7 : place + 7 + length]
+        place += 7 + length
+        if kind in (1, 4):  # whole, or the last part
+            record, entry = Record.FromString(entry), b""
+            if record.HasField("history"):
+                items = record.history.item
+                lines.append({"/".join(i.nested_key): json.loads(i.value_json) for i in items})
+    return lines
 
 
 def damage(folder: pathlib.Path, step: int) -> None:
@@ -514,8 +575,11 @@ def test_a_kill_while_metrics_are_dropped_loses_none(tmp_path, undisturbed, monk
         raise KeyboardInterrupt
 
     monkeypatch.setattr("os.replace", killed)
-    with pytest.raises(KeyboardInterrupt):
-        Telemetry(tmp_path, "tiny", 10, 20, 1, None, Clock(), Watch())
+    with (
+        Telemetry(tmp_path, "tiny", 10, 20, 1, None, Clock(), Watch()) as telemetry,
+        pytest.raises(KeyboardInterrupt),
+    ):
+        telemetry.report(15, 5, 1.0, 0, {})
     assert path.read_bytes() == (undisturbed / METRICS).read_bytes()
 
 

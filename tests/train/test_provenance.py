@@ -1,0 +1,50 @@
+"""What is written down of the machine, the code and its dependencies."""
+
+import pathlib
+import shutil
+import subprocess
+from importlib import metadata
+
+import pytest
+
+from kstore_jax.train import peaks, telemetry
+from kstore_jax.train.telemetry import code_version, provenance
+
+
+def test_it_tells_every_dependency_the_flags_and_the_peak(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_dump_to=/nowhere")
+    monkeypatch.setenv("JAX_LOG_COMPILES", "0")
+    monkeypatch.setattr(peaks, "data_sheet", lambda device: (1e9, "a device"))
+    told = provenance()
+    for name in ("kstore_jax", "jax", "jaxlib", "grain", "ml_collections", "tensorstore", "scipy"):
+        assert told["versions"][name] == metadata.version(name)
+    assert told["flags"]["XLA_FLAGS"] == "--xla_dump_to=/nowhere"
+    assert told["flags"]["JAX_LOG_COMPILES"] == "0"
+    assert "PATH" not in told["flags"]
+    assert told["peak"] == {"flops": 1e9, "source": "a device"}
+    monkeypatch.setattr(peaks, "data_sheet", lambda device: None)
+    assert provenance()["peak"] is None
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
+def test_a_commit_is_told_only_of_the_repository_that_tracks_our_files(tmp_path, monkeypatch):
+    def git(*arguments):
+        who = ("-c", "user.name=a", "-c", "user.email=a@b.c")
+        command = ["git", "-C", tmp_path, *who, *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    copied = tmp_path / ".venv" / "telemetry.py"
+    copied.parent.mkdir()
+    shutil.copyfile(pathlib.Path(telemetry.__file__), copied)
+    (tmp_path / "theirs.txt").touch()
+    git("init")
+    git("add", "theirs.txt")
+    git("commit", "-m", "theirs")
+    monkeypatch.setattr(telemetry, "__file__", str(copied))
+    told = provenance()
+    assert (told["git"], told["git_dirty"]) == (None, False)
+    assert code_version(told) == f"kstore_jax {metadata.version('kstore_jax')}"
+    git("add", "--force", ".venv")
+    assert provenance()["git_dirty"]
+    git("commit", "-m", "ours")
+    assert code_version(provenance()) == git("rev-parse", "HEAD")
