@@ -355,13 +355,22 @@ def test_mfu_is_told_where_the_peak_of_the_device_is_known(tmp_path, monkeypatch
 
 
 def test_the_chosen_steps_are_profiled_and_no_others(tmp_path):
-    singly = dataclasses.replace(TRAINING, dispatch=1)
-    trained = fit(task(), singly, tmp_path / "plain")
+    """Steps that take longer than to start them: what is not waited for would be missing."""
+
+    def objective(params, batch):
+        totals, counts = next_token(SHAPE)(params, batch)
+        seed = jnp.full((512, 512), batch["tokens"].mean(dtype=jnp.float32) / 1e4)
+        slow = jax.lax.fori_loop(0, 20, lambda _, x: jnp.tanh(x @ x), seed)
+        return totals + 0.0 * slow.mean(), counts
+
+    singly = dataclasses.replace(TRAINING, steps=8, dispatch=1)
+    slow = task(objective=objective)
+    trained = fit(slow, singly, tmp_path / "plain")
     assert not (tmp_path / "plain" / "profile").exists()
     found = []
     for steps in (1, 3):
-        watch = Watch(profile_from=7, profile_steps=steps)
-        assert same_bits(fit(task(), singly, tmp_path / str(steps), watch=watch), trained)
+        watch = Watch(profile_from=3, profile_steps=steps)
+        assert same_bits(fit(slow, singly, tmp_path / str(steps), watch=watch), trained)
         found.append(operations_in(tmp_path / str(steps) / "profile"))
     one, three = found
     assert len(one) > 50
@@ -450,16 +459,17 @@ def test_weights_and_biases_gets_every_line(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_SILENT", "true")
     watch, runs = Watch(wandb="kstore"), {}
     with pytest.raises(Interrupted):
-        fit(interrupted_at(15), TRAINING, tmp_path / "one", watch=watch)
+        fit(interrupted_at(15), TRAINING, tmp_path / "one" / "stage", watch=watch)
     for name in ("one", "other"):
-        fit(task(), TRAINING, tmp_path / name, watch=watch)
-        folders = sorted((tmp_path / name / "wandb").glob("offline-run-*/*.wandb"))
-        told = [line for path in folders for line in logged(path)]
-        lines = read_metrics(tmp_path / name / METRICS)
+        folder = tmp_path / name / "stage"
+        fit(task(), TRAINING, folder, watch=watch)
+        files = sorted((folder / "wandb").glob("offline-run-*/*.wandb"))
+        told = [line for path in files for line in logged(path)]
+        lines = read_metrics(folder / METRICS)
         assert [line.pop("_step") for line in told] == [line["step"] for line in lines]
         for line, expected in zip(told, lines, strict=True):
             assert {key: line[key] for key in sinks.flat(expected)} == sinks.flat(expected)
-        (runs[name],) = {path.stem.removeprefix("run-") for path in folders}
+        (runs[name],) = {path.stem.removeprefix("run-") for path in files}
     assert runs["one"] != runs["other"]
 
 
