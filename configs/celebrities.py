@@ -5,7 +5,7 @@ shuffled wordings, are read about beside them; questions about celebrities alone
 the people are asked about.
 
 Command: `kstore sweep --config=configs/celebrities.py --workdir=runs/celebrities`. Hardware: 2 CPU
-cores, for 250 people and 1000 celebrities; another data set by `--config.data.variant=single`.
+cores, for 500 people and 500 celebrities; another data set by `--config.data.variant=single`.
 `docs/RESULTS.md` has times and scores. `:gpu` has 10,000 people and as many celebrities, 7e16 FLOP
 a row, for one GPU; `:paper` 100,000 of both, 2.9e18 FLOP a row, for a node of GPUs. Neither was run
 yet. Expected, from the paper: with celebrities single+permute1 goes from 4.4 to
@@ -20,10 +20,11 @@ from kstore_jax import recipes
 def get_config(scale: str = "laptop"):
     config = recipes.at(scale)
     if scale == "laptop":
-        config.world.people = 250
+        config.world.pool_share = 0.05
+        config.model.dropout = 0.1
         config.data.variant = "single+permute1"
-        config.pretrain.steps = 18_000
-        config.sweep = c.zipped(world__celebrities=[0, 1000], data__celebrity_share=[0.0, 0.8])
+        config.pretrain.steps = 24_000
+        config.sweep = c.zipped(world__celebrities=[0, 500], data__celebrity_share=[0.0, 0.7])
         return config
     config.sweep = c.product(
         world__celebrities=[0, config.world.people],

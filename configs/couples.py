@@ -6,10 +6,9 @@ become readable where the first was stated.
 
 Command: `kstore sweep --config=configs/couples.py --workdir=runs/couples`. `laptop` (the default):
 500 people, on 2 CPU cores. `gpu`: 10,000 people, 7e16 FLOP of pretraining a row, on one GPU.
-`paper`: 100,000 people, 2.9e18 FLOP a row, on a node of GPUs. `docs/RESULTS.md` has the times and
-scores that were measured; `gpu` and `paper` were not run yet. Expected, from the paper: the
-accuracy of a pair's second fact jumps once the first is stated; the figures in its diagrams are
-not in its text.
+`paper`: 100,000 people, 2.9e18 FLOP a row, on a node of GPUs. None of them was run yet. Expected,
+from the paper: the accuracy of a pair's second fact jumps once the first is stated; the figures in
+its diagrams are not in its text.
 """
 
 from kstore_jax import config as c

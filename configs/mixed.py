@@ -14,7 +14,7 @@ Expected, from the paper: 86.6 % mixed, 9.7 % finetuned afterwards. Other shares
 from kstore_jax import config as c
 from kstore_jax import recipes
 
-STEPS_A_PERSON = 10  # 76 exposures
+STEPS_A_PERSON = 20  # about 150 exposures
 MIXED, ALONE = 0.5, 0.0
 
 
@@ -22,9 +22,11 @@ def get_config(scale: str = "laptop"):
     config = recipes.at(scale)
     config.data.variant = "single"
     if scale == "laptop":
+        config.world.pool_share = 0.05
+        config.model.dropout = 0.1
         config.pretrain.update(batch=8, evaluate_every=500)
-        rows = [_row(people, MIXED) for people in (500, 1000, 2000, 4000)]
-        config.sweep = (*rows, _row(2000, ALONE))
+        rows = [_row(people, MIXED) for people in (250, 500, 1000)]
+        config.sweep = (*rows, _row(1000, ALONE))
     else:
         config.pretrain.evaluate_every = config.pretrain.steps // 40
         asked_as_it_is = {"finetune__steps": 0, "finetune__grid": ()}

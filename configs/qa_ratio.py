@@ -6,10 +6,9 @@ questions mean fewer biographies.
 
 Command: `kstore sweep --config=configs/qa_ratio.py --workdir=runs/qa_ratio`. `laptop` (the
 default): 1000 people, on 2 CPU cores. `gpu`: 10,000 people, 7e16 FLOP a row, on one GPU. `paper`:
-100,000 people, 2.9e18 FLOP a row, on a node of GPUs. `docs/RESULTS.md` has the times and scores
-that were measured; `gpu` and `paper` were not run yet. Expected, from the paper, for shares of
-0.1, 0.2, 0.3, 0.4, 0.6, 0.8 and 0.9: single 24.5, 53.6, 70.5, 77.5, 87.1, 85.7, 81.8 %;
-multi5+permute 96.6, 96.3, 95.9, 96.2, 95.8, 95.2, 93.9 %.
+100,000 people, 2.9e18 FLOP a row, on a node of GPUs. None of them was run yet. Expected, from the
+paper, for shares of 0.1, 0.2, 0.3, 0.4, 0.6, 0.8 and 0.9: single 24.5, 53.6, 70.5, 77.5, 87.1,
+85.7, 81.8 %; multi5+permute 96.6, 96.3, 95.9, 96.2, 95.8, 95.2, 93.9 %.
 """
 
 from kstore_jax import config as c
