@@ -200,8 +200,8 @@ class Training:
     compiled loop. `skip_nonfinite`: how many steps in a row may have a gradient that is not finite
     and be left out; 0 stops at the first. `checkpoint_every`: steps between checkpoints, a multiple
     of `dispatch`; the newest two are kept. `checkpoint_minutes`: one is also written when so long
-    has passed, 0 for none. `keep_every`: checkpoints of multiples of so many steps are kept for
-    good, 0 for none.
+    has passed, 0 for none. `keep_every`: checkpoints of multiples of so many steps, a multiple of
+    `checkpoint_every`, are kept for good, 0 for none.
     """
 
     steps: int = _number(80_000, 1)
@@ -224,11 +224,14 @@ class Training:
     keep_every: int = _number(0, 0)
 
     def __post_init__(self):
-        for name in ("checkpoint_every", "evaluate_every", "keep_every"):
-            if getattr(self, name, 0) % self.dispatch:
+        for name, of in (
+            ("checkpoint_every", "dispatch"),
+            ("evaluate_every", "dispatch"),
+            ("keep_every", "checkpoint_every"),
+        ):
+            if (steps := getattr(self, name, 0)) % getattr(self, of):
                 raise UserError(
-                    f"{name}: expected a multiple of dispatch = {self.dispatch}, "
-                    f"got {getattr(self, name)}"
+                    f"{name}: expected a multiple of {of} = {getattr(self, of)}, got {steps}"
                 )
         if self.optimizer == "muon" and not self.trains_matrices:
             raise UserError(

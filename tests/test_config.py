@@ -105,6 +105,11 @@ def test_an_experiment_survives_json():
         ("model.rotary", 0.015625, "model.rotary: expected an even number of rotated dimensions"),
         ("pretrain.warmup", 80_000, "pretrain.warmup: expected less than steps = 80000, got 80000"),
         ("pretrain.steps", 500, "pretrain.warmup: expected less than steps = 500, got 1000"),
+        (
+            "pretrain.keep_every",
+            1500,
+            "pretrain.keep_every: expected a multiple of checkpoint_every = 1000, got 1500",
+        ),
         ("q_probe.dispatch", 7, "q_probe.checkpoint_every: expected a multiple of dispatch = 7"),
     ],
 )
