@@ -331,7 +331,7 @@ def _disk(
 
     place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     steps = 2 * _CALLS * training.dispatch
-    feed = batches(make, 0, steps, training.dispatch, place, range(training.batch))
+    feed = batches(make, 0, steps, training.dispatch, place, training.batch)
     for _ in range(_CALLS):
         next(feed)
     started, count = time.perf_counter(), 0

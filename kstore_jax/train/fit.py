@@ -16,7 +16,7 @@ import optax
 
 from kstore_jax.config import Telemetry as Watch
 from kstore_jax.config import Training
-from kstore_jax.corpus.loader import MakeBatch, batches, local_rows
+from kstore_jax.corpus.loader import MakeBatch, batches
 from kstore_jax.errors import Stopped, UserError
 from kstore_jax.model.forward import Params
 from kstore_jax.train.checkpoint import Checkpoints, opened
@@ -179,11 +179,8 @@ def _train(
     frozen = axis.stacked(frozen_of_each)
     dials = axis.stacked([dials_of(one.training, one.task.seed, axis.alone) for one in lanes])
     sharding = batch_sharding(mesh, training.batch)
-    rows = range(training.batch)
-    if not sharding.is_fully_replicated:
-        rows = local_rows(training.batch, jax.process_count(), jax.process_index())
     make_batch = axis.make_batch([task.make_batch for task in tasks])
-    feed = batches(make_batch, first, training.steps, training.dispatch, sharding, rows)
+    feed = batches(make_batch, first, training.steps, training.dispatch, sharding, training.batch)
     with contextlib.ExitStack() as stack:
         telemetries = []
         for lane in lanes:
