@@ -194,7 +194,7 @@ def _train(
             with clock("step"), jax.transfer_guard("disallow"):
                 state, losses = profiled(state, frozen, dials, batch)
             if unread:
-                wish = _read(unread, lanes, telemetries, clock)
+                wish = _read(unread, lanes, telemetries, checkpoints, clock)
             step += count
             evaluations = [{}] * len(lanes)
             if tasks[0].evaluate_every and step % tasks[0].evaluate_every == 0:
@@ -209,7 +209,8 @@ def _train(
                     kept = axis.each({name: state[name] for name in _SAVED})
                     norms = [_norm(of_lane["trainable"]) for of_lane in kept]
                 last = dataclasses.replace(unread, norms=norms)
-                wish, unread = max(wish, _read(last, lanes, telemetries, clock)), None
+                found = _read(last, lanes, telemetries, checkpoints, clock)
+                wish, unread = max(wish, found), None
                 with clock("checkpoint"):
                     for of_lane, trees in zip(checkpoints, kept, strict=True):
                         of_lane.save(step, **trees)
@@ -290,7 +291,13 @@ def _parts(x: jax.Array, parts: int) -> jax.Array:
 _norm = jax.jit(optax.tree.norm)
 
 
-def _read(told: Told, lanes: Sequence[Lane], telemetries: Sequence[Telemetry], clock: Clock) -> int:
+def _read(
+    told: Told,
+    lanes: Sequence[Lane],
+    telemetries: Sequence[Telemetry],
+    checkpoints: Sequence[Checkpoints],
+    clock: Clock,
+) -> int:
     """Waits for what was told, and hands it on.
 
     Returns: the wish.
@@ -303,12 +310,22 @@ def _read(told: Told, lanes: Sequence[Lane], telemetries: Sequence[Telemetry], c
         norms = jax.device_get(told.norms) or [0.0] * len(lanes)
     for i, (lane, telemetry) in enumerate(zip(lanes, telemetries, strict=True)):
         of_lane = {name: x.reshape(len(lanes), -1)[i] for name, x in losses.items()}
-        _tell(told.step, of_lane, evaluations[i], norms[i], lane, telemetry)
+        kept = checkpoints[i].steps[-1:]
+        _tell(told.step, of_lane, evaluations[i], norms[i], lane, telemetry, kept)
     return int(jax.device_get(told.wish))
 
 
-def _tell(step: int, losses, evaluation, norm, lane: Lane, telemetry: Telemetry) -> None:
-    """Tells what some steps of a lane found; of those that were skipped no loss is told."""
+def _tell(
+    step: int,
+    losses: dict[str, np.ndarray],
+    evaluation: dict,
+    norm: float,
+    lane: Lane,
+    telemetry: Telemetry,
+    kept: list[int],
+) -> None:
+    """Tells what some steps of a lane found; of those that were skipped no loss is told. `kept`:
+    the step of the newest checkpoint, if there is one."""
     training = lane.training
     taken = losses["in_a_row"] == 0 if "in_a_row" in losses else np.ones(len(losses["loss"]), bool)
     loss = float(losses["loss"][taken].mean()) if taken.any() else None
@@ -321,9 +338,10 @@ def _tell(step: int, losses, evaluation, norm, lane: Lane, telemetry: Telemetry)
         wrong = f"the norm of the weights became {norm}"
     if wrong:
         first = step - len(taken) + 1
+        left = f"the checkpoint of step {kept[0]} is kept" if kept else "there is no checkpoint yet"
         raise UserError(
             f"{lane.task.name}: {wrong} in steps {first} to {step}; "
-            "lower the learning rate or set clip; the last checkpoint from before is kept"
+            f"lower the learning rate or set clip; {left}"
         )
     figures = jax.tree.map(float, evaluation)
     skipped = int(losses["skipped"][-1]) if "skipped" in losses else 0
