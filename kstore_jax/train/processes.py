@@ -59,6 +59,13 @@ def told(value):
     return json.loads(bytes(np.asarray(multihost_utils.broadcast_one_to_all(padded), np.uint8)))
 
 
+def anywhere(true: bool) -> bool:
+    """Whether it is true in any process; all wait for each other."""
+    if jax.process_count() == 1:
+        return true
+    return bool(multihost_utils.process_allgather(np.int32(true)).any())
+
+
 def highest(mesh: Mesh, number: int) -> int | jax.Array:
     """The highest number of all processes; not waited for, but on the devices, where it is asked of
     several."""

@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import functools
+import gc
 import itertools
 import json
 import multiprocessing
@@ -20,15 +21,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from orbax.checkpoint import v1 as ocp
 
 from kstore_jax.config import Telemetry as Watch
 from kstore_jax.config import Training
+from kstore_jax.corpus.loader import batches
 from kstore_jax.errors import DamagedFileError, Stopped, UserError
 from kstore_jax.model import adapters
+from kstore_jax.train import fit as fit_module
 from kstore_jax.train import peaks, sinks, stopping
-from kstore_jax.train.checkpoint import Checkpoints
+from kstore_jax.train.checkpoint import Checkpoints, digest
 from kstore_jax.train.clock import PARTS, Clock
 from kstore_jax.train.fit import Task, fit
+from kstore_jax.train.mesh import make_mesh, placed
 from kstore_jax.train.objectives import answers, next_token
 from kstore_jax.train.telemetry import METRICS, Telemetry, last_metrics, read_metrics
 from tests.train.training import (
@@ -130,6 +135,7 @@ def test_a_loss_that_is_not_finite_ends_the_training_at_the_last_good_checkpoint
         with pytest.raises(UserError, match="steps 11 to 15") as told:
             fit(spoiled, training, tmp_path)
         assert "the loss became nan" in str(told.value)
+        assert str(told.value).endswith("; the checkpoint of step 10 is kept")
         assert "\n" not in str(told.value)
         assert steps_saved(tmp_path) == [5, 10]
         assert [step for step, _ in losses(tmp_path)] == [5, 10]
@@ -138,7 +144,7 @@ def test_a_loss_that_is_not_finite_ends_the_training_at_the_last_good_checkpoint
 
 def test_a_learning_rate_far_too_high_is_told_in_one_line(tmp_path):
     wild = dataclasses.replace(TRAINING, learning_rate=1e30, clip=0.0)
-    with pytest.raises(UserError, match=r"the loss became nan in steps 1 to 5; lower the learning"):
+    with pytest.raises(UserError, match=r"nan in steps 1 to 5; .*; there is no checkpoint yet$"):
         fit(task(), wild, tmp_path)
     assert steps_saved(tmp_path) == []
 
@@ -294,6 +300,77 @@ def test_killed_in_an_evaluation_it_ends_as_an_undisturbed_one(tmp_path, undistu
     assert [at for at, _ in told[0]] == [5, 10, 15, 20]
     assert losses(tmp_path / "killed") == losses(undisturbed)
     assert same_bits(saved(tmp_path / "killed", 20), saved(undisturbed, 20))
+
+
+def killed_while_saving(folder: pathlib.Path, mark: str) -> None:
+    """Trains, and is killed as soon as some file of the checkpoint of step 20 is there."""
+    save = Checkpoints.save
+
+    def saving(self, step, **trees):
+        save(self, step, **trees)
+        if step == 20:
+            written = folder / "checkpoints" / "20.orbax-checkpoint-tmp" / mark
+            while not written.exists() and not (folder / "checkpoints" / "20").exists():
+                pass
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    Checkpoints.save = saving
+    fit(task(), TRAINING, folder)
+
+
+@pytest.mark.parametrize("mark", ["", "optimizer/ocdbt.process_0"], ids=["begun", "half"])
+def test_killed_while_it_saves_it_ends_as_an_undisturbed_one(tmp_path, undisturbed, mark):
+    process = multiprocessing.get_context("spawn").Process(
+        target=killed_while_saving, args=(tmp_path, mark)
+    )
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    left = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert left == ["10", "20.orbax-checkpoint-tmp"]
+    fit(task(), TRAINING, tmp_path)
+    assert steps_saved(tmp_path) == [10, 20]
+    assert losses(tmp_path) == losses(undisturbed)
+    assert same_bits(saved(tmp_path, 20), saved(undisturbed, 20))
+
+
+def test_a_host_array_is_not_handed_to_the_program_unnoticed(tmp_path, monkeypatch):
+    def on_the_host(*args):
+        for count, batch in batches(*args):
+            yield count, jax.tree.map(np.asarray, batch)
+
+    monkeypatch.setattr(fit_module, "batches", on_the_host)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="Disallowed host-to-device transfer"):
+        fit(task(), TRAINING, tmp_path)
+
+
+def test_a_state_is_given_to_the_next_which_is_dispatched_before_it_is_waited_for(
+    tmp_path, monkeypatch
+):
+    states, order = [], []
+    compiled_steps, waits = fit_module.compiled_steps, (jax.device_get, jax.block_until_ready)
+
+    def watched(*how):
+        train = compiled_steps(*how)
+
+        def dispatch(state, *rest):
+            states.append(state)
+            order.append("dispatch")
+            return train(state, *rest)
+
+        return dispatch
+
+    def waited(wait, tree):
+        if order[-1:] == ["dispatch"]:
+            order.append("wait")
+        return wait(tree)
+
+    monkeypatch.setattr(fit_module, "compiled_steps", watched)
+    for wait in waits:
+        monkeypatch.setattr(jax, wait.__name__, functools.partial(waited, wait))
+    fit(task(), dataclasses.replace(TRAINING, checkpoint_every=20), tmp_path)
+    assert order == ["dispatch", *3 * ["dispatch", "wait"]]
+    assert all(array.is_deleted() for state in states for array in jax.tree.leaves(state))
 
 
 def test_checkpoints_of_multiples_are_kept_for_good(tmp_path):
@@ -500,7 +577,8 @@ def damage(folder: pathlib.Path, step: int) -> None:
 
 
 orbax_drops_coroutines = pytest.mark.filterwarnings(
-    "ignore:coroutine .* was never awaited:RuntimeWarning"
+    "ignore:coroutine .* was never awaited:RuntimeWarning",
+    "ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning",
 )
 
 
@@ -529,6 +607,88 @@ def test_where_no_checkpoint_is_whole_the_newest_is_named_and_all_are_left(tmp_p
     assert steps_saved(tmp_path) == [10, 20]
 
 
+def data_files(folder: pathlib.Path) -> list[pathlib.Path]:
+    """Those of the newest checkpoint that hold arrays."""
+    return sorted((folder / "checkpoints" / "20").glob("**/d/*"))
+
+
+def flip(path: pathlib.Path, place: float) -> None:
+    """Changes one byte."""
+    content = bytearray(path.read_bytes())
+    content[int(place * len(content))] ^= 0x10
+    path.write_bytes(content)
+
+
+@orbax_drops_coroutines
+@pytest.mark.parametrize("place", [0.05, 0.3, 0.6, 0.9])
+def test_no_byte_of_a_checkpoint_changes_unnoticed(tmp_path, undisturbed, place):
+    """Bytes that are not read may change: what is loaded is what was saved."""
+    noticed = 0
+    for i, path in enumerate(data_files(undisturbed)):
+        copy = tmp_path / str(i)
+        shutil.copytree(undisturbed, copy)
+        flip(copy / path.relative_to(undisturbed), place)
+        try:
+            found = saved(copy, 20)
+        except DamagedFileError:
+            noticed += 1
+        else:
+            assert same_bits(found, saved(undisturbed, 20))
+    assert noticed >= 2
+    gc.collect()  # what Orbax dropped, while its warnings are expected
+
+
+@orbax_drops_coroutines
+def test_a_training_goes_on_from_the_checkpoint_before_one_with_changed_arrays(
+    tmp_path, undisturbed, capsys
+):
+    for i, path in enumerate(data_files(undisturbed)):
+        copy = tmp_path / str(i)
+        shutil.copytree(undisturbed, copy)
+        for place in (0.2, 0.5, 0.8):
+            flip(copy / path.relative_to(undisturbed), place)
+        fit(task(), TRAINING, copy)
+        note = f"note: {copy / 'checkpoints' / '20'}: damaged; going on from step 10"
+        assert note in capsys.readouterr().err
+        assert losses(copy) == losses(undisturbed)
+        assert same_bits(saved(copy, 20), saved(undisturbed, 20))
+    gc.collect()  # as above
+
+
+def test_a_digest_tells_arrays_apart_and_not_where_they_lie():
+    mesh = make_mesh()
+    draw = np.random.default_rng(0)
+    tree = {
+        "matrix": draw.normal(size=(8, 6)).astype(np.float32),
+        "half": jnp.ones(5, jnp.bfloat16),
+        "flag": np.array(True),
+        "none": np.zeros(0, np.int32),
+    }
+    found = {digest(tree), digest(placed(mesh, tree))}
+    assert len(found) == 1
+    flat = tree["matrix"].reshape(-1)
+    swapped = flat[[1, 0, *range(2, 48)]].reshape(8, 6)
+    changed = flat.copy()
+    changed.view(np.uint32)[17] ^= 1
+    for other in (
+        {**tree, "matrix": swapped},
+        {**tree, "matrix": changed.reshape(8, 6)},
+        {**tree, "flag": np.array(False)},
+        {**tree, "half": jnp.ones(5, jnp.bfloat16).at[4].set(1.5)},
+    ):
+        found.add(digest(other))
+    assert len(found) == 5
+
+
+def test_a_checkpoint_of_before_there_were_digests_is_read(tmp_path, undisturbed):
+    shutil.copytree(undisturbed, tmp_path, dirs_exist_ok=True)
+    path = tmp_path / "checkpoints" / "20" / "_CHECKPOINT_METADATA"
+    told = json.loads(path.read_text())
+    assert told["custom_metadata"]["digests"].keys() == {"trainable", "optimizer"}
+    path.write_text(json.dumps({**told, "custom_metadata": {}}))
+    assert same_bits(saved(tmp_path, 20), saved(undisturbed, 20))
+
+
 def test_a_full_disk_is_told_in_one_line_and_leaves_the_last_checkpoint(
     tmp_path, undisturbed, monkeypatch
 ):
@@ -554,6 +714,15 @@ def test_a_full_disk_is_told_in_one_line_and_leaves_the_last_checkpoint(
     assert not (kept / "20").exists()
     fit(task(), TRAINING, tmp_path)
     assert same_bits(saved(tmp_path, 20), saved(undisturbed, 20))
+
+
+def test_what_goes_wrong_in_a_save_and_is_not_of_the_disk_is_left_as_it_is(tmp_path, monkeypatch):
+    def broken(*args, **kwargs):
+        raise ValueError("a dimension of ours")
+
+    monkeypatch.setattr(ocp.training.Checkpointer, "save_checkpointables_async", broken)
+    with pytest.raises(ValueError, match=r"^a dimension of ours$"):
+        fit(task(), TRAINING, tmp_path)
 
 
 @pytest.mark.parametrize("line", [b"{}", b"3", b"", b"\xff", b'{"step": 5'])

@@ -1,7 +1,9 @@
 """Every way to lay a training over devices and processes learns the same from the same batches."""
 
 import json
+import math
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -118,19 +120,68 @@ def test_every_split_of_eight_devices_learns_as_one(tmp_path, alone, axes, shard
     assert_alike(found, alone)
 
 
-@pytest.mark.parametrize("axes", [(2, 1, 1), (1, 2, 1)])
-def test_two_processes_learn_as_one_and_read_half_of_the_batch_each(tmp_path, alone, axes):
-    both = trained(tmp_path, *axes, processes=2)
-    for process, found in enumerate(both):
-        assert found["devices"] == 2
-        assert {first for _, first, _ in found["read"]} == {4 * process}
-        assert found["weights"] == both[0]["weights"]
-    joined = [
-        [step, 0, ours + theirs]
-        for (step, _, ours), (_, _, theirs) in zip(both[0]["read"], both[1]["read"], strict=True)
-    ]
-    assert joined == alone["read"]
-    assert_alike(both[0], alone)
+@pytest.mark.parametrize(
+    ("axes", "firsts"), [((2, 1, 1), [0, 4]), ((2, 1, 2), [0, 0, 4, 4])], ids=["data", "tensor"]
+)
+def test_processes_learn_as_one_and_read_what_their_devices_do(tmp_path, alone, axes, firsts):
+    told = trained(tmp_path, *axes, processes=len(firsts))
+    for first, found in zip(firsts, told, strict=True):
+        assert found["devices"] == len(firsts)
+        assert found["read"] == [
+            [step, first, tokens[first : first + 4]] for step, _, tokens in alone["read"]
+        ]
+        assert found["weights"] == told[0]["weights"]
+    assert_alike(told[0], alone)
+
+
+def test_what_one_of_two_processes_cannot_read_both_take_for_damaged(tmp_path, alone):
+    folder = tmp_path / "run"
+    for found in trained(folder, 1, 2, 1, processes=2):
+        assert_alike(found, alone)
+    (part,) = folder.glob("checkpoints/20/trainable/ocdbt.process_1/d/*")
+    part.write_bytes(part.read_bytes()[:100])
+    for found in trained(folder, 1, 2, 1, processes=2):
+        assert {step for step, *_ in found["read"]} == set(range(10, 20))
+        assert_alike(found, alone)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"), [((1, 1, 1), (2, 2, 2)), ((2, 2, 2), (1, 1, 1))], ids=["1to8", "8to1"]
+)
+def test_a_training_goes_on_with_another_number_of_devices(tmp_path, alone, before, after):
+    folder = tmp_path / "run"
+    trained(folder, *before, devices=math.prod(before))
+    shutil.rmtree(folder / "checkpoints" / "20")
+    (found,) = trained(folder, *after, devices=math.prod(after))
+    assert found["devices"] == math.prod(after)
+    assert found["read"] == [read for read in alone["read"] if read[0] >= 10]
+    assert_alike(found, alone)
+
+
+SLURM_TASK = """
+import jax
+from kstore_jax.train import processes
+processes.join()
+print(jax.process_index(), jax.process_count(), processes.anywhere(jax.process_index() == 1))
+"""
+
+
+def test_the_tasks_of_a_slurm_job_join():
+    job = os.getpid()  # JAX makes the port of it
+    told = {"JOB_ID": job, "NTASKS": 2, "STEP_NODELIST": "localhost"}
+    tasks = []
+    for task in range(2):
+        told |= {"PROCID": task, "LOCALID": task}
+        environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+        environment |= {f"SLURM_{name}": str(value) for name, value in told.items()}
+        command = [sys.executable, "-c", SLURM_TASK]
+        tasks.append(subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True))
+    try:
+        said = [task.communicate(timeout=240)[0].splitlines()[-1] for task in tasks]
+    finally:
+        for task in tasks:
+            task.kill()
+    assert said == ["0 2 True", "1 2 True"]
 
 
 def test_axes_that_do_not_make_up_the_devices_are_refused():
