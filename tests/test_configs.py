@@ -177,7 +177,3 @@ def test_the_gpu_scale_reads_about_each_person_as_often_as_the_paper():
         one, other = getattr(few, part), getattr(many, part)
         assert one.steps / few.world.people == other.steps / many.world.people
         assert one.batch == other.batch
-
-
-def test_a_laptop_row_of_the_datasets_is_one_of_the_quickstart():
-    assert {*rows("quickstart")} <= {*rows("datasets")}
