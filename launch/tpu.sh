@@ -38,11 +38,11 @@ on() { # on WORKERS COMMAND: by ssh
     run gcloud compute tpus tpu-vm ssh "${where[@]}" "--worker=$1" "--command=$2"
 }
 
-started() { # started WORKERS COMMAND …: as on, but it outlives the terminal
+started() { # started WORKERS COMMAND …: as on, but it outlives ssh, which does not wait for it
     local workers="$1" words
     shift
     words=$(printf '%q ' "$@")
-    on "$workers" "cd $home && nohup .venv/bin/kstore $words</dev/null >>~/kstore.log 2>&1 &"
+    on "$workers" "cd $home && { nohup .venv/bin/kstore $words</dev/null >>~/kstore.log 2>&1 & }"
 }
 
 case "$action" in

@@ -187,6 +187,31 @@ def test_a_tpu_is_made_used_and_given_back_by_gcloud():
     assert launch("tpu.sh", "--dry-run", "destroy").returncode == 2
 
 
+def test_what_is_started_on_a_tpu_is_not_waited_for(tmp_path):
+    """ssh returns when the command has ended and nobody is left that could write to it."""
+    kstore = tmp_path / "kstore_jax/.venv/bin/kstore"
+    kstore.parent.mkdir(parents=True)
+    kstore.write_text(f'#!/bin/sh\ncat {tmp_path}/end\necho "$@"\n')
+    kstore.chmod(0o755)
+    os.mkfifo(tmp_path / "end")
+    (line,) = dry("tpu.sh", "sweep", *RUN).splitlines()
+    (command,) = [w.partition("=")[2] for w in shlex.split(line) if w.startswith("--command=")]
+    ssh = ["bash", "-c", command]
+    here = {"cwd": tmp_path, "env": {**os.environ, "HOME": str(tmp_path)}}
+    try:
+        done = subprocess.run(ssh, **here, capture_output=True, timeout=20, check=True)
+    finally:
+        (tmp_path / "end").write_text("over\n")
+    assert (done.stdout, done.stderr) == (b"", b"")
+    log, end = tmp_path / "kstore.log", time.monotonic() + 60
+    while "sweep" not in log.read_text():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    assert log.read_text() == f"over\nsweep {' '.join(RUN)}\n"
+    (tmp_path / "kstore_jax").rename(tmp_path / "elsewhere")
+    assert subprocess.run(ssh, **here, capture_output=True, check=False).returncode == 1
+
+
 @pytest.fixture
 def one_gpu(tmp_path) -> dict[str, str]:
     """A `kstore` whose experiments stop once for a checkpoint, and for which batch 9 is too large;
