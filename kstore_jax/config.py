@@ -139,7 +139,7 @@ class Network:
       direction: `causal`, or `bidirectional`: each position sees all.
       dropout: of embeddings, attention weights and what is added to the residual, in pretraining
         and finetuning. Attention programs other than `dense` drop nothing.
-      attention: the program that computes it (`model/attention.py`); `auto` is the fastest here.
+      attention: the program that computes it (`model/attention.py`); `auto` chooses one.
       init_scale: standard deviation of the initial weights.
       dtype: of the inputs of matrix products, whose sums and results are float32; `auto` is
         bfloat16 where the hardware multiplies it (accelerators, CPUs with AMX), else float32.

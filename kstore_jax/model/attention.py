@@ -64,7 +64,7 @@ def choose(program: str, dtype: str, head_width: int, dropout: float = 0.0) -> s
     """The program that `model.attention` means on this machine.
 
     `dense` keeps the matrix of weights, and reaches the matrix unit of CPUs (`matmul.py`); `xla`
-    and `cudnn` are those of `jax.nn.dot_product_attention`; `splash` is JAX's for TPUs. `auto` is
+    and `cudnn` are those of `jax.nn.dot_product_attention`; `splash` is JAX's for a TPU. `auto` is
     `cudnn` where it can do it, else `dense`.
 
     Raises:
@@ -75,7 +75,7 @@ def choose(program: str, dtype: str, head_width: int, dropout: float = 0.0) -> s
         "dense": None,
         "xla": None,
         "cudnn": _cudnn_lacks(backend, dtype, head_width),
-        "splash": None if backend == "tpu" else "a TPU",
+        "splash": _splash_lacks(backend),
     }
     if dropout:
         lacks.update(dict.fromkeys(("xla", "cudnn", "splash"), "model.dropout = 0"))
@@ -94,6 +94,14 @@ def _cudnn_lacks(backend: str, dtype: str, head_width: int) -> str | None:
         return "model.dtype = bfloat16"
     if head_width % 8 or head_width > 128:
         return f"heads of a multiple of 8 and at most 128 dimensions, not {head_width}"
+    return None
+
+
+def _splash_lacks(backend: str) -> str | None:
+    if backend != "tpu":
+        return "a TPU"
+    if (count := jax.device_count()) > 1:  # XLA does not divide its kernel among devices
+        return f"a single TPU device, not {count}"
     return None
 
 

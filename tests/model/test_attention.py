@@ -179,6 +179,15 @@ def test_a_program_that_is_not_here_is_refused_and_auto_is_one_that_is():
         choose("xla", "float32", 64, dropout=0.1)
 
 
+def test_splash_is_chosen_on_one_tpu_device_alone(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    assert choose("splash", "bfloat16", 64) == "splash"
+    monkeypatch.setattr(jax, "device_count", lambda: 4)
+    with pytest.raises(UserError, match=r"splash needs a single TPU device, not 4; auto is dense"):
+        choose("splash", "bfloat16", 64)
+
+
 def test_dropout_drops_its_share_of_the_weights_and_keeps_their_mean():
     length, rate = 40, 0.3
     q = jnp.zeros((50, length, length))  # each weight is 1 / length
