@@ -47,16 +47,17 @@ quoted() {
     echo "${words:1}"
 }
 
+log="${workdir%"${workdir##*[!/]}"}.slurm" # beside DIR, which may end in a slash
 if [[ -n "$tasks" ]]; then
     shape="#SBATCH --array=0-$((tasks - 1))
-#SBATCH --output=$workdir.slurm-%A_%a.log"
+#SBATCH --output=\"$log-%A_%a.log\""
     # by its index: the job ID of an array's last task is the whole array's, too
     this="\"\${SLURM_ARRAY_JOB_ID}_\$SLURM_ARRAY_TASK_ID\""
     command="$(quoted "${KSTORE:-kstore}" sweep "${flags[@]}" "--shard=auto/$tasks")"
 else
     shape="#SBATCH --nodes=$nodes
 #SBATCH --ntasks-per-node=1
-#SBATCH --output=$workdir.slurm-%j.log"
+#SBATCH --output=\"$log-%j.log\""
     this="\"\$SLURM_JOB_ID\""
     command="srun --kill-on-bad-exit=1 $(quoted "${KSTORE:-kstore}" run "${flags[@]}" --distributed)"
 fi

@@ -126,6 +126,14 @@ def test_a_slurm_job_of_several_nodes_is_one_run():
     assert shlex.split(line)[2:] == ["kstore", "run", *RUN, "--distributed", "&"]
 
 
+@pytest.mark.parametrize("workdir", ["my runs/x", "my runs/x/", "my runs/x//"])
+@pytest.mark.parametrize(("shape", "which"), [("--tasks=8", "%A_%a"), ("--nodes=4", "%j")])
+def test_what_slurm_jobs_say_is_beside_their_workdir(workdir, shape, which):
+    job = dry("slurm.sh", shape, "--config=a.py", f"--workdir={workdir}")
+    (line,) = [line for line in job.splitlines() if "--output" in line]
+    assert shlex.split(line) == ["#SBATCH", f"--output=my runs/x.slurm-{which}.log"]
+
+
 @pytest.mark.parametrize("script", ["slurm.sh", "kubernetes.sh"])
 @pytest.mark.parametrize("argv", [[], ["--tasks=0"], ["--tasks=2", "--nodes=2"], ["--nodes=x"]])
 def test_a_size_that_is_none_is_refused(script, argv):
