@@ -175,15 +175,6 @@ def test_a_program_that_is_not_here_is_refused_and_auto_is_one_that_is():
         choose("cudnn", "bfloat16", 64)
     with pytest.raises(UserError, match="splash needs a TPU"):
         attend(*inputs(1, 2, 4)[:3], "float32", program="splash")
-
-
-def test_splash_is_chosen_on_one_tpu_device_alone(monkeypatch):
-    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
-    monkeypatch.setattr(jax, "device_count", lambda: 1)
-    assert attention.choose("splash", "bfloat16", 64) == "splash"
-    monkeypatch.setattr(jax, "device_count", lambda: 4)
-    with pytest.raises(UserError, match=r"splash needs a single TPU device, not 4; auto is dense"):
-        attention.choose("splash", "bfloat16", 64)
     with pytest.raises(UserError, match="xla needs model"):
         choose("xla", "float32", 64, dropout=0.1)
 
