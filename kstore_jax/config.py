@@ -11,7 +11,7 @@ import copy
 import dataclasses
 import json
 import typing
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import ml_collections
@@ -316,11 +316,8 @@ class Finetune(Training):
         if not self.steps or not self.validation:
             raise UserError("grid: expected steps and validation to be more than 0 with it")
         plain = {**dataclasses.asdict(self), "grid": ()}
-        try:
-            rows = [dict(row) for row in self.grid]
-        except (TypeError, ValueError):
-            raise UserError("grid: expected rows of (field, value), as product() gives") from None
-        return tuple(_parse(Finetune, {**plain, **row}, "grid.") for row in rows)
+        rows = _without((), self.grid, "grid")
+        return tuple(_parse(Finetune, {**plain, **dict(row)}, "grid.") for row in rows)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -478,9 +475,10 @@ def parse_rows(
 
     `overridden` are the dotted fields given on the command line: they win over the file and the
     sweep, and rows that become equal by it, whatever their names, are one with the first's name.
+    So do they over `finetune.grid`, which `finetune.steps` = 0 given there drops.
     """
     base, rows = _base_and_rows(config, overridden)
-    experiments = [parse(_with(base, row)) for row in rows]
+    experiments = [parse(_over_grid(overridden, _with(base, row))) for row in rows]
     kept: dict[Experiment, Experiment] = {}
     for experiment in experiments:
         kept.setdefault(dataclasses.replace(experiment, name=""), experiment)
@@ -496,7 +494,9 @@ def parse_base(
     """
     base, rows = _base_and_rows(config, overridden)
     different = {tuple((field, value) for field, value in row if field != "name") for row in rows}
-    return parse(_with(base, ())), 0 if different == {()} else len(different)
+    return parse(_over_grid(overridden, _with(base, ()))), 0 if different == {()} else len(
+        different
+    )
 
 
 def _base_and_rows(
@@ -510,14 +510,31 @@ def _base_and_rows(
             stood_for = {f"model.{field}" for fields in choices.values() for field in fields}
             base = _with(base, [(field, None) for field in stood_for.difference(overridden)])
             overridden = stood_for.union(overridden)
+    return base, _without(overridden, sweep, "sweep")
+
+
+def _without(fields: Collection[str], rows: Iterable[Row], name: str) -> list[Row]:
+    """What rows set beside `fields`, once; UserError names them by `name` where they are none."""
     try:
-        rows = dict.fromkeys(
-            tuple((field, value) for field, value in row if field not in overridden)
-            for row in sweep
+        left = (
+            tuple((field, value) for field, value in row if field not in fields) for row in rows
         )
+        return [*dict.fromkeys(left)]
     except (TypeError, ValueError):
-        raise UserError("sweep: expected rows of (field, value), as product() gives them") from None
-    return base, [*rows]
+        raise UserError(f"{name}: expected rows of (field, value), as product() gives") from None
+
+
+def _over_grid(overridden: Collection[str], given: dict) -> dict:
+    """`given` with what is left of the grid of finetuning beside the fields that are overridden,
+    which is nothing where they ask for no finetuning."""
+    finetune = given.get("finetune")
+    if not isinstance(finetune, dict) or not finetune.get("grid"):
+        return given
+    fields = {field.removeprefix("finetune.") for field in overridden}
+    left = _without(fields, finetune["grid"], "finetune.grid")
+    if left == [()] or ("steps" in fields and finetune["steps"] == 0):
+        left = []
+    return {**given, "finetune": {**finetune, "grid": tuple(left)}}
 
 
 def _with(base: dict, row: tuple[tuple[str, Any], ...]) -> dict:

@@ -167,6 +167,42 @@ def test_what_the_command_line_sets_wins_over_the_sweep_and_equal_rows_are_one()
     assert [(row.data.variant, row.model.layers) for row in rows] == [("multi2", 4), ("multi2", 8)]
 
 
+def tuned(overridden, grid=(("rank", [8, 16]), ("learning_rate", [1e-4])), **fields):
+    """What is finetuned where the command line sets `fields`: rank, learning rate, the grid."""
+    config = default()
+    config.finetune.update(fields)
+    rows = product(**dict(grid))
+    config.finetune.grid = rows
+    config.sweep = chain(row("of the file"), row("its own", seed=1, finetune__grid=rows))
+    found = parse_rows(config, {f"finetune.{field}" for field in overridden})
+    told = {
+        (e.finetune.steps, e.finetune.grid, *((r.rank, r.learning_rate) for r in e.finetune.rows))
+        for e in found
+    }
+    assert [e.name for e in found] == ["of the file", "its own"]
+    assert parse_base(config, {f"finetune.{f}" for f in overridden})[0].finetune in (
+        e.finetune for e in found
+    )
+    (one,) = told
+    return one
+
+
+def test_what_the_command_line_sets_wins_over_the_grid_of_finetuning():
+    steps, ranks = 50_000, {"grid": (("rank", [8, 16]),)}
+    assert tuned([])[2:] == ((8, 1e-4), (16, 1e-4))
+    assert tuned(["rank"], rank=4) == (steps, ((("learning_rate", 1e-4),),), (4, 1e-4))
+    assert tuned(["rank"], rank=4, **ranks) == (steps, (), (4, 3e-4))
+    assert tuned(["learning_rate"], learning_rate=1.0)[2:] == ((8, 1.0), (16, 1.0))
+    assert tuned(["steps"], steps=9)[2:] == ((8, 1e-4), (16, 1e-4))
+    assert tuned(["steps"], steps=0) == (0, (), (8, 3e-4))
+    with pytest.raises(UserError, match=r"^finetune\.grid: expected steps and validation"):
+        tuned([], steps=0)
+    config = default()
+    config.finetune.grid = (3,)
+    told = refusal(lambda given: parse_rows(given, {"finetune.rank"}), config)
+    assert told.startswith("finetune.grid: expected rows of (field, value)")
+
+
 def test_without_its_sweep_a_configuration_is_one_experiment_and_tells_how_many_rows_it_has():
     config = swept(data__variant=["single", "multi5"], seed=[0, 1])
     config.data.variant = "multi2"

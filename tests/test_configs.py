@@ -1,11 +1,14 @@
 """Every figure of the paper has a configuration, at three scales; the largest is its protocol."""
 
+import dataclasses
 import importlib.util
+import operator
 import pathlib
 import re
 
 import pytest
 
+from kstore_jax.arguments import configured, defined
 from kstore_jax.config import Experiment, parse_rows
 
 FOLDER = pathlib.Path(__file__).parents[1] / "configs"
@@ -51,6 +54,22 @@ def test_every_file_has_every_scale(name, scale):
 def test_a_scale_that_is_not_there_is_refused_by_name(name):
     with pytest.raises(ValueError, match=r"'enormous'; valid: .*(laptop|smallest)"):
         module(name).get_config("enormous")
+
+
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+@pytest.mark.parametrize("name", FILES)
+def test_what_a_file_tells_to_set_is_accepted_at_every_scale_and_heeded(name):
+    text = module(name).__doc__
+    told = [span.split() for span in re.findall(r"`(--config\.[^`]+)`", text)]
+    for scale in SCALES if name in SCALED else ():
+        for argv in told:
+            flag = f"--config={FOLDER / name}.py:{scale}"
+            for e in parse_rows(*configured([flag, *argv], defined(), None)):
+                every = [dataclasses.replace(e, finetune=row) for row in e.finetune.rows]
+                for field, value in (one.removeprefix("--config.").split("=") for one in argv):
+                    read = operator.attrgetter(field)
+                    assert {str(read(one)) for one in (e, *every)} == {value}
+    assert told or name != "datasets"
 
 
 @pytest.mark.parametrize("name", FILES)
