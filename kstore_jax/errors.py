@@ -42,7 +42,7 @@ def guarded(action: Callable[[], None]) -> int:
     """Runs an action; what the user can mend is said in one line.
 
     Returns: the exit status: 0 done; 2 bad input; 1 a damaged file; 130 interrupted; 75 stopped by
-    SIGTERM; 141 where the reader of the output went away.
+    SIGTERM; 128 + N where signal N killed a worker; 141 where the reader of the output went away.
     """
     try:
         action()

@@ -8,8 +8,15 @@
 # --nodes=N: one process a pod, joined by `kstore run --distributed`; needs JobSet
 #   (https://jobset.sigs.k8s.io) in the cluster.
 #
-# A pod that is evicted or preempted gets SIGTERM, writes a checkpoint and ends with status 75: it
-# is started again and goes on, as often as it takes. Bad input (status 2) fails its index at once.
+# A pod that is evicted or preempted gets SIGTERM, writes a checkpoint and ends with status 75.
+#   --tasks: it is started again and goes on, as often as it takes. Any other failure counts, a kill
+#   for lack of memory (137) say, and the fourth is an index's last; bad input (2) and a damaged file
+#   (1) fail it at once.
+#   --nodes: where one pod ends, for whatever reason, all are started again, 100 times at most; bad
+#   input (2) fails the JobSet at once.
+#
+# FILE and DIR are paths in the pod, whose folder is /runs: --config=configs/a.py is /runs/configs/a.py,
+# on the claim; what the image brings is told by its whole path.
 #
 # IMAGE: an image with kstore in it. CLAIM: a PersistentVolumeClaim (ReadWriteMany, on a file system
 # whose locks work between nodes: README, "Running many") that is mounted at /runs, below which DIR

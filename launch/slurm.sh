@@ -11,7 +11,8 @@
 #   through SLURM.
 #
 # A job that is preempted, or reaches two minutes before its time limit, gets SIGTERM, writes a
-# checkpoint and ends with status 75; it then goes back into the queue and goes on from there.
+# checkpoint and ends with status 75; it then goes back into the queue and goes on from there. So
+# does one that was killed (status 128 + the signal), unless it was started four times by then.
 # What else the job needs is told to sbatch as ever: SBATCH_PARTITION, SBATCH_TIMELIMIT, SBATCH_GPUS
 # and the like in the environment. KSTORE: the command on the nodes (kstore).
 # Output is appended to DIR.slurm-JOB_TASK.log.
@@ -80,7 +81,8 @@ while kill -0 "\$running" 2>/dev/null; do # a signal ended the waiting, not the 
     status=0
     wait "\$running" || status=\$?
 done
-if [ "\$status" = 75 ]; then # stopped after a checkpoint
+if [ "\$status" = 75 ] || # stopped after a checkpoint
+    { [ "\$status" -gt 128 ] && [ "\${SLURM_RESTART_COUNT:-0}" -lt 3 ]; }; then # killed
     scontrol requeue $this
 fi
 exit "\$status"

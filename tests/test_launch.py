@@ -134,6 +134,37 @@ def test_what_slurm_jobs_say_is_beside_their_workdir(workdir, shape, which):
     assert shlex.split(line) == ["#SBATCH", f"--output=my runs/x.slurm-{which}.log"]
 
 
+@pytest.mark.parametrize(
+    ("ended", "restarts", "status", "requeued"),
+    [
+        ("exit 0", 0, 0, False),
+        ("exit 2", 0, 2, False),
+        ("exit 1", 0, 1, False),
+        ("exit 75", 50, 75, True),
+        ("exit 137", 0, 137, True),
+        ("kill -KILL $$", 2, 137, True),
+        ("kill -KILL $$", 3, 137, False),
+    ],
+)
+@pytest.mark.parametrize(("shape", "job"), [("--tasks=8", "5_3"), ("--nodes=4", "8")])
+def test_a_slurm_job_that_was_stopped_or_killed_is_tried_again(
+    tmp_path, ended, restarts, status, requeued, shape, job
+):
+    programs = {"kstore": ended, "srun": 'shift; "$@"', "scontrol": f'echo "$*" > {tmp_path}/said'}
+    for name, program in programs.items():
+        (tmp_path / name).write_text(f"#!/usr/bin/env bash\n{program}\n")
+        (tmp_path / name).chmod(0o755)
+    environment = {"SLURM_JOB_ID": "8", "SLURM_ARRAY_JOB_ID": "5", "SLURM_ARRAY_TASK_ID": "3"}
+    environment |= {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    if restarts:
+        environment["SLURM_RESTART_COUNT"] = str(restarts)
+    script = ["bash", "-c", dry("slurm.sh", shape, *RUN)]
+    done = subprocess.run(script, env={**os.environ, **environment}, check=False)
+    assert done.returncode == status
+    assert (tmp_path / "said").exists() == requeued
+    assert not requeued or (tmp_path / "said").read_text() == f"requeue {job}\n"
+
+
 @pytest.mark.parametrize("script", ["slurm.sh", "kubernetes.sh"])
 @pytest.mark.parametrize("argv", [[], ["--tasks=0"], ["--tasks=2", "--nodes=2"], ["--nodes=x"]])
 def test_a_size_that_is_none_is_refused(script, argv):
@@ -152,6 +183,9 @@ def test_an_indexed_job_is_what_kubernetes_expects():
     args = [word.replace("$$", "$") for word in container["args"]]  # as Kubernetes reads them
     assert args == ["sweep", *RUN, awkward, "--shard=auto/8"]
     assert container["image"] == KUBERNETES["IMAGE"]
+    codes = [rule["onExitCodes"]["values"] for rule in spec["podFailurePolicy"]["rules"][::2]]
+    assert codes == [[75], [1, 2]]  # all others, of processes that were killed, are tried again
+    assert spec["backoffLimitPerIndex"] == 3
     job["spec"]["completionMod"] = job["spec"].pop("completionMode")
     with pytest.raises(kubernetes_validate.ValidationError):
         kubernetes_validate.validate(job, kubernetes_validate.latest_version(), strict=True)
@@ -168,6 +202,10 @@ def test_a_jobset_starts_one_run_on_several_hosts():
     job |= hosts["template"]
     kubernetes_validate.validate(job, kubernetes_validate.latest_version(), strict=True)
     assert job["spec"]["completions"] == 4
+    (rule,) = job["spec"]["podFailurePolicy"]["rules"]  # bad input is not tried again
+    assert (rule["action"], rule["onExitCodes"]["values"]) == ("FailJob", [2])
+    (answer,) = told["spec"]["failurePolicy"]["rules"]
+    assert answer == {"action": "FailJobSet", "onJobFailureReasons": ["PodFailurePolicy"]}
     (container,) = job["spec"]["template"]["spec"]["containers"]
     assert container["args"] == ["run", *RUN, "--distributed"]
     environment = {one["name"]: one.get("value") for one in container["env"]}

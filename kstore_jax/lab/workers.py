@@ -42,7 +42,8 @@ def run_in_processes(workdir: pathlib.Path, waiting: dict[str, Lab], workers: in
     depend on the number of threads, and a sweep that goes on must end as an undisturbed one.
 
     Raises:
-      UserError: a worker failed; the message is its own, the others are stopped.
+      UserError: a worker failed or was killed; message and status are its own, the others are
+        stopped.
     """
     folder = workdir / "workers"
     todo = list(waiting)
@@ -94,11 +95,13 @@ def _start(workdir: pathlib.Path, name: str, cache: Cache, cores: set[int]) -> s
 
 
 def _failure(log: pathlib.Path, status: int) -> UserError:
+    """What a worker said last; its status is the worker's, 128 + N where signal N killed it."""
     lines = log.read_text().splitlines()
     said = [line.removeprefix("kstore: ") for line in lines if line.startswith("kstore: ")]
-    last = said[-1] if said else f"a worker ended with status {status}"
+    how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
+    last = said[-1] if said and status > 0 else f"a worker {how}"
     error = UserError(f"{last} (its output: {log})")
-    error.status = status if status in (1, 2) else 1
+    error.status = status if status > 0 else 128 - status
     return error
 
 

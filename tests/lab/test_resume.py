@@ -19,6 +19,7 @@ from orbax.checkpoint import v1 as ocp
 
 from kstore_jax import cli
 from kstore_jax.config import parse
+from kstore_jax.errors import UserError
 from kstore_jax.lab import sweep as sweep_module
 from kstore_jax.lab import workers
 from kstore_jax.lab.experiment import Lab
@@ -166,12 +167,12 @@ def test_a_sweep_killed_in_pretraining_and_in_a_probe_ends_as_an_undisturbed_one
     assert all(kept.values())
 
     status, (out, err), _ = killed_in("finetune", start, workdir, victim="worker")
-    assert status == 1
+    assert status == 128 + signal.SIGKILL  # not that of bad input: another try may do
     assert out == ""
     assert "Traceback" not in err
     complaints = [line for line in err.splitlines() if "kstore:" in line]
     assert len(complaints) == 1
-    assert "a worker ended with status -9" in complaints[0]
+    assert "a worker was killed by signal 9" in complaints[0]
     assert f"{workdir}/workers/row-" in complaints[0]
 
     status, (out, err), unfinished = killed_in("p_probe", start, workdir, sign=signal.SIGTERM)
@@ -445,6 +446,31 @@ def test_progress_is_read_from_the_stage_at_work_alone(copied, finished, monkeyp
     assert bar._bar.desc == "single p_probe"
     assert (bar._bar.n, bar._bar.total) == (24, 24)
     bar.close()
+
+
+@pytest.mark.parametrize(
+    ("ended", "status", "said"),
+    [
+        ("echo kstore: a note; kill -KILL $$", 137, "a worker was killed by signal 9"),
+        ("kill -SEGV $$", 139, "a worker was killed by signal 11"),
+        ("exit 3", 3, "a worker ended with status 3"),
+        ("echo kstore: wrong; exit 2", 2, "wrong"),
+    ],
+)
+def test_how_a_worker_ended_is_how_the_sweep_does(tmp_path, monkeypatch, ended, status, said):
+    (tmp_path / "workers").mkdir()
+    log = tmp_path / "workers" / "row-0.log"
+
+    def start(*_):
+        with log.open("w") as out:
+            return subprocess.Popen(["sh", "-c", ended], stdin=subprocess.PIPE, stdout=out)
+
+    monkeypatch.setattr(workers, "_start", start)
+    lab = Lab(parse({}), Cache(tmp_path / "stages"))
+    with pytest.raises(UserError) as caught:
+        workers.run_in_processes(tmp_path, {"row-0": lab}, 1)
+    assert str(caught.value) == f"{said} (its output: {log})"
+    assert caught.value.status == status
 
 
 class Caught(Exception):
