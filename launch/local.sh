@@ -19,28 +19,27 @@ if [[ -z "${GPUS:-}" ]]; then
     fi
 fi
 
-kstore=("${KSTORE:-kstore}" sweep "$@")
-if ((GPUS < 2)); then
-    if "$dry_run"; then
-        shown "${kstore[@]}"
-        exit 0
-    fi
-    exec "${kstore[@]}"
-fi
-
 running=()
-for ((gpu = 0; gpu < GPUS; gpu++)); do
-    command=(env "CUDA_VISIBLE_DEVICES=$gpu" "${kstore[@]}" --workers=1 "--shard=$gpu/$GPUS")
+trap 'kill -TERM "${running[@]}" 2>/dev/null || true' TERM INT # in the background INT is not heeded
+
+started() {
     if "$dry_run"; then
-        shown "${command[@]}"
+        shown "$@"
     else
-        "${command[@]}" &
+        "$@" &
         running+=("$!")
     fi
-done
-((${#running[@]})) || exit 0
+}
 
-trap 'kill -TERM "${running[@]}" 2>/dev/null || true' TERM INT
+kstore=("${KSTORE:-kstore}" sweep "$@")
+if ((GPUS < 2)); then
+    started "${kstore[@]}"
+else
+    for ((gpu = 0; gpu < GPUS; gpu++)); do
+        started env "CUDA_VISIBLE_DEVICES=$gpu" "${kstore[@]}" --workers=1 "--shard=$gpu/$GPUS"
+    done
+fi
+
 worst=0
 for process in "${running[@]}"; do
     while :; do

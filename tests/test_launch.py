@@ -1,5 +1,6 @@
 """The launch scripts: what they would submit is printed, well formed, and what they say it is."""
 
+import contextlib
 import os
 import pathlib
 import runpy
@@ -83,7 +84,7 @@ def two_gpus(tmp_path) -> dict[str, str]:
     programs = {
         "nvidia-smi": 'echo "GPU 0: A (UUID: x)"; echo "GPU 1: A (UUID: y)"',
         "kstore": 'trap "exit 75" TERM\n'
-        f'echo "$@" > {tmp_path}/$CUDA_VISIBLE_DEVICES\n'
+        f'echo "$@" > {tmp_path}/${{CUDA_VISIBLE_DEVICES:-0}}\n'
         'if [ -n "$HANG" ]; then while :; do sleep 0.05; done; fi\n'
         'exit "$CUDA_VISIBLE_DEVICES"',
     }
@@ -101,14 +102,33 @@ def test_each_gpu_gets_a_process_that_sees_no_other(two_gpus, tmp_path):
         assert said == f"sweep {' '.join(RUN)} --workers=1 --shard={gpu}/2"
 
 
-def test_sigterm_reaches_every_process_and_its_status_is_told(two_gpus, tmp_path):
-    process = subprocess.Popen([LAUNCH / "local.sh"], env={**os.environ, **two_gpus, "HANG": "1"})
-    end = time.monotonic() + 60
-    while not all((tmp_path / gpu).exists() for gpu in "01"):
-        assert time.monotonic() < end
-        time.sleep(0.01)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(60) == 75
+@pytest.fixture
+def heeded():
+    """SIGINT has its effect on what is started, though the tests run in the background of a shell."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heeded")
+@pytest.mark.parametrize("gpus", ["0", "2"])
+@pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT])
+def test_every_process_gets_sigterm_and_its_status_is_told(two_gpus, tmp_path, gpus, sign):
+    environment = {**os.environ, **two_gpus, "HANG": "1", "GPUS": gpus}
+    process = subprocess.Popen([LAUNCH / "local.sh"], env=environment, start_new_session=True)
+    try:
+        end = time.monotonic() + 60
+        while not all((tmp_path / gpu).exists() for gpu in "01"[: int(gpus) or 1]):
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        if sign == signal.SIGINT:  # as by Ctrl-C, which all processes in the foreground get
+            os.killpg(process.pid, sign)
+        else:
+            process.send_signal(sign)
+        assert process.wait(60) == 75
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def test_a_slurm_array_has_a_share_of_the_rows_a_task():
