@@ -8,6 +8,7 @@ import shlex
 import shutil
 import signal
 import subprocess
+import sys
 import time
 
 import kubernetes_validate
@@ -41,13 +42,15 @@ def dry(script: str, *argv: str, **environment: str) -> str:
     return done.stdout
 
 
+BESIDE = os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])
+SHELLCHECK = shutil.which("shellcheck", path=BESIDE)
+
+
 def shellcheck(*paths: pathlib.Path) -> str:
-    return subprocess.run(
-        ["shellcheck", *paths], capture_output=True, text=True, check=False
-    ).stdout
+    return subprocess.run([SHELLCHECK, *paths], capture_output=True, text=True, check=False).stdout
 
 
-@pytest.mark.skipif(not shutil.which("shellcheck"), reason="shellcheck is not on the path")
+@pytest.mark.skipif(not SHELLCHECK, reason="shellcheck is neither installed here nor on the path")
 def test_shellcheck_finds_nothing_in_scripts_and_in_the_jobs_they_write(tmp_path):
     assert len(SCRIPTS) >= 5
     jobs = []
@@ -56,7 +59,7 @@ def test_shellcheck_finds_nothing_in_scripts_and_in_the_jobs_they_write(tmp_path
         jobs[-1].write_text(dry("slurm.sh", argument, *RUN))
     broken = tmp_path / "broken.sh"
     broken.write_text("#!/usr/bin/env bash\nrm $1\n")
-    assert shellcheck(*SCRIPTS, *jobs) == ""
+    assert shellcheck(*SCRIPTS, LAUNCH / "dry_run.bash", *jobs) == ""
     assert "SC2086" in shellcheck(broken)
 
 
@@ -104,7 +107,7 @@ def test_each_gpu_gets_a_process_that_sees_no_other(two_gpus, tmp_path):
 
 @pytest.fixture
 def heeded():
-    """SIGINT has its effect on what is started, though the tests run in the background of a shell."""
+    """SIGINT has its effect on what is started, though a shell runs the tests in its background."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
