@@ -23,8 +23,11 @@ def get_config(scale: str = "laptop"):
         config.world.pool_share = 0.05
         config.model.dropout = 0.1
         config.data.variant = "single+permute1"
-        config.pretrain.steps = 24_000
-        config.sweep = c.zipped(world__celebrities=[0, 500], data__celebrity_share=[0.0, 0.7])
+        config.sweep = c.zipped(
+            world__celebrities=[0, 500],
+            data__celebrity_share=[0.0, 0.7],
+            pretrain__steps=[12_000, 24_000],
+        )
         return config
     config.sweep = c.product(
         world__celebrities=[0, config.world.people],
