@@ -10,14 +10,16 @@ import filelock
 
 from kstore_jax.errors import UserError
 from kstore_jax.lab.plan import PLAN, Plan
-from kstore_jax.lab.stages import RESULT, Cache
+from kstore_jax.lab.stages import Cache
 
-_FOLDER = re.compile(r"[a-z_]+-[0-9a-f]{12}")
+_REMOVED = ".removed"  # the suffix of a stage folder whose files go
+_FOLDER = re.compile(r"[a-z_]+-[0-9a-f]{12}" + f"({re.escape(_REMOVED)})?")
 
 
 def unneeded(root: pathlib.Path, keep: Sequence[pathlib.Path]) -> list[tuple[pathlib.Path, int]]:
     """The stage folders in `root` that no workdir in `keep` needs, and their bytes.
 
+    What an earlier removal left, killed in between, is among them.
     The workdir that a cache lies in is kept as well, and so is a stage that a process is at, with
     all it depends on.
 
@@ -42,14 +44,18 @@ def unneeded(root: pathlib.Path, keep: Sequence[pathlib.Path]) -> list[tuple[pat
 def remove(folders: Iterable[pathlib.Path]) -> list[pathlib.Path]:
     """Removes stage folders, and returns those it did; one that a process is at by now is left.
 
-    A stage stops being done before its files go: killed in between, it is computed again.
+    A folder gets a name that is no stage's before its files go: killed in between, the stage is
+    computed anew, and what is left of the folder is removed the next time.
     """
     removed = []
     for folder in folders:
         try:
-            with Cache(folder.parent).lock(folder.name).acquire(timeout=0):
-                (folder / RESULT).unlink(missing_ok=True)
-                shutil.rmtree(folder)
+            with Cache(folder.parent).lock(folder.stem).acquire(timeout=0):
+                gone = folder.with_suffix(_REMOVED)
+                if gone.exists():
+                    shutil.rmtree(gone)
+                if folder.exists():
+                    shutil.rmtree(folder.rename(gone))
         except filelock.Timeout:
             continue
         removed.append(folder)

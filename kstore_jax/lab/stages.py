@@ -111,10 +111,11 @@ class Cache:
     def described(self) -> dict[str, Described]:
         """What every stage is that was begun here, by the name of its folder."""
         found = {}
-        for path in sorted(self.root.glob(f"*-*/{_PARENTS}")):
+        for path in sorted(self.root.glob(f"*-{'[0-9a-f]' * 12}/{_PARENTS}")):
             kind, _, _ = path.parent.name.rpartition("-")
-            config = read_json(path.with_name(_CONFIG))
-            found[path.parent.name] = Described(kind, config, read_json(path)["parents"])
+            with contextlib.suppress(FileNotFoundError):  # removed meanwhile
+                config = read_json(path.with_name(_CONFIG))
+                found[path.parent.name] = Described(kind, config, read_json(path)["parents"])
         return found
 
     def ensure(self, stage: Stage) -> dict:
@@ -124,12 +125,10 @@ class Cache:
             self.ensure(parent)
         if (done := processes.told(self.result(stage))) is not None:
             return done
-        folder = self.folder(stage)
-        folder.mkdir(parents=True, exist_ok=True)
         with self.lock(stage.folder) if processes.is_first() else contextlib.nullcontext():
             if (done := processes.told(self.result(stage))) is not None:
                 return done
-            return self._computed([stage], lambda _: [stage.compute(folder)])[0]
+            return self._computed([stage], lambda _: [stage.compute(self.folder(stage))])[0]
 
     def ensure_together(
         self, stages: Sequence[Stage], compute: Callable[[Sequence[Stage]], list[dict]]
@@ -139,7 +138,6 @@ class Cache:
         with contextlib.ExitStack() as locks:
             left = []
             for stage in stages:
-                self.folder(stage).mkdir(parents=True, exist_ok=True)
                 with contextlib.suppress(filelock.Timeout):
                     locks.enter_context(self.lock(stage.folder).acquire(timeout=0))
                     left += [stage] if self.result(stage) is None else []
@@ -152,6 +150,8 @@ class Cache:
         """The results of stages whose locks are held, as they are written; each took its share of
         the time."""
         folders = [self.folder(stage) for stage in stages]
+        for folder in folders:
+            folder.mkdir(exist_ok=True)
         if processes.is_first():
             for stage, folder in zip(stages, folders, strict=True):
                 _begin(stage, folder)

@@ -85,7 +85,9 @@ def claim(workdir: pathlib.Path, plan: Plan, rows: Sequence[Experiment]) -> None
     """
     path = workdir / "config.json"
     given = {"rows": [as_dict(experiment) for experiment in rows]}
-    if not path.exists() and workdir.exists() and not all(map(_is_passing, workdir.iterdir())):
+    there = [*workdir.iterdir()] if workdir.exists() else []
+    # looked for after the others: who claims it at the same time writes it before any of them
+    if not all(map(_is_passing, there)) and not path.exists():
         raise UserError(f"{workdir} is not empty and holds no run of ours; give another --workdir")
     workdir.mkdir(parents=True, exist_ok=True)
     with _alone(workdir):

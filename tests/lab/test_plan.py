@@ -319,16 +319,50 @@ def test_gc_keeps_what_is_at_work_and_what_the_sweep_beside_it_needs(copied, tmp
     assert prune.remove([alone.root / probe]) == [alone.root / probe]
 
 
-def test_gc_killed_in_between_leaves_no_stage_that_seems_done(copied, monkeypatch):
-    folder = next(copied.glob("stages/pretrain-*"))
+def test_gc_killed_in_between_leaves_no_stage_and_the_next_removes_the_rest(tmp_path, monkeypatch):
+    cache = Cache(tmp_path / "stages")
+    stage, kept = a_stage("pretrain", x=1), a_stage("pretrain", x=2)
+    for one in (stage, kept):
+        cache.ensure(one)
+    Plan(cache, (("kept", (kept.folder,)),), {kept.folder: kept.described}).write(tmp_path)
 
-    def killed(_):
+    def killed(folder):
+        (folder / "config.json").unlink()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(shutil, "rmtree", killed)
-    with pytest.raises(KeyboardInterrupt):
-        prune.remove([folder])
-    assert Cache(folder.parent).seconds(folder.name) is None
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            prune.remove([cache.folder(stage)])
+    assert cache.result(stage) is None
+    assert [*cache.described()] == [kept.folder]
+    (rest,) = (folder for folder, _ in prune.unneeded(cache.root, []))
+    cache.ensure(stage)
+    found = [folder for folder, _ in prune.unneeded(cache.root, [])]
+    assert found == [cache.folder(stage), rest]
+    assert prune.remove(found) == found
+    assert [path for path in cache.root.iterdir() if path.is_dir()] == [cache.folder(kept)]
+
+
+def test_a_stage_that_is_removed_while_it_is_read_is_none(tmp_path):
+    cache, stage = Cache(tmp_path), a_stage("pretrain", x=1)
+    cache.ensure(stage)
+    (cache.folder(stage) / "config.json").unlink()
+    assert cache.described() == {}
+
+
+def test_tasks_that_claim_a_workdir_at_the_same_time_both_get_it(tmp_path, monkeypatch):
+    plan, rows = Plan(Cache(tmp_path / "stages"), (), {}), [parse({})]
+    listed = pathlib.Path.iterdir
+
+    def claimed_by_another(path):
+        monkeypatch.setattr(pathlib.Path, "iterdir", listed)
+        sweep.claim(path, plan, rows)
+        return listed(path)
+
+    monkeypatch.setattr(pathlib.Path, "iterdir", claimed_by_another)
+    sweep.claim(tmp_path, plan, rows)
+    assert (tmp_path / "plan.json").exists()
 
 
 def test_gc_without_a_kept_sweep_is_refused(copied, tmp_path, capsys):

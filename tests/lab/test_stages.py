@@ -281,3 +281,18 @@ def test_of_stages_computed_together_those_done_and_those_others_are_at_are_left
     assert [cache.result(one)["found"] for one in left] == [2, 3]
     cache.ensure_together([done, *left], compute)
     assert given == left
+
+
+def test_gc_may_have_a_stage_until_it_is_locked(tmp_path, monkeypatch):
+    lock = Cache.lock
+
+    def taken_after_gc(cache, folder):
+        shutil.rmtree(cache.root / folder, ignore_errors=True)
+        return lock(cache, folder)
+
+    monkeypatch.setattr(Cache, "lock", taken_after_gc)
+    cache = Cache(tmp_path / "new" / "stages")
+    alone, together = stage({"x": 1}, compute=lambda folder: {"there": folder.is_dir()}), stage()
+    assert cache.ensure(alone)["there"]
+    cache.ensure_together([together], lambda stages: [{"there": cache.folder(stages[0]).is_dir()}])
+    assert cache.result(together)["there"]
