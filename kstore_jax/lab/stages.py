@@ -10,8 +10,10 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import pathlib
+import random
 import time
 from collections.abc import Callable, Sequence
 
@@ -182,7 +184,28 @@ def _attempts(folder: pathlib.Path) -> list[pathlib.Path]:
 
 
 def usable_cores() -> list[int]:
-    """The cores this process may use, all of them where the system does not bind processes."""
-    if hasattr(os, "sched_getaffinity"):
-        return sorted(os.sched_getaffinity(0))
-    return list(range(os.cpu_count() or 1))
+    """The cores this process may use: those it is bound to, all where the system binds none, and
+    no more of them than it is granted the time of.
+
+    Which ones is left to chance then, as other containers of the machine choose among the same.
+    """
+    bound = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else ()
+    cores = sorted(bound) or list(range(os.cpu_count() or 1))
+    granted = max(1, int(min(cores_granted(), len(cores))))
+    return sorted(random.sample(cores, granted))
+
+
+def cores_granted(
+    proc: pathlib.Path = pathlib.Path("/proc"), root: pathlib.Path = pathlib.Path("/sys/fs/cgroup")
+) -> float:
+    """The cores' worth of time that the cgroups (version 2) of this process get, such as 1.5 of a
+    container started with `--cpus=1.5`; infinite where none of them is limited."""
+    least = math.inf
+    with contextlib.suppress(OSError):
+        lines = (proc / "self/cgroup").read_text().splitlines()
+        for own in (root / line[4:] for line in lines if line.startswith("0::/")):
+            for group in (own, *own.parents):
+                with contextlib.suppress(FileNotFoundError):
+                    quota, period = (group / "cpu.max").read_text().split()
+                    least = min(least, float(quota.replace("max", "inf")) / float(period))
+    return least

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import pathlib
 import shutil
@@ -20,8 +21,8 @@ from orbax.checkpoint import v1 as ocp
 from kstore_jax import cli
 from kstore_jax.config import parse
 from kstore_jax.errors import UserError
+from kstore_jax.lab import stages, workers
 from kstore_jax.lab import sweep as sweep_module
-from kstore_jax.lab import workers
 from kstore_jax.lab.experiment import Lab
 from kstore_jax.lab.stages import Cache
 from kstore_jax.train.telemetry import last_metrics
@@ -423,7 +424,10 @@ def test_several_workers_on_an_accelerator_are_refused(tmp_path, config_file, mo
 
 def test_by_default_there_are_no_more_workers_than_cores_that_may_be_used(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {4, 7, 9})
+    monkeypatch.setattr(stages, "cores_granted", lambda: 3.0)
     assert [sweep_module.default_workers(rows) for rows in (1, 2, 5)] == [1, 2, 3]
+    monkeypatch.setattr(stages, "cores_granted", lambda: 2.5)
+    assert [sweep_module.default_workers(rows) for rows in (1, 2, 5)] == [1, 2, 2]
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     assert sweep_module.default_workers(5) == 1
 
@@ -493,6 +497,7 @@ def test_the_last_row_goes_on_with_its_share_of_the_cores(copied, config_file, m
 @pytest.mark.parametrize("cores", [1, 2, 3, 5, 16])
 def test_all_workers_get_as_many_cores(monkeypatch, cores):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(10, 10 + cores)))
+    monkeypatch.setattr(stages, "cores_granted", lambda: math.inf)
     for count in range(1, 8):
         shares = workers._shares_of_cores(count)
         assert len(shares) == count

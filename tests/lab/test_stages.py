@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import math
+import os
 import pathlib
 import shutil
 import signal
@@ -12,8 +14,9 @@ import time
 import pytest
 
 from kstore_jax.config import Experiment, Finetune, World, product
+from kstore_jax.lab import stages
 from kstore_jax.lab.experiment import Lab
-from kstore_jax.lab.stages import RESULT, Cache, Stage
+from kstore_jax.lab.stages import RESULT, Cache, Stage, cores_granted, usable_cores
 from kstore_jax.model.exchange import to_config
 from kstore_jax.model.transformer import Shape
 from kstore_jax.world.language import BUNDLED_TEMPLATES
@@ -281,6 +284,40 @@ def test_of_stages_computed_together_those_done_and_those_others_are_at_are_left
     assert [cache.result(one)["found"] for one in left] == [2, 3]
     cache.ensure_together([done, *left], compute)
     assert given == left
+
+
+@pytest.mark.parametrize(
+    ("own", "limits", "granted"),
+    [
+        (
+            "0::/",
+            {"": "150000 100000"},
+            1.5,
+        ),  # a container sees its own as the root
+        ("0::/jobs/7", {"": None, "jobs": "400000 100000", "jobs/7": "max 100000"}, 4.0),
+        ("3:cpuset:/\n0::/jobs/7", {"jobs": "800000 100000", "jobs/7": "50000 100000"}, 0.5),
+        ("0::/jobs/7", {"jobs/8": "50000 100000"}, math.inf),
+        ("1:cpu:/", {"": "150000 100000"}, math.inf),
+        (None, {}, math.inf),
+    ],
+)
+def test_no_more_cores_are_used_than_the_cgroups_grant_the_time_of(
+    tmp_path, monkeypatch, own, limits, granted
+):
+    root = tmp_path / "cgroup"
+    (tmp_path / "self").mkdir()
+    if own is not None:
+        (tmp_path / "self" / "cgroup").write_text(f"{own}\n")
+    for group, limit in limits.items():
+        (root / group).mkdir(parents=True, exist_ok=True)
+        if limit:
+            (root / group / "cpu.max").write_text(f"{limit}\n")
+    assert cores_granted(tmp_path, root) == granted
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {2, 4, 7, 8, 9}, raising=False)
+    monkeypatch.setattr(stages, "cores_granted", lambda: granted)
+    cores = usable_cores()
+    assert len(cores) == {1.5: 1, 0.5: 1, 4.0: 4}.get(granted, 5)
+    assert cores == sorted({*cores} & {2, 4, 7, 8, 9})
 
 
 def test_gc_may_have_a_stage_until_it_is_locked(tmp_path, monkeypatch):
