@@ -13,7 +13,10 @@ from kstore_jax.lab.tables import table
 
 
 def what_was_run(found: Sequence[Group], provenances: Sequence[dict]) -> list[Html]:
-    """A list of terms, tables of times and of every setting, and what to keep in mind."""
+    """A list of terms, tables of times and of every setting, and what to keep in mind.
+
+    `provenances` is what the stages were made with, as `telemetry.provenance` gives it.
+    """
     rows = [row for group in found for row in group.rows]
     configs = [config for group in found for config in group.configs]
     told = [

@@ -115,13 +115,13 @@ def _wording(variant: Variant) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Results:
-    """What `results.json` holds: the rows, where their stages are, what asked for them last; and
+    """What `results.json` holds: the rows, where their stages are, what these were made with; and
     the configuration of each row, None where `config.json` does not tell."""
 
     rows: list[dict]
     configs: list[Experiment] | None
     stages: pathlib.Path
-    provenance: dict
+    provenances: list[dict]
 
 
 def read_results(run: pathlib.Path) -> Results:
@@ -145,9 +145,9 @@ def read_results(run: pathlib.Path) -> Results:
             _check(row)
         stages = run / found.get("stages", "stages")
         rows = list(found["rows"])
-        results = Results(
-            rows, read_configs(run, rows), stages, dict(found.get("provenance") or {})
-        )
+        made = found.get("provenance") or []
+        made = [made] if isinstance(made, dict) else made  # as older ones tell whoever asked last
+        results = Results(rows, read_configs(run, rows), stages, [*map(dict, made)])
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         what = f"{error.args[0]} is missing" if isinstance(error, KeyError) else error
         raise DamagedFileError(f"{path}: damaged ({what}); `kstore run` writes it again") from None

@@ -58,11 +58,12 @@ def write(runs: Sequence[pathlib.Path], out: pathlib.Path) -> pathlib.Path:
     results = [read_results(run) for run in runs]
     found = together(results)
     drawn = _drawn(found)
+    provenances = [told for one in results for told in one.provenances]
     sections = [
         Section("glance", "At a glance", [_glance(found)]),
         Section("numbers", "In numbers", _numbers(found)),
         *(Section(name, title, _shown(told, drawn[name])) for name, title, told in _FIGURES),
-        Section("run", "What was run", what_was_run(found, [one.provenance for one in results])),
+        Section("run", "What was run", what_was_run(found, provenances)),
         Section("files", "Files", [_files(runs, out, found)]),
     ]
     (out / "figures").mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,7 @@ from kstore_jax.files import read_json
 from kstore_jax.lab.experiment import Lab
 from kstore_jax.lab.stages import Cache
 from kstore_jax.train.clock import goodput
-from kstore_jax.train.telemetry import METRICS, last_metrics
+from kstore_jax.train.telemetry import METRICS, code_version, last_metrics
 
 
 def labs_of(run: pathlib.Path) -> list[Lab]:
@@ -62,6 +62,7 @@ def row(lab: Lab) -> dict:
     """
     found = {stage.name: lab.cache.result(stage) for stage in lab.stages}
     answers = found["qa"]
+    made = [attempt for stage in lab.stages for attempt in lab.cache.attempts(stage.folder)]
     seconds, spent = collections.Counter(), collections.Counter()
     for stage in lab.stages:
         seconds[stage.name] += lab.cache.result(stage)["seconds"]
@@ -91,7 +92,7 @@ def row(lab: Lab) -> dict:
         "qa_baseline": answers["baseline"],
         "qa_grid": answers.get("grid", []),
         **probed,
-        "code": sorted(set().union(*map(lab.cache.code, lab.stages))),
+        "code": sorted(set(map(code_version, made))),
         "seconds": seconds.total(),
         "seconds_by_stage": dict(seconds),
         "goodput": round(goodput(spent), 4),

@@ -21,7 +21,7 @@ import filelock
 
 from kstore_jax.files import read_json, write_json
 from kstore_jax.train import processes
-from kstore_jax.train.telemetry import METRICS, code_version, provenance, read_metrics
+from kstore_jax.train.telemetry import METRICS, provenance, read_metrics
 
 RESULT = "result.json"
 _CONFIG, _PARENTS = "config.json", "parents.json"
@@ -86,9 +86,9 @@ class Cache:
         path = self.folder(stage) / RESULT
         return read_json(path) if path.exists() else None
 
-    def code(self, stage: Stage) -> set[str]:
-        """The versions of the code that worked on a stage, one an attempt that differs."""
-        return {code_version(read_json(path)) for path in _attempts(self.folder(stage))}
+    def attempts(self, folder: str) -> list[dict]:
+        """What each attempt at the stage of that folder was made with: `provenance` there."""
+        return [read_json(path) for path in _attempts(self.root / folder)]
 
     def lock(self, folder: str) -> filelock.FileLock:
         """Held by who works on the stage of that folder; it dies with the process."""
@@ -180,7 +180,7 @@ def _begin(stage: Stage, folder: pathlib.Path) -> None:
 
 def _attempts(folder: pathlib.Path) -> list[pathlib.Path]:
     """Where each attempt at a stage says by what code and on what machine it was made."""
-    return list(folder.glob("provenance*.json"))
+    return sorted(folder.glob("provenance*.json"))
 
 
 def usable_cores() -> list[int]:

@@ -32,7 +32,6 @@ from kstore_jax.lab.results import row
 from kstore_jax.lab.stages import Cache, usable_cores
 from kstore_jax.lab.workers import run_in_processes, write_experiments
 from kstore_jax.train import processes, sinks, stopping
-from kstore_jax.train.telemetry import provenance
 
 _LOCK = ".lock"
 _INDICES = ("SLURM_ARRAY_TASK_ID", "JOB_COMPLETION_INDEX")  # of tasks numbered from 0
@@ -245,17 +244,22 @@ def _compute(lab: Lab) -> None:
 
 
 def _publish(workdir: pathlib.Path, labs: Sequence[Lab], plan: Plan) -> pathlib.Path:
-    """Writes the results and the page, unless they are there and the same; returns the page."""
+    """Writes the results and the page, unless they are there and the same; returns the page.
+
+    Both are a function of the rows and the stages: who asks, where and with what, is not in them.
+    """
     rows = [row(lab) for lab in labs]
     results = {"rows": rows, "stages": plan.path_from(workdir)}
     if alike := agreement.of_all_datasets(groups(rows, [lab.experiment for lab in labs])):
         results["spearman"] = alike
-    results["provenance"] = provenance()
+    made = [one for folder in plan.stages for one in plan.cache.attempts(folder)]
+    results["provenance"] = [*{json.dumps(one, sort_keys=True): one for one in made}.values()]
     path, page = workdir / "results.json", workdir / "report.html"
     with _alone(workdir):
         if page.exists() and path.exists() and read_json(path) == json.loads(json.dumps(results)):
             return page
         from kstore_jax.lab import report  # which imports Matplotlib, in a second
 
+        page.unlink(missing_ok=True)  # it tells of other results than those of the next line
         write_json(path, results)
         return report.write([workdir], workdir)

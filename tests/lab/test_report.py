@@ -93,7 +93,7 @@ def a_config(row, **pretrain):
 def a_run(folder: pathlib.Path, rows=CONTRAST, configs="of the rows", metrics=True):
     """A run folder as `sweep.run` leaves it, as far as a report reads it."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "results.json").write_text(json.dumps({"rows": rows, "provenance": PROVENANCE}))
+    (folder / "results.json").write_text(json.dumps({"rows": rows, "provenance": [PROVENANCE]}))
     if configs == "of the rows":
         configs = [a_config(row) for row in rows]
     if configs is None:
@@ -432,6 +432,19 @@ def test_the_code_is_that_of_the_stages_and_not_of_who_asked_last(tmp_path):
     assert re.search(r"code\s+not known", text_of(older))
 
 
+def test_all_that_the_stages_were_made_with_is_told(tmp_path):
+    def told(*machines):
+        run = a_run(tmp_path)
+        made = [{**PROVENANCE, "platform": machine} for machine in machines]
+        results = json.loads((run / "results.json").read_text())
+        results["provenance"] = made if len(made) > 1 else made[0]  # an older one told of one
+        (run / "results.json").write_text(json.dumps(results))
+        return text_of(written(run))
+
+    assert re.search(r"machine\s+north, Python 3\.11\.7 / south, Python", told("north", "south"))
+    assert re.search(r"machine\s+north, Python 3\.11\.7\s+versions", told("north"))
+
+
 def test_goodput_peak_and_flags_are_told_where_they_are_known(tmp_path):
     older = text_of(written(a_run(tmp_path / "older")))
     assert "87.1" not in older
@@ -439,8 +452,8 @@ def test_goodput_peak_and_flags_are_told_where_they_are_known(tmp_path):
     run = a_run(tmp_path / "run", [{**row, "goodput": 0.871} for row in CONTRAST])
     results = json.loads((run / "results.json").read_text())
     peak = {"flops": 989e12, "source": "data sheet of an accelerator"}
-    results["provenance"] |= {"peak": peak, "flags": {"XLA_FLAGS": "--xla_some=1"}}
-    results["provenance"]["versions"]["scipy"] = "1.99"
+    results["provenance"][0] |= {"peak": peak, "flags": {"XLA_FLAGS": "--xla_some=1"}}
+    results["provenance"][0]["versions"]["scipy"] = "1.99"
     (run / "results.json").write_text(json.dumps(results))
     text = text_of(written(run))
     assert text.count("87.1") == len(CONTRAST)

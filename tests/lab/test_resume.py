@@ -5,6 +5,7 @@ import json
 import math
 import os
 import pathlib
+import platform
 import shutil
 import signal
 import subprocess
@@ -21,10 +22,11 @@ from orbax.checkpoint import v1 as ocp
 from kstore_jax import cli
 from kstore_jax.config import parse
 from kstore_jax.errors import UserError
-from kstore_jax.lab import stages, workers
+from kstore_jax.lab import report, stages, workers
 from kstore_jax.lab import sweep as sweep_module
 from kstore_jax.lab.experiment import Lab
 from kstore_jax.lab.stages import Cache
+from kstore_jax.train import telemetry
 from kstore_jax.train.telemetry import last_metrics
 
 TRAINED = ("pretrain", "finetune", "p_probe", "q_probe")
@@ -256,6 +258,46 @@ def test_a_finished_sweep_is_asked_again_without_computing(copied, config_file, 
     assert contents(copied / "stages") == before
     assert rows(copied) == found
     assert capsys.readouterr().out.strip() == str(copied / "report.html")
+
+
+def test_whoever_asks_a_finished_sweep_again_leaves_its_page_as_it_is(
+    copied, config_file, monkeypatch
+):
+    told = [copied / "results.json", copied / "report.html", *copied.glob("figures/*.png")]
+    before = contents(copied)
+    mine = platform.platform()
+    monkeypatch.setattr(platform, "platform", lambda: "another host")
+    monkeypatch.setattr(telemetry, "_git", lambda *_: "0123abc")
+    monkeypatch.setattr(jax, "devices", lambda *_: jax.local_devices() * 3)
+    monkeypatch.setenv("XLA_ANOTHER", "1")
+    assert again(config_file, copied) == 0
+    after = contents(copied)
+    assert len(told) > 5
+    assert [str(path) for path in told if after[str(path)] != before[str(path)]] == []
+    for path in copied.glob("stages/qa-*/provenance-1.json"):
+        made = json.loads(path.read_text())
+        path.write_text(json.dumps({**made, "platform": "a machine of the stages"}))
+    assert again(config_file, copied) == 0
+    page = told[1].read_text()
+    assert "a machine of the stages, Python" in page
+    assert f"{mine}, Python" in page
+    assert "another host" not in page
+
+
+def test_a_page_that_a_kill_left_behind_its_results_is_written_again(
+    copied, config_file, monkeypatch
+):
+    for path in copied.glob("stages/qa-*/provenance-1.json"):
+        path.write_text(json.dumps({**json.loads(path.read_text()), "platform": "elsewhere"}))
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(report, "write", killed)
+        assert again(config_file, copied) == 130
+    assert again(config_file, copied) == 0
+    assert "elsewhere, Python" in (copied / "report.html").read_text()
 
 
 def test_a_stage_that_ended_without_its_result_is_taken_from_its_checkpoint(
