@@ -211,9 +211,7 @@ def _every_setting(configs: Sequence[Experiment]) -> list[Html]:
         return []
     told = [flat(as_dict(config)) for config in configs]
     names = dict.fromkeys(name for fields in told for name in fields)
-    lines = [
-        tag("tr", tag("th", name, scope="row"), tag("td", _either(f.get(name, "–") for f in told)))
-        for name in names
-    ]
-    every = table("every setting", ["field", "value"], [lines])
+    values = {name: _either(fields.get(name, "–") for fields in told) for name in names}
+    lines = [tag("tr", tag("th", n, scope="row"), tag("td", x)) for n, x in values.items()]
+    every = table("every setting", ["field", "value"], [[line] for line in lines])
     return [tag("details", tag("summary", "Every setting"), every, class_="settings")]

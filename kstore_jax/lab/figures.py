@@ -34,6 +34,7 @@ LINES = ("-", "--", ":", "-.")
 HEAT = ("#eef3f9", "#c9dcee", "#86b6da", "#3f87bd", "#0f5795", "#08306b")
 ACCENT = HEAT[4]
 
+_SOFTWARE = "kstore_jax"  # what a PNG of ours names, in its metadata
 _DPI = 180
 _WIDTH = 4.7  # inches
 _INK, _GREY, _PALE = "#1d2329", "#5d6771", "#e3e6ea"
@@ -76,6 +77,11 @@ def look(which: int) -> tuple[str, str]:
     return COLOURS[which % len(COLOURS)], LINES[which // len(COLOURS) % len(LINES)]
 
 
+def is_ours(png: bytes) -> bool:
+    """Whether a PNG was drawn here."""
+    return f"Software\0{_SOFTWARE}".encode() in png
+
+
 def _figure(height: float) -> Callable:
     """Turns a function that draws on Axes into one that gives a PNG, `height` inches tall."""
 
@@ -88,7 +94,7 @@ def _figure(height: float) -> Callable:
                 axes.set_title(title if len(title) <= 62 else f"{title[:61]}…", pad=8)
                 draw(axes, *args, **kwargs)
                 png = io.BytesIO()
-                figure.savefig(png, format="png", metadata={"Software": None})
+                figure.savefig(png, format="png", metadata={"Software": _SOFTWARE})
             return png.getvalue()
 
         return drawn

@@ -48,11 +48,11 @@ for (const chart of document.querySelectorAll("svg.chart")) {
     const mark = event.target.closest(MARK);
     mark ? show(mark) : hide();
   });
-  chart.addEventListener("pointerleave", hide);
+  chart.addEventListener("pointerleave", (event) => event.pointerType === "touch" || hide());
   chart.addEventListener("focusin", (event) => {
     if (event.target.matches(":focus-visible")) show(event.target);
   });
-  chart.addEventListener("focusout", hide);
+  chart.addEventListener("focusout", (event) => event.target === shown && hide());
   chart.addEventListener("keydown", (event) => {
     const all = visible();
     const here = all.indexOf(event.target);
@@ -70,6 +70,7 @@ for (const chart of document.querySelectorAll("svg.chart")) {
     enter(all[Math.max(0, Math.min(next, all.length - 1))]);
   });
 }
+addEventListener("pointerdown", (event) => event.target.closest(MARK) || hide());
 addEventListener("scroll", () => shown && place(), { passive: true });
 
 function cell(body, column) {

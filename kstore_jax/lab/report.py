@@ -48,7 +48,8 @@ class Section(NamedTuple):
 def write(runs: Sequence[pathlib.Path], out: pathlib.Path) -> pathlib.Path:
     """Writes `out/report.html` and `out/figures/*.png` from `results.json` of every run.
 
-    A row that several runs have is told once.
+    A row that several runs have is told once. Pictures of an earlier page that are drawn no more
+    are removed; those of others stay.
 
     Returns: the path of the page.
 
@@ -67,12 +68,20 @@ def write(runs: Sequence[pathlib.Path], out: pathlib.Path) -> pathlib.Path:
         Section("files", "Files", [_files(runs, out, found)]),
     ]
     (out / "figures").mkdir(parents=True, exist_ok=True)
-    for _, drawing in (figure for figures_ in drawn.values() for figure in figures_):
-        write_bytes(out / "figures" / f"{drawing.name}.png", drawing.png)
+    pictures = {
+        out / "figures" / f"{figure.drawing.name}.png": figure.drawing.png
+        for figures_ in drawn.values()
+        for figure in figures_
+    }
+    for path, png in pictures.items():
+        write_bytes(path, png)
     names = [run.resolve().name for run in runs]
     page = out / "report.html"
     lead = _lead(" ".join(map(str, runs)), finding(found))
     write_text(page, _page(f"kstore: {', '.join(names)}", lead, [s for s in sections if s.parts]))
+    for path in (out / "figures").glob("*.png"):
+        if path not in pictures and figures.is_ours(path.read_bytes()):
+            path.unlink()
     return page
 
 

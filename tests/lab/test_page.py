@@ -114,6 +114,33 @@ def test_a_mark_tells_its_value_where_the_pointer_is(opened):
     assert tip.is_hidden()
 
 
+def test_a_tap_shows_a_value_until_another_place_is_tapped(opened):
+    tab = opened(viewport={"width": 390, "height": 800}, has_touch=True, is_mobile=True)
+    tip = tab.locator("#tip")
+    figure = tab.locator("figure", has=tab.locator('svg[aria-label^="multi5+permute: answers"]'))
+    for mark in ("this run – birth date", "this run – university"):  # the first takes the focus
+        figure.locator(f'[aria-label^="{mark}"]').first.tap(force=True)
+        tab.wait_for_timeout(100)
+        assert tip.is_visible()
+        assert tip.inner_text().startswith(mark)
+    figure.locator("figcaption").tap()
+    assert tip.is_hidden()
+
+
+def test_the_settings_are_sorted_by_their_values(opened):
+    tab = opened()
+    tab.get_by_text("Every setting").click()
+    settings = tab.get_by_role("group", name="every setting")
+    values = settings.locator("tbody td").all_inner_texts
+    as_run = values()
+    settings.get_by_role("button", name="value").click()
+    numbers = [float(text) for text in values() if text.replace(".", "", 1).isdigit()]
+    assert len(numbers) > 20
+    assert numbers == sorted(numbers, reverse=True)
+    assert values() != as_run
+    assert sorted(values()) == sorted(as_run)
+
+
 def test_the_keyboard_reaches_every_value(opened):
     tab = opened()
     charts = tab.locator("svg.chart")

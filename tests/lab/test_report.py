@@ -780,6 +780,24 @@ def test_ranks_of_lora_make_a_grid_with_the_paper_s(tmp_path):
     assert "ranks of LoRA" not in of((8, 0), (8, 16))
 
 
+def test_pictures_that_are_drawn_no_more_go_and_those_of_others_stay(tmp_path):
+    def pictures():
+        return {path.name for path in (tmp_path / "figures").iterdir()}
+
+    written(a_run(tmp_path, [SINGLE], metrics=False))
+    theirs = {"answers-9-single.png": b"\x89PNG, by another hand", "mine.txt": b"words"}
+    for name, content in theirs.items():
+        (tmp_path / "figures" / name).write_bytes(content)
+    alone = pictures()
+    assert "answers-1-single.png" in alone
+    page = written(a_run(tmp_path, [SHUFFLED], metrics=False))
+    linked = {urllib.parse.unquote(name) for name in re.findall(r'href="figures/([^"]+)"', page)}
+    assert pictures() == linked | set(theirs)
+    assert not (alone - set(theirs)) & linked
+    for name, content in theirs.items():
+        assert (tmp_path / "figures" / name).read_bytes() == content
+
+
 def test_every_setting_is_told(page):
     told = text_of(page).partition("Every setting")[2]
     assert re.search(r"data\.variant\s+single / multi5\+permute", told)
