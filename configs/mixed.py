@@ -6,9 +6,10 @@ read about as often in every row. Beside them the same people pretrained without
 finetuned afterwards.
 
 Command: `kstore sweep --config=configs/mixed.py --workdir=runs/mixed`. Hardware: 2 CPU cores.
-`docs/RESULTS.md` has times and scores. `:gpu` has 10,000 people, 7e16 FLOP a row, for one GPU;
-`:paper` 100,000, 2.9e18 FLOP a row, for a node of GPUs; both a share of 0.8. Neither was run yet.
-Expected, from the paper: 86.6 % mixed, 9.7 % finetuned afterwards. Other shares: `qa_ratio.py`.
+`:gpu` has 10,000 people, 7e16 FLOP a row, for one GPU; `:paper` 100,000, 2.9e18 FLOP a row, for a
+node of GPUs; both a share of 0.8. None of these rows was run yet; `docs/RESULTS.md` has the score
+of another world. Expected, from the paper: 86.6 % mixed, 9.7 % finetuned afterwards. Other shares:
+`qa_ratio.py`.
 """
 
 from kstore_jax import config as c
