@@ -26,7 +26,7 @@ def get_config(scale: str = "laptop"):
         config.sweep = c.zipped(
             world__celebrities=[0, 500],
             data__celebrity_share=[0.0, 0.7],
-            pretrain__steps=[12_000, 24_000],
+            pretrain__steps=[12_000, 36_000],
         )
         return config
     config.sweep = c.product(

@@ -160,8 +160,9 @@ def _wanted(flag: flags.Flag) -> str:
 
 
 def _nearest_file(path: pathlib.Path) -> str:
-    """The configuration file whose path is nearest to one that is not there."""
+    """The configuration file whose name is nearest to that of one that is not there."""
     ours, here = configs_folder(), pathlib.Path.cwd()
     ours = ours.relative_to(here) if ours.is_relative_to(here) else ours
-    there = {str(file) for folder in (path.parent, ours) for file in folder.glob("*.py")}
-    return nearest(str(path), sorted(there))
+    there = {file.stem: str(file) for folder in (ours, path.parent) for file in folder.glob("*.py")}
+    hint, known = nearest(path.stem, sorted(there)), "|".join(map(re.escape, there))
+    return re.sub(rf"\b({known})\b", lambda name: there[name[0]], hint)
