@@ -138,7 +138,8 @@ class Network:
       tied: whether the head is the embedding.
       direction: `causal`, or `bidirectional`: each position sees all.
       dropout: of embeddings, attention weights and what is added to the residual, in pretraining
-        and finetuning. Attention programs other than `dense` drop nothing.
+        and finetuning; rounded to a 256th, but not to 0. Attention programs other than `dense`
+        drop nothing.
       attention: the program that computes it (`model/attention.py`); `auto` chooses one.
       init_scale: standard deviation of the initial weights.
       dtype: of the inputs of matrix products, whose sums and results are float32; `auto` is

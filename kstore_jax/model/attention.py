@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from kstore_jax.errors import UserError
+from kstore_jax.model.dropout import kept, share_kept
 from kstore_jax.model.matmul import dot, transposed
 
 _LANES = 128  # of a TPU: splash attention takes lengths in multiples of it
@@ -144,18 +145,19 @@ def _dense(q_NxLxK, k_MxTxK, v_MxTxK, lengths_M, dtype, causal, dropout, key):
     """
     rows, _, width = k_MxTxK.shape
     length = q_NxLxK.shape[1]
+    if dropout:
+        v_MxTxK = v_MxTxK / share_kept(dropout)
     q_MxRxLxK = (q_NxLxK * width**-0.5).reshape(rows, -1, length, width)
     outs = []
     for first, end in _blocks(length) if causal else [(0, length)]:
         q_MxQxK = q_MxRxLxK[:, :, first:end].reshape(rows, -1, width)
         k_MxSxK, v_MxSxK = (x[:, :end] if causal else x for x in (k_MxTxK, v_MxTxK))
-        kept = None
+        used = None
         if dropout:
-            shape, share = (*q_MxQxK.shape[:2], k_MxSxK.shape[1]), 1.0 - dropout
-            drawn = jax.random.bernoulli(jax.random.fold_in(key, first), share, shape)
-            kept = drawn.astype(jnp.float32) / share
+            shape = (*q_MxQxK.shape[:2], k_MxSxK.shape[1])
+            used = kept(jax.random.fold_in(key, first), dropout, shape)
         queries = end - first if causal else None
-        out = _attend(q_MxQxK, k_MxSxK, v_MxSxK, kept, lengths_M, queries, jnp.dtype(dtype))
+        out = _attend(q_MxQxK, k_MxSxK, v_MxSxK, used, lengths_M, queries, jnp.dtype(dtype))
         outs.append(out.reshape(rows, -1, end - first, width))
     return jnp.concatenate(outs, axis=2).reshape(q_NxLxK.shape)
 
@@ -167,13 +169,14 @@ def _blocks(length: int) -> list[tuple[int, int]]:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))
-def _attend(q, k, v, kept, lengths, queries, dtype):
-    """`queries`: how many of each head there are, the last of which sees all keys, the one before
-    all but the last, and so on; None where every query sees all keys."""
-    return _attend_forward(q, k, v, kept, lengths, queries, dtype)[0]
+def _attend(q, k, v, used, lengths, queries, dtype):
+    """`used`: which weights are not dropped, None where none are. `queries`: how many of each head
+    there are, the last of which sees all keys, the one before all but the last, and so on; None
+    where every query sees all keys."""
+    return _attend_forward(q, k, v, used, lengths, queries, dtype)[0]
 
 
-def _attend_forward(q, k, v, kept, lengths, queries, dtype):
+def _attend_forward(q, k, v, used, lengths, queries, dtype):
     q, k, v = (x.astype(dtype) for x in (q, k, v))
     scores = dot(q, k, -1, dtype)
     if queries is not None:
@@ -184,18 +187,18 @@ def _attend_forward(q, k, v, kept, lengths, queries, dtype):
         there = jnp.arange(k.shape[1])[None] < lengths[:, None]
         scores = jnp.where(there[:, None], scores, jnp.finfo(jnp.float32).min)
     weights = jax.nn.softmax(scores, axis=-1)
-    mixing = (weights if kept is None else weights * kept).astype(dtype)
+    mixing = (weights if used is None else jnp.where(used, weights, 0.0)).astype(dtype)
     out = dot(mixing, v, -2, dtype)
-    return out, (q, k, v, weights.astype(dtype), mixing, kept, out.astype(dtype))
+    return out, (q, k, v, weights.astype(dtype), mixing, used, out.astype(dtype))
 
 
 def _attend_backward(queries, dtype, saved, dout):
-    q, k, v, weights, mixing, kept, out = saved
+    q, k, v, weights, mixing, used, out = saved
     dout = dout.astype(dtype)
     dv = transposed(dot(transposed(dout), mixing, -2, dtype))
     dweights = dot(dout, v, -1, dtype)
-    if kept is not None:
-        dweights = dweights * kept
+    if used is not None:
+        dweights = jnp.where(used, dweights, 0.0)
     row = (dout.astype(jnp.float32) * out.astype(jnp.float32)).sum(-1, keepdims=True)
     dscores = (weights.astype(jnp.float32) * (dweights - row)).astype(dtype)
     dq = dot(dscores, k, -2, dtype)

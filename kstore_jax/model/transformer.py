@@ -14,6 +14,7 @@ from flax import linen as nn
 from kstore_jax.config import Network
 from kstore_jax.errors import UserError
 from kstore_jax.model.attention import attend
+from kstore_jax.model.dropout import kept, share_kept
 from kstore_jax.model.matmul import dense
 
 
@@ -132,8 +133,8 @@ def dropped(module: nn.Module, x: jax.Array) -> jax.Array:
     rate = module.shape.dropout
     if not rate or not module.has_rng("dropout"):
         return x
-    kept = jax.random.bernoulli(module.make_rng("dropout"), 1.0 - rate, x.shape)
-    return jnp.where(kept, x / (1.0 - rate), 0.0)
+    stays = kept(module.make_rng("dropout"), rate, x.shape)
+    return jnp.where(stays, x / share_kept(rate), 0.0)
 
 
 @jax.custom_vjp

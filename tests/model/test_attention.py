@@ -6,11 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from jax.test_util import check_grads
 
 from kstore_jax.errors import UserError
 from kstore_jax.model import attention
 from kstore_jax.model.attention import attend, choose
+from kstore_jax.model.dropout import kept, share_kept
 
 
 def plain(q, k, v, causal=True):
@@ -194,10 +197,22 @@ def test_dropout_drops_its_share_of_the_weights_and_keeps_their_mean():
     given = q, q, jnp.broadcast_to(jnp.eye(length), (50, length, length))
     how = {"causal": False, "dropout": rate, "key": jax.random.key(0)}
     weights = attend(*given, "float32", **how) * length
-    kept = weights > 0
-    count = kept.size
-    assert abs(float(kept.mean()) - (1 - rate)) < 5 * (rate * (1 - rate) / count) ** 0.5
-    np.testing.assert_allclose(weights[kept], 1 / (1 - rate), rtol=1e-5)
+    stays = weights > 0
+    share = share_kept(rate)
+    assert abs(float(stays.mean()) - share) < 5 * (share * (1 - share) / stays.size) ** 0.5
+    np.testing.assert_allclose(weights[stays], 1 / share, rtol=1e-5)
+
+
+@given(rate=st.floats(0.001, 0.99), last=st.integers(1, 9))
+def test_what_is_dropped_is_the_rate_to_a_256th_and_never_nothing_or_all(rate, last):
+    share = share_kept(rate)
+    assert 0 < share < 1
+    assert abs(share - (1 - rate)) <= 1 / 256
+    stays = np.asarray(kept(jax.random.key(0), rate, (30_000, last)))
+    spread = (share * (1 - share) / 30_000) ** 0.5
+    assert stays.shape == (30_000, last)
+    assert np.all(abs(stays.mean(0) - share) < 6 * spread)
+    assert last == 1 or abs(np.corrcoef(stays[:, :2].T)[0, 1]) < 6 / 30_000**0.5
 
 
 def test_the_gradients_of_attend_with_dropout_are_the_limits_of_differences():
