@@ -14,8 +14,9 @@
 # A benchmark leaves DIR/PIECE.json, an experiment DIR/runs/NAME/results.json; a piece that is there
 # already is not made again. Nine minutes after it began an experiment gets SIGTERM, writes a
 # checkpoint and ends with status 75; called again, it goes on. Without names the script calls it
-# until it is done. A piece that fails (a batch that is too large, say) is told, and the next one
-# made; the script ends with its status.
+# until it is done, or until a try brings nothing new, as where a stage that has no checkpoints takes
+# longer. A piece that fails (a batch that is too large, say) is told, and the next one made; the
+# script ends with its status.
 #
 # BATCHES: of the train-B ("8 16 32 64 96"). CONFIGS: of the run-NAME. KSTORE, PYTHON: the commands
 # (kstore, python). `peers` needs the extra `bench`.
@@ -76,6 +77,12 @@ make_piece() {
     fi
 }
 
+there() { # the names of what a piece has left so far, but for what every try adds
+    local folder
+    folder=$(dirname "$result")
+    [[ ! -d "$folder" ]] || find "$folder" -not -name 'provenance-*' | sort
+}
+
 worst=0
 for piece in "$@"; do
     command_of "$piece"
@@ -87,8 +94,13 @@ for piece in "$@"; do
     status=75
     while [[ ! -e "$result" ]] && ((status == 75)); do
         status=0
+        before=$(there)
         make_piece "$piece" || status=$?
         if ((status)); then echo "gpu.sh: $piece: status $status" >&2; fi
+        if "$looping" && ((status == 75)) && [[ "$(there)" == "$before" ]]; then
+            echo "gpu.sh: $piece: nothing new in nine minutes; without a limit: ${command[*]:5}" >&2
+            status=1
+        fi
         if ((status > worst)) && { ((status != 75)) || ! "$looping"; }; then worst=$status; fi
         if ! "$looping"; then break; fi
     done

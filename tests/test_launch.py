@@ -315,6 +315,30 @@ def test_what_one_gpu_measures_is_gone_on_with_until_it_is_there(one_gpu, tmp_pa
     ).read_text().splitlines() == called  # what is there is not made again
 
 
+def test_a_piece_that_gets_no_further_is_told_and_left(one_gpu, tmp_path):
+    program = """#!/usr/bin/env bash
+case "$*" in
+    *bench*) echo '{}' ;;
+    *) stage="${3#--workdir=}/stages/qa-1"
+       mkdir -p "$stage"
+       touch "$stage/provenance-$(($(ls "$stage" | wc -l) + 1)).json"
+       exit 75 ;;
+esac
+"""
+    (tmp_path / "kstore").write_text(program)
+    out = tmp_path / "out"
+    done = launch("gpu.sh", str(out), **{**one_gpu, "BATCHES": "8"})
+    assert (done.returncode, done.stderr.splitlines()) == (
+        1,
+        ["gpu.sh: run-mixed: status 75"] * 2
+        + [
+            f"gpu.sh: run-mixed: nothing new in nine minutes; without a limit: {tmp_path}/kstore "
+            f"sweep --config=configs/mixed.py:gpu --workdir={out}/runs/mixed"
+        ],
+    )
+    assert len(list(out.glob("runs/mixed/stages/qa-1/*"))) == 2
+
+
 def test_a_piece_alone_is_one_call_and_says_that_it_was_stopped(one_gpu, tmp_path):
     assert launch("gpu.sh", str(tmp_path / "out"), "run-mixed", **one_gpu).returncode == 75
     assert launch("gpu.sh", str(tmp_path / "out"), "run-mixed", **one_gpu).returncode == 0
