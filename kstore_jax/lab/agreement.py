@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from kstore_jax.lab import paper
 from kstore_jax.lab.groups import Group
 from kstore_jax.world.biographies import VARIANT_EXAMPLES
 from kstore_jax.world.people import ATTRIBUTES
@@ -44,7 +45,7 @@ class Agreement:
 
 def agreements(found: Sequence[Group]) -> list[Agreement]:
     """Both measures over the groups of the paper's datasets; of fewer than three there are none."""
-    known = [(group, published) for group in found if (published := group.published)]
+    known = [(group, group.published) for group in found if _is_one_of_the_16(group)]
     if len({group.dataset for group, _ in known}) < 3:
         return []
     labels = tuple(group.label for group, _ in known)
@@ -65,10 +66,14 @@ def agreements(found: Sequence[Group]) -> list[Agreement]:
     ]
 
 
+def _is_one_of_the_16(group: Group) -> bool:
+    return group.setting == paper.THE_16 and group.published is not None
+
+
 def of_all_datasets(found: Sequence[Group]) -> dict[str, float | None]:
     """Spearman's correlation of each measure; empty unless all 16 datasets of the paper are there,
     None where all of our values are the same."""
-    if not {group.dataset for group in found if group.published} >= set(VARIANT_EXAMPLES):
+    if not {group.dataset for group in found if _is_one_of_the_16(group)} >= set(VARIANT_EXAMPLES):
         return {}
     return {each.name: each.spearman for each in agreements(found)}
 

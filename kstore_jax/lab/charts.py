@@ -184,11 +184,11 @@ _UPRIGHT_LONG = {**_UPRIGHT, "titleAlign": "left", "titleX": -24}
 def answers(group: Group) -> Chart:
     """Exact match on people held out by attribute, the paper's beside ours."""
     levels = {"run": group.means("qa"), "guess": group.means("qa_baseline")}
-    if published := group.published:
+    if (published := group.published) and published.qa:
         levels["paper"] = published.qa
     seeds = _seeds(group, lambda row: row["qa"])
     values = [
-        *(_value(mark, a, shares[a]) for mark, shares in levels.items() for a in ATTRIBUTES),
+        *(_value(mark, a, shares.get(a)) for mark, shares in levels.items() for a in ATTRIBUTES),
         *(_value("seed", a, shares[a], whose=name) for name, shares in seeds for a in ATTRIBUTES),
     ]
     told = [*((MARKS[mark], shares) for mark, shares in levels.items()), *seeds]
@@ -214,7 +214,7 @@ def q_probing(group: Group) -> Chart:
         levels["guess", kind] = guess[part]
         if ceiling:
             levels["ceiling", kind] = ceiling[part]
-        if published:
+        if published and published.q_first:
             levels["paper", kind] = {"first": published.q_first, "whole": published.q_whole}[part]
         for name, own in _seeds(group, lambda row, part=part: row["q_probe"][part]):
             values += [_value("seed", a, own[a][0], kind, name) for a in ATTRIBUTES if a in own]
@@ -237,7 +237,7 @@ def p_probing(group: Group) -> list[Chart]:
         levels["ceiling"] = ceiling["first"]
     cells = group.means("p_probe", "first")
     drawn = [_p_probing(f"{group.label}: P-probing, this run", cells, levels)]
-    if published := group.published:
+    if (published := group.published) and published.p_first:
         guess = {"majority guess": paper.baseline().q_first}
         drawn.append(_p_probing(f"{group.label}: P-probing, the paper", published.p_first, guess))
     return drawn

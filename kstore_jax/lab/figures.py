@@ -103,16 +103,14 @@ def _figure(height: float) -> Callable:
 
 
 @_figure(3.1)
-def _draw_answers(
-    axes: Axes, seeds: Sequence[Shares], baseline: Shares, paper: Shares | None
-) -> None:
+def _draw_answers(axes: Axes, seeds: Sequence[Shares], baseline: Shares, paper: Shares) -> None:
     """Exact match on people held out, by attribute; `seeds` are ours, one a seed."""
     x = np.arange(len(ATTRIBUTES))
     rows = [[seed[a] for a in ATTRIBUTES] for seed in seeds]
     _bars(axes, x, 0.52, rows, label="this run", color=ACCENT)
     _level(axes, x, 0.64, [baseline[a] for a in ATTRIBUTES], "majority guess", _INK, "-")
-    if paper is not None:
-        _diamonds(axes, x + 0.38, [paper[a] for a in ATTRIBUTES], label="the paper's")
+    if not paper.keys().isdisjoint(ATTRIBUTES):
+        _diamonds(axes, x + 0.38, [paper.get(a) for a in ATTRIBUTES], label="the paper's")
     _share_axes(axes, "exact match (%)")
 
 
@@ -121,7 +119,7 @@ def _draw_q_probing(
     axes: Axes,
     seeds: Mapping[str, Sequence[Shares]],
     baseline: Mapping[str, Shares],
-    paper: Mapping[str, Shares] | None,
+    paper: Mapping[str, Shares],
     ceiling: Mapping[str, Shares] | None,
 ) -> None:
     """Q-probing accuracy by attribute, of the `first` token and of the `whole` value."""
@@ -144,7 +142,7 @@ def _draw_q_probing(
         if ceiling is not None:
             most = [ceiling[kind].get(a) for a in asked]
             _level(axes, x, 0.32, most, "ceiling" * once, _GREY, (0, (1, 1)))
-        if paper is not None:
+        if paper.get(kind):
             published = [paper[kind].get(a) for a in asked]
             _diamonds(axes, x + 0.195, published, label="the paper's" * once)
     _share_axes(axes, "accuracy (%)")
@@ -329,7 +327,7 @@ class Drawing:
 def answers(which: int, group: Group) -> Drawing:
     """Exact match on people held out, the paper's beside ours."""
     published = group.published
-    theirs = published and published.qa
+    theirs = published.qa if published else {}
     guess = group.means("qa_baseline")
     png = _draw_answers(
         f"{group.label} · answers, people held out", group.each("qa"), guess, theirs
@@ -349,7 +347,7 @@ def p_probing(which: int, group: Group) -> list[Drawing]:
     png = _draw_p_probing(f"{group.label} · P-probing, this run", cells, levels)
     alt = f"{title}, this run, just before the first attribute: {_told(_at_name(cells))}."
     drawn = [_drawing("p-probing", which, group, png, alt)]
-    if published := group.published:
+    if (published := group.published) and published.p_first:
         beside = {"majority guess": paper.baseline().q_first}
         beside |= {"": {}} if ceiling else {}  # cells as high as those of ours
         png = _draw_p_probing(f"{group.label} · P-probing, the paper", published.p_first, beside)
@@ -366,7 +364,7 @@ def _at_name(cells: dict) -> dict:
 def q_probing(which: int, group: Group) -> Drawing:
     """Q-probing of first tokens and whole values, the paper's beside ours."""
     published = group.published
-    theirs = published and {"first": published.q_first, "whole": published.q_whole}
+    theirs = {"first": published.q_first, "whole": published.q_whole} if published else {}
     kinds = ("first", "whole")
     seeds = {kind: [_at_name(probed) for probed in group.each("q_probe", kind)] for kind in kinds}
     guess, ceiling = group.means("q_probe", "baseline"), group.ceiling("q_probe")
@@ -374,7 +372,7 @@ def q_probing(which: int, group: Group) -> Drawing:
     means = {kind: _told(_at_name(group.means("q_probe", kind))) for kind in kinds}
     whole = f" Whole: {means['whole']}." if means["whole"] else ""
     alt = f"{group.label}: Q-probing. First token: {means['first']}.{whole}"
-    return _drawing("q-probing", which, group, png, alt + _theirs(theirs and theirs["first"]))
+    return _drawing("q-probing", which, group, png, alt + _theirs(theirs.get("first")))
 
 
 def _told(shares: dict) -> str:
@@ -382,7 +380,7 @@ def _told(shares: dict) -> str:
     return ", ".join(f"{name} {percent(x)}" for name, x in known.items())
 
 
-def _theirs(shares: dict | None) -> str:
+def _theirs(shares: Mapping[str, float] | None) -> str:
     return f" The paper: {_told(shares)}." if shares else ""
 
 

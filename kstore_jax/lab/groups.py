@@ -52,8 +52,20 @@ class Group:
     def published(self) -> paper.Published | None:
         """The paper's numbers, None where it has no such dataset, or not with what is mixed in or
         of such a model."""
-        other = any(row.get("direction", "causal") != "causal" for row in self.rows)
-        return None if other or any(map(mixed, self.rows)) else paper.published(self.dataset)
+        other = self.rows[0].get("direction", "causal") != "causal"
+        other |= any(config.model.activation != "gelu" for config in self.configs)  # a Llama
+        return None if other else paper.published(self.dataset, self.setting)
+
+    @property
+    def setting(self) -> str:
+        """What is read, as the paper's settings are called."""
+        beside = mixed(self.rows[0])
+        return paper.setting(
+            rewritten="rewritten" in beside,
+            celebrities=beside.get("celebrity_variant", ""),
+            real_text="text" in beside,
+            qa_share=beside.get("qa_share", 0.0),
+        )
 
     def ceiling(self, probe: str) -> dict | None:
         """The most a linear probe can reach, by kind and attribute, where it is known."""

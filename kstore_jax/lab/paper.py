@@ -1,9 +1,9 @@
 """The paper's own figures, to stand beside ours: `paper.json`, in % there and shares here.
 
-Source: Allen-Zhu and Li, "Physics of Language Models: Part 3.1", arXiv 2309.14316 v3. Answers are
-of Fig. 3 (left), first tokens of trained answers of Fig. 2a and 11 (LoRA of rank 8 and 128),
-Q-probing of Fig. 7 (rank 16), P-probing of first tokens of Fig. 5 (rank 2). The mean of the answers
-is the one printed there, which is not always the mean of the six columns.
+Source: Allen-Zhu and Li, "Physics of Language Models: Part 3.1", arXiv 2309.14316 v3; of which of
+its figures each number is, is told there. Of its biographies of another model, of celebrities and
+of mixed training it prints less than of its 16 datasets. The mean of the answers is the one
+printed there, which is not always the mean of the six columns.
 """
 
 import dataclasses
@@ -18,7 +18,9 @@ _PRINTED = json.loads(pathlib.Path(__file__).with_name("paper.json").read_text()
 SOURCE: str = _PRINTED["source"]
 SETTING = "100,000 people, 124M parameters"
 EXPOSURES = 540
-"""How often each person is read about there, whatever the dataset (section 3)."""
+"""How often each person is read about there in the 16 datasets (section 3)."""
+THE_16 = "bioS"
+"""The setting of the 16 datasets."""
 LORA_ON_SINGLE = (
     "On single, LoRA leaves most trained questions open in the paper too: 19 to 41 % of the first "
     "tokens are right. Training all weights makes that 98.9 %, and no more is answered about "
@@ -42,7 +44,8 @@ CHOSEN = (
 
 @dataclasses.dataclass(frozen=True)
 class Published:
-    """What the paper found for one of its 16 datasets. Accuracies are shares, from 0 to 1.
+    """What the paper found for a dataset. Accuracies are shares, from 0 to 1; what it does not
+    print is left out of the tables, which then are empty, or None.
 
     Attributes:
       qa: exact match on P_test, by attribute, and `mean`.
@@ -63,11 +66,50 @@ class Published:
     lora: dict[tuple[str, str], float]
 
 
+def setting(
+    rewritten: bool = False, celebrities: str = "", real_text: bool = False, qa_share: float = 0.0
+) -> str:
+    """What else is read than biographies of templates, as `paper.json` names it.
+
+    Args:
+      rewritten: another model wrote the biographies (bioR).
+      celebrities: the dataset of the celebrities, where there are any.
+      real_text: text about nobody is mixed in.
+      qa_share: the share of questions that are mixed in (QA_r).
+    """
+    parts = ["bioR" if rewritten else "bioS"]
+    if celebrities:
+        usual = celebrities == _CELEBRITIES[parts[0]]
+        parts.append("celebrities" if usual else f"celebrities in {celebrities}")
+    parts += ["real text"] * real_text
+    parts += [_questions(qa_share)] * bool(qa_share)
+    return ", ".join(parts)
+
+
+_CELEBRITIES = {"bioS": "multi5+permute", "bioR": "multi5"}  # section 6
+
+
+def _questions(share: float) -> str:
+    return f"{100 * share:g} % questions"
+
+
 @functools.cache
-def published(dataset: str) -> Published | None:
-    """What the paper has for a dataset, None where it has no such one."""
-    row = _PRINTED["datasets"].get(dataset)
-    return row and _read(row)
+def published(dataset: str, of: str = THE_16) -> Published | None:
+    """What the paper has for a dataset in a `setting`, None where it has no such one."""
+    row = _PRINTED["datasets"].get(of, {}).get(dataset)
+    if row:
+        return _read(row)
+    source, _, beside = of.partition(", ")
+    means = {_questions(share): mean for share, mean in by_qa_share(dataset, source).items()}
+    return _read({"qa_mean": 100 * means[beside]}) if beside in means else None
+
+
+def by_qa_share(dataset: str, source: str = THE_16) -> dict[float, float]:
+    """The mean of the answers by the share of questions mixed in (Fig. 10); `source` is bioS or
+    bioR. Empty where the paper has none."""
+    printed = _PRINTED["by_qa_share"]
+    means = printed.get(source, {}).get(dataset, ())
+    return {s / 100: mean / 100 for s, mean in zip(printed["shares"], means, strict=bool(means))}
 
 
 @functools.cache
@@ -77,13 +119,12 @@ def baseline() -> Published:
 
 
 def _read(row: dict) -> Published:
-    answers = [row["qa_mean"], *row["qa"]]
     trained = row.get("qa_train_first")
     return Published(
-        qa=_by_name(("mean", *ATTRIBUTES), answers),
+        qa=_by_name(("mean",), [row.get("qa_mean")]) | _by_name(ATTRIBUTES, row.get("qa")),
         qa_train_first=None if trained is None else trained / 100,
-        q_first=_by_name(ATTRIBUTES, row["q_first"]),
-        q_whole=_by_name(ATTRIBUTES[1:], row["q_whole"]),
+        q_first=_by_name(ATTRIBUTES, row.get("q_first")),
+        q_whole=_by_name(ATTRIBUTES[1:], row.get("q_whole")),
         p_first={
             name: [*(x / 100 for x in cells), *[None] * (6 - len(cells))]
             for name, cells in zip(ATTRIBUTES, row.get("p_first", ()), strict=False)
@@ -92,5 +133,6 @@ def _read(row: dict) -> Published:
     )
 
 
-def _by_name(names, percentages: list[float]) -> dict[str, float]:
-    return {name: x / 100 for name, x in zip(names, percentages, strict=True)}
+def _by_name(names, percentages: list[float | None] | None) -> dict[str, float]:
+    together = zip(names, percentages, strict=True) if percentages else ()
+    return {name: x / 100 for name, x in together if x is not None}

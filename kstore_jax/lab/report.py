@@ -139,7 +139,7 @@ def _lead(runs: str, found: Finding) -> Html:
 
 
 def _glance(found: Sequence[Group]) -> Html:
-    known = any(group.published for group in found)
+    known = any(group.published and group.published.qa for group in found)
     note = f"Diamond: the paper's answers about people held out ({paper.SETTING})."
     notes = [tag("p", note, class_="note")] * known
     return join([tag("div", *map(_bars, found), class_="glance"), *notes])
@@ -147,7 +147,8 @@ def _glance(found: Sequence[Group]) -> Html:
 
 def _bars(group: Group) -> Html:
     published = group.published
-    mark = tag("u", style=f"left:{100 * published.qa['mean']:.1f}%") if published else ""
+    theirs = published.qa.get("mean") if published else None
+    mark = "" if theirs is None else tag("u", style=f"left:{100 * theirs:.1f}%")
     bars = []
     for what, share, kind, extra in (
         ("recites its texts", group.mean("bio_recall"), "stored", ""),

@@ -46,7 +46,7 @@ _COLUMNS_TOLD = (
     "any), and about those held out. Majority guess: always the commonest answer of the former."
 )
 _PAPER_TOLD = (
-    f"The paper: {paper.SOURCE}, Fig. 3 and 7; {paper.SETTING}. The mean is the one that it "
+    f"The paper: {paper.SOURCE}, Fig. 1, 3, 7, 10, 17; {paper.SETTING}. The mean is what it "
     "prints. Of recitation it says in words only: above 99 %. Of trained answers it prints the "
     f"first tokens alone. {paper.LORA_ON_SINGLE}"
 )
@@ -67,8 +67,9 @@ def _of_group(group: Group) -> list[Html]:
         own = _learned(*(row[name] for name in _LEARNED))
         rows.append(_cells(f"seed {row['seed']}", "seed", own, row["qa"]))
     rows.append(_cells("majority guess", "guess", _NOT_LEARNED, group.means("qa_baseline")))
-    if published := group.published:
-        learned = _learned(paper.EXPOSURES, None, None)
+    if (published := group.published) and published.qa:
+        often = paper.EXPOSURES if group.setting == paper.THE_16 else None
+        learned = _learned(often, None, None)
         rows.append(_cells("the paper", "paper", learned, published.qa))
     return rows
 
@@ -77,8 +78,9 @@ _LEARNED = ("exposures", "bio_recall", "qa_train")
 _NOT_LEARNED = ("–",) * len(_LEARNED)
 
 
-def _learned(exposures: float, *shares: float | None) -> list[str]:
-    return [f"{exposures:.0f}", *map(_in_percent, shares)]
+def _learned(exposures: float | None, *shares: float | None) -> list[str]:
+    often = "–" if exposures is None else f"{exposures:.0f}"
+    return [often, *map(_in_percent, shares)]
 
 
 def _in_percent(share: float | None) -> str:
