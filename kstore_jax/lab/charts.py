@@ -1,115 +1,30 @@
-"""The charts of the page: a Vega-Lite specification each, drawn as SVG while the page is written.
+"""The charts of the page but the curves: bars, heat maps and points (see `drawing.py`)."""
 
-`vl-convert` draws them with no browser and no network, so the page shows every chart without a
-script, in print too. Every mark carries what it says as `aria-label`, which `page.js` shows where
-the pointer or the keyboard is. Accuracies come as shares, from 0 to 1, and are drawn in %. Colours
-that are names of `page.css` follow the reader's light or dark theme.
-"""
-
-import csv
-import dataclasses
-import html
-import io
-import re
-from collections.abc import Iterable, Mapping, Sequence
-
-import vl_convert
+from collections.abc import Mapping, Sequence
 
 from kstore_jax.lab import paper
 from kstore_jax.lab.agreement import Agreement
-from kstore_jax.lab.figures import DYNAMICS, HEAT, MEASURES, Curve, look
+from kstore_jax.lab.drawing import (
+    ACCENT,
+    GREY,
+    INK,
+    LINE,
+    PAPER,
+    UPRIGHT,
+    UPRIGHT_LONG,
+    WIDTH,
+    Chart,
+    chart,
+    in_percent,
+)
+from kstore_jax.lab.figures import HEAT, MEASURES
 from kstore_jax.lab.findings import percent
 from kstore_jax.lab.grids import Grid
 from kstore_jax.lab.groups import Group
-from kstore_jax.lab.markup import Html
 from kstore_jax.world.people import ATTRIBUTES
 
-_VEGA_LITE = "6.4"
-_WIDTH = 340
-_INK, _GREY, _LINE, _ACCENT, _PAPER = (
-    f"var(--{name})" for name in ("ink", "grey", "line", "accent", "paper")
-)
-_CONFIG = {
-    "background": None,
-    "font": "sans-serif",
-    "view": {"stroke": None},
-    "axis": {
-        "labelColor": _GREY, "titleColor": _GREY, "labelFontSize": 11, "titleFontSize": 11,
-        "titleFontWeight": "normal", "gridColor": _LINE, "domain": False, "ticks": False,
-        "labelPadding": 6, "labelLimit": 150, "aria": False,
-    },
-    "axisX": {"grid": False, "labelAngle": 0, "labelColor": _INK},
-    "legend": {
-        "labelColor": _INK, "labelFontSize": 11, "title": None, "orient": "bottom", "columns": 2,
-        "symbolType": "stroke", "symbolSize": 260, "labelLimit": 300, "columnPadding": 36,
-        "aria": False,
-    },
-}  # fmt: skip
 _NAMES = [name.replace("_", " ") for name in ATTRIBUTES]
 _WORD_A_LINE = "split(datum.label, ' ')"
-_MOST_POINTS = 240
-
-
-@dataclasses.dataclass(frozen=True)
-class Chart:
-    """A chart and its values.
-
-    Attributes:
-      title: what it shows.
-      svg: the drawing.
-      columns: the heads of its table of values.
-      rows: their cells, in % where they are accuracies; None where there is none.
-    """
-
-    title: str
-    svg: Html
-    columns: tuple[str, ...]
-    rows: tuple[tuple, ...]
-
-
-def as_csv(lines: Iterable[Sequence]) -> str:
-    """Lines of cells as CSV."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(lines)
-    return text.getvalue()
-
-
-def _chart(title: str, spec: dict, columns: Iterable[str], rows: Iterable[Sequence]) -> Chart:
-    rounded = (
-        tuple(round(cell, 3) if isinstance(cell, float) else cell for cell in row) for row in rows
-    )
-    return Chart(title, _svg(title, spec), tuple(columns), tuple(rounded))
-
-
-def _svg(title: str, spec: dict) -> Html:
-    """The drawing, less what a page does not need of it."""
-    drawn = vl_convert.vegalite_to_svg({"config": _CONFIG, **spec}, vl_version=_VEGA_LITE)
-    for unneeded in _UNNEEDED:
-        drawn = re.sub(unneeded, "", drawn)
-    drawn = re.sub(r" (?:d|transform)=\"[^\"]*\"", _coarser, drawn)
-    name = html.escape(f"{title}; the arrow keys go from value to value")
-    head = f'<svg class="chart" role="graphics-document" aria-label="{name}"'
-    return Html(re.sub(r'<svg [^>]*?class="marks"', head, drawn, count=1))
-
-
-def _coarser(place: re.Match) -> str:
-    """Coordinates to a hundredth of a pixel."""
-    return re.sub(r"(?<=\.\d\d)\d+", "", place[0])
-
-
-_UNNEEDED = (
-    r"<path class=\"(?:background|foreground)\"[^>]*/>",
-    r" (?:pointer-events|opacity|font-family|font-size)=\"(?:none|1|sans-serif|11px)\"",
-    r" role=\"graphics-object\" aria-roledescription=\"[^\"]*\"",
-    r" aria-roledescription=\"[^\"]*\"",
-    r"<g></g>",
-)
-"""What a page does without: empty frames, defaults, the same word at every mark."""
-
-
-def _in_percent(share: float | None) -> float | None:
-    return None if share is None else 100 * share
-
 
 MARKS = {
     "run": "this run",
@@ -124,12 +39,12 @@ MARKS = {
 
 def _mark(name: str, width: float) -> dict:
     tick = {"type": "tick", "bandSize": width}
-    point = {"type": "point", "color": _INK, "fill": _PAPER, "opacity": 1}
+    point = {"type": "point", "color": INK, "fill": PAPER, "opacity": 1}
     return {
-        "run": {"type": "bar", "color": _ACCENT},
-        "whole": {"type": "bar", "color": _ACCENT, "fillOpacity": 0.25, "stroke": _ACCENT},
-        "guess": {**tick, "color": _INK, "thickness": 1.5},
-        "ceiling": {**tick, "color": _GREY, "thickness": 1},
+        "run": {"type": "bar", "color": ACCENT},
+        "whole": {"type": "bar", "color": ACCENT, "fillOpacity": 0.25, "stroke": ACCENT},
+        "guess": {**tick, "color": INK, "thickness": 1.5},
+        "ceiling": {**tick, "color": GREY, "thickness": 1},
         "seed": {**point, "size": 14, "strokeWidth": 1},
         "paper": {**point, "shape": "diamond", "size": 50, "strokeWidth": 1.2},
     }[name]
@@ -140,7 +55,7 @@ def _value(mark: str, attribute: str, share: float | None, kind="", whose="") ->
     name = attribute.replace("_", " ")
     told = f"{whose or MARKS[mark].partition(',')[0]} – {', '.join(filter(None, (name, kind)))}"
     return {
-        "mark": mark, "attribute": name, "kind": kind, "accuracy": _in_percent(share),
+        "mark": mark, "attribute": name, "kind": kind, "accuracy": in_percent(share),
         "told": share is not None and f"{told}: {percent(share)}",
     }  # fmt: skip
 
@@ -156,7 +71,7 @@ def _bars(title: str, values: Sequence[dict], width: float, columns, rows) -> Ch
             "axis": {"labelExpr": _WORD_A_LINE},
         },
         "y": {
-            "field": "accuracy", "type": "quantitative", "title": "%", "axis": _UPRIGHT,
+            "field": "accuracy", "type": "quantitative", "title": "%", "axis": UPRIGHT,
             "scale": {"domain": [0, 100]},
         },
         "description": {"field": "told"},
@@ -173,12 +88,8 @@ def _bars(title: str, values: Sequence[dict], width: float, columns, rows) -> Ch
         for mark in MARKS
         if any(value["mark"] == mark for value in known)
     ]
-    spec = {"width": _WIDTH, "height": 190, "data": {"values": known}, "layer": layers}
-    return _chart(title, spec, columns, rows)
-
-
-_UPRIGHT = {"tickCount": 5, "titleAngle": 0, "titleAlign": "right", "titleY": -8}
-_UPRIGHT_LONG = {**_UPRIGHT, "titleAlign": "left", "titleX": -24}
+    spec = {"width": WIDTH, "height": 190, "data": {"values": known}, "layer": layers}
+    return chart(title, spec, columns, rows)
 
 
 def answers(group: Group) -> Chart:
@@ -192,7 +103,7 @@ def answers(group: Group) -> Chart:
         *(_value("seed", a, shares[a], whose=name) for name, shares in seeds for a in ATTRIBUTES),
     ]
     told = [*((MARKS[mark], shares) for mark, shares in levels.items()), *seeds]
-    rows = [(name, *(_in_percent(s.get(name)) for _, s in told)) for name in ("mean", *ATTRIBUTES)]
+    rows = [(name, *(in_percent(s.get(name)) for _, s in told)) for name in ("mean", *ATTRIBUTES)]
     columns = ("", *(name for name, _ in told))
     return _bars(f"{group.label}: answers", values, 40, columns, rows)
 
@@ -225,7 +136,7 @@ def q_probing(group: Group) -> Chart:
         if a in shares
     ]
     columns = ("", *(f"{MARKS[mark].partition(',')[0]}, {kind}" for mark, kind in levels))
-    rows = [(a, *(_in_percent(shares.get(a)) for shares in levels.values())) for a in ATTRIBUTES]
+    rows = [(a, *(in_percent(shares.get(a)) for shares in levels.values())) for a in ATTRIBUTES]
     values.sort(key=lambda value: value["kind"])
     return _bars(f"{group.label}: Q-probing", values, 18, columns, rows)
 
@@ -257,8 +168,8 @@ def _p_probing(title: str, cells: Mapping[str, Sequence], levels: Mapping[str, M
     ]
     spec = _heat(values, "before the", [*lines, " ", *levels], "", _NAMES)
     told = {**lines, **levels}.items()
-    rows = [(name, *(_in_percent(shares.get(a)) for a in ATTRIBUTES)) for name, shares in told]
-    return _chart(title, spec, ("before the", *ATTRIBUTES), rows)
+    rows = [(name, *(in_percent(shares.get(a)) for a in ATTRIBUTES)) for name, shares in told]
+    return chart(title, spec, ("before the", *ATTRIBUTES), rows)
 
 
 _ORDINALS = ("1st", "2nd", "3rd", "4th", "5th", "6th")
@@ -266,7 +177,7 @@ _ORDINALS = ("1st", "2nd", "3rd", "4th", "5th", "6th")
 
 def _cell(line: str, column: str, share: float | None, where: str) -> dict:
     told = share is not None and f"{where}, {column}: {percent(share)}"
-    return {"line": line, "column": column, "accuracy": _in_percent(share), "told": told}
+    return {"line": line, "column": column, "accuracy": in_percent(share), "told": told}
 
 
 def _heat(values: list[dict], y: str, lines: list[str], x: str, columns: list[str]) -> dict:
@@ -285,7 +196,7 @@ def _heat(values: list[dict], y: str, lines: list[str], x: str, columns: list[st
         },
     }  # fmt: skip
     if y:
-        places["y"] |= {"title": y, "axis": {**_CORNER, "labelColor": _INK}}
+        places["y"] |= {"title": y, "axis": {**_CORNER, "labelColor": INK}}
     colour = {
         "field": "accuracy", "type": "quantitative", "legend": None,
         "scale": {"domain": [i * 100 / (len(HEAT) - 1) for i in range(len(HEAT))], "range": HEAT},
@@ -323,110 +234,10 @@ def lora(grid: Grid) -> list[Chart]:
             for (rank, of_embedding), share in shares.items()
         ]
         spec = _heat(values, "rank", ranks, "rank of the embedding", embedding)
-        rows = [(r, *(_in_percent(shares.get((r, e))) for e in embedding)) for r in ranks]
+        rows = [(r, *(in_percent(shares.get((r, e))) for e in embedding)) for r in ranks]
         title = f"{grid.label}: LoRA, {whose}"
-        drawn.append(_chart(title, spec, ("rank, and of the embedding", *embedding), rows))
+        drawn.append(chart(title, spec, ("rank, and of the embedding", *embedding), rows))
     return drawn
-
-
-def dynamics(group: Group, seed: int, lines: Sequence[dict]) -> Chart:
-    """What a row's model knew while it was pretrained; `lines` are the metrics with evaluations."""
-    shown = {n: style for n, style in DYNAMICS.items() if n in lines[0]["evaluation"]}
-    lines = _thinned(lines, 25)
-    labels = [label for label, _, _ in shown.values()]
-    values = [
-        {"step": line["step"], "y": 100 * line["evaluation"][name], "curve": shown[name][0]}
-        for line in lines
-        for name in shown
-    ]
-    told = [
-        {
-            "step": line["step"],
-            "told": f"step {line['step']:,} – "
-            + "; ".join(f"{shown[n][0]}: {percent(line['evaluation'][n])}" for n in shown),
-        }
-        for line in lines
-    ]
-    styles = [(colour, dash) for _, colour, dash in shown.values()]
-    drawn = _curves(values, labels, styles, {"title": "%", "scale": {"domain": [0, 100]}})
-    rule = {
-        "mark": {"type": "rule", "strokeWidth": 9, "color": _GREY, "opacity": 0},
-        "name": "steps",
-        "data": {"values": told},
-        "encoding": {"x": _STEP, "description": {"field": "told"}},
-    }
-    spec = {"width": _WIDTH, "height": 210, "layer": [drawn, rule]}
-    rows = [(line["step"], *(100 * line["evaluation"][n] for n in shown)) for line in lines]
-    title = f"{group.label}, seed {seed}: while it was pretrained"
-    return _chart(title, spec, ("step", *labels), rows)
-
-
-_STEP = {
-    "field": "step", "type": "quantitative", "title": "pretraining step",
-    "axis": {"tickCount": 5, "format": "~s"}, "scale": {"nice": False, "zero": True},
-}  # fmt: skip
-_DASHES = {"-": [1, 0], "--": [5, 3], ":": [1.5, 2.5], "-.": [6, 2, 1.5, 2]}
-
-
-def _curves(values: list[dict], labels, styles: Sequence[tuple[str, str]], y: dict) -> dict:
-    def by_curve(range_):
-        return {
-            "field": "curve", "type": "nominal", "title": None,
-            "scale": {"domain": [*labels], "range": [*range_]},
-        }  # fmt: skip
-
-    colours, dashes = zip(*styles, strict=True)
-    return {
-        "mark": {"type": "line", "strokeWidth": 1.5, "aria": False},
-        "name": "curves",
-        "data": {"values": values},
-        "encoding": {
-            "x": _STEP,
-            "y": {"field": "y", "type": "quantitative", "axis": _UPRIGHT, **y},
-            "color": by_curve(colours),
-            "strokeDash": by_curve(_DASHES[dash] for dash in dashes),
-            "detail": {"field": "row"},
-        },
-    }
-
-
-def losses(curves: Sequence[Curve]) -> Chart:
-    """Pretraining losses of all rows; values are told at fewer points than lines are drawn of."""
-
-    def told(most: int) -> list[dict]:
-        return [
-            {
-                "step": step, "y": loss, "curve": label, "row": row,
-                "told": f"{label} – step {step:,}: {loss:.3f}",
-            }
-            for row, (label, _, steps, losses) in enumerate(curves)
-            for step, loss in _thinned([*zip(steps, losses, strict=True)], most)
-        ]  # fmt: skip
-
-    styles = {label: look(which) for label, which, _, _ in curves}
-    y = {"title": "nats a token", "scale": {"zero": True}, "axis": _UPRIGHT_LONG}
-    points = told(max(8, _MOST_POINTS // len(curves)))
-    rings = {
-        "mark": {"type": "point", "filled": True, "size": 90, "opacity": 0, "color": _GREY},
-        "name": "steps",
-        "data": {"values": points},
-        "encoding": {
-            "x": _STEP,
-            "y": {"field": "y", "type": "quantitative"},
-            "description": {"field": "told"},
-        },
-    }
-    layers = [_curves(told(60), styles, [*styles.values()], y), rings]
-    spec = {"width": 2 * _WIDTH, "height": 220, "layer": layers}
-    rows = [(point["curve"], point["step"], point["y"]) for point in points]
-    return _chart("Pretraining loss", spec, ("", "step", "loss"), rows)
-
-
-def _thinned(points: Sequence, most: int) -> list:
-    """At most that many of the points, evenly, with both ends."""
-    if len(points) <= most:
-        return [*points]
-    return [points[round(i * (len(points) - 1) / (most - 1))] for i in range(most)]
 
 
 def scatter(agreement: Agreement) -> Chart:
@@ -446,26 +257,26 @@ def scatter(agreement: Agreement) -> Chart:
     scale = {"scale": {"domain": [0, 100]}, "type": "quantitative"}
     places = {
         "x": {"field": "theirs", "title": "the paper, %", "axis": {"tickCount": 5}, **scale},
-        "y": {"field": "ours", "title": "this run, %", "axis": _UPRIGHT_LONG, **scale},
+        "y": {"field": "ours", "title": "this run, %", "axis": UPRIGHT_LONG, **scale},
     }
     strength = {"field": "strength", "type": "quantitative", "scale": None}
     spec = {
-        "width": _WIDTH - 20,
+        "width": WIDTH - 20,
         "height": 250,
         "data": {"values": values},
         "layer": [
             {
                 "data": {"values": [{"theirs": 0, "ours": 0}, {"theirs": 100, "ours": 100}]},
-                "mark": {"type": "line", "color": _LINE, "strokeWidth": 1.5, "aria": False},
+                "mark": {"type": "line", "color": LINE, "strokeWidth": 1.5, "aria": False},
                 "encoding": places,
             },
             {
                 "name": "points",
-                "mark": {"type": "point", "filled": True, "size": 60, "color": _ACCENT},
+                "mark": {"type": "point", "filled": True, "size": 60, "color": ACCENT},
                 "encoding": {**places, "opacity": strength, "description": {"field": "told"}},
             },
         ],
     }
     columns = ("", "this run", "the paper", "rank", "the paper's rank")
     title = MEASURES[agreement.name] + (f": Spearman’s ρ = {rho:.3f}" if rho is not None else "")
-    return _chart(title, spec, columns, rows)
+    return chart(title, spec, columns, rows)

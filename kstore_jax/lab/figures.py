@@ -23,6 +23,7 @@ from kstore_jax.lab.agreement import Agreement
 from kstore_jax.lab.findings import percent
 from kstore_jax.lab.grids import Cells, Grid
 from kstore_jax.lab.groups import Group
+from kstore_jax.lab.series import Series
 from kstore_jax.world.people import ATTRIBUTES
 
 Shares = Mapping[str, float | None]
@@ -315,6 +316,23 @@ def _draw_dynamics(axes: Axes, steps: Sequence[int], shares: Mapping[str, Sequen
     axes.figure.legend(loc="outside lower center", ncols=2)
 
 
+@_figure(3.0)
+def _draw_along(axes: Axes, series: Series) -> None:
+    """Answers about people held out along a number, ours and the paper's."""
+    for label, shares, style in (
+        ("this run", series.ours, {"color": ACCENT, "marker": "o"}),
+        ("the paper", series.theirs, {"color": _INK, "marker": "D", "markerfacecolor": "white"}),
+    ):
+        if shares:
+            values = 100 * np.array([*shares.values()])
+            axes.plot([*shares], values, label=label, linewidth=1.3, markersize=4, **style)
+    axes.set_xlabel(series.along)
+    axes.set_ylabel("exact match (%)")
+    axes.set_ylim(0, 103)
+    axes.set_xlim(left=0)
+    axes.legend(loc="lower right")
+
+
 @dataclasses.dataclass(frozen=True)
 class Drawing:
     """A figure: its file's name, its PNG, and what it shows in words."""
@@ -433,6 +451,16 @@ def lora(which: int, grid: Grid) -> list[Drawing]:
         alt = f"{grid.label}: answers by the ranks of LoRA, {whose}, from {least} to {most}."
         drawn.append(Drawing(f"lora{'-paper' * bool(drawn)}-{which + 1}", png, alt))
     return drawn
+
+
+def along(which: int, series: Series) -> Drawing:
+    """Answers about people held out along a number, ours and the paper's."""
+    told = ", ".join(f"{number:,g}: {percent(share)}" for number, share in series.ours.items())
+    alt = f"{series.title}, {series.along}; this run {told}."
+    if series.theirs:
+        told = ", ".join(f"{number:,g}: {percent(x)}" for number, x in series.theirs.items())
+        alt += f" The paper {told}."
+    return Drawing(f"along-{which + 1}", _draw_along(series.title, series), alt)
 
 
 def losses(curves: Sequence[Curve]) -> Drawing:

@@ -18,9 +18,9 @@ from typing import NamedTuple
 from kstore_jax.config import Experiment
 from kstore_jax.errors import UserError
 from kstore_jax.files import write_bytes, write_text
-from kstore_jax.lab import agreement, charts, figures, grids, paper, tables
-from kstore_jax.lab.charts import Chart
+from kstore_jax.lab import agreement, charts, curves, figures, grids, paper, series, tables
 from kstore_jax.lab.circumstances import what_was_run
+from kstore_jax.lab.drawing import Chart, as_csv
 from kstore_jax.lab.experiment import Lab
 from kstore_jax.lab.figures import Drawing
 from kstore_jax.lab.findings import Finding, finding, percent
@@ -98,6 +98,10 @@ def _drawn(found: Sequence[Group]) -> dict[str, list[Figure]]:
             Figure(*both)
             for i, grid in enumerate(grids.of(found))
             for both in zip(charts.lora(grid), figures.lora(i, grid), strict=True)
+        ],
+        "series": [
+            Figure(curves.along(each), figures.along(i, each))
+            for i, each in enumerate(series.of(found))
         ],
         "p_probing": [
             Figure(*both)
@@ -181,14 +185,14 @@ def _numbers(found: Sequence[Group]) -> list[Html]:
 
 def _losses(found: Sequence[Group]) -> list[Figure]:
     """The pretraining losses of the rows whose metrics are there; no figure where none are."""
-    curves = []
+    told_of = []
     for which, group in enumerate(found):
         for config, stages in zip(group.configs, group.stages, strict=bool(group.configs)):
             told = [line for line in _metrics(stages, config) if line["loss"] is not None]
             if told:
                 steps, losses = zip(*((line["step"], line["loss"]) for line in told), strict=True)
-                curves.append((group.label, which, steps, losses))
-    return [Figure(charts.losses(curves), figures.losses(curves))] if curves else []
+                told_of.append((group.label, which, steps, losses))
+    return [Figure(curves.losses(told_of), figures.losses(told_of))] if told_of else []
 
 
 def _dynamics(found: Sequence[Group]) -> list[Figure]:
@@ -199,7 +203,7 @@ def _dynamics(found: Sequence[Group]) -> list[Figure]:
         for row, config, stages in of_rows:
             if told := [line for line in _metrics(stages, config) if line.get("evaluation")]:
                 drawing = figures.dynamics(which, group, row["seed"], told)
-                drawn.append(Figure(charts.dynamics(group, row["seed"], told), drawing))
+                drawn.append(Figure(curves.dynamics(group, row["seed"], told), drawing))
     return drawn
 
 
@@ -239,7 +243,7 @@ def _figure(figure: Figure) -> Html:
             for row in chart.rows
         ],
     )
-    csv = charts.as_csv([chart.columns, *chart.rows])
+    csv = as_csv([chart.columns, *chart.rows])
     links = [
         tag(
             "a", "CSV", download=f"{drawing.name}.csv", aria_label=f"CSV of {chart.title}",
@@ -284,6 +288,12 @@ _FIGURES = (
         "means every weight of the model (Fig. 2a and 11).",
     ),
     (
+        "series",
+        "What more questions, or more people, change",
+        "Answers about people held out, of models that differ in the share of pretraining that is "
+        "questions (Fig. 10 of the paper), or in the number of people and of steps.",
+    ),
+    (
         "p_probing",
         "P-probing: where in the text is the fact readable?",
         "A biography is fed to the frozen model, and linear probes on its last layer, just before "
@@ -317,7 +327,7 @@ _FIGURES = (
 
 
 def _files(runs: Sequence[pathlib.Path], out: pathlib.Path, found: Sequence[Group]) -> Html:
-    rows = charts.as_csv(tables.all_rows(found))
+    rows = as_csv(tables.all_rows(found))
     href = f"data:text/csv;charset=utf-8,{urllib.parse.quote(rows)}"
     links = [tag("a", "Every row as CSV", download="rows.csv", href=href)]
     for path in (run / name for run in runs for name in ("results.json", "config.json")):

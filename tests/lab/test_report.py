@@ -638,6 +638,76 @@ def test_the_papers_numbers_are_of_all_its_datasets():
     assert paper.baseline().q_first["university"] == pytest.approx(0.37)
 
 
+def test_the_papers_numbers_of_other_settings_agree_with_their_means():
+    count = 0
+    for setting, rows in paper._PRINTED["datasets"].items():
+        for dataset in rows:
+            found = paper.published(dataset, setting)
+            if set(ATTRIBUTES) <= found.qa.keys():
+                count += 1
+                mean = sum(found.qa[name] for name in ATTRIBUTES) / 6
+                assert found.qa["mean"] == pytest.approx(mean, abs=0.015)
+            for which, cells in enumerate(found.p_first.values()):
+                assert len(cells) == 6
+                assert cells[which] is not None
+    assert count == 16 + 9
+    other = {"rewritten": True, "celebrities": "multi5"}
+    assert paper.published("single", paper.setting(**other)).qa["mean"] == pytest.approx(0.763)
+    assert paper.published("single", paper.setting(**other | {"celebrities": "multi2"})) is None
+    mixed = paper.published("single", paper.setting(qa_share=0.8)).qa
+    assert mixed["mean"] == pytest.approx(0.866)
+    assert "company" not in mixed
+    assert paper.published("single", paper.setting(qa_share=0.3)).qa == {"mean": 0.705}
+    assert paper.published("single", paper.setting(qa_share=0.5)) is None
+    assert paper.published("single", paper.setting(real_text=True, qa_share=0.8)) is None
+    assert paper.by_qa_share("multi3", "bioR")[0.9] == pytest.approx(0.915)
+    assert paper.by_qa_share("multi3") == {}
+
+
+def test_the_paper_s_numbers_stand_beside_celebrities(tmp_path):
+    beside = {"celebrities": 500, "celebrity_variant": "multi5+permute", "celebrity_share": 0.7}
+    row = {**a_row("single+permute1"), "mixed": beside}
+    page = text_of(written(a_run(tmp_path, [row], None)))
+    assert re.search(r"the paper\s+–\s+–\s+–\s+86.8\s+98.3\s+96.8", page)
+    assert "Ours against the paper" not in page
+    (group,) = groups.groups([row], None)
+    assert group.published.q_whole["university"] == pytest.approx(0.584)
+
+
+def test_a_llama_has_no_figures_of_the_paper_s_gpt2_beside_it(tmp_path):
+    config = a_config(SINGLE)
+    assert len(groups.groups([SINGLE], [parse(config)])[0].published.qa) == 7
+    config["model"]["activation"] = "swiglu"
+    assert groups.groups([SINGLE], [parse(config)])[0].published is None
+
+
+def test_answers_along_the_share_of_questions_and_the_number_of_people(tmp_path):
+    rows, configs = [], []
+    for people, share, steps, mean in (
+        (30, 0.2, 2000, 0.3),
+        (30, 0.8, 2000, 0.6),
+        (60, 0.8, 4000, 0.7),
+    ):
+        rows.append({**a_row(qa=mean), "people": people, "mixed": {"qa_share": share}})
+        configs.append(a_config(rows[-1], steps=steps))
+        configs[-1]["world"]["people"] = people
+        configs[-1]["data"]["qa_share"] = share
+    page = written(a_run(tmp_path, rows, configs, metrics=False))
+    head, *lines = csv_of(page, "along-1")
+    assert head == ["share of questions (%)", "this run", "the paper"]
+    assert ["20.0", "30.0", "53.6"] in lines
+    assert ["80.0", "60.0", "85.7"] in lines
+    assert ["40.0", "", "77.5"] in lines
+    assert csv_of(page, "along-2") == [
+        ["people", "this run"],
+        ["30", "60.0"],
+        ["60", "70.0"],
+    ]
+    assert "What more questions, or more people, change" not in written(
+        a_run(tmp_path / "one", rows[:1], configs[:1], metrics=False)
+    )
+
+
 def test_colours_and_lines_tell_the_paper_s_datasets_apart():
     assert len({figures.look(which) for which in range(32)}) == 32
 
