@@ -35,6 +35,7 @@ _FLAGS = {
     "distributed": (flags.DEFINE_bool, "this process is one of several of one run", {}),
     "together": (flags.DEFINE_integer, "models trained in one program", {"lower_bound": 1}),
     "shard": (flags.DEFINE_string, "the share of the rows of one of several tasks", {}),
+    "drop": (flags.DEFINE_bool, "take out the rows of WORKDIR that are not asked for", {}),
     "keep": (flags.DEFINE_list, "folders of the sweeps that stay", {}),
     "remove": (flags.DEFINE_bool, "remove what is listed", {}),
     "pools": (flags.DEFINE_bool, "show the pools", {}),

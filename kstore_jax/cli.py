@@ -46,7 +46,8 @@ def _compute(values: flags.FlagValues, rows: Sequence[Experiment], note: str = "
     workers = values.workers if "workers" in values else 1
     distributed = "distributed" in values and values.distributed
     together = values.together if "together" in values else 1
-    page = sweep.run(folder, rows, workers, cache, shard, distributed, together)
+    drop = "drop" in values and values.drop
+    page = sweep.run(folder, rows, workers, cache, shard, distributed, together, drop)
     if page:
         print(page)
     elif "shard" in values:
@@ -233,10 +234,10 @@ COMMANDS = {
     "sweep": Command(
         _sweep,
         "--config=FILE --workdir=DIR [--cache=DIR] [--workers=N] [--together=K] [--shard=I/N] "
-        "[--dry-run [--json]]",
+        "[--drop] [--dry-run [--json]]",
         {
             **{"workdir": None, "cache": None, "workers": None, "together": 1, "shard": "0/1"},
-            **_PLANNED,
+            **{"drop": False, **_PLANNED},
         },
         "every row of a configuration, or what is to be done for it",
     ),

@@ -432,6 +432,11 @@ class Experiment:
     mesh: Mesh = Mesh()
     telemetry: Telemetry = Telemetry()
 
+    @property
+    def label(self) -> str:
+        """What it is called: its name, or else its dataset and seed."""
+        return self.name or f"{self.data.variant}, seed {self.seed}"
+
     def __post_init__(self):
         if self.data.celebrity_share and not self.world.celebrities:
             raise UserError("data.celebrity_share: expected world.celebrities to be set with it")
@@ -472,18 +477,37 @@ def default() -> ml_collections.ConfigDict:
 def parse_rows(
     config: ml_collections.ConfigDict, overridden: Collection[str] = ()
 ) -> list[Experiment]:
-    """Validates a configuration, and every row of its sweep; UserError names the field.
+    """Validates a configuration, and every row of its sweep; UserError names the field,
+    and the row where it is that of a row.
 
     `overridden` are the dotted fields given on the command line: they win over the file and the
     sweep, and rows that become equal by it, whatever their names, are one with the first's name.
     So do they over `finetune.grid`, which `finetune.steps` = 0 given there drops.
     """
     base, rows = _base_and_rows(config, overridden)
-    experiments = [parse(_over_grid(overridden, _with(base, row))) for row in rows]
+    experiments = [_parse_row(base, row, i, overridden) for i, row in enumerate(rows)]
     kept: dict[Experiment, Experiment] = {}
     for experiment in experiments:
         kept.setdefault(dataclasses.replace(experiment, name=""), experiment)
     return [*kept.values()]
+
+
+def _parse_row(base: dict, row: Row, number: int, overridden: Collection[str]) -> Experiment:
+    """One row of a sweep, which the error names unless it is that of the base alone."""
+
+    def parsed(row: Row) -> Experiment:
+        return parse(_over_grid(overridden, _with(base, row)))
+
+    try:
+        return parsed(row)
+    except UserError as error:
+        try:
+            parsed(())
+        except UserError as of_base:
+            if str(of_base) == str(error):
+                raise error from None
+        name = dict(row).get("name") or ", ".join(f"{field}={value}" for field, value in row)
+        raise UserError(f"row {number} ({name}): {error}") from None
 
 
 def parse_base(

@@ -1,11 +1,12 @@
 """What goes wrong because of what the user gave or the machine lacks, said in one line."""
 
+import contextlib
 import difflib
 import errno
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 
 class UserError(Exception):
@@ -47,27 +48,50 @@ def guarded(action: Callable[[], None]) -> int:
     try:
         action()
         sys.stdout.flush()
-    except UserError as error:
-        return _complain(str(error), error.status)
     except Stopped as stopped:
         return _complain("stopped; the same command goes on from here", stopped.status)
     except BrokenPipeError:  # who read our output wants no more; Python would complain at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    except OSError as error:
-        if error.filename is None and error.strerror is None:
-            raise
-        where = f"{error.filename}: " if error.filename else ""
-        return _complain(f"{where}{error.strerror}", 2)
     except KeyboardInterrupt:
         return _complain("interrupted; the same command goes on from here", 130)
     except Exception as error:
-        if not _is_full_disk(error):
+        if (known := mendable(error)) is None:
             raise
-        where = re.search(r"/[^\s\":;]+", str(error))
-        what = f"{where[0]}: " if where else ""
-        return _complain(f"{what}no space left on device; what was whole before is kept", 2)
+        return _complain(str(known), known.status)
     return 0
+
+
+@contextlib.contextmanager
+def about(what: str) -> Iterator[None]:
+    """Inside, bad input is said to be that of `what`, unless that is empty; a damaged file is named
+    as it is."""
+    try:
+        yield
+    except DamagedFileError:
+        raise
+    except UserError as error:
+        if not what:
+            raise
+        raise UserError(f"{what}: {error}") from None
+
+
+def mendable(error: Exception) -> UserError | None:
+    """What went wrong as what the user can mend, without its traceback; None of other errors."""
+    status = 2
+    if isinstance(error, UserError):
+        said, status = str(error), error.status
+    elif isinstance(error, OSError) and (error.filename or error.strerror):
+        said = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    elif _is_full_disk(error):
+        where = re.search(r"/[^\s\":;]+", str(error))
+        said = f"{where[0]}: " if where else ""
+        said += "no space left on device; what was whole before is kept"
+    else:
+        return None
+    found = UserError(said)
+    found.status = status
+    return found
 
 
 def _is_full_disk(error: BaseException | None) -> bool:

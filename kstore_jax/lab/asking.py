@@ -17,7 +17,7 @@ from kstore_jax import chat, journal
 from kstore_jax.errors import UserError
 from kstore_jax.files import write_json
 from kstore_jax.lab.findings import percent
-from kstore_jax.lab.groups import groups, read_configs, read_results
+from kstore_jax.lab.groups import groups, read_results
 from kstore_jax.world.matcher import Form, normalised
 from kstore_jax.world.rewriter import tidy
 
@@ -251,14 +251,14 @@ def of_run(run: pathlib.Path) -> dict:
     Raises:
       UserError: there are no results; DamagedFileError: they are not as they were written.
     """
-    rows = read_results(run).rows
+    found = read_results(run)
     items = [
         {
             "title": f"{group.label}, seed {row['seed']}",
             "recited": row["bio_recall"],
             "answered": row["qa"]["mean"],
         }
-        for group in groups(rows, read_configs(run, rows))
+        for group in groups(found.rows, found.configs)
         for row in group.rows
     ]
     return {"model": str(run), "items": items}

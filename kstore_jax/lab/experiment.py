@@ -222,12 +222,6 @@ class Lab:
         return self.pretraining_result
 
     @property
-    def label(self) -> str:
-        """What it is called: its name, or else its dataset and seed."""
-        e = self.experiment
-        return e.name or f"{e.data.variant}, seed {e.seed}"
-
-    @property
     def parameters(self) -> int:
         """How many numbers the network has."""
         return sum(leaf.size for leaf in jax.tree.leaves(self._initial))
@@ -244,7 +238,7 @@ class Lab:
         if training.evaluate_every:
             dynamics = answering.dynamics(self, training.evaluate_people)
         task = Task(
-            name=f"pretrain {self.label}",
+            name=f"pretrain {self.experiment.label}",
             objective=self.objective,
             merge=lambda _, trainable: trainable,
             frozen={},

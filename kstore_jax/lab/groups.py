@@ -4,7 +4,7 @@ import dataclasses
 import json
 import math
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from kstore_jax.config import Experiment, as_dict, identity, parse
 from kstore_jax.errors import DamagedFileError, UserError
@@ -127,13 +127,15 @@ def _wording(variant: Variant) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Results:
-    """What `results.json` holds: the rows, where their stages are, what these were made with; and
-    the configuration of each row, None where `config.json` does not tell."""
+    """What `results.json` holds: the rows, where their stages are, what these were made with, the
+    names of rows that failed; and the configuration of each row, None where `config.json` does not
+    tell."""
 
     rows: list[dict]
     configs: list[Experiment] | None
     stages: pathlib.Path
     provenances: list[dict]
+    failed: tuple[str, ...] = ()
 
 
 def read_results(run: pathlib.Path) -> Results:
@@ -159,7 +161,9 @@ def read_results(run: pathlib.Path) -> Results:
         rows = list(found["rows"])
         made = found.get("provenance") or []
         made = [made] if isinstance(made, dict) else made  # as older ones tell whoever asked last
-        results = Results(rows, read_configs(run, rows), stages, [*map(dict, made)])
+        failed = {int(row["row"]): str(row["name"]) for row in found.get("failed", ())}
+        configs, made = _read_configs(run, rows, failed), [*map(dict, made)]
+        results = Results(rows, configs, stages, made, (*failed.values(),))
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         what = f"{error.args[0]} is missing" if isinstance(error, KeyError) else error
         raise DamagedFileError(f"{path}: damaged ({what}); `kstore run` writes it again") from None
@@ -231,10 +235,14 @@ def _share(name: str, value) -> None:
         raise ValueError(f"{name}: expected a share from 0 to 1, got {value!r}")
 
 
-def read_configs(run: pathlib.Path, rows: Sequence[dict]) -> list[Experiment] | None:
-    """The configuration of each row, None where `config.json` is not there or tells of others."""
+def _read_configs(
+    run: pathlib.Path, rows: Sequence[dict], failed: Collection[int]
+) -> list[Experiment] | None:
+    """The configuration of each row but those that failed, None where `config.json` is not there or
+    tells of others."""
     try:
-        configs = [parse(row) for row in json.loads((run / "config.json").read_text())["rows"]]
+        given = json.loads((run / "config.json").read_text())["rows"]
+        configs = [parse(row) for i, row in enumerate(given) if i not in failed]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, UserError):
         return None
     told = [(config.data.variant, config.seed) for config in configs]

@@ -1,9 +1,12 @@
 """Populations: rows of a sweep whose models are pretrained in one program."""
 
+import contextlib
 import functools
 import gc
+import sys
 from collections.abc import Hashable, Mapping, Sequence
 
+from kstore_jax.errors import UserError
 from kstore_jax.lab.experiment import Lab
 from kstore_jax.lab.stages import Stage
 from kstore_jax.train.fit import fit_together
@@ -14,18 +17,20 @@ def pretrain_together(labs: Sequence[Lab], together: int) -> None:
     """Pretrains up to `together` models at a time in one program, each into its own stage.
 
     Which are together depends on the rows alone, not on what is done. Those that are like no other,
-    or that somebody else is at, are left to `Lab.run`.
+    that somebody else is at, or of which one fails, are left to `Lab.run`.
 
-    Raises: as `fit_together`.
+    Raises:
+      Stopped: a process of the run got SIGTERM; checkpoints were written.
     """
     once = {lab.pretrain.folder: lab for lab in labs}.values()
     if together == 1 or all(lab.cache.result(lab.pretrain) is not None for lab in once):
         return
     alike: dict[Hashable, list[Lab]] = {}
     for lab in once:
-        for parent in lab.pretrain.parents:
-            lab.cache.ensure(parent)
-        alike.setdefault(_program(lab), []).append(lab)
+        with contextlib.suppress(UserError):  # `Lab.run` comes to it again
+            for parent in lab.pretrain.parents:
+                lab.cache.ensure(parent)
+            alike.setdefault(_program(lab), []).append(lab)
     for rows in alike.values():
         for first in range(0, len(rows), together):
             if len(group := rows[first : first + together]) > 1:
@@ -33,7 +38,11 @@ def pretrain_together(labs: Sequence[Lab], together: int) -> None:
                 fresh = [Lab(lab.experiment, lab.cache) for lab in group]
                 members = {lab.pretrain: lab for lab in fresh}
                 compute = functools.partial(_pretrain, members)
-                group[0].cache.ensure_together([*members], compute)
+                try:
+                    group[0].cache.ensure_together([*members], compute)
+                except UserError as error:
+                    said = f"{error}; those pretrained with it go on one by one"
+                    print(f"note: {said}", file=sys.stderr)
 
 
 def _pretrain(members: Mapping[Stage, Lab], stages: Sequence[Stage]) -> list[dict]:

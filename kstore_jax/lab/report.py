@@ -77,7 +77,8 @@ def write(runs: Sequence[pathlib.Path], out: pathlib.Path) -> pathlib.Path:
         write_bytes(path, png)
     names = [run.resolve().name for run in runs]
     page = out / "report.html"
-    lead = _lead(" ".join(map(str, runs)), finding(found))
+    failed = [name for one in results for name in one.failed]
+    lead = _lead(" ".join(map(str, runs)), finding(found), failed)
     write_text(page, _page(f"kstore: {', '.join(names)}", lead, [s for s in sections if s.parts]))
     for path in (out / "figures").glob("*.png"):
         if path not in pictures and figures.is_ours(path.read_bytes()):
@@ -135,10 +136,11 @@ def _page(title: str, lead: Html, sections: Sequence[Section]) -> str:
     return f"<!doctype html>\n{tag('html', head, inside, lang='en')}\n"
 
 
-def _lead(runs: str, found: Finding) -> Html:
+def _lead(runs: str, found: Finding, failed: Sequence[str]) -> Html:
     parts = [tag("p", f"kstore report · {runs}", class_="eyebrow"), tag("h1", found.headline)]
     parts += [tag("p", found.verdict, class_="verdict")] if found.verdict else []
-    parts += [tag("p", caveat, class_="warn") for caveat in found.caveats]
+    left_out = [f"Not on this page, because it failed: {name}." for name in failed]
+    parts += [tag("p", caveat, class_="warn") for caveat in (*left_out, *found.caveats)]
     return tag("header", *parts)
 
 

@@ -14,14 +14,15 @@ import os
 import pathlib
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+import traceback
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple, Self
 
 import filelock
 import jax
 
 from kstore_jax.config import Experiment, as_dict, identity
-from kstore_jax.errors import UserError
+from kstore_jax.errors import UserError, about, mendable
 from kstore_jax.files import WRITING, read_json, write_json
 from kstore_jax.lab import agreement, bench
 from kstore_jax.lab.experiment import Lab, with_dtype
@@ -76,11 +77,13 @@ def _alone(workdir: pathlib.Path) -> Iterator[None]:
         yield
 
 
-def claim(workdir: pathlib.Path, plan: Plan, rows: Sequence[Experiment]) -> None:
+def claim(
+    workdir: pathlib.Path, plan: Plan, rows: Sequence[Experiment], drop: bool = False
+) -> None:
     """Makes `workdir` the folder of these rows, which may be more than it had before.
 
     A workdir that has other rows is refused, though its stages would do no harm: its results are
-    somebody's record.
+    somebody's record. Where `drop` is true its other rows are taken out; their stages stay.
     """
     path = workdir / "config.json"
     given = {"rows": [as_dict(experiment) for experiment in rows]}
@@ -90,10 +93,12 @@ def claim(workdir: pathlib.Path, plan: Plan, rows: Sequence[Experiment]) -> None
         raise UserError(f"{workdir} is not empty and holds no run of ours; give another --workdir")
     workdir.mkdir(parents=True, exist_ok=True)
     with _alone(workdir):
-        if path.exists() and (differing := _lost(read_json(path, remove=workdir), given)):
+        before = read_json(path, remove=workdir) if path.exists() else {}
+        if not drop and (differing := _lost(before, given)):
             raise UserError(
-                f"{workdir} was made by another configuration ({differing}); "
-                "give another --workdir, with --cache to share its stages, or remove it"
+                f"{workdir} was made by another configuration ({differing}); give another "
+                "--workdir, with --cache to share its stages, or let kstore sweep --drop take out "
+                "the rows that are not asked for"
             )
         write_json(path, given)
         plan.write(workdir)
@@ -142,12 +147,16 @@ def planned(
       DamagedFileError: a file in `cache` is not as it was written.
     """
     stages = Cache(cache or workdir / "stages")
-    labs = [Lab(with_dtype(experiment), stages) for experiment in rows]
-    for lab in labs:
-        sinks.check(lab.experiment.telemetry)
-        lab.check()
+    labs = []
+    for i, experiment in enumerate(rows):
+        with about(f"row {i} ({experiment.label})" if len(rows) > 1 else ""):
+            labs.append(lab := Lab(with_dtype(experiment), stages))
+            sinks.check(experiment.telemetry)
+            lab.check()
     described = {stage.folder: stage.described for lab in labs for stage in lab.stages}
-    needed = tuple((lab.label, tuple(stage.folder for stage in lab.stages)) for lab in labs)
+    needed = tuple(
+        (lab.experiment.label, tuple(stage.folder for stage in lab.stages)) for lab in labs
+    )
     return labs, Plan(stages, needed, described)
 
 
@@ -190,9 +199,13 @@ def run(
     shard: Shard = WHOLE,
     distributed: bool = False,
     together: int = 1,
+    drop: bool = False,
 ) -> pathlib.Path | None:
     """Computes every row of `shard` that is not done, `workers` at a time (`default_workers` where
     that is None); the process that finds all rows done writes `results.json` and the page.
+
+    A row that fails stops no other: why it failed is told on stderr when all else is done, and the
+    page shows the others. The same command tries it again.
 
     Args:
       cache: the folder of the stages, which several workdirs may share; `workdir / "stages"` where
@@ -200,13 +213,14 @@ def run(
       together: how many rows are pretrained in one program, where they can be; in this process,
         before the workers go on from there.
       distributed: whether this process is one of several that are at this together, which it joins.
+      drop: whether rows of `workdir` that are not among these are taken out of it.
 
     Returns: the page, None where rows of other shards are not done yet, and in the other processes
       of a run of several.
 
     Raises:
       UserError: an experiment is impossible, `workdir` holds something else, or several workers
-        would open one accelerator; nothing is written.
+        would open one accelerator; nothing is written. Or rows failed, or a worker was killed.
       DamagedFileError: a file in `workdir` or `cache` is not as it was written.
       Stopped: the process got SIGTERM; the trainings under way wrote a checkpoint.
     """
@@ -220,36 +234,69 @@ def run(
         )
     labs, plan = planned(workdir, rows, cache)
     if processes.is_first():
-        claim(workdir, plan, [lab.experiment for lab in labs])
+        claim(workdir, plan, [lab.experiment for lab in labs], drop)
     mine = dict(itertools.islice(enumerate(labs), shard.index, None, shard.count))
     workers = min(workers or default_workers(len(mine)), len(mine))
     pretrain_together([*mine.values()], together)
-    waiting = {f"row-{i}": lab for i, lab in mine.items() if not lab.done}
+    waiting = {i: lab for i, lab in mine.items() if not lab.done}
+    failed: dict[int, UserError] = {}
     if workers > 1 and waiting:
         with _alone(workdir):
             write_experiments(workdir, waiting)
-        run_in_processes(workdir, waiting, workers)
-    for lab in mine.values():
-        if not processes.told(lab.done):
-            _compute(lab)
-    if not processes.is_first() or not all(lab.done for lab in labs):
-        return None
-    return _publish(workdir, labs, plan)
+        failed = run_in_processes(workdir, waiting, workers)
+    for i, lab in mine.items():
+        if i not in failed and not processes.told(lab.done) and (error := _compute(lab)):
+            failed[i] = error
+    page, left = None, {i for i, lab in enumerate(labs) if not lab.done}
+    if processes.is_first() and left <= failed.keys() and len(left) < len(labs):
+        page = _publish(workdir, labs, plan, left)
+    if failed:
+        raise _failure(labs, failed, page)
+    return page
 
 
-def _compute(lab: Lab) -> None:
-    """Computes an experiment here, by a Lab that ends with it."""
+def _compute(lab: Lab) -> UserError | None:
+    """Computes an experiment here, by a Lab that ends with it; returns why it failed."""
     gc.collect()  # frees the parameters of the Lab before: its stages and it hold each other
-    Lab(lab.experiment, lab.cache).run()
+    try:
+        Lab(lab.experiment, lab.cache).run()
+    except Exception as error:
+        if (known := mendable(error)) is None:
+            traceback.print_exc()
+            known = UserError(f"{type(error).__name__}: {error}")
+            known.status = 1
+        return known
+    return None
 
 
-def _publish(workdir: pathlib.Path, labs: Sequence[Lab], plan: Plan) -> pathlib.Path:
+def _failure(
+    labs: Sequence[Lab], failed: Mapping[int, UserError], page: pathlib.Path | None
+) -> UserError:
+    """What a sweep ends with whose rows failed; of one of several rows, why is told on stderr."""
+    if len(labs) == 1:
+        return failed[0]
+    for i, error in sorted(failed.items()):
+        said = " ".join(str(error).split())
+        print(f"kstore: row {i} ({labs[i].experiment.label}): {said}", file=sys.stderr)
+    others = f"; the others are in {page}" if page else ""
+    found = UserError(f"{len(failed)} of {len(labs)} rows failed{others}")
+    found.status = max(error.status for error in failed.values())
+    return found
+
+
+def _publish(
+    workdir: pathlib.Path, labs: Sequence[Lab], plan: Plan, failed: Collection[int]
+) -> pathlib.Path:
     """Writes the results and the page, unless they are there and the same; returns the page.
 
     Both are a function of the rows and the stages: who asks, where and with what, is not in them.
     """
+    named = {i: lab.experiment.label for i, lab in enumerate(labs) if i in failed}
+    labs = [lab for i, lab in enumerate(labs) if i not in failed]
     rows = [row(lab) for lab in labs]
     results = {"rows": rows, "stages": plan.path_from(workdir)}
+    if named:
+        results["failed"] = [{"row": i, "name": name} for i, name in named.items()]
     if alike := agreement.of_all_datasets(groups(rows, [lab.experiment for lab in labs])):
         results["spearman"] = alike
     made = [one for folder in plan.stages for one in plan.cache.attempts(folder)]

@@ -26,46 +26,54 @@ _POLL_SECONDS = 0.5
 _SECONDS_TO_STOP = 120.0  # for a checkpoint; one may have to wait for a compilation
 
 
-def write_experiments(workdir: pathlib.Path, waiting: dict[str, Lab]) -> None:
-    """Writes what each worker reads: the experiment of its row, by name."""
+def write_experiments(workdir: pathlib.Path, waiting: dict[int, Lab]) -> None:
+    """Writes what each worker reads: the experiment of its row, by number."""
     folder = workdir / "workers"
     folder.mkdir(exist_ok=True)
-    for name, lab in waiting.items():
-        write_json(folder / f"{name}.json", as_dict(lab.experiment))
+    for row, lab in waiting.items():
+        write_json(folder / f"row-{row}.json", as_dict(lab.experiment))
 
 
-def run_in_processes(workdir: pathlib.Path, waiting: dict[str, Lab], workers: int) -> None:
-    """Computes the rows `waiting`, by name, at most `workers` at a time, and shows how far each is;
-    `write_experiments` was called before.
+def run_in_processes(
+    workdir: pathlib.Path, waiting: dict[int, Lab], workers: int
+) -> dict[int, UserError]:
+    """Computes the rows `waiting`, by number, at most `workers` at a time, and shows how far each
+    is; `write_experiments` was called before.
 
     A row's share of the cores depends on `workers` alone, not on how many rows wait: XLA's sums
     depend on the number of threads, and a sweep that goes on must end as an undisturbed one.
 
+    Returns: what the workers of the rows that failed said, with their statuses.
+
     Raises:
-      UserError: a worker failed or was killed; message and status are its own, the others are
-        stopped.
+      UserError: a worker was killed, which its status tells; the others are stopped.
+      Stopped: a worker got SIGTERM; likewise.
     """
     folder = workdir / "workers"
     todo = list(waiting)
     free = _shares_of_cores(workers)
-    running: dict[str, tuple[subprocess.Popen, set[int]]] = {}
-    bars = {name: _Bar(lab, place) for place, (name, lab) in enumerate(waiting.items())}
+    failed: dict[int, UserError] = {}
+    running: dict[int, tuple[subprocess.Popen, set[int]]] = {}
+    bars = {row: _Bar(lab, place) for place, (row, lab) in enumerate(waiting.items())}
     try:
         while todo or running:
             while todo and free:
-                name, cores = todo.pop(0), free.pop()
-                running[name] = _start(workdir, name, waiting[name].cache, cores), cores
+                row, cores = todo.pop(0), free.pop()
+                running[row] = _start(workdir, row, waiting[row].cache, cores), cores
             time.sleep(_POLL_SECONDS)
-            for name, (process, cores) in list(running.items()):
-                bars[name].show()
+            for row, (process, cores) in list(running.items()):
+                bars[row].show()
                 if process.poll() is not None:
                     process.communicate()  # closes its standard input
-                    del running[name]
+                    del running[row]
                     free.append(cores)
                     if process.returncode == Stopped.status:
                         raise Stopped
                     if process.returncode:
-                        raise _failure(folder / f"{name}.log", process.returncode)
+                        failed[row] = _failure(folder / f"row-{row}.log", process.returncode)
+                    if process.returncode < 0:
+                        raise failed[row]
+        return failed
     finally:
         for process, _ in running.values():
             process.terminate()  # it writes a checkpoint first
@@ -85,9 +93,10 @@ def _shares_of_cores(workers: int) -> list[set[int]]:
     return [{cores[(i * each + k) % len(cores)] for k in range(each)} for i in range(workers)]
 
 
-def _start(workdir: pathlib.Path, name: str, cache: Cache, cores: set[int]) -> subprocess.Popen:
-    command = [sys.executable, "-m", "kstore_jax.lab.workers", str(workdir), name, str(cache.root)]
-    with (workdir / "workers" / f"{name}.log").open("w") as log:
+def _start(workdir: pathlib.Path, row: int, cache: Cache, cores: set[int]) -> subprocess.Popen:
+    of_row = map(str, (workdir, row, cache.root))
+    command = [sys.executable, "-m", "kstore_jax.lab.workers", *of_row]
+    with (workdir / "workers" / f"row-{row}.log").open("w") as log:
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log)
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(process.pid, cores)
@@ -144,9 +153,9 @@ def _end_with_parent() -> None:
 
 def main() -> None:
     """Computes one row of the sweep in WORKDIR."""
-    workdir, name, cache = pathlib.Path(sys.argv[1]), sys.argv[2], pathlib.Path(sys.argv[3])
+    workdir, row, cache = pathlib.Path(sys.argv[1]), sys.argv[2], pathlib.Path(sys.argv[3])
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    experiment = parse(read_json(workdir / "workers" / f"{name}.json"))
+    experiment = parse(read_json(workdir / "workers" / f"row-{row}.json"))
     stopping.listen()
     Lab(experiment, Cache(cache)).run()
 

@@ -9,6 +9,7 @@ import pytest
 
 from kstore_jax import cli
 from kstore_jax.config import Data, Experiment, Model, Pretrain, World
+from kstore_jax.errors import UserError
 from kstore_jax.lab.experiment import Lab
 from kstore_jax.lab.population import pretrain_together
 from kstore_jax.lab.stages import RESULT, Cache
@@ -87,7 +88,7 @@ def test_a_row_that_is_done_is_left_as_it_is(finished, config_file, tmp_path):
     assert_equal_but_for_rounding(workdir, finished)
 
 
-def test_what_one_program_can_train_is_together(tmp_path, monkeypatch):
+def test_what_one_program_can_train_is_together(tmp_path, monkeypatch, capsys):
     start = Experiment(
         world=World(people=20),
         data=Data(vocabulary="compact"),
@@ -118,3 +119,12 @@ def test_what_one_program_can_train_is_together(tmp_path, monkeypatch):
     assert folders == [[labs[e].pretrain.folder for e in alike[:3]]]
     pretrain_together([*labs.values()], 1)
     assert len(found) == 1
+
+    def diverge(*_):
+        raise UserError("pretrain named: the loss became nan")
+
+    monkeypatch.setattr(cache, "ensure_together", diverge)
+    pretrain_together([*labs.values()], 3)
+    assert capsys.readouterr().err == (
+        "note: pretrain named: the loss became nan; those pretrained with it go on one by one\n"
+    )

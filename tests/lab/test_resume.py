@@ -382,9 +382,13 @@ def test_a_damaged_checkpoint_of_a_finished_stage_is_not_replaced_by_an_earlier_
         (folder / "checkpoints" / "24" / "trainable" / "_METADATA").write_text("{")
     config = f"--config={config_file}"
     assert cli.main(["sweep", config, f"--workdir={copied}", "--workers=1"]) == 1
-    (complaint,) = capsys.readouterr().err.splitlines()
-    assert complaint.startswith(f"kstore: {copied}/stages/pretrain-")
-    assert "/checkpoints/24: damaged; remove " in complaint
+    *complaints, last = capsys.readouterr().err.splitlines()
+    assert last == "kstore: 2 of 2 rows failed"
+    for i, (complaint, row) in enumerate(
+        zip(complaints, ["single, seed 0", "multi2+permute, seed 0"], strict=True)
+    ):
+        assert complaint.startswith(f"kstore: row {i} ({row}): {copied}/stages/pretrain-")
+        assert "/checkpoints/24: damaged; remove " in complaint
 
 
 def test_workdirs_that_share_a_cache_compute_a_stage_once(finished, copied, tmp_path, sweep):
@@ -497,24 +501,47 @@ def test_progress_is_read_from_the_stage_at_work_alone(copied, finished, monkeyp
 @pytest.mark.parametrize(
     ("ended", "status", "said"),
     [
-        ("echo kstore: a note; kill -KILL $$", 137, "a worker was killed by signal 9"),
-        ("kill -SEGV $$", 139, "a worker was killed by signal 11"),
         ("exit 3", 3, "a worker ended with status 3"),
         ("echo kstore: wrong; exit 2", 2, "wrong"),
     ],
 )
-def test_how_a_worker_ended_is_how_the_sweep_does(tmp_path, monkeypatch, ended, status, said):
+def test_how_a_worker_failed_is_told_and_the_next_is_started(
+    tmp_path, monkeypatch, ended, status, said
+):
+    commands = iter([ended, "exit 0"])
+    log = worker_that_says(tmp_path, monkeypatch, lambda: next(commands))
+    lab = Lab(parse({}), Cache(tmp_path / "stages"))
+    ((which, failure),) = workers.run_in_processes(tmp_path, {0: lab, 1: lab}, 1).items()
+    assert (which, str(failure)) == (0, f"{said} (its output: {log})")
+    assert failure.status == status
+    assert next(commands, None) is None
+
+
+def worker_that_says(tmp_path, monkeypatch, command) -> pathlib.Path:
+    """Makes workers shells that run what `command()` is; returns the log of the first row's."""
     (tmp_path / "workers").mkdir()
     log = tmp_path / "workers" / "row-0.log"
 
     def start(*_):
         with log.open("w") as out:
-            return subprocess.Popen(["sh", "-c", ended], stdin=subprocess.PIPE, stdout=out)
+            return subprocess.Popen(["sh", "-c", command()], stdin=subprocess.PIPE, stdout=out)
 
     monkeypatch.setattr(workers, "_start", start)
+    return log
+
+
+@pytest.mark.parametrize(
+    ("ended", "status", "said"),
+    [
+        ("echo kstore: a note; kill -KILL $$", 137, "a worker was killed by signal 9"),
+        ("kill -SEGV $$", 139, "a worker was killed by signal 11"),
+    ],
+)
+def test_how_a_worker_was_killed_is_how_the_sweep_ends(tmp_path, monkeypatch, ended, status, said):
+    log = worker_that_says(tmp_path, monkeypatch, lambda: ended)
     lab = Lab(parse({}), Cache(tmp_path / "stages"))
     with pytest.raises(UserError) as caught:
-        workers.run_in_processes(tmp_path, {"row-0": lab}, 1)
+        workers.run_in_processes(tmp_path, {0: lab}, 1)
     assert str(caught.value) == f"{said} (its output: {log})"
     assert caught.value.status == status
 
