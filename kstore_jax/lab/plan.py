@@ -20,7 +20,7 @@ from kstore_jax.train.telemetry import METRICS, last_metrics
 from kstore_jax.world.biographies import Variant
 
 PLAN = "plan.json"
-_BENCHMARK = "benchmark"
+_BENCHMARK, _TOKENS = "benchmark", "its tokens, at pretraining's pace"
 _TIMELESS = {  # settings of a training that change nothing about the time a step takes
     *("steps", "warmup", "schedule", "final", "learning_rate", "weight_decay"),
     *("b1", "b2", "eps", "clip", "alpha", "init_scale"),
@@ -127,7 +127,8 @@ class Plan:
             each, count = pace[key]
             return told(state, step, steps, seconds, each * work, f"{count} like it")
         left = benchmark(folder)
-        return told(state, step, steps, seconds, left, _BENCHMARK if left is not None else "")
+        told_from = _BENCHMARK if stage.kind == "pretrain" else _TOKENS
+        return told(state, step, steps, seconds, left, told_from if left is not None else "")
 
 
 def _paces(cache: Cache) -> dict[str, tuple[float, int]]:
@@ -237,6 +238,6 @@ def _line(stage: Progress, width: int) -> str:
     elif stage.left is None:
         time = "?"
     else:
-        without = ", compilation left out" if stage.measured == _BENCHMARK else ""
+        without = ", compilation left out" if stage.measured in (_BENCHMARK, _TOKENS) else ""
         time = f"about {_duration(stage.left)} ({stage.measured}{without})"
     return f"{stage.folder:<{width}}  {stage.rows:>4}  {stage.state:<7}  {step:>15}  {time}"

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 def p_probe(lab: "Lab", training: PProbe, folder: pathlib.Path) -> dict:
     """Reads biographies just before each attribute's first mention (Part 3.1, section 5.1)."""
     table, who = lab.materials.table, lab.materials.people
-    tasks = _tasks(training)
+    tasks = tasks_of(training)
     of_people, classes = labels(table, who, tasks)
     entries = training.entries or lab.materials.variant.entries
     chosen = np.flatnonzero(lab.corpus.entries < entries)
@@ -65,7 +65,7 @@ def _by_stated(hits_TxNxQ, asked_NxQxT, stated_NxQxA, tasks: Tasks) -> dict:
 def q_probe(lab: "Lab", training: QProbe, folder: pathlib.Path) -> dict:
     """Reads the end of text after each full name (Part 3.1, section 5.2)."""
     table, who = lab.materials.table, lab.materials.people
-    tasks = _tasks(training)
+    tasks = tasks_of(training)
     _, classes = labels(table, who, tasks)
     readings = name_readings(table, who, lab.vocabulary, tasks)
     in_train = lab.materials.in_train
@@ -120,7 +120,7 @@ def _probed(
     found: dict = {part: {"first": {}, "whole": {}} for part in ("accuracy", "baseline")}
     if training.head == "linear":
         found["ceiling"] = {"first": {}, "whole": {}}
-    for t, (attribute, kind) in enumerate(_tasks(training)):
+    for t, (attribute, kind) in enumerate(tasks_of(training)):
         known, sought = of_seen.labels[:, t], asked.labels[:, t]
         right = [None if np.isnan(x) else float(x) for x in accuracy[t]]
         found["accuracy"][kind][attribute] = right
@@ -130,6 +130,6 @@ def _probed(
     return {**found.pop("accuracy"), **found}, hits
 
 
-def _tasks(training: Probe) -> Tasks:
-    """A whole value has no row in the model's own head."""
+def tasks_of(training: Probe) -> Tasks:
+    """What a probe names; a whole value has no row in the model's own head."""
     return TASKS if training.head == "linear" else FIRST_TOKEN_TASKS

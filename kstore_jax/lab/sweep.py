@@ -24,7 +24,7 @@ import jax
 from kstore_jax.config import Experiment, as_dict, identity
 from kstore_jax.errors import UserError, about, mendable
 from kstore_jax.files import WRITING, read_json, write_json
-from kstore_jax.lab import agreement, bench
+from kstore_jax.lab import agreement, bench, estimates
 from kstore_jax.lab.experiment import Lab, with_dtype
 from kstore_jax.lab.groups import groups
 from kstore_jax.lab.plan import Plan, Report
@@ -163,21 +163,32 @@ def planned(
 def dry_run(
     workdir: pathlib.Path, rows: Sequence[Experiment], cache: pathlib.Path | None
 ) -> Report:
-    """What `run` would do and how long it would take; pretraining of a kind that was never measured
-    is tried for a moment, as stderr is told. Nothing is written."""
+    """What `run` would do and how long it would take; where the cache has nothing like a stage, a
+    step of its pretraining is tried for a moment, as stderr is told, unless that is done, and a
+    token of the stage is taken to last as long as one there. Nothing is written."""
     labs, plan = planned(workdir, rows, cache)
-    pretraining = {lab.pretrain.folder: lab.experiment for lab in labs}
+    pretrainings = [lab.experiment for lab in labs]
+    lab_of = {stage.folder: lab for lab in reversed(labs) for stage in lab.stages}
 
     @functools.cache
     def step_seconds(experiment: Experiment) -> float:
         print("note: measuring a step of pretraining, which is compiled first", file=sys.stderr)
         return bench.step_seconds(experiment)
 
+    def pretraining_seconds(lab: Lab) -> float:
+        if (took := plan.cache.seconds(lab.pretrain.folder)) is not None:
+            return took
+        one = next(e for e in pretrainings if _same_step(e, lab.experiment))
+        return step_seconds(one) * lab.experiment.pretrain.steps
+
+    tokens_of = functools.cache(estimates.tokens)
+
     def benchmark(folder: str) -> float | None:
-        if (experiment := pretraining.get(folder)) is None:
+        lab = lab_of[folder]
+        tokens = tokens_of(lab)
+        if folder not in tokens:
             return None
-        one = next(e for e in pretraining.values() if _same_step(e, experiment))
-        return step_seconds(one) * experiment.pretrain.steps
+        return pretraining_seconds(lab) * tokens[folder] / tokens[lab.pretrain.folder]
 
     return Report(plan, plan.progress(benchmark))
 

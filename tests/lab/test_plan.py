@@ -76,6 +76,9 @@ def test_a_dry_run_tells_what_is_to_be_done_and_writes_nothing(
     nothing = json.loads(kstore("sweep", f"--workdir={workdir}", "--dry-run", "--json"))
     by_benchmark = [s["left"] for s in nothing["stages"] if s["measured"] == "benchmark"]
     assert by_benchmark == [24 * 100.0] * 2
+    assert {s["kind"] for s in nothing["stages"] if s["left"] is None} == {"shards"}
+    by_tokens = {s["kind"] for s in nothing["stages"] if s["measured"].startswith("its tokens")}
+    assert by_tokens == {"recall", "finetune", "qa", "p_probe", "q_probe"}
     assert contents(copied) == before
     assert not workdir.exists()
 
