@@ -45,17 +45,21 @@ def remove(folders: Iterable[pathlib.Path]) -> list[pathlib.Path]:
     """Removes stage folders, and returns those it did; one that a process is at by now is left.
 
     A folder gets a name that is no stage's before its files go: killed in between, the stage is
-    computed anew, and what is left of the folder is removed the next time.
+    computed anew, and what is left of the folder is removed the next time. The file of its lock
+    goes last: who opened it before and locks it then sees that it is gone, and opens it anew (so
+    does filelock).
     """
     removed = []
     for folder in folders:
         try:
-            with Cache(folder.parent).lock(folder.stem).acquire(timeout=0):
+            lock = Cache(folder.parent).lock(folder.stem)
+            with lock.acquire(timeout=0):
                 gone = folder.with_suffix(_REMOVED)
                 if gone.exists():
                     shutil.rmtree(gone)
                 if folder.exists():
                     shutil.rmtree(folder.rename(gone))
+                os.unlink(lock.lock_file)
         except filelock.Timeout:
             continue
         removed.append(folder)

@@ -1,12 +1,14 @@
 """What a sweep needs and how far it is, told from files; several processes at one sweep; and what
 of a cache is needed no more."""
 
+import concurrent.futures
 import json
 import os
 import pathlib
 import shutil
 import subprocess
 import sys
+import time
 
 import pytest
 from hypothesis import given
@@ -320,6 +322,32 @@ def test_gc_keeps_what_is_at_work_and_what_the_sweep_beside_it_needs(copied, tmp
         assert prune.remove([alone.root / probe]) == []
     assert (alone.root / probe / RESULT).exists()
     assert prune.remove([alone.root / probe]) == [alone.root / probe]
+    assert list(alone.root.glob(f"*{probe}*")) == []
+
+
+def test_while_locks_are_removed_nobody_is_at_a_stage_beside_another(tmp_path, monkeypatch):
+    cache, folder, inside = Cache(tmp_path), tmp_path / "pretrain-0123456789ab", []
+
+    def work(*_):
+        inside.append(1)
+        time.sleep(0.0005)
+        assert inside == [1]
+        inside.pop()
+
+    def remove():
+        for _ in range(300):
+            folder.mkdir(exist_ok=True)
+            prune.remove([folder])
+
+    def compute():
+        for _ in range(100):
+            with cache.lock(folder.name).acquire(poll_interval=0.0001, timeout=60):
+                work()
+
+    monkeypatch.setattr(shutil, "rmtree", work)
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        for each in [pool.submit(act) for act in (remove, compute, compute, compute)]:
+            each.result()
 
 
 def test_gc_killed_in_between_leaves_no_stage_and_the_next_removes_the_rest(tmp_path, monkeypatch):
