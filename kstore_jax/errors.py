@@ -1,12 +1,11 @@
 """What goes wrong because of what the user gave or the machine lacks, said in one line."""
 
-import contextlib
 import difflib
 import errno
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 
 
 class UserError(Exception):
@@ -60,20 +59,6 @@ def guarded(action: Callable[[], None]) -> int:
             raise
         return _complain(str(known), known.status)
     return 0
-
-
-@contextlib.contextmanager
-def about(what: str) -> Iterator[None]:
-    """Inside, bad input is said to be that of `what`, unless that is empty; a damaged file is named
-    as it is."""
-    try:
-        yield
-    except DamagedFileError:
-        raise
-    except UserError as error:
-        if not what:
-            raise
-        raise UserError(f"{what}: {error}") from None
 
 
 def mendable(error: Exception) -> UserError | None:

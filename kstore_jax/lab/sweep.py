@@ -22,7 +22,7 @@ import filelock
 import jax
 
 from kstore_jax.config import Experiment, as_dict, identity
-from kstore_jax.errors import UserError, about, mendable
+from kstore_jax.errors import DamagedFileError, UserError, mendable
 from kstore_jax.files import WRITING, read_json, write_json
 from kstore_jax.lab import agreement, bench, estimates
 from kstore_jax.lab.experiment import Lab, with_dtype
@@ -147,17 +147,32 @@ def planned(
       DamagedFileError: a file in `cache` is not as it was written.
     """
     stages = Cache(cache or workdir / "stages")
-    labs = []
-    for i, experiment in enumerate(rows):
-        with about(f"row {i} ({experiment.label})" if len(rows) > 1 else ""):
-            labs.append(lab := Lab(with_dtype(experiment), stages))
-            sinks.check(experiment.telemetry)
-            lab.check()
+    labs = _checked(rows, stages)
     described = {stage.folder: stage.described for lab in labs for stage in lab.stages}
     needed = tuple(
         (lab.experiment.label, tuple(stage.folder for stage in lab.stages)) for lab in labs
     )
     return labs, Plan(stages, needed, described)
+
+
+def _checked(rows: Sequence[Experiment], stages: Cache) -> list[Lab]:
+    """The experiments of a sweep; what is wrong with some, and not with all, is said of its row."""
+    labs, wrong = [], {}
+    for i, experiment in enumerate(rows):
+        try:
+            labs.append(lab := Lab(with_dtype(experiment), stages))
+            sinks.check(experiment.telemetry)
+            lab.check()
+        except DamagedFileError:
+            raise
+        except UserError as error:
+            wrong[i] = error
+    if not wrong:
+        return labs
+    i, first = next(iter(wrong.items()))
+    if len(wrong) == len(rows) and len({*map(str, wrong.values())}) == 1:
+        raise first
+    raise UserError(f"row {i} ({rows[i].label}): {first}")
 
 
 def dry_run(

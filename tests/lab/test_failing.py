@@ -98,6 +98,8 @@ def test_a_row_that_cannot_start_is_named_before_anything_is_written(
     said = "kstore: row 1 (multi2+permute, seed 0): mesh.data: expected less\n"
     assert capsys.readouterr().err == said
     assert not (tmp_path / "run").exists()
+    assert asked(config_file, tmp_path / "run", "--config.data.variant=multi5") == 2
+    assert capsys.readouterr().err == "kstore: mesh.data: expected less\n"
 
 
 def test_rows_of_other_tasks_are_waited_for_where_one_of_its_own_fails(
