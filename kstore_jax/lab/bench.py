@@ -241,9 +241,9 @@ def step_seconds(experiment: Experiment) -> float:
 
     if jax.default_backend() != "cpu":
         return tried()
-    batch = experiment.pretrain.batch
-    rows = min(batch, max(1, int(_ROUND_SECONDS / tried(batch=1, accumulate=1))))
-    return tried(batch=rows, accumulate=1) * batch / rows
+    batch, one = experiment.pretrain.batch, tried(batch=1, accumulate=1)
+    rows = min(batch, max(1, int(_ROUND_SECONDS / one)))
+    return (one if rows == 1 else tried(batch=rows, accumulate=1)) * batch / rows
 
 
 @contextlib.contextmanager
