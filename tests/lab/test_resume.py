@@ -382,13 +382,10 @@ def test_a_damaged_checkpoint_of_a_finished_stage_is_not_replaced_by_an_earlier_
         (folder / "checkpoints" / "24" / "trainable" / "_METADATA").write_text("{")
     config = f"--config={config_file}"
     assert cli.main(["sweep", config, f"--workdir={copied}", "--workers=1"]) == 1
-    *complaints, last = capsys.readouterr().err.splitlines()
-    assert last == "kstore: 2 of 2 rows failed"
-    for i, (complaint, row) in enumerate(
-        zip(complaints, ["single, seed 0", "multi2+permute, seed 0"], strict=True)
-    ):
-        assert complaint.startswith(f"kstore: row {i} ({row}): {copied}/stages/pretrain-")
-        assert "/checkpoints/24: damaged; remove " in complaint
+    row, last = capsys.readouterr().err.splitlines()
+    assert f": {copied}/stages/pretrain-" in row
+    assert "/checkpoints/24: damaged; remove " in row
+    assert last.startswith("kstore: 1 of 2 rows failed; ")
 
 
 def test_workdirs_that_share_a_cache_compute_a_stage_once(finished, copied, tmp_path, sweep):
