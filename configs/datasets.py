@@ -8,7 +8,8 @@ and probed before each fact (P-probing) and at the end of the name (Q-probing).
 Command: `kstore sweep --config=configs/datasets.py --workdir=runs/datasets`; on the same
 pretrained models Fig. 13 b, d by `--config.p_probe.embedding_rank=4`, Fig. 16 b by
 `--config.q_probe.embedding_rank=64`, with another `--workdir` and `--cache=runs/datasets/stages`;
-Fig. 3 right (questions mixed in) by `--config.data.qa_share=0.8 --config.finetune.steps=0`.
+Fig. 3 right (questions mixed in) by `--config.data.qa_share=0.8 --config.finetune.steps=0`;
+Fig. 12 (Llama) by `--config.model.style=llama`, with or without questions mixed in.
 
 `laptop` (the default): 500 people and a twentieth of the values, 98 M tokens of pretraining in all,
 on 2 CPU cores. `gpu`: 10,000 people, 7e16 FLOP of pretraining a row, on one GPU. `paper`: 100,000

@@ -5,7 +5,10 @@ grid of learning rates and weight decays, judged on people of the trained half t
 trained on.
 
 Command: `kstore sweep --config=configs/finetuning.py --workdir=runs/finetuning`; the paper's other
-case by `--config.data.variant=single`. Hardware: 2 CPU cores. `docs/RESULTS.md` has times and
+cases by `--config.data.variant=`. Its larger models, which no finetuning makes answer (Fig. 2 b to
+d, on single): `--config.model.size=302M --config.pretrain.steps=150000` and `--config.model.size=
+682M --config.pretrain.steps=200000`, both with `--config.data.rewritten=runs/written` (see
+`rewritten.py`), the second without, too. Hardware: 2 CPU cores. `docs/RESULTS.md` has times and
 scores. `:gpu` has the paper's ranks on 10,000 people, 7e16 FLOP of pretraining, for one GPU;
 `:paper` its people and size, 2.9e18 FLOP, for a node of GPUs. Neither was run yet. Expected, from
 the paper: for single no way answers more than 10.5 % about people held out; for multi5+permute

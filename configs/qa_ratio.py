@@ -2,13 +2,14 @@
 
 Questions about half of the people are mixed into pretraining in several shares (QA_r), and the
 model is asked about the other half as it is. Steps are the same in every row, so that more
-questions mean fewer biographies.
+questions mean fewer biographies. Biographies of another model (Fig. 10 b): one variant at a time,
+by `--config.data.rewritten=runs/written --config.data.variant=multi3` (see `rewritten.py`).
 
 Command: `kstore sweep --config=configs/qa_ratio.py --workdir=runs/qa_ratio`. `laptop` (the
-default): 1000 people, on 2 CPU cores. `gpu`: 10,000 people, 7e16 FLOP a row, on one GPU. `paper`:
-100,000 people, 2.9e18 FLOP a row, on a node of GPUs. None of them was run yet. Expected, from the
-paper, for shares of 0.1, 0.2, 0.3, 0.4, 0.6, 0.8 and 0.9: single 24.5, 53.6, 70.5, 77.5, 87.1,
-85.7, 81.8 %; multi5+permute 96.6, 96.3, 95.9, 96.2, 95.8, 95.2, 93.9 %.
+default): 500 people and a twentieth of the values, on 2 CPU cores. `gpu`: 10,000 people, 7e16 FLOP
+a row, on one GPU. `paper`: 100,000 people, 2.9e18 FLOP a row, on a node of GPUs. None of them was
+run yet. Expected, from the paper, for shares of 0.1, 0.2, 0.3, 0.4, 0.6, 0.8 and 0.9: single 24.5,
+53.6, 70.5, 77.5, 87.1, 85.7, 81.8 %; multi5+permute 96.6, 96.3, 95.9, 96.2, 95.8, 95.2, 93.9 %.
 """
 
 from kstore_jax import config as c
@@ -22,7 +23,8 @@ def get_config(scale: str = "laptop"):
     config = recipes.at(scale)
     variants, shares = VARIANTS, SHARES
     if scale == "laptop":
-        config.world.people = 1000
+        config.world.pool_share = 0.05
+        config.model.dropout = 0.1
         config.pretrain.update(steps=10_000, batch=8)
         variants, shares = ("single", "multi5+permute"), (0.2, 0.4, 0.6, 0.8)
     config.finetune.update(steps=0, grid=())

@@ -10,7 +10,8 @@ Then `kstore sweep --config=configs/rewritten.py:SCALE --workdir=runs/rewritten`
 by the paper's GPT-2 and by a Llama of the same size (on GPT-2's tokens; its own by
 `--config.data.tokenizer=FOLDER/tokenizer.json`); and single and single+fullname beside as many
 celebrities, and with half of the windows from real text, which `--config.data.text=` names
-(`runs/wikibook` here: a folder of .txt or .jsonl files).
+(`runs/wikibook` here: a folder of .txt or .jsonl files). With questions mixed in (Fig. 12) by
+`--config.data.qa_share=0.8 --config.finetune.steps=0`.
 
 `laptop` (the default): 500 people, on 2 CPU cores. `gpu`: 10,000 people, 1.4e17 FLOP of pretraining
 a row, on one GPU. `paper`: 100,000 people, 302M parameters, 150,000 steps, 1.3e19 FLOP a row, on a
