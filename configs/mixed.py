@@ -7,9 +7,9 @@ finetuned afterwards.
 
 Command: `kstore sweep --config=configs/mixed.py --workdir=runs/mixed`. Hardware: 2 CPU cores.
 `:gpu` has 10,000 people, 7e16 FLOP a row, for one GPU; `:paper` 100,000, 2.9e18 FLOP a row, for a
-node of GPUs; both a share of 0.8. None of these rows was run yet; `docs/RESULTS.md` has the score
-of another world. Expected, from the paper: 86.6 % mixed, 9.7 % finetuned afterwards. Other shares:
-`qa_ratio.py`.
+node of GPUs; both a share of 0.8. `docs/RESULTS.md` has times and scores of the first three rows of
+`laptop`; the others were not run yet. Expected, from the paper: 86.6 % mixed, 9.7 % finetuned
+afterwards. Other shares: `qa_ratio.py`.
 """
 
 from kstore_jax import config as c
