@@ -22,11 +22,11 @@ from kstore_jax.world.biographies import VARIANT_EXAMPLES
 def get_config(scale: str = "laptop"):
     config = recipes.at(scale)
     if scale == "laptop":
-        config.world.people = 300
+        config.world.update(people=150, pool_share=0.05)
         config.pretrain.update(steps=24_000, batch=8, learning_rate=2e-3, evaluate_every=1000)
         config.sweep = c.chain(
             c.row("GPT", model__direction="causal"),
-            c.row("BERT", model__direction="bidirectional"),
+            c.row("BERT", model__direction="bidirectional", pretrain__learning_rate=7e-4),
         )
         return config
     config.pretrain.steps = config.pretrain.steps * 15 // 8

@@ -6,13 +6,14 @@ trained on.
 
 Command: `kstore sweep --config=configs/finetuning.py --workdir=runs/finetuning`; the paper's other
 cases by `--config.data.variant=`. Its larger models, which no finetuning makes answer (Fig. 2 b to
-d, on single): `--config.model.size=302M --config.pretrain.steps=150000` and `--config.model.size=
-682M --config.pretrain.steps=200000`, both with `--config.data.rewritten=runs/written` (see
-`rewritten.py`), the second without, too. Hardware: 2 CPU cores. `docs/RESULTS.md` has times and
-scores. `:gpu` has the paper's ranks on 10,000 people, 7e16 FLOP of pretraining, for one GPU;
-`:paper` its people and size, 2.9e18 FLOP, for a node of GPUs. Neither was run yet. Expected, from
-the paper: for single no way answers more than 10.5 % about people held out; for multi5+permute
-LoRA of ranks 8 and 128 answers 96.4 %, full finetuning 94.6 %.
+d, on single): `--config.model.size=302M --config.pretrain.steps=150000` and
+`--config.model.size=682M --config.pretrain.steps=200000`, both with
+`--config.data.rewritten=runs/written` (see `rewritten.py`), the second without, too. Hardware: 2
+CPU cores. `docs/RESULTS.md` has times and scores. `:gpu` has the paper's ranks on 10,000 people,
+7e16 FLOP of pretraining, for one GPU; `:paper` its people and size, 2.9e18 FLOP, for a node of
+GPUs. Neither was run yet. Expected, from the paper: for single no way answers more than 10.5 %
+about people held out; for multi5+permute LoRA of ranks 8 and 128 answers 96.4 %, full finetuning
+94.6 %.
 """
 
 from kstore_jax import config as c

@@ -8,10 +8,9 @@ The texts have to be there first. Any server of OpenAI's chat protocol writes th
 
 Then `kstore sweep --config=configs/rewritten.py:SCALE --workdir=runs/rewritten`. Rows: six variants
 by the paper's GPT-2 and by a Llama of the same size (on GPT-2's tokens; its own by
-`--config.data.tokenizer=FOLDER/tokenizer.json`); and single and single+fullname beside as many
+`--config.data.tokenizer=FOLDER/tokenizer.json`), finetuned, and with questions mixed in; and single and single+fullname beside as many
 celebrities, and with half of the windows from real text, which `--config.data.text=` names
-(`runs/wikibook` here: a folder of .txt or .jsonl files). With questions mixed in (Fig. 12) by
-`--config.data.qa_share=0.8 --config.finetune.steps=0`.
+(`runs/wikibook` here: a folder of .txt or .jsonl files).
 
 `laptop` (the default): 500 people, on 2 CPU cores. `gpu`: 10,000 people, 1.4e17 FLOP of pretraining
 a row, on one GPU. `paper`: 100,000 people, 302M parameters, 150,000 steps, 1.3e19 FLOP a row, on a
@@ -37,8 +36,11 @@ def get_config(scale: str = "laptop"):
     config.data.celebrity_variant = "multi5"
     celebrities = {"world__celebrities": [config.world.people]}
     real_text = {"data__text": ["runs/wikibook"]}
+    models = c.product(model__style=["gpt2-rotary", "llama"], data__variant=VARIANTS)
+    mixed = c.row("questions mixed in", data__qa_share=0.8, finetune__steps=0, finetune__grid=())
     config.sweep = c.chain(
-        c.product(model__style=["gpt2-rotary", "llama"], data__variant=VARIANTS),
+        models,
+        c.product(models, mixed),
         c.product(**celebrities, data__variant=VARIANTS[:2]),
         c.product(**real_text, data__variant=VARIANTS[:2]),
     )
