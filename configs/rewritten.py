@@ -8,9 +8,9 @@ The texts have to be there first. Any server of OpenAI's chat protocol writes th
 
 Then `kstore sweep --config=configs/rewritten.py:SCALE --workdir=runs/rewritten`. Rows: six variants
 by the paper's GPT-2 and by a Llama of the same size (on GPT-2's tokens; its own by
-`--config.data.tokenizer=FOLDER/tokenizer.json`), finetuned, and with questions mixed in; and single and single+fullname beside as many
-celebrities, and with half of the windows from real text, which `--config.data.text=` names
-(`runs/wikibook` here: a folder of .txt or .jsonl files).
+`--config.data.tokenizer=FOLDER/tokenizer.json`), finetuned, and with questions mixed in; and single
+and single+fullname beside as many celebrities, and with half of the windows from real text, which
+`--config.data.text=` names (`runs/wikibook` here: a folder of .txt or .jsonl files).
 
 `laptop` (the default): 500 people, on 2 CPU cores. `gpu`: 10,000 people, 1.4e17 FLOP of pretraining
 a row, on one GPU. `paper`: 100,000 people, 302M parameters, 150,000 steps, 1.3e19 FLOP a row, on a
