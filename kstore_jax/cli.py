@@ -39,6 +39,9 @@ def _compute(values: flags.FlagValues, rows: Sequence[Experiment], note: str = "
     from kstore_jax.lab import sweep
 
     folder, cache = pathlib.Path(values.workdir), values.cache and pathlib.Path(values.cache)
+    drop = "drop" in values and values.drop
+    if drop and (out := sweep.taken_out(folder, rows)):
+        print(f"note: --drop takes out {', '.join(out)}", file=sys.stderr)
     if "dry-run" in values and values["dry-run"].value:
         print(sweep.dry_run(folder, rows, cache).told(values.json))
         return
@@ -46,7 +49,6 @@ def _compute(values: flags.FlagValues, rows: Sequence[Experiment], note: str = "
     workers = values.workers if "workers" in values else 1
     distributed = "distributed" in values and values.distributed
     together = values.together if "together" in values else 1
-    drop = "drop" in values and values.drop
     page = sweep.run(folder, rows, workers, cache, shard, distributed, together, drop)
     if page:
         print(page)

@@ -5,6 +5,7 @@ import errno
 import os
 import re
 import sys
+import traceback
 from collections.abc import Callable, Iterable
 
 
@@ -77,6 +78,17 @@ def mendable(error: Exception) -> UserError | None:
     found = UserError(said)
     found.status = status
     return found
+
+
+def in_a_line(error: Exception) -> UserError:
+    """An error as one line of text: what the user can mend as it is; of others the first line,
+    after their traceback."""
+    if (known := mendable(error)) is None:
+        traceback.print_exception(error)
+        first, *_ = str(error).splitlines() or [""]
+        known = UserError(f"{type(error).__name__}: {first}")
+        known.status = 1
+    return known
 
 
 def _is_full_disk(error: BaseException | None) -> bool:

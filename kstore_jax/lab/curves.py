@@ -89,7 +89,7 @@ def along(series: Series) -> Chart:
     values = [
         {
             "x": number, "y": 100 * share, "curve": name,
-            "told": f"{name} – {series.along} {number:,g}: {percent(share)}",
+            "told": f"{name} – {series.along} {number:,.10g}: {percent(share)}",
         }
         for name, shares in whose.items()
         for number, share in shares.items()

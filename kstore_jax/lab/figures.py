@@ -455,10 +455,10 @@ def lora(which: int, grid: Grid) -> list[Drawing]:
 
 def along(which: int, series: Series) -> Drawing:
     """Answers about people held out along a number, ours and the paper's."""
-    told = ", ".join(f"{number:,g}: {percent(share)}" for number, share in series.ours.items())
+    told = ", ".join(f"{number:,.10g}: {percent(share)}" for number, share in series.ours.items())
     alt = f"{series.title}, {series.along}; this run {told}."
     if series.theirs:
-        told = ", ".join(f"{number:,g}: {percent(x)}" for number, x in series.theirs.items())
+        told = ", ".join(f"{number:,.10g}: {percent(x)}" for number, x in series.theirs.items())
         alt += f" The paper {told}."
     return Drawing(f"along-{which + 1}", _draw_along(series.title, series), alt)
 

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import math
 import pathlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from kstore_jax.config import Experiment, as_dict, identity, parse
 from kstore_jax.errors import DamagedFileError, UserError
@@ -52,9 +52,17 @@ class Group:
     def published(self) -> paper.Published | None:
         """The paper's numbers, None where it has no such dataset, or not with what is mixed in or
         of such a model."""
-        other = self.rows[0].get("direction", "causal") != "causal"
-        other |= any(config.model.activation != "gelu" for config in self.configs)  # a Llama
-        return None if other else paper.published(self.dataset, self.setting)
+        return paper.published(self.dataset, self.setting) if self.as_in_the_paper else None
+
+    @property
+    def as_in_the_paper(self) -> bool:
+        """Whether a GPT-2 was asked as it is where questions were mixed in, else finetuned."""
+        causal = self.rows[0].get("direction", "causal") == "causal"
+        return causal and all(
+            config.model.activation == "gelu"  # Llama's is another
+            and bool(config.data.qa_share) != bool(config.finetune.steps)
+            for config in self.configs
+        )
 
     @property
     def setting(self) -> str:
@@ -163,7 +171,8 @@ def read_results(run: pathlib.Path) -> Results:
         made = [made] if isinstance(made, dict) else made  # as older ones tell whoever asked last
         failed = {int(row["row"]): str(row["name"]) for row in found.get("failed", ())}
         configs, made = _read_configs(run, rows, failed), [*map(dict, made)]
-        results = Results(rows, configs, stages, made, (*failed.values(),))
+        named = tuple(f"row {i} ({name})" for i, name in failed.items())
+        results = Results(rows, configs, stages, made, named)
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         what = f"{error.args[0]} is missing" if isinstance(error, KeyError) else error
         raise DamagedFileError(f"{path}: damaged ({what}); `kstore run` writes it again") from None
@@ -315,10 +324,19 @@ def _label(dataset: str, own: Sequence[int], members, rows, settings) -> str:
     (name, *more) = {rows[i].get("name", "") for i in own}
     named = [] if more or not name else [name]
     if not named or sum(rows[m[0]].get("name") == name for m in rivals) > 1:
-        mine, theirs = settings[own[0]], [settings[m[0]] for m in rivals]
-        differing = [k for k in mine if len({rival.get(k) for rival in theirs}) > 1]
-        named += [f"{k.removeprefix('world.')}={mine[k]}" for k in differing]
-    return f"{dataset} ({', '.join(named)})" if named else dataset
+        named += differing(settings[own[0]], [settings[m[0]] for m in rivals])
+    return with_settings(dataset, named)
+
+
+def differing(mine: Mapping[str, str], all_: Sequence[Mapping[str, str]]) -> list[str]:
+    """Those of my settings, as text, in which not all are alike."""
+    apart = [k for k in mine if len({one.get(k) for one in all_}) > 1]
+    return [f"{k.removeprefix('world.')}={mine[k]}" for k in apart]
+
+
+def with_settings(dataset: str, settings: Sequence[str]) -> str:
+    """A dataset with what tells it from others of its name."""
+    return f"{dataset} ({', '.join(settings)})" if settings else dataset
 
 
 def in_words(number: int) -> str:

@@ -16,7 +16,7 @@ from kstore_jax.world.people import ATTRIBUTES
 _PRINTED = json.loads(pathlib.Path(__file__).with_name("paper.json").read_text())
 
 SOURCE: str = _PRINTED["source"]
-SETTING = "100,000 people, 124M parameters"
+SETTING = "100,000 people, 124M parameters (of bioR 302M)"
 EXPOSURES = 540
 """How often each person is read about there in the 16 datasets (section 3)."""
 THE_16 = "bioS"
@@ -108,8 +108,9 @@ def by_qa_share(dataset: str, source: str = THE_16) -> dict[float, float]:
     """The mean of the answers by the share of questions mixed in (Fig. 10); `source` is bioS or
     bioR. Empty where the paper has none."""
     printed = _PRINTED["by_qa_share"]
-    means = printed.get(source, {}).get(dataset, ())
-    return {s / 100: mean / 100 for s, mean in zip(printed["shares"], means, strict=bool(means))}
+    if not (means := printed.get(source, {}).get(dataset)):
+        return {}
+    return {s / 100: mean / 100 for s, mean in zip(printed["shares"], means, strict=True)}
 
 
 @functools.cache

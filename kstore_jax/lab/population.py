@@ -6,7 +6,7 @@ import gc
 import sys
 from collections.abc import Hashable, Mapping, Sequence
 
-from kstore_jax.errors import UserError
+from kstore_jax.errors import in_a_line
 from kstore_jax.lab.experiment import Lab
 from kstore_jax.lab.stages import Stage
 from kstore_jax.train.fit import fit_together
@@ -27,7 +27,7 @@ def pretrain_together(labs: Sequence[Lab], together: int) -> None:
         return
     alike: dict[Hashable, list[Lab]] = {}
     for lab in once:
-        with contextlib.suppress(UserError):  # `Lab.run` comes to it again
+        with contextlib.suppress(Exception):  # `Lab.run` comes to it again
             for parent in lab.pretrain.parents:
                 lab.cache.ensure(parent)
             alike.setdefault(_program(lab), []).append(lab)
@@ -40,8 +40,8 @@ def pretrain_together(labs: Sequence[Lab], together: int) -> None:
                 compute = functools.partial(_pretrain, members)
                 try:
                     group[0].cache.ensure_together([*members], compute)
-                except UserError as error:
-                    said = f"{error}; those pretrained with it go on one by one"
+                except Exception as error:
+                    said = f"{in_a_line(error)}; those pretrained with it go on one by one"
                     print(f"note: {said}", file=sys.stderr)
 
 

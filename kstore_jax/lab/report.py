@@ -287,7 +287,7 @@ _FIGURES = (
         "Ways of finetuning: the ranks of LoRA",
         "Answers about people held out, by the rank of the change to queries and values, down, and "
         "to the embedding, across; all: these weights themselves, which in the paper's last corner "
-        "means every weight of the model (Fig. 2a and 11).",
+        "means every weight of the model (Fig. 2a, 2b and 11).",
     ),
     (
         "series",

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from kstore_jax.config import as_dict, identity
 from kstore_jax.lab import paper
-from kstore_jax.lab.groups import Group, flat
+from kstore_jax.lab.groups import Group, differing, flat, with_settings
 
 _QUESTIONS = "share of questions (%)"
 _ALONG = {"data.qa_share": (_QUESTIONS, 100), "world.people": ("people", 1)}
@@ -19,7 +19,7 @@ class Series:
     share of questions.
 
     Attributes:
-      label: the dataset.
+      label: the dataset, and what tells this curve from others of it.
       along: what the number is.
       ours: a share of answers, from 0 to 1, by the number; at two numbers or more.
       theirs: likewise, from no number on.
@@ -36,39 +36,46 @@ class Series:
 
 
 def of(found: Sequence[Group]) -> list[Series]:
-    """The curves among these groups: of those that differ in one such field and the seeds, and in
-    the steps of pretraining, which may go with it."""
+    """The curves among these groups: of those that differ in one such field and the seeds; more
+    people may have had more steps of pretraining, too."""
     drawn = []
     for field, (along, scale) in _ALONG.items():
-        together: dict[str, list[tuple[float, Group]]] = {}
-        for group in found:
-            if group.configs:
-                number, others = _apart(group, field)
-                together.setdefault(others, []).append((scale * number, group))
-        for members in together.values():
-            numbers = [number for number, _ in members]
-            if len(set(numbers)) == len(numbers) > 1:
-                drawn.append(_series(members, along))
+        members: dict[str, dict[float, Group]] = {}
+        settings: dict[str, dict[str, str]] = {}
+        steps_go_with = {"pretrain.steps"} if field == "world.people" else set()
+        for group in filter(lambda group: group.configs, found):
+            number, others = _apart(group, field, steps_go_with)
+            if number * scale in members.get(str(others), {}):
+                number, others = _apart(group, field, set())
+            settings[str(others)] = others
+            members.setdefault(str(others), {})[number * scale] = group
+        curves = {key: groups for key, groups in members.items() if len(groups) > 1}
+        drawn += [
+            _series(along, groups, differing(settings[key], [settings[k] for k in curves]))
+            for key, groups in curves.items()
+        ]
     return drawn
 
 
-def _apart(group: Group, field: str) -> tuple[float, str]:
-    """The number of a group, and all that the groups of one curve agree in."""
-    own = {"name", "seed", "world.seed", "pretrain.steps"}
+def _apart(group: Group, field: str, beside: set[str]) -> tuple[float, dict[str, str]]:
+    """The number of a group, and all that the groups of one curve agree in, as text."""
+    own = {"name", "seed", "world.seed", *beside}
     fields = flat(identity(as_dict(group.configs[0])))
     number = fields.pop(field)
-    return number, str({name: value for name, value in fields.items() if name not in own})
+    return number, {name: str(value) for name, value in fields.items() if name not in own}
 
 
-def _series(members: Sequence[tuple[float, Group]], along: str) -> Series:
-    _, group = members[0]
+def _series(along: str, groups: Mapping[float, Group], apart: Sequence[str]) -> Series:
+    one = next(iter(groups.values()))
+    others = [setting for setting in apart if not setting.startswith("data.variant=")]
     theirs = {}
-    if along == _QUESTIONS:
-        source, *_ = group.setting.split(",")
-        theirs = paper.by_qa_share(group.dataset, source)
+    source, *beside = one.setting.split(", ")
+    asked_alone = all(group.as_in_the_paper for group in groups.values())
+    if along == _QUESTIONS and len(beside) == 1 and asked_alone:
+        theirs = paper.by_qa_share(one.dataset, source)
     return Series(
-        label=group.dataset,
+        label=with_settings(one.dataset, others),
         along=along,
-        ours=dict(sorted((number, group.mean("qa", "mean")) for number, group in members)),
+        ours={number: groups[number].mean("qa", "mean") for number in sorted(groups)},
         theirs={100 * share: mean for share, mean in theirs.items()},
     )

@@ -14,15 +14,14 @@ import os
 import pathlib
 import re
 import sys
-import traceback
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple, Self
 
 import filelock
 import jax
 
-from kstore_jax.config import Experiment, as_dict, identity
-from kstore_jax.errors import DamagedFileError, UserError, mendable
+from kstore_jax.config import Experiment, as_dict, identity, parse
+from kstore_jax.errors import DamagedFileError, UserError, in_a_line
 from kstore_jax.files import WRITING, read_json, write_json
 from kstore_jax.lab import agreement, bench, estimates
 from kstore_jax.lab.experiment import Lab, with_dtype
@@ -100,8 +99,23 @@ def claim(
                 "--workdir, with --cache to share its stages, or let kstore sweep --drop take out "
                 "the rows that are not asked for"
             )
+        if _lost(before, given):  # what is there tells of rows that are taken out
+            (workdir / "report.html").unlink(missing_ok=True)
+            (workdir / "results.json").unlink(missing_ok=True)
         write_json(path, given)
         plan.write(workdir)
+
+
+def taken_out(workdir: pathlib.Path, rows: Sequence[Experiment]) -> list[str]:
+    """The rows of `workdir` that are not among these, as a reader knows them."""
+    path = workdir / "config.json"
+    before = read_json(path, remove=workdir).get("rows", []) if path.exists() else []
+    given = [identity(as_dict(with_dtype(row))) for row in rows]
+    return [
+        f"row {i} ({parse(row).label})"
+        for i, row in enumerate(before)
+        if not any(_first_difference(identity(row), one) is None for one in given)
+    ]
 
 
 def _is_passing(path: pathlib.Path) -> bool:
@@ -273,6 +287,8 @@ def run(
     for i, lab in mine.items():
         if i not in failed and not processes.told(lab.done) and (error := _compute(lab)):
             failed[i] = error
+    if len(labs) > 1:
+        _tell(labs, failed)
     page, left = None, {i for i, lab in enumerate(labs) if not lab.done}
     if processes.is_first() and left <= failed.keys() and len(left) < len(labs):
         page = _publish(workdir, labs, plan, left)
@@ -286,24 +302,26 @@ def _compute(lab: Lab) -> UserError | None:
     gc.collect()  # frees the parameters of the Lab before: its stages and it hold each other
     try:
         Lab(lab.experiment, lab.cache).run()
+    except BrokenPipeError:
+        raise
     except Exception as error:
-        if (known := mendable(error)) is None:
-            traceback.print_exc()
-            known = UserError(f"{type(error).__name__}: {error}")
-            known.status = 1
-        return known
+        return in_a_line(error)
     return None
+
+
+def _tell(labs: Sequence[Lab], failed: Mapping[int, UserError]) -> None:
+    """Says on stderr which rows failed, and why."""
+    for i, error in sorted(failed.items()):
+        said = " ".join(str(error).split())
+        print(f"kstore: row {i} ({labs[i].experiment.label}): {said}", file=sys.stderr)
 
 
 def _failure(
     labs: Sequence[Lab], failed: Mapping[int, UserError], page: pathlib.Path | None
 ) -> UserError:
-    """What a sweep ends with whose rows failed; of one of several rows, why is told on stderr."""
+    """What a sweep ends with whose rows failed."""
     if len(labs) == 1:
         return failed[0]
-    for i, error in sorted(failed.items()):
-        said = " ".join(str(error).split())
-        print(f"kstore: row {i} ({labs[i].experiment.label}): {said}", file=sys.stderr)
     others = f"; the others are in {page}" if page else ""
     found = UserError(f"{len(failed)} of {len(labs)} rows failed{others}")
     found.status = max(error.status for error in failed.values())

@@ -56,9 +56,9 @@ def test_a_row_that_diverges_stops_no_other_and_can_be_taken_out(
     assert said.out == ""
     assert rows(copied) == rows(finished)
     found = read_results(copied)
-    assert found.failed == ("bad",)
+    assert found.failed == ("row 0 (bad)",)
     assert [config.data.variant for config in found.configs] == ["single", "multi2+permute"]
-    assert "Not on this page, because it failed: bad." in page.read_text()
+    assert "Not on this page, because it failed: row 0 (bad)." in page.read_text()
 
     before = contents(copied)
     assert asked(config_file, copied) == 2
@@ -66,11 +66,43 @@ def test_a_row_that_diverges_stops_no_other_and_can_be_taken_out(
     assert "rows.0.pretrain.learning_rate: 1e+30 there, 0.003 asked for" in said
     assert "kstore sweep --drop" in said
     assert contents(copied) == before
+    assert asked(config_file, copied, "--drop", "--dry-run") == 0
+    assert "note: --drop takes out row 0 (bad)\n" in capfd.readouterr().err
+    assert contents(copied) == before
     assert asked(config_file, copied, "--drop", "--workers=1") == 0
+    assert "note: --drop takes out row 0 (bad)\n" in capfd.readouterr().err
     assert rows(copied) == rows(finished)
     assert read_results(copied).failed == ()
     assert "bad" not in {name for name, _ in Plan.read(copied).rows}
     assert "because it failed" not in page.read_text()
+
+
+def test_results_of_rows_that_were_taken_out_are_nowhere_beside_others(
+    copied, config_file, with_bad_row, monkeypatch, capsys
+):
+    def run(_):
+        raise MemoryError("no room for a batch\nof many\nlines")
+
+    monkeypatch.setattr(Lab, "run", run)
+    flags = "--drop", "--workers=1", "--config.data.variant=multi5"
+    assert asked(config_file, copied, *flags) == 1
+    assert not (copied / "results.json").exists()
+    assert not (copied / "report.html").exists()
+    said = capsys.readouterr().err
+    assert "of many" not in said.splitlines()[-1]
+
+
+def test_why_rows_failed_is_told_though_the_page_cannot_be_written(
+    copied, with_bad_row, monkeypatch, capsys
+):
+    def write(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(sweep, "_publish", write)
+    assert asked(with_bad_row, copied) == 2
+    said = capsys.readouterr().err
+    assert "kstore: row 0 (bad): pretrain bad: the loss became nan" in said
+    assert said.splitlines()[-1] == "kstore: No space left on device"
 
 
 def test_what_nobody_expected_of_a_row_is_told_with_its_traceback(

@@ -681,31 +681,58 @@ def test_a_llama_has_no_figures_of_the_paper_s_gpt2_beside_it(tmp_path):
     assert groups.groups([SINGLE], [parse(config)])[0].published is None
 
 
-def test_answers_along_the_share_of_questions_and_the_number_of_people(tmp_path):
-    rows, configs = [], []
-    for people, share, steps, mean in (
-        (30, 0.2, 2000, 0.3),
-        (30, 0.8, 2000, 0.6),
-        (60, 0.8, 4000, 0.7),
-    ):
-        rows.append({**a_row(qa=mean), "people": people, "mixed": {"qa_share": share}})
-        configs.append(a_config(rows[-1], steps=steps))
+def along(tmp_path, *rows, **model):
+    """A page of rows of people, a share of questions, steps and answers, of models asked as they
+    are."""
+    found, configs = [], []
+    for people, share, steps, mean in rows:
+        found.append({**a_row(qa=mean), "people": people, "mixed": {"qa_share": share}})
+        configs.append(a_config(found[-1], steps=steps))
         configs[-1]["world"]["people"] = people
         configs[-1]["data"]["qa_share"] = share
-    page = written(a_run(tmp_path, rows, configs, metrics=False))
+        configs[-1]["finetune"]["steps"] = 0
+        configs[-1]["model"].update(model)
+    return written(a_run(tmp_path, found, configs, metrics=False))
+
+
+def test_answers_along_the_share_of_questions_and_the_number_of_people(tmp_path):
+    rows = (30, 0.2, 2000, 0.3), (30, 0.8, 2000, 0.6), (2_000_000, 0.8, 4000, 0.7)
+    page = along(tmp_path / "all", *rows)
     head, *lines = csv_of(page, "along-1")
     assert head == ["share of questions (%)", "this run", "the paper"]
     assert ["20.0", "30.0", "53.6"] in lines
     assert ["80.0", "60.0", "85.7"] in lines
     assert ["40.0", "", "77.5"] in lines
-    assert csv_of(page, "along-2") == [
-        ["people", "this run"],
-        ["30", "60.0"],
-        ["60", "70.0"],
-    ]
-    assert "What more questions, or more people, change" not in written(
-        a_run(tmp_path / "one", rows[:1], configs[:1], metrics=False)
-    )
+    people = [["people", "this run"], ["30", "60.0"], ["2000000", "70.0"]]
+    assert csv_of(page, "along-2") == people
+    assert "people 2,000,000: 70.0" in html.unescape(page)
+    assert "What more questions, or more people, change" not in along(tmp_path / "one", rows[0])
+    steps = along(tmp_path / "steps", *rows[:1], (30, 0.8, 4000, 0.6))
+    assert "What more questions, or more people, change" not in steps
+
+
+def test_the_paper_s_curve_is_of_its_model_alone(tmp_path):
+    rows = (30, 0.2, 2000, 0.3), (30, 0.8, 2000, 0.6)
+    llama = along(tmp_path, *rows, activation="swiglu")
+    assert csv_of(llama, "along-1")[0] == ["share of questions (%)", "this run"]
+
+
+def test_curves_of_one_dataset_are_told_apart(tmp_path):
+    rows = [(n, share, 2000, 0.5) for n in (30, 60) for share in (0.2, 0.8)]
+    page = along(tmp_path, *rows)
+    assert "single (people=60): answers by share of questions" in page
+    assert "single (data.qa_share=0.8): answers by people" in page
+    twice = along(tmp_path / "steps", *rows, *((n, s, 3000, m) for n, s, _, m in rows))
+    assert "single (people=60, pretrain.steps=3000): answers by share of questions" in twice
+
+
+def test_a_model_that_was_finetuned_after_mixed_training_is_not_the_paper_s():
+    row = {**SINGLE, "mixed": {"qa_share": 0.8}}
+    config = a_config(row)
+    config["data"]["qa_share"] = 0.8
+    assert groups.groups([row], [parse(config)])[0].published is None
+    config["finetune"]["steps"] = 0
+    assert groups.groups([row], [parse(config)])[0].published.qa["mean"] == pytest.approx(0.866)
 
 
 def test_colours_and_lines_tell_the_paper_s_datasets_apart():
