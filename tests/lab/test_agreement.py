@@ -103,5 +103,5 @@ def test_results_have_it_where_a_sweep_is_of_all_datasets(finished, monkeypatch,
     monkeypatch.setattr(sweep, "row", lambda lab: lab.row)
     monkeypatch.setattr(report, "write", lambda *paths: paths[0])
     plan = types.SimpleNamespace(path_from=lambda workdir: "stages", stages=())
-    sweep._publish(tmp_path, labs, plan)
+    sweep._publish(tmp_path, labs, plan, failed=())
     assert json.loads((tmp_path / "results.json").read_text())["spearman"] == told(rows)
