@@ -485,15 +485,19 @@ def parse_rows(
     So do they over `finetune.grid`, which `finetune.steps` = 0 given there drops.
     """
     base, rows = _base_and_rows(config, overridden)
-    experiments = [_parse_row(base, row, i, overridden) for i, row in enumerate(rows)]
+    numbers = range(len(rows)) if len(rows) > 1 else [None]
+    experiments = [
+        _parse_row(base, row, i, overridden) for i, row in zip(numbers, rows, strict=True)
+    ]
     kept: dict[Experiment, Experiment] = {}
     for experiment in experiments:
         kept.setdefault(dataclasses.replace(experiment, name=""), experiment)
     return [*kept.values()]
 
 
-def _parse_row(base: dict, row: Row, number: int, overridden: Collection[str]) -> Experiment:
-    """One row of a sweep, which the error names unless it is that of the base alone."""
+def _parse_row(base: dict, row: Row, number: int | None, overridden: Collection[str]) -> Experiment:
+    """One row of a sweep, which the error names by its number, where it has one, unless the error
+    is that of the base alone."""
 
     def parsed(row: Row) -> Experiment:
         return parse(_over_grid(overridden, _with(base, row)))
@@ -501,6 +505,8 @@ def _parse_row(base: dict, row: Row, number: int, overridden: Collection[str]) -
     try:
         return parsed(row)
     except UserError as error:
+        if number is None:
+            raise
         try:
             parsed(())
         except UserError as of_base:
