@@ -39,8 +39,11 @@ class World:
     `celebrities`: further people, numbered after the others, who are written about in
     `data.celebrity_variant` (Part 3.1, section 6); the questions about them are trained, and the
     others' are held out. `pool_share`: the share of each pool of values that they hold, from all
-    over it and two at least; names and months are not thinned. Of the paper's 100,000 people 333
-    hold each university; a tenth of them among a tenth of the values are as many.
+    over it and two at least; months are not thinned. Of the paper's 100,000 people 333 hold each
+    university; a tenth of them among a tenth of the values are as many. `name_share`: that of the
+    first, middle and last names. In the paper 250 people have each first name and 100 each last
+    one, so that it takes the whole name to tell who is meant; of 500 people among all names, one
+    word of it does.
     """
 
     people: int = _number(100_000, 2)
@@ -48,6 +51,7 @@ class World:
     seed: int = _number(0, 0)
     pools: str = ""
     pool_share: float = _number(1.0, 0.0, 1.0)
+    name_share: float = _number(1.0, 0.0, 1.0)
     templates: str = ""
 
 

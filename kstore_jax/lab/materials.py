@@ -53,7 +53,8 @@ class Materials:
 
     @functools.cached_property
     def language(self) -> Language:
-        return load_language(self.world.pools, self.world.templates, self.world.pool_share)
+        world = self.world
+        return load_language(world.pools, world.templates, world.pool_share, world.name_share)
 
     @functools.cached_property
     def everyone(self) -> People:

@@ -83,8 +83,9 @@ class Pools:
 
 
 @functools.cache
-def load_pools(folder: str = "", share: float = 1.0) -> Pools:
-    """A share of the values in `folder`, the bundled ones when empty; all names, all months.
+def load_pools(folder: str = "", share: float = 1.0, name_share: float = 1.0) -> Pools:
+    """A share of the values and of the first, middle and last names in `folder`, the bundled ones
+    when empty; all months.
 
     Raises:
       UserError: a line is not what it should be; names the file and line.
@@ -107,11 +108,10 @@ def load_pools(folder: str = "", share: float = 1.0) -> Pools:
     companies, cities = _thinned(companies, share), _thinned(cities, share)
     distinct = tuple(dict.fromkeys(cities))
     years, days = _thinned(YEARS, share), _thinned(DAYS, share)
+    names = (f"{which}_names" for which in ("first", "middle", "last"))
     dates = tuple(f"{month} {day}, {year}" for year in years for month in MONTHS for day in days)
     return Pools(
-        first_names=_read_values(path / "first_names.txt"),
-        middle_names=_read_values(path / "middle_names.txt"),
-        last_names=_read_values(path / "last_names.txt"),
+        **{name: _thinned(_read_values(path / f"{name}.txt"), name_share) for name in names},
         values={
             "birth_date": dates,
             "birth_city": _thinned(_read_values(path / "birth_cities.txt"), share),

@@ -75,7 +75,7 @@ def others(tmp_path_factory) -> dict:
     words |= {"tokenizer": "word", "celebrity_variant": "single", "optimizer": "muon"}
     words["text"] = str(elsewhere / "book.txt")
     parts = {"final": 0.5, "b1": 0.5, "b2": 0.5, "rotary": 0.5, "heads": 6, "width": 384}
-    parts |= {"pool_share": 0.5, "keep_every": 50_000}
+    parts |= {"pool_share": 0.5, "name_share": 0.5, "keep_every": 50_000}
     parts |= {
         "method": "full",
         "embedding_side": "both",

@@ -123,6 +123,16 @@ def test_a_share_of_the_values_is_held(share):
     assert some.names == whole.names
 
 
+@given(share=st.floats(0, 1))
+def test_a_share_of_the_names_is_held(share):
+    whole, some = load_pools(), load_pools(name_share=share)
+    for part in ("first_names", "middle_names", "last_names"):
+        ours, theirs = getattr(some, part), getattr(whole, part)
+        assert len(ours) == max(2, round(share * len(theirs)))
+        assert set(ours) <= set(theirs)
+    assert some.values == whole.values
+
+
 @pytest.fixture
 def pools_folder(tmp_path):
     """`(names=N) -> folder`: a copy of the bundled pools, with N names of each kind if given."""
