@@ -1,6 +1,7 @@
 """What the finetuned models of a run answer, in figures and in words."""
 
 import pathlib
+import sys
 from collections.abc import Iterator
 
 import numpy as np
@@ -24,18 +25,27 @@ def evaluate(run: pathlib.Path, row: int | None, beam: int, show: int) -> Iterat
     Yields for each: `dataset`, `seed`, what `answering.answers` finds, and `shown`: a question, the
     answer `said`, the `truth`, and whether it is `right`.
 
+    Rows of which a model is not finished are left out of all, with a line on stderr each.
+
     Raises:
-      UserError: there is no such run or row, or its model is not finished.
+      UserError: there is no such run or row, or no model of it is finished.
     """
-    for which, lab in rows_of(run, row).items():
-        unfinished = [
-            stage.name
-            for stage in (lab.pretrain, *lab.finetune.values())
-            if lab.cache.result(stage) is None
-        ]
-        if unfinished:
-            raise UserError(f"{run}: {unfinished[0]} of row {which} is not finished; run it first")
-        yield _evaluated(lab, 1 if lab.mask is not None else beam, show)
+    labs = rows_of(run, row)
+    unfinished = {which: stage for which, lab in labs.items() if (stage := _unfinished(lab))}
+    said = [f"{run}: {stage} of row {n} is not finished" for n, stage in unfinished.items()]
+    if len(said) == len(labs):
+        raise UserError(f"{said[0]}; run it first")
+    for line in said:
+        print(f"note: {line} and left out", file=sys.stderr)
+    for which, lab in labs.items():
+        if which not in unfinished:
+            yield _evaluated(lab, 1 if lab.mask is not None else beam, show)
+
+
+def _unfinished(lab: Lab) -> str | None:
+    """The first stage that answers need and that is not done."""
+    stages = (lab.pretrain, *lab.finetune.values())
+    return next((stage.name for stage in stages if lab.cache.result(stage) is None), None)
 
 
 def _evaluated(lab: Lab, beam: int, show: int) -> dict:

@@ -70,3 +70,17 @@ def test_what_cannot_be_asked_is_told_in_one_line(finished, tmp_path, capsys):
         assert out == ""
         assert err.strip().endswith(said)
         assert err.count("\n") == 1
+
+
+def test_a_row_that_is_not_finished_keeps_no_other_from_being_asked(finished, tmp_path, capsys):
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    first, second = labs_of(run)
+    stage = next(iter(first.finetune.values()))
+    (first.cache.folder(stage) / "result.json").unlink()
+    assert main(["eval", str(run), "--beam=1", "--show=0", "--json"]) == 0
+    out, err = capsys.readouterr()
+    (row,) = json.loads(out)["rows"]
+    assert row["dataset"] == second.experiment.data.variant
+    assert err == f"note: {run}: finetune of row 0 is not finished and left out\n"
+    assert main(["eval", str(run), "--row=0"]) == 2
