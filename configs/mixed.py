@@ -20,7 +20,7 @@ MIXED, ALONE = 0.5, 0.0
 
 
 def get_config(scale: str = "laptop"):
-    config = recipes.at(scale)
+    config = recipes.at(scale, together=recipes.together)
     config.data.variant = "single"
     if scale == "laptop":
         config.world.pool_share = 0.05
@@ -28,14 +28,25 @@ def get_config(scale: str = "laptop"):
         config.pretrain.update(batch=8, evaluate_every=500)
         rows = [_row(people, MIXED) for people in (250, 500, 1000)]
         config.sweep = (*rows, _row(1000, ALONE))
+    elif scale == "together":
+        config.world.update(pool_share=0.2, name_share=1.0)
+        config.model.width = 256
+        config.pretrain.update(steps=22_000, batch=24, learning_rate=2e-3, warmup=960)
+        config.pretrain.checkpoint_every = 2000
+        config.finetune.steps = 1000
+        config.sweep = c.product(_mixed_and_alone(MIXED), world__people=[3000, 6000])
     else:
         config.pretrain.evaluate_every = config.pretrain.steps // 40
-        asked_as_it_is = {"finetune__steps": 0, "finetune__grid": ()}
-        config.sweep = c.chain(
-            c.row("questions mixed in", data__qa_share=0.8, **asked_as_it_is),
-            c.row("finetuned afterwards"),
-        )
+        config.sweep = _mixed_and_alone(0.8)
     return config
+
+
+def _mixed_and_alone(share: float):
+    asked_as_it_is = {"finetune__steps": 0, "finetune__grid": ()}
+    return c.chain(
+        c.row("questions mixed in", data__qa_share=share, **asked_as_it_is),
+        c.row("finetuned afterwards"),
+    )
 
 
 def _row(people: int, share: float) -> tuple[tuple[str, object], ...]:

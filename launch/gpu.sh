@@ -9,9 +9,10 @@
 #   profile    what the time of its steps goes to
 #   peers      the same beside PyTorch's, compiled: a GPT in the manner of nanoGPT, and Hugging Face's
 #   together   sixteen small models in one program, beside one by one
-#   run-NAME   the experiment configs/NAME.py:gpu, into DIR/runs/NAME
+#   run-NAME   the experiment configs/NAME.py:gpu, into DIR/runs/NAME; run-NAME:SCALE, into
+#              DIR/runs/NAME-SCALE, at another scale; `together` pretrains all rows in one program
 #
-# A benchmark leaves DIR/PIECE.json, an experiment DIR/runs/NAME/results.json; a piece that is there
+# A benchmark leaves DIR/PIECE.json, an experiment the results.json of its folder; a piece that is there
 # already is not made again. Nine minutes after it began an experiment gets SIGTERM, writes a
 # checkpoint and ends with status 75; called again, it goes on. Without names the script calls it
 # until it is done, or until a try brings nothing new, as where a stage that has no checkpoints takes
@@ -33,7 +34,7 @@ shift
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 read -ra batches <<<"${BATCHES:-8 16 32 64 96}"
-read -ra configs <<<"${CONFIGS:-datasets qa_ratio finetuning mixed celebrities directions couples}"
+read -ra configs <<<"${CONFIGS:-datasets:together mixed:together datasets qa_ratio finetuning mixed celebrities directions couples}"
 pieces=("${batches[@]/#/train-}" profile peers together "${configs[@]/#/run-}")
 looping=false
 if (($# == 0)); then
@@ -62,8 +63,12 @@ command_of() { # sets `command` to that of a piece, and `result` to what it leav
             ;;
         together) command=("$kstore" bench train --config=configs/quickstart.py --together=16 --json) ;;
         run-*)
-            result="$out/runs/${1#run-}/results.json"
-            command=("$kstore" sweep "--config=configs/${1#run-}.py:gpu" "--workdir=$out/runs/${1#run-}")
+            local name="${1#run-}" scale=gpu
+            local workdir="$out/runs/${name/:/-}"
+            result="$workdir/results.json"
+            if [[ "$name" == *:* ]]; then scale="${name#*:}"; fi
+            command=("$kstore" sweep "--config=configs/${name%%:*}.py:$scale" "--workdir=$workdir")
+            if [[ "$scale" == together ]]; then command+=(--together=16); fi
             ;;
     esac
     command=(timeout --foreground --preserve-status --kill-after=50 540 "${command[@]}")

@@ -10,12 +10,20 @@ import pytest
 
 from kstore_jax.arguments import configured, defined
 from kstore_jax.config import SIZES, STYLES, Experiment, parse_rows
+from kstore_jax.lab.experiment import Lab, with_dtype
+from kstore_jax.lab.population import program
+from kstore_jax.lab.stages import Cache
 
 FOLDER = pathlib.Path(__file__).parents[1] / "configs"
 README = FOLDER.parent / "README.md"
 FILES = sorted(path.stem for path in FOLDER.glob("*.py"))
 SCALES = ("laptop", "gpu", "paper")
 SCALED = [name for name in FILES if name != "quickstart"]
+TOGETHER = ("datasets", "mixed")  # have a scale more, for models trained in one program
+SCALES_OF = [
+    *((name, scale) for name in SCALED for scale in SCALES),
+    *((name, "together") for name in TOGETHER),
+]
 FIGURES = {  # of Part 3.1, and how many rows the paper has there
     "datasets": ((3, 5, 7, 13), 16),
     "mixed": ((1,), 2),
@@ -39,8 +47,7 @@ def rows(name: str, *scale: str) -> list[Experiment]:
     return parse_rows(module(name).get_config(*scale))
 
 
-@pytest.mark.parametrize("scale", SCALES)
-@pytest.mark.parametrize("name", SCALED)
+@pytest.mark.parametrize(("name", "scale"), SCALES_OF)
 def test_every_file_has_every_scale(name, scale):
     found = rows(name, scale)
     assert found
@@ -48,6 +55,12 @@ def test_every_file_has_every_scale(name, scale):
         assert e.pretrain.steps % e.pretrain.dispatch == 0
         assert e.finetune.steps % e.finetune.dispatch == 0
         assert e.qa.beam == 1 or e.model.direction == "causal"
+
+
+@pytest.mark.parametrize("name", TOGETHER)
+def test_one_program_pretrains_all_that_is_trained_together(name, tmp_path):
+    labs = [Lab(with_dtype(row), Cache(tmp_path)) for row in rows(name, "together")]
+    assert len({program(lab) for lab in labs}) == 1 < len(labs)
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -61,7 +74,7 @@ def test_a_scale_that_is_not_there_is_refused_by_name(name):
 def test_what_a_file_tells_to_set_is_accepted_at_every_scale_and_heeded(name):
     text = module(name).__doc__
     told = [span.split() for span in re.findall(r"`(--config\.[^`]+)`", text)]
-    for scale in SCALES if name in SCALED else ():
+    for scale in (scale for one, scale in SCALES_OF if one == name):
         for argv in told:
             flag = f"--config={FOLDER / name}.py:{scale}"
             for e in parse_rows(*configured([flag, *argv], defined(), None)):

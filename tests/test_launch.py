@@ -353,6 +353,12 @@ def test_the_pieces_of_one_gpu_are_what_the_commands_take():
                 name, _, scale = word.removeprefix("--config=").partition(":")
                 module = runpy.run_path(str(LAUNCH.parent / name))
                 parse_rows(module["get_config"](*[scale] * bool(scale)))
+    together = dry("gpu.sh", "out", "run-mixed:together").split()
+    assert together[-3:] == [
+        "--config=configs/mixed.py:together",
+        f"--workdir={LAUNCH.parent}/out/runs/mixed-together",
+        "--together=16",
+    ]
     refused = launch("gpu.sh", "--dry-run", "out", "run-mixt")
     assert (refused.returncode, refused.stdout) == (2, "")
     assert launch("gpu.sh").returncode == 2

@@ -30,7 +30,7 @@ def pretrain_together(labs: Sequence[Lab], together: int) -> None:
         with contextlib.suppress(Exception):  # `Lab.run` comes to it again
             for parent in lab.pretrain.parents:
                 lab.cache.ensure(parent)
-            alike.setdefault(_program(lab), []).append(lab)
+            alike.setdefault(program(lab), []).append(lab)
     for rows in alike.values():
         for first in range(0, len(rows), together):
             if len(group := rows[first : first + together]) > 1:
@@ -53,7 +53,7 @@ def _pretrain(members: Mapping[Stage, Lab], stages: Sequence[Stage]) -> list[dic
     return [lab.pretraining_result for lab in labs]
 
 
-def _program(lab: Lab) -> Hashable:
+def program(lab: Lab) -> Hashable:
     """What pretrainings that one program can compute agree on."""
     masked = lab.vocabulary.ids.tobytes() if lab.mask is not None else b""
     return lab.shape, without_dials(lab.experiment.pretrain), lab.experiment.mesh, masked
