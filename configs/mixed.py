@@ -6,10 +6,11 @@ read about as often in every row. Beside them the same people pretrained without
 finetuned afterwards.
 
 Command: `kstore sweep --config=configs/mixed.py --workdir=runs/mixed`. Hardware: 2 CPU cores.
-`:gpu` has 10,000 people, 7e16 FLOP a row, for one GPU; `:paper` 100,000, 2.9e18 FLOP a row, for a
-node of GPUs; both a share of 0.8. `docs/RESULTS.md` has times and scores of the first three rows of
-`laptop`; the others were not run yet. Expected, from the paper: 86.6 % mixed, 9.7 % finetuned
-afterwards. Other shares: `qa_ratio.py`.
+`:together`, with `--together=4`, has 3,000 and 6,000 people among a fifth of the values, mixed and
+alone, for one GPU: minutes. `:gpu` has 10,000 people, 7e16 FLOP a row, for one GPU; `:paper`
+100,000, 2.9e18 FLOP a row, for a node of GPUs; both a share of 0.8. `docs/RESULTS.md` has times and
+scores of the first three rows of `laptop` and of `together`; the others were not run yet. Expected,
+from the paper: 86.6 % mixed, 9.7 % finetuned afterwards. Other shares: `qa_ratio.py`.
 """
 
 from kstore_jax import config as c

@@ -8,9 +8,7 @@ from kstore_jax.config import default, product
 from kstore_jax.errors import nearest
 
 
-def at(
-    scale: str, **more: Callable[[], ml_collections.ConfigDict]
-) -> ml_collections.ConfigDict:
+def at(scale: str, **more: Callable[[], ml_collections.ConfigDict]) -> ml_collections.ConfigDict:
     """The recipe of a scale: `laptop`, `gpu`, `paper`, or one that only some files have.
 
     Raises:
@@ -106,7 +104,6 @@ def together() -> ml_collections.ConfigDict:
     config.model.dropout = 0.1
     config.pretrain.update(steps=72_000, batch=8, warmup=1440, checkpoint_every=6000)
     config.finetune.batch = 96
-    config.p_probe.batch = 75
     config.q_probe.update(batch=150, steps=90)
     return config
 

@@ -10,7 +10,7 @@
 #   peers      the same beside PyTorch's, compiled: a GPT in the manner of nanoGPT, and Hugging Face's
 #   together   sixteen small models in one program, beside one by one
 #   run-NAME   the experiment configs/NAME.py:gpu, into DIR/runs/NAME; run-NAME:SCALE, into
-#              DIR/runs/NAME-SCALE, at another scale; `together` pretrains all rows in one program
+#              DIR/runs/NAME-SCALE, at another scale; `together` pretrains up to sixteen rows in one program
 #
 # A benchmark leaves DIR/PIECE.json, an experiment the results.json of its folder; a piece that is there
 # already is not made again. Nine minutes after it began an experiment gets SIGTERM, writes a
@@ -19,7 +19,7 @@
 # longer. A piece that fails (a batch that is too large, say) is told, and the next one made; the
 # script ends with its status.
 #
-# BATCHES: of the train-B ("8 16 32 64 96"). CONFIGS: of the run-NAME. KSTORE, PYTHON: the commands
+# BATCHES: of the train-B ("8 16 32 64 96"). CONFIGS: the NAME or NAME:SCALE of the run-…. KSTORE, PYTHON: the commands
 # (kstore, python). `peers` needs the extra `bench`.
 # --dry-run prints the commands and starts nothing.
 set -euo pipefail

@@ -16,7 +16,7 @@ from kstore_jax.model import adapters
 from kstore_jax.model.forward import Params
 from kstore_jax.readout import decode, qa
 from kstore_jax.train import objectives
-from kstore_jax.train.fit import Task, fit
+from kstore_jax.train.fit import Task, all_trained, fit
 from kstore_jax.train.mesh import placed
 from kstore_jax.train.processes import local
 from kstore_jax.world import draw
@@ -90,9 +90,13 @@ def finetuned(lab: "Lab", training: Finetune, trained: dict) -> Params:
 
 def _merge(training: Finetune) -> Callable[[Params, dict], Params]:
     if training.method == "full":
-        return lambda _, trainable: trainable
-    sides = {"alpha": training.alpha, "embedding_side": training.embedding_side}
-    return functools.partial(adapters.merge, **sides)
+        return all_trained
+    return _adapted(training.alpha, training.embedding_side)
+
+
+@functools.cache
+def _adapted(alpha: float, embedding_side: str) -> Callable[[Params, dict], Params]:
+    return functools.partial(adapters.merge, alpha=alpha, embedding_side=embedding_side)
 
 
 def answers(lab: "Lab", params: Params, beam: int) -> dict:

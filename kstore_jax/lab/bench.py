@@ -26,7 +26,7 @@ from kstore_jax.model import forward
 from kstore_jax.model.transformer import Shape
 from kstore_jax.readout.qa import span_accuracy
 from kstore_jax.train.checkpoint import opened
-from kstore_jax.train.fit import compiled_steps, dials_of, start
+from kstore_jax.train.fit import all_trained, compiled_steps, dials_of, start
 from kstore_jax.train.lanes import ModelAxis
 from kstore_jax.train.mesh import batch_sharding, make_mesh
 from kstore_jax.train.objectives import Objective, next_token
@@ -90,7 +90,7 @@ class TrainingSteps:
         together: int = 1,
     ):
         axis = ModelAxis(together, make_mesh())
-        program = compiled_steps(axis, objective or next_token(shape), _own, training)
+        program = compiled_steps(axis, objective or next_token(shape), all_trained, training)
         params = forward.init(shape, jax.random.key(0))
         self.parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
         self.steps_a_call = training.dispatch
@@ -110,10 +110,6 @@ class TrainingSteps:
             self.state, losses = self.compiled(self.state, {}, self._dials, self._batch)
         jax.block_until_ready(losses)
         return time.perf_counter() - started
-
-
-def _own(_, trainable):
-    return trainable
 
 
 def _tokens(shape: Shape, training: Pretrain, together: int) -> dict[str, np.ndarray]:

@@ -27,7 +27,7 @@ from kstore_jax.model.matmul import fastest_dtype
 from kstore_jax.model.transformer import Shape
 from kstore_jax.train import objectives, processes
 from kstore_jax.train.checkpoint import opened
-from kstore_jax.train.fit import Lane, Task, fit_together
+from kstore_jax.train.fit import Lane, Task, all_trained, fit_together
 from kstore_jax.train.masking import Words
 from kstore_jax.train.mesh import make_mesh, placed
 from kstore_jax.train.peaks import flops_per_token
@@ -240,7 +240,7 @@ class Lab:
         task = Task(
             name=f"pretrain {self.experiment.label}",
             objective=self.objective,
-            merge=lambda _, trainable: trainable,
+            merge=all_trained,
             frozen={},
             trainable=self._initial,
             make_batch=make_batch,

@@ -139,6 +139,7 @@ def class_logits(head: dict, hidden_TxBxQxD, mean, variance, classes: tuple[int,
     return logits.reshape(tasks, rows, positions, -1)
 
 
+@functools.cache
 def probe_objective(shape: Shape, classes: tuple[int, ...], norm: str) -> Objective:
     """The sum over tasks of the mean loss over the positions where the task is asked; the dropout
     of `shape` is on."""

@@ -21,10 +21,10 @@ from kstore_jax.errors import Stopped, UserError
 from kstore_jax.model.forward import Params
 from kstore_jax.train.checkpoint import Checkpoints, opened
 from kstore_jax.train.clock import Clock
-from kstore_jax.train.lanes import ModelAxis, abreast
+from kstore_jax.train.lanes import ModelAxis, abreast, every_model
 from kstore_jax.train.mesh import batch_sharding, make_mesh, placed
 from kstore_jax.train.objectives import Objective, loss_of
-from kstore_jax.train.optimizer import Dials, dials, optimizer
+from kstore_jax.train.optimizer import Dials, dials, optimizer, without_dials
 from kstore_jax.train.processes import highest
 from kstore_jax.train.stopping import deferred
 from kstore_jax.train.telemetry import Telemetry
@@ -75,8 +75,14 @@ class Lane:
     watch: Watch
 
 
+def all_trained(_: Tree, trainable: Tree) -> Tree:
+    """The merge of a training of every weight."""
+    return trainable
+
+
 _SAVED = ("trainable", "optimizer")
 _GO_ON, _SAVE, _STOP = range(3)
+_FUNCTIONS = 16  # of training steps that a process keeps, with what is compiled of each
 
 
 @dataclasses.dataclass(frozen=True)
@@ -237,9 +243,19 @@ def dials_of(training: Training, seed: int, mesh: jax.sharding.Mesh) -> Dials:
 
 def compiled_steps(axis: ModelAxis, objective, merge, training: Training) -> Callable:
     """`(state, frozen, dials, batch) -> (state, losses)` of all models of an axis; the state is
-    donated."""
+    donated.
+
+    Trainings that have their objective and merge in common, and differ in their dials alone, get
+    the same function: those of the rows of a sweep are compiled once a process (but for masked
+    words, whose objective is each row's own).
+    """
+    return _steps_of(axis.count > 1, objective, merge, without_dials(training))
+
+
+@functools.lru_cache(maxsize=_FUNCTIONS)
+def _steps_of(several: bool, objective, merge, training: Training) -> Callable:
     train = functools.partial(train_steps, objective, merge, training)
-    return jax.jit(axis.every(train), donate_argnums=0)
+    return jax.jit(every_model(train) if several else train, donate_argnums=0)
 
 
 def train_steps(objective, merge, training, state, frozen, dials, batch):

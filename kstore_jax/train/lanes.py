@@ -63,11 +63,6 @@ class ModelAxis:
 
         return [placed(self.alone, one(i)) for i in range(self.count)]
 
-    def every(self, train_steps: Callable) -> Callable:
-        """`(state, frozen, dials, batch) -> (state, losses)` of all models; their axis is the
-        second of the batch, after that of steps, and the first of all else."""
-        return train_steps if self.count == 1 else jax.vmap(train_steps, in_axes=(0, 0, 0, 1))
-
     def make_batch(self, makes: Sequence[MakeBatch]) -> MakeBatch:
         """The rows of the batch of a step, of all models."""
         if self.count == 1:
@@ -78,6 +73,12 @@ class ModelAxis:
             return {name: np.stack([batch[name] for batch in made]) for name in made[0]}
 
         return make
+
+
+def every_model(train_steps: Callable) -> Callable:
+    """`(state, frozen, dials, batch) -> (state, losses)` of several models; their axis is the
+    second of the batch, after that of steps, and the first of all else."""
+    return jax.vmap(train_steps, in_axes=(0, 0, 0, 1))
 
 
 def abreast(saved: Sequence[Sequence[int]]) -> list[tuple[int, list[int]]]:

@@ -2,9 +2,11 @@
 
 An objective is a pure function `(params, batch) -> (totals, counts)`: summed losses and how many
 terms each sums, scalars or one a task. The loss is the sum of `totals / counts`; kept apart, they
-make the gradient of a batch in parts equal to that of the whole.
+make the gradient of a batch in parts equal to that of the whole. That of a shape is one function,
+by which `fit` knows what it has compiled.
 """
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -53,6 +55,7 @@ def hidden_states(shape: Shape, params: Params, tokens: jax.Array, batch: Batch)
     return forward(shape, params, tokens, batch.get("lengths"), None if keys is None else keys[0])
 
 
+@functools.cache
 def next_token(shape: Shape) -> Objective:
     """Mean loss of every next token: batch `tokens` (B, L + 1)."""
 
@@ -92,6 +95,7 @@ def at_positions(hidden_BxLxD: jax.Array, positions_BxP: jax.Array) -> jax.Array
     return jnp.take_along_axis(hidden_BxLxD, positions_BxP[:, :, None], axis=1)
 
 
+@functools.cache
 def answers(shape: Shape) -> Objective:
     """Mean loss of chosen tokens: batch `tokens` (B, L) of `lengths` (B,); `positions` (B, P), from
     where each is predicted; `targets` (B, P); `weights` (B, P), 0 where there is none."""

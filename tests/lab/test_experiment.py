@@ -83,6 +83,17 @@ def test_nobody_of_p_test_enters_a_batch_and_all_of_p_train_do(lab, trained_by, 
     assert all(any(name in text for text in texts) for name in names(lab, True))
 
 
+@pytest.mark.parametrize("stage", ["pretrain", "finetune", "q_probe"])
+def test_the_next_row_trains_by_the_program_of_the_one_before(finished, tmp_path, stage):
+    rows = json.loads((finished / "config.json").read_text())["rows"]
+    for i, row in enumerate(rows):
+        lab = Lab(parse(row), Cache(finished / "stages"))
+        (of_row,) = (one for one in lab.stages if one.name == stage)
+        (tmp_path / str(i)).mkdir()
+        of_row.compute(tmp_path / str(i))
+    assert read_metrics(tmp_path / "1" / METRICS)[-1]["spent"]["compile"] == 0.0
+
+
 def test_everybody_is_read_about_in_pretraining(lab, trained_by):
     tokens = steps_of(trained_by("pretrain"), 200)
     text = " ".join(lab.vocabulary.decode(row) for row in tokens.reshape(-1, tokens.shape[-1]))

@@ -32,7 +32,8 @@ from kstore_jax.train import fit as fit_module
 from kstore_jax.train import peaks, sinks, stopping
 from kstore_jax.train.checkpoint import Checkpoints, digest
 from kstore_jax.train.clock import PARTS, Clock
-from kstore_jax.train.fit import Task, fit
+from kstore_jax.train.fit import Task, all_trained, compiled_steps, fit
+from kstore_jax.train.lanes import ModelAxis
 from kstore_jax.train.mesh import make_mesh, placed
 from kstore_jax.train.objectives import answers, next_token
 from kstore_jax.train.telemetry import METRICS, Telemetry, last_metrics, read_metrics
@@ -389,7 +390,35 @@ def test_a_checkpoint_is_written_when_so_long_has_passed_and_changes_nothing(tmp
     assert same_bits(saved(tmp_path, 20), saved(undisturbed, 20))
 
 
+DIALS = {
+    "learning_rate": 1e-2,
+    "weight_decay": 0.5,
+    "warmup": 3,
+    "final": 0.5,
+    "schedule": "linear",
+}
+PARTS_OF_A_PROGRAM = {
+    "optimizer": "muon", "b1": 0.8, "b2": 0.9, "eps": 1e-3, "clip": 0.5, "accumulate": 2,
+    "skip_nonfinite": 3,
+}  # fmt: skip
+
+
+def test_trainings_that_differ_in_dials_alone_have_the_same_steps_and_no_others():
+    def steps_of(training, models=1, shape=SHAPE, merge=all_trained):
+        return compiled_steps(ModelAxis(models, make_mesh()), next_token(shape), merge, training)
+
+    for name, value in DIALS.items():
+        assert steps_of(dataclasses.replace(TRAINING, **{name: value})) is steps_of(TRAINING)
+    for name, value in PARTS_OF_A_PROGRAM.items():
+        assert steps_of(dataclasses.replace(TRAINING, **{name: value})) is not steps_of(TRAINING)
+    wider = dataclasses.replace(SHAPE, width=2 * SHAPE.width)
+    assert steps_of(TRAINING, shape=wider) is not steps_of(TRAINING)
+    assert steps_of(TRAINING, merge=lambda _, trainable: trainable) is not steps_of(TRAINING)
+    assert steps_of(TRAINING, models=2) is steps_of(TRAINING, models=3) is not steps_of(TRAINING)
+
+
 def test_where_the_time_went_is_told_over_all_restarts(tmp_path):
+    jax.clear_caches()  # as in a process that trains for the first time
     with pytest.raises(Interrupted):
         fit(interrupted_at(15), TRAINING, tmp_path)
     first = read_metrics(tmp_path / METRICS)

@@ -13,7 +13,7 @@ import numpy as np
 from kstore_jax.config import Training
 from kstore_jax.model.transformer import Shape
 from kstore_jax.train.checkpoint import opened
-from kstore_jax.train.fit import Task, fit
+from kstore_jax.train.fit import Task, all_trained, fit
 from kstore_jax.train.mesh import batch_sharding, make_mesh
 from kstore_jax.train.objectives import next_token
 from kstore_jax.train.optimizer import optimizer
@@ -38,7 +38,7 @@ def task(batch: int = TRAINING.batch, **changes) -> Task:
     plain = Task(
         name="tiny",
         objective=next_token(SHAPE),
-        merge=lambda _, trainable: trainable,
+        merge=all_trained,
         frozen={},
         trainable=reference.parameters(SHAPE),
         make_batch=make_batch,
