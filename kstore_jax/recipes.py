@@ -104,7 +104,7 @@ def together() -> ml_collections.ConfigDict:
     config.model.dropout = 0.1
     config.pretrain.update(steps=72_000, batch=8, warmup=1440, checkpoint_every=6000)
     config.finetune.batch = 96
-    config.q_probe.update(batch=150, steps=90)
+    config.q_probe.update(batch=50, steps=270)
     return config
 
 
