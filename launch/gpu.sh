@@ -10,17 +10,18 @@
 #   peers      the same beside PyTorch's, compiled: a GPT in the manner of nanoGPT, and Hugging Face's
 #   together   sixteen small models in one program, beside one by one
 #   run-NAME   the experiment configs/NAME.py:gpu, into DIR/runs/NAME; run-NAME:SCALE, into
-#              DIR/runs/NAME-SCALE, at another scale; `together` pretrains up to sixteen rows in one program
+#              DIR/runs/NAME-SCALE, at another scale; `together` pretrains up to sixteen rows in one
+#              program
 #
-# A benchmark leaves DIR/PIECE.json, an experiment the results.json of its folder; a piece that is there
-# already is not made again. Nine minutes after it began an experiment gets SIGTERM, writes a
+# A benchmark leaves DIR/PIECE.json, an experiment the results.json of its folder; a piece that is
+# there already is not made again. Nine minutes after it began an experiment gets SIGTERM, writes a
 # checkpoint and ends with status 75; called again, it goes on. Without names the script calls it
 # until it is done, or until a try brings nothing new, as where a stage that has no checkpoints takes
 # longer. A piece that fails (a batch that is too large, say) is told, and the next one made; the
 # script ends with its status.
 #
-# BATCHES: of the train-B ("8 16 32 64 96"). CONFIGS: the NAME or NAME:SCALE of the run-…. KSTORE, PYTHON: the commands
-# (kstore, python). `peers` needs the extra `bench`.
+# BATCHES: of the train-B ("8 16 32 64 96"). CONFIGS: the NAME or NAME:SCALE of the run-…; others
+# are refused. KSTORE, PYTHON: the commands (kstore, python). `peers` needs the extra `bench`.
 # --dry-run prints the commands and starts nothing.
 set -euo pipefail
 
@@ -34,7 +35,8 @@ shift
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 read -ra batches <<<"${BATCHES:-8 16 32 64 96}"
-read -ra configs <<<"${CONFIGS:-datasets:together mixed:together datasets qa_ratio finetuning mixed celebrities directions couples}"
+scaled="datasets qa_ratio finetuning mixed celebrities directions couples"
+read -ra configs <<<"${CONFIGS:-datasets:together mixed:together $scaled}"
 pieces=("${batches[@]/#/train-}" profile peers together "${configs[@]/#/run-}")
 looping=false
 if (($# == 0)); then

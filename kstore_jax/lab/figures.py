@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import io
 import re
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 
 import matplotlib
@@ -69,6 +70,7 @@ _STYLE = {
     "legend.columnspacing": 1.4,
 }
 _SEQUENTIAL = LinearSegmentedColormap.from_list("accuracy", HEAT)
+_LINE = 38  # characters of a title, beside the widest labels of an axis
 _DARK_FROM = 0.55
 _LEGEND = ("this run", "first token", "whole value", "the paper's", "majority guess", "ceiling")
 
@@ -92,7 +94,7 @@ def _figure(height: float) -> Callable:
             with matplotlib.rc_context(_STYLE):
                 figure = Figure(figsize=(_WIDTH, height), dpi=_DPI, layout="constrained")
                 axes = figure.subplots()
-                axes.set_title(title if len(title) <= 62 else f"{title[:61]}…", pad=8)
+                axes.set_title(textwrap.fill(title, _LINE), pad=8)
                 draw(axes, *args, **kwargs)
                 png = io.BytesIO()
                 figure.savefig(png, format="png", metadata={"Software": _SOFTWARE})

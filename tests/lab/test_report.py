@@ -13,11 +13,13 @@ import pathlib
 import re
 import urllib.parse
 
+import matplotlib.image
 import pytest
 
 from kstore_jax.config import Experiment, as_dict, parse
 from kstore_jax.errors import UserError
 from kstore_jax.lab import figures, findings, groups, paper, report, results
+from kstore_jax.lab.agreement import Agreement
 from kstore_jax.lab.experiment import Lab
 from kstore_jax.lab.stages import Cache
 from kstore_jax.world.biographies import OTHER_VARIANTS, VARIANT_EXAMPLES
@@ -733,6 +735,14 @@ def test_a_model_that_was_finetuned_after_mixed_training_is_not_the_paper_s():
     assert groups.groups([row], [parse(config)])[0].published is None
     config["finetune"]["steps"] = 0
     assert groups.groups([row], [parse(config)])[0].published.qa["mean"] == pytest.approx(0.866)
+
+
+def test_a_long_title_of_a_picture_is_in_it_whole():
+    shares = 0.1234, 0.4567, 0.9
+    alike = Agreement("qa_mean", ("single", "multi2", "multi5"), shares, shares)
+    pixels = matplotlib.image.imread(io.BytesIO(figures.scatter(alike).png))[..., :3]
+    assert (pixels[:, -4:] == 1).all()
+    assert (pixels < 0.5).any()
 
 
 def test_colours_and_lines_tell_the_paper_s_datasets_apart():
