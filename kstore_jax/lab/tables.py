@@ -29,7 +29,8 @@ def in_numbers(found: Sequence[Group]) -> Html:
 def table(name: str, heads: Sequence[str], bodies: Sequence[Sequence[Html]]) -> Html:
     """A table that scrolls in itself, sorted by any column but the first; a body stays together."""
     head = tag("thead", tag("tr", *(tag("th", each, scope="col") for each in heads)))
-    inside = tag("table", head, *(tag("tbody", *rows) for rows in bodies), class_="sortable")
+    parts = (head, *(tag("tbody", *rows) for rows in bodies))
+    inside = tag("table", *parts, class_="sortable", aria_label=name)
     return tag("div", inside, class_="scroll", role="group", tabindex=0, aria_label=name)
 
 

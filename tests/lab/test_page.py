@@ -1,5 +1,6 @@
 """The page as a reader has it: opened in a browser, with pointer, keyboard, phone and printer."""
 
+import collections
 import contextlib
 import io
 import json
@@ -173,6 +174,25 @@ def test_tab_goes_down_the_page_and_every_stop_has_a_name(opened):
     assert tab.evaluate("document.activeElement.textContent") == "At a glance"
 
 
+def test_a_screen_reader_is_told_what_everything_is(opened):
+    tab = opened()
+    for values in tab.locator("summary").all():
+        values.click()
+    tree = tab.context.new_cdp_session(tab).send("Accessibility.getFullAXTree")["nodes"]
+    names = collections.defaultdict(list)
+    for node in tree:
+        if not node["ignored"]:
+            names[node["role"]["value"]].append(node.get("name", {}).get("value", ""))
+    named = ("heading", "table", "link", "button", "checkbox", "rowheader", "DisclosureTriangle")
+    for role in (*named, "graphics-document", "graphics-symbol"):
+        assert names[role]
+        assert all(names[role]), role
+    charts = tab.locator("svg.chart").count()
+    assert len(names["graphics-document"]) == charts
+    assert len(names["table"]) == tab.locator("table").count() > charts
+    assert "this run – university: 86.7\N{NARROW NO-BREAK SPACE}%" in names["graphics-symbol"]
+
+
 def test_marks_are_hidden_by_their_switch(opened):
     tab = opened()
     papers = tab.locator('svg[aria-label^="single: answers"] .paper_marks')
@@ -225,12 +245,28 @@ def test_a_phone_scrolls_down_alone_and_reads_its_words(opened, how):
 
 def test_in_print_all_charts_and_tables_are_there_and_no_controls(opened):
     tab = opened(color_scheme="dark")
+    values = tab.locator("figure details")
+    values.nth(1).locator("summary").click()
     tab.emulate_media(media="print", color_scheme="dark")
+    assert values.nth(1).locator("table").is_visible()
+    assert not values.nth(0).is_visible()
     assert tab.locator("svg.chart").first.is_visible()
     assert tab.locator("nav").is_hidden()
     assert tab.locator(".below").first.is_hidden()
     assert tab.locator("input").first.is_hidden()
     assert tab.evaluate("getComputedStyle(document.body).color") == "rgb(29, 35, 41)"
+    paper = 186 / 25.4 * 96  # A4 without its margins, in pixels
+    tab.set_viewport_size({"width": int(paper), "height": 1000})
+    beside = tab.evaluate(
+        """(width) => [...document.querySelectorAll('body *')]
+        .filter((part) => part.checkVisibility() && !part.matches('.alt, .spoken, #glance h2'))
+        .filter((part) => {
+            const box = part.getBoundingClientRect();
+            return box.width && (box.left < 0 || box.right > width);
+        }).map((part) => part.textContent)""",
+        int(paper),
+    )
+    assert not beside
     assert tab.pdf(format="A4").startswith(b"%PDF")
 
 
