@@ -95,7 +95,9 @@ def _shares_of_cores(workers: int) -> list[set[int]]:
 
 def _start(workdir: pathlib.Path, row: int, cache: Cache, cores: set[int]) -> subprocess.Popen:
     of_row = map(str, (workdir, row, cache.root))
-    command = [sys.executable, "-m", "kstore_jax.lab.workers", *of_row]
+    from_here = os.getcwd() in sys.path  # -m puts it there, which the command kstore does not
+    python = [sys.executable, *(() if from_here else ("-P",))]
+    command = [*python, "-m", "kstore_jax.lab.workers", *of_row]
     with (workdir / "workers" / f"row-{row}.log").open("w") as log:
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log)
     if hasattr(os, "sched_setaffinity"):

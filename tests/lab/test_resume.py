@@ -312,6 +312,14 @@ def test_a_stage_that_ended_without_its_result_is_taken_from_its_checkpoint(
     assert_alike(copied, finished)
 
 
+def test_a_worker_takes_no_module_from_the_folder_where_it_is_started(copied, config_file):
+    for path in copied.glob("stages/qa-*/result.json"):
+        path.unlink()
+    (copied / "attr.py").write_text("raise RuntimeError('another attr')")
+    sweep = (*("-P", "-m", "kstore_jax.cli", "sweep", f"--config={config_file}"), "--workers=2")
+    subprocess.run([sys.executable, *sweep, f"--workdir={copied}"], cwd=copied, check=True)
+
+
 @pytest.mark.parametrize("place", [0.0, 0.5, 0.99])
 def test_a_byte_changed_in_a_shard_is_told_in_one_line(copied, config_file, capsys, place):
     part = sorted((copied / "stages").glob("shards-*/dataset/part-*"))[-1]
