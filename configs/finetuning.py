@@ -28,5 +28,6 @@ def get_config(scale: str = "laptop"):
         ranks, embedding_ranks = (2, 8, -1), (0, 64, -1)
     grid = c.product(learning_rate=(1e-3, 3e-4, 1e-4), weight_decay=(0.01, 0.001))
     lora = c.product(finetune__rank=ranks, finetune__embedding_rank=embedding_ranks)
-    config.sweep = (*lora, (("finetune.method", "full"), ("finetune.grid", grid)))
+    full = c.row("all weights", finetune__method="full", finetune__grid=grid)
+    config.sweep = c.chain(lora, full)
     return config

@@ -331,7 +331,11 @@ def _label(dataset: str, own: Sequence[int], members, rows, settings) -> str:
 def differing(mine: Mapping[str, str], all_: Sequence[Mapping[str, str]]) -> list[str]:
     """Those of my settings, as text, in which not all are alike."""
     apart = [k for k in mine if len({one.get(k) for one in all_}) > 1]
-    return [f"{k.removeprefix('world.')}={mine[k]}" for k in apart]
+    return [f"{k.removeprefix('world.')}={_cut_short(mine[k])}" for k in apart]
+
+
+def _cut_short(text: str, most: int = 40) -> str:
+    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def with_settings(dataset: str, settings: Sequence[str]) -> str:

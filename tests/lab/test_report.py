@@ -531,6 +531,14 @@ def test_a_group_is_called_by_the_name_of_its_rows_and_by_settings_where_that_is
     assert labels(("alone", 1010, 0)) == ["single (alone)"]
 
 
+def test_a_setting_of_many_words_is_cut_short_in_what_a_group_is_called():
+    grid = [[["learning_rate", rate], ["weight_decay", 0.1]] for rate in (1e-3, 3e-4, 1e-4)]
+    configs = [*parsed(SINGLE), parse({**a_config(SINGLE), "finetune": {"grid": grid}})]
+    labels = [group.label for group in groups.groups([SINGLE, copy.deepcopy(SINGLE)], configs)]
+    assert len(set(labels)) == 2
+    assert max(map(len, labels)) < 100
+
+
 @pytest.mark.parametrize("configs", ["of the rows", None, [{"seed": "?"}], [a_config(SHUFFLED)]])
 def test_without_metrics_or_configuration_there_is_no_loss_curve(tmp_path, configs):
     page = written(a_run(tmp_path, [SINGLE], configs, metrics=False))
