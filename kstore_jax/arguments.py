@@ -129,7 +129,9 @@ def _in_one_line(error: Exception, argv: Sequence[str], values: flags.FlagValues
         hint = f"; did you mean {unknown[2]!r}?" if unknown[2] else ""
         return f"{flag}: no such field{hint}"
     if "Traceback" in text:  # what a configuration file raised, with all that led there
-        return f"--config: {text.strip().splitlines()[-1].partition(': ')[2]}"
+        frames = text.rpartition("Traceback (most recent call last):\n")[2].splitlines()
+        raised = " ".join(itertools.dropwhile(lambda line: line.startswith(" "), frames))
+        return f"--config: {' '.join(raised.partition(': ')[2].split())}"
     if missing := re.search(r"No such file or directory: '(.+)'", text):
         hint = _nearest_file(pathlib.Path(missing[1])) if "Failed loading" in text else ""
         return f"--config: {missing[1]!r}: no such file{hint}"

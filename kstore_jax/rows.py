@@ -33,7 +33,8 @@ def product(*rows: Rows, **fields: Sequence) -> Rows:
     ((('data.variant', 'single'), ('seed', 0)), (('data.variant', 'multi5'), ('seed', 0)))
 
     Raises:
-      ValueError: a combination has a field twice. Names are joined.
+      ValueError: a combination has a field twice, but for names, which are joined; or what is given
+        for a field is no list.
     """
     return tuple(map(_joined, itertools.product(*rows, *_of_fields(fields))))
 
@@ -45,7 +46,7 @@ def zipped(*rows: Rows, **fields: Sequence) -> Rows:
     ((('seed', 0), ('data.variant', 'single')), (('seed', 1), ('data.variant', 'multi5')))
 
     Raises:
-      ValueError: there are not as many of each, or a row has a field twice. Names are joined.
+      ValueError: there are not as many of each; or as for `product`.
     """
     columns = [*rows, *_of_fields(fields)]
     counts = [len(column) for column in columns]
@@ -64,6 +65,9 @@ def chain(*rows: Rows) -> Rows:
 
 
 def _of_fields(fields: dict[str, Sequence]) -> list[Rows]:
+    for field, values in fields.items():
+        if isinstance(values, str) or not isinstance(values, Iterable):
+            raise ValueError(f"{_dotted(field)}: expected a list of values, got {values!r}")
     return [tuple(((_dotted(f), v),) for v in values) for f, values in fields.items()]
 
 

@@ -150,6 +150,11 @@ def test_bad_pools_are_named_in_one_line(capsys, tmp_path):
         ("import nowhere\n", "No module named 'nowhere'"),
         ("def get_config():\n    return 3\n", "get_config() returned 3"),
         ("def get_config():\n    return 1 / 0\n", "ZeroDivisionError"),
+        (
+            "from kstore_jax.config import default\n"
+            "def get_config():\n    c = default()\n    c.sweep = {'seed': [1]}\n    return c\n",
+            "--config: Could not override field 'sweep'",
+        ),
     ],
 )
 def test_a_broken_configuration_file_is_named_in_one_line(capsys, tmp_path, content, said):

@@ -54,6 +54,15 @@ def test_nothing_is_the_one_of_chain_and_one_empty_row_that_of_product(two):
     assert product() == ((),)
 
 
+@pytest.mark.parametrize("given", [3, "single", None])
+@pytest.mark.parametrize("together", [product, zipped])
+def test_what_is_no_list_of_values_is_refused(together, given):
+    with pytest.raises(
+        ValueError, match=rf"^data\.variant: expected a list of values, got {given!r}"
+    ):
+        together(data__variant=given)
+
+
 def test_names_are_joined_and_a_field_given_twice_is_refused():
     wide, twice = row("wide", model__width=64), row("twice as long", pretrain__steps=200)
     (both,) = product(wide, twice, seed=[3])
