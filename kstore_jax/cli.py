@@ -32,7 +32,7 @@ def _sweep(argv: Sequence[str], values: flags.FlagValues) -> None:
 
 
 def _compute(values: flags.FlagValues, rows: Sequence[Experiment], note: str = "") -> None:
-    if values.workdir is None:
+    if not values.workdir:
         raise UserError("--workdir is missing; expected a folder such as runs/x")
     if note:
         print(note, file=sys.stderr)
@@ -42,10 +42,10 @@ def _compute(values: flags.FlagValues, rows: Sequence[Experiment], note: str = "
     drop = "drop" in values and values.drop
     if drop and (out := sweep.taken_out(folder, rows)):
         print(f"note: --drop takes out {', '.join(out)}", file=sys.stderr)
-    if "dry-run" in values and values["dry-run"].value:
-        print(sweep.dry_run(folder, rows, cache).told(values.json))
-        return
     shard = sweep.Shard.parse(values.shard) if "shard" in values else sweep.WHOLE
+    if "dry-run" in values and values["dry-run"].value:
+        print(sweep.dry_run(folder, rows, cache, shard, drop).told(values.json))
+        return
     workers = values.workers if "workers" in values else 1
     distributed = "distributed" in values and values.distributed
     together = values.together if "together" in values else 1

@@ -9,6 +9,7 @@ page.
 
 import copy
 import dataclasses
+import functools
 import json
 import typing
 from collections.abc import Collection, Iterable
@@ -609,6 +610,9 @@ def _spelt_out(model: dict) -> dict:
     return model
 
 
+_types = functools.cache(typing.get_type_hints)
+
+
 def _parse(kind: type, given: dict, path: str):
     if not isinstance(given, dict):
         raise UserError(f"{path.removesuffix('.')}: expected fields, got {given!r}")
@@ -616,7 +620,7 @@ def _parse(kind: type, given: dict, path: str):
     for name in given:
         if name not in fields:
             raise UserError(f"{path}{name}: no such field{nearest(name, fields)}")
-    types = typing.get_type_hints(kind)
+    types = _types(kind)
     read = {
         name: _parse(types[name], value, f"{path}{name}.")
         if dataclasses.is_dataclass(types[name])

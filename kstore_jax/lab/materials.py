@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from kstore_jax.config import Experiment
+from kstore_jax.config import Experiment, World
 from kstore_jax.corpus import shards, tokenizer
 from kstore_jax.corpus.encode import (
     PieceTokens,
@@ -24,8 +24,22 @@ from kstore_jax.corpus.tokenizer import Tokenizer, Vocabulary
 from kstore_jax.errors import UserError
 from kstore_jax.world.biographies import Variant
 from kstore_jax.world.language import Language, load_language
-from kstore_jax.world.people import ATTRIBUTES, People, check_size, in_train_half, people
+from kstore_jax.world.people import (
+    ATTRIBUTES,
+    People,
+    check_size,
+    in_train_half,
+    load_pools,
+    people,
+)
 from kstore_jax.world.questions import TRAINED_WORDING, ask
+
+
+@functools.lru_cache(maxsize=4)
+def _everyone(world: World) -> People:
+    """All people of a world, which the rows of a sweep share."""
+    pools = load_pools(world.pools, world.pool_share, world.name_share)
+    return people(pools, world.seed, np.arange(world.people + world.celebrities))
 
 
 class Materials:
@@ -59,13 +73,13 @@ class Materials:
     @functools.cached_property
     def everyone(self) -> People:
         """All people, the celebrities after the others."""
-        count = self.world.people + self.world.celebrities
-        return people(self.language.pools, self.world.seed, np.arange(count))
+        return _everyone(self.world)
 
     @functools.cached_property
     def people(self) -> People:
         """All people who are no celebrities: those the model is read about."""
-        return self.everyone.rows(np.arange(self.world.people))
+        who = self.everyone
+        return who.rows(np.arange(self.world.people)) if self.world.celebrities else who
 
     @functools.cached_property
     def in_train(self) -> np.ndarray:

@@ -69,6 +69,13 @@ class Plan:
     rows: tuple[tuple[str, tuple[str, ...]], ...]
     stages: Mapping[str, Described]
 
+    def share(self, index: int, count: int) -> Self:
+        """The plan of the rows index, index + count, ... alone."""
+        rows = self.rows[index::count]
+        needed = {folder for _, folders in rows for folder in folders}
+        stages = {folder: stage for folder, stage in self.stages.items() if folder in needed}
+        return dataclasses.replace(self, rows=rows, stages=stages)
+
     def path_from(self, workdir: pathlib.Path) -> str:
         """The cache as seen from a workdir, so that a folder with both in it may be moved."""
         return os.path.relpath(self.cache.root.resolve(), workdir.resolve())
@@ -216,7 +223,7 @@ class Report:
 
     def _text(self) -> str:
         """A line a stage, and what they come to."""
-        width = max(len(stage.folder) for stage in self.stages)
+        width = max((len(stage.folder) for stage in self.stages), default=0)
         lines = [f"{'stage':<{width}}  rows  state    {'step':>15}  time"]
         lines += [_line(stage, width) for stage in self.stages]
         counts = collections.Counter(stage.state for stage in self.stages)

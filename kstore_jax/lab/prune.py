@@ -24,14 +24,19 @@ def unneeded(root: pathlib.Path, keep: Sequence[pathlib.Path]) -> list[tuple[pat
     all it depends on.
 
     Raises:
-      UserError: there is no such cache, or one of `keep` has no plan.
+      UserError: there is no such cache, or one of `keep` has no plan, or that of another cache.
+      DamagedFileError: a file in a workdir or the cache is not as it was written.
     """
     if not root.is_dir():
         raise UserError(f"{root}: no such folder; expected the stages of a sweep")
-    cache, keep = Cache(root), list(keep)
-    if (root.parent / PLAN).exists():
-        keep.append(root.parent)
-    needed = {folder for workdir in keep for folder in Plan.read(workdir).stages}
+    cache = Cache(root)
+    plans = {workdir: Plan.read(workdir) for workdir in keep}
+    for workdir, plan in plans.items():
+        if plan.cache.root.resolve() != root.resolve():
+            raise UserError(f"--keep: the stages of {workdir} are in {plan.cache.root}, not {root}")
+    homes = {root.absolute().parent, root.resolve().parent}
+    plans |= {home: Plan.read(home) for home in homes if (home / PLAN).exists()}
+    needed = {folder for plan in plans.values() for folder in plan.stages}
     there = [path.name for path in sorted(root.iterdir()) if _FOLDER.fullmatch(path.name)]
     parents = {folder: told.parents for folder, told in cache.described().items()}
     todo = [folder for folder in there if cache.held(folder)]

@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 
 import filelock
 
+from kstore_jax.errors import DamagedFileError
 from kstore_jax.files import read_json, write_json
 from kstore_jax.train import processes
 from kstore_jax.train.telemetry import METRICS, provenance, read_metrics
@@ -111,13 +112,19 @@ class Cache:
         return read_json(path).get("seconds", 0.0) if path.exists() else None
 
     def described(self) -> dict[str, Described]:
-        """What every stage is that was begun here, by the name of its folder."""
+        """What every stage is that was begun here, by the name of its folder.
+
+        Raises:
+          DamagedFileError: a file of a stage is not as it was written.
+        """
         found = {}
         for path in sorted(self.root.glob(f"*-{'[0-9a-f]' * 12}/{_PARENTS}")):
             kind, _, _ = path.parent.name.rpartition("-")
             with contextlib.suppress(FileNotFoundError):  # removed meanwhile
-                config = read_json(path.with_name(_CONFIG))
-                found[path.parent.name] = Described(kind, config, read_json(path)["parents"])
+                config, told = read_json(path.with_name(_CONFIG)), read_json(path)
+                if not isinstance(parents := told.get("parents"), list):
+                    raise DamagedFileError(f"{path}: damaged; remove {path.parent} and run again")
+                found[path.parent.name] = Described(kind, config, parents)
         return found
 
     def ensure(self, stage: Stage) -> dict:

@@ -84,26 +84,35 @@ def claim(
     A workdir that has other rows is refused, though its stages would do no harm: its results are
     somebody's record. Where `drop` is true its other rows are taken out; their stages stay.
     """
-    path = workdir / "config.json"
     given = {"rows": [as_dict(experiment) for experiment in rows]}
+    _check_claim(workdir, given, drop)
+    workdir.mkdir(parents=True, exist_ok=True)
+    with _alone(workdir):
+        if _check_claim(workdir, given, drop):  # what is there tells of rows that are taken out
+            (workdir / "report.html").unlink(missing_ok=True)
+            (workdir / "results.json").unlink(missing_ok=True)
+        write_json(workdir / "config.json", given)
+        plan.write(workdir)
+
+
+def _check_claim(workdir: pathlib.Path, given: dict, drop: bool) -> bool:
+    """Whether rows of `workdir` are not among those given; raises UserError where that, or what
+    else is there, forbids to claim it."""
+    path = workdir / "config.json"
+    _expect_folder("--workdir", workdir)
     there = [*workdir.iterdir()] if workdir.exists() else []
     # looked for after the others: who claims it at the same time writes it before any of them
     if not all(map(_is_passing, there)) and not path.exists():
         raise UserError(f"{workdir} is not empty and holds no run of ours; give another --workdir")
-    workdir.mkdir(parents=True, exist_ok=True)
-    with _alone(workdir):
-        before = read_json(path, remove=workdir) if path.exists() else {}
-        if not drop and (differing := _lost(before, given)):
-            raise UserError(
-                f"{workdir} was made by another configuration ({differing}); give another "
-                "--workdir, with --cache to share its stages, or let kstore sweep --drop take out "
-                "the rows that are not asked for"
-            )
-        if _lost(before, given):  # what is there tells of rows that are taken out
-            (workdir / "report.html").unlink(missing_ok=True)
-            (workdir / "results.json").unlink(missing_ok=True)
-        write_json(path, given)
-        plan.write(workdir)
+    before = read_json(path, remove=workdir) if path.exists() else {}
+    differing = _lost(before, given)
+    if differing and not drop:
+        raise UserError(
+            f"{workdir} was made by another configuration ({differing}); give another --workdir, "
+            "with --cache to share its stages, or let kstore sweep --drop take out the rows that "
+            "are not asked for"
+        )
+    return bool(differing)
 
 
 def taken_out(workdir: pathlib.Path, rows: Sequence[Experiment]) -> list[str]:
@@ -114,8 +123,15 @@ def taken_out(workdir: pathlib.Path, rows: Sequence[Experiment]) -> list[str]:
     return [
         f"row {i} ({parse(row).label})"
         for i, row in enumerate(before)
-        if not any(_first_difference(identity(row), one) is None for one in given)
+        if all(_first_difference(identity(row), one) for one in given)
     ]
+
+
+def _expect_folder(flag: str, path: pathlib.Path) -> None:
+    """Raises UserError where no folder can be at `path`, as it or one above it is a file."""
+    there = next(one for one in (path, *path.absolute().parents) if one.exists())
+    if not there.is_dir():
+        raise UserError(f"{flag}: {there} is no folder")
 
 
 def _is_passing(path: pathlib.Path) -> bool:
@@ -126,7 +142,7 @@ def _lost(there: dict, given: dict) -> str | None:
     """What a row that is there, and not asked for, differs in from the one in its place."""
     before, now = ([*map(identity, told.get("rows", []))] for told in (there, given))
     for i, one in enumerate(before):
-        if not any(_first_difference(one, other) is None for other in now):
+        if one not in now and all(_first_difference(one, other) for other in now):
             if i >= len(now):
                 return f"rows: {len(before)} there, {len(now)} asked for"
             return _first_difference(one, now[i], f".rows.{i}")
@@ -161,6 +177,7 @@ def planned(
       DamagedFileError: a file in `cache` is not as it was written.
     """
     stages = Cache(cache or workdir / "stages")
+    _expect_folder("--cache" if cache else "--workdir", stages.root)
     labs = _checked(rows, stages)
     described = {stage.folder: stage.described for lab in labs for stage in lab.stages}
     needed = tuple(
@@ -190,12 +207,19 @@ def _checked(rows: Sequence[Experiment], stages: Cache) -> list[Lab]:
 
 
 def dry_run(
-    workdir: pathlib.Path, rows: Sequence[Experiment], cache: pathlib.Path | None
+    workdir: pathlib.Path,
+    rows: Sequence[Experiment],
+    cache: pathlib.Path | None,
+    shard: Shard = WHOLE,
+    drop: bool = False,
 ) -> Report:
     """What `run` would do and how long it would take; where the cache has nothing like a stage, a
     step of its pretraining is tried for a moment, as stderr is told, unless that is done, and a
-    token of the stage is taken to last as long as one there. Nothing is written."""
+    token of the stage is taken to last as long as one there. Nothing is written, and what `run`
+    refuses is refused."""
     labs, plan = planned(workdir, rows, cache)
+    _check_claim(workdir, {"rows": [as_dict(lab.experiment) for lab in labs]}, drop)
+    labs, plan = labs[shard.index :: shard.count], plan.share(shard.index, shard.count)
     pretrainings = [lab.experiment for lab in labs]
     lab_of = {stage.folder: lab for lab in reversed(labs) for stage in lab.stages}
 

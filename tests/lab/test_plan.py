@@ -2,6 +2,7 @@
 of a cache is needed no more."""
 
 import concurrent.futures
+import dataclasses
 import json
 import os
 import pathlib
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 from kstore_jax import cli
 from kstore_jax.config import parse
 from kstore_jax.errors import UserError
-from kstore_jax.lab import bench, prune, sweep
+from kstore_jax.lab import bench, materials, prune, sweep
 from kstore_jax.lab.plan import Plan, Report
 from kstore_jax.lab.stages import RESULT, Cache, Stage
 from tests.lab.test_resume import contents, rows
@@ -83,6 +84,57 @@ def test_a_dry_run_tells_what_is_to_be_done_and_writes_nothing(
     assert by_tokens == {"recall", "finetune", "qa", "p_probe", "q_probe"}
     assert contents(copied) == before
     assert not workdir.exists()
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["--workdir=TMP/others"], "TMP/others is not empty and holds no run of ours"),
+        (["--workdir=TMP/run", "--config.seed=1"], "TMP/run was made by another configuration"),
+        (["--workdir="], "--workdir is missing"),
+        (["--workdir=TMP/file"], "--workdir: TMP/file is no folder"),
+        (["--workdir=TMP/file/new"], "--workdir: TMP/file is no folder"),
+        (["--workdir=TMP/new", "--cache=TMP/file"], "--cache: TMP/file is no folder"),
+        (["--workdir=TMP/new", "--shard=2/2"], "shard: expected a number from 0 to 1"),
+    ],
+)
+def test_a_dry_run_refuses_what_the_sweep_refuses(
+    copied, tmp_path, config_file, capsys, argv, said
+):
+    (tmp_path / "file").touch()
+    (tmp_path / "others").mkdir()
+    (tmp_path / "others" / "thesis.tex").touch()
+    argv = [f"--config={config_file}", *(a.replace("TMP", str(tmp_path)) for a in argv)]
+    before = contents(tmp_path)
+    for more in ([], ["--dry-run"]):
+        assert cli.main(["sweep", *argv, *more]) == 2
+        told = capsys.readouterr()
+        assert told.err.startswith(f"kstore: {said.replace('TMP', str(tmp_path))}")
+        assert told.err.count("\n") == 1
+    assert contents(tmp_path) == before
+
+
+def test_a_dry_run_of_a_share_tells_of_its_rows_alone(copied, kstore):
+    argv = f"--workdir={copied}", "--dry-run", "--json"
+    whole = json.loads(kstore("sweep", *argv))
+    shares = [json.loads(kstore("sweep", *argv, f"--shard={i}/3")) for i in range(3)]
+    assert [len(share["rows"]) for share in shares] == [1, 1, 0]
+    assert [row for share in shares for row in share["rows"]] == whole["rows"]
+    assert [s["folder"] for s in shares[1]["stages"]] == whole["rows"][1]["stages"]
+    assert kstore("sweep", *argv[:2], "--shard=2/3").strip().endswith("0 shared by several rows")
+
+
+def test_rows_of_one_world_draw_its_people_once(monkeypatch, tmp_path):
+    drawn = []
+    draw = materials.people
+    monkeypatch.setattr(materials, "people", lambda *a: drawn.append(a) or draw(*a))
+    materials._everyone.cache_clear()
+    worlds = [{"people": 30}, {"people": 30}, {"people": 40, "celebrities": 5}]
+    experiments = [parse({"world": world, "seed": i}) for i, world in enumerate(worlds)]
+    labs, _ = sweep.planned(tmp_path, experiments, None)
+    assert [len(lab.materials.everyone) for lab in labs] == [30, 30, 45]
+    assert [len(lab.materials.people) for lab in labs] == [30, 30, 40]
+    assert len(drawn) == 2
 
 
 def test_a_run_says_that_it_leaves_the_sweep_out(config_file, copied, tmp_path, capsys):
@@ -307,7 +359,7 @@ def test_gc_keeps_what_is_at_work_and_what_the_sweep_beside_it_needs(copied, tmp
     none = {"cache": "../alone/stages", "rows": [], "stages": {}}
     (tmp_path / "keep" / "plan.json").write_text(json.dumps(none))
     keep = [tmp_path / "keep"]
-    assert prune.unneeded(copied / "stages", keep) == []  # its own workdir's plan is beside it
+    assert prune.unneeded(copied / "stages", []) == []  # its own workdir's plan is beside it
     alone = Cache(alone / "stages")
     everything = {folder.name for folder, _ in prune.unneeded(alone.root, keep)}
     assert len(everything) == 14
@@ -394,6 +446,36 @@ def test_tasks_that_claim_a_workdir_at_the_same_time_both_get_it(tmp_path, monke
     monkeypatch.setattr(pathlib.Path, "iterdir", claimed_by_another)
     sweep.claim(tmp_path, plan, rows)
     assert (tmp_path / "plan.json").exists()
+
+
+@pytest.mark.parametrize("way", [".", "LINK", "STAGES"])
+def test_gc_keeps_the_workdir_that_the_cache_lies_in_however_it_is_named(
+    copied, tmp_path, monkeypatch, way
+):
+    other = tmp_path / "other"
+    other.mkdir()
+    dataclasses.replace(Plan.read(copied), rows=(), stages={}).write(other)
+    (tmp_path / "link").symlink_to(copied / "stages")
+    monkeypatch.chdir(copied / "stages")
+    ways = {"LINK": tmp_path / "link", "STAGES": copied / "stages"}
+    assert prune.unneeded(pathlib.Path(ways.get(way, way)), [other]) == []
+
+
+def test_gc_refuses_to_keep_the_sweep_of_another_cache(copied, tmp_path, capsys):
+    cache = pathlib.Path(shutil.copytree(copied / "stages", tmp_path / "cache"))
+    before = contents(cache)
+    assert cli.main(["gc", str(cache), f"--keep={copied}", "--remove"]) == 2
+    assert capsys.readouterr().err.startswith(f"kstore: --keep: the stages of {copied} are in ")
+    assert contents(cache) == before
+
+
+def test_a_stage_that_does_not_say_what_it_depends_on_is_named(copied, capsys):
+    path = next(copied.glob("stages/pretrain-*/parents.json"))
+    path.write_text("{}")
+    for command in (["status", copied], ["gc", copied / "stages", f"--keep={copied}"]):
+        assert cli.main([*map(str, command)]) == 1
+        said = f"kstore: {path}: damaged; remove {path.parent} and run again\n"
+        assert capsys.readouterr().err == said
 
 
 def test_gc_without_a_kept_sweep_is_refused(copied, tmp_path, capsys):
