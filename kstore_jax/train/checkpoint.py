@@ -41,6 +41,7 @@ class Checkpoints:
             preservation_policy=_policies.AnyPreservationPolicy(kept),
             cleanup_tmp_directories=True,
         )
+        self._saving: ocp.AsyncResponse[bool] | None = None
 
     @property
     def steps(self) -> list[int]:
@@ -58,7 +59,16 @@ class Checkpoints:
         copies = jax.tree.map(jnp.copy, trees)
         digests = {_DIGESTS: {name: digest(tree) for name, tree in trees.items()}}
         with self._writing():
-            self._checkpointer.save_checkpointables_async(step, copies, custom_metadata=digests)
+            self._wait()
+            self._saving = self._checkpointer.save_checkpointables_async(
+                step, copies, custom_metadata=digests
+            )
+
+    def _wait(self) -> None:
+        """Until what is being saved is written; it holds a thread and files until it is asked."""
+        saving, self._saving = self._saving, None
+        if saving:
+            saving.result()
 
     def load(self, step: int, **like) -> dict:
         """The trees saved at `step`, with the structure, types and shardings of `like`, which is
@@ -126,8 +136,8 @@ class Checkpoints:
         Raises:
           UserError: it could not be.
         """
-        with self._writing():
-            self._checkpointer.close()
+        with self._writing(), contextlib.closing(self._checkpointer):
+            self._wait()
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:

@@ -15,6 +15,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import jax
@@ -377,6 +378,20 @@ def test_a_state_is_given_to_the_next_which_is_dispatched_before_it_is_waited_fo
 def test_checkpoints_of_multiples_are_kept_for_good(tmp_path):
     fit(task(), dataclasses.replace(TRAINING, checkpoint_every=5, keep_every=5), tmp_path)
     assert steps_saved(tmp_path) == [5, 10, 15, 20]
+
+
+def test_checkpoints_leave_no_thread_and_no_file_open(tmp_path):
+    def held() -> tuple[int, int]:
+        gc.collect()
+        return threading.active_count(), len(os.listdir("/dev/fd"))
+
+    often = dataclasses.replace(TRAINING, checkpoint_every=5)
+    fit(task(), often, tmp_path / "first")
+    threads, files = held()
+    fit(task(), often, tmp_path / "second")
+    after = held()
+    assert after[0] <= threads
+    assert after[1] <= files
 
 
 def test_a_checkpoint_is_written_when_so_long_has_passed_and_changes_nothing(tmp_path, undisturbed):
