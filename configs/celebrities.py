@@ -5,10 +5,11 @@ shuffled wordings, are read about beside them; questions about celebrities alone
 the people are asked about.
 
 Command: `kstore sweep --config=configs/celebrities.py --workdir=runs/celebrities`. Hardware: 2 CPU
-cores, for 500 people and 500 celebrities; another data set by `--config.data.variant=single`.
-`docs/RESULTS.md` has times and scores. `:gpu` has 10,000 people and as many celebrities, 7e16 FLOP
-a row, for one GPU; `:paper` 100,000 of both, 2.9e18 FLOP a row, for a node of GPUs. Neither was run
-yet. Expected, from the paper: with celebrities single+permute1 goes from 4.4 to
+cores, half an hour, for 500 people and 500 celebrities; another data set by
+`--config.data.variant=single`. `:gpu` has 10,000 people and as many celebrities, 7e16 FLOP a row,
+for one GPU: 262 s at the speed measured on an H200; `:paper` 100,000 of both, 2.9e18 FLOP a row,
+for a node of GPUs: 2 h 23 min at the speed of one H200. Neither was run yet. Scores:
+`docs/RESULTS.md`. Expected, from the paper: with celebrities single+permute1 goes from 4.4 to
 86.8 %, single from 9.7 to 63.2 %, single+permute1+fullname from 31.7 to 52.7 %. Biographies that
 another model wrote, and real text in place of celebrities: `rewritten.py`.
 """

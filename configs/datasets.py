@@ -12,12 +12,13 @@ Fig. 3 right (questions mixed in) by `--config.data.qa_share=0.8 --config.finetu
 Fig. 12 (Llama) by `--config.model.style=llama`, with or without questions mixed in.
 
 `laptop` (the default): 500 people and a twentieth of the values, 98 M tokens of pretraining in all,
-on 2 CPU cores. `together`, with `--together=16`: 1,500 people among 0.12 of the values and names,
-1.2 G tokens in all, on one GPU. `gpu`: 10,000 people, 7e16 FLOP of pretraining a row, on one GPU.
-`paper`: 100,000 people, 2.9e18 FLOP a row, on a node of GPUs. `docs/RESULTS.md` has the times and
-scores that were measured; `gpu` and `paper` were not run yet. Expected, from the paper: a mean of
-9.7 % for single, 41.0 % for multi5, 96.6 % for multi5+permute, and the first token of every fact
-readable from the name in the last alone.
+on 2 CPU cores: an hour (115 minutes of work). `together`, with `--together=16`: 1,500 people among
+0.12 of the values and names, 1.2 G tokens in all, on one GPU: 4 minutes of pretraining on an H200,
+and 79 minutes of one CPU core for the rest. `gpu`: 10,000 people, 7e16 FLOP of pretraining a row,
+on one GPU: 262 s at the speed measured on an H200. `paper`: 100,000 people, 2.9e18 FLOP a row, on a
+node of GPUs: 2 h 23 min at the speed of one H200; neither was run yet. Scores: `docs/RESULTS.md`.
+Expected, from the paper: a mean of 9.7 % for single, 41.0 % for multi5, 96.6 % for multi5+permute,
+and the first token of every fact readable from the name in the last alone.
 """
 
 from kstore_jax import config as c

@@ -5,12 +5,13 @@ as it is, without finetuning. The more people there are, the more of the others 
 read about as often in every row. Beside them the same people pretrained without questions and
 finetuned afterwards.
 
-Command: `kstore sweep --config=configs/mixed.py --workdir=runs/mixed`. Hardware: 2 CPU cores.
-`:together`, with `--together=4`, has 3,000 and 6,000 people among a fifth of the values, mixed and
-alone, for one GPU: minutes. `:gpu` has 10,000 people, 7e16 FLOP a row, for one GPU; `:paper`
-100,000, 2.9e18 FLOP a row, for a node of GPUs; both a share of 0.8. `docs/RESULTS.md` has times and
-scores of the first three rows of `laptop` and of `together`; the others were not run yet. Expected,
-from the paper: 86.6 % mixed, 9.7 % finetuned afterwards. Other shares: `qa_ratio.py`.
+Command: `kstore sweep --config=configs/mixed.py --workdir=runs/mixed`. Hardware: 2 CPU cores, an
+hour. `:together`, with `--together=4`, has 3,000 and 6,000 people among a fifth of the values,
+mixed and alone, for one GPU: 132 s of pretraining on an H200. `:gpu` has 10,000 people, 7e16 FLOP a
+row, for one GPU: 262 s at the speed measured on an H200; `:paper` 100,000, 2.9e18 FLOP a row, for a
+node of GPUs: 2 h 23 min at the speed of one H200; both a share of 0.8. `docs/RESULTS.md` has scores
+of the first three rows of `laptop` and of `together`; the others were not run yet. Expected, from
+the paper: 86.6 % mixed, 9.7 % finetuned afterwards. Other shares: `qa_ratio.py`.
 """
 
 from kstore_jax import config as c

@@ -6,8 +6,9 @@ questions mean fewer biographies. Biographies of another model (Fig. 10 b): one 
 by `--config.data.rewritten=runs/written --config.data.variant=multi3` (see `rewritten.py`).
 
 Command: `kstore sweep --config=configs/qa_ratio.py --workdir=runs/qa_ratio`. `laptop` (the
-default): 500 people and a twentieth of the values, on 2 CPU cores. `gpu`: 10,000 people, 7e16 FLOP
-a row, on one GPU. `paper`: 100,000 people, 2.9e18 FLOP a row, on a node of GPUs. None of them was
+default): 500 people and a twentieth of the values, on 2 CPU cores: two hours by `--dry-run`. `gpu`:
+10,000 people, 7e16 FLOP a row, on one GPU: 262 s at the speed measured on an H200. `paper`: 100,000
+people, 2.9e18 FLOP a row, on a node of GPUs: 2 h 23 min at the speed of one H200. None of them was
 run yet. Expected, from the paper, for shares of 0.1, 0.2, 0.3, 0.4, 0.6, 0.8 and 0.9: single 24.5,
 53.6, 70.5, 77.5, 87.1, 85.7, 81.8 %; multi5+permute 96.6, 96.3, 95.9, 96.2, 95.8, 95.2, 93.9 %.
 """

@@ -2,7 +2,7 @@
 
 Two GPTs of 1.1 M parameters, one pretrained on one fixed biography of each of 500 people, one on
 five shuffled wordings, then finetuned on questions about half of the people, asked about the other
-half, and probed. Hardware: 2 CPU cores. `docs/RESULTS.md` has times and scores.
+half, and probed. Hardware: 2 CPU cores, 6 to 10 minutes. Scores: `docs/RESULTS.md`.
 
 `:smallest` only shows that everything runs; `:longer` trains on more people for longer.
 """

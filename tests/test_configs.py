@@ -94,6 +94,7 @@ def test_a_file_says_how_it_is_run_and_what_to_expect(name):
     said = module(name).__doc__
     assert re.search(rf"kstore (run|sweep) --config=configs/{name}\.py|kstore quickstart", said)
     assert "CPU" in said or "GPU" in said
+    assert re.search(r"\b(hours?|minutes?|min|s)\b", said)
     assert name == "quickstart" or "Expected" in said
     assert f"configs/{name}.py" in README.read_text()
 
