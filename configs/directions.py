@@ -8,7 +8,7 @@ Command: `kstore sweep --config=configs/directions.py --workdir=runs/directions`
 `--config.data.variant=single`, other worlds by `--config.seed=1`. Hardware: 2 CPU cores, 40
 minutes, a core a row. `:gpu` has 10,000 people, 1.4e17 FLOP of pretraining a row, for one GPU: 9
 minutes at the speed measured on an H200; `:paper` 100,000, 5.5e18 FLOP a row, for a node of GPUs:
-4.6 hours at the speed of one H200: 16 datasets, of each the GPT, the BERT, and two BERTs with
+4.5 hours at the speed of one H200: 16 datasets, of each the GPT, the BERT, and two BERTs with
 questions mixed in. Neither was run yet. Scores: `docs/RESULTS.md`. Expected, from the paper: GPT
 answers every attribute of multi5+permute (96.6 %); BERT answers birth dates and majors in part, the
 rest at or near the majority guess, although it can tell every masked word of the biographies. A

@@ -14,7 +14,7 @@ and single+fullname beside as many celebrities, and with half of the windows fro
 
 `laptop` (the default): 500 people, on 2 CPU cores. `gpu`: 10,000 people, 1.4e17 FLOP of pretraining
 a row, on one GPU. `paper`: 100,000 people, 302M parameters, 150,000 steps, 1.3e19 FLOP a row, on a
-node of GPUs: 10 hours at the FLOP/s of one H200 at 124M. No row was run yet; `--dry-run` tells the
+node of GPUs: 11 hours at the FLOP/s of one H200 at 124M. No row was run yet; `--dry-run` tells the
 time on the machine at hand. Expected, from the paper: single 10.0 % (GPT-2), with celebrities
 76.3 %, with real text 7.3 %; single+fullname 40.9 %, with celebrities 82.2 %, with real text
 27.7 %; multi5 about 93.6 %.
