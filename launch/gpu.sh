@@ -25,12 +25,10 @@
 # --dry-run prints the commands and starts nothing.
 set -euo pipefail
 
-source "$(dirname "${BASH_SOURCE[0]}")/dry_run.bash"
-if [[ -z "${1:-}" ]]; then
-    echo "gpu.sh: expected the folder of the results" >&2
-    exit 2
-fi
-out=$(realpath -m "$1")
+source "$(dirname "${BASH_SOURCE[0]}")/common.bash"
+if [[ -z "${1:-}" ]]; then refuse "expected the folder of the results"; fi
+if [[ "$1" == -* ]]; then refuse "$1: no such flag; expected [--dry-run] DIR [PIECE …]"; fi
+out=$(realpath -m -- "$1")
 shift
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -45,8 +43,7 @@ if (($# == 0)); then
 fi
 for piece in "$@"; do
     if [[ ! " ${pieces[*]} " == *" $piece "* ]]; then
-        echo "gpu.sh: expected one of ${pieces[*]}, not $piece" >&2
-        exit 2
+        refuse "expected one of ${pieces[*]}, not $piece"
     fi
 done
 

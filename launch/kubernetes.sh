@@ -25,26 +25,28 @@
 # --dry-run prints the manifest, exactly as kubectl would get it.
 set -euo pipefail
 
-dry_run=false
+source "$(dirname "${BASH_SOURCE[0]}")/common.bash"
 tasks=""
 nodes=""
 flags=()
 for argument in "$@"; do
     case "$argument" in
-        --dry-run) dry_run=true ;;
         --tasks=*) tasks="${argument#*=}" ;;
         --nodes=*) nodes="${argument#*=}" ;;
         *) flags+=("$argument") ;;
     esac
 done
-if [[ ! "$tasks$nodes" =~ ^[1-9][0-9]*$ || (-n "$tasks" && -n "$nodes") ]]; then
-    echo "kubernetes.sh: expected one of --tasks=N and --nodes=N" >&2
-    exit 2
-fi
+expect_size "$tasks" "$nodes"
+expect_run "${flags[@]}"
 if [[ -z "${IMAGE:-}" || -z "${CLAIM:-}" ]]; then
-    echo "kubernetes.sh: expected IMAGE and CLAIM in the environment" >&2
-    exit 2
+    refuse "expected IMAGE and CLAIM in the environment"
 fi
+NAME="${NAME:-kstore}"
+if [[ ! "$NAME" =~ ^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$ ]]; then
+    refuse "NAME=$NAME: expected at most 40 of a-z, 0-9 and -, a letter first and no - last"
+fi
+GPUS="${GPUS:-0}"
+expect_count GPUS
 
 quoted() { # each word as a string of YAML, with commas between
     local word words=""
@@ -59,26 +61,25 @@ quoted() { # each word as a string of YAML, with commas between
 
 if [[ -n "$tasks" ]]; then
     template=sweep.yaml
-    arguments=$(quoted sweep "${flags[@]}" "--shard=auto/$tasks")
+    args=$(quoted sweep "${flags[@]}" "--shard=auto/$tasks")
 else
     template=run.yaml
-    arguments=$(quoted run "${flags[@]}" --distributed)
+    args=$(quoted run "${flags[@]}" --distributed)
 fi
 manifest=$(<"$(dirname "$0")/kubernetes/$template")
-manifest=${manifest//@NAME@/"${NAME:-kstore}"}
+manifest=${manifest//@NAME@/"$NAME"}
 manifest=${manifest//@COUNT@/"$tasks$nodes"}
 manifest=${manifest//@IMAGE@/"$IMAGE"}
 manifest=${manifest//@CLAIM@/"$CLAIM"}
-manifest=${manifest//@GPUS@/"${GPUS:-0}"}
+manifest=${manifest//@GPUS@/"$GPUS"}
 manifest=${manifest//@CPUS@/"${CPUS:-4}"}
 manifest=${manifest//@MEMORY@/"${MEMORY:-16Gi}"}
-manifest=${manifest//@ARGUMENTS@/"$arguments"}
+manifest=${manifest//@ARGUMENTS@/"$args"}
 if "$dry_run"; then
     echo "$manifest"
     exit 0
 fi
 if ! command -v kubectl >/dev/null; then
-    echo "kubernetes.sh: kubectl: not found" >&2
-    exit 2
+    refuse "kubectl: not found"
 fi
 kubectl apply -f - <<<"$manifest"

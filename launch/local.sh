@@ -3,20 +3,26 @@
 #
 #   launch/local.sh [--dry-run] --config=FILE --workdir=DIR [more flags of kstore sweep …]
 #
-# Each process sees one GPU (CUDA_VISIBLE_DEVICES is set before it starts) and computes its share of
-# the rows; stages that shares have in common are computed once. The same line goes on after a kill.
+# Each process sees one GPU (its CUDA_VISIBLE_DEVICES is set before it starts) and computes its share
+# of the rows; stages that shares have in common are computed once. The same line goes on after a kill.
 # Ctrl-C or SIGTERM ends all, after a checkpoint each. `kstore status DIR` tells how far it is.
 #
-# GPUS: how many to use (those that nvidia-smi lists). KSTORE: the command (kstore).
+# CUDA_VISIBLE_DEVICES: those to use (those that nvidia-smi lists). GPUS: how many of them (all).
+# KSTORE: the command (kstore).
 # --dry-run prints the commands and starts nothing.
 set -euo pipefail
 
-source "$(dirname "${BASH_SOURCE[0]}")/dry_run.bash"
-if [[ -z "${GPUS:-}" ]]; then
-    GPUS=0
-    if command -v nvidia-smi >/dev/null; then
-        GPUS=$(nvidia-smi -L | grep -c '^GPU ' || true)
-    fi
+source "$(dirname "${BASH_SOURCE[0]}")/common.bash"
+expect_run "$@"
+if [[ -v CUDA_VISIBLE_DEVICES ]]; then
+    IFS=, read -ra devices <<<"$CUDA_VISIBLE_DEVICES"
+    GPUS="${GPUS:-${#devices[@]}}"
+elif [[ -z "${GPUS:-}" ]]; then
+    GPUS=$(nvidia-smi -L 2>/dev/null | grep -c '^GPU ' || true)
+fi
+expect_count GPUS
+if [[ -v devices ]] && ((GPUS > ${#devices[@]})); then
+    refuse "GPUS=$GPUS: expected no more than CUDA_VISIBLE_DEVICES has, ${#devices[@]}"
 fi
 
 running=()
@@ -32,11 +38,12 @@ started() {
 }
 
 kstore=("${KSTORE:-kstore}" sweep "$@")
-if ((GPUS < 2)); then
+if ((GPUS == 0)); then
     started "${kstore[@]}"
 else
     for ((gpu = 0; gpu < GPUS; gpu++)); do
-        started env "CUDA_VISIBLE_DEVICES=$gpu" "${kstore[@]}" --workers=1 "--shard=$gpu/$GPUS"
+        sees="CUDA_VISIBLE_DEVICES=${devices[gpu]:-$gpu}"
+        started env "$sees" "${kstore[@]}" --workers=1 "--shard=$gpu/$GPUS"
     done
 fi
 

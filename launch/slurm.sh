@@ -12,7 +12,8 @@
 #
 # A job that is preempted, or reaches two minutes before its time limit, gets SIGTERM, writes a
 # checkpoint and ends with status 75; it then goes back into the queue and goes on from there. So
-# does one that was killed (status 128 + the signal), unless it was started four times by then.
+# does one that was killed (status 128 + the signal), unless it was started four times by then. One
+# that is cancelled (scancel) writes a checkpoint too, and stays out of the queue.
 # What else the job needs is told to sbatch as ever: SBATCH_PARTITION, SBATCH_TIMELIMIT, SBATCH_GPUS
 # and the like in the environment. KSTORE: the command on the nodes (kstore).
 # Output is appended to DIR.slurm-JOB_TASK.log.
@@ -20,14 +21,13 @@
 # --dry-run prints the job script, exactly as it would be submitted.
 set -euo pipefail
 
-dry_run=false
+source "$(dirname "${BASH_SOURCE[0]}")/common.bash"
 tasks=""
 nodes=""
 workdir=""
 flags=()
 for argument in "$@"; do
     case "$argument" in
-        --dry-run) dry_run=true ;;
         --tasks=*) tasks="${argument#*=}" ;;
         --nodes=*) nodes="${argument#*=}" ;;
         --workdir=*)
@@ -37,10 +37,9 @@ for argument in "$@"; do
         *) flags+=("$argument") ;;
     esac
 done
-if [[ -z "$workdir" || ! "$tasks$nodes" =~ ^[1-9][0-9]*$ || (-n "$tasks" && -n "$nodes") ]]; then
-    echo "slurm.sh: expected --workdir=DIR and one of --tasks=N and --nodes=N" >&2
-    exit 2
-fi
+expect_size "$tasks" "$nodes"
+expect_run "${flags[@]}"
+if [[ -z "$workdir" ]]; then refuse "expected --workdir=DIR, as one word"; fi
 
 quoted() {
     local words
@@ -55,12 +54,14 @@ if [[ -n "$tasks" ]]; then
     # by its index: the job ID of an array's last task is the whole array's, too
     this="\"\${SLURM_ARRAY_JOB_ID}_\$SLURM_ARRAY_TASK_ID\""
     command="$(quoted "${KSTORE:-kstore}" sweep "${flags[@]}" "--shard=auto/$tasks")"
+    stop="kill -TERM \"\$running\""
 else
     shape="#SBATCH --nodes=$nodes
 #SBATCH --ntasks-per-node=1
 #SBATCH --output=\"$log-%j.log\""
     this="\"\$SLURM_JOB_ID\""
     command="srun --kill-on-bad-exit=1 $(quoted "${KSTORE:-kstore}" run "${flags[@]}" --distributed)"
+    stop="scancel --signal=TERM $this" # the processes: srun itself would kill them
 fi
 
 job=$(
@@ -74,15 +75,20 @@ $shape
 cd $(quoted "$PWD") || exit
 $command &
 running=\$!
-trap 'kill -TERM "\$running"' TERM
+state="" # when the job is first asked to stop
+trap '$stop; : "\${state:=\$(squeue --noheader --format=%T --jobs=$this)}"' TERM
 status=0
 wait "\$running" || status=\$?
 while kill -0 "\$running" 2>/dev/null; do # a signal ended the waiting, not the process
     status=0
     wait "\$running" || status=\$?
 done
-if [ "\$status" = 75 ] || # stopped after a checkpoint
-    { [ "\$status" -gt 128 ] && [ "\${SLURM_RESTART_COUNT:-0}" -lt 3 ]; }; then # killed
+if [ "\$status" -gt 128 ] && [ "\$state" = RUNNING ]; then
+    status=75 # srun kills a process that is slower to end than another
+fi
+if [ "\$state" != COMPLETING ] && # else it was cancelled, or SLURM requeues it
+    { [ "\$status" = 75 ] || # stopped after a checkpoint
+        { [ "\$status" -gt 128 ] && [ "\${SLURM_RESTART_COUNT:-0}" -lt 3 ]; }; }; then # killed
     scontrol requeue $this
 fi
 exit "\$status"
@@ -93,8 +99,7 @@ if "$dry_run"; then
     exit 0
 fi
 if ! command -v sbatch >/dev/null; then
-    echo "slurm.sh: sbatch: not found; this is no machine that submits to SLURM" >&2
-    exit 2
+    refuse "sbatch: not found; this is no machine that submits to SLURM"
 fi
 mkdir -p "$(dirname "$workdir")"
 sbatch --parsable <<<"$job"

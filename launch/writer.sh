@@ -11,7 +11,7 @@
 # VLLM_API_KEY, where set, is the key that clients give as OPENAI_API_KEY; vLLM reads it itself.
 set -euo pipefail
 
-source "$(dirname "${BASH_SOURCE[0]}")/dry_run.bash"
+source "$(dirname "${BASH_SOURCE[0]}")/common.bash"
 model="Qwen/Qwen2.5-7B-Instruct"
 if [[ $# -gt 0 && "$1" != -* ]]; then
     model="$1"
@@ -34,7 +34,6 @@ if "$dry_run"; then
     exit 0
 fi
 if ! command -v vllm >/dev/null; then
-    echo "writer.sh: vllm: not found; pip install vllm" >&2
-    exit 2
+    refuse "vllm: not found; pip install vllm"
 fi
 exec "${command[@]}"

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pathlib
+import re
 import runpy
 import shlex
 import shutil
@@ -10,10 +11,12 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 
 import kubernetes_validate
 import pytest
 import yaml
+from packaging.specifiers import SpecifierSet
 
 from kstore_jax.config import parse_rows
 
@@ -24,9 +27,10 @@ KUBERNETES = {"IMAGE": "registry/kstore:1", "CLAIM": "shared"}
 
 
 def launch(script: str, *argv: str, **environment: str) -> subprocess.CompletedProcess:
+    here = {k: v for k, v in os.environ.items() if k != "CUDA_VISIBLE_DEVICES"}
     return subprocess.run(
         [LAUNCH / script, *argv],
-        env={**os.environ, **environment},
+        env={**here, **environment},
         capture_output=True,
         text=True,
         check=False,
@@ -59,7 +63,7 @@ def test_shellcheck_finds_nothing_in_scripts_and_in_the_jobs_they_write(tmp_path
         jobs[-1].write_text(dry("slurm.sh", argument, *RUN))
     broken = tmp_path / "broken.sh"
     broken.write_text("#!/usr/bin/env bash\nrm $1\n")
-    assert shellcheck(*SCRIPTS, LAUNCH / "dry_run.bash", *jobs) == ""
+    assert shellcheck(*SCRIPTS, LAUNCH / "common.bash", *jobs) == ""
     assert "SC2086" in shellcheck(broken)
 
 
@@ -79,6 +83,62 @@ def test_a_local_sweep_is_a_process_a_gpu_or_one():
         one = ["env", f"CUDA_VISIBLE_DEVICES={gpu}", "kstore", "sweep", *RUN, *own]
         assert shlex.split(line) == one
     assert len(lines) == 3
+
+
+@pytest.mark.parametrize(
+    ("environment", "seen"),
+    [
+        ({"CUDA_VISIBLE_DEVICES": "5,2,GPU-8f"}, ["5", "2", "GPU-8f"]),
+        ({"CUDA_VISIBLE_DEVICES": "5,2,7", "GPUS": "2"}, ["5", "2"]),
+        ({"CUDA_VISIBLE_DEVICES": "4"}, ["4"]),
+        ({"CUDA_VISIBLE_DEVICES": ""}, []),
+    ],
+)
+def test_a_local_sweep_keeps_to_the_gpus_it_may_see(environment, seen):
+    lines = [shlex.split(line) for line in dry("local.sh", *RUN, **environment).splitlines()]
+    assert [line[1] for line in lines if line[0] == "env"] == [
+        f"CUDA_VISIBLE_DEVICES={gpu}" for gpu in seen
+    ]
+    assert len(lines) == max(len(seen), 1)
+
+
+SIZED = ["--tasks=2"]
+MISSING = [
+    *(("slurm.sh", SIZED, flag) for flag in RUN[:2]),
+    *(("kubernetes.sh", SIZED, flag) for flag in RUN[:2]),
+    *(("local.sh", [], flag) for flag in RUN[:2]),
+    *(("tpu.sh", [action], flag) for action in ("run", "sweep") for flag in RUN[:2]),
+]
+
+
+@pytest.mark.parametrize(("script", "argv", "flag"), MISSING)
+def test_what_kstore_demands_is_demanded_before_anything_is_submitted(script, argv, flag):
+    given = [word for word in RUN if word != flag]
+    done = launch(script, *argv, "--dry-run", *given, **KUBERNETES)
+    name = flag.partition("=")[0]
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"{script}: expected {name}=")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("script", "argv", "environment", "said"),
+    [
+        ("gpu.sh", ["--help"], {}, "--help: no such flag"),
+        ("local.sh", RUN, {"GPUS": "abc"}, "GPUS=abc: expected"),
+        ("local.sh", RUN, {"GPUS": "-1"}, "GPUS=-1: expected"),
+        ("local.sh", RUN, {"GPUS": "3", "CUDA_VISIBLE_DEVICES": "0,1"}, "GPUS=3: expected"),
+        ("kubernetes.sh", [*SIZED, *RUN], {"GPUS": "x"}, "GPUS=x: expected"),
+        ("kubernetes.sh", [*SIZED, *RUN], {"NAME": "Bad Name"}, "NAME=Bad Name: expected"),
+        ("kubernetes.sh", [*SIZED, *RUN], {"NAME": "a" * 41}, f"NAME={'a' * 41}: expected"),
+        ("tpu.sh", ["delete", "other"], {}, "other: expected"),
+    ],
+)
+def test_what_cannot_be_right_is_told_in_one_line(script, argv, environment, said):
+    done = launch(script, "--dry-run", *argv, **{**KUBERNETES, **environment})
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"{script}: {said}")
+    assert done.stderr.count("\n") == 1
 
 
 @pytest.fixture
@@ -118,7 +178,8 @@ def heeded():
 @pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT])
 def test_every_process_gets_sigterm_and_its_status_is_told(two_gpus, tmp_path, gpus, sign):
     environment = {**os.environ, **two_gpus, "HANG": "1", "GPUS": gpus}
-    process = subprocess.Popen([LAUNCH / "local.sh"], env=environment, start_new_session=True)
+    environment.pop("CUDA_VISIBLE_DEVICES", None)
+    process = subprocess.Popen([LAUNCH / "local.sh", *RUN], env=environment, start_new_session=True)
     try:
         end = time.monotonic() + 60
         while not all((tmp_path / gpu).exists() for gpu in "01"[: int(gpus) or 1]):
@@ -157,6 +218,34 @@ def test_what_slurm_jobs_say_is_beside_their_workdir(workdir, shape, which):
     assert shlex.split(line) == ["#SBATCH", f"--output=my runs/x.slurm-{which}.log"]
 
 
+def slurm_job(
+    folder: pathlib.Path, shape: str, kstore: str, restarts: int, state: str = "RUNNING"
+) -> subprocess.Popen:
+    """A job of slurm.sh, started as SLURM does it, with a `kstore` that is this program."""
+    programs = {
+        "kstore": kstore,
+        # as the real one, which answers SIGTERM by killing what it has started
+        "srun": f"""shift; "$@" &
+echo $! >{folder}/step
+trap 'kill -KILL $!' TERM
+status=0
+wait $! || status=$?
+exit $status""",
+        "scancel": f'[ "$*" = "--signal=TERM 8" ] && kill -TERM $(cat {folder}/step)',
+        "squeue": f"echo {state}",
+        "scontrol": f'echo "$*" > {folder}/said',
+    }
+    for name, program in programs.items():
+        (folder / name).write_text(f"#!/usr/bin/env bash\n{program}\n")
+        (folder / name).chmod(0o755)
+    environment = {"SLURM_JOB_ID": "8", "SLURM_ARRAY_JOB_ID": "5", "SLURM_ARRAY_TASK_ID": "3"}
+    environment |= {"PATH": f"{folder}:{os.environ['PATH']}"}
+    if restarts:
+        environment["SLURM_RESTART_COUNT"] = str(restarts)
+    script = ["bash", "-c", dry("slurm.sh", shape, *RUN)]
+    return subprocess.Popen(script, env={**os.environ, **environment})
+
+
 @pytest.mark.parametrize(
     ("ended", "restarts", "status", "requeued"),
     [
@@ -173,23 +262,45 @@ def test_what_slurm_jobs_say_is_beside_their_workdir(workdir, shape, which):
 def test_a_slurm_job_that_was_stopped_or_killed_is_tried_again(
     tmp_path, ended, restarts, status, requeued, shape, job
 ):
-    programs = {"kstore": ended, "srun": 'shift; "$@"', "scontrol": f'echo "$*" > {tmp_path}/said'}
-    for name, program in programs.items():
-        (tmp_path / name).write_text(f"#!/usr/bin/env bash\n{program}\n")
-        (tmp_path / name).chmod(0o755)
-    environment = {"SLURM_JOB_ID": "8", "SLURM_ARRAY_JOB_ID": "5", "SLURM_ARRAY_TASK_ID": "3"}
-    environment |= {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
-    if restarts:
-        environment["SLURM_RESTART_COUNT"] = str(restarts)
-    script = ["bash", "-c", dry("slurm.sh", shape, *RUN)]
-    done = subprocess.run(script, env={**os.environ, **environment}, check=False)
-    assert done.returncode == status
+    process = slurm_job(tmp_path, shape, ended, restarts)
+    assert process.wait(60) == status
     assert (tmp_path / "said").exists() == requeued
     assert not requeued or (tmp_path / "said").read_text() == f"requeue {job}\n"
 
 
+@pytest.mark.parametrize("state", ["RUNNING", "COMPLETING"])  # its time is over; it was cancelled
+@pytest.mark.parametrize("status", [75, 143])  # srun ends with 143 where it killed the slower ones
+@pytest.mark.parametrize(("shape", "job"), [("--tasks=8", "5_3"), ("--nodes=4", "8")])
+def test_a_slurm_job_that_is_told_to_stop_may_write_a_checkpoint(
+    tmp_path, shape, job, status, state
+):
+    training = f"""trap 'touch {tmp_path}/checkpoint; exit {status}' TERM
+touch {tmp_path}/training
+while :; do sleep 0.05; done"""
+    process = slurm_job(tmp_path, shape, training, restarts=50, state=state)
+    end = time.monotonic() + 60
+    while not (tmp_path / "training").exists():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    process.terminate()
+    assert process.wait(60) == (75 if state == "RUNNING" else status)
+    assert (tmp_path / "checkpoint").exists()
+    if state == "RUNNING":
+        assert (tmp_path / "said").read_text() == f"requeue {job}\n"
+    assert (tmp_path / "said").exists() == (state == "RUNNING")
+
+
 @pytest.mark.parametrize("script", ["slurm.sh", "kubernetes.sh"])
-@pytest.mark.parametrize("argv", [[], ["--tasks=0"], ["--tasks=2", "--nodes=2"], ["--nodes=x"]])
+@pytest.mark.parametrize(
+    "argv",
+    [
+        [],
+        ["--tasks=0"],
+        ["--tasks=2", "--nodes=2"],
+        ["--nodes=x"],
+        ["--tasks=99999999999999999999"],
+    ],
+)
 def test_a_size_that_is_none_is_refused(script, argv):
     done = launch(script, "--dry-run", *argv, *RUN, **KUBERNETES)
     assert (done.returncode, done.stdout) == (2, "")
@@ -245,7 +356,8 @@ def test_a_tpu_is_made_used_and_given_back_by_gcloud():
     assert len(copied) > 3
     assert all(path.exists() for path in copied)
     for action, workers, more in (("run", "all", ["--distributed"]), ("sweep", "0", [])):
-        (line,) = dry("tpu.sh", action, *RUN).splitlines()
+        *before, line = dry("tpu.sh", action, *RUN).splitlines()
+        assert [" describe " in asked for asked in before] == [True] * (action == "sweep")
         words = shlex.split(line)
         assert f"--worker={workers}" in words
         (command,) = [word.partition("=")[2] for word in words if word.startswith("--command=")]
@@ -256,6 +368,27 @@ def test_a_tpu_is_made_used_and_given_back_by_gcloud():
     assert launch("tpu.sh", "--dry-run", "destroy").returncode == 2
 
 
+def test_a_tpu_gets_a_python_that_kstore_runs_with():
+    *_, line = dry("tpu.sh", "create").splitlines()
+    (command,) = [w.partition("=")[2] for w in shlex.split(line) if w.startswith("--command=")]
+    (version,) = re.findall(r"uv venv --python (\S+)", command)
+    project = tomllib.loads((LAUNCH.parent / "pyproject.toml").read_text())["project"]
+    assert version in SpecifierSet(project["requires-python"])
+
+
+@pytest.mark.parametrize("hosts", [1, 4])
+def test_a_sweep_is_refused_on_a_tpu_of_several_hosts(tmp_path, hosts):
+    """There one host would wait for the others for ever."""
+    gcloud = tmp_path / "gcloud"
+    answer = f'case "$*" in *describe*) echo {hosts} ;; *) touch {tmp_path}/done ;; esac'
+    gcloud.write_text(f"#!/bin/sh\n{answer}\n")
+    gcloud.chmod(0o755)
+    done = launch("tpu.sh", "sweep", *RUN, PATH=f"{tmp_path}:{os.environ['PATH']}")
+    said = "tpu.sh: sweep: expected a TPU of one host, kstore has 4; `run` uses all\n"
+    assert (done.returncode, done.stderr) == ((0, "") if hosts == 1 else (2, said))
+    assert (tmp_path / "done").exists() == (hosts == 1)
+
+
 def test_what_is_started_on_a_tpu_is_not_waited_for(tmp_path):
     """ssh returns when the command has ended and nobody is left that could write to it."""
     kstore = tmp_path / "kstore_jax/.venv/bin/kstore"
@@ -263,7 +396,7 @@ def test_what_is_started_on_a_tpu_is_not_waited_for(tmp_path):
     kstore.write_text(f'#!/bin/sh\ncat {tmp_path}/end\necho "$@"\n')
     kstore.chmod(0o755)
     os.mkfifo(tmp_path / "end")
-    (line,) = dry("tpu.sh", "sweep", *RUN).splitlines()
+    *_, line = dry("tpu.sh", "sweep", *RUN).splitlines()
     (command,) = [w.partition("=")[2] for w in shlex.split(line) if w.startswith("--command=")]
     ssh = ["bash", "-c", command]
     here = {"cwd": tmp_path, "env": {**os.environ, "HOME": str(tmp_path)}}

@@ -1,4 +1,4 @@
-"""The SLURM script for real: a cluster of one node, this machine, that lives for the test."""
+"""The SLURM script for real: a cluster of two nodes, both this machine, that lives for the test."""
 
 import contextlib
 import getpass
@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import pytest
 from tests.lab.conftest import CONFIG
 
 LAUNCH = pathlib.Path(__file__).parents[1] / "launch"
-PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "scontrol", "sinfo", "scancel")
+PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "sinfo", "scancel")
 PATH = f"{os.environ['PATH']}:/usr/sbin:/sbin"
 MISSING = [name for name in PROGRAMS if not shutil.which(name, path=PATH)]
 PATIENCE = 600  # seconds
@@ -33,16 +34,15 @@ CONFIGURATION = """
 ClusterName=kstore
 SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={ports[0]}
-SlurmdPort={ports[1]}
 SlurmUser={user}
 AuthType=auth/munge
 AuthInfo=socket={folder}/munge.socket,cred_expire=5
 StateSaveLocation={folder}/state
-SlurmdSpoolDir={folder}/spool
+SlurmdSpoolDir={folder}/spool-%n
 SlurmctldPidFile={folder}/slurmctld.pid
-SlurmdPidFile={folder}/slurmd.pid
+SlurmdPidFile={folder}/slurmd-%n.pid
 SlurmctldLogFile={folder}/slurmctld.log
-SlurmdLogFile={folder}/slurmd.log
+SlurmdLogFile={folder}/slurmd-%n.log
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 JobAcctGatherType=jobacct_gather/none
@@ -53,8 +53,9 @@ SlurmdParameters=config_overrides
 KillWait=60
 JobRequeue=1
 ReturnToService=2
-NodeName={host} NodeAddr=127.0.0.1 CPUs=2
-PartitionName=all Nodes={host} Default=YES State=UP
+NodeName=one NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=2
+NodeName=two NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=2
+PartitionName=all Nodes=one,two Default=YES State=UP
 """
 
 
@@ -77,12 +78,12 @@ def wait_until(true, what: str, seconds: float = PATIENCE) -> None:
 def cluster(tmp_path):
     """The environment in which SLURM's commands speak to a cluster of this machine's own."""
     folder = tmp_path / "slurm"
-    for name in ("", "state", "spool"):
+    for name in ("", "state"):
         (folder / name).mkdir()
     (folder / "munge.key").write_bytes(os.urandom(1024))
     (folder / "munge.key").chmod(0o600)
     host = socket.gethostname().split(".")[0]
-    settings = dict(folder=folder, host=host, ports=free_ports(2), user=getpass.getuser())
+    settings = dict(folder=folder, host=host, ports=free_ports(3), user=getpass.getuser())
     (folder / "slurm.conf").write_text(CONFIGURATION.format(**settings))
     (folder / "cgroup.conf").write_text("IgnoreSystemd=yes\n")
     environment = {**os.environ, "PATH": PATH, "SLURM_CONF": str(folder / "slurm.conf")}
@@ -91,7 +92,8 @@ def cluster(tmp_path):
     commands = [
         ["munged", "--foreground", "--force", *(f"--{k}={folder / v}" for k, v in files.items())],
         ["slurmctld", "-D", "-c"],
-        ["slurmd", "-D", "-N", host],
+        ["slurmd", "-D", "-N", "one"],
+        ["slurmd", "-D", "-N", "two"],
     ]
     daemons = []
     with (folder / "daemons.log").open("w") as log:
@@ -102,16 +104,16 @@ def cluster(tmp_path):
 
     def idle() -> bool:
         told = subprocess.run(
-            ["sinfo", "-h", "-o", "%t"],
+            ["sinfo", "-h", "-o", "%t %D"],
             env=environment,
             capture_output=True,
             text=True,
             check=False,
         )
-        return told.stdout.strip() == "idle"
+        return told.stdout.strip() == "idle 2"
 
     try:
-        wait_until(idle, f"an idle node; see {folder}", 60)
+        wait_until(idle, f"two idle nodes; see {folder}", 60)
         yield environment
     finally:
         subprocess.run(["scancel", "--user", getpass.getuser()], env=environment, check=False)
@@ -136,7 +138,7 @@ def states(environment: dict, job: str) -> dict[str, dict]:
     return {task["ArrayTaskId"]: task for task in tasks if "-" not in task.get("ArrayTaskId", "-")}
 
 
-def test_a_sweep_as_an_array_with_a_task_killed_and_requeued_is_completed(cluster, tmp_path):
+def test_a_sweep_as_an_array_with_a_task_stopped_and_one_requeued_is_completed(cluster, tmp_path):
     config, workdir = tmp_path / "tiny.py", tmp_path / "run"
     config.write_text(CONFIG)
     kstore = tmp_path / "kstore"
@@ -186,3 +188,56 @@ def test_a_sweep_as_an_array_with_a_task_killed_and_requeued_is_completed(cluste
         assert len(attempts) == 2  # the second went on from the checkpoint of the first
         told = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         assert [line["step"] for line in told] == list(range(1, STEPS + 1))
+
+
+TRAINING = """#!/usr/bin/env bash
+# A run that writes a checkpoint when it is told to stop, the second process ending after the first,
+# and that ends when it is started again.
+if [ -n "$SLURM_RESTART_COUNT" ]; then exit 0; fi
+which="${{SLURM_PROCID:-0}}"
+trap 'touch {folder}/checkpoint-$which; trap - TERM; sleep "$which"; exit 75' TERM
+echo "$$" >{folder}/pid-$which
+while :; do sleep 0.1; done
+"""
+
+
+@pytest.mark.parametrize(
+    ("shape", "processes", "ended"),
+    [
+        ("--tasks=1", 1, "kill -9"),
+        ("--nodes=2", 2, "kill -9"),
+        ("--nodes=2", 2, "time limit"),
+        ("--tasks=1", 1, "scancel"),
+        ("--nodes=2", 2, "scancel"),
+    ],
+)
+def test_all_processes_of_a_job_may_write_a_checkpoint_and_one_killed_is_tried_again(
+    cluster, tmp_path, shape, processes, ended
+):
+    kstore = tmp_path / "kstore"
+    kstore.write_text(TRAINING.format(folder=tmp_path))
+    kstore.chmod(0o755)
+
+    def said(*command: str | os.PathLike) -> str:
+        environment = {**cluster, "KSTORE": str(kstore)}
+        return subprocess.run(
+            command, env=environment, capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    job = said(LAUNCH / "slurm.sh", shape, "--config=a.py", f"--workdir={tmp_path}/run")
+
+    def pids() -> list[str]:
+        return [path.read_text().strip() for path in sorted(tmp_path.glob("pid-*"))]
+
+    wait_until(lambda: len([pid for pid in pids() if pid]) == processes, "all to train", 60)
+    if ended == "kill -9":
+        os.kill(int(pids()[-1]), signal.SIGKILL)
+    elif ended == "time limit":  # two minutes before it
+        said("scancel", "--batch", "--signal=TERM", job)
+    else:
+        said("scancel", job)
+    state, restarts = ("CANCELLED", 0) if ended == "scancel" else ("COMPLETED", 1)
+    wait_until(lambda: f"JobState={state}" in said("scontrol", "show", "job", job), state, 180)
+    assert f"Restarts={restarts} " in said("scontrol", "show", "job", job)
+    checkpoints = [tmp_path / f"checkpoint-{which}" for which in range(processes)]
+    assert all(path.exists() for path in checkpoints) == (ended != "kill -9")
