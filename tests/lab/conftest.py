@@ -5,6 +5,7 @@ import pathlib
 import subprocess
 import sys
 
+import filelock
 import pytest
 
 import tests.compiled  # noqa: F401
@@ -56,9 +57,15 @@ def sweep(config_file):
 
 @pytest.fixture(scope="session")
 def finished(sweep, tmp_path_factory) -> pathlib.Path:
-    """The workdir of the sweep, which nothing disturbed. Not to be written to."""
-    workdir = tmp_path_factory.mktemp("sweep") / "run"
-    process = sweep(workdir)
-    said = process.communicate()
-    assert process.returncode == 0, said
+    """The workdir of the sweep, which nothing disturbed; one for all processes of the tests. Not to
+    be written to."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:  # each has its own folder in one of the session
+        folder = folder.parent
+    workdir = folder / "finished" / "run"
+    with filelock.FileLock(folder / "finished.lock"):
+        if not (workdir / "report.html").exists():
+            process = sweep(workdir)
+            said = process.communicate()
+            assert process.returncode == 0, said
     return workdir
