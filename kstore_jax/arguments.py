@@ -124,6 +124,9 @@ def _in_one_line(error: Exception, argv: Sequence[str], values: flags.FlagValues
         name = error.flagname
         return f"--{name}: no such flag{nearest(name, (v for v in values if '.' not in v))}"
     text = str(error)
+    if "no attribute 'get_config'" in text:
+        given = (a.partition("=")[2] for a in argv if re.match(r"--?config=", a))
+        return f"--config: {next(given, 'the file')} has no get_config()"
     if unknown := re.match(r"\W*'(\w+)\W*'(?:.*Did you mean \"(\w+)\")?", text, re.DOTALL):
         flag = next((a.split("=")[0] for a in argv if unknown[1] in a), unknown[1])
         hint = f"; did you mean {unknown[2]!r}?" if unknown[2] else ""
@@ -146,9 +149,10 @@ def _in_one_line(error: Exception, argv: Sequence[str], values: flags.FlagValues
 def _check_values(argv: Sequence[str], values: flags.FlagValues) -> None:
     """Raises UserError where a flag stands in the place of another's value, or nothing does."""
     for given, after in itertools.pairwise([*argv, "--end"]):
-        name = given.lstrip("-")
-        valued = name != given and name in values and not values[name].boolean
-        if valued and re.match(r"--?[A-Za-z]", after):
+        name, separator, value = given.lstrip("-").partition("=")
+        valued = given.startswith("-") and name in values and not values[name].boolean
+        empty = separator and not value and "." not in name  # a field may be empty text
+        if valued and (empty or (not separator and re.match(r"--?[A-Za-z]", after))):
             raise UserError(f"--{name} has no value; expected {_wanted(values[name])}")
 
 

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import ml_collections
 from absl import flags
 
 from kstore_jax.arguments import configs_folder, configured, defined, expect, folders, nothing_else
@@ -15,7 +16,7 @@ from kstore_jax.errors import UserError, guarded, nearest
 
 
 def _quickstart(argv: Sequence[str], values: flags.FlagValues) -> None:
-    _compute(values, parse_rows(*configured(argv, values, configs_folder() / "quickstart.py")))
+    _sweep_of(values, *configured(argv, values, configs_folder() / "quickstart.py"))
 
 
 def _run(argv: Sequence[str], values: flags.FlagValues) -> None:
@@ -24,18 +25,29 @@ def _run(argv: Sequence[str], values: flags.FlagValues) -> None:
         f"note: the sweep in --config (rows: {rows}) is left out; run computes what its rows "
         f"start from ({one.data.variant}, seed {one.seed}), kstore sweep every row"
     )
-    _compute(values, [one], note if rows else "")
+    _compute(values, [one], [note] if rows else [])
 
 
 def _sweep(argv: Sequence[str], values: flags.FlagValues) -> None:
-    _compute(values, parse_rows(*configured(argv, values, None)))
+    _sweep_of(values, *configured(argv, values, None))
 
 
-def _compute(values: flags.FlagValues, rows: Sequence[Experiment], note: str = "") -> None:
-    if not values.workdir:
+def _sweep_of(
+    values: flags.FlagValues, config: ml_collections.ConfigDict, overridden: set[str]
+) -> None:
+    """Computes the rows of a sweep; stderr is told where they are not those of the file."""
+    rows, notes = parse_rows(config, overridden), []
+    if over := sorted(overridden & {field for row in config.sweep for field, _ in row}):
+        notes.append(f"note: {', '.join(over)}: as set here in all rows of the sweep")
+    if (again := len(config.sweep) - len(rows)) > 0:
+        which = f"{again} of the {len(config.sweep)} rows of the sweep"
+        notes.append(f"note: {which} are like one before, which stands for them")
+    _compute(values, rows, notes)
+
+
+def _compute(values: flags.FlagValues, rows: Sequence[Experiment], notes: Sequence[str]) -> None:
+    if values.workdir is None:
         raise UserError("--workdir is missing; expected a folder such as runs/x")
-    if note:
-        print(note, file=sys.stderr)
     from kstore_jax.lab import sweep
 
     folder, cache = pathlib.Path(values.workdir), values.cache and pathlib.Path(values.cache)
@@ -44,12 +56,12 @@ def _compute(values: flags.FlagValues, rows: Sequence[Experiment], note: str = "
         print(f"note: --drop takes out {', '.join(out)}", file=sys.stderr)
     shard = sweep.Shard.parse(values.shard) if "shard" in values else sweep.WHOLE
     if "dry-run" in values and values["dry-run"].value:
-        print(sweep.dry_run(folder, rows, cache, shard, drop).told(values.json))
+        print(sweep.dry_run(folder, rows, cache, shard, drop, notes).told(values.json))
         return
     workers = values.workers if "workers" in values else 1
     distributed = "distributed" in values and values.distributed
     together = values.together if "together" in values else 1
-    page = sweep.run(folder, rows, workers, cache, shard, distributed, together, drop)
+    page = sweep.run(folder, rows, workers, cache, shard, distributed, together, drop, notes)
     if page:
         print(page)
     elif "shard" in values:

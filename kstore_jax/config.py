@@ -552,12 +552,15 @@ def _base_and_rows(
 def _without(fields: Collection[str], rows: Iterable[Row], name: str) -> list[Row]:
     """What rows set beside `fields`, once; UserError names them by `name` where they are none."""
     try:
-        left = (
-            tuple((field, value) for field, value in row if field not in fields) for row in rows
-        )
+        given = [[(field, value) for field, value in row] for row in rows]
+        if not all(isinstance(field, str) for row in given for field, _ in row):
+            raise TypeError
+        left = (tuple(pair for pair in row if pair[0] not in fields) for row in given)
         return [*dict.fromkeys(left)]
     except (TypeError, ValueError):
-        raise UserError(f"{name}: expected rows of (field, value), as product() gives") from None
+        raise UserError(
+            f"{name}: expected rows of (field, value), as product() and chain() give"
+        ) from None
 
 
 def _over_grid(overridden: Collection[str], given: dict) -> dict:

@@ -34,7 +34,7 @@ def product(*rows: Rows, **fields: Sequence) -> Rows:
 
     Raises:
       ValueError: a combination has a field twice, but for names, which are joined; or what is given
-        for a field is no list.
+        for a field is no list, or an empty one.
     """
     return tuple(map(_joined, itertools.product(*rows, *_of_fields(fields))))
 
@@ -65,10 +65,15 @@ def chain(*rows: Rows) -> Rows:
 
 
 def _of_fields(fields: dict[str, Sequence]) -> list[Rows]:
-    for field, values in fields.items():
+    found = []
+    for name, values in fields.items():
+        field = _dotted(name)
         if isinstance(values, str) or not isinstance(values, Iterable):
-            raise ValueError(f"{_dotted(field)}: expected a list of values, got {values!r}")
-    return [tuple(((_dotted(f), v),) for v in values) for f, values in fields.items()]
+            raise ValueError(f"{field}: expected a list of values, got {values!r}")
+        found.append(tuple(((field, value),) for value in values))
+        if not found[-1]:
+            raise ValueError(f"{field}: expected at least one value")
+    return found
 
 
 def _dotted(field: str) -> str:

@@ -10,6 +10,8 @@
 #   DIR lies on a folder that all hosts share (Filestore by NFS; Cloud Storage FUSE has no locks).
 # sweep: on a TPU VM of one host, with all its chips (of several hosts, one alone would wait for the
 #   others: refused). For a sweep over several TPU VMs give each its --shard=I/N and a shared DIR.
+# FILE and DIR are paths on the TPU VM; create copies configs/ there (to ~/kstore_jax), and a file of
+#   later goes there by `gcloud compute tpus tpu-vm scp FILE TPU:kstore_jax/configs/ --worker=all`.
 # A command goes on after its terminal is closed (its output: kstore.log in the home of each host);
 # typed again after a preemption, it goes on from the newest checkpoint.
 #

@@ -155,6 +155,12 @@ def test_bad_pools_are_named_in_one_line(capsys, tmp_path):
             "def get_config():\n    c = default()\n    c.sweep = {'seed': [1]}\n    return c\n",
             "--config: Could not override field 'sweep'",
         ),
+        (
+            "from kstore_jax.config import default, row\n"
+            "def get_config():\n    c = default()\n"
+            "    c.sweep = row('a', seed=1), row('b', seed=2)\n    return c\n",
+            "sweep: expected rows of (field, value), as product() and chain() give",
+        ),
     ],
 )
 def test_a_broken_configuration_file_is_named_in_one_line(capsys, tmp_path, content, said):
@@ -178,7 +184,7 @@ def test_a_configuration_file_without_get_config_is_named_in_one_line(tmp_path):
     done = kstore("show", f"--config={path}")
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1
-    assert "get_config" in done.stderr
+    assert f"--config: {path} has no get_config()" in done.stderr
 
 
 @pytest.mark.usefixtures("nothing_written")

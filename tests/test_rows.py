@@ -63,6 +63,12 @@ def test_what_is_no_list_of_values_is_refused(together, given):
         together(data__variant=given)
 
 
+@pytest.mark.parametrize("together", [product, zipped])
+def test_a_field_of_no_values_is_refused(together):
+    with pytest.raises(ValueError, match=r"^data\.variant: expected at least one value"):
+        together(data__variant=[])
+
+
 def test_names_are_joined_and_a_field_given_twice_is_refused():
     wide, twice = row("wide", model__width=64), row("twice as long", pretrain__steps=200)
     (both,) = product(wide, twice, seed=[3])

@@ -212,6 +212,7 @@ def dry_run(
     cache: pathlib.Path | None,
     shard: Shard = WHOLE,
     drop: bool = False,
+    notes: Sequence[str] = (),
 ) -> Report:
     """What `run` would do and how long it would take; where the cache has nothing like a stage, a
     step of its pretraining is tried for a moment, as stderr is told, unless that is done, and a
@@ -219,6 +220,7 @@ def dry_run(
     refuses is refused."""
     labs, plan = planned(workdir, rows, cache)
     _check_claim(workdir, {"rows": [as_dict(lab.experiment) for lab in labs]}, drop)
+    _note(notes)
     labs, plan = labs[shard.index :: shard.count], plan.share(shard.index, shard.count)
     pretrainings = [lab.experiment for lab in labs]
     lab_of = {stage.folder: lab for lab in reversed(labs) for stage in lab.stages}
@@ -264,6 +266,7 @@ def run(
     distributed: bool = False,
     together: int = 1,
     drop: bool = False,
+    notes: Sequence[str] = (),
 ) -> pathlib.Path | None:
     """Computes every row of `shard` that is not done, `workers` at a time (`default_workers` where
     that is None); the process that finds all rows done writes `results.json` and the page.
@@ -278,6 +281,7 @@ def run(
         before the workers go on from there.
       distributed: whether this process is one of several that are at this together, which it joins.
       drop: whether rows of `workdir` that are not among these are taken out of it.
+      notes: what stderr is told once nothing is refused.
 
     Returns: the page, None where rows of other shards are not done yet, and in the other processes
       of a run of several.
@@ -299,6 +303,7 @@ def run(
     labs, plan = planned(workdir, rows, cache)
     if processes.is_first():
         claim(workdir, plan, [lab.experiment for lab in labs], drop)
+        _note(notes)
     mine = dict(itertools.islice(enumerate(labs), shard.index, None, shard.count))
     workers = min(workers or default_workers(len(mine)), len(mine))
     pretrain_together([*mine.values()], together)
@@ -319,6 +324,11 @@ def run(
     if failed:
         raise _failure(labs, failed, page)
     return page
+
+
+def _note(notes: Sequence[str]) -> None:
+    for note in notes:
+        print(note, file=sys.stderr)
 
 
 def _compute(lab: Lab) -> UserError | None:

@@ -120,11 +120,11 @@ class _Bar:
     """Shows the training that a row is at, from the metrics its worker writes."""
 
     def __init__(self, lab: Lab, place: int):
-        self._variant = lab.experiment.data.variant
+        self._label = lab.experiment.label
         self._cache = lab.cache
         self._ahead = list(lab.stages)
         interval = 0.1 if sys.stderr.isatty() else 30.0
-        self._bar = tqdm(desc=self._variant, position=place, unit="step", mininterval=interval)
+        self._bar = tqdm(desc=self._label, position=place, unit="step", mininterval=interval)
 
     def show(self) -> None:
         while self._ahead and self._cache.result(self._ahead[0]) is not None:
@@ -136,7 +136,7 @@ class _Bar:
             return
         if self._bar.total != now["steps"] or self._bar.n > now["step"]:
             self._bar.reset(now["steps"])
-        label = f"{self._variant} {self._ahead[0].name}"
+        label = f"{self._label}: {self._ahead[0].name}"
         self._bar.set_description_str(label, refresh=False)
         self._bar.set_postfix_str(
             f"loss {now['loss']:.3f}, {now['tokens_per_s']:,} tokens/s", refresh=False

@@ -91,7 +91,8 @@ def test_a_dry_run_tells_what_is_to_be_done_and_writes_nothing(
     [
         (["--workdir=TMP/others"], "TMP/others is not empty and holds no run of ours"),
         (["--workdir=TMP/run", "--config.seed=1"], "TMP/run was made by another configuration"),
-        (["--workdir="], "--workdir is missing"),
+        (["--workdir="], "--workdir has no value; expected folder of the run"),
+        (["--workdir=TMP/new", "--cache="], "--cache has no value; expected folder of the stages"),
         (["--workdir=TMP/file"], "--workdir: TMP/file is no folder"),
         (["--workdir=TMP/file/new"], "--workdir: TMP/file is no folder"),
         (["--workdir=TMP/new", "--cache=TMP/file"], "--cache: TMP/file is no folder"),
@@ -112,6 +113,17 @@ def test_a_dry_run_refuses_what_the_sweep_refuses(
         assert told.err.startswith(f"kstore: {said.replace('TMP', str(tmp_path))}")
         assert told.err.count("\n") == 1
     assert contents(tmp_path) == before
+
+
+def test_rows_that_are_not_those_of_the_file_are_told(copied, tmp_path, config_file, capsys):
+    argv = ["sweep", f"--workdir={tmp_path / 'new'}", f"--cache={copied / 'stages'}", "--dry-run"]
+    assert cli.main([*argv, f"--config={config_file}"]) == 0
+    assert capsys.readouterr().err == ""
+    assert cli.main([*argv, f"--config={config_file}", "--config.data.variant=single"]) == 0
+    assert capsys.readouterr().err == (
+        "note: data.variant: as set here in all rows of the sweep\n"
+        "note: 1 of the 2 rows of the sweep are like one before, which stands for them\n"
+    )
 
 
 def test_a_dry_run_of_a_share_tells_of_its_rows_alone(copied, kstore):
