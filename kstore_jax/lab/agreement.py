@@ -44,9 +44,11 @@ class Agreement:
 
 
 def agreements(found: Sequence[Group]) -> list[Agreement]:
-    """Both measures over the groups of the paper's datasets; of fewer than three there are none."""
+    """Both measures over the groups of the paper's datasets; none of fewer than three, or where a
+    dataset is there in several settings, which would count as often."""
     known = [(group, group.published) for group in found if _is_one_of_the_16(group)]
-    if len({group.dataset for group, _ in known}) < 3:
+    datasets = {group.dataset for group, _ in known}
+    if len(datasets) < 3 or len(known) > len(datasets):
         return []
     labels = tuple(group.label for group, _ in known)
     read = [group.means("q_probe", "first") for group, _ in known]
@@ -72,7 +74,7 @@ def _is_one_of_the_16(group: Group) -> bool:
 
 def of_all_datasets(found: Sequence[Group]) -> dict[str, float | None]:
     """Spearman's correlation of each measure; empty unless all 16 datasets of the paper are there,
-    None where all of our values are the same."""
+    in one setting each, None where all of our values are the same."""
     if not {group.dataset for group in found if _is_one_of_the_16(group)} >= set(VARIANT_EXAMPLES):
         return {}
     return {each.name: each.spearman for each in agreements(found)}

@@ -877,6 +877,15 @@ def test_ours_stand_against_the_paper_s_from_three_datasets_on(tmp_path, page):
     assert first == ["multi2", "95.0", "41.1", "3.0", "2.0"]
 
 
+def test_a_dataset_in_two_settings_does_not_count_twice(tmp_path):
+    rows = [SINGLE, a_row("multi2", qa=0.95), a_row("multi5+permute", qa=0.9)]
+    configs = [a_config(row) for row in (*rows, SINGLE)]
+    configs[-1]["finetune"]["steps"] += 10
+    told = written(a_run(tmp_path, [*rows, {**SINGLE, "name": "longer"}], configs, metrics=False))
+    assert "single (finetune.steps" in told
+    assert "Spearman" not in told
+
+
 def test_ranks_of_lora_make_a_grid_with_the_paper_s(tmp_path):
     def of(*pairs):
         rows, configs = [], []
