@@ -1,24 +1,27 @@
 # Sourced by the scripts here: `dry_run` is whether --dry-run is among the arguments, wherever it
 # stands; the others stay. `shown COMMAND …` prints a command as it would be typed; `refuse` and
 # `expect_…` end the script with one line and status 2 where it was called wrongly.
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2034
 
-# shellcheck disable=SC2034 # asked by who sources this
+refuse() { # what was expected
+    echo "${0##*/}: $*" >&2
+    exit 2
+}
+
 dry_run=false
 arguments=()
 for argument in "$@"; do
-    if [[ "$argument" == --dry-run ]]; then dry_run=true; else arguments+=("$argument"); fi
+    case "$argument" in
+        --dry-run) dry_run=true ;;
+        --dry*) refuse "$argument: no such flag; did you mean --dry-run?" ;;
+        *) arguments+=("$argument") ;;
+    esac
 done
 set -- "${arguments[@]}"
 
 shown() {
     printf '%q ' "$@"
     echo
-}
-
-refuse() { # what was expected
-    echo "${0##*/}: $*" >&2
-    exit 2
 }
 
 expect_run() { # the flags that kstore run and kstore sweep demand, among the arguments

@@ -29,12 +29,16 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.bash"
 if [[ -z "${1:-}" ]]; then refuse "expected the folder of the results"; fi
 if [[ "$1" == -* ]]; then refuse "$1: no such flag; expected [--dry-run] DIR [PIECE …]"; fi
 out=$(realpath -m -- "$1")
+if [[ -e "$out" && ! -d "$out" ]]; then refuse "$1 is no folder"; fi
 shift
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 read -ra batches <<<"${BATCHES:-8 16 32 64 96}"
 scaled="datasets qa_ratio finetuning mixed celebrities directions couples"
 read -ra configs <<<"${CONFIGS:-datasets:together mixed:together $scaled}"
+for name in "${configs[@]}"; do
+    if [[ ! -f "configs/${name%%:*}.py" ]]; then refuse "CONFIGS: no configs/${name%%:*}.py"; fi
+done
 pieces=("${batches[@]/#/train-}" profile peers together "${configs[@]/#/run-}")
 looping=false
 if (($# == 0)); then

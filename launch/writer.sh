@@ -17,14 +17,16 @@ if [[ $# -gt 0 && "$1" != -* ]]; then
     model="$1"
     shift
 fi
+PORT="${PORT:-8000}" GPUS="${GPUS:-1}" CONTEXT="${CONTEXT:-2048}"
+for count in PORT GPUS CONTEXT; do expect_count "$count"; done
 
 command=(
     vllm serve "$model"
     --served-model-name "$model"
     --host 127.0.0.1
-    --port "${PORT:-8000}"
-    --tensor-parallel-size "${GPUS:-1}"
-    --max-model-len "${CONTEXT:-2048}"
+    --port "$PORT"
+    --tensor-parallel-size "$GPUS"
+    --max-model-len "$CONTEXT"
     --max-num-seqs 256
     --enable-prefix-caching
     "$@"

@@ -132,6 +132,11 @@ def test_what_kstore_demands_is_demanded_before_anything_is_submitted(script, ar
         ("kubernetes.sh", [*SIZED, *RUN], {"NAME": "Bad Name"}, "NAME=Bad Name: expected"),
         ("kubernetes.sh", [*SIZED, *RUN], {"NAME": "a" * 41}, f"NAME={'a' * 41}: expected"),
         ("tpu.sh", ["delete", "other"], {}, "other: expected"),
+        ("gpu.sh", [__file__], {}, f"{__file__} is no folder"),
+        ("gpu.sh", ["out"], {"CONFIGS": "dataset"}, "CONFIGS: no configs/dataset.py"),
+        ("writer.sh", [], {"PORT": "http"}, "PORT=http: expected"),
+        ("slurm.sh", ["--dryrun", *SIZED, *RUN], {}, "--dryrun: no such flag"),
+        ("kubernetes.sh", ["--dry_run=1", *SIZED, *RUN], {}, "--dry_run=1: no such flag"),
     ],
 )
 def test_what_cannot_be_right_is_told_in_one_line(script, argv, environment, said):
