@@ -70,6 +70,7 @@ def alone(config_file, tmp_path_factory) -> pathlib.Path:
     return workdir
 
 
+@pytest.mark.slow
 def test_two_processes_are_one_run(config_file, alone, tmp_path):
     """Stopped in the middle by a SIGTERM that one of them gets, and gone on with."""
     workdir = tmp_path / "run"

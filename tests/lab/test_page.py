@@ -276,6 +276,7 @@ def test_without_scripts_everything_is_there(opened):
     assert tab.get_by_text("Values").first.is_visible()
 
 
+@pytest.mark.slow
 def test_the_page_of_50_runs_is_under_5_megabytes(tmp_path, monkeypatch):
     rows = [{**row, "name": f"{i} {row['dataset']}"} for i in range(3) for row in sixteen()]
     rows = [*rows, {**ROWS[0], "name": "48"}, {**ROWS[2], "name": "49"}]

@@ -452,6 +452,7 @@ def test_the_parameters_of_a_row_are_gone_when_the_next_begins(copied, config_fi
     assert began_with == [[], []]
 
 
+@pytest.mark.slow
 def test_eight_devices_find_what_one_does(finished, sweep, tmp_path):
     """Every stage, its parameters on all devices; batches of 8 and of 6 rows."""
     devices = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
@@ -498,7 +499,7 @@ def test_progress_is_read_from_the_stage_at_work_alone(copied, finished, monkeyp
     bar.show()
     bar.show()
     assert read == ["p_probe", "p_probe"]
-    assert bar._bar.desc == "single p_probe"
+    assert bar._bar.desc == "single, seed 0: p_probe"
     assert (bar._bar.n, bar._bar.total) == (24, 24)
     bar.close()
 

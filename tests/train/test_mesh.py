@@ -134,6 +134,7 @@ def test_processes_learn_as_one_and_read_what_their_devices_do(tmp_path, alone, 
     assert_alike(told[0], alone)
 
 
+@pytest.mark.slow
 def test_what_one_of_two_processes_cannot_read_both_take_for_damaged(tmp_path, alone):
     folder = tmp_path / "run"
     for found in trained(folder, 1, 2, 1, processes=2):
