@@ -6,11 +6,11 @@ become readable where the first was stated.
 
 Command: `kstore sweep --config=configs/couples.py --workdir=runs/couples`. `laptop` (the default):
 500 people and a twentieth of the values, since of all values any fact of so few people tells the
-others; on 2 CPU cores: half an hour by `--dry-run`. `gpu`: 10,000 people, 7e16 FLOP of pretraining
-a row, on one GPU: 262 s at the speed measured on an H200. `paper`: 100,000 people, 2.9e18 FLOP a
-row, on a node of GPUs: 2 h 23 min at the speed of one H200. None of them was run yet. Expected,
-from the paper: the accuracy of a pair's second fact jumps once the first is stated; the figures in
-its diagrams are not in its text.
+others; on 2 CPU cores: half an hour. `gpu`: 10,000 people, 7e16 FLOP of pretraining a row, on one
+GPU: 262 s at the speed measured on an H200. `paper`: 100,000 people, 2.9e18 FLOP a row, on a node
+of GPUs: 2 h 23 min at the speed of one H200. The last two were not run yet; the first in
+`docs/RESULTS.md`. Expected, from the paper: the accuracy of a pair's second fact jumps once the
+first is stated; the figures in its diagrams are not in its text.
 """
 
 from kstore_jax import config as c
