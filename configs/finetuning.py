@@ -9,12 +9,11 @@ cases by `--config.data.variant=`. Its larger models, which no finetuning makes 
 d, on single): `--config.model.size=302M --config.pretrain.steps=150000` and
 `--config.model.size=682M --config.pretrain.steps=200000`, both with
 `--config.data.rewritten=runs/written` (see `rewritten.py`), the second without, too. Hardware: 2
-CPU cores, half an hour. `:gpu` has the paper's ranks on 10,000 people, 7e16 FLOP of pretraining,
-for one GPU: 262 s at the speed measured on an H200; `:paper` its people and size, 2.9e18 FLOP, for
-a node of GPUs: 2 h 23 min at the speed of one H200. Neither was run yet. Scores: `docs/RESULTS.md`.
-Expected, from the paper: for single no way answers more than 10.5 %
-about people held out; for multi5+permute LoRA of ranks 8 and 128 answers 96.4 %, full finetuning
-94.6 %.
+CPU cores, half an hour by `--dry-run`. `:gpu` has the paper's ranks on 10,000 people, 7e16 FLOP of
+pretraining, for one GPU: 262 s at the speed measured on an H200; `:paper` its people and size,
+2.9e18 FLOP, for a node of GPUs: 2 h 23 min at the speed of one H200. Neither was run yet. Scores:
+`docs/RESULTS.md`. Expected, from the paper: for single no way answers more than 10.5 % about people
+held out; for multi5+permute LoRA of ranks 8 and 128 answers 96.4 %, full finetuning 94.6 %.
 """
 
 from kstore_jax import config as c

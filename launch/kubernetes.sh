@@ -19,9 +19,10 @@
 # on the claim; what the image brings is told by its whole path.
 #
 # IMAGE: an image with kstore in it, such as one of this checkout and three lines: FROM python:3.12,
-# COPY . /kstore, RUN cd /kstore && pip install -r requirements.txt && pip install -e '.[gpu]'. CLAIM: a PersistentVolumeClaim (ReadWriteMany, on a file system
-# whose locks work between nodes: README, "Running many") that is mounted at /runs, below which DIR
-# lies. NAME: of the Job (kstore). GPUS, CPUS, MEMORY: of each pod (0, 4, 16Gi).
+# COPY . /kstore, RUN cd /kstore && pip install -r requirements.txt && pip install -e '.[gpu]'.
+# CLAIM: a PersistentVolumeClaim (ReadWriteMany, on a file system whose locks work between nodes:
+# README, "Running many") that is mounted at /runs, below which DIR lies. NAME: of the Job (kstore).
+# GPUS, CPUS, MEMORY: of each pod (0, 4, 16Gi).
 #
 # --dry-run prints the manifest, exactly as kubectl would get it.
 set -euo pipefail
