@@ -293,7 +293,7 @@ _FIGURES = (
         "series",
         "What more questions, or more people, change",
         "Answers about people held out, of models that differ in the share of pretraining that is "
-        "questions (Fig. 10 of the paper), or in the number of people and of steps.",
+        "questions (Fig. 10 of the paper), or in the number of people and of windows read.",
     ),
     (
         "p_probing",

@@ -37,14 +37,15 @@ class Series:
 
 def of(found: Sequence[Group]) -> list[Series]:
     """The curves among these groups: of those that differ in one such field and the seeds; more
-    people may have had more steps of pretraining, too."""
+    people may have had more steps of pretraining, or more windows a step, too."""
     drawn = []
+    longer = {"pretrain.steps", "pretrain.batch"}
     for field, (along, scale) in _ALONG.items():
         members: dict[str, dict[float, Group]] = {}
         settings: dict[str, dict[str, str]] = {}
-        steps_go_with = {"pretrain.steps"} if field == "world.people" else set()
+        goes_with = longer if field == "world.people" else set()
         for group in filter(lambda group: group.configs, found):
-            number, others = _apart(group, field, steps_go_with)
+            number, others = _apart(group, field, goes_with)
             if number * scale in members.get(str(others), {}):
                 number, others = _apart(group, field, set())
             settings[str(others)] = others

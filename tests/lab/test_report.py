@@ -692,13 +692,14 @@ def test_a_llama_has_no_figures_of_the_paper_s_gpt2_beside_it(tmp_path):
 
 
 def along(tmp_path, *rows, **model):
-    """A page of rows of people, a share of questions, steps and answers, of models asked as they
-    are."""
+    """A page of rows of people, a share of questions, steps (of more windows from 4000 on) and
+    answers, of models asked as they are."""
     found, configs = [], []
     for people, share, steps, mean in rows:
         found.append({**a_row(qa=mean), "people": people, "mixed": {"qa_share": share}})
         configs.append(a_config(found[-1], steps=steps))
         configs[-1]["world"]["people"] = people
+        configs[-1]["pretrain"]["batch"] = steps // 2000
         configs[-1]["data"]["qa_share"] = share
         configs[-1]["finetune"]["steps"] = 0
         configs[-1]["model"].update(model)
