@@ -164,6 +164,17 @@ def test_mixed_training_has_two_questions_of_eight_windows_the_other_way_round()
     assert protocol(mixed)["pretraining"] == PAPER["pretraining"]
 
 
+def test_on_a_laptop_every_row_of_mixed_training_reads_about_everyone_as_often():
+    *mixed, afterwards = rows("mixed", "laptop")
+    read = {
+        e.pretrain.steps * e.pretrain.batch * (1 - e.data.qa_share) / e.world.people
+        for e in (*mixed, afterwards)
+    }
+    assert len(read) == 1
+    assert afterwards.world == mixed[-1].world
+    assert {e.finetune.steps for e in mixed} == {0} != {afterwards.finetune.steps}
+
+
 def test_the_shares_of_questions_are_those_of_figure_10():
     found = rows("qa_ratio", "paper")
     assert {e.data.qa_share for e in found} == {0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 0.9}
