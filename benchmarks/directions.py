@@ -13,10 +13,10 @@ import json
 import statistics
 import sys
 
-from kstore_jax.config import Experiment, parse_rows
+from kstore_jax.bench.bench import TrainingSteps, described
 from kstore_jax.errors import guarded
-from kstore_jax.lab.bench import TrainingSteps, described
-from kstore_jax.lab.experiment import with_dtype
+from kstore_jax.pipeline.experiment import Experiment, parse_rows
+from kstore_jax.pipeline.lab import with_dtype
 from kstore_jax.train import objectives
 
 GPT, BERT, UNGATHERED = "GPT", "BERT", "BERT, logits of every token"
@@ -38,7 +38,7 @@ def compare(experiment: Experiment, rounds: int, calls: int) -> list[dict]:
     """Tokens a second of each, and the median over rounds of the ratio to GPT's."""
     steps = {name: training_steps(experiment, name) for name in (GPT, BERT, UNGATHERED)}
     training = experiment.pretrain
-    tokens = training.batch * training.window * training.dispatch * calls
+    tokens = training.batch_size * training.seq_len * training.steps_per_call * calls
     rates = {name: [] for name in steps}
     for one in steps.values():
         one.run(1)

@@ -17,7 +17,7 @@ import tempfile
 import time
 
 from kstore_jax.files import read_json, write_json
-from kstore_jax.lab import report
+from kstore_jax.report import page as report
 
 
 def multiplied(run: pathlib.Path, runs: int, out: pathlib.Path) -> None:

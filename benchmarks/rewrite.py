@@ -20,13 +20,13 @@ import sys
 import tempfile
 import time
 
-from tests import chat_server
+from tests.writers import chat_server
 
 _CONFIG = """
-from kstore_jax import config as c
+from kstore_jax.pipeline.experiment import default
 
 def get_config():
-    config = c.default()
+    config = default()
     config.data.variant = "single"
     return config
 """

@@ -35,14 +35,14 @@ def training_steps(name: str, shape: Shape, dtype: str):
     """The competitor: `run(calls)` gives seconds, of `steps_a_call` steps each; `parameters` is how
     many numbers are trained."""
     if name == OURS:
-        from kstore_jax.config import Pretrain
-        from kstore_jax.lab.bench import TrainingSteps
+        from kstore_jax.bench.bench import TrainingSteps
         from kstore_jax.model import transformer
+        from kstore_jax.pipeline.experiment import Pretrain
 
         sizes = {field: getattr(shape, field) for field in ("vocabulary", "layers", "heads")}
         ours = transformer.Shape(width=shape.width, dtype=dtype, **sizes)
-        batch = {"batch": shape.batch, "window": shape.window}
-        return TrainingSteps(ours, Pretrain(**batch, dispatch=DISPATCH))
+        batch = {"batch_size": shape.batch, "seq_len": shape.window}
+        return TrainingSteps(ours, Pretrain(**batch, steps_per_call=DISPATCH))
     from benchmarks import peers
 
     network = peers.GPT if name == PEERS[0] else peers.HuggingFace

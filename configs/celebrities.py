@@ -14,23 +14,23 @@ for a node of GPUs: 2 h 23 min at the speed of one H200. Neither was run yet. Sc
 another model wrote, and real text in place of celebrities: `rewritten.py`.
 """
 
-from kstore_jax import config as c
-from kstore_jax import recipes
+from kstore_jax.config.rows import product, zipped
+from kstore_jax.pipeline import recipes
 
 
 def get_config(scale: str = "laptop"):
     config = recipes.at(scale)
     if scale == "laptop":
-        config.world.pool_share = 0.05
+        config.world.value_fraction = 0.05
         config.model.dropout = 0.1
         config.data.variant = "single+permute1"
-        config.sweep = c.zipped(
+        config.sweep = zipped(
             world__celebrities=[0, 500],
             data__celebrity_share=[0.0, 0.7],
             pretrain__steps=[12_000, 36_000],
         )
         return config
-    config.sweep = c.product(
+    config.sweep = product(
         world__celebrities=[0, config.world.people],
         data__variant=["single+permute1", "single", "single+permute1+fullname"],
     )

@@ -13,14 +13,14 @@ of GPUs: 2 h 23 min at the speed of one H200. The last two were not run yet; the
 first is stated; the figures in its diagrams are not in its text.
 """
 
-from kstore_jax import config as c
-from kstore_jax import recipes
+from kstore_jax.config.rows import product
+from kstore_jax.pipeline import recipes
 
 
 def get_config(scale: str = "laptop"):
     config = recipes.at(scale)
     if scale == "laptop":
-        config.world.pool_share = 0.05
+        config.world.value_fraction = 0.05
         config.model.dropout = 0.1
-    config.sweep = c.product(data__variant=["couple1", "couple2", "couple5"])
+    config.sweep = product(data__variant=["couple1", "couple2", "couple5"])
     return config

@@ -21,15 +21,15 @@ Expected, from the paper: a mean of 9.7 % for single, 41.0 % for multi5, 96.6 % 
 and the first token of every fact readable from the name in the last alone.
 """
 
-from kstore_jax import config as c
-from kstore_jax import recipes
+from kstore_jax.config.rows import product
+from kstore_jax.pipeline import recipes
 from kstore_jax.world.biographies import VARIANT_EXAMPLES
 
 
 def get_config(scale: str = "laptop"):
     config = recipes.at(scale, together=recipes.together)
     if scale == "laptop":
-        config.world.pool_share = 0.05
+        config.world.value_fraction = 0.05
         config.model.dropout = 0.1
-    config.sweep = c.product(data__variant=VARIANT_EXAMPLES)
+    config.sweep = product(data__variant=VARIANT_EXAMPLES)
     return config

@@ -16,34 +16,38 @@ laptop has 150 people and a twentieth of the values; there majors are answered b
 birth dates: of so few people the other facts name the one who was born then.
 """
 
-from kstore_jax import config as c
-from kstore_jax import recipes
+from kstore_jax.config.rows import chain, product, row
+from kstore_jax.pipeline import recipes
 from kstore_jax.world.biographies import VARIANT_EXAMPLES
 
 
 def get_config(scale: str = "laptop"):
     config = recipes.at(scale)
     if scale == "laptop":
-        config.world.update(people=150, pool_share=0.05)
-        config.pretrain.update(steps=24_000, batch=8, learning_rate=2e-3, evaluate_every=1000)
-        config.sweep = c.chain(
-            c.row("GPT", model__direction="causal"),
-            c.row("BERT", model__direction="bidirectional", pretrain__learning_rate=7e-4),
+        config.world.update(people=150, value_fraction=0.05)
+        config.pretrain.update(steps=24_000, batch_size=8, learning_rate=2e-3, evaluate_every=1000)
+        config.sweep = chain(
+            row("GPT", model__direction="causal"),
+            row("BERT", model__direction="bidirectional", pretrain__learning_rate=7e-4),
         )
         return config
     config.pretrain.steps = config.pretrain.steps * 15 // 8
-    bert = {"model__direction": "bidirectional", "pretrain__learning_rate": 3e-4, "qa__beam": 1}
+    bert = {
+        "model__direction": "bidirectional",
+        "pretrain__learning_rate": 3e-4,
+        "qa__beam_size": 1,
+    }
     lora = {
         "finetune__schedule": "linear",
-        "finetune__final": 0.0,
-        "finetune__grid": c.product(rank=[8, 32], embedding_rank=[128, -1]),
+        "finetune__final_lr_ratio": 0.0,
+        "finetune__grid": product(rank=[8, 32], embedding_rank=[128, -1]),
     }
     mixed = {"finetune__steps": 0, "finetune__grid": ()}
-    config.sweep = c.product(
-        c.chain(
-            c.row("GPT", model__direction="causal"),
-            c.row("BERT", **bert, **lora),
-            *(c.row(f"BERT, QA_r {r}", **bert, **mixed, data__qa_share=r) for r in (0.2, 0.8)),
+    config.sweep = product(
+        chain(
+            row("GPT", model__direction="causal"),
+            row("BERT", **bert, **lora),
+            *(row(f"BERT, QA_r {r}", **bert, **mixed, data__qa_share=r) for r in (0.2, 0.8)),
         ),
         data__variant=VARIANT_EXAMPLES,
     )

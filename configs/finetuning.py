@@ -16,8 +16,8 @@ pretraining, for one GPU: 262 s at the speed measured on an H200; `:paper` its p
 held out; for multi5+permute LoRA of ranks 8 and 128 answers 96.4 %, full finetuning 94.6 %.
 """
 
-from kstore_jax import config as c
-from kstore_jax import recipes
+from kstore_jax.config.rows import chain, product, row
+from kstore_jax.pipeline import recipes
 
 
 def get_config(scale: str = "laptop"):
@@ -26,8 +26,8 @@ def get_config(scale: str = "laptop"):
     ranks, embedding_ranks = (2, 4, 8, 16, 32, -1), (0, 16, 32, 64, 128, -1)
     if scale == "laptop":
         ranks, embedding_ranks = (2, 8, -1), (0, 64, -1)
-    grid = c.product(learning_rate=(1e-3, 3e-4, 1e-4), weight_decay=(0.01, 0.001))
-    lora = c.product(finetune__rank=ranks, finetune__embedding_rank=embedding_ranks)
-    full = c.row("all weights", finetune__method="full", finetune__grid=grid)
-    config.sweep = c.chain(lora, full)
+    grid = product(learning_rate=(1e-3, 3e-4, 1e-4), weight_decay=(0.01, 0.001))
+    lora = product(finetune__rank=ranks, finetune__embedding_rank=embedding_ranks)
+    full = row("all weights", finetune__method="full", finetune__grid=grid)
+    config.sweep = chain(lora, full)
     return config

@@ -15,8 +15,8 @@ both a share of 0.8, and not run yet. `docs/RESULTS.md` has the scores of the ot
 the paper: 86.6 % mixed, 9.7 % finetuned afterwards. Other shares: `qa_ratio.py`.
 """
 
-from kstore_jax import config as c
-from kstore_jax import recipes
+from kstore_jax.config.rows import chain, product, row
+from kstore_jax.pipeline import recipes
 
 MIXED = 0.5
 
@@ -25,20 +25,20 @@ def get_config(scale: str = "laptop"):
     config = recipes.at(scale, together=recipes.together)
     config.data.variant = "single"
     if scale == "laptop":
-        config.world.pool_share = 0.2
+        config.world.value_fraction = 0.2
         config.model.layers = 2
         config.pretrain.update(weight_decay=1.0, evaluate_every=1000, steps=7500)  # 113 exposures
         config.finetune.update(steps=2400, checkpoint_every=400)
         mixed = {"data__qa_share": MIXED, "pretrain__steps": 15_000, "finetune__steps": 0}
         rows = [_row(people, "questions mixed in", **mixed) for people in (500, 1000, 2000)]
-        config.sweep = c.chain(*rows, _row(2000, "finetuned afterwards"))
+        config.sweep = chain(*rows, _row(2000, "finetuned afterwards"))
     elif scale == "together":
-        config.world.update(pool_share=0.2, name_share=1.0)
+        config.world.update(value_fraction=0.2, name_fraction=1.0)
         config.model.width = 256
-        config.pretrain.update(steps=22_000, batch=24, learning_rate=2e-3, warmup=960)
+        config.pretrain.update(steps=22_000, batch_size=24, learning_rate=2e-3, warmup_steps=960)
         config.pretrain.checkpoint_every = 2000
         config.finetune.steps = 1000
-        config.sweep = c.product(_mixed_and_alone(MIXED), world__people=[3000, 6000])
+        config.sweep = product(_mixed_and_alone(MIXED), world__people=[3000, 6000])
     else:
         config.pretrain.evaluate_every = config.pretrain.steps // 40
         config.sweep = _mixed_and_alone(0.8)
@@ -47,12 +47,12 @@ def get_config(scale: str = "laptop"):
 
 def _mixed_and_alone(share: float):
     asked_as_it_is = {"finetune__steps": 0, "finetune__grid": ()}
-    return c.chain(
-        c.row("questions mixed in", data__qa_share=share, **asked_as_it_is),
-        c.row("finetuned afterwards"),
+    return chain(
+        row("questions mixed in", data__qa_share=share, **asked_as_it_is),
+        row("finetuned afterwards"),
     )
 
 
 def _row(people: int, what: str, **fields):
-    fields["pretrain__batch"] = people // 125  # everyone is read as often per step
-    return c.row(f"{people:,} people, {what}", world__people=people, **fields)
+    fields["pretrain__batch_size"] = people // 125  # everyone is read as often per step
+    return row(f"{people:,} people, {what}", world__people=people, **fields)

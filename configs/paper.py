@@ -9,7 +9,7 @@ GPT-2's vocabulary (`--config.data.vocabulary=full`), and 262 s for `:gpu`; neit
 Expected, from the paper: held-out exact match 96.6 % (single: 9.7 %).
 """
 
-from kstore_jax import recipes
+from kstore_jax.pipeline import recipes
 
 
 def get_config(scale: str = "paper"):

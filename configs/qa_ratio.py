@@ -13,8 +13,8 @@ run yet. Expected, from the paper, for shares of 0.1, 0.2, 0.3, 0.4, 0.6, 0.8 an
 53.6, 70.5, 77.5, 87.1, 85.7, 81.8 %; multi5+permute 96.6, 96.3, 95.9, 96.2, 95.8, 95.2, 93.9 %.
 """
 
-from kstore_jax import config as c
-from kstore_jax import recipes
+from kstore_jax.config.rows import product
+from kstore_jax.pipeline import recipes
 
 VARIANTS = ("single", "single+permute1", "single+permute2", "multi2+permute", "multi5+permute")
 SHARES = (0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 0.9)
@@ -24,10 +24,10 @@ def get_config(scale: str = "laptop"):
     config = recipes.at(scale)
     variants, shares = VARIANTS, SHARES
     if scale == "laptop":
-        config.world.pool_share = 0.05
+        config.world.value_fraction = 0.05
         config.model.dropout = 0.1
-        config.pretrain.update(steps=10_000, batch=8)
+        config.pretrain.update(steps=10_000, batch_size=8)
         variants, shares = ("single", "multi5+permute"), (0.2, 0.4, 0.6, 0.8)
     config.finetune.update(steps=0, grid=())
-    config.sweep = c.product(data__variant=variants, data__qa_share=shares)
+    config.sweep = product(data__variant=variants, data__qa_share=shares)
     return config

@@ -7,24 +7,24 @@ half, and probed. Hardware: 2 CPU cores, 6 to 10 minutes. Scores: `docs/RESULTS.
 `:smallest` only shows that everything runs; `:longer` trains on more people for longer.
 """
 
-from kstore_jax import config as c
-from kstore_jax import recipes
+from kstore_jax.config.rows import product
 from kstore_jax.errors import nearest
+from kstore_jax.pipeline import recipes
 
 
 def get_config(size: str = "default"):
     config = recipes.laptop()
-    config.sweep = c.product(data__variant=["single", "multi5+permute"])
+    config.sweep = product(data__variant=["single", "multi5+permute"])
     if size == "smallest":
         config.world.people = 40
         config.model.update(layers=1, heads=2, width=32)
-        config.pretrain.update(steps=40, dispatch=20, checkpoint_every=20, warmup=4)
+        config.pretrain.update(steps=40, steps_per_call=20, checkpoint_every=20, warmup_steps=4)
         config.finetune.update(steps=20, embedding_rank=16, checkpoint_every=20)
-        config.p_probe.update(steps=5, batch=10, checkpoint_every=5)
-        config.q_probe.update(steps=5, batch=10, checkpoint_every=5)
+        config.p_probe.update(steps=5, batch_size=10, checkpoint_every=5)
+        config.q_probe.update(steps=5, batch_size=10, checkpoint_every=5)
     elif size == "longer":
         config.world.people = 600
-        config.pretrain.update(steps=24_000, warmup=480)
+        config.pretrain.update(steps=24_000, warmup_steps=480)
     elif size != "default":
         raise ValueError(f"no size {size!r}{nearest(size, ('default', 'smallest', 'longer'))}")
     return config

@@ -20,8 +20,8 @@ time on the machine at hand. Expected, from the paper: single 10.0 % (GPT-2), wi
 27.7 %; multi5 about 93.6 %.
 """
 
-from kstore_jax import config as c
-from kstore_jax import recipes
+from kstore_jax.config.rows import chain, product, row
+from kstore_jax.pipeline import recipes
 
 VARIANTS = ("single", "single+fullname", "multi3", "multi3+fullname", "multi5", "multi5+fullname")
 
@@ -37,12 +37,12 @@ def get_config(scale: str = "laptop"):
     config.data.celebrity_variant = "multi5"
     celebrities = {"world__celebrities": [config.world.people]}
     real_text = {"data__text": ["runs/wikibook"]}
-    models = c.product(model__style=["gpt2-rotary", "llama"], data__variant=VARIANTS)
-    mixed = c.row("questions mixed in", data__qa_share=0.8, finetune__steps=0, finetune__grid=())
-    config.sweep = c.chain(
+    models = product(model__style=["gpt2-rotary", "llama"], data__variant=VARIANTS)
+    mixed = row("questions mixed in", data__qa_share=0.8, finetune__steps=0, finetune__grid=())
+    config.sweep = chain(
         models,
-        c.product(models, mixed),
-        c.product(**celebrities, data__variant=VARIANTS[:2]),
-        c.product(**real_text, data__variant=VARIANTS[:2]),
+        product(models, mixed),
+        product(**celebrities, data__variant=VARIANTS[:2]),
+        product(**real_text, data__variant=VARIANTS[:2]),
     )
     return config

@@ -57,8 +57,8 @@ paper=(--config=configs/paper.py --config.model.dtype=bfloat16 --config.data.voc
 command_of() { # sets `command` to that of a piece, and `result` to what it leaves
     result="$out/$1.json"
     case "$1" in
-        train-*) command=("$kstore" bench train "${paper[@]}" "--config.pretrain.batch=${1#train-}" --json) ;;
-        profile) command=("$kstore" bench profile "${paper[@]}" --config.pretrain.batch=32 --json) ;;
+        train-*) command=("$kstore" bench train "${paper[@]}" "--config.pretrain.batch_size=${1#train-}" --json) ;;
+        profile) command=("$kstore" bench profile "${paper[@]}" --config.pretrain.batch_size=32 --json) ;;
         peers)
             command=("${PYTHON:-python}" -m benchmarks.train --json --rounds=3 --device=gpu --compile)
             command+=(--dtype=bfloat16 --layers=12 --width=768 --heads=12 --window=512 --batch=32)

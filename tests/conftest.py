@@ -1,16 +1,21 @@
 """Settings and materials of all tests."""
 
 import os
+import pathlib
+import subprocess
+import sys
 
 # Read by JAX and matplotlib when they are imported, here and in the processes that tests start.
 os.environ["JAX_NUMPY_DTYPE_PROMOTION"] = "strict"
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 os.environ["MPLBACKEND"] = "Agg"
 
+import filelock
 import numpy as np
 import pytest
 from hypothesis import settings
 
+import tests.compiled  # noqa: F401  # after the environment is set, before anything is compiled
 from kstore_jax.corpus.encode import PieceTokens, piece_tokens
 from kstore_jax.corpus.tokenizer import gpt2
 from kstore_jax.world.biographies import Entries, Variant, write
@@ -44,3 +49,65 @@ def biographies(language):
 def table(language) -> PieceTokens:
     """GPT-2's tokens of every piece of the bundled language."""
     return piece_tokens(language, gpt2())
+
+
+CONFIG = """
+from kstore_jax.pipeline.experiment import default
+from kstore_jax.config.rows import product
+
+
+def get_config():
+    config = default()
+    config.world.people = 20
+    config.data.vocabulary = "compact"
+    config.model.update(layers=1, heads=2, width=16, dtype="float32")
+    often = dict(steps_per_call=1, checkpoint_every=2)
+    config.pretrain.update(steps=24, batch=4, window=32, learning_rate=3e-3, warmup=4, **often)
+    config.finetune.update(steps=24, batch=8, rank=2, embedding_rank=4, **often)
+    config.p_probe.update(steps=24, batch=6, learning_rate=1e-2, **often)
+    config.q_probe.update(steps=24, batch=8, embedding_rank=2, **often)
+    config.q_probe.update(head="unembedding", updated="shared", dropout=0.0)
+    config.sweep = product(data__variant=["single", "multi2+permute"])
+    return config
+"""
+
+
+@pytest.fixture(scope="session")
+def config_file(tmp_path_factory) -> pathlib.Path:
+    """The configuration of two tiny rows that write a checkpoint every other step."""
+    path = tmp_path_factory.mktemp("config") / "tiny.py"
+    path.write_text(CONFIG)
+    return path
+
+
+@pytest.fixture(scope="session")
+def sweep(config_file):
+    """`(workdir, overrides) -> Popen` of `kstore sweep` with two workers."""
+
+    def start(workdir: pathlib.Path, *overrides: str, **environment: str) -> subprocess.Popen:
+        command = [sys.executable, "-m", "kstore_jax.cli", "sweep", f"--config={config_file}"]
+        return subprocess.Popen(
+            [*command, f"--workdir={workdir}", "--workers=2", *overrides],
+            env={**os.environ, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1", **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def finished(sweep, tmp_path_factory) -> pathlib.Path:
+    """The workdir of the sweep, which nothing disturbed; one for all processes of the tests. Not to
+    be written to."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:  # each has its own folder in one of the session
+        folder = folder.parent
+    workdir = folder / "finished" / "run"
+    with filelock.FileLock(folder / "finished.lock"):
+        if not (workdir / "report.html").exists():
+            process = sweep(workdir)
+            said = process.communicate()
+            assert process.returncode == 0, said
+    return workdir

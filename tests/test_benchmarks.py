@@ -13,9 +13,12 @@ from benchmarks.page import multiplied
 from benchmarks.rewrite import measure
 from benchmarks.shape import Shape
 from benchmarks.train import DISPATCH, DTYPES, OURS, PEERS, compare, row, training_steps
-from kstore_jax.config import Data, Experiment, Finetune, Model, Pretrain, World
-from kstore_jax.lab import groups
-from tests.lab.test_report import a_row, a_run
+from kstore_jax.corpus.config import Data
+from kstore_jax.model.config import Model
+from kstore_jax.pipeline.experiment import Experiment, Finetune, Pretrain
+from kstore_jax.report import groups
+from kstore_jax.world.config import World
+from tests.report.test_report import a_row, a_run
 
 SIZES = ("--layers=1", "--width=16", "--heads=2", "--window=8", "--batch=2", "--vocabulary=32")
 TINY = Shape(layers=1, width=16, heads=2, window=8, batch=2, vocabulary=32)
@@ -99,7 +102,7 @@ EXPERIMENT = Experiment(
     world=World(people=20),
     data=Data(vocabulary="compact"),
     model=Model(layers=1, heads=2, width=16, dtype="float32"),
-    pretrain=Pretrain(batch=2, window=64, dispatch=2, checkpoint_every=2),
+    pretrain=Pretrain(batch_size=2, seq_len=64, steps_per_call=2, checkpoint_every=2),
     finetune=Finetune(embedding_rank=4),
 )
 

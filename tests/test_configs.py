@@ -8,11 +8,12 @@ import re
 
 import pytest
 
-from kstore_jax.arguments import configured, defined
-from kstore_jax.config import SIZES, STYLES, Experiment, parse_rows
-from kstore_jax.lab.experiment import Lab, with_dtype
-from kstore_jax.lab.population import program
-from kstore_jax.lab.stages import Cache
+from kstore_jax.cli.flags import configured, defined
+from kstore_jax.model.config import SIZES, STYLES
+from kstore_jax.pipeline.batched import program
+from kstore_jax.pipeline.experiment import Experiment, parse_rows
+from kstore_jax.pipeline.lab import Lab, with_dtype
+from kstore_jax.pipeline.stages import Cache
 
 FOLDER = pathlib.Path(__file__).parents[1] / "configs"
 README = FOLDER.parent / "README.md"
@@ -52,9 +53,9 @@ def test_every_file_has_every_scale(name, scale):
     found = rows(name, scale)
     assert found
     for e in found:  # nothing is left to be found out after hours
-        assert e.pretrain.steps % e.pretrain.dispatch == 0
-        assert e.finetune.steps % e.finetune.dispatch == 0
-        assert e.qa.beam == 1 or e.model.direction == "causal"
+        assert e.pretrain.steps % e.pretrain.steps_per_call == 0
+        assert e.finetune.steps % e.finetune.steps_per_call == 0
+        assert e.qa.beam_size == 1 or e.model.direction == "causal"
 
 
 @pytest.mark.parametrize("name", TOGETHER)
@@ -125,21 +126,21 @@ def protocol(e: Experiment) -> dict:
         "people": e.world.people,
         "shape": (m.layers, m.heads, m.width, m.rotary),
         "pretraining": (
-            *(p.steps, p.batch, p.window, p.learning_rate, p.warmup),
-            *(p.schedule, p.final, p.weight_decay, p.eps),
+            *(p.steps, p.batch_size, p.seq_len, p.learning_rate, p.warmup_steps),
+            *(p.schedule, p.final_lr_ratio, p.weight_decay, p.eps),
         ),
         "finetuning": (
-            *(f.steps, f.batch, f.learning_rate, f.warmup, f.schedule, f.final),
+            *(f.steps, f.batch_size, f.learning_rate, f.warmup_steps, f.schedule, f.final_lr_ratio),
             *(f.weight_decay, f.embedding_rank, f.alpha),
         ),
         "finetuned": {row.rank for row in f.rows},
-        "beam": e.qa.beam,
+        "beam": e.qa.beam_size,
     }
     for name in ("p_probe", "q_probe"):
         q = getattr(e, name)
         found[name] = (
-            *(q.steps, q.batch, q.learning_rate, q.schedule, q.final, q.weight_decay),
-            *(q.embedding_rank, q.head, q.updated),
+            *(q.steps, q.batch_size, q.learning_rate, q.schedule, q.final_lr_ratio, q.weight_decay),
+            *(q.embedding_rank, q.head, q.embedding_update),
         )
     return found
 
@@ -167,7 +168,7 @@ def test_mixed_training_has_two_questions_of_eight_windows_the_other_way_round()
 def test_on_a_laptop_every_row_of_mixed_training_reads_about_everyone_as_often():
     *mixed, afterwards = rows("mixed", "laptop")
     read = {
-        e.pretrain.steps * e.pretrain.batch * (1 - e.data.qa_share) / e.world.people
+        e.pretrain.steps * e.pretrain.batch_size * (1 - e.data.qa_share) / e.world.people
         for e in (*mixed, afterwards)
     }
     assert len(read) == 1
@@ -198,7 +199,7 @@ def test_bert_is_trained_and_finetuned_as_in_section_7():
         expected = (150_000, 96, 512, 3e-4, 1000, "cosine", 0.1, 0.1, 1e-6)
         assert protocol(e)["pretraining"] == expected
     finetuned = [e.finetune for e in found if e.finetune.steps]
-    assert {(f.schedule, f.final, f.learning_rate, f.batch) for f in finetuned} == {
+    assert {(f.schedule, f.final_lr_ratio, f.learning_rate, f.batch_size) for f in finetuned} == {
         ("linear", 0.0, 3e-4, 48)
     }
     cells = {(row.rank, row.embedding_rank) for row in finetuned[0].rows}

@@ -14,7 +14,7 @@ import time
 
 import pytest
 
-from tests.lab.conftest import CONFIG
+from tests.conftest import CONFIG
 
 LAUNCH = pathlib.Path(__file__).parents[1] / "launch"
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "sinfo", "scancel")

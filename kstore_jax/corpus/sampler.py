@@ -12,7 +12,7 @@ import numpy as np
 
 from kstore_jax.corpus.encode import TokenRows, ragged
 from kstore_jax.errors import UserError
-from kstore_jax.world import draw
+from kstore_jax.world import random
 
 
 class Passes(Protocol):
@@ -96,7 +96,7 @@ class Windows:
 
         def drawn(number: int) -> tuple[np.ndarray, np.ndarray]:
             rows = self.passes.rows(number)
-            order = draw.shuffled(len(rows), self.seed, self.purpose, number)
+            order = random.shuffled(len(rows), self.seed, self.purpose, number)
             return order, np.cumsum(rows.lengths[order])
 
         return functools.lru_cache(maxsize=2)(drawn)  # a window seldom spans more passes
@@ -152,7 +152,7 @@ class Mixture:
         number, skip = divmod(first, group)
         groups = range(number, -(-(first + count) // group))
         order = np.concatenate(
-            [cards[draw.shuffled(group, self.seed, "mixture", n)] for n in groups]
+            [cards[random.shuffled(group, self.seed, "mixture", n)] for n in groups]
         )
         before = np.bincount(order[:skip], minlength=len(self.weights))
         return order[skip : skip + count], number * np.array(self.weights) + before
@@ -200,7 +200,7 @@ class Rows:
 
     @functools.cached_property
     def _pass(self) -> Callable[[int], np.ndarray]:
-        drawn = functools.partial(draw.shuffled, self.count, self.seed, "rows")
+        drawn = functools.partial(random.shuffled, self.count, self.seed, "rows")
         return functools.lru_cache(maxsize=2)(drawn)
 
     def rows(self, first: int, count: int) -> np.ndarray:

@@ -18,6 +18,7 @@ class Kind:
       modules: of a block, and what they hold of ours; the three of attention may be one.
       outside: the same outside the blocks; `tables` are matrices of one row a token or position.
       turned: whether kernels are (outputs, inputs).
+      grouped_queries: whether several query heads may share a key and value head.
     """
 
     architecture: str
@@ -32,14 +33,15 @@ class Kind:
     outside: dict[str, tuple[str, ...]]
     tables: dict[str, str]
     turned: bool
+    grouped_queries: bool = False
 
 
 _GPT2 = Kind(
     architecture="GPT2LMHeadModel",
-    style={"positions": "learned", "norm": "layer", "activation": "gelu", "bias": True, "group": 1},
+    style={"positions": "learned", "norm": "layer", "activation": "gelu", "bias": True},
     settings={
-        "n_layer": "layers", "n_head": "heads", "n_embd": "width", "n_positions": "context",
-        "n_inner": "feed_forward", "layer_norm_epsilon": "norm_epsilon",
+        "n_layer": "layers", "n_head": "heads", "n_embd": "width", "n_positions": "max_positions",
+        "n_inner": "mlp_width", "layer_norm_epsilon": "norm_epsilon",
     },
     dropouts=("resid_pdrop", "embd_pdrop", "attn_pdrop"),
     always={
@@ -59,11 +61,11 @@ _GPT2 = Kind(
 )  # fmt: skip
 _SETTINGS = {
     "num_hidden_layers": "layers", "num_attention_heads": "heads", "hidden_size": "width",
-    "intermediate_size": "feed_forward", "max_position_embeddings": "context",
+    "intermediate_size": "mlp_width", "max_position_embeddings": "max_positions",
 }  # fmt: skip
 _NEOX = Kind(
     architecture="GPTNeoXForCausalLM",
-    style={"positions": "rotary", "norm": "layer", "activation": "gelu", "bias": True, "group": 1},
+    style={"positions": "rotary", "norm": "layer", "activation": "gelu", "bias": True},
     settings={**_SETTINGS, "layer_norm_eps": "norm_epsilon"},
     dropouts=("hidden_dropout", "attention_dropout"),
     always={"use_parallel_residual": False, "hidden_act": "gelu_new", "attention_bias": True},
@@ -84,7 +86,7 @@ _NEOX = Kind(
 )  # fmt: skip
 _LLAMA = Kind(
     architecture="LlamaForCausalLM",
-    style={"positions": "rotary", "rotary": 1.0, "norm": "rms", "activation": "swiglu"},
+    style={"positions": "rotary", "rotary_pct": 1.0, "norm": "rms", "activation": "swiglu"},
     settings={**_SETTINGS, "rms_norm_eps": "norm_epsilon"},
     dropouts=("attention_dropout",),
     always={"hidden_act": "silu"},
@@ -100,6 +102,7 @@ _LLAMA = Kind(
     outside={"norm": ("ln_f",)},
     tables={"embed_tokens": "embedding"},
     turned=True,
+    grouped_queries=True,
 )  # fmt: skip
 _MISTRAL = dataclasses.replace(
     _LLAMA,

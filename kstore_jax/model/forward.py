@@ -58,7 +58,7 @@ def _network(shape: Shape, params: Params) -> tuple[Shape, Params]:
 
 def empty_cache(shape: Shape, rows: int, length: int) -> Cache:
     """Room for the keys and values of so many texts of at most `length` tokens."""
-    size = rows * shape.key_heads, length, shape.width // shape.heads
+    size = rows * shape.kv_heads, length, shape.width // shape.heads
     return {
         f"block_{layer}": {name: jnp.zeros(size) for name in ("keys", "values")}
         for layer in range(shape.layers)

@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from kstore_jax.config import Network
 from kstore_jax.errors import UserError
 from kstore_jax.model.attention import attend
+from kstore_jax.model.config import Network
 from kstore_jax.model.dropout import kept, share_kept
 from kstore_jax.model.matmul import dense
 
@@ -37,14 +37,10 @@ class Shape(Network):
         return cls(vocabulary=vocabulary, **fields)
 
     @property
-    def key_heads(self) -> int:
-        return self.heads // self.group
-
-    @property
     def inner(self) -> int:
         """The width between the two halves of a block's second part."""
-        if self.feed_forward:
-            return self.feed_forward
+        if self.mlp_width:
+            return self.mlp_width
         return 4 * self.width if self.activation == "gelu" else -(-8 * self.width // 192) * 64
 
 
@@ -77,7 +73,7 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, x_BxLxD, rotation, lengths_B, places_B):
         s = self.shape
-        into_residual = s.init_scale / (2 * s.layers) ** 0.5
+        into_residual = s.init_std / (2 * s.layers) ** 0.5
         y_BxLxD = self._mixed(_norm(s, "ln_1")(x_BxLxD), rotation, lengths_B, places_B)
         x_BxLxD += dropped(self, Dense(s.width, into_residual, s, name="out")(y_BxLxD))
         h_BxLxF = self._hidden(_norm(s, "ln_2")(x_BxLxD))
@@ -88,8 +84,8 @@ class Block(nn.Module):
         head_width = s.width // s.heads
         causal, program = s.direction == "causal", s.attention
         q_NxLxK, k_MxLxK, v_MxLxK = (
-            _to_heads(Dense(heads * head_width, s.init_scale, s, name=name)(y_BxLxD), heads)
-            for name, heads in (("query", s.heads), ("key", s.key_heads), ("value", s.key_heads))
+            _to_heads(Dense(heads * head_width, s.init_std, s, name=name)(y_BxLxD), heads)
+            for name, heads in (("query", s.heads), ("key", s.kv_heads), ("value", s.kv_heads))
         )
         q_NxLxK, k_MxLxK = rotate(q_NxLxK, rotation), rotate(k_MxLxK, rotation)
         if places_B is not None:
@@ -115,7 +111,7 @@ class Block(nn.Module):
     def _remembered(self, name: str, new_MxLxK, places_B) -> jax.Array:
         """The keys or values of the text so far (M, T, K), with new ones at each row's place."""
         cache = self.variable("cache", name, lambda: None)
-        starts_M = places_B.repeat(self.shape.key_heads)
+        starts_M = places_B.repeat(self.shape.kv_heads)
         write = jax.vmap(lambda old, new, at: jax.lax.dynamic_update_slice(old, new, (at, 0)))
         cache.value = write(cache.value, new_MxLxK, starts_M)
         return cache.value
@@ -123,9 +119,9 @@ class Block(nn.Module):
     def _hidden(self, y_BxLxD):
         s = self.shape
         if s.activation == "gelu":
-            return gelu(Dense(s.inner, s.init_scale, s, name="up")(y_BxLxD))
-        gate_BxLxF = Dense(s.inner, s.init_scale, s, name="gate")(y_BxLxD)
-        return jax.nn.silu(gate_BxLxF) * Dense(s.inner, s.init_scale, s, name="up")(y_BxLxD)
+            return gelu(Dense(s.inner, s.init_std, s, name="up")(y_BxLxD))
+        gate_BxLxF = Dense(s.inner, s.init_std, s, name="gate")(y_BxLxD)
+        return jax.nn.silu(gate_BxLxF) * Dense(s.inner, s.init_std, s, name="up")(y_BxLxD)
 
 
 def dropped(module: nn.Module, x: jax.Array) -> jax.Array:
@@ -188,22 +184,22 @@ class Transformer(nn.Module):
     def __call__(self, tokens_BxL, lengths_B=None, places_B=None):
         s = self.shape
         length = tokens_BxL.shape[1]
-        table = nn.initializers.normal(s.init_scale)
+        table = nn.initializers.normal(s.init_std)
         embedding_VxD = self.param("embedding", table, (s.vocabulary, s.width))
-        if not s.tied and self.is_initializing():
+        if not s.tie_embeddings and self.is_initializing():
             self.param("unembedding", table, (s.vocabulary, s.width))  # for `unembed`
         x_BxLxD = embedding_VxD[tokens_BxL]
         begun = places_B is not None and length == 1
         at_BxL = places_B[:, None] if begun else jnp.arange(length)[None]
         rotated = 0
         if s.positions == "rotary":
-            rotated = int(s.rotary * s.width / s.heads)
-        elif length > s.context:
+            rotated = int(s.rotary_pct * s.width / s.heads)
+        elif length > s.max_positions:
             raise UserError(
-                f"model.context: expected at least the text's {length}, got {s.context}"
+                f"model.max_positions: expected at least the text's {length}, got {s.max_positions}"
             )
         else:
-            x_BxLxD += self.param("positions", table, (s.context, s.width))[at_BxL]
+            x_BxLxD += self.param("positions", table, (s.max_positions, s.width))[at_BxL]
         rotation = rotary_angles(at_BxL, rotated, s.rotary_base)
         x_BxLxD = dropped(self, x_BxLxD)
         for layer in range(s.layers):

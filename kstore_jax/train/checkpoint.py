@@ -16,7 +16,7 @@ import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from kstore_jax.errors import DamagedFileError, UserError
-from kstore_jax.train.processes import anywhere, is_first
+from kstore_jax.train.distributed import anywhere, is_first
 
 for _name in ("absl", "asyncio"):
     logging.getLogger(_name).setLevel(logging.CRITICAL)  # what fails is raised, too

@@ -14,20 +14,19 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from kstore_jax.config import Telemetry as Watch
-from kstore_jax.config import Training
-from kstore_jax.corpus.loader import MakeBatch, batches
 from kstore_jax.errors import Stopped, UserError
 from kstore_jax.model.forward import Params
+from kstore_jax.train.batched import ModelAxis, abreast, every_model
 from kstore_jax.train.checkpoint import Checkpoints, opened
-from kstore_jax.train.clock import Clock
-from kstore_jax.train.lanes import ModelAxis, abreast, every_model
+from kstore_jax.train.config import TelemetryConfig, Training
+from kstore_jax.train.distributed import highest
+from kstore_jax.train.loader import MakeBatch, batches
 from kstore_jax.train.mesh import batch_sharding, make_mesh, placed
 from kstore_jax.train.objectives import Objective, loss_of
 from kstore_jax.train.optimizer import Dials, dials, optimizer, without_dials
-from kstore_jax.train.processes import highest
-from kstore_jax.train.stopping import deferred
+from kstore_jax.train.preemption import deferred
 from kstore_jax.train.telemetry import Telemetry
+from kstore_jax.train.timing import Clock
 
 Tree = Any
 
@@ -47,7 +46,7 @@ class Task:
       seed: of what the objective draws, by the `keys` it finds in its batch.
       evaluate: `params -> figures`, nested dictionaries of scalars that are still on the device;
         they go into `metrics.jsonl`.
-      evaluate_every: steps between evaluations, a multiple of `training.dispatch`; 0 for none.
+      evaluate_every: steps between evaluations, a multiple of `steps_per_call`; 0 for none.
       token_flops: of forward and backward, by the two definitions of `peaks.flops_per_token`, None
         where MFU is not told.
     """
@@ -72,7 +71,7 @@ class Lane:
     task: Task
     training: Training
     folder: pathlib.Path
-    watch: Watch
+    watch: TelemetryConfig
 
 
 def all_trained(_: Tree, trainable: Tree) -> Tree:
@@ -110,7 +109,7 @@ def fit(
     training: Training,
     folder: pathlib.Path,
     mesh: jax.sharding.Mesh | None = None,
-    watch: Watch | None = None,
+    watch: TelemetryConfig | None = None,
 ) -> Tree:
     """Trains for `training.steps` steps and returns the trainable.
 
@@ -126,7 +125,7 @@ def fit(
       DamagedFileError: there are checkpoints, and none is whole.
       Stopped: a process of the run got SIGTERM; a checkpoint was written.
     """
-    return fit_together([Lane(task, training, folder, watch or Watch())], mesh)[0]
+    return fit_together([Lane(task, training, folder, watch or TelemetryConfig())], mesh)[0]
 
 
 def fit_together(lanes: Sequence[Lane], mesh: jax.sharding.Mesh | None = None) -> list[Tree]:
@@ -145,7 +144,7 @@ def fit_together(lanes: Sequence[Lane], mesh: jax.sharding.Mesh | None = None) -
     with deferred() as asked_to_stop, contextlib.ExitStack() as stack:
         checkpoints, found = [], {}
         for i, lane in enumerate(lanes):
-            kept = opened(lane.folder / "checkpoints", lane.training.keep_every)
+            kept = opened(lane.folder / "checkpoints", lane.training.keep_checkpoint_every)
             checkpoints.append(stack.enter_context(kept))
             found[i] = checkpoints[i].resume(**_state(lane, mesh))
         for first, which in abreast([saved.steps for saved in checkpoints]):
@@ -184,9 +183,11 @@ def _train(
     frozen_of_each = [placed(axis.alone, task.frozen) for task in tasks]
     frozen = axis.stacked(frozen_of_each)
     dials = axis.stacked([dials_of(one.training, one.task.seed, axis.alone) for one in lanes])
-    sharding = batch_sharding(mesh, training.batch)
+    sharding = batch_sharding(mesh, training.batch_size)
     make_batch = axis.make_batch([task.make_batch for task in tasks])
-    feed = batches(make_batch, first, training.steps, training.dispatch, sharding, training.batch)
+    feed = batches(
+        make_batch, first, training.steps, training.steps_per_call, sharding, training.batch_size
+    )
     with contextlib.ExitStack() as stack:
         telemetries = []
         for lane in lanes:
@@ -270,7 +271,9 @@ def train_steps(objective, merge, training, state, frozen, dials, batch):
         rows = jax.tree.leaves(batch)[0].shape[0]
         key = jax.random.fold_in(jax.random.wrap_key_data(dials["key"]), state["step"])
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(rows))
-        parts = jax.tree.map(lambda x: _parts(x, training.accumulate), {**batch, "keys": keys})
+        parts = jax.tree.map(
+            lambda x: _parts(x, training.grad_accum_steps), {**batch, "keys": keys}
+        )
 
         def terms(trainable, part):
             return objective(merge(frozen, trainable), part)

@@ -6,21 +6,21 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from kstore_jax import config
 from kstore_jax.errors import UserError
+from kstore_jax.train.config import Mesh
 
 AXES = ("data", "fsdp", "tensor")
 # Where a product ends: its rows lie over the tensor axis, those of the others' columns do.
 _INTO_RESIDUAL = ("out", "down")
 
 
-def make_mesh(wanted: config.Mesh | None = None) -> jax.sharding.Mesh:
+def make_mesh(wanted: Mesh | None = None) -> jax.sharding.Mesh:
     """A mesh of all devices of all processes.
 
     Raises:
       UserError: the axes do not make up the devices that are there.
     """
-    wanted = wanted or config.Mesh()
+    wanted = wanted or Mesh()
     devices = jax.device_count()
     fixed = wanted.fsdp * wanted.tensor
     shape = (wanted.data or max(1, devices // fixed), wanted.fsdp, wanted.tensor)

@@ -8,22 +8,22 @@ import jax.numpy as jnp
 import optax
 import optax.contrib
 
-from kstore_jax.config import Training
+from kstore_jax.train.config import Training
 
 _MUON_MOMENTUM = 0.95
 
 
 def schedule(training: Training) -> optax.Schedule:
     """Linear warm-up, then cosine or linear decay to `final` of the peak at the last step."""
-    peak, decay_steps = training.learning_rate, max(1, training.steps - training.warmup)
+    peak, decay_steps = training.learning_rate, max(1, training.steps - training.warmup_steps)
     if training.schedule == "cosine":
-        decay = optax.cosine_decay_schedule(peak, decay_steps, alpha=training.final)
+        decay = optax.cosine_decay_schedule(peak, decay_steps, alpha=training.final_lr_ratio)
     else:
-        decay = optax.linear_schedule(peak, peak * training.final, decay_steps)
-    if not training.warmup:
+        decay = optax.linear_schedule(peak, peak * training.final_lr_ratio, decay_steps)
+    if not training.warmup_steps:
         return decay
-    warmup = optax.linear_schedule(peak / training.warmup, peak, training.warmup)
-    return optax.join_schedules([warmup, decay], [training.warmup])
+    warmup = optax.linear_schedule(peak / training.warmup_steps, peak, training.warmup_steps)
+    return optax.join_schedules([warmup, decay], [training.warmup_steps])
 
 
 Dials = dict[str, jax.Array]
@@ -38,7 +38,7 @@ def dials(training: Training) -> Dials:
 
 def without_dials(training: Training) -> Training:
     """The same for all trainings that the same program runs: they differ in their dials alone."""
-    off = {"learning_rate": 0.0, "warmup": 0, "schedule": "cosine", "final": 0.0}
+    off = {"learning_rate": 0.0, "warmup_steps": 0, "schedule": "cosine", "final_lr_ratio": 0.0}
     return dataclasses.replace(training, weight_decay=0.0, **off)
 
 
@@ -59,7 +59,11 @@ def optimizer(training: Training, given: Dials | None = None) -> optax.GradientT
     rule = (_muon if training.optimizer == "muon" else _adamw)(
         training, lambda count: given["rates"][count], given["weight_decay"]
     )
-    clip = optax.clip_by_global_norm(training.clip) if training.clip else optax.identity()
+    clip = (
+        optax.clip_by_global_norm(training.clip_global_norm)
+        if training.clip_global_norm
+        else optax.identity()
+    )
     whole = optax.chain(clip, rule)
     if training.skip_nonfinite:
         whole = optax.apply_if_finite(whole, training.skip_nonfinite)

@@ -18,13 +18,13 @@ from typing import Self
 import jax
 from tqdm import tqdm
 
-from kstore_jax.config import Telemetry as Watch
 from kstore_jax.errors import DamagedFileError
 from kstore_jax.files import write_text
-from kstore_jax.train import peaks
-from kstore_jax.train.clock import PARTS, Clock, goodput
-from kstore_jax.train.processes import is_first
-from kstore_jax.train.sinks import sinks
+from kstore_jax.train import flops as peaks
+from kstore_jax.train.config import TelemetryConfig
+from kstore_jax.train.distributed import is_first
+from kstore_jax.train.timing import PARTS, Clock, goodput
+from kstore_jax.train.trackers import sinks
 
 METRICS = "metrics.jsonl"
 _RATE_REPORTS = 16  # tokens/s is the mean over so many reports
@@ -57,7 +57,7 @@ class Telemetry:
         step_tokens: int,
         token_flops: tuple[int, int] | None,
         clock: Clock,
-        watch: Watch,
+        watch: TelemetryConfig,
         together: int = 1,
     ):
         self._step_tokens = step_tokens

@@ -11,7 +11,7 @@ import re
 import numpy as np
 
 from kstore_jax.errors import UserError, nearest
-from kstore_jax.world import draw
+from kstore_jax.world import random
 from kstore_jax.world.language import NAME, PERSON, PRONOUN, Language, Texts, in_order, lay_out
 from kstore_jax.world.people import ATTRIBUTES, People
 
@@ -112,7 +112,7 @@ def write(
     entries = np.asarray(entries, np.int64)
     wording = entries[:, None] if variant.reworded else 0
     attributes = np.arange(len(ATTRIBUTES))
-    high = draw.bits(seed, "template", ids, wording, attributes) >> np.uint64(32)
+    high = random.bits(seed, "template", ids, wording, attributes) >> np.uint64(32)
     templates = ((high * language.templates.astype(np.uint64)) >> np.uint64(32)).astype(np.int64)
     order = _order(seed, variant, ids, entries[:, None])
     forms = language.form(
@@ -129,6 +129,6 @@ def _order(seed: int, variant: Variant, ids: np.ndarray, entries: np.ndarray) ->
         return np.broadcast_to(np.arange(len(ATTRIBUTES)), (len(ids), len(ATTRIBUTES)))
     together = 2 if variant.order == "couples" else 1
     groups = np.arange(len(ATTRIBUTES) // together)
-    keys = draw.bits(seed, "order", ids, entries, groups)
+    keys = random.bits(seed, "order", ids, entries, groups)
     first = together * np.argsort(keys, axis=1)
     return (first[:, :, None] + np.arange(together)).reshape(len(ids), len(ATTRIBUTES))

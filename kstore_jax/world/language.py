@@ -153,11 +153,11 @@ class Language:
 def load_language(
     pools_folder: str = "",
     templates_folder: str = "",
-    pool_share: float = 1.0,
-    name_share: float = 1.0,
+    value_fraction: float = 1.0,
+    name_fraction: float = 1.0,
 ) -> Language:
     """Reads and compiles the pools and templates (the bundled ones where a folder is empty)."""
-    pools = load_pools(pools_folder, pool_share, name_share)
+    pools = load_pools(pools_folder, value_fraction, name_fraction)
     folder = pathlib.Path(templates_folder).expanduser() if templates_folder else BUNDLED_TEMPLATES
     if not folder.is_dir():
         raise UserError(f"world.templates: {folder} is not a folder")

@@ -13,7 +13,7 @@ from typing import TypeVar
 import numpy as np
 
 from kstore_jax.errors import UserError
-from kstore_jax.world import draw
+from kstore_jax.world import random
 
 ATTRIBUTES = ("birth_date", "birth_city", "university", "major", "company", "company_city")
 PRONOUNS = ("she", "he", "they")
@@ -83,7 +83,7 @@ class Pools:
 
 
 @functools.cache
-def load_pools(folder: str = "", share: float = 1.0, name_share: float = 1.0) -> Pools:
+def load_pools(folder: str = "", share: float = 1.0, name_fraction: float = 1.0) -> Pools:
     """A share of the values and of the first, middle and last names in `folder`, the bundled ones
     when empty; all months.
 
@@ -111,7 +111,7 @@ def load_pools(folder: str = "", share: float = 1.0, name_share: float = 1.0) ->
     names = (f"{which}_names" for which in ("first", "middle", "last"))
     dates = tuple(f"{month} {day}, {year}" for year in years for month in MONTHS for day in days)
     return Pools(
-        **{name: _thinned(_read_values(path / f"{name}.txt"), name_share) for name in names},
+        **{name: _thinned(_read_values(path / f"{name}.txt"), name_fraction) for name in names},
         values={
             "birth_date": dates,
             "birth_city": _thinned(_read_values(path / "birth_cities.txt"), share),
@@ -168,17 +168,19 @@ def people(pools: Pools, seed: int, ids: np.ndarray) -> People:
     """
     ids = np.asarray(ids, np.int64)
     check_size(pools, int(ids.max(initial=-1)) + 1)
-    place = draw.permute(pools.names, seed, "name", ids)
+    place = random.permute(pools.names, seed, "name", ids)
     place, last = np.divmod(place, len(pools.last_names))
     first, middle = np.divmod(place, len(pools.middle_names))
-    values = np.stack([draw.choose(len(pools.values[a]), seed, a, ids) for a in ATTRIBUTES], axis=1)
+    values = np.stack(
+        [random.choose(len(pools.values[a]), seed, a, ids) for a in ATTRIBUTES], axis=1
+    )
     values[:, ATTRIBUTES.index("company_city")] = pools.headquarters[
         values[:, ATTRIBUTES.index("company")]
     ]
     return People(
         ids=ids,
         names=np.stack([first, middle, last], axis=1),
-        pronouns=draw.choose(len(PRONOUNS), seed, "pronoun", ids),
+        pronouns=random.choose(len(PRONOUNS), seed, "pronoun", ids),
         values=values,
     )
 
@@ -190,5 +192,5 @@ def in_train_half(seed: int, ids: np.ndarray) -> np.ndarray:
     and a person's half does not depend on the size of the world.
     """
     ids = np.asarray(ids, np.int64)
-    pair_bit = draw.choose(2, seed, "half", ids >> 1)
+    pair_bit = random.choose(2, seed, "half", ids >> 1)
     return (pair_bit ^ (ids & 1)).astype(bool)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from kstore_jax.corpus.encode import TokenRows, joined, plain_rows
 from kstore_jax.corpus.sampler import Fresh, Mixture, Repeated, Rows, Windows, weights_of
 from kstore_jax.errors import UserError
-from kstore_jax.world import draw
+from kstore_jax.world import random
 from tests.chi_square import assert_uniform
 
 END_OF_TEXT = 50256
@@ -180,8 +180,8 @@ def test_a_share_too_small_to_be_read_is_refused():
 
 def test_the_passes_of_several_sources_are_shuffled_once_each(monkeypatch):
     drawn = []
-    shuffled = draw.shuffled
-    monkeypatch.setattr(draw, "shuffled", lambda *args: drawn.append(args) or shuffled(*args))
+    shuffled = random.shuffled
+    monkeypatch.setattr(random, "shuffled", lambda *args: drawn.append(args) or shuffled(*args))
     rows = closed_rows([[1, 2, 3]] * 200)
     sources = tuple(Windows(Repeated(rows), 4, 0, purpose) for purpose in "abcd")
     mixture = Mixture(sources, (1, 1, 1, 1), 0)

@@ -27,7 +27,7 @@ class Shape:
     heads: int
     width: int
     rotary: float = 0.25
-    init_scale: float = 0.02
+    init_std: float = 0.02
     dtype: str = "float32"
 
 
@@ -51,17 +51,17 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, x_BxLxD, rotation):
         s = self.shape
-        into_residual = s.init_scale / (2 * s.layers) ** 0.5
+        into_residual = s.init_std / (2 * s.layers) ** 0.5
         y_BxLxD = nn.LayerNorm(epsilon=1e-5, name="ln_1")(x_BxLxD)
         q_NxLxK, k_NxLxK, v_NxLxK = (
-            _to_heads(Dense(s.width, s.init_scale, s.dtype, name=name)(y_BxLxD), s.heads)
+            _to_heads(Dense(s.width, s.init_std, s.dtype, name=name)(y_BxLxD), s.heads)
             for name in ("query", "key", "value")
         )
         y_NxLxK = attend(rotate(q_NxLxK, rotation), rotate(k_NxLxK, rotation), v_NxLxK, s.dtype)
         y_BxLxD = _from_heads(y_NxLxK, s.heads)
         x_BxLxD += Dense(s.width, into_residual, s.dtype, name="out")(y_BxLxD)
         y_BxLxD = nn.LayerNorm(epsilon=1e-5, name="ln_2")(x_BxLxD)
-        h_BxLxF = gelu(Dense(4 * s.width, s.init_scale, s.dtype, name="up")(y_BxLxD))
+        h_BxLxF = gelu(Dense(4 * s.width, s.init_std, s.dtype, name="up")(y_BxLxD))
         return x_BxLxD + Dense(s.width, into_residual, s.dtype, name="down")(h_BxLxF)
 
 
@@ -94,10 +94,10 @@ class Transformer(nn.Module):
     def __call__(self, tokens_BxL):
         s = self.shape
         embedding_VxD = self.param(
-            "embedding", nn.initializers.normal(s.init_scale), (s.vocabulary, s.width)
+            "embedding", nn.initializers.normal(s.init_std), (s.vocabulary, s.width)
         )
         x_BxLxD = embedding_VxD[tokens_BxL]
-        rotation = rotary_angles(tokens_BxL.shape[1], int(s.rotary * s.width / s.heads))
+        rotation = rotary_angles(tokens_BxL.shape[1], int(s.rotary_pct * s.width / s.heads))
         for layer in range(s.layers):
             x_BxLxD = Block(s, name=f"block_{layer}")(x_BxLxD, rotation)
         return nn.LayerNorm(epsilon=1e-5, name="ln_f")(x_BxLxD)

@@ -35,7 +35,7 @@ def hidden(xp, params: dict, tokens, layers: int, heads: int):
 def outputs(xp, params: dict, tokens, shape: Shape):
     """Hidden states (B, L, D) after the final norm; `xp` is numpy or jax.numpy."""
     x = params["embedding"][tokens]
-    rotated = int(shape.rotary * shape.width / shape.heads)
+    rotated = int(shape.rotary_pct * shape.width / shape.heads)
     if shape.positions == "learned":
         x, rotated = x + params["positions"][: x.shape[1]], 0
     for layer in range(shape.layers):

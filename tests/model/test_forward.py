@@ -7,15 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kstore_jax.config import PProbe
 from kstore_jax.corpus.examples import Spans
 from kstore_jax.model import forward as module
 from kstore_jax.model.transformer import Shape
-from kstore_jax.readout import probes, qa
+from kstore_jax.readouts import probes, qa
+from kstore_jax.readouts.config import PProbe
 from kstore_jax.train import masking, objectives
 from tests.model import reference
 
-SHAPE = Shape(vocabulary=16, layers=1, heads=2, width=16, init_scale=0.0201)  # traced here alone
+SHAPE = Shape(vocabulary=16, layers=1, heads=2, width=16, init_std=0.0201)  # traced here alone
 TOKENS = np.zeros((2, 6), np.int32)
 LENGTHS = np.full(2, 6, np.int32)
 PLACES = np.ones((2, 1), np.int32)

@@ -8,27 +8,30 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kstore_jax.config import SIZES, STYLES
 from kstore_jax.errors import UserError
+from kstore_jax.model.config import SIZES, STYLES, style_fields
 from kstore_jax.model.forward import forward, init, unembed
 from kstore_jax.model.transformer import Shape, gelu
 from tests.model import reference
 
 SHAPE = Shape(vocabulary=37, layers=2, heads=2, width=32)
 SMALL = dataclasses.replace(SHAPE, layers=1, heads=4)
+HEADS = {"mistral": 2}  # key and value heads, where there are fewer than heads
 STYLED = {
-    style: dataclasses.replace(SMALL, **{**fields, "group": min(fields["group"], 2)})
-    for style, fields in STYLES.items()
+    style: dataclasses.replace(
+        SMALL, **{**style_fields(style, SMALL.heads), "num_kv_heads": HEADS.get(style, 0)}
+    )
+    for style in STYLES
 }
 TOKENS = np.random.default_rng(0).integers(0, 37, (3, 11)).astype(np.int32)
 
 
 SHAPES = {
     "two layers": SHAPE,
-    "no rotary": dataclasses.replace(SMALL, rotary=0.0),
-    "one head, all rotary": dataclasses.replace(SMALL, heads=1, rotary=1.0),
+    "no rotary": dataclasses.replace(SMALL, rotary_pct=0.0),
+    "one head, all rotary": dataclasses.replace(SMALL, heads=1, rotary_pct=1.0),
     "no bias": dataclasses.replace(SMALL, bias=False, rotary_base=50.0, norm_epsilon=0.1),
-    "one key for all heads": dataclasses.replace(SMALL, group=4, feed_forward=20),
+    "one key for all heads": dataclasses.replace(SMALL, num_kv_heads=1, mlp_width=20),
     "bidirectional": dataclasses.replace(SMALL, direction="bidirectional"),
     "bidirectional mistral": dataclasses.replace(STYLED["mistral"], direction="bidirectional"),
     **STYLED,
@@ -44,7 +47,7 @@ def test_forward_equals_plain_numpy(shape):
     assert hidden.dtype == jnp.float32
     np.testing.assert_allclose(hidden, expected, rtol=1e-5, atol=1e-5)
     logits = unembed(shape, params, hidden)
-    head = exact["embedding" if shape.tied else "unembedding"]
+    head = exact["embedding" if shape.tie_embeddings else "unembedding"]
     np.testing.assert_allclose(logits, expected @ head.T, rtol=1e-5, atol=1e-5)
 
 
@@ -175,7 +178,7 @@ def test_a_llama_block_is_as_large_as_a_gpt2_block(size):
 
 
 def test_a_text_longer_than_the_learned_positions_is_refused():
-    shape = dataclasses.replace(STYLED["gpt2"], context=10)
+    shape = dataclasses.replace(STYLED["gpt2"], max_positions=10)
     with pytest.raises(UserError, match="expected at least the text's 11, got 10"):
         forward(shape, reference.parameters(shape), TOKENS)
 

@@ -24,20 +24,19 @@ import numpy as np
 import pytest
 from orbax.checkpoint import v1 as ocp
 
-from kstore_jax.config import Telemetry as Watch
-from kstore_jax.config import Training
-from kstore_jax.corpus.loader import batches
 from kstore_jax.errors import DamagedFileError, Stopped, UserError
-from kstore_jax.model import adapters
+from kstore_jax.model import lora
 from kstore_jax.train import fit as fit_module
-from kstore_jax.train import peaks, sinks, stopping
+from kstore_jax.train import flops, preemption, trackers
+from kstore_jax.train.batched import ModelAxis
 from kstore_jax.train.checkpoint import Checkpoints, digest
-from kstore_jax.train.clock import PARTS, Clock
+from kstore_jax.train.config import TelemetryConfig, Training
 from kstore_jax.train.fit import Task, all_trained, compiled_steps, fit
-from kstore_jax.train.lanes import ModelAxis
+from kstore_jax.train.loader import batches
 from kstore_jax.train.mesh import make_mesh, placed
 from kstore_jax.train.objectives import answers, next_token
 from kstore_jax.train.telemetry import METRICS, Telemetry, last_metrics, read_metrics
+from kstore_jax.train.timing import PARTS, Clock
 from tests.train.training import (
     SHAPE,
     TRAINING,
@@ -82,7 +81,7 @@ def test_what_is_returned_is_what_is_saved(undisturbed):
 
 
 def test_steps_a_dispatch_change_no_bit(tmp_path, undisturbed):
-    fit(task(), dataclasses.replace(TRAINING, dispatch=1), tmp_path)
+    fit(task(), dataclasses.replace(TRAINING, steps_per_call=1), tmp_path)
     assert len(losses(tmp_path)) == 20
     assert same_bits(saved(tmp_path, 20), saved(undisturbed, 20))
 
@@ -145,7 +144,7 @@ def test_a_loss_that_is_not_finite_ends_the_training_at_the_last_good_checkpoint
 
 
 def test_a_learning_rate_far_too_high_is_told_in_one_line(tmp_path):
-    wild = dataclasses.replace(TRAINING, learning_rate=1e30, clip=0.0)
+    wild = dataclasses.replace(TRAINING, learning_rate=1e30, clip_global_norm=0.0)
     with pytest.raises(UserError, match=r"nan in steps 1 to 5; .*; there is no checkpoint yet$"):
         fit(task(), wild, tmp_path)
     assert steps_saved(tmp_path) == []
@@ -187,7 +186,9 @@ def test_steps_without_a_finite_gradient_are_skipped_and_counted_where_that_is_a
 
 
 def test_a_skipped_step_changes_no_weight(tmp_path):
-    one_a_call = dataclasses.replace(TRAINING, skip_nonfinite=1, dispatch=1, steps=3, warmup=0)
+    one_a_call = dataclasses.replace(
+        TRAINING, skip_nonfinite=1, steps_per_call=1, steps=3, warmup_steps=0
+    )
     few = dataclasses.replace(one_a_call, checkpoint_every=1)
     fit(spoiled_in(2), few, tmp_path)
     assert same_bits(saved(tmp_path, 3, few)["trainable"], saved(tmp_path, 2, few)["trainable"])
@@ -220,13 +221,13 @@ def test_every_row_and_step_has_a_key_of_its_own(tmp_path):
 
     found = []
     for parts in (1, 2):
-        training = dataclasses.replace(TRAINING, accumulate=parts, dispatch=1)
+        training = dataclasses.replace(TRAINING, grad_accum_steps=parts, steps_per_call=1)
         folder = tmp_path / str(parts)
         fit(dataclasses.replace(task(), objective=objective), training, folder)
         found.append([loss for _, loss in losses(folder)])
     np.testing.assert_allclose(*found, rtol=1e-6)
     assert len(set(found[0])) == TRAINING.steps
-    alone = dataclasses.replace(TRAINING, batch=1, dispatch=1)
+    alone = dataclasses.replace(TRAINING, batch_size=1, steps_per_call=1)
     fit(dataclasses.replace(task(1), objective=objective), alone, tmp_path / "alone")
     of_first_rows = np.array([loss for _, loss in losses(tmp_path / "alone")])
     assert (abs(of_first_rows - found[0]) > 1e-3).all()
@@ -355,15 +356,15 @@ def test_a_state_is_given_to_the_next_which_is_dispatched_before_it_is_waited_fo
     def watched(*how):
         train = compiled_steps(*how)
 
-        def dispatch(state, *rest):
+        def steps_per_call(state, *rest):
             states.append(state)
-            order.append("dispatch")
+            order.append("steps_per_call")
             return train(state, *rest)
 
-        return dispatch
+        return steps_per_call
 
     def waited(wait, tree):
-        if order[-1:] == ["dispatch"]:
+        if order[-1:] == ["steps_per_call"]:
             order.append("wait")
         return wait(tree)
 
@@ -371,12 +372,14 @@ def test_a_state_is_given_to_the_next_which_is_dispatched_before_it_is_waited_fo
     for wait in waits:
         monkeypatch.setattr(jax, wait.__name__, functools.partial(waited, wait))
     fit(task(), dataclasses.replace(TRAINING, checkpoint_every=20), tmp_path)
-    assert order == ["dispatch", *3 * ["dispatch", "wait"]]
+    assert order == ["steps_per_call", *3 * ["steps_per_call", "wait"]]
     assert all(array.is_deleted() for state in states for array in jax.tree.leaves(state))
 
 
 def test_checkpoints_of_multiples_are_kept_for_good(tmp_path):
-    fit(task(), dataclasses.replace(TRAINING, checkpoint_every=5, keep_every=5), tmp_path)
+    fit(
+        task(), dataclasses.replace(TRAINING, checkpoint_every=5, keep_checkpoint_every=5), tmp_path
+    )
     assert steps_saved(tmp_path) == [5, 10, 15, 20]
 
 
@@ -408,12 +411,13 @@ def test_a_checkpoint_is_written_when_so_long_has_passed_and_changes_nothing(tmp
 DIALS = {
     "learning_rate": 1e-2,
     "weight_decay": 0.5,
-    "warmup": 3,
-    "final": 0.5,
+    "warmup_steps": 3,
+    "final_lr_ratio": 0.5,
     "schedule": "linear",
 }
 PARTS_OF_A_PROGRAM = {
-    "optimizer": "muon", "b1": 0.8, "b2": 0.9, "eps": 1e-3, "clip": 0.5, "accumulate": 2,
+    "optimizer": "muon", "b1": 0.8, "b2": 0.9, "eps": 1e-3, "clip_global_norm": 0.5,
+    "grad_accum_steps": 2,
     "skip_nonfinite": 3,
 }  # fmt: skip
 
@@ -468,7 +472,7 @@ def test_where_the_time_went_is_told_over_all_restarts(tmp_path):
 
 
 def test_mfu_is_told_where_the_peak_of_the_device_is_known(tmp_path, monkeypatch):
-    monkeypatch.setattr(peaks, "data_sheet", lambda device: (1e9, "a device"))
+    monkeypatch.setattr(flops, "data_sheet", lambda device: (1e9, "a device"))
     fit(task(token_flops=(3000, 2000)), TRAINING, tmp_path)
     for line in read_metrics(tmp_path / METRICS):
         assert line["mfu_full"] == pytest.approx(line["tokens_per_s"] * 3000 / 1e9, abs=1e-4)
@@ -484,13 +488,13 @@ def test_the_chosen_steps_are_profiled_and_no_others(tmp_path):
         slow = jax.lax.fori_loop(0, 20, lambda _, x: jnp.tanh(x @ x), seed)
         return totals + 0.0 * slow.mean(), counts
 
-    singly = dataclasses.replace(TRAINING, steps=8, dispatch=1)
+    singly = dataclasses.replace(TRAINING, steps=8, steps_per_call=1)
     slow = task(objective=objective)
     trained = fit(slow, singly, tmp_path / "plain")
     assert not (tmp_path / "plain" / "profile").exists()
     found = []
     for steps in (1, 3):
-        watch = Watch(profile_from=3, profile_steps=steps)
+        watch = TelemetryConfig(profile_from=3, profile_steps=steps)
         assert same_bits(fit(slow, singly, tmp_path / str(steps), watch=watch), trained)
         found.append(operations_in(tmp_path / str(steps) / "profile"))
     one, three = found
@@ -512,7 +516,7 @@ def operations_in(profile: pathlib.Path) -> collections.Counter:
     )
 
 
-def killed_at(step: int, folder: pathlib.Path, watch: Watch) -> None:
+def killed_at(step: int, folder: pathlib.Path, watch: TelemetryConfig) -> None:
     """Trains, and is killed when the batch of a step is asked for and a checkpoint is there."""
     plain = task()
 
@@ -528,7 +532,7 @@ def killed_at(step: int, folder: pathlib.Path, watch: Watch) -> None:
 
 def test_tensorboard_has_every_step_once_also_of_a_training_that_was_killed(tmp_path):
     pytest.importorskip("tensorboardX")
-    watch = Watch(tensorboard=True)
+    watch = TelemetryConfig(tensorboard=True)
     process = multiprocessing.get_context("spawn").Process(
         target=killed_at, args=(15, tmp_path, watch)
     )
@@ -567,18 +571,21 @@ def records(path: pathlib.Path):
 def test_what_is_asked_for_and_is_not_installed_is_told_in_one_line(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     for watch, said in (
-        (Watch(tensorboard=True), "telemetry.tensorboard: needs the package tensorboardX; pip"),
-        (Watch(wandb="project"), "telemetry.wandb: needs the package wandb; pip install"),
+        (
+            TelemetryConfig(tensorboard=True),
+            "telemetry.tensorboard: needs the package tensorboardX; pip",
+        ),
+        (TelemetryConfig(wandb="project"), "telemetry.wandb: needs the package wandb; pip install"),
     ):
         with pytest.raises(UserError, match=f"^{said}"):
-            sinks.check(watch)
+            trackers.check(watch)
 
 
 def test_weights_and_biases_gets_every_line(tmp_path, monkeypatch):
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
-    watch, runs = Watch(wandb="kstore"), {}
+    watch, runs = TelemetryConfig(wandb="kstore"), {}
     with pytest.raises(Interrupted):
         fit(interrupted_at(15), TRAINING, tmp_path / "one" / "stage", watch=watch)
     for name in ("one", "other"):
@@ -589,7 +596,7 @@ def test_weights_and_biases_gets_every_line(tmp_path, monkeypatch):
         lines = read_metrics(folder / METRICS)
         assert [line.pop("_step") for line in told] == [line["step"] for line in lines]
         for line, expected in zip(told, lines, strict=True):
-            assert {key: line[key] for key in sinks.flat(expected)} == sinks.flat(expected)
+            assert {key: line[key] for key in trackers.flat(expected)} == trackers.flat(expected)
         (runs[name],) = {path.stem.removeprefix("run-") for path in files}
     assert runs["one"] != runs["other"]
 
@@ -807,7 +814,7 @@ def test_a_kill_while_metrics_are_dropped_loses_none(tmp_path, undisturbed, monk
 
     monkeypatch.setattr("os.replace", killed)
     with (
-        Telemetry(tmp_path, "tiny", 10, 20, 1, None, Clock(), Watch()) as telemetry,
+        Telemetry(tmp_path, "tiny", 10, 20, 1, None, Clock(), TelemetryConfig()) as telemetry,
         pytest.raises(KeyboardInterrupt),
     ):
         telemetry.report(15, 5, 1.0, 0, {})
@@ -818,9 +825,9 @@ def test_an_adapter_is_trained_and_the_frozen_model_is_not(tmp_path):
     plain = task()
     frozen = plain.trainable
     before = jax.tree.map(np.array, frozen)
-    start = adapters.init_lora(frozen, jax.random.key(0), 2, 3, 0.1)
+    start = lora.init_lora(frozen, jax.random.key(0), 2, 3, 0.1)
     with_lora = dataclasses.replace(
-        plain, merge=functools.partial(adapters.merge, alpha=2.0), frozen=frozen, trainable=start
+        plain, merge=functools.partial(lora.merge, alpha=2.0), frozen=frozen, trainable=start
     )
     trained = fit(with_lora, TRAINING, tmp_path)
     assert same_bits(frozen, before)
@@ -865,25 +872,25 @@ def answering(folder, training: Training):
 
     def make_batch(step, rows):
         draw = np.random.default_rng(step)
-        tokens = draw.integers(0, 32, (training.batch, WINDOW)).astype(np.int32)
-        lengths = draw.integers(1, 4, training.batch)
+        tokens = draw.integers(0, 32, (training.batch_size, WINDOW)).astype(np.int32)
+        lengths = draw.integers(1, 4, training.batch_size)
         batch = {
             "tokens": tokens,
-            "positions": draw.integers(0, WINDOW, (training.batch, 3)).astype(np.int32),
-            "targets": draw.integers(0, 32, (training.batch, 3)).astype(np.int32),
+            "positions": draw.integers(0, WINDOW, (training.batch_size, 3)).astype(np.int32),
+            "targets": draw.integers(0, 32, (training.batch_size, 3)).astype(np.int32),
             "weights": (np.arange(3) < lengths[:, None]).astype(np.float32),
         }
         return {name: column[rows.start : rows.stop] for name, column in batch.items()}
 
-    plain = task(training.batch, objective=answers(SHAPE), make_batch=make_batch)
+    plain = task(training.batch_size, objective=answers(SHAPE), make_batch=make_batch)
     return fit(plain, training, folder), losses(folder)
 
 
-@pytest.mark.parametrize("accumulate", [2, 4, 8])
-def test_accumulated_gradients_are_those_of_the_whole_batch(tmp_path, accumulate):
-    training = dataclasses.replace(TRAINING, batch=8)
+@pytest.mark.parametrize("grad_accum_steps", [2, 4, 8])
+def test_accumulated_gradients_are_those_of_the_whole_batch(tmp_path, grad_accum_steps):
+    training = dataclasses.replace(TRAINING, batch_size=8)
     whole, told = answering(tmp_path / "whole", training)
-    training = dataclasses.replace(training, accumulate=accumulate)
+    training = dataclasses.replace(training, grad_accum_steps=grad_accum_steps)
     parts, told_by_parts = answering(tmp_path / "parts", training)
     np.testing.assert_allclose([x for _, x in told_by_parts], [x for _, x in told], rtol=1e-5)
     for a, b in zip(jax.tree.leaves(parts), jax.tree.leaves(whole), strict=True):
@@ -913,16 +920,16 @@ def test_what_was_asked_to_stop_saves_and_says_so(tmp_path, undisturbed):
         return plain.make_batch(step, rows)
 
     before = signal.getsignal(signal.SIGTERM)
-    stopping.listen()
+    preemption.listen()
     try:
         with pytest.raises(Stopped):
             fit(dataclasses.replace(plain, make_batch=make_batch), TRAINING, tmp_path)
     finally:
         signal.signal(signal.SIGTERM, before)
-        stopping._asked.clear()
+        preemption._asked.clear()
     (step,) = steps_saved(tmp_path)[-1:]
     assert 0 < step < 20
-    assert step % TRAINING.dispatch == 0
+    assert step % TRAINING.steps_per_call == 0
     fit(plain, TRAINING, tmp_path)
     assert losses(tmp_path) == losses(undisturbed)
     assert same_bits(saved(tmp_path, 20), saved(undisturbed, 20))

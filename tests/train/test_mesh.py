@@ -12,17 +12,17 @@ import jax
 import numpy as np
 import pytest
 
-from kstore_jax import config
 from kstore_jax.errors import UserError
-from kstore_jax.train import processes
+from kstore_jax.train import distributed
+from kstore_jax.train.config import Mesh
 from kstore_jax.train.mesh import make_mesh
 
 PROGRAM = """
 import dataclasses, json, os, pathlib, sys
 import jax, numpy as np
 from jax.experimental import multihost_utils
-from kstore_jax import config
-from kstore_jax.train import processes
+from kstore_jax.train import distributed
+from kstore_jax.train.config import Mesh
 from kstore_jax.train.fit import fit
 from kstore_jax.train.mesh import make_mesh
 from tests.train.training import TRAINING, losses, task
@@ -30,8 +30,8 @@ from tests.train.training import TRAINING, losses, task
 data, fsdp, tensor = map(int, sys.argv[1:4])
 folder = pathlib.Path(sys.argv[4])
 if "JAX_PROCESS_ID" in os.environ:
-    processes.join()
-mesh = make_mesh(config.Mesh(data, fsdp, tensor))
+    distributed.join()
+mesh = make_mesh(Mesh(data, fsdp, tensor))
 read = []
 plain = task(8)
 
@@ -162,8 +162,8 @@ def test_a_training_goes_on_with_another_number_of_devices(tmp_path, alone, befo
 SLURM_TASK = """
 import jax
 from kstore_jax.train import processes
-processes.join()
-print(jax.process_index(), jax.process_count(), processes.anywhere(jax.process_index() == 1))
+distributed.join()
+print(jax.process_index(), jax.process_count(), distributed.anywhere(jax.process_index() == 1))
 """
 
 
@@ -188,16 +188,16 @@ def test_the_tasks_of_a_slurm_job_join():
 def test_axes_that_do_not_make_up_the_devices_are_refused():
     count = jax.device_count()
     with pytest.raises(UserError, match=r"^mesh: data 1 x fsdp 1 x tensor 3 are 3 devices"):
-        make_mesh(config.Mesh(1, 1, 3))
+        make_mesh(Mesh(1, 1, 3))
     assert dict(make_mesh().shape) == {"data": count, "fsdp": 1, "tensor": 1}
 
 
 def test_nobody_tells_of_the_others(monkeypatch):
     with pytest.raises(UserError, match=r"^distributed: expected SLURM, a TPU, or JAX_COORD"):
-        processes.join()
+        distributed.join()
 
 
 def test_half_of_the_coordinates_are_refused(monkeypatch):
     monkeypatch.setenv("JAX_PROCESS_ID", "0")
     with pytest.raises(UserError, match=r"^JAX_COORDINATOR_ADDRESS is not set, though JAX_PROCESS"):
-        processes.join()
+        distributed.join()

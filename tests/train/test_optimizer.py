@@ -9,11 +9,15 @@ import numpy as np
 import optax
 import pytest
 
-from kstore_jax.config import Finetune, QProbe, Training
 from kstore_jax.errors import UserError
+from kstore_jax.pipeline.experiment import Finetune
+from kstore_jax.readouts.config import QProbe
+from kstore_jax.train.config import Training
 from kstore_jax.train.optimizer import optimizer, schedule
 
-TRAINING = Training(steps=110, learning_rate=0.02, warmup=10, final=0.1, clip=0.0)
+TRAINING = Training(
+    steps=110, learning_rate=0.02, warmup_steps=10, final_lr_ratio=0.1, clip_global_norm=0.0
+)
 
 
 def rates(training: Training, *steps: int) -> list[float]:
@@ -32,7 +36,7 @@ def test_warm_up_peak_and_final(kind):
 
 @pytest.mark.parametrize("warmup", [0, 10])
 def test_between_peak_and_final(warmup):
-    training = dataclasses.replace(TRAINING, warmup=warmup, steps=100 + warmup)
+    training = dataclasses.replace(TRAINING, warmup_steps=warmup, steps=100 + warmup)
     quarter = 0.002 + 0.018 * (1 + math.cos(math.pi / 4)) / 2
     found = rates(training, warmup, warmup + 25, warmup + 50)
     np.testing.assert_allclose(found, [0.02, quarter, 0.011], rtol=1e-5)
@@ -57,7 +61,9 @@ def tree(seed: int, scale: float = 1.0) -> dict:
 
 @pytest.mark.parametrize("clip", [0.0, 0.5, 1e3])
 def test_steps_equal_adamw_written_out_by_hand(clip):
-    training = dataclasses.replace(TRAINING, clip=clip, b1=0.8, b2=0.9, eps=1e-3, weight_decay=0.3)
+    training = dataclasses.replace(
+        TRAINING, clip_global_norm=clip, b1=0.8, b2=0.9, eps=1e-3, weight_decay=0.3
+    )
     optimiser = optimizer(training)
     params = tree(0)
     state = optimiser.init(params)

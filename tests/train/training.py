@@ -10,9 +10,9 @@ import tempfile
 import jax
 import numpy as np
 
-from kstore_jax.config import Training
 from kstore_jax.model.transformer import Shape
 from kstore_jax.train.checkpoint import opened
+from kstore_jax.train.config import Training
 from kstore_jax.train.fit import Task, all_trained, fit
 from kstore_jax.train.mesh import batch_sharding, make_mesh
 from kstore_jax.train.objectives import next_token
@@ -23,11 +23,16 @@ from tests.model import reference
 SHAPE = Shape(vocabulary=32, layers=1, heads=2, width=16)
 WINDOW = 8
 TRAINING = Training(
-    steps=20, batch=4, learning_rate=3e-2, warmup=2, dispatch=5, checkpoint_every=10
+    steps=20,
+    batch_size=4,
+    learning_rate=3e-2,
+    warmup_steps=2,
+    steps_per_call=5,
+    checkpoint_every=10,
 )
 
 
-def task(batch: int = TRAINING.batch, **changes) -> Task:
+def task(batch: int = TRAINING.batch_size, **changes) -> Task:
     """Next tokens of a text in which one follows from the other; nothing is frozen."""
 
     def make_batch(step, rows):
@@ -51,7 +56,7 @@ class Interrupted(Exception):
     pass
 
 
-def interrupted_at(step: int, batch: int = TRAINING.batch) -> Task:
+def interrupted_at(step: int, batch: int = TRAINING.batch_size) -> Task:
     """The same task, whose batches end with an exception at some step."""
     plain = task(batch)
 
@@ -89,7 +94,7 @@ def same_bits(one, other) -> bool:
 
 def main() -> None:
     for batch in map(int, sys.argv[1:]):
-        training = dataclasses.replace(TRAINING, batch=batch)
+        training = dataclasses.replace(TRAINING, batch_size=batch)
         rows = batch_sharding(make_mesh(), batch).shard_shape((1, batch, WINDOW + 1))[1]
         with tempfile.TemporaryDirectory() as root:
             undisturbed, resumed = pathlib.Path(root, "undisturbed"), pathlib.Path(root, "resumed")

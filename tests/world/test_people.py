@@ -125,7 +125,7 @@ def test_a_share_of_the_values_is_held(share):
 
 @given(share=st.floats(0, 1))
 def test_a_share_of_the_names_is_held(share):
-    whole, some = load_pools(), load_pools(name_share=share)
+    whole, some = load_pools(), load_pools(name_fraction=share)
     for part in ("first_names", "middle_names", "last_names"):
         ours, theirs = getattr(some, part), getattr(whole, part)
         assert len(ours) == max(2, round(share * len(theirs)))

@@ -1,0 +1,163 @@
+"""The configuration of the network, with named sizes and styles."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from kstore_jax.config.fields import choice, flag, number, text
+from kstore_jax.errors import UserError, nearest
+
+SIZES = {  # Part 3.1, section 2.2: GPT-2 with about as many parameters with GPT-2's vocabulary
+    "124M": {"layers": 12, "heads": 12, "width": 768},
+    "302M": {"layers": 12, "heads": 20, "width": 1280},
+    "682M": {"layers": 12, "heads": 32, "width": 2048},
+}
+_GPT2 = {
+    "num_kv_heads": 0,
+    "positions": "rotary",
+    "rotary_pct": 0.25,
+    "norm": "layer",
+    "activation": "gelu",
+    "bias": True,
+    "tie_embeddings": True,
+}
+_LLAMA = {
+    "num_kv_heads": 0,
+    "positions": "rotary",
+    "rotary_pct": 1.0,
+    "norm": "rms",
+    "activation": "swiglu",
+    "bias": False,
+    "tie_embeddings": False,
+}
+STYLES: dict[str, dict[str, Any]] = {
+    "gpt2-rotary": _GPT2,
+    "gpt2": {**_GPT2, "positions": "learned"},
+    "llama": _LLAMA,
+    "mistral": {**_LLAMA, "num_kv_heads": lambda heads: heads // 4},
+}
+PRESETS: dict[str, Mapping[str, Mapping[str, Any]]] = {"size": SIZES, "style": STYLES}
+"""Names a configuration may give in place of the fields they list; the first is the default."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """The network: by default the paper's GPT-2, rotary on a quarter of each head, tied embedding.
+
+    A configuration may also name a `size` and a `style` (`PRESETS`): they set the fields they list,
+    except those that are set themselves.
+    """
+
+    layers: int = number(12, 1, doc="Transformer blocks.")
+    heads: int = number(12, 1, doc="Attention heads a block.")
+    width: int = number(768, 1, doc="Width of the residual stream; a multiple of `heads`.")
+    num_kv_heads: int = number(
+        0, 0, doc="Key and value heads (grouped queries), a divisor of `heads`; 0: one a head."
+    )
+    mlp_width: int = number(
+        0,
+        0,
+        doc="Hidden width of the MLP; 0: 4 `width`, or 8/3 `width` rounded up to a multiple of 64 "
+        "for `swiglu`.",
+    )
+    positions: str = choice(
+        "rotary",
+        "rotary",
+        "learned",
+        doc="`rotary`, or `learned`: a table of `max_positions` rows added to the embedding.",
+    )
+    max_positions: int = number(1024, 1, doc="Longest text with learned positions, in tokens.")
+    rotary_pct: float = number(0.25, 0.0, 1.0, doc="Rotated fraction of each head.")
+    rotary_base: float = number(
+        10_000.0,
+        1.0,
+        doc="Base of the rotary frequencies: the longest wavelength is 2 pi times it.",
+    )
+    norm: str = choice("layer", "layer", "rms", doc="LayerNorm or RMSNorm.")
+    norm_epsilon: float = number(1e-5, 0.0, doc="Epsilon of the norms.")
+    activation: str = choice("gelu", "gelu", "swiglu", doc="Activation of the MLP.")
+    bias: bool = flag(True, doc="Whether products add a bias.")
+    tie_embeddings: bool = flag(True, doc="Whether the output head is the embedding.")
+    direction: str = choice(
+        "causal", "causal", "bidirectional", doc="GPT, or BERT: each position attends to all."
+    )
+    dropout: float = number(
+        0.0,
+        0.0,
+        0.99,
+        doc="Dropout rate of embeddings, attention weights and residual updates in pretraining and "
+        "finetuning, rounded to a 256th; only `dense` attention drops weights.",
+    )
+    attention: str = choice(
+        "auto",
+        "auto",
+        "dense",
+        "xla",
+        "cudnn",
+        "splash",
+        doc="Attention implementation; `auto` chooses one and logs it.",
+    )
+    init_std: float = number(0.02, 0.0, doc="Standard deviation of the initial weights.")
+    dtype: str = choice(
+        "auto",
+        "auto",
+        "float32",
+        "bfloat16",
+        doc="Input dtype of matrix products (sums are float32); `auto`: bfloat16 where the "
+        "hardware multiplies it (accelerators, CPUs with AMX), else float32.",
+    )
+
+    def __post_init__(self):
+        if self.width % self.heads:
+            raise UserError(f"width: expected a multiple of heads = {self.heads}, got {self.width}")
+        if self.heads % self.kv_heads:
+            raise UserError(
+                f"num_kv_heads: expected a divisor of heads = {self.heads}, got {self.num_kv_heads}"
+            )
+        if (rotated := self.rotary_pct * self.width / self.heads) % 2:
+            raise UserError(
+                f"rotary_pct: expected an even number of rotated dimensions a head, got {rotated}"
+            )
+
+    @property
+    def kv_heads(self) -> int:
+        """Key and value heads a block."""
+        return self.num_kv_heads or self.heads
+
+
+@dataclasses.dataclass(frozen=True)
+class Model(Network):
+    """The network, and the weights pretraining starts from."""
+
+    init_from: str = text(
+        "",
+        doc="Hugging Face folder (config.json and safetensors) with the initial weights; empty: "
+        "random.",
+    )
+
+    @staticmethod
+    def expand(given: dict) -> dict:
+        """Replaces `size` and `style` by the fields they stand for.
+
+        Raises:
+          UserError: there is no such size or style.
+        """
+        model = dict(given)
+        for name, presets in PRESETS.items():
+            if (chosen := model.pop(name, None)) is None:
+                continue
+            if not isinstance(chosen, str) or chosen not in presets:
+                raise UserError(
+                    f"model.{name}: no {name} {chosen!r}{nearest(str(chosen), presets)}"
+                )
+            for field, value in presets[chosen].items():
+                if model.get(field) is None:
+                    heads = model.get("heads", Network.heads)
+                    model[field] = value(heads) if callable(value) else value
+        return model
+
+
+def style_fields(style: str, heads: int) -> dict[str, Any]:
+    """The fields that a style stands for, of a network with so many heads."""
+    fields = STYLES[style].items()
+    return {name: value(heads) if callable(value) else value for name, value in fields}

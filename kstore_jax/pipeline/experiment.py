@@ -1,0 +1,282 @@
+"""The configuration of one experiment: the sections of all rooms, read and checked together.
+
+Defaults are the paper's (Part 3.1, sections 2 to 5) for bioS and the 124M GPT-2, where it gives
+them. It gives no `b1`, `b2`, `clip_global_norm`, `dropout` and `init_std`: the values here are
+common ones. `report/paper.py` lists every departure (`DEPARTURES`) and choice (`CHOSEN`).
+"""
+
+import copy
+import dataclasses
+from collections.abc import Collection, Iterable
+from typing import Any, Self
+
+import ml_collections
+
+from kstore_jax.config import parse as parsing
+from kstore_jax.config.fields import choice, number, rows, section, text
+from kstore_jax.config.rows import Row
+from kstore_jax.corpus.config import Data
+from kstore_jax.errors import UserError
+from kstore_jax.model.config import PRESETS, Model
+from kstore_jax.readouts.config import QA, PProbe, QProbe
+from kstore_jax.train.config import Mesh, TelemetryConfig, Training
+from kstore_jax.world.config import World
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretrain(Training):
+    """Pretraining (Part 3.1, section 3: 80,000 steps of 96 windows of 512 tokens)."""
+
+    seq_len: int = number(512, 2, doc="Predicted tokens a window.")
+    warmup_steps: int = number(1000, 0, doc="Steps of linear warm-up; 0: none.")
+    evaluate_every: int = number(
+        0,
+        0,
+        doc="Steps between evaluations of biographies and questions (the dynamics of Fig. 1), a "
+        "multiple of `steps_per_call`; 0: none.",
+    )
+    evaluate_people: int = number(
+        200, 1, doc="People of P_train, and of P_test, in these evaluations."
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Finetune(Training):
+    """Finetuning on questions: LoRA on queries, values and the embedding, or all weights.
+
+    W' = W + alpha A B; A starts at zero and B Gaussian (Part 3.2, appendix B).
+    """
+
+    steps: int = number(
+        50_000, 0, doc="Optimizer updates; 0: ask the pretrained model (mixed training)."
+    )
+    batch_size: int = number(48, 1, doc="Questions a step.")
+    learning_rate: float = number(3e-4, 0.0, doc="Peak learning rate.")
+    weight_decay: float = number(0.01, 0.0, doc="Decoupled weight decay of matrices.")
+    method: str = choice("lora", "lora", "full", doc="`lora`, or `full` to train every weight.")
+    rank: int = number(
+        8, -1, doc="LoRA rank of queries and values; 0: frozen, -1: their whole matrices."
+    )
+    embedding_rank: int = number(
+        128, -1, doc="LoRA rank of the embedding; 0: frozen, -1: the whole matrix."
+    )
+    embedding_side: str = choice(
+        "input",
+        "input",
+        "both",
+        doc="Where a tied embedding's update acts: its `input` alone, or `both` input and head.",
+    )
+    alpha: float = number(4.0, 0.0, doc="Scale of the LoRA update.")
+    init_std: float = number(
+        0.02, 0.0, doc="Standard deviation of the initial LoRA weights (the papers leave it open)."
+    )
+    grid: tuple = rows(
+        doc="Rows of other values of these fields, as `product` returns. Each is finetuned without "
+        "`validation` of P_train; the best on those people is asked about P_test. Empty: no grid."
+    )
+    validation: float = number(
+        0.1, 0.0, 0.9, doc="Fraction of P_train's people held back to choose from `grid`."
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.method == "lora" and self.rank == self.embedding_rank == 0:
+            raise UserError("rank: expected other than 0 beside embedding_rank = 0")
+        _ = self.rows
+
+    @property
+    def trains_matrices(self) -> bool:
+        return self.method == "full"
+
+    @property
+    def rows(self) -> tuple[Self, ...]:
+        """The finetunings: one for each row of the grid, or this one alone."""
+        if not self.grid:
+            return (self,)
+        if not self.steps or not self.validation:
+            raise UserError("grid: expected steps and validation to be more than 0 with it")
+        plain = {**dataclasses.asdict(self), "grid": ()}
+        rows = _without((), self.grid, "grid")
+        return tuple(parsing.parse(Finetune, {**plain, **dict(row)}, "grid.") for row in rows)
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """One row of a sweep: a world, a model, its training, and what is measured."""
+
+    name: str = text("", doc="Label in results and on the page.", affects_result=False)
+    seed: int = number(0, 0, doc="Seed of initial weights, orders and batches.")
+    world: World = section(World())
+    data: Data = section(Data())
+    model: Model = section(Model())
+    pretrain: Pretrain = section(Pretrain())
+    finetune: Finetune = section(Finetune())
+    qa: QA = section(QA())
+    p_probe: PProbe = section(PProbe())
+    q_probe: QProbe = section(QProbe())
+    mesh: Mesh = section(Mesh(), affects_result=False)
+    telemetry: TelemetryConfig = section(TelemetryConfig(), affects_result=False)
+
+    @property
+    def label(self) -> str:
+        """Its name, or its dataset and seed."""
+        return self.name or f"{self.data.variant}, seed {self.seed}"
+
+    def __post_init__(self):
+        if self.data.celebrity_share and not self.world.celebrities:
+            raise UserError("data.celebrity_share: expected world.celebrities to be set with it")
+        if self.qa.beam_size > 1 and self.model.direction == "bidirectional":
+            raise UserError(
+                f"qa.beam_size: expected 1 of a bidirectional model, got {self.qa.beam_size}"
+            )
+        ranks = [("finetune.rank", row.rank) for row in self.finetune.rows]
+        ranks += [("finetune.embedding_rank", row.embedding_rank) for row in self.finetune.rows]
+        ranks += [("p_probe.embedding_rank", self.p_probe.embedding_rank)]
+        ranks += [("q_probe.embedding_rank", self.q_probe.embedding_rank)]
+        for name, rank in ranks:
+            if rank > self.model.width:
+                raise UserError(
+                    f"{name}: expected at most model.width = {self.model.width}, got {rank}"
+                )
+        most = self.model.max_positions
+        if self.model.positions == "learned" and self.pretrain.seq_len > most:
+            raise UserError(
+                f"pretrain.seq_len: expected at most model.max_positions = {most}, "
+                f"got {self.pretrain.seq_len}"
+            )
+
+
+def default() -> ml_collections.ConfigDict:
+    """The defaults as a ConfigDict, for a configuration file to change.
+
+    `world.seed` follows `seed` unless it is set, and fields of `model` follow `model.size` and
+    `model.style`. `sweep` holds the rows of a sweep (`config/rows.py`); empty for one experiment.
+    """
+    config = ml_collections.ConfigDict({**dataclasses.asdict(Experiment()), "sweep": ()})
+    config.world.seed = ml_collections.config_dict.placeholder(int)
+    for name, presets in PRESETS.items():
+        for field, value in next(iter(presets.values())).items():
+            config.model[field] = ml_collections.config_dict.placeholder(type(value))
+        config.model[name] = next(iter(presets))
+    return config
+
+
+def parse(given: dict) -> Experiment:
+    """Validates a whole configuration; raises UserError with one line that names the field."""
+    return parsing.parse(Experiment, given)
+
+
+def parse_rows(
+    config: ml_collections.ConfigDict, overridden: Collection[str] = ()
+) -> list[Experiment]:
+    """Validates a configuration and every row of its sweep.
+
+    Args:
+      overridden: dotted fields given on the command line. They override the file and every row of
+        its sweep, and of `finetune.grid`, which `finetune.steps=0` drops. Rows that become equal,
+        apart from their names, run once under the first's name.
+
+    Raises:
+      UserError: names the field, and the row where the error is a row's.
+    """
+    base, rows = _base_and_rows(config, overridden)
+    numbers = range(len(rows)) if len(rows) > 1 else [None]
+    experiments = [
+        _parse_row(base, row, i, overridden) for i, row in zip(numbers, rows, strict=True)
+    ]
+    first: dict[Experiment, Experiment] = {}
+    for experiment in experiments:
+        first.setdefault(dataclasses.replace(experiment, name=""), experiment)
+    return [*first.values()]
+
+
+def _parse_row(base: dict, row: Row, number: int | None, overridden: Collection[str]) -> Experiment:
+    """One row of a sweep. An error names the row by its number, where it has one, unless the base
+    alone raises the same."""
+
+    def parsed(row: Row) -> Experiment:
+        return parse(_over_grid(overridden, _with(base, row)))
+
+    try:
+        return parsed(row)
+    except UserError as error:
+        if number is None:
+            raise
+        try:
+            parsed(())
+        except UserError as of_base:
+            if str(of_base) == str(error):
+                raise error from None
+        name = dict(row).get("name") or ", ".join(f"{field}={value}" for field, value in row)
+        raise UserError(f"row {number} ({name}): {error}") from None
+
+
+def parse_base(
+    config: ml_collections.ConfigDict, overridden: Collection[str] = ()
+) -> tuple[Experiment, int]:
+    """Validates a configuration without its sweep.
+
+    Returns: the experiment, and the number of rows of the sweep, 0 where it adds none.
+    """
+    base, rows = _base_and_rows(config, overridden)
+    different = {tuple((field, value) for field, value in row if field != "name") for row in rows}
+    experiment = parse(_over_grid(overridden, _with(base, ())))
+    return experiment, 0 if different == {()} else len(different)
+
+
+def _base_and_rows(
+    config: ml_collections.ConfigDict, overridden: Collection[str]
+) -> tuple[dict, list[Row]]:
+    """The values all rows start from, and the distinct rows without overridden fields."""
+    base = config.to_dict()
+    sweep = base.pop("sweep", ()) or ((),)
+    for name, presets in PRESETS.items():
+        if f"model.{name}" in overridden:
+            listed = {f"model.{field}" for fields in presets.values() for field in fields}
+            base = _with(base, tuple((field, None) for field in listed.difference(overridden)))
+            overridden = listed.union(overridden)
+    return base, _without(overridden, sweep, "sweep")
+
+
+def _without(fields: Collection[str], rows: Iterable[Row], name: str) -> list[Row]:
+    """The distinct rows without `fields`; UserError names `name` where they are not rows."""
+    try:
+        given = [[(field, value) for field, value in row] for row in rows]
+        if not all(isinstance(field, str) for row in given for field, _ in row):
+            raise TypeError
+        left = (tuple(pair for pair in row if pair[0] not in fields) for row in given)
+        return [*dict.fromkeys(left)]
+    except (TypeError, ValueError):
+        raise UserError(
+            f"{name}: expected rows of (field, value), as product() and chain() give"
+        ) from None
+
+
+def _over_grid(overridden: Collection[str], given: dict) -> dict:
+    """`given` without the overridden fields in its finetuning grid; no grid where none are left or
+    the command line asks for no finetuning."""
+    finetune = given.get("finetune")
+    if not isinstance(finetune, dict) or not finetune.get("grid"):
+        return given
+    fields = {field.removeprefix("finetune.") for field in overridden}
+    left = _without(fields, finetune["grid"], "finetune.grid")
+    if left == [()] or ("steps" in fields and finetune["steps"] == 0):
+        left = []
+    return {**given, "finetune": {**finetune, "grid": tuple(left)}}
+
+
+def _with(base: dict, row: tuple[tuple[str, Any], ...]) -> dict:
+    """A copy of `base` with the fields of a row set."""
+    changed = copy.deepcopy(base)
+    for field, value in row:
+        *path, name = field.split(".")
+        part = changed
+        for step in path:
+            part = part.setdefault(step, {})
+            if not isinstance(part, dict):
+                raise UserError(f"{field}: no such field")
+        part[name] = value
+    world = changed.get("world")
+    if isinstance(world, dict) and world.get("seed") is None:
+        world["seed"] = changed.get("seed", 0)
+    return changed

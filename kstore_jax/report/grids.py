@@ -1,0 +1,76 @@
+"""Groups that differ in the ranks of LoRA alone, as one grid (Part 3.1, Figs. 2 and 11)."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+from kstore_jax.config.fields import identity
+from kstore_jax.pipeline.experiment import Finetune
+from kstore_jax.report.groups import Group, flat
+
+Cells = Mapping[tuple[str, str], float]
+"""Answers about people held out, by the rank of queries and values and that of the embedding."""
+
+_ALL = "all"
+
+
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    """Ours, and the paper's, which has none for many datasets.
+
+    Attributes:
+      label: the dataset.
+      ours: a share for each pair of ranks; `all` trains the matrices themselves.
+      theirs: likewise.
+    """
+
+    label: str
+    ours: Cells
+    theirs: Cells
+
+    def told(self) -> list[tuple[str, Cells]]:
+        """Whose they are, and the cells."""
+        both = [("this run", self.ours), ("the paper", self.theirs)]
+        return [(whose, cells) for whose, cells in both if cells]
+
+    def axes(self, cells: Cells) -> tuple[list[str], list[str]]:
+        """The ranks, and those of the embedding, in order."""
+        return tuple(sorted({pair[i] for pair in cells}, key=_order) for i in (0, 1))
+
+
+def of(found: Sequence[Group]) -> list[Grid]:
+    """The grids among these groups: two ranks or more both ways."""
+    together: dict[str, list[Group]] = {}
+    for group in found:
+        if group.configs and _is_lora(group.configs[0].finetune):
+            together.setdefault(str(_settings(group)), []).append(group)
+    grids = []
+    for groups in together.values():
+        ours = {_ranks(group): group.mean("qa", "mean") for group in groups}
+        if all(len({pair[i] for pair in ours}) > 1 for i in (0, 1)):
+            published = groups[0].published
+            grids.append(Grid(groups[0].dataset, ours, published.lora if published else {}))
+    return grids
+
+
+def _is_lora(finetune: Finetune) -> bool:
+    return bool(finetune.steps) and finetune.method == "lora" and not finetune.grid
+
+
+def _settings(group: Group) -> dict:
+    """All that the groups of one grid agree in."""
+    own = {"seed", "world.seed", "finetune.rank", "finetune.embedding_rank"}
+    fields = flat(identity(group.configs[0]))
+    return {name: value for name, value in fields.items() if name not in own}
+
+
+def _ranks(group: Group) -> tuple[str, str]:
+    finetune = group.configs[0].finetune
+    return _told(finetune.rank), _told(finetune.embedding_rank)
+
+
+def _told(rank: int) -> str:
+    return _ALL if rank < 0 else str(rank)
+
+
+def _order(rank: str) -> float:
+    return float("inf") if rank == _ALL else int(rank)

@@ -1,0 +1,341 @@
+"""Finished runs as one page: what they found, tables, charts, the paper's numbers beside ours.
+
+The page is one file that asks nothing of any network: charts are SVG, tables of values are links to
+CSV inside it, style and script are inline, and the script is the one that its policy names by hash.
+It is a function of the results alone. All text goes through `markup.tag`, which escapes whatever is
+not HTML already.
+"""
+
+import base64
+import hashlib
+import os
+import pathlib
+import re
+import urllib.parse
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from kstore_jax.errors import UserError
+from kstore_jax.files import write_bytes, write_text
+from kstore_jax.pipeline.experiment import Experiment
+from kstore_jax.pipeline.lab import Lab
+from kstore_jax.pipeline.stages import Cache
+from kstore_jax.report import agreement, charts, curves, figures, grids, paper, series, tables
+from kstore_jax.report.drawing import Chart, as_csv
+from kstore_jax.report.figures import Drawing
+from kstore_jax.report.groups import Group, read_results, together
+from kstore_jax.report.markup import Html, join, tag
+from kstore_jax.report.settings import what_was_run
+from kstore_jax.report.summary import Finding, finding, percent
+from kstore_jax.train.telemetry import METRICS, read_metrics
+
+
+class Figure(NamedTuple):
+    """A chart of the page, and the same as a picture beside it."""
+
+    chart: Chart
+    drawing: Drawing
+
+
+class Section(NamedTuple):
+    """A part of the page with a heading; nothing of it is shown where `parts` are none."""
+
+    name: str
+    title: str
+    parts: Sequence[Html]
+
+
+def write(runs: Sequence[pathlib.Path], out: pathlib.Path) -> pathlib.Path:
+    """Writes `out/report.html` and `out/figures/*.png` from `results.json` of every run.
+
+    A row that several runs have is told once. Pictures of an earlier page that are drawn no more
+    are removed; those of others stay.
+
+    Returns: the path of the page.
+
+    Raises:
+      UserError: a run holds no results, or damaged ones; nothing is written.
+    """
+    results = [read_results(run) for run in runs]
+    found = together(results)
+    drawn = _drawn(found)
+    provenances = [told for one in results for told in one.provenances]
+    sections = [
+        Section("glance", "At a glance", [_glance(found)]),
+        Section("numbers", "In numbers", _numbers(found)),
+        *(Section(name, title, _shown(told, drawn[name])) for name, title, told in _FIGURES),
+        Section("run", "What was run", what_was_run(found, provenances)),
+        Section("files", "Files", [_files(runs, out, found)]),
+    ]
+    (out / "figures").mkdir(parents=True, exist_ok=True)
+    pictures = {
+        out / "figures" / f"{figure.drawing.name}.png": figure.drawing.png
+        for figures_ in drawn.values()
+        for figure in figures_
+    }
+    for path, png in pictures.items():
+        write_bytes(path, png)
+    names = [run.resolve().name for run in runs]
+    page = out / "report.html"
+    failed = [name for one in results for name in one.failed]
+    lead = _lead(" ".join(map(str, runs)), finding(found), failed)
+    write_text(page, _page(f"kstore: {', '.join(names)}", lead, [s for s in sections if s.parts]))
+    for path in (out / "figures").glob("*.png"):
+        if path not in pictures and figures.is_ours(path.read_bytes()):
+            path.unlink()
+    return page
+
+
+def _drawn(found: Sequence[Group]) -> dict[str, list[Figure]]:
+    """The figures of each section."""
+    numbered = list(enumerate(found))
+    return {
+        "agreement": [
+            Figure(charts.scatter(each), figures.scatter(each))
+            for each in agreement.agreements(found)
+        ],
+        "answers": [Figure(charts.answers(g), figures.answers(i, g)) for i, g in numbered],
+        "lora": [
+            Figure(*both)
+            for i, grid in enumerate(grids.of(found))
+            for both in zip(charts.lora(grid), figures.lora(i, grid), strict=True)
+        ],
+        "series": [
+            Figure(curves.along(each), figures.along(i, each))
+            for i, each in enumerate(series.of(found))
+        ],
+        "p_probing": [
+            Figure(*both)
+            for i, g in numbered
+            for both in zip(charts.p_probing(g), figures.p_probing(i, g), strict=True)
+        ],
+        "q_probing": [Figure(charts.q_probing(g), figures.q_probing(i, g)) for i, g in numbered],
+        "dynamics": _dynamics(found),
+        "losses": _losses(found),
+    }
+
+
+def _page(title: str, lead: Html, sections: Sequence[Section]) -> str:
+    style, script = (
+        Html(pathlib.Path(__file__).with_name(f"page.{kind}").read_text()) for kind in ("css", "js")
+    )
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
+    head = tag(
+        "head",
+        Html('<meta charset="utf-8">'),
+        Html(f'<meta http-equiv="Content-Security-Policy" content="{policy}">'),
+        Html('<meta name="viewport" content="width=device-width, initial-scale=1">'),
+        tag("title", title),
+        tag("style", style),
+    )
+    links = [tag("li", tag("a", each.title, href=f"#{each.name}")) for each in sections]
+    nav = tag("nav", tag("ul", *links), aria_label="Contents")
+    body = [tag("section", tag("h2", each.title), *each.parts, id=each.name) for each in sections]
+    inside = tag("body", tag("main", lead, nav, *body), tag("script", script))
+    return f"<!doctype html>\n{tag('html', head, inside, lang='en')}\n"
+
+
+def _lead(runs: str, found: Finding, failed: Sequence[str]) -> Html:
+    parts = [tag("p", f"kstore report · {runs}", class_="eyebrow"), tag("h1", found.headline)]
+    parts += [tag("p", found.verdict, class_="verdict")] if found.verdict else []
+    left_out = [f"Not on this page, because it failed: {name}." for name in failed]
+    parts += [tag("p", caveat, class_="warn") for caveat in (*left_out, *found.caveats)]
+    return tag("header", *parts)
+
+
+def _glance(found: Sequence[Group]) -> Html:
+    known = any(group.published and group.published.qa for group in found)
+    note = f"Diamond: the paper's answers about people held out ({paper.SETTING})."
+    notes = [tag("p", note, class_="note")] * known
+    return join([tag("div", *map(_bars, found), class_="glance"), *notes])
+
+
+def _bars(group: Group) -> Html:
+    published = group.published
+    theirs = published.qa.get("mean") if published else None
+    mark = "" if theirs is None else tag("u", style=f"left:{100 * theirs:.1f}%")
+    bars = []
+    for what, share, kind, extra in (
+        ("recites its texts", group.mean("bio_recall"), "stored", ""),
+        ("answers about people held out", group.mean("qa", "mean"), "answered", mark),
+    ):
+        fill = tag("i", class_=kind, style=f"width:{100 * share:.1f}%")
+        bars += [tag("span", what), tag("div", fill, extra, class_="track")]
+        bars += [tag("b", percent(share))]
+    name = tag("h3", group.label, tag("small", _seeds(group)))
+    return tag("section", name, tag("div", *bars, class_="bars"))
+
+
+def _seeds(group: Group) -> str:
+    count = len(group.rows)
+    return group.wording + (f"; mean of {count} seeds" if count > 1 else "")
+
+
+def _numbers(found: Sequence[Group]) -> list[Html]:
+    told = (
+        tables.in_numbers,
+        tables.first_tokens,
+        tables.by_beam,
+        tables.reworded,
+        tables.told_from,
+        tables.grid,
+        tables.by_stated,
+    )
+    return [table(found) for table in told]
+
+
+def _losses(found: Sequence[Group]) -> list[Figure]:
+    """The pretraining losses of the rows whose metrics are there; no figure where none are."""
+    told_of = []
+    for which, group in enumerate(found):
+        for config, stages in zip(group.configs, group.stages, strict=bool(group.configs)):
+            told = [line for line in _metrics(stages, config) if line["loss"] is not None]
+            if told:
+                steps, losses = zip(*((line["step"], line["loss"]) for line in told), strict=True)
+                told_of.append((group.label, which, steps, losses))
+    return [Figure(curves.losses(told_of), figures.losses(told_of))] if told_of else []
+
+
+def _dynamics(found: Sequence[Group]) -> list[Figure]:
+    """What the models of the rows that were evaluated knew while they were pretrained."""
+    drawn = []
+    for which, group in enumerate(found):
+        of_rows = zip(group.rows, group.configs, group.stages, strict=bool(group.configs))
+        for row, config, stages in of_rows:
+            if told := [line for line in _metrics(stages, config) if line.get("evaluation")]:
+                drawing = figures.dynamics(which, group, row["seed"], told)
+                drawn.append(Figure(curves.dynamics(group, row["seed"], told), drawing))
+    return drawn
+
+
+def _metrics(stages: pathlib.Path, config: Experiment) -> list[dict]:
+    """The lines of a row's pretraining, none where they cannot be read."""
+    try:
+        cache = Cache(stages)
+        lines = read_metrics(cache.folder(Lab(config, cache).pretrain) / METRICS)
+        return [{**line, "step": int(line["step"])} for line in lines]
+    except (UserError, OSError, ValueError, KeyError, TypeError):
+        return []
+
+
+def _shown(told: str, drawn: Sequence[Figure]) -> list[Html]:
+    """How to read the figures of a section, and the figures; nothing where there are none."""
+    if not drawn:
+        return []
+    marks = {mark for figure in drawn for mark in re.findall(r"(\w+)_marks", figure.chart.svg)}
+    legend = [_switch(mark, name) for mark, name in charts.MARKS.items() if mark in marks]
+    shown = [tag("fieldset", tag("legend", "Marks shown", class_="spoken"), *legend)] * bool(legend)
+    return [tag("p", told), *shown, tag("div", *map(_figure, drawn), class_="figures")]
+
+
+def _switch(mark: str, name: str) -> Html:
+    """What a mark of the charts means; unchecked, `page.css` hides it."""
+    box = Html(f'<input type="checkbox" checked class="{mark}">')
+    return tag("label", box, tag("i", class_=mark), name)
+
+
+def _figure(figure: Figure) -> Html:
+    chart, drawing = figure
+    values = tables.table(
+        f"values of {chart.title}",
+        chart.columns,
+        [
+            [tag("tr", tag("th", row[0], scope="row"), *(tag("td", _cell(x)) for x in row[1:]))]
+            for row in chart.rows
+        ],
+    )
+    csv = as_csv([chart.columns, *chart.rows])
+    links = [
+        tag(
+            "a", "CSV", download=f"{drawing.name}.csv", aria_label=f"CSV of {chart.title}",
+            href=f"data:text/csv;charset=utf-8,{urllib.parse.quote(csv)}",
+        ),
+        tag(
+            "a", "PNG", href=urllib.parse.quote(f"figures/{drawing.name}.png"),
+            aria_label=f"PNG of {chart.title}",
+        ),
+    ]  # fmt: skip
+    below = tag("div", tag("details", tag("summary", "Values"), values), *links, class_="below")
+    caption = tag("figcaption", chart.title)
+    return tag("figure", caption, chart.svg, tag("p", drawing.alt, class_="alt"), below)
+
+
+def _cell(value: float | str | None) -> str:
+    if value is None or isinstance(value, str):
+        return value or "–"
+    return f"{value:,.3f}" if isinstance(value, float) else f"{value:,}"
+
+
+_FIGURES = (
+    (
+        "agreement",
+        "Ours against the paper's",
+        "Each point is a dataset; on the line our share is the paper's. Models and worlds of other "
+        "sizes answer more or less of everything, so what is compared is the order. In full colour "
+        "are the datasets whose ranks are furthest apart.",
+    ),
+    (
+        "answers",
+        "Answers about people held out",
+        "Every person's biography is in pretraining; the questions about half of them, or about "
+        "the celebrities where there are any, are finetuned on. These are the answers about the "
+        "others, by attribute: right when every token is.",
+    ),
+    (
+        "lora",
+        "Ways of finetuning: the ranks of LoRA",
+        "Answers about people held out, by the rank of the change to queries and values, down, and "
+        "to the embedding, across; all: these weights themselves, which in the paper's last corner "
+        "means every weight of the model (Fig. 2a, 2b and 11).",
+    ),
+    (
+        "series",
+        "What more questions, or more people, change",
+        "Answers about people held out, of models that differ in the share of pretraining that is "
+        "questions (Fig. 10 of the paper), or in the number of people and of windows read.",
+    ),
+    (
+        "p_probing",
+        "P-probing: where in the text is the fact readable?",
+        "A biography is fed to the frozen model, and linear probes on its last layer, just before "
+        "each attribute is stated, name the attributes still to come. In the first row little but "
+        "the name was read: high numbers there mean that the fact is stored with the name, "
+        "numbers that are high only further down that it is tied to the text before it.",
+    ),
+    (
+        "q_probing",
+        "Q-probing: is the fact readable from the name alone?",
+        "Only the full name is fed to the frozen model, and linear probes at its end name each "
+        "attribute: the first token, or the whole value (not asked for the birth date, which has "
+        "too many). High accuracy means that the name alone brings up the fact; where it is at the "
+        "majority guess, questions about the person cannot be expected to work.",
+    ),
+    (
+        "dynamics",
+        "What the model knew while it was pretrained",
+        "First tokens of the values in the biographies, and of the answers, of people whose "
+        "questions are trained (P_train) and of the others (P_test), and whole answers about "
+        "these. Where questions are mixed in, the paper sees answers about P_train first, then "
+        "their biographies, then those of P_test, and answers about P_test last (Fig. 1).",
+    ),
+    (
+        "losses",
+        "Pretraining",
+        "Mean next-token loss over the whole text, on the training data. Of long curves some "
+        "points are drawn; metrics.jsonl in the folder of the stage holds all.",
+    ),
+)
+
+
+def _files(runs: Sequence[pathlib.Path], out: pathlib.Path, found: Sequence[Group]) -> Html:
+    rows = as_csv(tables.all_rows(found))
+    href = f"data:text/csv;charset=utf-8,{urllib.parse.quote(rows)}"
+    links = [tag("a", "Every row as CSV", download="rows.csv", href=href)]
+    for path in (run / name for run in runs for name in ("results.json", "config.json")):
+        beside = pathlib.Path(os.path.relpath(path.resolve(), out.resolve())).as_posix()
+        links += [tag("a", beside, href=urllib.parse.quote(beside))] * path.exists()
+    told = (
+        "CSV is inside this page; PNG and JSON are files beside it, at the places they are named."
+    )
+    return join([tag("p", told), tag("ul", *(tag("li", link) for link in links))])

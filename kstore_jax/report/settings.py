@@ -1,0 +1,223 @@
+"""What was run, as the page tells it: settings, machine, versions, code, times, and what of it is
+unlike the paper."""
+
+import re
+from collections.abc import Iterable, Sequence
+
+from kstore_jax.config.fields import as_dict
+from kstore_jax.model.config import Model
+from kstore_jax.pipeline.experiment import Experiment
+from kstore_jax.report import paper
+from kstore_jax.report.groups import Group, flat, mixed
+from kstore_jax.report.markup import Html, tag
+from kstore_jax.report.summary import percent
+from kstore_jax.report.tables import table
+
+
+def what_was_run(found: Sequence[Group], provenances: Sequence[dict]) -> list[Html]:
+    """A list of terms, tables of times and of every setting, and what to keep in mind.
+
+    `provenances` is what the stages were made with, as `telemetry.provenance` gives it.
+    """
+    rows = [row for group in found for row in group.rows]
+    configs = [config for group in found for config in group.configs]
+    told = [
+        ("people", _either(f"{row['people']:,}" for row in rows)),
+        ("mixed in", _either(map(_mixed, rows)) if any(map(mixed, rows)) else ""),
+        ("parameters", _either(f"{row['parameters']:,}" for row in rows)),
+        ("vocabulary", _either(f"{row['vocabulary']:,} tokens" for row in rows)),
+        ("seeds", _either(row["seed"] for row in rows)),
+        *(
+            (name, _either(words.format(m=getattr(config, part)) for config in configs))
+            for name, words, part in _SETTINGS
+        ),
+        ("devices", _either(_listed(told.get("devices")) for told in provenances)),
+        ("peak of a device", _either(filter(None, map(_peak, provenances)))),
+        ("machine", _either(_machine(told) for told in provenances)),
+        ("flags", _either(filter(None, (_pairs(told.get("flags") or {}) for told in provenances)))),
+        ("versions", _either(_versions(told.get("versions") or {}) for told in provenances)),
+        ("code", _code(rows)),
+    ]
+    items = [part for name, text in told if text for part in (tag("dt", name), tag("dd", text))]
+    return [
+        tag("dl", *items),
+        tag("h3", "Seconds of each stage"),
+        _times(found),
+        *_every_setting(configs),
+        tag("h3", "What to keep in mind"),
+        *(tag("p", text) for text in _of_this_run(rows, configs)),
+        tag("p", "In every run of this package, unlike the paper:"),
+        tag("ul", *(tag("li", text) for text in paper.DEPARTURES)),
+        tag("p", "Chosen here, because the paper does not tell: ", paper.CHOSEN),
+    ]
+
+
+def _of_this_run(rows: Sequence[dict], configs: Sequence[Experiment]) -> list[str]:
+    """What the settings of this run mean for its comparison with the paper."""
+    told, theirs = [], Experiment()
+    other_people = any(row["people"] != theirs.world.people for row in rows)
+    if other_people or any(_size(config.model) != _size(theirs.model) for config in configs):
+        told.append(_SIZE)
+    if any(config.data.vocabulary == "compact" for config in configs):
+        told.append(_COMPACT)
+    if not any(config.model.dropout for config in configs):
+        told.append("Pretraining had no dropout; the paper's probably had GPT-2's.")
+    if any(config.finetune.method == "lora" and not config.finetune.grid for config in configs):
+        told.append("One rank of LoRA was tried; the paper shows the better of 8 and 16.")
+    for (field, value), text in _PROBING.items():
+        parts = {"P-probing": "p_probe", "Q-probing": "q_probe"}.items()
+        chosen = [
+            name
+            for name, part in parts
+            if any(getattr(getattr(config, part), field) == value for config in configs)
+        ]
+        if chosen:
+            told.append(f"{' and '.join(chosen)}: {text}")
+    if read := sorted({config.p_probe.biographies_per_person for config in configs} - {0}):
+        most = _either(read)
+        told.append(f"P-probing reads at most {most} of the biographies of each person.")
+    return told
+
+
+def _size(model: Model) -> tuple:
+    return model.layers, model.heads, model.width, model.rotary_pct
+
+
+_SIZE = f"Compare shapes with the paper's rather than last digits: it has {paper.SETTING}."
+_COMPACT = (
+    "The model knows only the tokens that what is read here uses, the paper's all 50,257 of GPT-2."
+)
+_PROBING = {
+    ("head", "linear"): (
+        "a linear head has a class for each value, and cannot name a value that nobody of the "
+        "half it was trained on has. With few people there are such values, so the ceiling of the "
+        "probes is below 100 %; the paper, with 100,000 people, does not meet it."
+    ),
+    ("head", "unembedding"): (
+        "first tokens are read through the model's own output rows, and only the low-rank update "
+        "of the embedding is trained. The paper trains a linear head on 50,000 people; a few "
+        "hundred are too few for a head of as many classes."
+    ),
+    ("dropout", 0.0): (
+        "the frozen model drops nothing while they are trained; the paper leaves its dropout on."
+    ),
+    ("embedding_update", "shared"): (
+        "the embedding is updated for the tokens of the templates and the end of text only, in "
+        "the paper for all. With few people a name's token is nearly the person's own, and its "
+        "update would learn the half trained on by heart."
+    ),
+}
+"""What a setting of the probes means for their reading."""
+
+_SETTINGS = (
+    (
+        "model",
+        "{m.layers} layers, {m.heads} heads, width {m.width}, {m.positions} positions, "
+        "{m.activation}, {m.direction}, {m.dtype}",
+        "model",
+    ),
+    (
+        "pretraining",
+        "{m.steps:,} steps of {m.batch_size} windows of {m.seq_len} tokens",
+        "pretrain",
+    ),
+    (
+        "finetuning",
+        "{m.steps:,} steps of {m.batch_size} questions, LoRA rank {m.rank} and {m.embedding_rank}",
+        "finetune",
+    ),
+    ("P-probing", "{m.steps:,} steps of {m.batch_size} texts, rank {m.embedding_rank}", "p_probe"),
+    ("Q-probing", "{m.steps:,} steps of {m.batch_size} names, rank {m.embedding_rank}", "q_probe"),
+)
+"""What is told of a configuration: a name, the words, and the part that they are about."""
+
+
+def _either(values: Iterable) -> str:
+    """The different values, in order of appearance."""
+    return " / ".join(dict.fromkeys(map(str, values)))
+
+
+def _listed(devices: Sequence | None) -> str:
+    return ", ".join(map(str, devices or ["not known"]))
+
+
+def _machine(provenance: dict) -> str:
+    return f"{provenance.get('platform')}, Python {provenance.get('python')}"
+
+
+def _peak(provenance: dict) -> str:
+    peak = provenance.get("peak")
+    return f"{peak['flops'] / 1e12:,.1f} TFLOP/s ({peak['source']})" if peak else ""
+
+
+_NAMED = ("kstore_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+
+
+def _versions(versions: dict) -> str:
+    """Those that the figures are likeliest to depend on; provenance tells all."""
+    return _pairs({name: versions[name] for name in _NAMED if name in versions})
+
+
+def _pairs(found: dict) -> str:
+    return ", ".join(f"{name} {value}" for name, value in found.items())
+
+
+def _mixed(row: dict) -> str:
+    """What was read in pretraining beside the biographies of templates."""
+    beside, told = mixed(row), []
+    if "rewritten" in beside:
+        told.append(f"biographies as rewritten in {beside['rewritten']}")
+    if "celebrities" in beside:
+        who = f"{beside['celebrities']:,} celebrities in {beside['celebrity_variant']}"
+        share = beside["celebrity_share"]
+        often = f"{percent(share)} of the windows of biographies" if share else "shuffled in"
+        told.append(f"{who}, {often}")
+    if "qa_share" in beside:
+        told.append(f"questions with answers, {percent(beside['qa_share'])} of the windows")
+    if "text" in beside:
+        told.append(f"text of {beside['text']}, {percent(beside['text_share'])} of the windows")
+    return "; ".join(told) or "nothing"
+
+
+def _code(rows: Sequence[dict]) -> str:
+    """What computed the stages, which may be other code than that of whoever asked last."""
+    told = sorted(set().union(*(row.get("code", ()) for row in rows)))
+    return ", ".join(map(_version, told)) or "not known"
+
+
+def _version(code: str) -> str:
+    commit = re.fullmatch(r"([0-9a-f]{7,})(-dirty)?", code)
+    if not commit:
+        return code
+    return f"git {commit[1][:10]}" + " with uncommitted changes" * bool(commit[2])
+
+
+_STAGES = {"qa": "QA", "p_probe": "P-probe", "q_probe": "Q-probe"}
+
+
+def _times(found: Sequence[Group]) -> Html:
+    """A line a row of the results; its goodput, the share of the time of all trainings and restarts
+    that went to steps which were done once."""
+    rows = [(group.label, row) for group in found for row in group.rows]
+    stages = list(dict.fromkeys(name for _, row in rows for name in row["seconds_by_stage"]))
+    heads = ["", *(_STAGES.get(stage, stage) for stage in stages), "all", "goodput"]
+    bodies = []
+    for label, row in rows:
+        spent = [row["seconds_by_stage"].get(stage) for stage in stages] + [row["seconds"]]
+        told = ["–" if s is None else f"{s:,.1f}" for s in spent]
+        told.append(percent(row["goodput"]) if "goodput" in row else "–")
+        cells = [tag("td", one) for one in told]
+        bodies.append([tag("tr", tag("th", f"{label}, seed {row['seed']}", scope="row"), *cells)])
+    return table("seconds of each stage", heads, bodies)
+
+
+def _every_setting(configs: Sequence[Experiment]) -> list[Html]:
+    """All fields of the configurations, with the different values they have."""
+    if not configs:
+        return []
+    told = [flat(as_dict(config)) for config in configs]
+    names = dict.fromkeys(name for fields in told for name in fields)
+    values = {name: _either(fields.get(name, "–") for fields in told) for name in names}
+    lines = [tag("tr", tag("th", n, scope="row"), tag("td", x)) for n, x in values.items()]
+    every = table("every setting", ["field", "value"], [[line] for line in lines])
+    return [tag("details", tag("summary", "Every setting"), every, class_="settings")]

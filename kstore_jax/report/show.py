@@ -1,0 +1,179 @@
+"""A person as a text to read: who, the biographies, the questions."""
+
+import functools
+import json
+from collections.abc import Callable
+
+import numpy as np
+
+from kstore_jax.corpus.encode import TokenRows, encode_entries
+from kstore_jax.corpus.tokenizer import Tokenizer
+from kstore_jax.errors import UserError
+from kstore_jax.pipeline.data import Materials
+from kstore_jax.pipeline.experiment import Experiment
+from kstore_jax.report import paper
+from kstore_jax.world.biographies import write
+from kstore_jax.world.language import Language, Texts, text
+from kstore_jax.world.people import ATTRIBUTES, PRONOUNS, in_train_half, people
+from kstore_jax.world.questions import TRAINED_WORDING, ask
+
+_Line = Callable[[bool], str]
+_NAME_COLOUR, _VALUE_COLOUR, _PLAIN = "\033[1m", "\033[36m", "\033[0m"
+
+
+class Shown:
+    """One person of an experiment's world and all that is written about them.
+
+    Raises:
+      UserError: there is no such person.
+    """
+
+    def __init__(self, experiment: Experiment, person: int):
+        self._materials = materials = Materials(experiment)
+        world, data = experiment.world, experiment.data
+        if person >= (count := world.people + world.celebrities):
+            raise UserError(f"person: expected less than {count}, got {person}")
+        famous = person >= world.people
+        self._variant = materials.celebrity_variant if famous else materials.variant
+        self._written_as = data.celebrity_variant if famous else data.variant
+        half = "P_train" if in_train_half(world.seed, person) else "P_test"
+        self._group = "celebrity" if famous else half
+        self._who = people(materials.language.pools, world.seed, np.array([person]))
+        self._rows, self._lines = self._rewritten() if data.rewritten else self._of_templates()
+        who = self._who.rows(np.zeros(len(ATTRIBUTES), int))
+        wordings = range(materials.language.questions.shape[1])
+        self._questions = [
+            ask(materials.language, who, np.arange(len(ATTRIBUTES)), wording).texts
+            for wording in wordings
+        ]
+
+    def _of_templates(self) -> tuple[TokenRows, list[_Line]]:
+        """The tokens of the entries, and each as a text, by whether it is coloured."""
+        materials = self._materials
+        entries = np.arange(self._variant.entries)
+        who = self._who.rows(np.zeros(len(entries), int))
+        written = write(materials.language, materials.world.seed, self._variant, who, entries)
+        lines = [functools.partial(_line, materials.language, written.texts, m) for m in entries]
+        return encode_entries(materials.table, written), lines
+
+    def _rewritten(self) -> tuple[TokenRows, list[_Line]]:
+        table, person = self._materials.table, int(self._who.ids[0])
+        rows = self._materials.rewritten.about(table, self._variant, person).rows
+        lines = [functools.partial(_decoded, table.tokenizer, rows, m) for m in range(len(rows))]
+        return rows, lines
+
+    def text(self, coloured: bool) -> str:
+        """To be read in a terminal: names bold and values cyan where `coloured`."""
+        language = self._materials.language
+        lines = [f"person {self._who.ids[0]} ({self._group}), {self._written_as}"]
+        lines += [f"\nentry {m}:{line(coloured)}" for m, line in enumerate(self._lines)]
+        trained = self._questions[TRAINED_WORDING]
+        lines += ["", *(_line(language, trained, a, coloured) for a in range(len(ATTRIBUTES)))]
+        return "\n".join(lines)
+
+    def json(self) -> str:
+        """One object: `person`, `entries` with `text`, `tokens` and `spans`, and `questions`.
+
+        Spans are `[start, end)` in tokens; `name` lists one for each occurrence.
+        """
+        language = self._materials.language
+        pools, names, values = language.pools, self._who.names[0], self._who.values[0]
+        columns = (pools.first_names, pools.middle_names, pools.last_names)
+        person = {
+            "id": int(self._who.ids[0]),
+            "name": " ".join(c[i] for c, i in zip(columns, names, strict=True)),
+            "pronoun": PRONOUNS[self._who.pronouns[0]],
+            "group": self._group,
+            "variant": self._written_as,
+            "attributes": {a: pools.values[a][v] for a, v in zip(ATTRIBUTES, values, strict=True)},
+        }
+        shown = {"person": person, "entries": self._json_entries(), "questions": []}
+        for wording, texts in enumerate(self._questions):
+            for a, attribute in enumerate(ATTRIBUTES):
+                slot = texts.value_slots[0]
+                asked, answer = texts.pieces[a, :slot], texts.pieces[a, slot:]
+                shown["questions"].append(
+                    {
+                        "attribute": attribute,
+                        "wording": wording,
+                        "trained": wording == TRAINED_WORDING,
+                        "prompt": text(language, asked),
+                        "answer": text(language, answer),
+                    }
+                )
+        return json.dumps(shown)
+
+    def _json_entries(self) -> list[dict]:
+        rows, found = self._rows, []
+        for m, line in enumerate(self._lines):
+            spans = dict(zip(ATTRIBUTES, rows.value_spans[m].tolist(), strict=True))
+            found.append(
+                {
+                    "entry": m,
+                    "text": line(False),
+                    "tokens": rows.tokens[rows.offsets[m] : rows.offsets[m + 1]].tolist(),
+                    "spans": {**spans, "name": [s for s in rows.name_spans[m].tolist() if s[1]]},
+                }
+            )
+        return found
+
+
+def _line(language: Language, texts: Texts, row: int, coloured: bool) -> str:
+    if not coloured:
+        return text(language, texts.pieces[row])
+    parts = [language.pieces[piece] for piece in texts.pieces[row]]
+    for slot in texts.value_slots:
+        parts[slot] = f"{_VALUE_COLOUR}{parts[slot]}{_PLAIN}"
+    for slot in texts.name_slots:
+        parts[slot], parts[slot + 2] = _NAME_COLOUR + parts[slot], parts[slot + 2] + _PLAIN
+    return "".join(parts)
+
+
+def _decoded(tokenizer: Tokenizer, rows: TokenRows, row: int, coloured: bool) -> str:
+    ids = rows.tokens[rows.offsets[row] : rows.offsets[row + 1]].tolist()
+    if not coloured:
+        return tokenizer.decode(ids)
+    spans = [(*span, _VALUE_COLOUR) for span in rows.value_spans[row].tolist()]
+    spans += [(*span, _NAME_COLOUR) for span in rows.name_spans[row].tolist() if span[1]]
+    parts, end = [], 0
+    for start, stop, colour in sorted(set(spans)):
+        parts += [
+            tokenizer.decode(ids[end:start]),
+            colour,
+            tokenizer.decode(ids[start:stop]),
+            _PLAIN,
+        ]
+        end = stop
+    return "".join([*parts, tokenizer.decode(ids[end:])])
+
+
+def pools(experiment: Experiment) -> dict[str, dict[str, float]]:
+    """Of each attribute: how many `values` it has, and how often the `commonest` value and the
+    commonest `first_word` come up, as shares, beside those of the paper's pools, `paper_commonest`
+    and `paper_first_word` (Part 3.1, Fig. 7, first row)."""
+    drawn_from = Materials(experiment).language.pools
+    printed, found = paper.baseline(), {}
+    for attribute in ATTRIBUTES:
+        values = np.array(drawn_from.values[attribute])
+        drawn = values[drawn_from.headquarters] if attribute == "company_city" else values
+        words = np.array([value.split(" ")[0].rstrip(",") for value in drawn])
+        value, word = (np.unique(x, return_counts=True)[1].max() / len(x) for x in (drawn, words))
+        found[attribute] = {
+            "values": len(values),
+            "commonest": float(value),
+            "paper_commonest": printed.qa[attribute],
+            "first_word": float(word),
+            "paper_first_word": printed.q_first[attribute],
+        }
+    return found
+
+
+def pools_text(found: dict[str, dict[str, float]]) -> str:
+    """What `pools` found, to be read in a terminal; shares in %."""
+    lines = ["attribute      values  commonest  (paper)  first word  (paper)"]
+    lines += [
+        f"{attribute:<13} {of['values']:>7} {of['commonest']:>10.1%} {of['paper_commonest']:>8.1%}"
+        f" {of['first_word']:>11.1%} {of['paper_first_word']:>8.1%}"
+        for attribute, of in found.items()
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,147 @@
+"""What results amount to, in words."""
+
+import dataclasses
+from collections.abc import Sequence
+
+from kstore_jax.report import paper
+from kstore_jax.report.groups import Group, in_words, settings_of
+
+LEARNED = 0.95
+"""Share of attribute values that a model recites which has learned its biographies: below it, not
+answering says nothing about what is stored (the paper's models are above 0.99)."""
+ANSWERS_TRAINED = 0.9
+"""Accuracy on the questions finetuned on, at which a finetuning is seen to work. One model that
+reaches it speaks for all with that finetuning: how many trained answers LoRA can teach depends on
+the pretraining too (see `paper.LORA_ON_SINGLE`)."""
+CONTRAST = 0.2
+"""Difference of held-out accuracy that is called one."""
+
+
+def percent(share: float) -> str:
+    """A share in words: `3.1 %`, with a space that does not break."""
+    return f"{100 * share:.1f}\N{NARROW NO-BREAK SPACE}%"
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """What a run shows: the numbers in a sentence or two, what follows, what to beware of."""
+
+    headline: str
+    verdict: str = ""
+    caveats: tuple[str, ...] = ()
+
+
+def finding(found: Sequence[Group]) -> Finding:
+    """What the run shows; it claims no more than the numbers do."""
+    learned = [group for group in found if group.mean("bio_recall") >= LEARNED]
+    if not learned:
+        return Finding(_too_short(found))
+    caveats = []
+    if missed := [group for group in found if group not in learned]:
+        each = ", ".join(f"{g.label} {percent(g.mean('bio_recall'))}" for g in missed)
+        caveats.append(
+            f"Left out of this comparison, because trained too short to recite "
+            f"{percent(LEARNED)} of the attribute values of their own biographies: {each}."
+        )
+    caveats += _finetuning_in_doubt(learned)
+    headline = _alone(learned[0]) if len(learned) == 1 else _compared(learned)
+    return Finding(headline, "" if caveats else _verdict(learned), tuple(caveats))
+
+
+def _finetuning_in_doubt(learned: Sequence[Group]) -> list[str]:
+    """Says so where no model shows that the finetuning works, or not with the same settings."""
+    untrained = [group for group in learned if group.mean("qa_train") < ANSWERS_TRAINED]
+    settings = {config.finetune for group in learned for config in group.configs}
+    if not untrained or (len(untrained) < len(learned) and len(settings) == 1):
+        return []
+    each = ", ".join(f"{g.label} {percent(g.mean('qa_train'))}" for g in untrained)
+    doubt = (
+        f"Even the questions that were finetuned on are not all answered ({each}): "
+        "low held-out accuracy may be the finetuning's, not the pretraining's."
+    )
+    cited = any(group.dataset == "single" for group in untrained)
+    return [f"{doubt} {paper.LORA_ON_SINGLE}" if cited else doubt]
+
+
+def _too_short(found: Sequence[Group]) -> str:
+    recalls = _range([group.mean("bio_recall") for group in found])
+    who = "The model recites" if len(found) == 1 else f"The {in_words(len(found))} models recite"
+    return (
+        f"This run is too short to show the effect. {who} {recalls} of the attribute values of "
+        f"{'its' if len(found) == 1 else 'their'} own biographies; below {percent(LEARNED)}, "
+        "failing to answer says nothing about what is stored. More pretraining steps are needed."
+    )
+
+
+def _alone(group: Group) -> str:
+    return (
+        f"The model that read {_reading(group)} recites {percent(group.mean('bio_recall'))} of "
+        "the attribute values it read. Asked about people whose questions were never trained, it "
+        f"answers {percent(group.mean('qa', 'mean'))}, where always guessing the commonest answer "
+        f"gives {percent(group.mean('qa_baseline', 'mean'))}."
+    )
+
+
+def _compared(learned: Sequence[Group]) -> str:
+    recalls = [group.mean("bio_recall") for group in learned]
+    all_ = "Both models" if len(learned) == 2 else f"All {in_words(len(learned))} models"
+    recite = f"{all_} recite the biographies ({_list_or_range(recalls)} of attribute values)."
+    asked = "Asked about people whose questions were never trained,"
+    worst, best = _extremes(learned)
+    low, high = worst.mean("qa", "mean"), best.mean("qa", "mean")
+    if not _contrast(worst, best):
+        guess = percent(worst.mean("qa_baseline", "mean"))
+        return (
+            f"{recite} {asked} they answer {_range([low, high])}: this run shows no clear contrast "
+            f"between them. Always guessing the commonest answer gives {guess}."
+        )
+    least, most = (" (the least)", " (the most)") if len(learned) > 2 else ("", "")
+    return (
+        f"{recite} {asked} the one that read {_reading(worst)} answers {percent(low)}{least}; "
+        f"the one that read {_reading(best)} answers {percent(high)}{most}."
+    )
+
+
+def _extremes(learned: Sequence[Group]) -> tuple[Group, Group]:
+    """Who answers least about people held out, and who most."""
+    by_answers = sorted(learned, key=lambda group: group.mean("qa", "mean"))
+    return by_answers[0], by_answers[-1]
+
+
+def _verdict(learned: Sequence[Group]) -> str:
+    worst, best = _extremes(learned)
+    clear = worst.mean("qa", "mean") < 0.25 and best.mean("qa", "mean") > 0.6
+    if not (clear and _contrast(worst, best) and _same_otherwise(learned)):
+        return ""
+    return (
+        f"{'Both' if len(learned) == 2 else 'All of them'} store the facts. How the facts were "
+        "written in pretraining decides whether the model can be asked for them."
+    )
+
+
+def _same_otherwise(found: Sequence[Group]) -> bool:
+    """Whether the groups are known to differ in nothing but the dataset."""
+    settings = {str(settings_of({}, config)) for group in found for config in group.configs}
+    return all(group.configs for group in found) and len(settings) == 1
+
+
+def _contrast(worst: Group, best: Group) -> bool:
+    apart = min(best.each("qa", "mean")) > max(worst.each("qa", "mean"))
+    return apart and best.mean("qa", "mean") - worst.mean("qa", "mean") >= CONTRAST
+
+
+def _reading(group: Group) -> str:
+    extra = group.label.removeprefix(group.dataset).strip()
+    return f"{group.wording} {extra}".strip()
+
+
+def _range(shares: Sequence[float]) -> str:
+    """`3.1 % to 4.0 %`, or one number where both ends look the same."""
+    return " to ".join(dict.fromkeys([percent(min(shares)), percent(max(shares))]))
+
+
+def _list_or_range(shares: Sequence[float]) -> str:
+    """Two shares in their order, or the range of more."""
+    if len(shares) > 2:
+        return _range(shares)
+    return " / ".join(dict.fromkeys(percent(share) for share in shares))

@@ -1,0 +1,76 @@
+"""What of a cache no kept sweep needs: found by the plans of those that are kept."""
+
+import os
+import pathlib
+import re
+import shutil
+from collections.abc import Iterable, Sequence
+
+import filelock
+
+from kstore_jax.errors import UserError
+from kstore_jax.pipeline.stages import Cache
+from kstore_jax.sweep.plan import PLAN, Plan
+
+_REMOVED = ".removed"  # the suffix of a stage folder whose files go
+_FOLDER = re.compile(r"[a-z_]+-[0-9a-f]{12}" + f"({re.escape(_REMOVED)})?")
+
+
+def unneeded(root: pathlib.Path, keep: Sequence[pathlib.Path]) -> list[tuple[pathlib.Path, int]]:
+    """The stage folders in `root` that no workdir in `keep` needs, and their bytes.
+
+    What an earlier removal left, killed in between, is among them.
+    The workdir that a cache lies in is kept as well, and so is a stage that a process is at, with
+    all it depends on.
+
+    Raises:
+      UserError: there is no such cache, or one of `keep` has no plan, or that of another cache.
+      DamagedFileError: a file in a workdir or the cache is not as it was written.
+    """
+    if not root.is_dir():
+        raise UserError(f"{root}: no such folder; expected the stages of a sweep")
+    cache = Cache(root)
+    plans = {workdir: Plan.read(workdir) for workdir in keep}
+    for workdir, plan in plans.items():
+        if plan.cache.root.resolve() != root.resolve():
+            raise UserError(f"--keep: the stages of {workdir} are in {plan.cache.root}, not {root}")
+    homes = {root.absolute().parent, root.resolve().parent}
+    plans |= {home: Plan.read(home) for home in homes if (home / PLAN).exists()}
+    needed = {folder for plan in plans.values() for folder in plan.stages}
+    there = [path.name for path in sorted(root.iterdir()) if _FOLDER.fullmatch(path.name)]
+    parents = {folder: told.parents for folder, told in cache.described().items()}
+    todo = [folder for folder in there if cache.held(folder)]
+    while todo:
+        needed.add(folder := todo.pop())
+        todo += [parent for parent in parents.get(folder, ()) if parent not in needed]
+    return [(root / folder, _size(root / folder)) for folder in there if folder not in needed]
+
+
+def remove(folders: Iterable[pathlib.Path]) -> list[pathlib.Path]:
+    """Removes stage folders, and returns those it did; one that a process is at by now is left.
+
+    A folder gets a name that is no stage's before its files go: killed in between, the stage is
+    computed anew, and what is left of the folder is removed the next time. The file of its lock
+    goes last: who opened it before and locks it then sees that it is gone, and opens it anew (so
+    does filelock).
+    """
+    removed = []
+    for folder in folders:
+        try:
+            lock = Cache(folder.parent).lock(folder.stem)
+            with lock.acquire(timeout=0):
+                gone = folder.with_suffix(_REMOVED)
+                if gone.exists():
+                    shutil.rmtree(gone)
+                if folder.exists():
+                    shutil.rmtree(folder.rename(gone))
+                os.unlink(lock.lock_file)
+        except filelock.Timeout:
+            continue
+        removed.append(folder)
+    return removed
+
+
+def _size(folder: pathlib.Path) -> int:
+    inside = (os.path.join(path, name) for path, _, names in os.walk(folder) for name in names)
+    return sum(os.lstat(path).st_size for path in inside)

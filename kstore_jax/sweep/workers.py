@@ -1,0 +1,167 @@
+"""Rows computed by worker processes of this machine, each bound to its share of the cores.
+
+A worker is `python -m kstore_jax.sweep.workers WORKDIR ROW CACHE`. It ends when the process that
+started it does, however that one ended: its standard input closes.
+"""
+
+import contextlib
+import os
+import pathlib
+import subprocess
+import sys
+import threading
+import time
+
+from tqdm import tqdm
+
+from kstore_jax.config.fields import as_dict
+from kstore_jax.errors import Stopped, UserError, guarded
+from kstore_jax.files import read_json, write_json
+from kstore_jax.pipeline.experiment import parse
+from kstore_jax.pipeline.lab import Lab
+from kstore_jax.pipeline.stages import Cache, usable_cores
+from kstore_jax.train import preemption
+from kstore_jax.train.telemetry import METRICS, last_metrics
+
+_POLL_SECONDS = 0.5
+_SECONDS_TO_STOP = 120.0  # for a checkpoint; one may have to wait for a compilation
+
+
+def write_experiments(workdir: pathlib.Path, waiting: dict[int, Lab]) -> None:
+    """Writes what each worker reads: the experiment of its row, by number."""
+    folder = workdir / "workers"
+    folder.mkdir(exist_ok=True)
+    for row, lab in waiting.items():
+        write_json(folder / f"row-{row}.json", as_dict(lab.experiment))
+
+
+def run_in_processes(
+    workdir: pathlib.Path, waiting: dict[int, Lab], workers: int
+) -> dict[int, UserError]:
+    """Computes the rows `waiting`, by number, at most `workers` at a time, and shows how far each
+    is; `write_experiments` was called before.
+
+    A row's share of the cores depends on `workers` alone, not on how many rows wait: XLA's sums
+    depend on the number of threads, and a sweep that goes on must end as an undisturbed one.
+
+    Returns: what the workers of the rows that failed said, with their statuses.
+
+    Raises:
+      UserError: a worker was killed, which its status tells; the others are stopped.
+      Stopped: a worker got SIGTERM; likewise.
+    """
+    folder = workdir / "workers"
+    todo = list(waiting)
+    free = _shares_of_cores(workers)
+    failed: dict[int, UserError] = {}
+    running: dict[int, tuple[subprocess.Popen, set[int]]] = {}
+    bars = {row: _Bar(lab, place) for place, (row, lab) in enumerate(waiting.items())}
+    try:
+        while todo or running:
+            while todo and free:
+                row, cores = todo.pop(0), free.pop()
+                running[row] = _start(workdir, row, waiting[row].cache, cores), cores
+            time.sleep(_POLL_SECONDS)
+            for row, (process, cores) in list(running.items()):
+                bars[row].show()
+                if process.poll() is not None:
+                    process.communicate()  # closes its standard input
+                    del running[row]
+                    free.append(cores)
+                    if process.returncode == Stopped.status:
+                        raise Stopped
+                    if process.returncode:
+                        failed[row] = _failure(folder / f"row-{row}.log", process.returncode)
+                    if process.returncode < 0:
+                        raise failed[row]
+        return failed
+    finally:
+        for process, _ in running.values():
+            process.terminate()  # it writes a checkpoint first
+        for process, _ in running.values():
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(_SECONDS_TO_STOP)
+            process.kill()
+            process.communicate()
+        for bar in bars.values():
+            bar.close()
+
+
+def _shares_of_cores(workers: int) -> list[set[int]]:
+    """The usable cores, dealt out evenly."""
+    cores = usable_cores()
+    each = max(1, len(cores) // workers)
+    return [{cores[(i * each + k) % len(cores)] for k in range(each)} for i in range(workers)]
+
+
+def _start(workdir: pathlib.Path, row: int, cache: Cache, cores: set[int]) -> subprocess.Popen:
+    of_row = map(str, (workdir, row, cache.root))
+    from_here = os.getcwd() in sys.path  # -m puts it there, which the command kstore does not
+    python = [sys.executable, *(() if from_here else ("-P",))]
+    command = [*python, "-m", "kstore_jax.sweep.workers", *of_row]
+    with (workdir / "workers" / f"row-{row}.log").open("w") as log:
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log)
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(process.pid, cores)
+    return process
+
+
+def _failure(log: pathlib.Path, status: int) -> UserError:
+    """What a worker said last; its status is the worker's, 128 + N where signal N killed it."""
+    lines = log.read_text().splitlines()
+    said = [line.removeprefix("kstore: ") for line in lines if line.startswith("kstore: ")]
+    how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
+    last = said[-1] if said and status > 0 else f"a worker {how}"
+    error = UserError(f"{last} (its output: {log})")
+    error.status = status if status > 0 else 128 - status
+    return error
+
+
+class _Bar:
+    """Shows the training that a row is at, from the metrics its worker writes."""
+
+    def __init__(self, lab: Lab, place: int):
+        self._label = lab.experiment.label
+        self._cache = lab.cache
+        self._ahead = list(lab.stages)
+        interval = 0.1 if sys.stderr.isatty() else 30.0
+        self._bar = tqdm(desc=self._label, position=place, unit="step", mininterval=interval)
+
+    def show(self) -> None:
+        while self._ahead and self._cache.result(self._ahead[0]) is not None:
+            del self._ahead[0]
+        if not self._ahead:
+            return
+        now = last_metrics(self._cache.folder(self._ahead[0]) / METRICS)
+        if now is None:
+            return
+        if self._bar.total != now["steps"] or self._bar.n > now["step"]:
+            self._bar.reset(now["steps"])
+        label = f"{self._label}: {self._ahead[0].name}"
+        self._bar.set_description_str(label, refresh=False)
+        self._bar.set_postfix_str(
+            f"loss {now['loss']:.3f}, {now['tokens_per_s']:,} tokens/s", refresh=False
+        )
+        self._bar.update(now["step"] - self._bar.n)
+
+    def close(self) -> None:
+        self._bar.close()
+
+
+def _end_with_parent() -> None:
+    while os.read(sys.stdin.fileno(), 1):
+        pass
+    os._exit(1)
+
+
+def main() -> None:
+    """Computes one row of the sweep in WORKDIR."""
+    workdir, row, cache = pathlib.Path(sys.argv[1]), sys.argv[2], pathlib.Path(sys.argv[3])
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    experiment = parse(read_json(workdir / "workers" / f"row-{row}.json"))
+    preemption.listen()
+    Lab(experiment, Cache(cache)).run()
+
+
+if __name__ == "__main__":
+    sys.exit(guarded(main))

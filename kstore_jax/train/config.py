@@ -1,0 +1,122 @@
+"""The configuration of a training: optimizer, schedule, checkpoints, devices, telemetry."""
+
+import dataclasses
+
+from kstore_jax.config.fields import choice, flag, number, text
+from kstore_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """An optimizer, its schedule, and how the loop runs."""
+
+    steps: int = number(80_000, 1, doc="Optimizer updates.")
+    batch_size: int = number(96, 1, doc="Examples a step: windows, questions or texts.")
+    learning_rate: float = number(1e-3, 0.0, doc="Peak learning rate.")
+    warmup_steps: int = number(0, 0, doc="Steps of linear warm-up; 0: none.")
+    optimizer: str = choice(
+        "adamw",
+        "adamw",
+        "muon",
+        doc="`adamw`, or `muon` for the matrices of the blocks (of a probe, its head) and AdamW "
+        "for the rest.",
+    )
+    schedule: str = choice("cosine", "cosine", "linear", doc="Decay of the learning rate.")
+    final_lr_ratio: float = number(0.1, 0.0, 1.0, doc="Last learning rate over the peak.")
+    weight_decay: float = number(0.1, 0.0, doc="Decoupled weight decay of matrices.")
+    b1: float = number(0.9, 0.0, 1.0, doc="AdamW's beta 1 (Muon's momentum is 0.95).")
+    b2: float = number(0.95, 0.0, 1.0, doc="AdamW's beta 2.")
+    eps: float = number(1e-6, 0.0, doc="Epsilon of AdamW's and Muon's denominators.")
+    clip_global_norm: float = number(
+        1.0, 0.0, doc="Largest global norm of the gradient; 0: no clipping."
+    )
+    grad_accum_steps: int = number(
+        1,
+        1,
+        doc="Micro-batches a step, a divisor of `batch_size`; the update is that of the whole "
+        "batch (BatchNorm sees a micro-batch, and dropout draws for one).",
+    )
+    skip_nonfinite: int = number(
+        0,
+        0,
+        doc="Consecutive steps that may be skipped because their gradient is not finite; 0: stop "
+        "at the first.",
+    )
+    steps_per_call: int = number(1, 1, doc="Steps a call of the compiled loop.")
+    checkpoint_every: int = number(
+        1000,
+        1,
+        doc="Steps between checkpoints, a multiple of `steps_per_call`; the newest two are kept.",
+        affects_result=False,
+    )
+    checkpoint_minutes: float = number(
+        0.0,
+        0.0,
+        doc="Minutes after which a checkpoint is written in any case; 0: never.",
+        affects_result=False,
+    )
+    keep_checkpoint_every: int = number(
+        0,
+        0,
+        doc="Checkpoints of multiples of this many steps are kept for good, a multiple of "
+        "`checkpoint_every`; 0: none.",
+        affects_result=False,
+    )
+
+    def __post_init__(self):
+        for name, of in (
+            ("checkpoint_every", "steps_per_call"),
+            ("evaluate_every", "steps_per_call"),
+            ("keep_checkpoint_every", "checkpoint_every"),
+        ):
+            if (steps := getattr(self, name, 0)) % getattr(self, of):
+                raise UserError(
+                    f"{name}: expected a multiple of {of} = {getattr(self, of)}, got {steps}"
+                )
+        if self.optimizer == "muon" and not self.trains_matrices:
+            raise UserError(
+                "optimizer: expected adamw, since no matrix that muon moves is trained here, got "
+                "'muon'"
+            )
+        if self.batch_size % self.grad_accum_steps:
+            raise UserError(
+                f"grad_accum_steps: expected a divisor of batch_size = {self.batch_size}, got "
+                f"{self.grad_accum_steps}"
+            )
+        if self.warmup_steps and self.warmup_steps >= self.steps:
+            raise UserError(
+                f"warmup_steps: expected less than steps = {self.steps}, got {self.warmup_steps}"
+            )
+
+    @property
+    def trains_matrices(self) -> bool:
+        """Whether whole matrices of the blocks or of a head are trained."""
+        return True
+
+
+@dataclasses.dataclass(frozen=True)
+class TelemetryConfig:
+    """Where metrics go besides `metrics.jsonl`; no result depends on it."""
+
+    tensorboard: bool = flag(
+        False, doc="Write TensorBoard files into the stage's folder (extra `tensorboard`)."
+    )
+    wandb: str = text(
+        "",
+        doc="Weights & Biases project (extra `wandb`); empty: none. Offline: WANDB_MODE=offline.",
+    )
+    profile_from: int = number(100, 0, doc="First step of the profile in the stage's folder.")
+    profile_steps: int = number(0, 0, doc="Profiled steps; 0: none.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Mesh:
+    """Axes of the device mesh; results depend on it by rounding only."""
+
+    data: int = number(
+        0, 0, doc="Copies of the model, each with its rows of the batch; 0: all remaining devices."
+    )
+    fsdp: int = number(
+        1, 1, doc="Parts that weights and optimizer state are split into, with rows of their own."
+    )
+    tensor: int = number(1, 1, doc="Parts that each matrix product is split into.")

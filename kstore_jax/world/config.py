@@ -1,0 +1,36 @@
+"""The configuration of a world: who exists, and what is true of them."""
+
+import dataclasses
+
+from kstore_jax.config.fields import number, text
+
+
+@dataclasses.dataclass(frozen=True)
+class World:
+    """Who exists.
+
+    In the paper 333 of 100,000 people share a university, 250 a first name and 100 a last name, so
+    only the whole name identifies a person. `value_fraction` and `name_fraction` keep such counts
+    in smaller worlds.
+    """
+
+    people: int = number(100_000, 2, doc="People with biographies and questions.")
+    celebrities: int = number(
+        0,
+        0,
+        doc="Further people, numbered after the others, whose questions are trained while the "
+        "others' are held out (Part 3.1, section 6).",
+    )
+    seed: int = number(0, 0, doc="Seed of people and texts; follows `seed` unless set.")
+    pools: str = text("", doc="Folder of value pools; empty: the bundled ones.")
+    value_fraction: float = number(
+        1.0,
+        0.0,
+        1.0,
+        doc="Fraction of each value pool that is used, evenly spaced, at least two values. Months "
+        "are always kept.",
+    )
+    name_fraction: float = number(
+        1.0, 0.0, 1.0, doc="Fraction of the first, middle and last names that is used."
+    )
+    templates: str = text("", doc="Folder of sentence templates; empty: the bundled ones.")

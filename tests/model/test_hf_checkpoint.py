@@ -1,0 +1,255 @@
+"""A network leaves as a folder of Hugging Face and comes back; a folder that is wrong is named."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from kstore_jax.errors import UserError
+from kstore_jax.model import hf_checkpoint
+from kstore_jax.model.config import STYLES, Network, style_fields
+from kstore_jax.model.forward import forward, unembed
+from kstore_jax.model.transformer import Shape
+from tests.model import reference
+
+SMALL = Shape(vocabulary=23, layers=2, heads=4, width=32, max_positions=16)
+HEADS = {"mistral": 2}  # key and value heads, where there are fewer than heads
+STYLED = {
+    style: dataclasses.replace(
+        SMALL, **{**style_fields(style, SMALL.heads), "num_kv_heads": HEADS.get(style, 0)}
+    )
+    for style in STYLES
+}
+MORE = {
+    "untied gpt2-rotary": dataclasses.replace(
+        SMALL, tie_embeddings=False, rotary_pct=0.5, rotary_base=50.0
+    ),
+    "untied gpt2": dataclasses.replace(STYLED["gpt2"], tie_embeddings=False, mlp_width=20),
+    "tied llama": dataclasses.replace(
+        STYLED["llama"], tie_embeddings=True, bias=True, norm_epsilon=1e-3
+    ),
+    "gpt2 over 300 tokens": dataclasses.replace(STYLED["gpt2"], max_positions=300),
+    "grouped llama with bias": dataclasses.replace(STYLED["llama"], num_kv_heads=1, bias=True),
+}
+BOTH_WAYS = {
+    f"bidirectional {style}": dataclasses.replace(shape, direction="bidirectional")
+    for style, shape in STYLED.items()
+}
+SHAPES = {**STYLED, **MORE, **BOTH_WAYS}
+KIND = {"gpt2-rotary": "gpt_neox", "gpt2": "gpt2", "llama": "llama", "mistral": "mistral"}
+LONG_TOKENS = np.random.default_rng(0).integers(0, 23, (2, 300)).astype(np.int32)
+TOKENS = LONG_TOKENS[:, :11]
+
+
+def written(folder, shape):
+    params = reference.parameters(shape)
+    hf_checkpoint.write(folder, shape, params, {"eos_token_id": 0}, {"note.txt": "hello"})
+    return params
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_what_is_written_is_read_back_bit_for_bit(tmp_path, shape):
+    params = written(tmp_path / "out", shape)
+    back, found = hf_checkpoint.read(tmp_path / "out")
+    assert back == dataclasses.replace(shape, mlp_width=shape.inner)
+    assert jax.tree.structure(found) == jax.tree.structure(params)
+    jax.tree.map(np.testing.assert_array_equal, found, params)
+    assert (tmp_path / "out" / "note.txt").read_text() == "hello"
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["eos_token_id"] == 0
+
+
+@pytest.mark.parametrize(("style", "kind"), KIND.items())
+def test_each_style_is_an_architecture_of_hugging_face(style, kind):
+    assert hf_checkpoint.kind_of(STYLED[style]) == kind
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_logits_and_gradients_agree_with_transformers(tmp_path, shape):
+    """Over so many as 300 tokens, attention goes by blocks of queries."""
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    params = written(tmp_path / "out", shape)
+    tokens = LONG_TOKENS if shape.max_positions == 300 else TOKENS
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(
+        tmp_path / "out", dtype=torch.float32, attn_implementation="eager"
+    ).eval()
+    weight = np.random.default_rng(1).normal(size=(*tokens.shape, 23)).astype(np.float32)
+    expected = theirs(torch.from_numpy(tokens.astype(np.int64))).logits
+    (expected * torch.from_numpy(weight)).sum().backward()
+
+    def loss(params):
+        logits = unembed(shape, params, forward(shape, params, tokens))
+        return (logits * weight).sum(), logits
+
+    gradient, logits = jax.jit(jax.grad(loss, has_aux=True))(params)
+    assert relative_error(logits, expected.detach().numpy()) < 1e-4
+    ours = hf_checkpoint.to_tensors(shape, gradient)
+    renamed = {"embed_out.weight": "lm_head.weight"}
+    grads = {name: leaf.grad.numpy() for name, leaf in theirs.named_parameters()}
+    assert {renamed.get(name, name) for name in ours} == set(grads)
+    # Keys' biases move every score of a row alike: their gradient is zero but for rounding.
+    largest = max(np.abs(g).max() for g in grads.values())
+    for name, found in ours.items():
+        exact = grads[renamed.get(name, name)]
+        np.testing.assert_allclose(found, exact, rtol=1e-4, atol=1e-5 * largest, err_msg=name)
+        if not name.endswith("k_proj.bias"):
+            assert relative_error(found, exact) < 1e-4, name
+
+
+@pytest.mark.parametrize("style", STYLED)
+def test_a_model_of_transformers_is_read(tmp_path, style):
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    config = transformers.AutoConfig.for_model(**hf_checkpoint.to_config(STYLED[style]))
+    torch.manual_seed(0)
+    theirs = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+    theirs.eval().save_pretrained(tmp_path)
+    shape, params = hf_checkpoint.read(tmp_path)
+    logits = unembed(shape, params, forward(shape, params, TOKENS))
+    expected = theirs(torch.from_numpy(TOKENS.astype(np.int64))).logits.detach().numpy()
+    assert relative_error(logits, expected) < 1e-4
+
+
+def relative_error(ours, exact) -> float:
+    ours, exact = np.asarray(ours).ravel(), np.asarray(exact).ravel()
+    return float(np.linalg.norm(ours - exact) / np.linalg.norm(exact))
+
+
+def test_bfloat16_shards_without_prefix_and_with_old_buffers_are_read(tmp_path):
+    shape = STYLED["gpt2"]
+    params = written(tmp_path / "out", shape)
+    path = tmp_path / "out" / "model.safetensors"
+    tensors = {
+        name.removeprefix("transformer."): np.asarray(jnp.asarray(tensor, jnp.bfloat16))
+        for name, tensor in load_file(path).items()
+    }
+    tensors["h.0.attn.bias"] = np.zeros((1, 1, 4, 4), np.float32)
+    path.unlink()
+    files = {}
+    for part in (0, 1):
+        some = dict(list(tensors.items())[part::2])
+        shard = f"model-0000{part + 1}-of-00002.safetensors"
+        save_file(some, tmp_path / "out" / shard)
+        files |= dict.fromkeys(some, shard)
+    rounded = jax.tree.map(lambda x: np.asarray(jnp.asarray(x, jnp.bfloat16), np.float32), params)
+    jax.tree.map(np.testing.assert_array_equal, hf_checkpoint.read(tmp_path / "out")[1], rounded)
+
+    save_file({"tok_embeddings.weight": np.ones(3)}, tmp_path / "out" / "consolidated.safetensors")
+    index = tmp_path / "out" / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": files}))
+    jax.tree.map(np.testing.assert_array_equal, hf_checkpoint.read(tmp_path / "out")[1], rounded)
+    (tmp_path / "out" / shard).unlink()
+    with pytest.raises(UserError, match=f"{shard}: no such file, though model.*json lists it"):
+        hf_checkpoint.read(tmp_path / "out")
+    for text in ("{", "[]", '{"weight_map": 3}', '{"weight_map": {"a": 3}}'):
+        index.write_text(text)
+        with pytest.raises(UserError, match="expected a weight_map of tensors and files"):
+            hf_checkpoint.read(tmp_path / "out")
+
+
+def test_the_one_file_of_all_weights_is_read_whatever_lies_beside_it(tmp_path):
+    params = written(tmp_path / "out", SMALL)
+    save_file({"tok_embeddings.weight": np.ones(3)}, tmp_path / "out" / "consolidated.safetensors")
+    jax.tree.map(np.testing.assert_array_equal, hf_checkpoint.read(tmp_path / "out")[1], params)
+
+
+@pytest.mark.parametrize(
+    ("style", "setting", "value", "said"),
+    [
+        ("gpt2", "model_type", "bert", "model_type: expected one of gpt_neox, gpt2, "),
+        ("gpt2", "n_layer", None, "n_layer: missing"),
+        ("gpt2", "activation_function", "relu", "activation_function: expected 'gelu_new'"),
+        ("gpt2-rotary", "use_parallel_residual", None, "use_parallel_residual: expected False"),
+        ("mistral", "sliding_window", 4096, "sliding_window: expected None, got 4096"),
+        ("llama", "rope_parameters", {"rope_type": "llama3"}, "rope_type: expected 'default'"),
+        ("llama", "mlp_bias", True, "mlp_bias: expected False"),
+        ("llama", "head_dim", 64, "head_dim: expected 8"),
+        ("llama", "intermediate_size", 72, "its shape"),
+        ("gpt2-rotary", "hidden_size", 64, "its shape"),
+        ("llama", "num_hidden_layers", 3, "model.layers.2."),
+        ("llama", "num_hidden_layers", 1, "model.layers.1."),
+    ],
+)
+def test_a_folder_that_holds_no_network_of_ours_is_refused(tmp_path, style, setting, value, said):
+    folder = tmp_path / "out"
+    written(folder, STYLED[style])
+    config = json.loads((folder / "config.json").read_text())
+    config[setting] = value
+    if value is None:
+        del config[setting]
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError) as refused:
+        hf_checkpoint.read(folder)
+    assert said in str(refused.value)
+    assert str(folder) in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_folder_without_files_or_with_broken_ones_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"config\.json: no such file"):
+        hf_checkpoint.read(tmp_path)
+    written(tmp_path / "out", SMALL)
+    (tmp_path / "out" / "model.safetensors").write_bytes(b"short")
+    with pytest.raises(UserError, match="not safetensors"):
+        hf_checkpoint.read(tmp_path / "out")
+    (tmp_path / "out" / "model.safetensors").unlink()
+    with pytest.raises(UserError, match=r"no \*\.safetensors there"):
+        hf_checkpoint.read(tmp_path / "out")
+    (tmp_path / "out" / "config.json").write_text("{")
+    with pytest.raises(UserError, match="not JSON"):
+        hf_checkpoint.read(tmp_path / "out")
+
+
+def test_a_network_that_hugging_face_lacks_is_refused_and_nothing_written(tmp_path):
+    shape = dataclasses.replace(SMALL, norm="rms")
+    with pytest.raises(UserError, match="none of gpt_neox, gpt2, llama, mistral of Hugging Face"):
+        written(tmp_path / "out", shape)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_is_not_empty_is_left_as_it_is(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="is there already"):
+        written(tmp_path, SMALL)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_training_may_start_where_every_field_agrees(tmp_path):
+    folder = tmp_path / "out"
+    params = written(folder, SMALL)
+    network = Network(layers=2, heads=4, width=32, dropout=0.1, dtype="bfloat16", max_positions=7)
+    found = hf_checkpoint.check(network, folder)
+    params["embedding"] += 1.0
+    hf_checkpoint.write(tmp_path / "other", SMALL, params, {}, {})
+    assert hf_checkpoint.check(network, tmp_path / "other") != found
+    for field, value in {
+        "layers": 3,
+        "tie_embeddings": False,
+        "rotary_pct": 0.5,
+        "mlp_width": 64,
+    }.items():
+        with pytest.raises(UserError, match=f"model.{field}: expected .* as in .*config.json, got"):
+            hf_checkpoint.check(dataclasses.replace(network, **{field: value}), folder)
+    with pytest.raises(UserError, match=r"init_from: .*config\.json: no such file"):
+        hf_checkpoint.check(network, tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("style", ["gpt2-rotary", "llama"])
+def test_training_starts_from_the_rows_of_its_own_tokens(tmp_path, style):
+    shape = STYLED[style]
+    params = written(tmp_path / "out", shape)
+    ids = np.array([1, 5, 22])
+    started = hf_checkpoint.start_from(
+        tmp_path / "out", dataclasses.replace(shape, vocabulary=8, dropout=0.1), ids
+    )
+    for name in {"embedding", "unembedding"}.intersection(params):
+        assert started[name].shape == (8, 32)
+        np.testing.assert_array_equal(started[name][:3], params[name][ids])
+        np.testing.assert_allclose(started[name][7], params[name].mean(0), atol=1e-6)
+    jax.tree.map(np.testing.assert_array_equal, started["block_1"], params["block_1"])
+    with pytest.raises(UserError, match="has 23 tokens, and the texts use token 23"):
+        hf_checkpoint.start_from(tmp_path / "out", shape, np.array([23]))

@@ -1,0 +1,86 @@
+"""`kstore eval` asks the models of a finished run, and shows what they say."""
+
+import json
+import shutil
+
+import pytest
+
+from kstore_jax.cli.main import main
+from kstore_jax.pipeline.evaluation import evaluate, text
+from kstore_jax.pipeline.results import labs_of
+from kstore_jax.world.people import ATTRIBUTES
+
+
+@pytest.fixture(scope="module")
+def evaluated(finished) -> list[dict]:
+    return [*evaluate(finished, None, 3, 8)]
+
+
+def test_its_figures_are_those_of_the_run(finished, evaluated):
+    rows = json.loads((finished / "results.json").read_text())["rows"]
+    assert [row["dataset"] for row in evaluated] == [row["dataset"] for row in rows]
+    for ours, theirs in zip(evaluated, rows, strict=True):
+        assert ours["test"]["exact"] == pytest.approx(theirs["qa"])
+        assert ours["train"]["exact"]["mean"] == pytest.approx(theirs["qa_train"])
+        assert ours["test"]["first"] == pytest.approx(theirs["qa_first"]["test"])
+        assert ours["baseline"] == pytest.approx(theirs["qa_baseline"])
+        assert ours["test"]["beam"].keys() == {"mean", *ATTRIBUTES}
+
+
+def test_what_is_shown_is_asked_about_people_held_out(finished, evaluated):
+    for lab, row in zip(labs_of(finished), evaluated, strict=True):
+        pools, who = lab.materials.language.pools, lab.materials.people
+        names = [
+            f"{pools.first_names[a]} {pools.middle_names[b]} {pools.last_names[c]}"
+            for (a, b, c), taught in zip(who.names, lab.materials.taught, strict=True)
+            if not taught
+        ]
+        assert len(row["shown"]) == 8
+        for shown in row["shown"]:
+            assert any(name in shown["question"] for name in names)
+            assert shown["question"].endswith("? Answer:")
+            assert shown["truth"] not in shown["question"]
+            assert shown["right"] == (shown["said"] == shown["truth"])
+        told = text(row)
+        assert all(shown["truth"] in told for shown in row["shown"])
+        assert f"{100 * row['test']['exact']['mean']:.1f}" in told
+
+
+def test_one_row_as_json(finished, capsys):
+    assert main(["eval", str(finished), "--row=1", "--beam=1", "--show=0", "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)["rows"]
+    assert row["dataset"] == "multi2+permute"
+    assert row["shown"] == []
+    assert "beam" not in row["test"]
+
+
+def test_what_cannot_be_asked_is_told_in_one_line(finished, tmp_path, capsys):
+    unfinished = tmp_path / "unfinished"
+    shutil.copytree(finished, unfinished)
+    for result in unfinished.glob("stages/finetune-*/result.json"):
+        result.unlink()
+    for arguments, said in (
+        ([str(tmp_path)], f"{tmp_path}/config.json: no configuration of a run"),
+        ([str(finished), "--row=2"], "--row: expected less than 2, got 2"),
+        ([], "eval: expected one folder of a run"),
+        ([str(unfinished)], f"{unfinished}: finetune of row 0 is not finished; run it first"),
+    ):
+        assert main(["eval", *arguments]) == 2
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert err.strip().endswith(said)
+        assert err.count("\n") == 1
+
+
+def test_a_row_that_is_not_finished_keeps_no_other_from_being_asked(finished, tmp_path, capsys):
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    first, second = labs_of(run)
+    stage = next(iter(first.finetune.values()))
+    (first.cache.folder(stage) / "result.json").unlink()
+    assert main(["eval", str(run), "--beam=1", "--show=0", "--json"]) == 0
+    out, err = capsys.readouterr()
+    (row,) = json.loads(out)["rows"]
+    assert row["dataset"] == second.experiment.data.variant
+    assert err == f"note: {run}: finetune of row 0 is not finished and left out\n"
+    assert main(["eval", str(run), "--row=0"]) == 2

@@ -1,1 +1,0 @@
-import tests.compiled  # noqa: F401

@@ -1,0 +1,83 @@
+"""Probes read the token just before a value, and ask for what is not stated yet."""
+
+import numpy as np
+import pytest
+
+from kstore_jax.corpus.encode import compact_vocabulary, encode_entries
+from kstore_jax.readouts.probe_data import TASKS, biography_readings, labels, name_readings
+from kstore_jax.world.people import ATTRIBUTES, people
+
+IDS = np.arange(30)
+
+
+@pytest.fixture(scope="module", params=["single", "multi2+permute", "single+permute1+fullname"])
+def read(request, table, biographies):
+    """The readings of some biographies, their text, the vocabulary, and the people in them."""
+    written = biographies(request.param, IDS)
+    rows = encode_entries(table, written)
+    who = people(table.language.pools, 0, written.people)
+    vocabulary = compact_vocabulary(table, who)
+    readings = biography_readings(rows, labels(table, who)[0], vocabulary)
+    return readings, vocabulary, who
+
+
+def test_every_value_begins_right_after_a_position_read(language, read):
+    readings, vocabulary, who = read
+    assert (np.diff(readings.positions, axis=1) > 0).all()
+    for row in range(len(readings)):
+        after = [
+            vocabulary.decode(readings.tokens[row, place + 1 :]).removeprefix(" ")
+            for place in readings.positions[row]
+        ]
+        for a, name in enumerate(ATTRIBUTES):
+            value = language.pools.values[name][who.values[row, a]]
+            assert any(text.startswith(value) for text in after)
+
+
+def test_a_task_is_asked_at_the_positions_up_to_that_of_its_statement(language, read):
+    readings, vocabulary, who = read
+    assert readings.asked.shape == (len(readings), 6, len(TASKS))
+    for row in range(len(readings)):
+        for t, (name, _) in enumerate(TASKS):
+            value = language.pools.values[name][who.values[row, ATTRIBUTES.index(name)]]
+            last = np.flatnonzero(readings.asked[row, :, t]).max()
+            assert readings.asked[row, : last + 1, t].all()
+            place = readings.positions[row, last]
+            told = vocabulary.decode(readings.tokens[row, : place + 1])
+            assert vocabulary.decode(readings.tokens[row, place + 1 :]).strip().startswith(value)
+            if name != "company_city":  # which may be the city of birth as well
+                assert value not in told
+
+
+def test_names_are_read_at_the_end_of_text_that_closes_them(language, table):
+    who = people(language.pools, 0, IDS)
+    vocabulary = compact_vocabulary(table, who)
+    readings = name_readings(table, who, vocabulary)
+    pools = language.pools
+    for row, (first, middle, last) in enumerate(who.names):
+        place = readings.positions[row, 0]
+        assert readings.tokens[row, 0] == readings.tokens[row, place] == vocabulary.end_of_text
+        name = f"{pools.first_names[first]} {pools.middle_names[middle]} {pools.last_names[last]}"
+        assert vocabulary.decode(readings.tokens[row, 1:place]).strip() == name
+    assert readings.asked.all()
+
+
+def test_classes_are_values_or_their_first_tokens(language, table):
+    who = people(language.pools, 0, np.arange(400))
+    found, classes = labels(table, who)
+    pools = language.pools
+    for t, (name, kind) in enumerate(TASKS):
+        values = [pools.values[name][v] for v in who.values[:, ATTRIBUTES.index(name)]]
+        assert found[:, t].min() >= 0
+        assert found[:, t].max() < classes[t]
+        if kind == "whole":
+            assert classes[t] == len(pools.values[name])
+            assert all(pools.values[name][c] == v for c, v in zip(found[:, t], values, strict=True))
+        else:
+            assert classes[t] <= len(pools.values[name])
+            month_or_word = [v.split()[0] for v in values]
+            same = {}
+            for word, c in zip(month_or_word, found[:, t], strict=True):
+                assert same.setdefault(word, c) == c
+    assert classes[0] == 12  # the first token of a date is its month
+    assert {name for name, kind in TASKS if kind == "whole"} == set(ATTRIBUTES[1:])

@@ -1,0 +1,108 @@
+"""Ranks of ours against the paper's."""
+
+import json
+import types
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kstore_jax.pipeline.experiment import parse
+from kstore_jax.report import agreement, groups, page, paper
+from kstore_jax.sweep import run as sweep
+from kstore_jax.world.biographies import VARIANT_EXAMPLES
+from kstore_jax.world.people import ATTRIBUTES
+from tests.report.test_report import a_config, a_row
+
+ties = st.integers(0, 6)
+pairs = st.lists(st.tuples(ties, ties), min_size=2, max_size=20)
+different = st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=20, unique=True)
+
+
+@given(different)
+def test_the_same_order_is_1_and_the_reverse_minus_1(x):
+    y = agreement.ranks(x) ** 3
+    assert agreement.spearman(x, y) == pytest.approx(1)
+    assert agreement.spearman(x, -y) == pytest.approx(-1)
+
+
+@given(pairs)
+def test_it_is_what_scipy_computes_ties_and_all(points):
+    stats = pytest.importorskip("scipy.stats")
+    x, y = zip(*points, strict=True)
+    assert np.array_equal(agreement.ranks(x), stats.rankdata(x))
+    found = agreement.spearman(x, y)
+    if len(set(x)) == 1 or len(set(y)) == 1:
+        assert found is None
+    else:
+        assert found == pytest.approx(stats.spearmanr(x, y).statistic)
+        assert found == pytest.approx(agreement.spearman(y, x))
+
+
+def sixteen(scale=0.5, swapped=()):
+    """Rows that rank as the paper's, but for two datasets that have each other's figures."""
+    swap = dict(zip(swapped, reversed(swapped), strict=True))
+    rows = []
+    for dataset in VARIANT_EXAMPLES:
+        theirs = paper.published(swap.get(dataset, dataset))
+        row = a_row(dataset, qa=scale * theirs.qa["mean"])
+        row["q_probe"]["first"] = {a: [scale * theirs.q_first[a]] for a in ATTRIBUTES}
+        rows.append(row)
+    return rows
+
+
+def told(rows):
+    return agreement.of_all_datasets(groups.groups(rows, None))
+
+
+def test_sixteen_datasets_that_rank_as_the_paper_s():
+    assert told(sixteen()) == {"qa_mean": pytest.approx(1), "q_first_mean": pytest.approx(1)}
+    assert told(sixteen(scale=0.0)) == {"qa_mean": None, "q_first_mean": None}
+
+
+def test_seeds_count_as_their_mean():
+    rows = sixteen()
+    answers = [row["qa"]["mean"] for row in rows]
+    against = [
+        {**row, "seed": 1, "qa": {**row["qa"], "mean": 1 - 2 * x}}
+        for row, x in zip(rows, answers, strict=True)
+    ]
+    assert told([*rows, *against])["qa_mean"] == pytest.approx(-1)
+
+
+def test_fewer_datasets_and_other_models_have_none():
+    rows = sixteen()
+    assert told(rows[1:]) == {}
+    assert told([{**rows[0], "direction": "bidirectional"}, *rows[1:]]) == {}
+    assert told([{**rows[0], "mixed": {"qa_share": 0.8}}, *rows[1:]]) == {}
+
+
+def test_the_furthest_apart_are_told_first():
+    swapped = ("single", "multi5+permute")
+    found = groups.groups(sixteen(swapped=swapped), None)
+    answers, read = agreement.agreements(found)
+    assert {label for label, _, _ in answers.misses()[:2]} == set(swapped)
+    assert {label for label, _, _ in read.misses()[:2]} == set(swapped)
+    assert all(ours == theirs for _, ours, theirs in answers.misses()[2:])
+    assert -1 < answers.spearman < 1
+
+
+def test_two_datasets_are_too_few():
+    rows = [a_row("single"), a_row("multi5"), a_row("multi3")]
+    assert agreement.agreements(groups.groups(rows, None)) == []
+    more = groups.groups([*rows, a_row("multi2")], None)
+    assert [each.labels for each in agreement.agreements(more)] == [
+        ("single", "multi5", "multi2")
+    ] * 2
+
+
+def test_results_have_it_where_a_sweep_is_of_all_datasets(finished, monkeypatch, tmp_path):
+    assert "spearman" not in json.loads((finished / "results.json").read_text())
+    rows = sixteen()
+    labs = [types.SimpleNamespace(experiment=parse(a_config(row)), row=row) for row in rows]
+    monkeypatch.setattr(sweep, "row", lambda lab: lab.row)
+    monkeypatch.setattr(page, "write", lambda *paths: paths[0])
+    plan = types.SimpleNamespace(path_from=lambda workdir: "stages", stages=())
+    sweep._publish(tmp_path, labs, plan, failed=())
+    assert json.loads((tmp_path / "results.json").read_text())["spearman"] == told(rows)

@@ -1,0 +1,149 @@
+"""Rows of a sweep that fail, and rows that are taken out of it."""
+
+import pathlib
+import shutil
+
+import pytest
+
+from kstore_jax.cli import main as cli
+from kstore_jax.errors import UserError
+from kstore_jax.pipeline.lab import Lab
+from kstore_jax.pipeline.stages import RESULT
+from kstore_jax.report.groups import read_results
+from kstore_jax.sweep import run as sweep
+from kstore_jax.sweep.plan import Plan
+from tests.sweep.test_resume import contents, rows
+
+pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+
+ROWS = 'c.product(data__variant=["single", "multi2+permute"])'
+BAD = 'c.row("bad", data__variant="single", pretrain__learning_rate=1e30)'
+
+
+@pytest.fixture
+def copied(finished, tmp_path) -> pathlib.Path:
+    """A copy of the finished workdir."""
+    return pathlib.Path(shutil.copytree(finished, tmp_path / "run"))
+
+
+@pytest.fixture
+def with_bad_row(config_file, tmp_path) -> pathlib.Path:
+    """The configuration of the sweep with a row before the others that diverges."""
+    text = config_file.read_text()
+    assert ROWS in text
+    path = tmp_path / "bad.py"
+    path.write_text(text.replace(ROWS, f"c.chain({BAD}, {ROWS})"))
+    return path
+
+
+def asked(config: pathlib.Path, workdir: pathlib.Path, *flags: str) -> int:
+    flags = flags or ("--workers=1",)
+    return cli.main(["sweep", f"--config={config}", f"--workdir={workdir}", *flags])
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_row_that_diverges_stops_no_other_and_can_be_taken_out(
+    copied, finished, config_file, with_bad_row, capfd, workers
+):
+    for path in copied.glob(f"stages/qa-*/{RESULT}"):
+        path.unlink()
+    assert asked(with_bad_row, copied, f"--workers={workers}") == 2
+    said = capfd.readouterr()
+    row, last = [line for line in said.err.splitlines() if line.startswith("kstore:")]
+    assert row.startswith("kstore: row 0 (bad): pretrain bad: the loss became nan in steps 2 to 2;")
+    page = copied / "report.html"
+    assert last == f"kstore: 1 of 3 rows failed; the others are in {page}"
+    assert said.out == ""
+    assert rows(copied) == rows(finished)
+    found = read_results(copied)
+    assert found.failed == ("row 0 (bad)",)
+    assert [config.data.variant for config in found.configs] == ["single", "multi2+permute"]
+    assert "Not on this page, because it failed: row 0 (bad)." in page.read_text()
+
+    before = contents(copied)
+    assert asked(config_file, copied) == 2
+    said = capfd.readouterr().err
+    assert "rows.0.pretrain.learning_rate: 1e+30 there, 0.003 asked for" in said
+    assert "kstore sweep --drop" in said
+    assert contents(copied) == before
+    assert asked(config_file, copied, "--drop", "--dry-run") == 0
+    assert "note: --drop takes out row 0 (bad)\n" in capfd.readouterr().err
+    assert contents(copied) == before
+    assert asked(config_file, copied, "--drop", "--workers=1") == 0
+    assert "note: --drop takes out row 0 (bad)\n" in capfd.readouterr().err
+    assert rows(copied) == rows(finished)
+    assert read_results(copied).failed == ()
+    assert "bad" not in {name for name, _ in Plan.read(copied).rows}
+    assert "because it failed" not in page.read_text()
+
+
+def test_results_of_rows_that_were_taken_out_are_nowhere_beside_others(
+    copied, config_file, with_bad_row, monkeypatch, capsys
+):
+    def run(_):
+        raise MemoryError("no room for a batch\nof many\nlines")
+
+    monkeypatch.setattr(Lab, "run", run)
+    flags = "--drop", "--workers=1", "--config.data.variant=multi5"
+    assert asked(config_file, copied, *flags) == 1
+    assert not (copied / "results.json").exists()
+    assert not (copied / "report.html").exists()
+    said = capsys.readouterr().err
+    assert "of many" not in said.splitlines()[-1]
+
+
+def test_why_rows_failed_is_told_though_the_page_cannot_be_written(
+    copied, with_bad_row, monkeypatch, capsys
+):
+    def write(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(sweep, "_publish", write)
+    assert asked(with_bad_row, copied) == 2
+    said = capsys.readouterr().err
+    assert "kstore: row 0 (bad): pretrain bad: the loss became nan" in said
+    assert said.splitlines()[-1] == "kstore: No space left on device"
+
+
+def test_what_nobody_expected_of_a_row_is_told_with_its_traceback(
+    copied, with_bad_row, capsys, monkeypatch
+):
+    def run(_):
+        raise MemoryError("no room for a batch")
+
+    monkeypatch.setattr(Lab, "run", run)
+    assert asked(with_bad_row, copied) == 1
+    said = capsys.readouterr().err
+    assert "Traceback" in said
+    assert said.splitlines()[-2] == "kstore: row 0 (bad): MemoryError: no room for a batch"
+
+
+def test_a_row_that_cannot_start_is_named_before_anything_is_written(
+    config_file, tmp_path, capsys, monkeypatch
+):
+    def check(lab):
+        if lab.experiment.data.variant != "single":
+            raise UserError("mesh.data: expected less")
+
+    monkeypatch.setattr(Lab, "check", check)
+    assert asked(config_file, tmp_path / "run") == 2
+    said = "kstore: row 1 (multi2+permute, seed 0): mesh.data: expected less\n"
+    assert capsys.readouterr().err == said
+    assert not (tmp_path / "run").exists()
+    assert asked(config_file, tmp_path / "run", "--config.data.variant=multi5") == 2
+    assert capsys.readouterr().err == "kstore: mesh.data: expected less\n"
+
+
+def test_rows_of_other_tasks_are_waited_for_where_one_of_its_own_fails(
+    copied, with_bad_row, capsys, monkeypatch
+):
+    def run(_):
+        raise UserError("wrong")
+
+    next(copied.glob(f"stages/qa-*/{RESULT}")).unlink()
+    before = (copied / "results.json").read_bytes()
+    monkeypatch.setattr(Lab, "run", run)
+    monkeypatch.setattr(sweep, "_publish", None)
+    assert asked(with_bad_row, copied, "--workers=1", "--shard=0/3") == 2
+    assert capsys.readouterr().err.splitlines()[-1] == "kstore: 1 of 3 rows failed"
+    assert (copied / "results.json").read_bytes() == before

@@ -1,0 +1,161 @@
+"""What counts as a fact being in a text, and what does not."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kstore_jax.world.language import text as text_of
+from kstore_jax.world.people import ATTRIBUTES, load_pools, people
+from kstore_jax.writers import matching
+from kstore_jax.writers.prompts import facts
+
+POOLS = load_pools()
+NAME = "Anya Briar Forger"
+VALUES = {
+    "birth_date": "October 2, 1996",
+    "birth_city": "Baltimore, MD",
+    "university": "Pepperdine University",
+    "major": "Education",
+    "company": "H&R Block",
+    "company_city": "Kansas City, MO",
+}
+
+
+def stated(text: str, attribute: str, value: str) -> str | None:
+    """Where a text states one value, the other attributes having values that it lacks."""
+    values = [value if a == attribute else "Nowhere At All, ZZ" for a in ATTRIBUTES]
+    if attribute != "birth_date":
+        values[0] = "January 1, 1900"
+    place = matching.find(POOLS, text, NAME, values).values[ATTRIBUTES.index(attribute)]
+    return place and text[place[0] : place[1]]
+
+
+@pytest.mark.parametrize(
+    ("attribute", "value", "written"),
+    [
+        *(
+            ("birth_date", "October 2, 1996", date)
+            for date in (
+                "October 2, 1996", "2nd October 1996", "October 2nd, 1996", "OCTOBER 2 1996",
+                "the 2nd of October, 1996", "October the 2nd, 1996", "2 October, 1996",
+                "Oct. 2, 1996", "10/2/1996", "10/02/1996", "1996-10-02",
+                "October\u00a02,\u00a01996",                "October 02, 1996", "October 2 of 1996",
+            )
+        ),
+        ("birth_date", "March 11, 2001", "11th of March 2001"),
+        ("birth_date", "March 22, 2001", "22nd of March 2001"),
+        ("birth_date", "September 3, 2001", "Sept. 3rd, 2001"),
+        ("birth_city", "Baltimore, MD", "Baltimore, Maryland"),
+        ("birth_city", "Baltimore, MD", "baltimore md"),
+        ("birth_city", "Washington, DC", "Washington, D.C."),
+        ("birth_city", "Washington, DC", "Washington, District of Columbia"),
+        ("birth_city", "St. Louis, MO", "Saint Louis, Missouri"),
+        ("university", "College of William & Mary", "college of William and Mary"),
+        ("university", "Texas A&M University", "Texas A & M University"),
+        ("university", "University of Wisconsin-Madison", "University of Wisconsin–Madison"),
+        ("company", "Campbell's", "Campbell’s"),
+        ("company", "W. L. Gore", "W.L. Gore"),
+        ("company", "L.L.Bean", "L. L. Bean"),
+        ("company", "H-E-B", "HEB"),
+        ("company", "U.S. Bancorp", "US Bancorp"),
+        ("company", "eBay", "eBay"),
+        ("company", "Coca-Cola", "**Coca Cola**"),
+        ("major", "Education", "Education"),
+    ],
+)  # fmt: skip
+def test_these_ways_of_writing_count(attribute, value, written):
+    text = f"It is known: {written}, all of it."
+    assert stated(text, attribute, value).strip("*.") == written.removeprefix("the ").strip("*.")
+
+
+@pytest.mark.parametrize(
+    ("attribute", "value", "text"),
+    [
+        ("birth_date", "October 2, 1996", "Born on October 3, 1996."),
+        ("birth_date", "October 2, 1996", "Born on October 2, 1997."),
+        ("birth_date", "October 2, 1996", "Born on October 12, 1996."),
+        ("birth_date", "October 2, 1996", "Born in October 1996, on a 2nd."),
+        ("birth_date", "October 2, 1996", "Born on 2/10/1996."),
+        ("birth_date", "October 2, 1996", "Born on October 2th, 1996."),
+        ("birth_city", "Baltimore, MD", "From Baltimore."),
+        ("birth_city", "Baltimore, MD", "From Baltimore, MA."),
+        ("birth_city", "Baltimore, MD", "From Baltimore, which is in Maryland."),
+        ("major", "Education", "She went on with her education."),
+        ("major", "Education", "She read Early Childhood Education."),
+        ("major", "Law", "She loved Lawrence."),
+        ("company", "3M", "It was 13M."),
+        ("university", "Boston College", "She went to Boston University."),
+    ],
+)
+def test_these_do_not(attribute, value, text):
+    assert stated(text, attribute, value) is None
+
+
+def test_a_common_word_states_a_major_where_it_can_mean_nothing_else():
+    assert stated("Her education ended: a degree in education.", "major", "Education")
+    text = "Her education ended with a degree in Education."
+    values = [VALUES[a] for a in ATTRIBUTES]
+    assert matching.find(POOLS, text, NAME, values).values[3] == (37, 46)
+
+
+def test_a_fact_is_not_read_out_of_another_one():
+    values = [VALUES[a] for a in ATTRIBUTES]
+    values[4:] = ["Oshkosh", "Oshkosh, WI"]
+    found = matching.find(POOLS, "She worked in Oshkosh, WI.", NAME, values)
+    assert found.values[4:] == (None, (14, 25))
+    found = matching.find(POOLS, "She worked in Oshkosh, WI, for Oshkosh.", NAME, values)
+    assert found.values[4:] == ((31, 38), (14, 25))
+
+
+def test_one_city_may_be_both_and_two_mentions_are_told_apart_by_the_company():
+    values = [VALUES[a] for a in ATTRIBUTES]
+    values[1] = values[5]
+    once = matching.find(POOLS, "From Kansas City, MO, to H&R Block there.", NAME, values)
+    assert once.values[1] == once.values[5] == (5, 20)
+    twice = "At H&R Block in Kansas City, MO; born in Kansas City, Missouri."
+    found = matching.find(POOLS, twice, NAME, values)
+    assert (found.values[1], found.values[5]) == ((41, 62), (16, 31))
+
+
+def test_a_name_counts_whole_and_every_time():
+    text = "Anya Briar Forger’s life: ANYA BRIAR FORGER, or Anya Forger, or Anya Briar Forgery."
+    names = matching.find(POOLS, text, NAME, [VALUES[a] for a in ATTRIBUTES]).names
+    assert [text[a:b] for a, b in names] == ["Anya Briar Forger", "ANYA BRIAR FORGER"]
+
+
+@pytest.mark.parametrize("variant", ["single", "multi5+permute+fullname"])
+def test_in_texts_of_templates_it_finds_what_is_known_by_construction(
+    language, biographies, variant
+):
+    ids = np.arange(200)
+    entries = biographies(variant, ids)
+    told = facts(POOLS, people(POOLS, 0, ids))
+    slots, names = entries.texts.value_slots, entries.texts.name_slots
+    for row, pieces in enumerate(entries.texts.pieces):
+        text, who = text_of(language, pieces), told[entries.people[row]]
+        found = matching.find(POOLS, text, who.name, who.values)
+        assert len(found.names) == len(names)
+        ends = np.cumsum([len(language.pieces[piece]) for piece in pieces])
+        for sentence, attribute in enumerate(entries.order[row]):
+            start, end = found.values[attribute]
+            assert text[start:end] == who.values[attribute]
+            if who.values[1] != who.values[5] or attribute not in (1, 5):
+                assert end == ends[slots[sentence]]
+
+
+@given(st.text(max_size=80), st.integers(0, 10**6))
+def test_any_text_can_be_read_and_places_are_inside_it(text, person):
+    (who,) = facts(POOLS, people(POOLS, 0, np.array([person])))
+    text = f"{text} {who.values[1]} {text} {who.name} {who.values[0]}"
+    found = matching.find(POOLS, text, who.name, who.values)
+    assert found.names
+    assert found.values[0] is not None
+    for start, end in (*found.names, *filter(None, found.values)):
+        assert 0 <= start < end <= len(text)
+
+
+def test_every_value_of_the_pools_is_found_as_it_is_written():
+    for attribute in ATTRIBUTES:
+        for value in POOLS.values[attribute][:: 97 if attribute == "birth_date" else 1]:
+            assert stated(f"It was {value}, once.", attribute, value) == value

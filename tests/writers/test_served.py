@@ -1,0 +1,102 @@
+"""A real model behind a real server of the protocol: one of our own, served by transformers.
+
+It was never taught to chat, so every text is refused as it should be. Needs the extra
+`serving`.
+"""
+
+import json
+import pathlib
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+
+import pytest
+
+from kstore_jax.config.fields import as_dict
+from kstore_jax.files import write_json
+from kstore_jax.pipeline.experiment import default, parse_rows
+from kstore_jax.pipeline.export import export
+from kstore_jax.pipeline.lab import Lab
+from kstore_jax.pipeline.stages import Cache
+from kstore_jax.writers import asking, client, journal, rewriting
+from kstore_jax.writers.rewritten import FIELDS
+
+TEMPLATE = "{% for message in messages %}{{ message.content }}{% endfor %}"
+PATIENCE = client.Patience(timeout=120.0, tries=3, first=0.5)
+
+
+def pretrained(workdir: pathlib.Path) -> pathlib.Path:
+    """The stage of a tiny model that knows every token of GPT-2's."""
+    config = default()
+    config.world.people = 20
+    config.data.variant = "single"
+    config.model.update(layers=1, heads=2, width=16, dtype="float32", attention="dense")
+    config.finetune.embedding_rank = 4
+    config.pretrain.update(steps=4, batch_size=4, seq_len=64, warmup_steps=0)
+    (row,) = parse_rows(config)
+    lab = Lab(row, Cache(workdir / "stages"))
+    lab.cache.ensure(lab.pretrain)
+    write_json(workdir / "config.json", {"rows": [as_dict(row)]})
+    return lab.cache.folder(lab.pretrain)
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    """The address of the server, and the name of the model."""
+    for library in ("torch", "transformers", "fastapi", "uvicorn", "openai", "accelerate"):
+        pytest.importorskip(library)
+    folder = tmp_path_factory.mktemp("served") / "model"
+    export(pretrained(folder.parent), folder)
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "chat_template": TEMPLATE}))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    log = folder.with_name("log")
+    with log.open("w") as said:
+        process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "transformers.cli.transformers", "serve", str(folder)),
+                *("--host=127.0.0.1", f"--port={port}", "--device=cpu"),
+            ],
+            stdout=said,
+            stderr=said,
+        )
+    address = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(240):
+            assert process.poll() is None, log.read_text()
+            try:
+                urllib.request.urlopen(f"{address}/health", timeout=5).close()
+                break
+            except OSError:
+                time.sleep(0.5)
+        yield address, str(folder)
+    finally:
+        process.terminate()
+        process.wait()
+
+
+@pytest.mark.slow
+def test_the_texts_of_a_model_that_cannot_write_are_refused(served, tmp_path, monkeypatch):
+    monkeypatch.setitem(rewriting.SAMPLING, "max_tokens", 30)
+    config = default()
+    config.world.people = 2
+    config.data.variant = "single"
+    (row,) = parse_rows(config)
+    found = rewriting.rewrite([row], *served, tmp_path / "out", 2, 2, PATIENCE)
+    assert (found.kept, found.answers, found.turned_down) == (0, 4, 4)
+    records = [r for _, r in journal.records(tmp_path / "out" / journal.JOURNAL, FIELDS)]
+    assert any(record["text"] for record in records)
+    assert found.refused["name"] == 4
+
+
+@pytest.mark.slow
+def test_it_recites_no_passage_and_answers_no_question(served, tmp_path, monkeypatch):
+    monkeypatch.setitem(asking.SAMPLING, "max_tokens", 8)
+    found = asking.ask(*served, asking.PASSAGES, tmp_path / "out", 2, PATIENCE)
+    assert found["answered"] == 0.0
+    assert found["recited"] < 0.1
+    assert any(row["recitation"]["answer"] for row in found["items"])
