@@ -19,11 +19,15 @@ from kstore_jax.corpus.examples import Spans
 from kstore_jax.corpus.sampler import Repeated, Windows
 from kstore_jax.model import forward
 from kstore_jax.model.transformer import Shape
-from kstore_jax.pipeline.data import Materials
+from kstore_jax.pipeline.context import vocabulary_needs_corpora
+from kstore_jax.pipeline.data import ExperimentData
 from kstore_jax.pipeline.experiment import Experiment, Pretrain
-from kstore_jax.pipeline.lab import Lab, with_dtype
+from kstore_jax.pipeline.graph import ExperimentGraph, resolve_auto
+from kstore_jax.pipeline.pretrain import pretraining_objective
+from kstore_jax.pipeline.run import Runner
 from kstore_jax.pipeline.stages import Cache
-from kstore_jax.readouts.qa import span_accuracy
+from kstore_jax.readouts.base import Context
+from kstore_jax.readouts.spans import span_accuracy
 from kstore_jax.train.batched import ModelAxis
 from kstore_jax.train.checkpoint import opened
 from kstore_jax.train.fit import all_trained, compiled_steps, dials_of, start
@@ -54,11 +58,11 @@ def data(experiment: Experiment) -> dict[str, float | int]:
     configuration's windows through grain onto the device. `peak_memory_bytes`: of the process.
     """
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    materials = Materials(experiment)
-    entries, tokens = _encoding(materials)
-    plain = _plain(materials)
+    data = ExperimentData(experiment.world, experiment.data)
+    entries, tokens = _encoding(data)
+    plain = _plain(data)
     with tempfile.TemporaryDirectory() as folder:
-        written, loaded = _disk(materials, experiment, pathlib.Path(folder) / "dataset")
+        written, loaded = _disk(data, experiment, pathlib.Path(folder) / "dataset")
     return {
         "encode_entries_per_s": round(entries),
         "encode_tokens_per_s": round(tokens),
@@ -130,9 +134,9 @@ def train(experiment: Experiment, together: int = 1) -> dict[str, float | int | 
     the tokens that all of them read when one program trains them, `one_by_one_tokens_per_s`,
     measured in turn with it, and their ratio `together_over_one_by_one`.
     """
-    with described(experiment) as lab:
-        training, shape = experiment.pretrain, lab.shape
-        objective = lab.objective
+    with temporary_context(experiment) as context:
+        training, shape = experiment.pretrain, context.shape
+        objective = pretraining_objective(context)
     steps = TrainingSteps(shape, training, objective)
     step_s = _step_seconds(steps)
     tokens_per_s = training.batch_size * training.seq_len / step_s
@@ -185,8 +189,8 @@ def _checkpoint_seconds(steps: TrainingSteps) -> tuple[float, float]:
 
 def profile(experiment: Experiment) -> dict[str, float]:
     """What the time of a training step goes to: milliseconds by operation, as `costs` has them."""
-    with described(experiment) as lab:
-        shape, objective = lab.shape, lab.objective
+    with temporary_context(experiment) as context:
+        shape, objective = context.shape, pretraining_objective(context)
     steps = TrainingSteps(shape, experiment.pretrain, objective)
     steps.run(1)
     found = costs(lambda: steps.run(_PROFILED), steps.compiled)
@@ -226,8 +230,8 @@ def step_seconds(experiment: Experiment) -> float:
     On a CPU, where a step of the paper's takes minutes, as many rows of the batch are tried as take
     about a second, and the rest is taken to be as slow.
     """
-    with described(experiment) as lab:
-        shape, objective = lab.shape, lab.objective
+    with temporary_context(experiment) as context:
+        shape, objective = context.shape, pretraining_objective(context)
 
     def tried(**fields: int) -> float:
         training = dataclasses.replace(experiment.pretrain, steps_per_call=1, **fields)
@@ -243,16 +247,22 @@ def step_seconds(experiment: Experiment) -> float:
 
 
 @contextlib.contextmanager
-def described(experiment: Experiment) -> Iterator[Lab]:
-    """The stages of a configuration, over a cache that is gone afterwards."""
+def temporary_context(experiment: Experiment) -> Iterator[Context]:
+    """The context of a configuration over a temporary cache, with only the datasets written that
+    its vocabulary depends on."""
     with tempfile.TemporaryDirectory() as folder:
-        yield Lab(with_dtype(experiment), Cache(pathlib.Path(folder)))
+        graph = ExperimentGraph(resolve_auto(experiment), Cache(pathlib.Path(folder)))
+        runner = Runner(graph)
+        if vocabulary_needs_corpora(graph):
+            for stage in graph.datasets.values():
+                runner.ensure(stage)
+        yield runner.context
 
 
 def qa(experiment: Experiment) -> dict[str, float | int | str]:
     """Questions answered a second, by an untrained model, which takes as long as a trained one."""
-    with described(experiment) as lab:
-        shape, columns = lab.shape, vars(lab.asked())
+    with temporary_context(experiment) as context:
+        shape, columns = context.shape, vars(context.questions())
     params = forward.init(shape, jax.random.key(0))
     asked = Spans(**{name: column[:_QUESTIONS] for name, column in columns.items()})
 
@@ -281,26 +291,26 @@ def _rates(action: Callable[[int], np.ndarray]) -> np.ndarray:
     return np.median(rates, axis=0)
 
 
-def _encoding(materials: Materials) -> np.ndarray:
+def _encoding(data: ExperimentData) -> np.ndarray:
     """Entries and tokens a second."""
-    variant, table = materials.variant, materials.table
+    variant, table = data.variant, data.table
 
     def block(i: int) -> np.ndarray:
         numbers = np.arange(i * shards.BLOCK, (i + 1) * shards.BLOCK)
-        rows = shards.biographies(table, materials.world.seed, variant, 0, numbers).rows
+        rows = shards.biographies(table, data.world.seed, variant, 0, numbers).rows
         return np.array([len(rows), len(rows.tokens)])
 
     return _rates(block)
 
 
-def _plain(materials: Materials) -> float:
-    language, variant = materials.language, materials.variant
-    backend = materials.table.tokenizer.backend
+def _plain(data: ExperimentData) -> float:
+    language, variant = data.language, data.variant
+    backend = data.table.tokenizer.backend
 
     def some(i: int) -> np.ndarray:
         person, entry = np.divmod(np.arange(i * 1000, (i + 1) * 1000), variant.entries)
-        who = people(language.pools, materials.world.seed, person)
-        entries = write(language, materials.world.seed, variant, who, entry)
+        who = people(language.pools, data.world.seed, person)
+        entries = write(language, data.world.seed, variant, who, entry)
         texts = [text(language, pieces) for pieces in entries.texts.pieces]
         return np.array([len([backend.encode(one).ids for one in texts])])
 
@@ -308,16 +318,16 @@ def _plain(materials: Materials) -> float:
 
 
 def _disk(
-    materials: Materials, experiment: Experiment, folder: pathlib.Path
+    data: ExperimentData, experiment: Experiment, folder: pathlib.Path
 ) -> tuple[float, float]:
     """Entries written, and tokens loaded, a second."""
-    size = -(-_WRITTEN // materials.variant.entries)
-    table, seed = materials.table, materials.world.seed
-    parts = shards.biography_parts(table, seed, materials.variant, 0, size)
+    size = -(-_WRITTEN // data.variant.entries)
+    table, seed = data.table, data.world.seed
+    parts = shards.biography_parts(table, seed, data.variant, 0, size)
     started = time.perf_counter()
     shards.write_dataset(shards.Dataset({}, table.tokenizer, lambda: parts), folder)
-    written = size * materials.variant.entries / (time.perf_counter() - started)
-    closed = materials.closed(shards.read_dataset(folder).rows)
+    written = size * data.variant.entries / (time.perf_counter() - started)
+    closed = data.with_end_of_text(shards.read_dataset(folder).rows)
     training, vocabulary = experiment.pretrain, full_vocabulary(table.tokenizer)
     windows = Windows(Repeated(closed), training.seq_len, seed)
 

@@ -151,7 +151,8 @@ def _data(argv: Sequence[str], values: flags.FlagValues) -> None:
         )
     from kstore_jax.pipeline.data import write_datasets
 
-    for folder, manifest in write_datasets(rows[0], pathlib.Path(values.out), values.workers):
+    world, data, out = rows[0].world, rows[0].data, pathlib.Path(values.out)
+    for folder, manifest in write_datasets(world, data, out, values.workers):
         print(f"{folder}: {manifest['entries']:,} entries, {manifest['tokens']:,} tokens")
 
 

@@ -1,4 +1,4 @@
-"""What an experiment is about: people, language, tokens, questions. Nothing here is trained."""
+"""The data of an experiment: people, language, tokens, datasets. Nothing here is trained."""
 
 import functools
 import pathlib
@@ -7,47 +7,46 @@ from collections.abc import Iterator
 import numpy as np
 
 from kstore_jax.corpus import shards, tokenizer
+from kstore_jax.corpus.config import Data
 from kstore_jax.corpus.encode import (
     PieceTokens,
     TokenRows,
     compact_vocabulary,
-    encode_questions,
     full_vocabulary,
     piece_tokens,
 )
-from kstore_jax.corpus.examples import Spans, span_examples
 from kstore_jax.corpus.shards import Dataset, with_end_of_text
 from kstore_jax.corpus.text import open_documents, text_parts
 from kstore_jax.corpus.tokenizer import Tokenizer, Vocabulary
 from kstore_jax.errors import UserError
-from kstore_jax.pipeline.experiment import Experiment
 from kstore_jax.world.biographies import Variant
 from kstore_jax.world.config import World
 from kstore_jax.world.language import Language, load_language
 from kstore_jax.world.people import (
-    ATTRIBUTES,
     People,
     check_size,
     in_train_half,
     load_pools,
     people,
 )
-from kstore_jax.world.questions import TRAINED_WORDING, ask
 from kstore_jax.writers.rewritten import Rewritten, check_variant
 
 
 @functools.lru_cache(maxsize=4)
 def _everyone(world: World) -> People:
-    """All people of a world, which the rows of a sweep share."""
+    """All people of a world, shared by the rows of a sweep."""
     pools = load_pools(world.pools, world.value_fraction, world.name_fraction)
     return people(pools, world.seed, np.arange(world.people + world.celebrities))
 
 
-class Materials:
-    """The materials of an experiment, each made when it is first asked for."""
+class ExperimentData:
+    """The data of an experiment, each part made when first used.
 
-    def __init__(self, experiment: Experiment):
-        world, data = experiment.world, experiment.data
+    Raises:
+      UserError: the world and the data cannot go together.
+    """
+
+    def __init__(self, world: World, data: Data):
         self.world = world
         self.data = data
         self.variant = Variant.parse(data.variant)
@@ -80,18 +79,18 @@ class Materials:
 
     @functools.cached_property
     def people(self) -> People:
-        """All people who are no celebrities: those the model is read about."""
+        """All people but the celebrities: those who are probed."""
         who = self.everyone
         return who.rows(np.arange(self.world.people)) if self.world.celebrities else who
 
     @functools.cached_property
     def in_train(self) -> np.ndarray:
-        """(people,) bool: who belongs to P_train, whom probes are trained on."""
+        """(people,) bool: members of P_train, on whom probes are trained."""
         return in_train_half(self.world.seed, self.people.ids)
 
     @functools.cached_property
-    def taught(self) -> np.ndarray:
-        """(everyone,) bool: whose questions are trained; the others' are held out."""
+    def qa_train_mask(self) -> np.ndarray:
+        """(everyone,) bool: people whose questions are trained; the others' are held out."""
         if not self.world.celebrities:
             return self.in_train
         return self.everyone.ids >= self.world.people
@@ -107,7 +106,7 @@ class Materials:
 
     @functools.cached_property
     def vocabulary(self) -> Vocabulary:
-        """The ids of texts about these people, or all of the tokenizer's."""
+        """The ids that these people's texts use, or all of the tokenizer's."""
         if self.data.vocabulary == "compact":
             reverse = bool(self.variant.name_at or self.celebrity_variant.name_at)
             return compact_vocabulary(self.table, self.everyone, reverse)
@@ -121,28 +120,28 @@ class Materials:
 
     @functools.cached_property
     def datasets(self) -> dict[str, Dataset]:
-        """What is written before anything is read: biographies of the people, of the celebrities,
-        and real text, where there are any."""
-        found = {
+        """The datasets to write, by stage kind: `shards` (biographies of the people), and
+        `celebrities` and `text` where the configuration has them."""
+        datasets = {
             "shards": self._biographies(0, self.world.people, self.data.variant),
         }
         if size := self.world.celebrities:
             variant = self.data.celebrity_variant
-            found["celebrities"] = self._biographies(self.world.people, size, variant)
+            datasets["celebrities"] = self._biographies(self.world.people, size, variant)
         if source := self.data.text:
-            cut = self.tokenizer
+            tokenizer = self.tokenizer
             documents = open_documents(source)
             config = {
                 "text": source,
                 "documents": documents.fingerprint,
-                "tokenizer": cut.fingerprint,
+                "tokenizer": tokenizer.fingerprint,
                 "format": shards.FORMAT,
             }
-            found["text"] = Dataset(config, cut, lambda: text_parts(cut, documents))
-        return found
+            datasets["text"] = Dataset(config, tokenizer, lambda: text_parts(tokenizer, documents))
+        return datasets
 
     def _biographies(self, first: int, size: int, variant: str) -> Dataset:
-        """All biographies of people first .. first + size - 1; of fresh text, the first pass."""
+        """All biographies of people first .. first + size - 1; of fresh text, the first epoch."""
         config = {
             "seed": self.world.seed,
             "language": self.language.fingerprint,
@@ -153,48 +152,34 @@ class Materials:
             "format": shards.FORMAT,
         }
         parsed = Variant.parse(variant)
-        how = self.world.seed, parsed, first, size
+        source = self.world.seed, parsed, first, size
         if self.data.rewritten:
-            told = parsed, first, size
-            config["rewritten"] = self.rewritten.fingerprint(*told)
-            return Dataset(config, self.tokenizer, lambda: self.rewritten.parts(self.table, *told))
-        return Dataset(config, self.tokenizer, lambda: shards.biography_parts(self.table, *how))
+            texts = parsed, first, size
+            config["rewritten"] = self.rewritten.fingerprint(*texts)
+            return Dataset(config, self.tokenizer, lambda: self.rewritten.parts(self.table, *texts))
+        return Dataset(config, self.tokenizer, lambda: shards.biography_parts(self.table, *source))
 
-    def closed(self, rows: TokenRows) -> TokenRows:
+    def with_end_of_text(self, rows: TokenRows) -> TokenRows:
+        """The texts, each closed by the end of text."""
         return with_end_of_text(rows, self.tokenizer.end_of_text)
-
-    def question_rows(self, wording: int = TRAINED_WORDING) -> TokenRows:
-        """The six questions of everyone, answered; row 6 i + a asks for attribute a of i."""
-        who = np.repeat(np.arange(len(self.everyone)), len(ATTRIBUTES))
-        asked = np.tile(np.arange(len(ATTRIBUTES)), len(self.everyone))
-        rows = ask(self.language, self.everyone.rows(who), asked, wording)
-        return encode_questions(self.table, rows)
-
-    def questions(
-        self, vocabulary: Vocabulary, wording: int = TRAINED_WORDING, mask: int | None = None
-    ) -> Spans:
-        """The questions, whose answers and ends of text are to be predicted; or whose answers are,
-        where `mask` hides each token of them."""
-        rows = self.question_rows(wording)
-        spans = rows.value_spans.copy()
-        if mask is None:
-            spans[..., 1] += 1
-        return span_examples(self.closed(rows), spans, vocabulary, mask)
 
 
 def write_datasets(
-    experiment: Experiment, out: pathlib.Path, workers: int
+    world: World, data: Data, out: pathlib.Path, workers: int
 ) -> Iterator[tuple[pathlib.Path, dict]]:
-    """Writes the biographies into a folder, and what is mixed in into folders of its own in there.
+    """Writes the biographies into `out`, and everything mixed in into folders of its own in there.
 
     Yields each folder and its manifest.
+
+    Raises:
+      UserError: the variant is fresh text, which has no end.
     """
-    materials = Materials(experiment)
-    famous = materials.world.celebrities and materials.celebrity_variant.fresh
-    if materials.variant.fresh or famous:
+    experiment = ExperimentData(world, data)
+    celebrities_fresh = world.celebrities and experiment.celebrity_variant.fresh
+    if experiment.variant.fresh or celebrities_fresh:
         raise UserError(
-            "data.variant: fresh text is drawn while a model reads it; multiM+permute is M passes"
+            "data.variant: fresh text is drawn while a model reads it; multiM+permute is M epochs"
         )
-    for name, dataset in materials.datasets.items():
+    for name, dataset in experiment.datasets.items():
         folder = out if name == "shards" else out / name
         yield folder, shards.write_dataset(dataset, folder, workers)

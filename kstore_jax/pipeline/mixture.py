@@ -1,4 +1,6 @@
-"""What is read in pretraining: biographies, and what is mixed in by whole windows."""
+"""What pretraining reads: biographies, and windows of other sources mixed in."""
+
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -6,62 +8,66 @@ from kstore_jax.corpus import shards
 from kstore_jax.corpus.encode import joined
 from kstore_jax.corpus.sampler import Fresh, Mixture, Passes, Repeated, Windows, weights_of
 from kstore_jax.corpus.shards import Corpus
-from kstore_jax.pipeline.data import Materials
+from kstore_jax.pipeline.data import ExperimentData
+from kstore_jax.tasks.extraction import question_rows
 from kstore_jax.world.biographies import Variant
 from kstore_jax.world.people import ATTRIBUTES
 
 
 def pretraining_windows(
-    materials: Materials, corpora: dict[str, Corpus], length: int, seed: int
+    experiment: ExperimentData, corpora: Mapping[str, Corpus], seq_len: int, seed: int
 ) -> Windows | Mixture:
-    """The windows of an experiment, those of the people's biographies first.
+    """The windows of an experiment; the biographies of its people are the first source.
 
     Args:
-      corpora: the datasets of `materials`, by name.
-      length: predicted tokens a window.
+      corpora: the datasets of `experiment`, by name.
+      seq_len: predicted tokens a window.
     """
-    m, data, world = materials, materials.data, materials.world
+    data, world = experiment.data, experiment.world
     share = 1.0 - data.qa_share - (data.text_share if data.text else 0.0)
-    own = _passes(m, corpora["shards"], m.variant, 0, world.people)
-    sources: dict[str, tuple[Passes, float]] = {"pass": (own, share)}
+    own = _epochs(experiment, corpora["shards"], experiment.variant, 0, world.people)
+    sources: dict[str, tuple[Passes, float]] = {"pass": (own, share)}  # names key the draws
     if world.celebrities and data.celebrity_share:
-        theirs = _passes(
-            m, corpora["celebrities"], m.celebrity_variant, world.people, world.celebrities
-        )
+        first, variant = world.people, experiment.celebrity_variant
+        theirs = _epochs(experiment, corpora["celebrities"], variant, first, world.celebrities)
         sources["pass"] = own, share * (1.0 - data.celebrity_share)
         sources["celebrities"] = theirs, share * data.celebrity_share
     elif world.celebrities:
-        both = [m.closed(corpora[name].rows) for name in ("shards", "celebrities")]
+        both = [
+            experiment.with_end_of_text(corpora[name].rows) for name in ("shards", "celebrities")
+        ]
         sources["pass"] = Repeated(joined(both)), share
     if data.qa_share:
-        taught = np.flatnonzero(np.repeat(m.taught, len(ATTRIBUTES)))
-        questions = m.closed(m.question_rows()).rows(taught)
+        trained = np.flatnonzero(np.repeat(experiment.qa_train_mask, len(ATTRIBUTES)))
+        answered = question_rows(experiment.table, experiment.everyone)
+        questions = experiment.with_end_of_text(answered).rows(trained)
         sources["questions"] = Repeated(questions), data.qa_share
     if data.text:
-        sources["text"] = Repeated(m.closed(corpora["text"].rows)), data.text_share
+        text = experiment.with_end_of_text(corpora["text"].rows)
+        sources["text"] = Repeated(text), data.text_share
     windows = tuple(
-        Windows(passes, length, seed, purpose) for purpose, (passes, _) in sources.items()
+        Windows(epochs, seq_len, seed, purpose) for purpose, (epochs, _) in sources.items()
     )
     if len(windows) == 1:
         return windows[0]
     return Mixture(windows, weights_of([share for _, share in sources.values()]), seed)
 
 
-def _passes(
-    materials: Materials, corpus: Corpus, variant: Variant, first: int, size: int
+def _epochs(
+    experiment: ExperimentData, corpus: Corpus, variant: Variant, first: int, size: int
 ) -> Passes:
     if not variant.fresh:
-        return Repeated(materials.closed(corpus.rows))
-    how = materials.table, materials.world.seed, variant, first, size
-    return Fresh(lambda number: materials.closed(shards.fresh(*how, number)))
+        return Repeated(experiment.with_end_of_text(corpus.rows))
+    source = experiment.table, experiment.world.seed, variant, first, size
+    return Fresh(lambda epoch: experiment.with_end_of_text(shards.fresh(*source, epoch)))
 
 
-def exposures(materials: Materials, windows: Windows | Mixture, count: int) -> float:
-    """How often each of the people was read about in the first `count` windows; of fresh text, by
-    the length of its first pass."""
+def exposures(experiment: ExperimentData, windows: Windows | Mixture, count: int) -> float:
+    """How often each person is read about in the first `count` windows; of fresh text, by the
+    length of its first epoch."""
     share = 1.0
     if isinstance(windows, Mixture):
         share = windows.weights[0] / sum(windows.weights)
         windows = windows.sources[0]
-    passes = count * share * windows.length / windows.passes.start(1)
-    return passes * materials.variant.entries
+    epochs = count * share * windows.length / windows.passes.start(1)
+    return epochs * experiment.variant.entries

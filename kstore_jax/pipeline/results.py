@@ -1,4 +1,4 @@
-"""What the stages of an experiment found, as one row of `results.json`."""
+"""The results of an experiment's stages, as one row of `results.json`."""
 
 import collections
 import json
@@ -7,17 +7,17 @@ import pathlib
 from kstore_jax.errors import UserError
 from kstore_jax.files import read_json
 from kstore_jax.pipeline.experiment import Experiment, parse
-from kstore_jax.pipeline.lab import Lab
+from kstore_jax.pipeline.graph import ExperimentGraph
 from kstore_jax.pipeline.stages import Cache
 from kstore_jax.train.telemetry import METRICS, code_version, last_metrics
 from kstore_jax.train.timing import goodput
 
 
-def labs_of(run: pathlib.Path) -> list[Lab]:
+def read_graphs(run: pathlib.Path) -> list[ExperimentGraph]:
     """The experiments of a run, over its stages.
 
     Raises:
-      UserError: the folder is that of no run.
+      UserError: the folder is not the folder of a run.
     """
     path = run / "config.json"
     try:
@@ -26,64 +26,66 @@ def labs_of(run: pathlib.Path) -> list[Lab]:
         raise UserError(f"{path}: no configuration of a run") from None
     results = run / "results.json"
     stages = read_json(results).get("stages", "stages") if results.exists() else "stages"
-    return [Lab(parse(row), Cache(run / stages)) for row in rows]
+    return [ExperimentGraph(parse(row), Cache(run / stages)) for row in rows]
 
 
-def rows_of(run: pathlib.Path, row: int | None) -> dict[int, Lab]:
-    """The experiments of a run by their numbers; that of `row` alone unless it is None.
+def select_graphs(run: pathlib.Path, row: int | None) -> dict[int, ExperimentGraph]:
+    """The experiments of a run by number; only number `row` unless it is None.
 
     Raises:
       UserError: there is no such run or row.
     """
-    labs = dict(enumerate(labs_of(run)))
+    graphs = dict(enumerate(read_graphs(run)))
     if row is None:
-        return labs
-    if row not in labs:
-        raise UserError(f"--row: expected less than {len(labs)}, got {row}")
-    return {row: labs[row]}
+        return graphs
+    if row not in graphs:
+        raise UserError(f"--row: expected less than {len(graphs)}, got {row}")
+    return {row: graphs[row]}
 
 
-def row(lab: Lab) -> dict:
+def result_row(graph: ExperimentGraph) -> dict:
     """The row of a finished experiment. Accuracies are shares, from 0 to 1.
 
-    `qa` is exact match on P_test and `qa_train` its mean on P_train; `bio_recall` is the share of
-    attribute values predicted whole inside the biographies, and `bio_recall_hidden` that with more
-    of the text hidden, as `lab/recall.py` says (bidirectional models alone); `qa_wordings` lists
-    exact match on P_test in each wording that was never trained; `qa_beam` is that by beam search,
-    empty where none was made; `qa_grid` is exact match on the people held back for each row of
-    `finetune.grid`, and which was chosen; `mixed` is what was read in pretraining beside the
-    biographies of the people, or instead of those of templates, empty where nothing was;
-    `exposures` counts how often each person is read about in pretraining. A linear probe's ceiling
-    is the share of held-out people whose class somebody of the other half has too: it cannot name
-    any other. `code` names the git commits, or else the versions, of the code that computed the
-    stages. `goodput` is the share of the time of all trainings, over all restarts, that went to
-    steps which were done once, and not to starts, compilation, data, checkpoints or what a kill
-    lost. `name` is the configuration's, empty where it gives none.
+    - `name`: the configuration's, empty where it gives none.
+    - `mixed`: what pretraining read besides the people's biographies of templates, or instead of
+      them; empty where nothing was mixed in.
+    - `exposures`: how often each person is read about in pretraining.
+    - `bio_recall`: values predicted whole inside the biographies; `bio_recall_hidden`: with more of
+      the text hidden (`readouts/recall.py`; bidirectional models only).
+    - `qa`: exact match on P_test; `qa_train`: its mean on P_train; `qa_wordings`: on P_test in each
+      wording that was never trained; `qa_beam`: by beam search, empty without one; `qa_grid`: exact
+      match on the people held back, for each row of `finetune.grid`, and the chosen row.
+    - `p_probe`, `q_probe`: accuracies, baselines and, of linear heads, ceilings: the share of
+      held-out people whose class somebody of the other half has.
+    - `code`: git commits, or else versions, of the code that computed the stages.
+    - `goodput`: share of the time of all trainings, over all restarts, spent on steps that were not
+      repeated, rather than on starts, compilation, data, checkpoints or lost steps.
     """
-    found = {stage.name: lab.cache.result(stage) for stage in lab.stages}
-    answers = found["qa"]
-    made = [attempt for stage in lab.stages for attempt in lab.cache.attempts(stage.folder)]
+    cache = graph.cache
+    results = {stage.kind: cache.require(stage, every_process=False) for stage in graph.stages}
+    answers = results["qa"]
+    attempts = [attempt for stage in graph.stages for attempt in cache.attempts(stage.folder)]
     seconds, spent = collections.Counter(), collections.Counter()
-    for stage in lab.stages:
-        seconds[stage.name] += lab.cache.result(stage)["seconds"]
-        spent.update((last_metrics(lab.cache.folder(stage) / METRICS) or {}).get("spent", {}))
+    for stage in graph.stages:
+        seconds[stage.kind] += cache.seconds(stage.folder) or 0.0
+        spent.update((last_metrics(cache.folder(stage) / METRICS) or {}).get("spent", {}))
     probed = {
-        name: {part: value for part, value in found[name].items() if part != "seconds"}
+        name: {part: value for part, value in results[name].items() if part != "seconds"}
         for name in ("p_probe", "q_probe")
     }
     return {
-        "name": lab.experiment.name,
-        "dataset": lab.experiment.data.variant,
-        "direction": lab.experiment.model.direction,
-        "seed": lab.experiment.seed,
-        "people": lab.experiment.world.people,
-        "mixed": mixed(lab.experiment),
-        "exposures": found["pretrain"]["exposures"],
-        "parameters": found["pretrain"]["parameters"],
-        "vocabulary": found["pretrain"]["vocabulary"],
-        "bio_recall": found["recall"]["whole"]["mean"],
-        "bio_recall_by_attribute": found["recall"]["whole"],
-        "bio_recall_hidden": found["recall"].get("hidden", {}),
+        "name": graph.experiment.name,
+        "dataset": graph.experiment.data.variant,
+        "direction": graph.experiment.model.direction,
+        "seed": graph.experiment.seed,
+        "people": graph.experiment.world.people,
+        "mixed": mixed(graph.experiment),
+        "exposures": results["pretrain"]["exposures"],
+        "parameters": results["pretrain"]["parameters"],
+        "vocabulary": results["pretrain"]["vocabulary"],
+        "bio_recall": results["recall"]["whole"]["mean"],
+        "bio_recall_by_attribute": results["recall"]["whole"],
+        "bio_recall_hidden": results["recall"].get("hidden", {}),
         "qa": answers["test"]["exact"],
         "qa_train": answers["train"]["exact"]["mean"],
         "qa_first": {"train": answers["train"]["first"], "test": answers["test"]["first"]},
@@ -92,7 +94,7 @@ def row(lab: Lab) -> dict:
         "qa_baseline": answers["baseline"],
         "qa_grid": answers.get("grid", []),
         **probed,
-        "code": sorted(set(map(code_version, made))),
+        "code": sorted(set(map(code_version, attempts))),
         "seconds": seconds.total(),
         "seconds_by_stage": dict(seconds),
         "goodput": round(goodput(spent), 4),
@@ -100,19 +102,18 @@ def row(lab: Lab) -> dict:
 
 
 def mixed(experiment: Experiment) -> dict:
-    """What is read in pretraining beside the people's biographies, or instead of those of
-    templates, as the configuration has it."""
+    """What pretraining reads besides the people's biographies of templates, or instead of them."""
     world, data = experiment.world, experiment.data
-    found = {}
+    sources = {}
     if data.rewritten:
-        found["rewritten"] = data.rewritten
+        sources["rewritten"] = data.rewritten
     if world.celebrities:
-        found["celebrities"] = world.celebrities
-        found["celebrity_variant"] = data.celebrity_variant
-        found["celebrity_share"] = data.celebrity_share
+        sources["celebrities"] = world.celebrities
+        sources["celebrity_variant"] = data.celebrity_variant
+        sources["celebrity_share"] = data.celebrity_share
     if data.qa_share:
-        found["qa_share"] = data.qa_share
+        sources["qa_share"] = data.qa_share
     if data.text:
-        found["text"] = data.text
-        found["text_share"] = data.text_share
-    return found
+        sources["text"] = data.text
+        sources["text_share"] = data.text_share
+    return sources

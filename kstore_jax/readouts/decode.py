@@ -1,4 +1,4 @@
-"""Text that a causal model goes on with: beam search over cached keys and values.
+"""Text generation by a causal model: beam search over cached keys and values.
 
 A hypothesis is scored by the sum of its log-likelihoods, without normalisation for its length
 (Hugging Face divides by the length). A beam of 1 is greedy decoding.
@@ -24,19 +24,19 @@ def beam_search(
     prompts_BxP: jax.Array,
     lengths_B: jax.Array,
     end: int,
-    known: int,
+    vocab_size: int,
     steps: int,
     width: int,
 ) -> tuple[jax.Array, jax.Array]:
-    """The likeliest continuation of each prompt that the beam finds.
+    """The likeliest continuation of each prompt that a beam of `width` finds.
 
     Args:
-      prompts_BxP: int32, what is beyond a prompt's length is not read.
+      prompts_BxP: int32, ignored beyond a prompt's length.
       lengths_B: int32, at least 1.
-      end: the token that ends a text.
-      known: tokens from this one on stand for nothing and are never said.
+      end: the end-of-text token.
+      vocab_size: tokens of the vocabulary; rows of the embedding beyond it are never generated.
       steps: tokens at most.
-      width: of the beam.
+      width: beams.
 
     Returns: tokens (B, S) int32, the end of text from where it ended; log-likelihoods (B,).
     """
@@ -46,38 +46,39 @@ def beam_search(
     last = jnp.take_along_axis(hidden, lengths_B[:, None, None] - 1, axis=1)[:, 0]
 
     def likelihoods(hidden_NxD):
-        logits = unembed(shape, params, hidden_NxD)[:, :known]
-        return jax.nn.log_softmax(logits).reshape(batch, -1, known)
+        logits = unembed(shape, params, hidden_NxD)[:, :vocab_size]
+        return jax.nn.log_softmax(logits).reshape(batch, -1, vocab_size)
 
     nowhere = jnp.full((batch, width), -jnp.inf)
     beam = {
         "scores": nowhere.at[:, 0].set(0.0),
         "texts": jnp.full((batch, width, steps), end, jnp.int32),
         "best": jnp.full((batch,), -jnp.inf),
-        "said": jnp.full((batch, steps), end, jnp.int32),
+        "best_text": jnp.full((batch, steps), end, jnp.int32),
     }
-    cache = jax.tree.map(lambda x: _repeated(x, batch, width), cache)
+    cache = jax.tree.map(lambda x: _repeat_for_beam(x, batch, width), cache)
     places = lengths_B.repeat(width)
-    first = jnp.broadcast_to(likelihoods(last), (batch, width, known))
-    beam, parents = _grown(beam, first, 0, end)
+    first = jnp.broadcast_to(likelihoods(last), (batch, width, vocab_size))
+    beam, parents = _extend(beam, first, 0, end)
 
     def step(state, i):
         beam, cache, parents = state
-        cache = jax.tree.map(lambda x: _chosen(x, parents), cache)
+        cache = jax.tree.map(lambda x: _select_beams(x, parents), cache)
         tokens = beam["texts"][:, :, i - 1].reshape(-1, 1)
         hidden, cache = forward_on(shape, params, tokens, places + i - 1, cache)
-        beam, parents = _grown(beam, likelihoods(hidden[:, 0]), i, end)
+        beam, parents = _extend(beam, likelihoods(hidden[:, 0]), i, end)
         return (beam, cache, parents), None
 
     (beam, *_), _ = jax.lax.scan(step, (beam, cache, parents), jnp.arange(1, steps))
     live, best = beam["scores"][:, 0], beam["best"]
-    said = jnp.where((live > best)[:, None], beam["texts"][:, 0], beam["said"])
-    return said, jnp.maximum(live, best)
+    text = jnp.where((live > best)[:, None], beam["texts"][:, 0], beam["best_text"])
+    return text, jnp.maximum(live, best)
 
 
-def _grown(beam: dict, likelihoods_BxWxV, i, end: int) -> tuple[dict, jax.Array]:
-    """Every hypothesis by one token: the best that ended, the best that go on, and whose they
-    were (B, W)."""
+def _extend(beam: dict, likelihoods_BxWxV, i, end: int) -> tuple[dict, jax.Array]:
+    """Extends every hypothesis by one token.
+
+    Returns: the best that ended and the best that continue, and the parents of those (B, W)."""
     batch, width, vocabulary = likelihoods_BxWxV.shape
     scores = (beam["scores"][:, :, None] + likelihoods_BxWxV).reshape(batch, -1)
     scores, which = jax.lax.top_k(scores, 2 * width)
@@ -87,59 +88,65 @@ def _grown(beam: dict, likelihoods_BxWxV, i, end: int) -> tuple[dict, jax.Array]
     finished = jnp.where(ended & (jnp.arange(2 * width) < width)[None], scores, -jnp.inf)
     ending = finished.argmax(1)[:, None]
     score = jnp.take_along_axis(finished, ending, 1)[:, 0]
-    text = _taken(beam["texts"], jnp.take_along_axis(parents, ending, 1))[:, 0]
+    text = _take_texts(beam["texts"], jnp.take_along_axis(parents, ending, 1))[:, 0]
     better = score > beam["best"]
 
     scores, order = jax.lax.top_k(jnp.where(ended, -jnp.inf, scores), width)
     parents, tokens = (jnp.take_along_axis(x, order, 1) for x in (parents, tokens))
-    grown = {
+    extended = {
         "scores": scores,
-        "texts": _taken(beam["texts"], parents).at[:, :, i].set(tokens),
+        "texts": _take_texts(beam["texts"], parents).at[:, :, i].set(tokens),
         "best": jnp.where(better, score, beam["best"]),
-        "said": jnp.where(better[:, None], text, beam["said"]),
+        "best_text": jnp.where(better[:, None], text, beam["best_text"]),
     }
-    return grown, parents
+    return extended, parents
 
 
-def _taken(texts_BxWxS: jax.Array, which_BxN: jax.Array) -> jax.Array:
+def _take_texts(texts_BxWxS: jax.Array, which_BxN: jax.Array) -> jax.Array:
     return jnp.take_along_axis(texts_BxWxS, which_BxN[:, :, None], axis=1)
 
 
-def _repeated(x: jax.Array, batch: int, width: int) -> jax.Array:
+def _repeat_for_beam(x: jax.Array, batch: int, width: int) -> jax.Array:
     """(B G, T, K) -> (B W G, T, K)."""
     of_text = x.reshape(batch, 1, -1, *x.shape[1:])
     return of_text.repeat(width, 1).reshape(-1, *x.shape[1:])
 
 
-def _chosen(x: jax.Array, parents_BxW: jax.Array) -> jax.Array:
-    """The rows (B W G, T, K) of a cache that the hypotheses grew from."""
+def _select_beams(x: jax.Array, parents_BxW: jax.Array) -> jax.Array:
+    """The cache rows (B W G, T, K) of the parents."""
     batch, width = parents_BxW.shape
     of_beam = x.reshape(batch, width, -1, *x.shape[1:])
     return jax.vmap(lambda rows, which: rows[which])(of_beam, parents_BxW).reshape(x.shape)
 
 
-def said(
-    shape: Shape, params: Params, examples: Spans, end: int, known: int, width: int, batch: int = 64
+def generate(
+    shape: Shape,
+    params: Params,
+    examples: Spans,
+    end: int,
+    vocab_size: int,
+    width: int,
+    batch: int = 64,
 ) -> np.ndarray:
-    """What the model says in place of the one span of each text, (N, K) int32: K tokens at most,
-    the end of text from where it ended."""
+    """The model's continuation in place of the one span of each text, (N, K) int32: at most K
+    tokens, padded with the end of text."""
     lengths = examples.positions[:, 0, 0] + 1
     prompts = examples.tokens[:, : int(lengths.max())]
     beyond = np.arange(prompts.shape[1]) >= lengths[:, None]
     prompts = np.where(beyond, end, prompts).astype(np.int32)
-    how = end, known, examples.positions.shape[2], width
+    options = end, vocab_size, examples.positions.shape[2], width
     batch = min(batch, len(examples))
-    found = []
+    generated = []
     for start in range(0, len(examples), batch):
         missing = max(0, start + batch - len(examples))
         rows = np.pad(prompts[start : start + batch], [(0, missing), (0, 0)])
         counts = np.pad(lengths[start : start + batch], (0, missing), constant_values=1)
-        tokens, _ = beam_search(shape, params, rows, counts, *how)
-        found.append(jax.device_get(tokens)[: batch - missing])
-    return np.concatenate(found)
+        tokens, _ = beam_search(shape, params, rows, counts, *options)
+        generated.append(jax.device_get(tokens)[: batch - missing])
+    return np.concatenate(generated)
 
 
-def exact_match(said_NxK: np.ndarray, examples: Spans) -> np.ndarray:
-    """Whether what is said is the span, to its end: (N, 1) bool."""
+def exact_match(tokens_NxK: np.ndarray, examples: Spans) -> np.ndarray:
+    """Whether the generated tokens are the span, to its end: (N, 1) bool."""
     targets, weights = examples.targets[:, 0], examples.weights[:, 0]
-    return ((said_NxK == targets) | (weights == 0)).all(1, keepdims=True)
+    return ((tokens_NxK == targets) | (weights == 0)).all(1, keepdims=True)

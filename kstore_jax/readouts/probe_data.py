@@ -1,4 +1,6 @@
-"""What the probes read: biographies and names as tokens, and the classes of the 11 tasks."""
+"""What probes read: biographies and names as tokens, and the classes of the 11 tasks."""
+
+import dataclasses
 
 import numpy as np
 
@@ -6,46 +8,72 @@ from kstore_jax.corpus.encode import PieceTokens, TokenRows, plain_rows
 from kstore_jax.corpus.examples import tokens_of
 from kstore_jax.corpus.shards import with_end_of_text
 from kstore_jax.corpus.tokenizer import Vocabulary
-from kstore_jax.readouts.probes import Readings
 from kstore_jax.world.people import ATTRIBUTES, People
 
-TASKS = (
+ProbeTasks = tuple[tuple[str, str], ...]
+"""Pairs of an attribute and `first` (first token) or `whole` (whole value)."""
+
+TASKS: ProbeTasks = (
     ("birth_date", "first"),
     *((name, kind) for name in ATTRIBUTES[1:] for kind in ("first", "whole")),
 )
-"""A full date has too many classes to be probed (Part 3.1, section 5.1)."""
-FIRST_TOKEN_TASKS = tuple(task for task in TASKS if task[1] == "first")
+"""A whole date has too many classes to be probed (Part 3.1, section 5.1)."""
+FIRST_TOKEN_TASKS: ProbeTasks = tuple(task for task in TASKS if task[1] == "first")
 
-Tasks = tuple[tuple[str, str], ...]
+
+@dataclasses.dataclass(frozen=True)
+class ProbeExamples:
+    """Texts, the positions a probe reads, and the right class of each task.
+
+    Attributes:
+      tokens: (N, L) int32.
+      positions: (N, Q) int32: positions whose hidden state is read.
+      labels: (N, T) int32: the right class of each task.
+      active: (N, Q, T) bool: whether a task is trained and scored at a position.
+      lengths: (N,) int32: tokens of text; the rest of L is padding.
+    """
+
+    tokens: np.ndarray
+    positions: np.ndarray
+    labels: np.ndarray
+    active: np.ndarray
+    lengths: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def rows(self, which: np.ndarray) -> dict[str, np.ndarray]:
+        """Some of the texts, as a batch."""
+        return {f.name: getattr(self, f.name)[which] for f in dataclasses.fields(self)}
 
 
 def _first_tokens(table: PieceTokens, attribute: int) -> np.ndarray:
-    """The first id of every value of an attribute."""
+    """The first token of every value of an attribute."""
     values = np.arange(len(table.language.pools.values[ATTRIBUTES[attribute]]))
     return table.tokens[table.language.values[attribute] + values, 0]
 
 
 def labels(
-    table: PieceTokens, who: People, tasks: Tasks = TASKS
+    table: PieceTokens, people: People, tasks: ProbeTasks = TASKS
 ) -> tuple[np.ndarray, tuple[int, ...]]:
     """The class of each person in each task (N, T) int32, and the number of classes of each task.
 
-    Classes are the values of the pool, or the different first tokens of those values.
+    Classes are the values of the pool, or the distinct first tokens of those values.
     """
-    columns, classes = [], []
+    columns, num_classes = [], []
     for name, kind in tasks:
         a = ATTRIBUTES.index(name)
         of_value = np.arange(len(table.language.pools.values[name]))
         if kind == "first":
             _, of_value = np.unique(_first_tokens(table, a), return_inverse=True)
-        columns.append(of_value[who.values[:, a]])
-        classes.append(int(of_value.max()) + 1)
-    return np.stack(columns, axis=1).astype(np.int32), tuple(classes)
+        columns.append(of_value[people.values[:, a]])
+        num_classes.append(int(of_value.max()) + 1)
+    return np.stack(columns, axis=1).astype(np.int32), tuple(num_classes)
 
 
 def class_tokens(table: PieceTokens, vocabulary: Vocabulary) -> tuple[np.ndarray, ...]:
     """The model's token of each class of each first-token task; -1 where the vocabulary has none,
-    which then is nobody's class."""
+    and then nobody is of that class."""
     return tuple(
         vocabulary.places(np.unique(_first_tokens(table, ATTRIBUTES.index(name))))
         for name, _ in FIRST_TOKEN_TASKS
@@ -53,44 +81,44 @@ def class_tokens(table: PieceTokens, vocabulary: Vocabulary) -> tuple[np.ndarray
 
 
 def shared_tokens(table: PieceTokens, vocabulary: Vocabulary) -> np.ndarray:
-    """The model's tokens that templates are made of, and the end of text."""
+    """The model's tokens of the templates, and the end of text."""
     tokens, _ = table.join(np.arange(int(table.language.names[0])))
-    known = vocabulary.places(np.unique(tokens))
-    return np.append(known[known >= 0], vocabulary.end_of_text)
+    in_model = vocabulary.places(np.unique(tokens))
+    return np.append(in_model[in_model >= 0], vocabulary.end_of_text)
 
 
-def biography_readings(
-    rows: TokenRows, labels_of_rows: np.ndarray, vocabulary: Vocabulary, tasks: Tasks = TASKS
-) -> Readings:
-    """Biographies, read just before each attribute in the order they come in; an attribute is
-    asked for at the positions before it is stated (Part 3.1, section 5.1)."""
+def biography_examples(
+    rows: TokenRows, labels_of_rows: np.ndarray, vocabulary: Vocabulary, tasks: ProbeTasks = TASKS
+) -> ProbeExamples:
+    """Biographies read just before each attribute, in the order they come in; an attribute is
+    active at the positions before its statement (Part 3.1, section 5.1)."""
     tokens, lengths = tokens_of(rows, vocabulary)
     starts = rows.value_spans[:, :, 0]
     positions = np.sort(starts, axis=1)
     attribute = [ATTRIBUTES.index(name) for name, _ in tasks]
-    return Readings(
+    return ProbeExamples(
         tokens=tokens,
         lengths=lengths,
         positions=positions.astype(np.int32),
         labels=labels_of_rows,
-        asked=positions[:, :, None] <= starts[:, None, attribute],
+        active=positions[:, :, None] <= starts[:, None, attribute],
     )
 
 
-def name_readings(
-    table: PieceTokens, who: People, vocabulary: Vocabulary, tasks: Tasks = TASKS
-) -> Readings:
-    """End token, full name, end token; read at the second (Part 3.1, section 5.2)."""
-    names = who.names + table.language.names
+def name_examples(
+    table: PieceTokens, people: People, vocabulary: Vocabulary, tasks: ProbeTasks = TASKS
+) -> ProbeExamples:
+    """End of text, full name, end of text; read at the second end (Part 3.1, section 5.2)."""
+    names = people.names + table.language.names
     joined, _ = table.join(names)
     rows = plain_rows(joined, table.lengths[names].sum(axis=1))
     closed = with_end_of_text(rows, table.tokenizer.end_of_text)
-    of_people, classes = labels(table, who, tasks)
+    of_people, num_classes = labels(table, people, tasks)
     tokens, lengths = tokens_of(closed, vocabulary)
-    return Readings(
+    return ProbeExamples(
         tokens=tokens,
         lengths=lengths,
         positions=closed.lengths[:, None].astype(np.int32),
         labels=of_people,
-        asked=np.ones((len(who), 1, len(classes)), bool),
+        active=np.ones((len(people), 1, len(num_classes)), bool),
     )

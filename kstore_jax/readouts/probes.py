@@ -8,7 +8,6 @@ P-probing reads the hidden state just before the first mention of each of the si
 biography (LayerNorm). Q-probing reads it at the end token after the full name (BatchNorm).
 """
 
-import dataclasses
 import functools
 
 import jax
@@ -19,50 +18,23 @@ from kstore_jax.model.forward import Params
 from kstore_jax.model.lora import low_rank, merge
 from kstore_jax.model.transformer import Shape
 from kstore_jax.readouts.config import PProbe, QProbe
+from kstore_jax.readouts.probe_data import ProbeExamples
 from kstore_jax.train.objectives import Objective, at_positions, hidden_states
 
 _EPSILON = 1e-5
 
 
-@dataclasses.dataclass(frozen=True)
-class Readings:
-    """Where a probe reads, and what it should find there.
-
-    N texts, Q positions each, T tasks.
-
-    Attributes:
-      tokens: (N, L) int32.
-      positions: (N, Q) int32: where the hidden state is read.
-      labels: (N, T) int32: the right class of each task.
-      asked: (N, Q, T) bool: whether a task is asked at a position.
-      lengths: (N,) int32: how many of the L tokens are text.
-    """
-
-    tokens: np.ndarray
-    positions: np.ndarray
-    labels: np.ndarray
-    asked: np.ndarray
-    lengths: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.tokens)
-
-    def rows(self, which: np.ndarray) -> dict[str, np.ndarray]:
-        """Some texts, as a batch."""
-        return {f.name: getattr(self, f.name)[which] for f in dataclasses.fields(self)}
-
-
 def init_probe(
-    shape: Shape, probe: PProbe | QProbe, classes: tuple[int, ...], key: jax.Array
+    shape: Shape, probe: PProbe | QProbe, num_classes: tuple[int, ...], key: jax.Array
 ) -> dict:
-    """The trainable of T = len(classes) tasks; heads are as wide as the largest needs."""
-    tasks, width = len(classes), shape.width
+    """Initial parameters of T = len(num_classes) tasks; heads are as wide as the largest needs."""
+    tasks, width = len(num_classes), shape.width
     embedding_key, head_key = jax.random.split(key)
     head = {
         "norm": {"scale": jnp.ones((tasks, width)), "bias": jnp.zeros((tasks, width))},
         "linear": {
-            "kernel": jax.random.normal(head_key, (tasks, width, max(classes))) * width**-0.5,
-            "bias": jnp.zeros((tasks, max(classes))),
+            "kernel": jax.random.normal(head_key, (tasks, width, max(num_classes))) * width**-0.5,
+            "bias": jnp.zeros((tasks, max(num_classes))),
         },
     }
     table = (tasks, shape.vocabulary, width)
@@ -73,8 +45,8 @@ def init_probe(
 
 
 def model_head(shape: Shape, params: Params, class_tokens: tuple[np.ndarray, ...]) -> dict:
-    """A head that is not trained: the model's own output rows for the tokens of each task's classes
-    (-1 for a class without one), after a norm without gain."""
+    """A frozen head: the model's own output rows for the tokens of each task's classes (-1: a class
+    without a token), after a norm without gain."""
     tasks, most = len(class_tokens), max(len(tokens) for tokens in class_tokens)
     tokens = np.full((tasks, most), -1)
     for row, of_task in zip(tokens, class_tokens, strict=True):
@@ -126,66 +98,67 @@ def moments(hidden_TxBxQxD: jax.Array, norm: str) -> tuple[jax.Array, jax.Array]
     )
 
 
-def class_logits(head: dict, hidden_TxBxQxD, mean, variance, classes: tuple[int, ...]):
-    """(T, B, Q, C) logits; those beyond the number of classes of a task are -inf."""
+def class_logits(head: dict, hidden_TxBxQxD, mean, variance, num_classes: tuple[int, ...]):
+    """(T, B, Q, C) logits; -inf beyond the number of classes of a task."""
     scale, bias = (head["norm"][name][:, None, None] for name in ("scale", "bias"))
     normed = (hidden_TxBxQxD - mean) * jax.lax.rsqrt(variance + _EPSILON) * scale + bias
     tasks, rows, positions, width = normed.shape
     flat = normed.reshape(tasks, rows * positions, width)
     logits = jnp.einsum("tnd,tdc->tnc", flat, head["linear"]["kernel"])
     logits = logits + head["linear"]["bias"][:, None]
-    real = jnp.arange(logits.shape[-1])[None] < jnp.asarray(classes)[:, None]
+    real = jnp.arange(logits.shape[-1])[None] < jnp.asarray(num_classes)[:, None]
     logits = jnp.where(real[:, None], logits, -jnp.inf)
     return logits.reshape(tasks, rows, positions, -1)
 
 
 @functools.cache
-def probe_objective(shape: Shape, classes: tuple[int, ...], norm: str) -> Objective:
-    """The sum over tasks of the mean loss over the positions where the task is asked; the dropout
-    of `shape` is on."""
+def probe_objective(shape: Shape, num_classes: tuple[int, ...], norm: str) -> Objective:
+    """Returns the objective: the sum over tasks of the mean loss over the task's active positions.
+
+    The dropout of `shape` is on."""
 
     def objective(params, batch):
         hidden = features(shape, params, batch)
-        logits = class_logits(params["head"], hidden, *moments(hidden, norm), classes)
+        logits = class_logits(params["head"], hidden, *moments(hidden, norm), num_classes)
         labels = batch["labels"].T[:, :, None, None]
         right = jnp.take_along_axis(jax.nn.log_softmax(logits), labels, axis=-1)[..., 0]
-        asked = batch["asked"].transpose(2, 0, 1).astype(jnp.float32)
-        return -(right * asked).sum((1, 2)), asked.sum((1, 2))
+        active = batch["active"].transpose(2, 0, 1).astype(jnp.float32)
+        return -(right * active).sum((1, 2)), active.sum((1, 2))
 
     return objective
 
 
-def accuracy(hits_TxNxQ: np.ndarray, held_out: Readings) -> np.ndarray:
-    """Of each task at each position, (T, Q); NaN where it is asked of nobody."""
-    asked = held_out.asked.transpose(2, 0, 1)
+def accuracy(hits_TxNxQ: np.ndarray, held_out: ProbeExamples) -> np.ndarray:
+    """The accuracy of each task at each position, (T, Q); NaN where it is active for nobody."""
+    active = held_out.active.transpose(2, 0, 1)
     with np.errstate(invalid="ignore"):
-        return (hits_TxNxQ & asked).sum(1) / asked.sum(1)
+        return (hits_TxNxQ & active).sum(1) / active.sum(1)
 
 
 def probe_hits(
     shape: Shape,
     params: Params,
-    classes: tuple[int, ...],
+    num_classes: tuple[int, ...],
     norm: str,
-    seen: Readings,
-    held_out: Readings,
+    trained: ProbeExamples,
+    held_out: ProbeExamples,
     batch: int = 64,
 ) -> np.ndarray:
     """Whether each task names the right class of each held-out text at each position, (T, N, Q).
 
-    The statistics of BatchNorm are those of all texts the probe was trained on, under the trained
-    embedding (rather than a running average over the training).
+    BatchNorm uses the statistics of all texts the probe was trained on, under the trained embedding
+    (not a running average over the training).
     """
     mean = variance = None
     if norm == "batch":
-        states = jnp.concatenate([_features(shape, params, b) for b in _batches(seen, batch)], 1)
+        states = jnp.concatenate([_features(shape, params, b) for b in _batches(trained, batch)], 1)
         mean, variance = moments(states, norm)
     right = []
     for rows in _batches(held_out, batch):
         states = _features(shape, params, rows)
         m, v = (mean, variance) if norm == "batch" else moments(states, norm)
-        found = class_logits(params["head"], states, m, v, classes).argmax(-1)
-        right.append(jax.device_get(found == rows["labels"].T[:, :, None]))
+        predicted = class_logits(params["head"], states, m, v, num_classes).argmax(-1)
+        right.append(jax.device_get(predicted == rows["labels"].T[:, :, None]))
     return np.concatenate(right, axis=1)
 
 
@@ -194,6 +167,6 @@ def _features(shape, params, batch):
     return features(shape, params, {k: batch[k] for k in ("tokens", "lengths", "positions")})
 
 
-def _batches(readings: Readings, size: int):
-    for start in range(0, len(readings), size):
-        yield readings.rows(np.arange(start, min(start + size, len(readings))))
+def _batches(examples: ProbeExamples, size: int):
+    for start in range(0, len(examples), size):
+        yield examples.rows(np.arange(start, min(start + size, len(examples))))

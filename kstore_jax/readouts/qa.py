@@ -1,91 +1,63 @@
-"""Exact match and first-token accuracy, of answers and of what a biography states.
+"""Question answering: exact match on trained and held-out people (Part 3.1, section 2.3)."""
 
-Greedy decoding gives an answer if and only if each of its tokens is the most likely one after the
-true text before it, so one forward decides exact match under greedy decoding. The paper (Part 3.1,
-section 2.3) decodes with a beam of 4, which may differ, and reports similar results without it. A
-bidirectional model is given as many masks as the answer has tokens, and has to recover all
-(section 7).
-"""
-
-import dataclasses
-import functools
-
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from kstore_jax.corpus.examples import Spans
-from kstore_jax.model.forward import Params, forward, unembed
-from kstore_jax.model.transformer import Shape
-from kstore_jax.train.objectives import at_positions
+from kstore_jax.model.forward import Params
+from kstore_jax.readouts import decode, spans
+from kstore_jax.readouts.base import Context
+from kstore_jax.tasks.extraction import by_attribute, majority_guess
+from kstore_jax.world.people import ATTRIBUTES
+from kstore_jax.world.questions import TRAINED_WORDING
 
-_COLUMNS = tuple(field.name for field in dataclasses.fields(Spans))
-
-
-def predicted(shape: Shape, params: Params, examples: Spans, batch: int = 256) -> np.ndarray:
-    """The most likely token at each place of each span, given the true others: (N, S, K) int32."""
-    found = []
-    for start in range(0, len(examples), batch):
-        part = slice(start, start + batch)
-        missing = max(0, start + batch - len(examples)) if start else 0
-        rows = [
-            np.pad(column[part], [(0, missing)] + [(0, 0)] * (column.ndim - 1))
-            for column in (examples.tokens, examples.positions, examples.lengths)
-        ]
-        kept = len(examples.tokens[part])
-        found.append(jax.device_get(_predicted(shape, params, *rows))[:kept])
-    return np.concatenate(found)
+VERSION = 1
 
 
-def span_accuracy(
-    shape: Shape, params: Params, examples: Spans, batch: int = 256
-) -> tuple[np.ndarray, np.ndarray]:
-    """Whether each span is predicted whole, and whether its first token is: (N, S) bool both."""
-    right = predicted(shape, params, examples, batch) == examples.targets
-    return (right | (examples.weights == 0)).all(-1), right[..., 0]
+def evaluate_questions(context: Context, params: Params, beam_size: int) -> dict:
+    """Scores a model's answers about everyone in every wording.
 
+    Args:
+      beam_size: more than 1 adds the answers of a beam search.
 
-def stacked(examples: Spans, batch: int = 256) -> dict[str, np.ndarray]:
-    """The columns of `examples` as (batches, batch, ...), filled up; `real` says with what not."""
-    batch = min(batch, len(examples))
-    missing = -len(examples) % batch
-    columns = {name: getattr(examples, name) for name in _COLUMNS}
-    columns["real"] = np.ones(len(examples), bool)
-    padded = {
-        name: np.pad(column, [(0, missing)] + [(0, 0)] * (column.ndim - 1))
-        for name, column in columns.items()
+    Returns: for `train` and `test` people the shares by attribute of `exact` match, of `first`
+      tokens and of `beam` search in the trained wording; `wordings`: exact match in each other
+      wording; `baseline`: the majority guess.
+    """
+    exact, first = _answered(context, params, context.questions())
+    trained = context.qa_train_mask
+    wordings = range(TRAINED_WORDING + 1, context.table.language.questions.shape[1])
+    reworded = [_answered(context, params, context.questions(wording))[0] for wording in wordings]
+    scores = {"exact": exact, "first": first}
+    if beam_size > 1:
+        examples = context.questions()
+        generated = generate_answers(context, params, examples, beam_size)
+        scores["beam"] = decode.exact_match(generated, examples).reshape(exact.shape)
+    return {
+        "train": {name: by_attribute(right[trained]) for name, right in scores.items()},
+        "test": {name: by_attribute(right[~trained]) for name, right in scores.items()},
+        "wordings": {
+            "train": [by_attribute(right[trained]) for right in reworded],
+            "test": [by_attribute(right[~trained]) for right in reworded],
+        },
+        "baseline": majority_guess(context.everyone.values, trained),
     }
-    return {name: column.reshape(-1, batch, *column.shape[1:]) for name, column in padded.items()}
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def span_shares(
-    shape: Shape, params: Params, batches: dict[str, jax.Array]
-) -> tuple[jax.Array, jax.Array]:
-    """The share of spans that are predicted whole, and whose first token is: scalars that are on
-    the device still. `batches` are those of `stacked`."""
-
-    def right(batch):
-        found = _predicted(shape, params, *(batch[x] for x in ("tokens", "positions", "lengths")))
-        right = (found == batch["targets"]) & batch["real"][:, None, None]
-        whole = (right | (batch["weights"] == 0)).all(-1) & batch["real"][:, None]
-        return whole.sum(dtype=jnp.float32), right[..., 0].sum(dtype=jnp.float32)
-
-    whole, first = jax.lax.map(right, batches)
-    spans = batches["real"].sum(dtype=jnp.float32) * batches["positions"].shape[2]
-    return whole.sum() / spans, first.sum() / spans
+def generate_answers(
+    context: Context, params: Params, examples: Spans, beam_size: int
+) -> np.ndarray:
+    """The model's own answers, (N, K) int32: by beam search or, of a bidirectional model, the
+    tokens under the masks."""
+    end = context.vocabulary.end_of_text
+    if context.mask_token is not None:
+        tokens = spans.predict(context.shape, params, examples)[:, 0]
+        return np.where(examples.weights[:, 0] > 0, tokens, end)
+    vocab_size = context.vocabulary.size
+    return decode.generate(context.shape, params, examples, end, vocab_size, beam_size)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _predicted(shape, params, tokens, positions, lengths):
-    rows, spans, width = positions.shape
-    hidden = forward(shape, params, tokens, lengths)
-    hidden = at_positions(hidden, positions.reshape(rows, spans * width))
-    logits = unembed(shape, params, hidden.reshape(-1, hidden.shape[-1]))
-    return logits.argmax(-1).reshape(positions.shape)
-
-
-def majority_baseline(seen: np.ndarray, asked: np.ndarray) -> float:
-    """The share of `asked` (N,) that equals the most frequent element of `seen` (M,)."""
-    values, counts = np.unique(seen, return_counts=True)
-    return float(np.mean(asked == values[counts.argmax()]))
+def _answered(context: Context, params: Params, questions: Spans) -> tuple[np.ndarray, np.ndarray]:
+    """Whether each answer, and its first token, is right: (everyone, 6) bool both."""
+    scores = spans.span_accuracy(context.shape, params, questions)
+    exact, first = (right.reshape(-1, len(ATTRIBUTES)) for right in scores)
+    return exact, first

@@ -1,69 +1,69 @@
-"""What a pretrained model recites of the biographies, and what BERT tells masked words from."""
+"""How much of the biographies a pretrained model recites."""
 
 import dataclasses
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from kstore_jax.corpus.encode import TokenRows
 from kstore_jax.corpus.examples import Spans, span_examples
-from kstore_jax.pipeline.answering import by_attribute
-from kstore_jax.readouts import qa
+from kstore_jax.readouts import spans
+from kstore_jax.readouts.base import Context
+from kstore_jax.tasks.extraction import by_attribute
 
-if TYPE_CHECKING:
-    from kstore_jax.pipeline.lab import Lab
-
-_TEXTS = 1000  # of how many it is asked what they are told from
+VERSION = 1
+_TEXTS = 1000  # biographies that are read with more hidden
 
 
-def recall(lab: "Lab") -> dict:
-    """The share of values predicted in the biographies, from the text before them, or, of a
-    bidirectional model, each word from all else.
+def recall(context: Context) -> dict:
+    """The share of values predicted in the biographies, from the text before them or, by a
+    bidirectional model, each word from all other text.
 
-    Returns: `whole` and `first` (the first token) by attribute; of a bidirectional model `hidden`,
-    `whole` by attribute with more hidden than the word that is to be told: `name`, every full name
-    too; `value`, all words of the value; `values`, all words of all values, so that the name is all
-    there is to tell them from.
+    Returns: `whole` and `first` (first token) by attribute. A bidirectional model also gets
+      `hidden`: `whole` with more hidden than the predicted word: `name`, every full name as well;
+      `value`, all words of the value; `values`, all words of all values, which leaves the name
+      alone to predict them from.
     """
-    rows = lab.corpus.rows
-    whole, first = _predicted(lab, rows)
-    found = {"whole": by_attribute(whole), "first": by_attribute(first)}
-    if lab.mask is None:
-        return found
+    rows = context.corpus.rows
+    whole, first = _predicted(context, rows)
+    shares = {"whole": by_attribute(whole), "first": by_attribute(first)}
+    if context.mask_token is None:
+        return shares
     some = rows.rows(np.arange(0, len(rows), -(-len(rows) // _TEXTS)))
-    spans = [some.value_spans[:, a : a + 1] for a in range(some.value_spans.shape[1])]
+    values = [some.value_spans[:, a : a + 1] for a in range(some.value_spans.shape[1])]
     hidden = {
-        "name": _predicted(lab, some, names=False)[0],
-        "value": np.concatenate([_told(lab, some, one) for one in spans], axis=1),
-        "values": _told(lab, some, some.value_spans),
+        "name": _predicted(context, some, context.mask_token)[0],
+        "value": np.concatenate([_unmasked(context, some, one) for one in values], axis=1),
+        "values": _unmasked(context, some, some.value_spans),
     }
-    return {**found, "hidden": {what: by_attribute(right) for what, right in hidden.items()}}
+    return {**shares, "hidden": {what: by_attribute(right) for what, right in hidden.items()}}
 
 
-def _predicted(lab: "Lab", rows: TokenRows, names: bool = True) -> tuple[np.ndarray, np.ndarray]:
-    """Whether each value is predicted whole, and whether its first token is, with or without the
-    full names in sight: (N, 6) bool both."""
+def _predicted(
+    context: Context, rows: TokenRows, name_mask: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Whether each value is predicted whole, and whether its first token is: (N, 6) bool both;
+    `name_mask` hides the full names."""
     whole = np.ones(rows.value_spans.shape[:2], bool)
     first = None
-    for which, examples in lab.recited(rows):
-        if not names:
-            examples = _without(examples, rows.name_spans[which], lab.mask)
-        right, first_right = qa.span_accuracy(lab.shape, lab.pretrained, examples)
+    for which, examples in context.recall_examples(rows):
+        if name_mask is not None:
+            examples = _hide(examples, rows.name_spans[which], name_mask)
+        right, first_right = spans.span_accuracy(context.shape, context.pretrained, examples)
         whole[which] &= right
         first = first_right if first is None else first
+    assert first is not None
     return whole, first
 
 
-def _told(lab: "Lab", rows: TokenRows, spans: np.ndarray) -> np.ndarray:
-    """Whether each of the spans, all of them hidden, is told whole: (N, S) bool."""
-    examples = span_examples(rows, spans, lab.vocabulary, lab.mask)
-    return qa.span_accuracy(lab.shape, lab.pretrained, examples)[0]
+def _unmasked(context: Context, rows: TokenRows, hidden: np.ndarray) -> np.ndarray:
+    """Whether each of the spans, all hidden at once, is predicted whole: (N, S) bool."""
+    examples = span_examples(rows, hidden, context.vocabulary, context.mask_token)
+    return spans.span_accuracy(context.shape, context.pretrained, examples)[0]
 
 
-def _without(examples: Spans, spans: np.ndarray, mask: int) -> Spans:
-    """The examples with `spans` (N, M, 2), counted from the start of a row, hidden."""
-    places = np.arange(examples.tokens.shape[1]) - 1
-    inside = (spans[..., :1] <= places) & (places < spans[..., 1:])
-    return dataclasses.replace(
-        examples, tokens=np.where(inside.any(1), np.int32(mask), examples.tokens)
-    )
+def _hide(examples: Spans, hidden: np.ndarray, mask_token: int) -> Spans:
+    """The examples with the spans `hidden` (N, M, 2), counted from the start of a row, masked."""
+    positions = np.arange(examples.tokens.shape[1]) - 1
+    inside = (hidden[..., :1] <= positions) & (positions < hidden[..., 1:])
+    tokens = np.where(inside.any(1), np.int32(mask_token), examples.tokens)
+    return dataclasses.replace(examples, tokens=tokens)

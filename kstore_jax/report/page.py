@@ -18,7 +18,7 @@ from typing import NamedTuple
 from kstore_jax.errors import UserError
 from kstore_jax.files import write_bytes, write_text
 from kstore_jax.pipeline.experiment import Experiment
-from kstore_jax.pipeline.lab import Lab
+from kstore_jax.pipeline.graph import ExperimentGraph
 from kstore_jax.pipeline.stages import Cache
 from kstore_jax.report import agreement, charts, curves, figures, grids, paper, series, tables
 from kstore_jax.report.drawing import Chart, as_csv
@@ -213,7 +213,7 @@ def _metrics(stages: pathlib.Path, config: Experiment) -> list[dict]:
     """The lines of a row's pretraining, none where they cannot be read."""
     try:
         cache = Cache(stages)
-        lines = read_metrics(cache.folder(Lab(config, cache).pretrain) / METRICS)
+        lines = read_metrics(cache.folder(ExperimentGraph(config, cache).pretrain) / METRICS)
         return [{**line, "step": int(line["step"])} for line in lines]
     except (UserError, OSError, ValueError, KeyError, TypeError):
         return []

@@ -9,7 +9,7 @@ import numpy as np
 from kstore_jax.corpus.encode import TokenRows, encode_entries
 from kstore_jax.corpus.tokenizer import Tokenizer
 from kstore_jax.errors import UserError
-from kstore_jax.pipeline.data import Materials
+from kstore_jax.pipeline.data import ExperimentData
 from kstore_jax.pipeline.experiment import Experiment
 from kstore_jax.report import paper
 from kstore_jax.world.biographies import write
@@ -29,7 +29,7 @@ class Shown:
     """
 
     def __init__(self, experiment: Experiment, person: int):
-        self._materials = materials = Materials(experiment)
+        self._materials = materials = ExperimentData(experiment.world, experiment.data)
         world, data = experiment.world, experiment.data
         if person >= (count := world.people + world.celebrities):
             raise UserError(f"person: expected less than {count}, got {person}")
@@ -151,7 +151,7 @@ def pools(experiment: Experiment) -> dict[str, dict[str, float]]:
     """Of each attribute: how many `values` it has, and how often the `commonest` value and the
     commonest `first_word` come up, as shares, beside those of the paper's pools, `paper_commonest`
     and `paper_first_word` (Part 3.1, Fig. 7, first row)."""
-    drawn_from = Materials(experiment).language.pools
+    drawn_from = ExperimentData(experiment.world, experiment.data).language.pools
     printed, found = paper.baseline(), {}
     for attribute in ATTRIBUTES:
         values = np.array(drawn_from.values[attribute])

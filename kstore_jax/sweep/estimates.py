@@ -10,53 +10,58 @@ import dataclasses
 import numpy as np
 
 from kstore_jax.corpus import shards
-from kstore_jax.pipeline.lab import Lab
-from kstore_jax.readouts.probe_data import name_readings
-from kstore_jax.readouts.probing import tasks_of
+from kstore_jax.pipeline.context import build_context
+from kstore_jax.pipeline.graph import ExperimentGraph
+from kstore_jax.readouts.probe_data import name_examples
+from kstore_jax.readouts.probe_training import probe_tasks
 from kstore_jax.world.people import ATTRIBUTES
 
 _PEOPLE = 100
 _READ = 1 / 3
 
 
-def tokens(lab: Lab) -> dict[str, float]:
-    """The tokens that each stage trains, and a third of those it reads, by its folder; nothing of
-    stages that write text. Not counted is what is read for the dynamics of pretraining, of people
-    that finetuning holds back, and of texts with more hidden of them."""
-    e, some = lab.experiment, _small(lab)
-    materials, entries = some.materials, some.materials.variant.entries
-    numbers = np.arange(some.experiment.world.people * entries)
-    told = materials.table, e.world.seed, materials.variant, 0, numbers
-    recited = [spans for _, spans in some.recited(shards.biographies(*told).rows)]
+def tokens(graph: ExperimentGraph) -> dict[str, float]:
+    """The tokens each stage trains, plus a third of those it reads, by its folder.
+
+    Stages that write text have none. The dynamics of pretraining, people held back from finetuning
+    and biographies with more hidden are not counted.
+    """
+    e, data = graph.experiment, graph.data
+    context = build_context(_small(graph))
+    entries = data.variant.entries
+    numbers = np.arange(len(context.people) * entries)
+    source = context.table, e.world.seed, data.variant, 0, numbers
+    recited = [spans for _, spans in context.recall_examples(shards.biographies(*source).rows)]
     longest = max(spans.tokens.shape[1] for spans in recited)
-    name = name_readings(materials.table, materials.people, some.vocabulary).tokens.shape[1]
-    asked = some.asked()
-    question, answer = asked.tokens.shape[1], asked.positions.shape[-1]
-    wordings = materials.language.questions.shape[1]
-    found = {
-        lab.pretrain: e.pretrain.steps * e.pretrain.batch_size * e.pretrain.seq_len,
-        lab.recall: _READ * sum(s.tokens.size for s in recited) / len(numbers)
+    names = name_examples(context.table, context.people, context.vocabulary)
+    questions = context.questions()
+    question, answer = questions.tokens.shape[1], questions.positions.shape[-1]
+    wordings = context.table.language.questions.shape[1]
+    beam = e.qa.beam_size
+    counts = {
+        graph.pretrain: e.pretrain.steps * e.pretrain.batch_size * e.pretrain.seq_len,
+        graph.recall: _READ * sum(s.tokens.size for s in recited) / len(numbers)
         * e.world.people * entries,
-        lab.qa: _READ * len(ATTRIBUTES) * (e.world.people + e.world.celebrities)
-        * (wordings * question + (e.qa.beam_size > 1) * (question + e.qa.beam_size * answer)),
+        graph.qa: _READ * len(ATTRIBUTES) * (e.world.people + e.world.celebrities)
+        * (wordings * question + (beam > 1) * (question + beam * answer)),
     }  # fmt: skip
-    for row, stage in lab.finetune.items():
-        found[stage] = row.steps * row.batch_size * question
-    texts = e.world.people * (e.p_probe.biographies_per_person or entries) / 2  # of people held out
-    for stage, probe, length, read in (
-        (lab.p_probe, e.p_probe, longest, texts),
-        (lab.q_probe, e.q_probe, name, e.world.people),
+    for row, stage in graph.finetune.items():
+        counts[stage] = row.steps * row.batch_size * question
+    held_out = e.world.people * (e.p_probe.biographies_per_person or entries) / 2
+    for stage, probe, length, texts in (
+        (graph.p_probe, e.p_probe, longest, held_out),
+        (graph.q_probe, e.q_probe, names.tokens.shape[1], e.world.people),
     ):
-        texts_read = probe.steps * probe.batch_size + _READ * read
-        found[stage] = len(tasks_of(probe)) * length * texts_read
-    return {stage.folder: float(count) for stage, count in found.items()}
+        texts_read = probe.steps * probe.batch_size + _READ * texts
+        counts[stage] = len(probe_tasks(probe)) * length * texts_read
+    return {stage.folder: float(count) for stage, count in counts.items()}
 
 
-def _small(lab: Lab) -> Lab:
-    """The same experiment about some people, of templates alone, which nothing has to be read of
-    to know the lengths of its texts."""
-    e = lab.experiment
+def _small(graph: ExperimentGraph) -> ExperimentGraph:
+    """The same experiment about few people, of templates only: enough to know the lengths of its
+    texts without reading a dataset."""
+    e = graph.experiment
     people = min(e.world.people, _PEOPLE)
     world = dataclasses.replace(e.world, people=people, celebrities=0)
     data = dataclasses.replace(e.data, text="", rewritten="", celebrity_share=0.0)
-    return Lab(dataclasses.replace(e, world=world, data=data), lab.cache)
+    return ExperimentGraph(dataclasses.replace(e, world=world, data=data), graph.cache)

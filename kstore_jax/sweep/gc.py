@@ -38,8 +38,8 @@ def unneeded(root: pathlib.Path, keep: Sequence[pathlib.Path]) -> list[tuple[pat
     plans |= {home: Plan.read(home) for home in homes if (home / PLAN).exists()}
     needed = {folder for plan in plans.values() for folder in plan.stages}
     there = [path.name for path in sorted(root.iterdir()) if _FOLDER.fullmatch(path.name)]
-    parents = {folder: told.parents for folder, told in cache.described().items()}
-    todo = [folder for folder in there if cache.held(folder)]
+    parents = {folder: told.parents for folder, told in cache.specs().items()}
+    todo = [folder for folder in there if cache.is_locked(folder)]
     while todo:
         needed.add(folder := todo.pop())
         todo += [parent for parent in parents.get(folder, ()) if parent not in needed]

@@ -15,7 +15,7 @@ from typing import Self
 
 from kstore_jax.errors import DamagedFileError, UserError
 from kstore_jax.files import read_json, write_json
-from kstore_jax.pipeline.stages import Cache, Described
+from kstore_jax.pipeline.stages import Cache, StageSpec
 from kstore_jax.train.telemetry import METRICS, last_metrics
 from kstore_jax.world.biographies import Variant
 
@@ -67,7 +67,7 @@ class Plan:
 
     cache: Cache
     rows: tuple[tuple[str, tuple[str, ...]], ...]
-    stages: Mapping[str, Described]
+    stages: Mapping[str, StageSpec]
 
     def share(self, index: int, count: int) -> Self:
         """The plan of the rows index, index + count, ... alone."""
@@ -102,7 +102,7 @@ class Plan:
         found = read_json(path)
         try:
             rows = tuple((row["name"], tuple(row["stages"])) for row in found["rows"])
-            stages = {folder: Described(**told) for folder, told in found["stages"].items()}
+            stages = {folder: StageSpec(**told) for folder, told in found["stages"].items()}
             return cls(Cache(workdir / found["cache"]), rows, stages)
         except (KeyError, TypeError, AttributeError):
             raise DamagedFileError(
@@ -113,7 +113,7 @@ class Plan:
         """How far every stage is; `benchmark` is asked about one that the cache has none like."""
         needed = collections.Counter(folder for _, folders in self.rows for folder in folders)
         pace = _paces(self.cache)
-        known = {**self.cache.described(), **self.stages}
+        known = {**self.cache.specs(), **self.stages}
         return [self._one(folder, needed[folder], known, pace, benchmark) for folder in self.stages]
 
     def _one(self, folder: str, rows: int, known, pace, benchmark: Benchmark) -> Progress:
@@ -124,7 +124,7 @@ class Plan:
         if (seconds := self.cache.seconds(folder)) is not None:
             return told("done", step, steps, seconds, 0.0, "")
         begun = (self.cache.root / folder / "config.json").exists()
-        state = "running" if self.cache.held(folder) else "stopped" if begun else "waiting"
+        state = "running" if self.cache.is_locked(folder) else "stopped" if begun else "waiting"
         seconds = line.get("seconds", 0.0)
         if step and steps:
             left = (steps - step) * seconds / step
@@ -140,7 +140,7 @@ class Plan:
 
 def _paces(cache: Cache) -> dict[str, tuple[float, int]]:
     """Seconds a unit of work of every kind of stage that was finished, and how many those were."""
-    found, seconds, work = cache.described(), collections.Counter(), collections.Counter()
+    found, seconds, work = cache.specs(), collections.Counter(), collections.Counter()
     count = collections.Counter()
     for folder, stage in found.items():
         if (took := cache.seconds(folder)) is not None:
@@ -151,7 +151,7 @@ def _paces(cache: Cache) -> dict[str, tuple[float, int]]:
     return {key: (seconds[key] / work[key], count[key]) for key in seconds if work[key]}
 
 
-def _cost(stage: Described, known: Mapping[str, Described]) -> tuple[str, float]:
+def _cost(stage: StageSpec, known: Mapping[str, StageSpec]) -> tuple[str, float]:
     """What stages must agree on to take as long for as much work, and how much work it is: steps,
     or biographies or people read."""
     before = list(_ancestors(stage, known))
@@ -173,7 +173,7 @@ def _cost(stage: Described, known: Mapping[str, Described]) -> tuple[str, float]
     return json.dumps([stage.kind, settings, models], sort_keys=True), max(work, 1)
 
 
-def _ancestors(stage: Described, known: Mapping[str, Described]) -> Iterable[Described]:
+def _ancestors(stage: StageSpec, known: Mapping[str, StageSpec]) -> Iterable[StageSpec]:
     """A stage and all it depends on, as far as it is known, each once."""
     found, todo = {}, [("", stage)]
     while todo:

@@ -7,7 +7,6 @@ each takes its share of the rows, and the last one writes the results.
 
 import contextlib
 import functools
-import gc
 import itertools
 import json
 import os
@@ -24,17 +23,18 @@ from kstore_jax.bench import bench
 from kstore_jax.config.fields import as_dict, identity, identity_of
 from kstore_jax.errors import DamagedFileError, UserError, in_a_line
 from kstore_jax.files import WRITING, read_json, write_json
-from kstore_jax.pipeline.batched import pretrain_together
+from kstore_jax.pipeline.cores import usable_cores
 from kstore_jax.pipeline.experiment import Experiment, parse
-from kstore_jax.pipeline.lab import Lab, with_dtype
-from kstore_jax.pipeline.results import row
-from kstore_jax.pipeline.stages import Cache, usable_cores
+from kstore_jax.pipeline.graph import ExperimentGraph, resolve_auto
+from kstore_jax.pipeline.results import result_row
+from kstore_jax.pipeline.run import Runner, check, pretrain_batched
+from kstore_jax.pipeline.stages import Cache
 from kstore_jax.report import agreement
 from kstore_jax.report.groups import groups
 from kstore_jax.sweep import estimates
 from kstore_jax.sweep.plan import Plan, Report
 from kstore_jax.sweep.workers import run_in_processes, write_experiments
-from kstore_jax.train import distributed as processes
+from kstore_jax.train import distributed as distributed_runtime
 from kstore_jax.train import preemption, trackers
 
 _LOCK = ".lock"
@@ -123,7 +123,7 @@ def taken_out(workdir: pathlib.Path, rows: Sequence[Experiment]) -> list[str]:
     """The rows of `workdir` that are not among these, as a reader knows them."""
     path = workdir / "config.json"
     before = read_json(path, remove=workdir).get("rows", []) if path.exists() else []
-    given = [identity(with_dtype(row)) for row in rows]
+    given = [identity(resolve_auto(row)) for row in rows]
     return [
         f"row {i} ({parse(row).label})"
         for i, row in enumerate(before)
@@ -175,7 +175,7 @@ def default_workers(rows: int) -> int:
 
 def planned(
     workdir: pathlib.Path, rows: Sequence[Experiment], cache: pathlib.Path | None
-) -> tuple[list[Lab], Plan]:
+) -> tuple[list[ExperimentGraph], Plan]:
     """The experiments of a sweep, checked, and the stages they need; nothing is written.
 
     Raises:
@@ -184,28 +184,28 @@ def planned(
     """
     stages = Cache(cache or workdir / "stages")
     _expect_folder("--cache" if cache else "--workdir", stages.root)
-    labs = _checked(rows, stages)
-    described = {stage.folder: stage.described for lab in labs for stage in lab.stages}
+    graphs = _checked(rows, stages)
+    described = {stage.folder: stage.spec for graph in graphs for stage in graph.stages}
     needed = tuple(
-        (lab.experiment.label, tuple(stage.folder for stage in lab.stages)) for lab in labs
+        (graph.experiment.label, tuple(stage.folder for stage in graph.stages)) for graph in graphs
     )
-    return labs, Plan(stages, needed, described)
+    return graphs, Plan(stages, needed, described)
 
 
-def _checked(rows: Sequence[Experiment], stages: Cache) -> list[Lab]:
+def _checked(rows: Sequence[Experiment], stages: Cache) -> list[ExperimentGraph]:
     """The experiments of a sweep; what is wrong with some, and not with all, is said of its row."""
-    labs, wrong = [], {}
+    graphs, wrong = [], {}
     for i, experiment in enumerate(rows):
         try:
-            labs.append(lab := Lab(with_dtype(experiment), stages))
+            graphs.append(graph := ExperimentGraph(resolve_auto(experiment), stages))
             trackers.check(experiment.telemetry)
-            lab.check()
+            check(graph)
         except DamagedFileError:
             raise
         except UserError as error:
             wrong[i] = error
     if not wrong:
-        return labs
+        return graphs
     i, first = next(iter(wrong.items()))
     if len(wrong) == len(rows) and len({*map(str, wrong.values())}) == 1:
         raise first
@@ -224,32 +224,32 @@ def dry_run(
     step of its pretraining is tried for a moment, as stderr is told, unless that is done, and a
     token of the stage is taken to last as long as one there. Nothing is written, and what `run`
     refuses is refused."""
-    labs, plan = planned(workdir, rows, cache)
-    _check_claim(workdir, {"rows": [as_dict(lab.experiment) for lab in labs]}, drop)
+    graphs, plan = planned(workdir, rows, cache)
+    _check_claim(workdir, {"rows": [as_dict(graph.experiment) for graph in graphs]}, drop)
     _note(notes)
-    labs, plan = labs[shard.index :: shard.count], plan.share(shard.index, shard.count)
-    pretrainings = [lab.experiment for lab in labs]
-    lab_of = {stage.folder: lab for lab in reversed(labs) for stage in lab.stages}
+    graphs, plan = graphs[shard.index :: shard.count], plan.share(shard.index, shard.count)
+    pretrainings = [graph.experiment for graph in graphs]
+    graph_of = {stage.folder: graph for graph in reversed(graphs) for stage in graph.stages}
 
     @functools.cache
     def step_seconds(experiment: Experiment) -> float:
         print("note: measuring a step of pretraining, which is compiled first", file=sys.stderr)
         return bench.step_seconds(experiment)
 
-    def pretraining_seconds(lab: Lab) -> float:
-        if (took := plan.cache.seconds(lab.pretrain.folder)) is not None:
+    def pretraining_seconds(graph: ExperimentGraph) -> float:
+        if (took := plan.cache.seconds(graph.pretrain.folder)) is not None:
             return took
-        one = next(e for e in pretrainings if _same_step(e, lab.experiment))
-        return step_seconds(one) * lab.experiment.pretrain.steps
+        one = next(e for e in pretrainings if _same_step(e, graph.experiment))
+        return step_seconds(one) * graph.experiment.pretrain.steps
 
     tokens_of = functools.cache(estimates.tokens)
 
     def benchmark(folder: str) -> float | None:
-        lab = lab_of[folder]
-        tokens = tokens_of(lab)
+        graph = graph_of[folder]
+        tokens = tokens_of(graph)
         if folder not in tokens:
             return None
-        return pretraining_seconds(lab) * tokens[folder] / tokens[lab.pretrain.folder]
+        return pretraining_seconds(graph) * tokens[folder] / tokens[graph.pretrain.folder]
 
     return Report(plan, plan.progress(benchmark))
 
@@ -300,35 +300,39 @@ def run(
     """
     preemption.listen()
     if distributed:
-        processes.join()
+        distributed_runtime.initialize()
     backend = jax.default_backend()
     if workers is not None and workers > 1 and backend != "cpu":
         raise UserError(
             f"workers: expected 1 on {backend}, where each would open every device, got {workers}"
         )
-    labs, plan = planned(workdir, rows, cache)
-    if processes.is_first():
-        claim(workdir, plan, [lab.experiment for lab in labs], drop)
+    graphs, plan = planned(workdir, rows, cache)
+    if distributed_runtime.is_first():
+        claim(workdir, plan, [graph.experiment for graph in graphs], drop)
         _note(notes)
-    mine = dict(itertools.islice(enumerate(labs), shard.index, None, shard.count))
+    mine = dict(itertools.islice(enumerate(graphs), shard.index, None, shard.count))
     workers = min(workers or default_workers(len(mine)), len(mine))
-    pretrain_together([*mine.values()], together)
-    waiting = {i: lab for i, lab in mine.items() if not lab.done}
+    pretrain_batched([*mine.values()], together)
+    waiting = {i: graph for i, graph in mine.items() if not graph.done}
     failed: dict[int, UserError] = {}
     if workers > 1 and waiting:
         with _alone(workdir):
             write_experiments(workdir, waiting)
         failed = run_in_processes(workdir, waiting, workers)
-    for i, lab in mine.items():
-        if i not in failed and not processes.told(lab.done) and (error := _compute(lab)):
+    for i, graph in mine.items():
+        if (
+            i not in failed
+            and not distributed_runtime.broadcast_from_first(graph.done)
+            and (error := _compute(graph))
+        ):
             failed[i] = error
-    if len(labs) > 1:
-        _tell(labs, failed)
-    page, left = None, {i for i, lab in enumerate(labs) if not lab.done}
-    if processes.is_first() and left <= failed.keys() and len(left) < len(labs):
-        page = _publish(workdir, labs, plan, left)
+    if len(graphs) > 1:
+        _tell(graphs, failed)
+    page, left = None, {i for i, graph in enumerate(graphs) if not graph.done}
+    if distributed_runtime.is_first() and left <= failed.keys() and len(left) < len(graphs):
+        page = _publish(workdir, graphs, plan, left)
     if failed:
-        raise _failure(labs, failed, page)
+        raise _failure(graphs, failed, page)
     return page
 
 
@@ -337,11 +341,10 @@ def _note(notes: Sequence[str]) -> None:
         print(note, file=sys.stderr)
 
 
-def _compute(lab: Lab) -> UserError | None:
-    """Computes an experiment here, by a Lab that ends with it; returns why it failed."""
-    gc.collect()  # frees the parameters of the Lab before: its stages and it hold each other
+def _compute(graph: ExperimentGraph) -> UserError | None:
+    """Computes an experiment in this process; returns why it failed."""
     try:
-        Lab(lab.experiment, lab.cache).run()
+        Runner(graph).run()
     except BrokenPipeError:
         raise
     except Exception as error:
@@ -349,39 +352,39 @@ def _compute(lab: Lab) -> UserError | None:
     return None
 
 
-def _tell(labs: Sequence[Lab], failed: Mapping[int, UserError]) -> None:
+def _tell(graphs: Sequence[ExperimentGraph], failed: Mapping[int, UserError]) -> None:
     """Says on stderr which rows failed, and why."""
     for i, error in sorted(failed.items()):
         said = " ".join(str(error).split())
-        print(f"kstore: row {i} ({labs[i].experiment.label}): {said}", file=sys.stderr)
+        print(f"kstore: row {i} ({graphs[i].experiment.label}): {said}", file=sys.stderr)
 
 
 def _failure(
-    labs: Sequence[Lab], failed: Mapping[int, UserError], page: pathlib.Path | None
+    graphs: Sequence[ExperimentGraph], failed: Mapping[int, UserError], page: pathlib.Path | None
 ) -> UserError:
     """What a sweep ends with whose rows failed."""
-    if len(labs) == 1:
+    if len(graphs) == 1:
         return failed[0]
     others = f"; the others are in {page}" if page else ""
-    found = UserError(f"{len(failed)} of {len(labs)} rows failed{others}")
+    found = UserError(f"{len(failed)} of {len(graphs)} rows failed{others}")
     found.status = max(error.status for error in failed.values())
     return found
 
 
 def _publish(
-    workdir: pathlib.Path, labs: Sequence[Lab], plan: Plan, failed: Collection[int]
+    workdir: pathlib.Path, graphs: Sequence[ExperimentGraph], plan: Plan, failed: Collection[int]
 ) -> pathlib.Path:
     """Writes the results and the page, unless they are there and the same; returns the page.
 
     Both are a function of the rows and the stages: who asks, where and with what, is not in them.
     """
-    named = {i: lab.experiment.label for i, lab in enumerate(labs) if i in failed}
-    labs = [lab for i, lab in enumerate(labs) if i not in failed]
-    rows = [row(lab) for lab in labs]
+    named = {i: graph.experiment.label for i, graph in enumerate(graphs) if i in failed}
+    graphs = [graph for i, graph in enumerate(graphs) if i not in failed]
+    rows = [result_row(graph) for graph in graphs]
     results = {"rows": rows, "stages": plan.path_from(workdir)}
     if named:
         results["failed"] = [{"row": i, "name": name} for i, name in named.items()]
-    if alike := agreement.of_all_datasets(groups(rows, [lab.experiment for lab in labs])):
+    if alike := agreement.of_all_datasets(groups(rows, [graph.experiment for graph in graphs])):
         results["spearman"] = alike
     made = [one for folder in plan.stages for one in plan.cache.attempts(folder)]
     results["provenance"] = [*{json.dumps(one, sort_keys=True): one for one in made}.values()]

@@ -17,9 +17,11 @@ from tqdm import tqdm
 from kstore_jax.config.fields import as_dict
 from kstore_jax.errors import Stopped, UserError, guarded
 from kstore_jax.files import read_json, write_json
+from kstore_jax.pipeline.cores import usable_cores
 from kstore_jax.pipeline.experiment import parse
-from kstore_jax.pipeline.lab import Lab
-from kstore_jax.pipeline.stages import Cache, usable_cores
+from kstore_jax.pipeline.graph import ExperimentGraph
+from kstore_jax.pipeline.run import Runner
+from kstore_jax.pipeline.stages import Cache
 from kstore_jax.train import preemption
 from kstore_jax.train.telemetry import METRICS, last_metrics
 
@@ -27,16 +29,16 @@ _POLL_SECONDS = 0.5
 _SECONDS_TO_STOP = 120.0  # for a checkpoint; one may have to wait for a compilation
 
 
-def write_experiments(workdir: pathlib.Path, waiting: dict[int, Lab]) -> None:
+def write_experiments(workdir: pathlib.Path, waiting: dict[int, ExperimentGraph]) -> None:
     """Writes what each worker reads: the experiment of its row, by number."""
     folder = workdir / "workers"
     folder.mkdir(exist_ok=True)
-    for row, lab in waiting.items():
-        write_json(folder / f"row-{row}.json", as_dict(lab.experiment))
+    for row, graph in waiting.items():
+        write_json(folder / f"row-{row}.json", as_dict(graph.experiment))
 
 
 def run_in_processes(
-    workdir: pathlib.Path, waiting: dict[int, Lab], workers: int
+    workdir: pathlib.Path, waiting: dict[int, ExperimentGraph], workers: int
 ) -> dict[int, UserError]:
     """Computes the rows `waiting`, by number, at most `workers` at a time, and shows how far each
     is; `write_experiments` was called before.
@@ -55,7 +57,7 @@ def run_in_processes(
     free = _shares_of_cores(workers)
     failed: dict[int, UserError] = {}
     running: dict[int, tuple[subprocess.Popen, set[int]]] = {}
-    bars = {row: _Bar(lab, place) for place, (row, lab) in enumerate(waiting.items())}
+    bars = {row: _Bar(graph, place) for place, (row, graph) in enumerate(waiting.items())}
     try:
         while todo or running:
             while todo and free:
@@ -120,10 +122,10 @@ def _failure(log: pathlib.Path, status: int) -> UserError:
 class _Bar:
     """Shows the training that a row is at, from the metrics its worker writes."""
 
-    def __init__(self, lab: Lab, place: int):
-        self._label = lab.experiment.label
-        self._cache = lab.cache
-        self._ahead = list(lab.stages)
+    def __init__(self, graph: ExperimentGraph, place: int):
+        self._label = graph.experiment.label
+        self._cache = graph.cache
+        self._ahead = list(graph.stages)
         interval = 0.1 if sys.stderr.isatty() else 30.0
         self._bar = tqdm(desc=self._label, position=place, unit="step", mininterval=interval)
 
@@ -137,7 +139,7 @@ class _Bar:
             return
         if self._bar.total != now["steps"] or self._bar.n > now["step"]:
             self._bar.reset(now["steps"])
-        label = f"{self._label}: {self._ahead[0].name}"
+        label = f"{self._label}: {self._ahead[0].kind}"
         self._bar.set_description_str(label, refresh=False)
         self._bar.set_postfix_str(
             f"loss {now['loss']:.3f}, {now['tokens_per_s']:,} tokens/s", refresh=False
@@ -160,7 +162,7 @@ def main() -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     experiment = parse(read_json(workdir / "workers" / f"row-{row}.json"))
     preemption.listen()
-    Lab(experiment, Cache(cache)).run()
+    Runner(ExperimentGraph(experiment, Cache(cache))).run()
 
 
 if __name__ == "__main__":

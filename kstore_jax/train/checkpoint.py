@@ -16,7 +16,7 @@ import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from kstore_jax.errors import DamagedFileError, UserError
-from kstore_jax.train.distributed import anywhere, is_first
+from kstore_jax.train.distributed import any_process, is_first
 
 for _name in ("absl", "asyncio"):
     logging.getLogger(_name).setLevel(logging.CRITICAL)  # what fails is raised, too
@@ -87,7 +87,7 @@ class Checkpoints:
             raise
         except Exception as error:  # Orbax has no error of its own for a damaged file
             cause = error
-        damaged = anywhere(cause is not None)
+        damaged = any_process(cause is not None)
         if damaged or any(digest(trees[name]) != told for name, told in digests.items()):
             raise DamagedFileError(
                 f"{self._folder / str(step)}: damaged; remove {self._folder.parent} and run again"

@@ -17,7 +17,7 @@ from kstore_jax.errors import UserError
 _COORDINATES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 
 
-def join() -> None:
+def initialize() -> None:
     """Makes this process one of several: as JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and
     JAX_PROCESS_ID tell, or else as SLURM or the TPU does. To be called before anything of JAX.
 
@@ -45,7 +45,7 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
-def told(value):
+def broadcast_from_first(value):
     """What the first process has for this plain JSON value, in every process.
 
     Where files decide what is done next the first one looks: another machine may see them late.
@@ -59,27 +59,27 @@ def told(value):
     return json.loads(bytes(np.asarray(multihost_utils.broadcast_one_to_all(padded), np.uint8)))
 
 
-def anywhere(true: bool) -> bool:
+def any_process(true: bool) -> bool:
     """Whether it is true in any process; all wait for each other."""
     if jax.process_count() == 1:
         return true
     return bool(multihost_utils.process_allgather(np.int32(true)).any())
 
 
-def highest(mesh: Mesh, number: int) -> int | jax.Array:
+def max_over_processes(mesh: Mesh, number: int) -> int | jax.Array:
     """The highest number of all processes; not waited for, but on the devices, where it is asked of
     several."""
     if jax.process_count() == 1:
         return number
     one_a_device = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
     mine = np.full(len(mesh.local_devices), number, np.int32)
-    return _highest(jax.make_array_from_process_local_data(one_a_device, mine))
+    return _max(jax.make_array_from_process_local_data(one_a_device, mine))
 
 
-_highest = jax.jit(jnp.max)
+_max = jax.jit(jnp.max)
 
 
-def local(mesh: Mesh, tree):
+def gather_to_host(mesh: Mesh, tree):
     """The whole of every array of a tree on one device of this process, for what each process does
     by itself."""
     if jax.process_count() == 1:

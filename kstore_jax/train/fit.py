@@ -19,7 +19,7 @@ from kstore_jax.model.forward import Params
 from kstore_jax.train.batched import ModelAxis, abreast, every_model
 from kstore_jax.train.checkpoint import Checkpoints, opened
 from kstore_jax.train.config import TelemetryConfig, Training
-from kstore_jax.train.distributed import highest
+from kstore_jax.train.distributed import max_over_processes
 from kstore_jax.train.loader import MakeBatch, batches
 from kstore_jax.train.mesh import batch_sharding, make_mesh, placed
 from kstore_jax.train.objectives import Objective, loss_of
@@ -210,7 +210,7 @@ def _train(
                     evaluations = [task.evaluate(p) for task, p in zip(tasks, now, strict=True)]
             old = 0 < 60 * training.checkpoint_minutes < time.monotonic() - saved
             mine = _STOP if asked_to_stop() else _SAVE if old else _GO_ON
-            unread = Told(step, losses, evaluations, highest(mesh, mine))
+            unread = Told(step, losses, evaluations, max_over_processes(mesh, mine))
             if wish or step == training.steps or step % training.checkpoint_every == 0:
                 with clock("checkpoint"):
                     kept = axis.each({name: state[name] for name in _SAVED})

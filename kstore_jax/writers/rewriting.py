@@ -8,7 +8,7 @@ import numpy as np
 from tqdm import tqdm
 
 from kstore_jax.errors import UserError
-from kstore_jax.pipeline.data import Materials
+from kstore_jax.pipeline.data import ExperimentData
 from kstore_jax.pipeline.experiment import Experiment
 from kstore_jax.world.people import people
 from kstore_jax.writers import client, journal, prompts
@@ -42,7 +42,7 @@ class Rewriting:
                     f"world.{field}: the rows of the configuration have {told}; a journal holds "
                     f"one world, chosen by --config.world.{field}="
                 )
-        self.pools, self.seed = Materials(rows[0]).language.pools, rows[0].world.seed
+        self.pools, self.seed = ExperimentData(rows[0].world, rows[0].data).language.pools, rows[0].world.seed
         self.prompts = prompts.load_prompts()
         self.folder = folder
         self.config = {
@@ -106,7 +106,7 @@ class Rewriting:
 
 def _texts(experiment: Experiment) -> np.ndarray:
     """(everyone,): how many texts about each person have to be written."""
-    materials, world, data = Materials(experiment), experiment.world, experiment.data
+    materials, world, data = ExperimentData(experiment.world, experiment.data), experiment.world, experiment.data
     check_variant(materials.variant, data.variant, "data.variant")
     if world.celebrities:
         check_variant(materials.celebrity_variant, data.celebrity_variant, "data.celebrity_variant")

@@ -30,7 +30,7 @@ from tests.train.training import TRAINING, losses, task
 data, fsdp, tensor = map(int, sys.argv[1:4])
 folder = pathlib.Path(sys.argv[4])
 if "JAX_PROCESS_ID" in os.environ:
-    distributed.join()
+    distributed.initialize()
 mesh = make_mesh(Mesh(data, fsdp, tensor))
 read = []
 plain = task(8)
@@ -162,8 +162,8 @@ def test_a_training_goes_on_with_another_number_of_devices(tmp_path, alone, befo
 SLURM_TASK = """
 import jax
 from kstore_jax.train import processes
-distributed.join()
-print(jax.process_index(), jax.process_count(), distributed.anywhere(jax.process_index() == 1))
+distributed.initialize()
+print(jax.process_index(), jax.process_count(), distributed.any_process(jax.process_index() == 1))
 """
 
 
@@ -194,10 +194,10 @@ def test_axes_that_do_not_make_up_the_devices_are_refused():
 
 def test_nobody_tells_of_the_others(monkeypatch):
     with pytest.raises(UserError, match=r"^distributed: expected SLURM, a TPU, or JAX_COORD"):
-        distributed.join()
+        distributed.initialize()
 
 
 def test_half_of_the_coordinates_are_refused(monkeypatch):
     monkeypatch.setenv("JAX_PROCESS_ID", "0")
     with pytest.raises(UserError, match=r"^JAX_COORDINATOR_ADDRESS is not set, though JAX_PROCESS"):
-        distributed.join()
+        distributed.initialize()

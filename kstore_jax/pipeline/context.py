@@ -1,0 +1,104 @@
+"""Builds the `Context` of an experiment from its finished stages."""
+
+import functools
+
+import numpy as np
+
+from kstore_jax.corpus import shards
+from kstore_jax.corpus.shards import Corpus
+from kstore_jax.corpus.tokenizer import Vocabulary
+from kstore_jax.model.forward import Params
+from kstore_jax.model.transformer import Shape
+from kstore_jax.pipeline import finetune
+from kstore_jax.pipeline.graph import ExperimentGraph
+from kstore_jax.pipeline.init_params import init_params
+from kstore_jax.pipeline.stages import Stage
+from kstore_jax.readouts.base import Context
+from kstore_jax.train.checkpoint import opened
+from kstore_jax.train.distributed import gather_to_host
+from kstore_jax.train.mesh import make_mesh, placed
+
+_ROWS = 128  # the embedding has a multiple of so many rows
+
+
+def build_context(graph: ExperimentGraph) -> Context:
+    """The context of an experiment; corpora and parameters are read when first used.
+
+    Raises:
+      NotFinished: the vocabulary depends on a dataset that is not written.
+      UserError: the mesh does not fit the devices.
+    """
+    e, data = graph.experiment, graph.data
+    read_corpus = functools.cache(functools.partial(_read_corpus, graph))
+    vocabulary = _vocabulary(graph, read_corpus)
+    mask_token = vocabulary.size if e.model.direction == "bidirectional" else None
+    rows = vocabulary.size + (mask_token is not None)
+    return Context(
+        seed=e.seed,
+        world_seed=e.world.seed,
+        shape=Shape.of(e.model, -(-rows // _ROWS) * _ROWS),
+        vocabulary=vocabulary,
+        mask_token=mask_token,
+        table=data.table,
+        variant=data.variant,
+        everyone=data.everyone,
+        people=data.people,
+        in_train=data.in_train,
+        qa_train_mask=data.qa_train_mask,
+        mesh=make_mesh(e.mesh),
+        telemetry=e.telemetry,
+        read_corpus=read_corpus,
+        load_pretrained=functools.partial(_load_pretrained, graph),
+        load_finetuned=functools.partial(_load_finetuned, graph),
+    )
+
+
+def vocabulary_needs_corpora(graph: ExperimentGraph) -> bool:
+    """Whether the vocabulary is the ids of texts that are not made from templates."""
+    data = graph.experiment.data
+    return data.vocabulary == "compact" and bool(data.text or data.rewritten)
+
+
+def _vocabulary(graph: ExperimentGraph, read_corpus) -> Vocabulary:
+    vocabulary = graph.data.vocabulary
+    if not vocabulary_needs_corpora(graph):
+        return vocabulary
+    tokens = [read_corpus(kind).rows.tokens for kind in graph.datasets]
+    ids = np.unique(np.concatenate([vocabulary.ids, *map(np.unique, tokens)]))
+    return Vocabulary(vocabulary.tokenizer, ids)
+
+
+def _read_corpus(graph: ExperimentGraph, kind: str) -> Corpus:
+    stage = graph.datasets[kind]
+    graph.cache.require(stage)
+    return shards.read_dataset(graph.cache.folder(stage) / "dataset")
+
+
+def _load_pretrained(graph: ExperimentGraph, context: Context) -> Params:
+    start = init_params(context, graph.experiment.model.init_from)
+    return _load_trained(graph, context, graph.pretrain, graph.experiment.pretrain.steps, start)
+
+
+def best_finetuning(graph: ExperimentGraph) -> finetune.Finetune | None:
+    """The row of the finetuning grid with the best validation; None without finetuning.
+
+    Raises:
+      NotFinished: a finetuning is not finished.
+    """
+    return finetune.best_row({row: graph.cache.require(s) for row, s in graph.finetune.items()})
+
+
+def _load_finetuned(graph: ExperimentGraph, context: Context) -> Params:
+    if (row := best_finetuning(graph)) is None:
+        return context.pretrained
+    start = finetune.initial_trainable(context, row)
+    trained = _load_trained(graph, context, graph.finetune[row], row.steps, start)
+    return finetune.finetuned_params(context, row, trained)
+
+
+def _load_trained(graph: ExperimentGraph, context: Context, stage: Stage, steps: int, like):
+    """The trained arrays of a finished training, in the structure of `like`."""
+    graph.cache.require(stage)
+    with opened(graph.cache.folder(stage) / "checkpoints") as checkpoints:
+        state = checkpoints.load(steps, trainable=placed(context.mesh, like))
+    return gather_to_host(context.mesh, state["trainable"])

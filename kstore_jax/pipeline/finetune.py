@@ -1,0 +1,108 @@
+"""Finetuning on questions about half of the people (Part 3.1, section 3)."""
+
+import functools
+import pathlib
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from kstore_jax.corpus.sampler import Rows
+from kstore_jax.model import lora
+from kstore_jax.model.forward import Params
+from kstore_jax.pipeline.experiment import Finetune
+from kstore_jax.readouts import spans
+from kstore_jax.readouts.base import Context
+from kstore_jax.train import objectives
+from kstore_jax.train.distributed import gather_to_host
+from kstore_jax.train.fit import Task, all_trained, fit
+from kstore_jax.world import random
+from kstore_jax.world.people import ATTRIBUTES
+
+VERSION = 1
+
+
+def finetune(context: Context, training: Finetune, held_back: float, folder: pathlib.Path) -> dict:
+    """Finetunes the pretrained model on the questions about P_train.
+
+    Args:
+      held_back: fraction of P_train's people who are not trained on.
+
+    Returns: `questions` trained; where people are held back also `validation`, exact match on them.
+    """
+    trained_mask, held_back_mask = _split(context, held_back)
+    examples = context.questions()
+    train_rows = np.flatnonzero(np.repeat(trained_mask, len(ATTRIBUTES)))
+    order = Rows(len(train_rows), context.seed)
+
+    def make_batch(step, rows):
+        which = train_rows[order.rows(step * training.batch_size + rows.start, len(rows))]
+        return {
+            "tokens": examples.tokens[which],
+            "positions": examples.positions[which][:, 0],
+            "targets": examples.targets[which][:, 0],
+            "weights": examples.weights[which][:, 0],
+            "lengths": examples.lengths[which],
+        }
+
+    task = Task(
+        name="finetune",
+        objective=objectives.answers(context.shape),
+        merge=_merge(training),
+        frozen=context.pretrained if training.method == "lora" else {},
+        trainable=initial_trainable(context, training),
+        make_batch=make_batch,
+        step_tokens=training.batch_size * examples.tokens.shape[1],
+        seed=context.seed,
+    )
+    trained = fit(task, training, folder, context.mesh, context.telemetry)
+    params = task.merge(task.frozen, gather_to_host(context.mesh, trained))
+    result: dict = {"questions": len(train_rows)}
+    if held_back_mask.any():
+        rows = np.flatnonzero(np.repeat(held_back_mask, len(ATTRIBUTES)))
+        exact, _ = spans.span_accuracy(context.shape, params, examples.rows(rows))
+        result["validation"] = float(exact.mean())
+    return result
+
+
+def _split(context: Context, held_back: float) -> tuple[np.ndarray, np.ndarray]:
+    """People who are trained on, and people of P_train held back: (everyone,) bool both."""
+    people = np.flatnonzero(context.qa_train_mask)
+    shuffled = people[random.shuffled(len(people), context.world_seed, "validation", 0)]
+    held_back_mask = np.zeros_like(context.qa_train_mask)
+    held_back_mask[shuffled[: round(held_back * len(people))]] = True
+    return context.qa_train_mask & ~held_back_mask, held_back_mask
+
+
+def initial_trainable(context: Context, training: Finetune) -> dict:
+    """What finetuning trains, before the first step: LoRA factors, or a copy of all weights."""
+    if training.method == "full":
+        return context.pretrained
+    ranks = training.rank, training.embedding_rank
+    return lora.init_lora(context.pretrained, context.key("lora"), *ranks, training.init_std)
+
+
+def finetuned_params(context: Context, training: Finetune, trained: dict) -> Params:
+    """The parameters of the finetuned model."""
+    return _merge(training)(context.pretrained, trained)
+
+
+def best_row(validation: Mapping[Finetune, dict]) -> Finetune | None:
+    """The row of a grid with the best `validation`; the only row, or None, where there is no grid.
+
+    Args:
+      validation: the results of the finetunings.
+    """
+    if len(validation) < 2:
+        return next(iter(validation), None)
+    return max(validation, key=lambda row: validation[row]["validation"])
+
+
+def _merge(training: Finetune) -> Callable[[Params, dict], Params]:
+    if training.method == "full":
+        return all_trained
+    return _merge_lora(training.alpha, training.embedding_side)
+
+
+@functools.cache
+def _merge_lora(alpha: float, embedding_side: str) -> Callable[[Params, dict], Params]:
+    return functools.partial(lora.merge, alpha=alpha, embedding_side=embedding_side)

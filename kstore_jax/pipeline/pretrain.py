@@ -1,0 +1,79 @@
+"""Pretraining on biographies (Part 3.1, section 3)."""
+
+import pathlib
+
+import jax
+
+from kstore_jax.pipeline.data import ExperimentData
+from kstore_jax.pipeline.experiment import Experiment
+from kstore_jax.pipeline.init_params import init_params
+from kstore_jax.pipeline.mixture import exposures, pretraining_windows
+from kstore_jax.readouts.base import Context
+from kstore_jax.readouts.dynamics import dynamics
+from kstore_jax.train import objectives
+from kstore_jax.train.fit import Lane, Task, all_trained
+from kstore_jax.train.flops import flops_per_token
+from kstore_jax.train.masking import Words
+
+VERSION = 1
+
+
+def pretraining_objective(context: Context) -> objectives.Objective:
+    """The next token or, of a bidirectional model, masked words."""
+    if context.mask_token is None:
+        return objectives.next_token(context.shape)
+    vocabulary = context.vocabulary
+    bounds, end = vocabulary.word_bounds, vocabulary.end_of_text
+    return objectives.masked_words(
+        context.shape, Words(*bounds, end_of_text=end, mask=context.mask_token)
+    )
+
+
+class Pretraining:
+    """One pretraining: the job, and its result once trained."""
+
+    def __init__(self, experiment: Experiment, data: ExperimentData, context: Context):
+        self._experiment, self._data, self._context = experiment, data, context
+        corpora = {kind: context.read_corpus(kind) for kind in data.datasets}
+        training = experiment.pretrain
+        self._windows = pretraining_windows(data, corpora, training.seq_len, experiment.seed)
+        self._initial = init_params(context, experiment.model.init_from)
+        self._parameters = sum(leaf.size for leaf in jax.tree.leaves(self._initial))
+
+    def job(self, folder: pathlib.Path) -> Lane:
+        """The training, whose checkpoints and metrics go to `folder`."""
+        context, training = self._context, self._experiment.pretrain
+        vocabulary, windows = context.vocabulary, self._windows
+
+        def make_batch(step, rows):
+            first = step * training.batch_size + rows.start
+            return {"tokens": vocabulary.encode(windows.windows(first, len(rows)))}
+
+        task = Task(
+            name=f"pretrain {self._experiment.label}",
+            objective=pretraining_objective(context),
+            merge=all_trained,
+            frozen={},
+            trainable=self._initial,
+            make_batch=make_batch,
+            step_tokens=training.batch_size * training.seq_len,
+            seed=self._experiment.seed,
+            evaluate=(
+                dynamics(context, training.evaluate_people) if training.evaluate_every else None
+            ),
+            evaluate_every=training.evaluate_every,
+            token_flops=flops_per_token(self._parameters, context.shape, training.seq_len),
+        )
+        return Lane(task, training, folder, context.telemetry)
+
+    @property
+    def result(self) -> dict:
+        """`exposures`: how often each person is read about; `parameters` of the network; tokens of
+        the `vocabulary`."""
+        training = self._experiment.pretrain
+        windows = training.steps * training.batch_size
+        return {
+            "exposures": exposures(self._data, self._windows, windows),
+            "parameters": self._parameters,
+            "vocabulary": self._context.vocabulary.size,
+        }

@@ -1,0 +1,157 @@
+"""Computes the stages of experiments, one by one or several pretrainings in one program."""
+
+import contextlib
+import functools
+import pathlib
+import sys
+from collections.abc import Hashable, Mapping, Sequence
+
+from kstore_jax.corpus import shards
+from kstore_jax.errors import in_a_line
+from kstore_jax.pipeline.context import best_finetuning, build_context
+from kstore_jax.pipeline.cores import usable_cores
+from kstore_jax.pipeline.finetune import finetune
+from kstore_jax.pipeline.graph import ExperimentGraph
+from kstore_jax.pipeline.init_params import init_params
+from kstore_jax.pipeline.pretrain import Pretraining
+from kstore_jax.pipeline.stages import Stage
+from kstore_jax.readouts.base import Context
+from kstore_jax.readouts.p_probe import p_probe
+from kstore_jax.readouts.q_probe import q_probe
+from kstore_jax.readouts.qa import evaluate_questions
+from kstore_jax.readouts.recall import recall
+from kstore_jax.train.distributed import broadcast_from_first, is_first
+from kstore_jax.train.fit import fit_together
+from kstore_jax.train.mesh import make_mesh
+from kstore_jax.train.optimizer import without_dials
+
+
+class Runner:
+    """Computes the stages of one experiment; its context, and the parameters read into it, are
+    freed with the runner."""
+
+    def __init__(self, graph: ExperimentGraph):
+        self.graph = graph
+
+    @functools.cached_property
+    def context(self) -> Context:
+        return build_context(self.graph)
+
+    def run(self) -> None:
+        """Computes every stage that is not finished, in this process."""
+        for stage in self.graph.stages:
+            self.ensure(stage)
+
+    def ensure(self, stage: Stage) -> dict:
+        """Returns the result of a stage; computes it, and the stages it depends on, where they are
+        not finished."""
+        for parent in stage.parents:
+            self.ensure(parent)
+        return self.graph.cache.ensure(stage, functools.partial(self.compute, stage))
+
+    def compute(self, stage: Stage, folder: pathlib.Path) -> dict:
+        """Computes a stage whose parents are finished; returns its result."""
+        graph, e = self.graph, self.graph.experiment
+        if stage.kind in graph.datasets:
+            return _write_dataset(graph.data.datasets[stage.kind], folder)
+        if stage is graph.pretrain:
+            pretraining = Pretraining(e, graph.data, self.context)
+            fit_together([pretraining.job(folder)], self.context.mesh)
+            return pretraining.result
+        if stage is graph.recall:
+            return recall(self.context)
+        if stage is graph.qa:
+            return self._evaluate_questions()
+        if stage is graph.p_probe:
+            return p_probe(self.context, e.p_probe, folder)
+        if stage is graph.q_probe:
+            return q_probe(self.context, e.q_probe, folder)
+        (row,) = (row for row, own in graph.finetune.items() if own is stage)
+        return finetune(self.context, row, graph.held_back, folder)
+
+    def _evaluate_questions(self) -> dict:
+        """The answers of the finetuned model and, of a grid, each row's validation."""
+        e = self.graph.experiment
+        result = evaluate_questions(self.context, self.context.finetuned, e.qa.beam_size)
+        if grid := e.finetune.grid:
+            varied = dict.fromkeys(name for row in grid for name, _ in row)
+            best = best_finetuning(self.graph)
+            result["grid"] = [
+                {
+                    **{name: getattr(row, name) for name in varied},
+                    "validation": self.graph.cache.require(stage)["validation"],
+                    "chosen": row == best,
+                }
+                for row, stage in self.graph.finetune.items()
+            ]
+        return result
+
+
+def check(graph: ExperimentGraph) -> None:
+    """Raises an error where training cannot start, or a dataset in the cache is damaged."""
+    e = graph.experiment
+    make_mesh(e.mesh)
+    if e.model.init_from and not e.data.text:
+        init_params(build_context(graph), e.model.init_from)
+    graph.check_datasets()
+
+
+def _write_dataset(dataset: shards.Dataset, folder: pathlib.Path) -> dict:
+    manifest = None
+    if is_first():
+        manifest = shards.write_dataset(dataset, folder / "dataset", len(usable_cores()))
+    manifest = broadcast_from_first(manifest)
+    return {name: manifest[name] for name in ("entries", "tokens")}
+
+
+def pretrain_batched(graphs: Sequence[ExperimentGraph], size: int) -> None:
+    """Pretrains up to `size` models at a time in one program, each into its own stage.
+
+    Which models share a program depends on the experiments alone, not on what is finished. Those
+    without a partner, those another process computes, and those of a program that fails, are left
+    to `Runner.run`.
+
+    Raises:
+      Stopped: a process of the run got SIGTERM; checkpoints were written.
+    """
+    distinct = {graph.pretrain.folder: graph for graph in graphs}.values()
+    if size == 1 or all(graph.cache.result(graph.pretrain) is not None for graph in distinct):
+        return
+    alike: dict[Hashable, list[ExperimentGraph]] = {}
+    for graph in distinct:
+        with contextlib.suppress(Exception):  # `Runner.run` raises it again
+            runner = Runner(graph)
+            for parent in graph.pretrain.parents:
+                runner.ensure(parent)
+            alike.setdefault(_program(runner), []).append(graph)
+    for rows in alike.values():
+        for first in range(0, len(rows), size):
+            if len(batch := rows[first : first + size]) > 1:
+                compute = functools.partial(_pretrain, {g.pretrain: g for g in batch})
+                try:
+                    batch[0].cache.ensure_together([g.pretrain for g in batch], compute)
+                except Exception as error:
+                    reason = in_a_line(error)
+                    print(f"note: {reason}; its batch is pretrained one by one", file=sys.stderr)
+
+
+def _pretrain(graphs: Mapping[Stage, ExperimentGraph], stages: Sequence[Stage]) -> list[dict]:
+    """Pretrains the models of some stages in one program; returns their results."""
+    contexts = [build_context(graphs[stage]) for stage in stages]
+    pretrainings = [
+        Pretraining(graphs[stage].experiment, graphs[stage].data, context)
+        for stage, context in zip(stages, contexts, strict=True)
+    ]
+    jobs = [
+        pretraining.job(graphs[stage].cache.folder(stage))
+        for stage, pretraining in zip(stages, pretrainings, strict=True)
+    ]
+    fit_together(jobs, contexts[0].mesh)
+    return [pretraining.result for pretraining in pretrainings]
+
+
+def _program(runner: Runner) -> Hashable:
+    """What pretrainings have in common that one program can compute."""
+    context, e = runner.context, runner.graph.experiment
+    masked = context.vocabulary.ids.tobytes() if context.mask_token is not None else b""
+    return context.shape, without_dials(e.pretrain), e.mesh, masked

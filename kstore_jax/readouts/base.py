@@ -1,0 +1,108 @@
+"""What a readout reads: `Context`, built by the pipeline. It computes nothing by itself."""
+
+import dataclasses
+import functools
+import zlib
+from collections.abc import Callable
+
+import jax
+import numpy as np
+
+from kstore_jax.corpus.encode import PieceTokens, TokenRows
+from kstore_jax.corpus.examples import Spans, span_examples, word_examples
+from kstore_jax.corpus.shards import Corpus
+from kstore_jax.corpus.tokenizer import Vocabulary
+from kstore_jax.model.forward import Params
+from kstore_jax.model.transformer import Shape
+from kstore_jax.tasks import extraction
+from kstore_jax.train.config import TelemetryConfig
+from kstore_jax.world.biographies import Variant
+from kstore_jax.world.people import People
+from kstore_jax.world.questions import TRAINED_WORDING
+
+_STREAMS = {"init": 0, "lora": 1, "p_probe": 2, "q_probe": 2}
+
+
+def stream_key(seed: int, stream: str) -> jax.Array:
+    """The JAX key of a named random stream of an experiment; a new name is hashed."""
+    number = _STREAMS.get(stream, zlib.crc32(stream.encode()) & 0x7FFFFFFF)
+    return jax.random.fold_in(jax.random.key(seed), number)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Context:
+    """Data, split, vocabulary, random streams and parameters of one experiment.
+
+    Corpora and parameters are read when first used. Those of a stage that is not finished raise
+    `NotFinished`, which names the stage and the command; nothing is trained here.
+
+    Attributes:
+      seed: of the experiment. world_seed: of its people and texts.
+      shape: the network.
+      vocabulary: the token ids of the model.
+      mask_token: the id that hides a token from a bidirectional model; None of a causal one.
+      table: tokens of every piece of the language.
+      variant: how the biographies of `people` are written.
+      everyone: all people, celebrities after the others.
+      people: people the model is read about: all but the celebrities.
+      in_train: (people,) bool: members of P_train, on whom probes are trained.
+      qa_train_mask: (everyone,) bool: people whose questions are trained; the others' are held out.
+      mesh: the devices.
+      telemetry: where trainings log their metrics.
+      read_corpus: name of a dataset -> its corpus.
+      load_pretrained, load_finetuned: this context -> parameters.
+    """
+
+    seed: int
+    world_seed: int
+    shape: Shape
+    vocabulary: Vocabulary
+    mask_token: int | None
+    table: PieceTokens
+    variant: Variant
+    everyone: People
+    people: People
+    in_train: np.ndarray
+    qa_train_mask: np.ndarray
+    mesh: jax.sharding.Mesh
+    telemetry: TelemetryConfig
+    read_corpus: Callable[[str], Corpus]
+    load_pretrained: Callable[["Context"], Params]
+    load_finetuned: Callable[["Context"], Params]
+
+    @functools.cached_property
+    def corpus(self) -> Corpus:
+        """The biographies of `people`."""
+        return self.read_corpus("shards")
+
+    @functools.cached_property
+    def pretrained(self) -> Params:
+        """Parameters of the pretrained model."""
+        return self.load_pretrained(self)
+
+    @functools.cached_property
+    def finetuned(self) -> Params:
+        """Parameters of the model that answers questions: the best of a grid, or the pretrained
+        one where nothing is finetuned."""
+        return self.load_finetuned(self)
+
+    def key(self, stream: str) -> jax.Array:
+        """The JAX key of a random stream."""
+        return stream_key(self.seed, stream)
+
+    def questions(self, wording: int = TRAINED_WORDING) -> Spans:
+        """The questions about everyone in one wording; row 6 i + a asks for attribute a of i."""
+        return extraction.question_examples(
+            self.table, self.everyone, self.vocabulary, wording, self.mask_token
+        )
+
+    def recall_examples(self, rows: TokenRows) -> list[tuple[np.ndarray, Spans]]:
+        """The values in biographies, to be predicted from the text before them or, by a
+        bidirectional model, word by word from all other text.
+
+        Returns: pairs of row numbers and the examples of those rows.
+        """
+        if self.mask_token is None:
+            examples = span_examples(rows, rows.value_spans, self.vocabulary)
+            return [(np.arange(len(examples)), examples)]
+        return [*word_examples(rows, rows.value_spans, self.vocabulary, self.mask_token)]

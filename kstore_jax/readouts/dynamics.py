@@ -1,0 +1,45 @@
+"""What a model knows while it is pretrained (Part 3.1, Fig. 1)."""
+
+from collections.abc import Callable
+
+import jax
+import numpy as np
+
+from kstore_jax.model.forward import Params
+from kstore_jax.readouts import spans
+from kstore_jax.readouts.base import Context
+from kstore_jax.train.mesh import placed
+from kstore_jax.world import random
+from kstore_jax.world.people import ATTRIBUTES
+
+
+def dynamics(context: Context, people: int) -> Callable[[Params], dict[str, jax.Array]]:
+    """Returns `params -> scalars` that stay on the device, for pretraining to call.
+
+    The scalars are the share of values whose first token is predicted in the first biography
+    (`bio_*_first`), and the shares of answers whose first token, and every token, is predicted
+    (`qa_*_first`, `qa_*_exact`), each over at most `people` of P_train and of P_test.
+    """
+    groups = {"train": context.qa_train_mask, "test": ~context.qa_train_mask}
+    parts = {}
+    for name, members in groups.items():
+        who = np.flatnonzero(members)
+        who = who[random.shuffled(len(who), context.world_seed, "dynamics", 0)[:people]]
+        rows = np.flatnonzero(np.isin(np.arange(len(members)), who).repeat(len(ATTRIBUTES)))
+        parts[f"qa_{name}"] = context.questions().rows(rows)
+        read = np.isin(context.corpus.people, who) & (context.corpus.entries == 0)
+        if read.any():
+            biographies = context.corpus.rows.rows(np.flatnonzero(read))
+            parts[f"bio_{name}"] = context.recall_examples(biographies)[0][1]
+    batches = {name: placed(context.mesh, spans.stack(part)) for name, part in parts.items()}
+
+    def evaluate(params: Params) -> dict[str, jax.Array]:
+        scalars = {}
+        for name, batch in batches.items():
+            exact, first = spans.span_shares(context.shape, params, batch)
+            scalars[f"{name}_first"] = first
+            if name.startswith("qa"):
+                scalars[f"{name}_exact"] = exact
+        return scalars
+
+    return evaluate

@@ -1,0 +1,107 @@
+"""Trains a probe on P_train and scores it on P_test."""
+
+import dataclasses
+import pathlib
+
+import jax.numpy as jnp
+import numpy as np
+
+from kstore_jax.corpus.sampler import Rows
+from kstore_jax.readouts import probes
+from kstore_jax.readouts.base import Context
+from kstore_jax.readouts.config import PProbe, QProbe
+from kstore_jax.readouts.probe_data import (
+    FIRST_TOKEN_TASKS,
+    TASKS,
+    ProbeExamples,
+    ProbeTasks,
+    class_tokens,
+    shared_tokens,
+)
+from kstore_jax.tasks.extraction import majority_share
+from kstore_jax.train.distributed import gather_to_host
+from kstore_jax.train.fit import Task, fit
+
+
+def train_probe(
+    context: Context,
+    name: str,
+    folder: pathlib.Path,
+    training: PProbe | QProbe,
+    norm: str,
+    examples: ProbeExamples,
+    in_train: np.ndarray,
+    num_classes: tuple[int, ...],
+) -> tuple[dict, np.ndarray]:
+    """Trains a probe on some texts and scores it on the others.
+
+    Args:
+      name: of the probe and of its random stream.
+      norm: `layer` or `batch`.
+      in_train: (N,) bool: texts to train on.
+      num_classes: classes of each task.
+
+    Returns: by kind of task (`first`, `whole`) and attribute the accuracy at each position, the
+      `baseline` (majority guess) and, of a linear head, the `ceiling`: the share of held-out people
+      whose class somebody in P_train has; and the hits among held-out texts (T, N, Q).
+    """
+    train_rows, held_out_rows = np.flatnonzero(in_train), np.flatnonzero(~in_train)
+    order = Rows(len(train_rows), context.seed)
+
+    def make_batch(step, rows):
+        chosen = order.rows(step * training.batch_size + rows.start, len(rows))
+        return examples.rows(train_rows[chosen])
+
+    frozen = dict(context.pretrained)
+    trainable = probes.init_probe(context.shape, training, num_classes, context.key(name))
+    if training.head == "unembedding":
+        tokens = class_tokens(context.table, context.vocabulary)
+        frozen["head"] = probes.model_head(context.shape, context.pretrained, tokens)
+        del trainable["head"]
+    if training.embedding_update == "shared":
+        shared = shared_tokens(context.table, context.vocabulary)
+        frozen["updated"] = jnp.zeros(context.shape.vocabulary).at[shared].set(1.0)
+    dropping = dataclasses.replace(context.shape, dropout=training.dropout)
+    if training.dropout:
+        dropping = dataclasses.replace(dropping, attention="dense")
+    task = Task(
+        name=name,
+        objective=probes.probe_objective(dropping, num_classes, norm),
+        merge=probes.with_probe,
+        frozen=frozen,
+        trainable=trainable,
+        make_batch=make_batch,
+        step_tokens=training.batch_size * len(num_classes) * examples.tokens.shape[1],
+        seed=context.seed,
+    )
+    fitted = fit(task, training, folder, context.mesh, context.telemetry)
+    params = probes.with_probe(frozen, gather_to_host(context.mesh, fitted))
+    trained, held_out = (
+        ProbeExamples(**examples.rows(which)) for which in (train_rows, held_out_rows)
+    )
+    hits = probes.probe_hits(context.shape, params, num_classes, norm, trained, held_out)
+    return _scores(training, probes.accuracy(hits, held_out), trained, held_out), hits
+
+
+def _scores(
+    training: PProbe | QProbe,
+    accuracy_TxQ: np.ndarray,
+    trained: ProbeExamples,
+    held_out: ProbeExamples,
+) -> dict:
+    """Accuracy, baseline and ceiling by kind of task and attribute; None where nobody is scored."""
+    accuracy: dict = {"first": {}, "whole": {}}
+    baseline: dict = {"first": {}, "whole": {}}
+    ceiling: dict = {"first": {}, "whole": {}}
+    for t, (attribute, kind) in enumerate(probe_tasks(training)):
+        seen, wanted = trained.labels[:, t], held_out.labels[:, t]
+        accuracy[kind][attribute] = [None if np.isnan(x) else float(x) for x in accuracy_TxQ[t]]
+        baseline[kind][attribute] = majority_share(seen, wanted)
+        ceiling[kind][attribute] = float(np.isin(wanted, seen).mean())
+    scores = {**accuracy, "baseline": baseline}
+    return {**scores, "ceiling": ceiling} if training.head == "linear" else scores
+
+
+def probe_tasks(training: PProbe | QProbe) -> ProbeTasks:
+    """The tasks of a probe; the model's own head has no row for a whole value."""
+    return TASKS if training.head == "linear" else FIRST_TOKEN_TASKS

@@ -1,0 +1,59 @@
+"""Knowledge extraction: the six questions about a person (Part 3.1, section 2.3)."""
+
+import numpy as np
+
+from kstore_jax.corpus.encode import PieceTokens, TokenRows, encode_questions
+from kstore_jax.corpus.examples import Spans, span_examples
+from kstore_jax.corpus.shards import with_end_of_text
+from kstore_jax.corpus.tokenizer import Vocabulary
+from kstore_jax.world.people import ATTRIBUTES, People
+from kstore_jax.world.questions import TRAINED_WORDING, ask
+
+
+def question_rows(table: PieceTokens, people: People, wording: int = TRAINED_WORDING) -> TokenRows:
+    """The answered questions about people; row 6 i + a asks for attribute a of person i."""
+    who = np.repeat(np.arange(len(people)), len(ATTRIBUTES))
+    attributes = np.tile(np.arange(len(ATTRIBUTES)), len(people))
+    return encode_questions(table, ask(table.language, people.rows(who), attributes, wording))
+
+
+def question_examples(
+    table: PieceTokens,
+    people: People,
+    vocabulary: Vocabulary,
+    wording: int = TRAINED_WORDING,
+    mask_token: int | None = None,
+) -> Spans:
+    """The questions as examples whose answer tokens are predicted.
+
+    A causal model predicts the answer and the end of text after it. With a `mask_token` each answer
+    token is hidden and predicted at its own position.
+    """
+    rows = question_rows(table, people, wording)
+    spans = rows.value_spans.copy()
+    if mask_token is None:
+        spans[..., 1] += 1
+    closed = with_end_of_text(rows, table.tokenizer.end_of_text)
+    return span_examples(closed, spans, vocabulary, mask_token)
+
+
+def by_attribute(right: np.ndarray) -> dict[str, float]:
+    """The share of `right` (N, 6) bool for each attribute, and their mean."""
+    shares = {name: float(right[:, a].mean()) for a, name in enumerate(ATTRIBUTES)}
+    return {"mean": float(np.mean(list(shares.values()))), **shares}
+
+
+def majority_guess(values: np.ndarray, qa_train_mask: np.ndarray) -> dict[str, float]:
+    """The share of held-out `values` (people, 6) that equal the trained half's commonest, for each
+    attribute, and their mean."""
+    baseline = {
+        name: majority_share(values[qa_train_mask, a], values[~qa_train_mask, a])
+        for a, name in enumerate(ATTRIBUTES)
+    }
+    return {"mean": float(np.mean(list(baseline.values()))), **baseline}
+
+
+def majority_share(trained: np.ndarray, held_out: np.ndarray) -> float:
+    """The share of `held_out` (N,) that equals the most frequent element of `trained` (M,)."""
+    values, counts = np.unique(trained, return_counts=True)
+    return float(np.mean(held_out == values[counts.argmax()]))
