@@ -1,9 +1,9 @@
-# Sourced by the scripts here: `dry_run` is whether --dry-run is among the arguments, wherever it
-# stands; the others stay. `shown COMMAND …` prints a command as it would be typed; `refuse` and
-# `expect_…` end the script with one line and status 2 where it was called wrongly.
+# Sourced by the scripts in this folder. Removes --dry-run from the arguments, at any position, and
+# sets `dry_run` to true or false. `print_command COMMAND …` prints a command, quoted for the shell.
+# `refuse` and the `expect_…` functions report a wrong call: one line on stderr, exit status 2.
 # shellcheck shell=bash disable=SC2034
 
-refuse() { # what was expected
+refuse() { # refuse MESSAGE: prints it and exits with status 2
     echo "${0##*/}: $*" >&2
     exit 2
 }
@@ -19,25 +19,30 @@ for argument in "$@"; do
 done
 set -- "${arguments[@]}"
 
-shown() {
+print_command() {
     printf '%q ' "$@"
     echo
 }
 
-expect_run() { # the flags that kstore run and kstore sweep demand, among the arguments
-    local flag given
-    given=$(printf '%s\n' "$@")
+expect_run() { # expect_run ARGUMENT …: checks for --config and --workdir
+    local flag words
+    words=$(printf '%s\n' "$@")
     for flag in config=FILE workdir=DIR; do
-        grep -qxE -e "--?${flag%=*}(=.+)?" <<<"$given" || refuse "expected --$flag"
+        grep -qxE -e "--?${flag%=*}(=.+)?" <<<"$words" ||
+            refuse "--${flag%=*} is missing; expected --$flag"
     done
 }
 
-expect_size() { # --tasks=N or --nodes=N, which were given as these two
-    if [[ ! "$1$2" =~ ^[1-9][0-9]{0,4}$ || (-n "$1" && -n "$2") ]]; then
-        refuse "expected one of --tasks=N and --nodes=N, with N from 1 to 99999"
+expect_size() { # expect_size TASKS NODES: checks that one is empty and the other a number
+    if [[ -z "$1$2" ]]; then
+        refuse "--tasks and --nodes are missing; expected --tasks=N or --nodes=N"
+    elif [[ -n "$1" && -n "$2" ]]; then
+        refuse "--tasks=$1 and --nodes=$2: expected only one of the two"
+    elif [[ ! "$1$2" =~ ^[1-9][0-9]{0,4}$ ]]; then
+        refuse "--${1:+tasks}${2:+nodes}=$1$2: expected a whole number from 1 to 99999"
     fi
 }
 
-expect_count() { # expect_count VARIABLE: that it is a whole number
+expect_count() { # expect_count VARIABLE: checks that its value is a whole number
     [[ "${!1}" =~ ^(0|[1-9][0-9]{0,4})$ ]] || refuse "$1=${!1}: expected a whole number, such as 2"
 }

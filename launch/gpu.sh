@@ -1,35 +1,38 @@
 #!/usr/bin/env bash
-# What this project measures on one GPU, in pieces of under ten minutes each.
+# Runs this project's GPU benchmarks and experiments on one GPU, each piece in under ten minutes.
 #
 #   launch/gpu.sh [--dry-run] DIR [PIECE …]
 #
-# Without names all pieces, in this order:
-#   train-B    kstore bench train: the paper's 124M, window 512, bfloat16, all of GPT-2's vocabulary,
-#              batch B: tokens/s, both MFU, memory, what a checkpoint costs
-#   profile    what the time of its steps goes to
-#   peers      the same beside PyTorch's, compiled: a GPT in the manner of nanoGPT, and Hugging Face's
-#   together   sixteen small models in one program, beside one by one
-#   run-NAME   the experiment configs/NAME.py:gpu, into DIR/runs/NAME; run-NAME:SCALE, into
-#              DIR/runs/NAME-SCALE, at another scale; `together` pretrains up to sixteen rows in one
-#              program
+# Without PIECE it runs all pieces, in this order:
+#   train-B         kstore bench train on the paper's 124M model with batch size B: tokens/s, MFU in
+#                   both definitions, memory, cost of a checkpoint (window 512, bfloat16, full GPT-2
+#                   vocabulary)
+#   profile         time per operation of its training step
+#   peers           the same training step in PyTorch, compiled: a nanoGPT-style GPT and Hugging Face's
+#   together        sixteen small models in one program, compared with training them one by one
+#   run-NAME        the experiment configs/NAME.py:gpu, written to DIR/runs/NAME
+#   run-NAME:SCALE  the same at another scale, written to DIR/runs/NAME-SCALE; the scale `together`
+#                   pretrains up to sixteen rows in one program
 #
-# A benchmark leaves DIR/PIECE.json, an experiment the results.json of its folder; a piece that is
-# there already is not made again. Nine minutes after it began an experiment gets SIGTERM, writes a
-# checkpoint and ends with status 75; called again, it goes on. Without names the script calls it
-# until it is done, or until a try brings nothing new, as where a stage that has no checkpoints takes
-# longer. A piece that fails (a batch that is too large, say) is told, and the next one made; the
-# script ends with its status.
+# A benchmark writes DIR/PIECE.json, an experiment writes results.json in its folder. Pieces whose
+# result exists are skipped. After nine minutes an experiment gets SIGTERM, writes a checkpoint and
+# exits with status 75; the next call resumes it. Without PIECE the script calls an experiment until
+# it is done, or until a call writes nothing new, which happens where a stage without checkpoints
+# takes longer than nine minutes. If a piece fails, for example because a batch does not fit, the
+# script reports it and continues with the next piece. It exits with the highest status of all pieces.
 #
-# BATCHES: of the train-B ("8 16 32 64 96"). CONFIGS: the NAME or NAME:SCALE of the run-…; others
-# are refused. KSTORE, PYTHON: the commands (kstore, python). `peers` needs the extra `bench`.
+# Environment, with defaults:
+#   BATCHES         batch sizes of the train-B pieces ("8 16 32 64 96")
+#   CONFIGS         NAME or NAME:SCALE of the run-… pieces; every configs/NAME.py must exist
+#   KSTORE, PYTHON  the commands (kstore, python); `peers` needs the extra `bench`
 # --dry-run prints the commands and starts nothing.
 set -euo pipefail
 
 source "$(dirname "${BASH_SOURCE[0]}")/common.bash"
-if [[ -z "${1:-}" ]]; then refuse "expected the folder of the results"; fi
+if [[ -z "${1:-}" ]]; then refuse "DIR is missing; expected a folder for the results"; fi
 if [[ "$1" == -* ]]; then refuse "$1: no such flag; expected [--dry-run] DIR [PIECE …]"; fi
 out=$(realpath -m -- "$1")
-if [[ -e "$out" && ! -d "$out" ]]; then refuse "$1 is no folder"; fi
+if [[ -e "$out" && ! -d "$out" ]]; then refuse "$1 is not a folder; expected a folder for the results"; fi
 shift
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -37,24 +40,26 @@ read -ra batches <<<"${BATCHES:-8 16 32 64 96}"
 scaled="datasets qa_ratio finetuning mixed celebrities directions couples"
 read -ra configs <<<"${CONFIGS:-datasets:together mixed:together $scaled}"
 for name in "${configs[@]}"; do
-    if [[ ! -f "configs/${name%%:*}.py" ]]; then refuse "CONFIGS: no configs/${name%%:*}.py"; fi
+    if [[ ! -f "configs/${name%%:*}.py" ]]; then
+        refuse "CONFIGS: $name: no file configs/${name%%:*}.py; expected NAME or NAME:SCALE of such a file"
+    fi
 done
 pieces=("${batches[@]/#/train-}" profile peers together "${configs[@]/#/run-}")
-looping=false
+repeat=false
 if (($# == 0)); then
-    looping=true
+    repeat=true
     set -- "${pieces[@]}"
 fi
 for piece in "$@"; do
     if [[ ! " ${pieces[*]} " == *" $piece "* ]]; then
-        refuse "expected one of ${pieces[*]}, not $piece"
+        refuse "$piece: no such piece; expected one of: ${pieces[*]}"
     fi
 done
 
 kstore="${KSTORE:-kstore}"
 paper=(--config=configs/paper.py --config.model.dtype=bfloat16 --config.data.vocabulary=full)
 
-command_of() { # sets `command` to that of a piece, and `result` to what it leaves
+command_of() { # command_of PIECE: sets `command` and `result`, the file that the command writes
     result="$out/$1.json"
     case "$1" in
         train-*) command=("$kstore" bench train "${paper[@]}" "--config.pretrain.batch_size=${1#train-}" --json) ;;
@@ -77,7 +82,7 @@ command_of() { # sets `command` to that of a piece, and `result` to what it leav
     command=(timeout --foreground --preserve-status --kill-after=50 540 "${command[@]}")
 }
 
-make_piece() {
+run_piece() { # run_piece PIECE: runs `command`; a benchmark's output becomes `result`
     if [[ "$1" == run-* ]]; then
         "${command[@]}"
     else
@@ -85,7 +90,7 @@ make_piece() {
     fi
 }
 
-there() { # the names of what a piece has left so far, but for what every try adds
+outputs() { # lists the files beside `result`, without provenance-*, which every call adds
     local folder
     folder=$(dirname "$result")
     [[ ! -d "$folder" ]] || find "$folder" -not -name 'provenance-*' | sort
@@ -95,22 +100,22 @@ worst=0
 for piece in "$@"; do
     command_of "$piece"
     if "$dry_run"; then
-        shown "${command[@]}"
+        print_command "${command[@]}"
         continue
     fi
     mkdir -p "$out"
     status=75
     while [[ ! -e "$result" ]] && ((status == 75)); do
         status=0
-        before=$(there)
-        make_piece "$piece" || status=$?
+        before=$(outputs)
+        run_piece "$piece" || status=$?
         if ((status)); then echo "gpu.sh: $piece: status $status" >&2; fi
-        if "$looping" && ((status == 75)) && [[ "$(there)" == "$before" ]]; then
-            echo "gpu.sh: $piece: nothing new in nine minutes; without a limit: ${command[*]:5}" >&2
+        if "$repeat" && ((status == 75)) && [[ "$(outputs)" == "$before" ]]; then
+            echo "gpu.sh: $piece: no progress in nine minutes; to run it without a time limit: ${command[*]:5}" >&2
             status=1
         fi
-        if ((status > worst)) && { ((status != 75)) || ! "$looping"; }; then worst=$status; fi
-        if ! "$looping"; then break; fi
+        if ((status > worst)) && { ((status != 75)) || ! "$repeat"; }; then worst=$status; fi
+        if ! "$repeat"; then break; fi
     done
 done
 exit "$worst"

@@ -1,30 +1,35 @@
 #!/usr/bin/env bash
-# A sweep as an indexed Job, or one experiment over several hosts as a JobSet, on Kubernetes.
+# Submits to Kubernetes: a sweep as an indexed Job, or one run over several hosts as a JobSet.
 #
 #   launch/kubernetes.sh [--dry-run] --tasks=N --config=FILE --workdir=DIR [flags of kstore sweep …]
 #   launch/kubernetes.sh [--dry-run] --nodes=N --config=FILE --workdir=DIR [flags of kstore run …]
 #
-# --tasks=N: pod I of the Job computes rows I, I + N, I + 2 N, …; the last one to end writes the page.
-# --nodes=N: one process a pod, joined by `kstore run --distributed`; needs JobSet
-#   (https://jobset.sigs.k8s.io) in the cluster.
+# --tasks=N: pod I of the Job computes rows I, I + N, I + 2 N, …; the last pod to finish writes the
+#   page.
+# --nodes=N: one process per pod, joined by `kstore run --distributed`. The cluster needs JobSet
+#   (https://jobset.sigs.k8s.io).
 #
-# A pod that is evicted or preempted gets SIGTERM, writes a checkpoint and ends with status 75.
-#   --tasks: it is started again and goes on, as often as it takes. Any other failure counts, a kill
-#   for lack of memory (137) say, and the fourth is an index's last; bad input (2) and a damaged file
-#   (1) fail it at once.
-#   --nodes: where one pod ends, for whatever reason, all are started again, 100 times at most; bad
-#   input (2) fails the JobSet at once.
+# An evicted or preempted pod gets SIGTERM, writes a checkpoint and exits with status 75.
+#   --tasks: Kubernetes restarts such a pod without limit, and it resumes. Other failures, such as an
+#   out-of-memory kill (137), count: each index has four attempts. Bad input (2) and a damaged file
+#   (1) fail the index at once.
+#   --nodes: if one pod fails, also with 75, JobSet restarts all pods, at most 100 times. Bad input
+#   (2) fails the JobSet at once.
 #
-# FILE and DIR are paths in the pod, whose folder is /runs: --config=configs/a.py is /runs/configs/a.py,
-# on the claim; what the image brings is told by its whole path.
+# FILE and DIR are paths in the pod, whose working directory is /runs, on the claim:
+# --config=configs/a.py is /runs/configs/a.py. Name files of the image by absolute path.
 #
-# IMAGE: an image with kstore in it, such as one of this checkout and three lines: FROM python:3.12,
-# COPY . /kstore, RUN cd /kstore && pip install -r requirements.txt && pip install -e '.[gpu]'.
-# CLAIM: a PersistentVolumeClaim (ReadWriteMany, on a file system whose locks work between nodes:
-# README, "Running many") that is mounted at /runs, below which DIR lies. NAME: of the Job (kstore).
-# GPUS, CPUS, MEMORY: of each pod (0, 4, 16Gi).
+# Environment, with defaults:
+#   IMAGE    a container image with kstore (required). An image of this checkout takes three lines:
+#            FROM python:3.12
+#            COPY . /kstore
+#            RUN cd /kstore && pip install -r requirements.txt && pip install -e '.[gpu]'
+#   CLAIM    a PersistentVolumeClaim (required), mounted at /runs; DIR must be below it. It must be
+#            ReadWriteMany, on a file system whose locks work between nodes (README, "Running many")
+#   NAME     name of the Job (kstore)
+#   GPUS, CPUS, MEMORY  resources of each pod (0, 4, 16Gi)
 #
-# --dry-run prints the manifest, exactly as kubectl would get it.
+# --dry-run prints the manifest exactly as kubectl would receive it.
 set -euo pipefail
 
 source "$(dirname "${BASH_SOURCE[0]}")/common.bash"
@@ -40,22 +45,25 @@ for argument in "$@"; do
 done
 expect_size "$tasks" "$nodes"
 expect_run "${flags[@]}"
-if [[ -z "${IMAGE:-}" || -z "${CLAIM:-}" ]]; then
-    refuse "expected IMAGE and CLAIM in the environment"
+if [[ -z "${IMAGE:-}" ]]; then
+    refuse "IMAGE is not set; expected a container image with kstore"
+fi
+if [[ -z "${CLAIM:-}" ]]; then
+    refuse "CLAIM is not set; expected the name of a PersistentVolumeClaim"
 fi
 NAME="${NAME:-kstore}"
 if [[ ! "$NAME" =~ ^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$ ]]; then
-    refuse "NAME=$NAME: expected at most 40 of a-z, 0-9 and -, a letter first and no - last"
+    refuse "NAME=$NAME: expected at most 40 characters of a-z, 0-9 and -, the first a letter, the last not -"
 fi
 GPUS="${GPUS:-0}"
 expect_count GPUS
 
-quoted() { # each word as a string of YAML, with commas between
+quoted() { # quoted WORD …: the words as YAML strings, separated by commas
     local word words=""
     for word in "$@"; do
         word=${word//\\/\\\\}
         word=${word//\"/\\\"}
-        word=${word//\$/\$\$} # or Kubernetes takes $(WORD) for a variable
+        word=${word//\$/\$\$} # otherwise Kubernetes expands $(WORD)
         words+="${words:+, }\"$word\""
     done
     printf '%s' "$words"
@@ -82,6 +90,6 @@ if "$dry_run"; then
     exit 0
 fi
 if ! command -v kubectl >/dev/null; then
-    refuse "kubectl: not found"
+    refuse "kubectl: not found in PATH; --dry-run prints the manifest without it"
 fi
 kubectl apply -f - <<<"$manifest"

@@ -1,14 +1,17 @@
 #!/usr/bin/env bash
-# A sweep on this machine: a process for each GPU, or, without one, a worker for each core.
+# Runs a sweep on this machine: one process per GPU, or, without a GPU, one worker per core.
 #
 #   launch/local.sh [--dry-run] --config=FILE --workdir=DIR [more flags of kstore sweep …]
 #
-# Each process sees one GPU (its CUDA_VISIBLE_DEVICES is set before it starts) and computes its share
-# of the rows; stages that shares have in common are computed once. The same line goes on after a kill.
-# Ctrl-C or SIGTERM ends all, after a checkpoint each. `kstore status DIR` tells how far it is.
+# Each process sees one GPU (the script sets its CUDA_VISIBLE_DEVICES) and computes its share of the
+# rows. Stages that several shares need are computed once. After a kill, the same command resumes.
+# Ctrl-C or SIGTERM stops all processes; each writes a checkpoint first. `kstore status DIR` prints
+# the progress.
 #
-# CUDA_VISIBLE_DEVICES: those to use (those that nvidia-smi lists). GPUS: how many of them (all).
-# KSTORE: the command (kstore).
+# Environment, with defaults:
+#   CUDA_VISIBLE_DEVICES  the GPUs to use (all that nvidia-smi lists)
+#   GPUS                  how many of them to use (all)
+#   KSTORE                the command (kstore)
 # --dry-run prints the commands and starts nothing.
 set -euo pipefail
 
@@ -22,15 +25,15 @@ elif [[ -z "${GPUS:-}" ]]; then
 fi
 expect_count GPUS
 if [[ -v devices ]] && ((GPUS > ${#devices[@]})); then
-    refuse "GPUS=$GPUS: expected no more than CUDA_VISIBLE_DEVICES has, ${#devices[@]}"
+    refuse "GPUS=$GPUS: expected at most ${#devices[@]}, the number of GPUs in CUDA_VISIBLE_DEVICES"
 fi
 
 running=()
-trap 'kill -TERM "${running[@]}" 2>/dev/null || true' TERM INT # in the background INT is not heeded
+trap 'kill -TERM "${running[@]}" 2>/dev/null || true' TERM INT # background processes ignore INT
 
-started() {
+start() { # start COMMAND …: in the background, or prints it in a dry run
     if "$dry_run"; then
-        shown "$@"
+        print_command "$@"
     else
         "$@" &
         running+=("$!")
@@ -39,11 +42,11 @@ started() {
 
 kstore=("${KSTORE:-kstore}" sweep "$@")
 if ((GPUS == 0)); then
-    started "${kstore[@]}"
+    start "${kstore[@]}"
 else
     for ((gpu = 0; gpu < GPUS; gpu++)); do
-        sees="CUDA_VISIBLE_DEVICES=${devices[gpu]:-$gpu}"
-        started env "$sees" "${kstore[@]}" --workers=1 "--shard=$gpu/$GPUS"
+        device="CUDA_VISIBLE_DEVICES=${devices[gpu]:-$gpu}"
+        start env "$device" "${kstore[@]}" --workers=1 "--shard=$gpu/$GPUS"
     done
 fi
 
@@ -52,7 +55,7 @@ for process in "${running[@]}"; do
     while :; do
         status=0
         wait "$process" || status=$?
-        kill -0 "$process" 2>/dev/null || break # else a signal ended the waiting, not the process
+        kill -0 "$process" 2>/dev/null || break # otherwise a signal interrupted wait
     done
     if ((status > worst)); then worst=$status; fi
 done

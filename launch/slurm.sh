@@ -1,24 +1,26 @@
 #!/usr/bin/env bash
-# A sweep as a SLURM array, or one experiment over several nodes.
+# Submits to SLURM: a sweep as a job array, or one run over several nodes.
 #
 #   launch/slurm.sh [--dry-run] --tasks=N --config=FILE --workdir=DIR [more flags of kstore sweep …]
 #   launch/slurm.sh [--dry-run] --nodes=N --config=FILE --workdir=DIR [more flags of kstore run …]
 #
-# --tasks=N: task I of the array computes rows I, I + N, I + 2 N, … ; the last one to end writes the
-#   page. More tasks than rows have nothing to do. DIR, and --cache where it is given, lie on a
-#   folder that all nodes share, where locks work between nodes (README, "Running many").
-# --nodes=N: one process a node, joined by `kstore run --distributed`, which finds the others
-#   through SLURM.
+# --tasks=N: task I of the array computes rows I, I + N, I + 2 N, …; the last task to finish writes
+#   the page. Tasks beyond the number of rows do nothing. DIR and --cache must be on a file system
+#   that all nodes share, with locks that work between nodes (README, "Running many").
+# --nodes=N: one process per node, joined by `kstore run --distributed`, which finds the other
+#   processes through SLURM.
 #
-# A job that is preempted, or reaches two minutes before its time limit, gets SIGTERM, writes a
-# checkpoint and ends with status 75; it then goes back into the queue and goes on from there. So
-# does one that was killed (status 128 + the signal), unless it was started four times by then. One
-# that is cancelled (scancel) writes a checkpoint too, and stays out of the queue.
-# What else the job needs is told to sbatch as ever: SBATCH_PARTITION, SBATCH_TIMELIMIT, SBATCH_GPUS
-# and the like in the environment. KSTORE: the command on the nodes (kstore).
-# Output is appended to DIR.slurm-JOB_TASK.log.
+# At preemption, and two minutes before its time limit, the job gets SIGTERM, writes a checkpoint and
+# exits with status 75. It is then requeued and resumes. A killed job (status 128 + the signal) is
+# requeued too, until it has been started four times. A cancelled job (scancel) writes a checkpoint
+# and is not requeued.
 #
-# --dry-run prints the job script, exactly as it would be submitted.
+# Environment, with defaults:
+#   SBATCH_PARTITION, SBATCH_TIMELIMIT, SBATCH_GPUS, …  read by sbatch itself
+#   KSTORE  the command on the nodes (kstore)
+# Output is appended to DIR.slurm-JOB_TASK.log (--tasks) or DIR.slurm-JOB.log (--nodes).
+#
+# --dry-run prints the job script exactly as it would be submitted.
 set -euo pipefail
 
 source "$(dirname "${BASH_SOURCE[0]}")/common.bash"
@@ -39,7 +41,7 @@ for argument in "$@"; do
 done
 expect_size "$tasks" "$nodes"
 expect_run "${flags[@]}"
-if [[ -z "$workdir" ]]; then refuse "expected --workdir=DIR, as one word"; fi
+if [[ -z "$workdir" ]]; then refuse "--workdir has no value; expected --workdir=DIR, as one word"; fi
 
 quoted() {
     local words
@@ -47,11 +49,11 @@ quoted() {
     echo "${words:1}"
 }
 
-log="${workdir%"${workdir##*[!/]}"}.slurm" # beside DIR, which may end in a slash
+log="${workdir%"${workdir##*[!/]}"}.slurm" # beside DIR; slashes at its end are removed
 if [[ -n "$tasks" ]]; then
     shape="#SBATCH --array=0-$((tasks - 1))
 #SBATCH --output=\"$log-%A_%a.log\""
-    # by its index: the job ID of an array's last task is the whole array's, too
+    # ARRAY_INDEX, not the job ID: the last task of an array has the same job ID as the array
     this="\"\${SLURM_ARRAY_JOB_ID}_\$SLURM_ARRAY_TASK_ID\""
     command="$(quoted "${KSTORE:-kstore}" sweep "${flags[@]}" "--shard=auto/$tasks")"
     stop="kill -TERM \"\$running\""
@@ -61,7 +63,7 @@ else
 #SBATCH --output=\"$log-%j.log\""
     this="\"\$SLURM_JOB_ID\""
     command="srun --kill-on-bad-exit=1 $(quoted "${KSTORE:-kstore}" run "${flags[@]}" --distributed)"
-    stop="scancel --signal=TERM $this" # the processes: srun itself would kill them
+    stop="scancel --signal=TERM $this" # signals the processes; srun would kill them
 fi
 
 job=$(
@@ -75,18 +77,18 @@ $shape
 cd $(quoted "$PWD") || exit
 $command &
 running=\$!
-state="" # when the job is first asked to stop
+state="" # of the job, at the first SIGTERM
 trap '$stop; : "\${state:=\$(squeue --noheader --format=%T --jobs=$this)}"' TERM
 status=0
 wait "\$running" || status=\$?
-while kill -0 "\$running" 2>/dev/null; do # a signal ended the waiting, not the process
+while kill -0 "\$running" 2>/dev/null; do # a signal interrupted wait
     status=0
     wait "\$running" || status=\$?
 done
 if [ "\$status" -gt 128 ] && [ "\$state" = RUNNING ]; then
-    status=75 # srun kills a process that is slower to end than another
+    status=75 # srun killed a process that was still writing its checkpoint
 fi
-if [ "\$state" != COMPLETING ] && # else it was cancelled, or SLURM requeues it
+if [ "\$state" != COMPLETING ] && # otherwise it was cancelled, or SLURM requeues it
     { [ "\$status" = 75 ] || # stopped after a checkpoint
         { [ "\$status" -gt 128 ] && [ "\${SLURM_RESTART_COUNT:-0}" -lt 3 ]; }; }; then # killed
     scontrol requeue $this
@@ -99,7 +101,7 @@ if "$dry_run"; then
     exit 0
 fi
 if ! command -v sbatch >/dev/null; then
-    refuse "sbatch: not found; this is no machine that submits to SLURM"
+    refuse "sbatch: not found in PATH; run this on a machine that submits to SLURM"
 fi
 mkdir -p "$(dirname "$workdir")"
 sbatch --parsable <<<"$job"

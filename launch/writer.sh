@@ -1,14 +1,18 @@
 #!/usr/bin/env bash
-# Starts a local writer: vLLM with OpenAI's chat protocol, for `kstore rewrite` and `kstore ask`.
+# Starts vLLM, a local server of OpenAI's chat protocol, for `kstore rewrite` and `kstore ask`.
 #
-#   pip install vllm                              in an environment of its own
+#   pip install vllm                              in a separate environment
 #   launch/writer.sh [--dry-run] [MODEL] [vLLM's own flags …]
 #
 #   kstore rewrite --config=… --server=http://localhost:8000 --model=MODEL --out=runs/written --concurrency=256
 #
-# GPUS: how many devices share the model (1). PORT: where it listens (8000). CONTEXT: tokens of a
-# prompt and its answer (2048; a prompt is about 150, an answer at most 1024).
-# VLLM_API_KEY, where set, is the key that clients give as OPENAI_API_KEY; vLLM reads it itself.
+# Environment, with defaults:
+#   GPUS          number of GPUs that share the model (1)
+#   PORT          port of the server (8000)
+#   CONTEXT       tokens of a prompt and its answer together (2048; a prompt has about 150, an answer
+#                 at most 1024)
+#   VLLM_API_KEY  if set, clients must send this key as OPENAI_API_KEY; vLLM reads it
+# --dry-run prints the command and starts nothing.
 set -euo pipefail
 
 source "$(dirname "${BASH_SOURCE[0]}")/common.bash"
@@ -32,10 +36,10 @@ command=(
     "$@"
 )
 if "$dry_run"; then
-    shown "${command[@]}"
+    print_command "${command[@]}"
     exit 0
 fi
 if ! command -v vllm >/dev/null; then
-    refuse "vllm: not found; pip install vllm"
+    refuse "vllm: not found in PATH; pip install vllm"
 fi
 exec "${command[@]}"

@@ -1,4 +1,4 @@
-"""The launch scripts: what they would submit is printed, well formed, and what they say it is."""
+"""The launch scripts: the commands and manifests that they print, and the programs they start."""
 
 import contextlib
 import os
@@ -37,17 +37,17 @@ def launch(script: str, *argv: str, **environment: str) -> subprocess.CompletedP
     )
 
 
-def dry(script: str, *argv: str, **environment: str) -> str:
-    """What a script would submit, wherever --dry-run stands; nothing is."""
-    done = launch(script, "--dry-run", *argv, **environment)
+def dry_run(script: str, *argv: str, **environment: str) -> str:
+    """Returns what a script prints with --dry-run, as its first argument and as its last."""
+    first = launch(script, "--dry-run", *argv, **environment)
     last = launch(script, *argv, "--dry-run", **environment)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert (last.returncode, last.stdout) == (0, done.stdout)
-    return done.stdout
+    assert (first.returncode, first.stderr) == (0, "")
+    assert (last.returncode, last.stdout) == (0, first.stdout)
+    return first.stdout
 
 
-BESIDE = os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])
-SHELLCHECK = shutil.which("shellcheck", path=BESIDE)
+SEARCH_PATH = os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])
+SHELLCHECK = shutil.which("shellcheck", path=SEARCH_PATH)
 
 
 def shellcheck(*paths: pathlib.Path) -> str:
@@ -55,12 +55,12 @@ def shellcheck(*paths: pathlib.Path) -> str:
 
 
 @pytest.mark.skipif(not SHELLCHECK, reason="shellcheck is neither installed here nor on the path")
-def test_shellcheck_finds_nothing_in_scripts_and_in_the_jobs_they_write(tmp_path):
+def test_shellcheck_passes_on_the_scripts_and_their_slurm_jobs(tmp_path):
     assert len(SCRIPTS) >= 5
     jobs = []
     for argument in ("--tasks=3", "--nodes=2"):
         jobs.append(tmp_path / argument)
-        jobs[-1].write_text(dry("slurm.sh", argument, *RUN))
+        jobs[-1].write_text(dry_run("slurm.sh", argument, *RUN))
     broken = tmp_path / "broken.sh"
     broken.write_text("#!/usr/bin/env bash\nrm $1\n")
     assert shellcheck(*SCRIPTS, LAUNCH / "common.bash", *jobs) == ""
@@ -68,25 +68,25 @@ def test_shellcheck_finds_nothing_in_scripts_and_in_the_jobs_they_write(tmp_path
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
-def test_the_head_of_a_script_says_how_it_is_called(script):
+def test_a_script_is_executable_and_documents_its_usage(script):
     assert os.access(script, os.X_OK)
     head = script.read_text().split("set -euo pipefail")[0]
     assert f"launch/{script.name} [--dry-run]" in head
     assert "#!/usr/bin/env bash" in head
 
 
-def test_a_local_sweep_is_a_process_a_gpu_or_one():
-    assert shlex.split(dry("local.sh", *RUN, GPUS="0")) == ["kstore", "sweep", *RUN]
-    lines = dry("local.sh", *RUN, GPUS="3").splitlines()
+def test_a_local_sweep_starts_one_process_per_gpu_or_one_without_a_gpu():
+    assert shlex.split(dry_run("local.sh", *RUN, GPUS="0")) == ["kstore", "sweep", *RUN]
+    lines = dry_run("local.sh", *RUN, GPUS="3").splitlines()
     for gpu, line in enumerate(lines):
-        own = ["--workers=1", f"--shard={gpu}/3"]
-        one = ["env", f"CUDA_VISIBLE_DEVICES={gpu}", "kstore", "sweep", *RUN, *own]
-        assert shlex.split(line) == one
+        shard = ["--workers=1", f"--shard={gpu}/3"]
+        expected = ["env", f"CUDA_VISIBLE_DEVICES={gpu}", "kstore", "sweep", *RUN, *shard]
+        assert shlex.split(line) == expected
     assert len(lines) == 3
 
 
 @pytest.mark.parametrize(
-    ("environment", "seen"),
+    ("environment", "gpus"),
     [
         ({"CUDA_VISIBLE_DEVICES": "5,2,GPU-8f"}, ["5", "2", "GPU-8f"]),
         ({"CUDA_VISIBLE_DEVICES": "5,2,7", "GPUS": "2"}, ["5", "2"]),
@@ -94,12 +94,12 @@ def test_a_local_sweep_is_a_process_a_gpu_or_one():
         ({"CUDA_VISIBLE_DEVICES": ""}, []),
     ],
 )
-def test_a_local_sweep_keeps_to_the_gpus_it_may_see(environment, seen):
-    lines = [shlex.split(line) for line in dry("local.sh", *RUN, **environment).splitlines()]
+def test_a_local_sweep_uses_only_cuda_visible_devices(environment, gpus):
+    lines = [shlex.split(line) for line in dry_run("local.sh", *RUN, **environment).splitlines()]
     assert [line[1] for line in lines if line[0] == "env"] == [
-        f"CUDA_VISIBLE_DEVICES={gpu}" for gpu in seen
+        f"CUDA_VISIBLE_DEVICES={gpu}" for gpu in gpus
     ]
-    assert len(lines) == max(len(seen), 1)
+    assert len(lines) == max(len(gpus), 1)
 
 
 SIZED = ["--tasks=2"]
@@ -112,17 +112,17 @@ MISSING = [
 
 
 @pytest.mark.parametrize(("script", "argv", "flag"), MISSING)
-def test_what_kstore_demands_is_demanded_before_anything_is_submitted(script, argv, flag):
-    given = [word for word in RUN if word != flag]
-    done = launch(script, *argv, "--dry-run", *given, **KUBERNETES)
+def test_a_missing_required_flag_is_an_error_before_anything_is_submitted(script, argv, flag):
+    others = [word for word in RUN if word != flag]
+    done = launch(script, *argv, "--dry-run", *others, **KUBERNETES)
     name = flag.partition("=")[0]
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith(f"{script}: expected {name}=")
+    assert done.stderr.startswith(f"{script}: {name} is missing; expected {name}=")
     assert done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize(
-    ("script", "argv", "environment", "said"),
+    ("script", "argv", "environment", "message"),
     [
         ("gpu.sh", ["--help"], {}, "--help: no such flag"),
         ("local.sh", RUN, {"GPUS": "abc"}, "GPUS=abc: expected"),
@@ -131,24 +131,31 @@ def test_what_kstore_demands_is_demanded_before_anything_is_submitted(script, ar
         ("kubernetes.sh", [*SIZED, *RUN], {"GPUS": "x"}, "GPUS=x: expected"),
         ("kubernetes.sh", [*SIZED, *RUN], {"NAME": "Bad Name"}, "NAME=Bad Name: expected"),
         ("kubernetes.sh", [*SIZED, *RUN], {"NAME": "a" * 41}, f"NAME={'a' * 41}: expected"),
-        ("tpu.sh", ["delete", "other"], {}, "other: expected"),
-        ("gpu.sh", [__file__], {}, f"{__file__} is no folder"),
-        ("gpu.sh", ["out"], {"CONFIGS": "dataset"}, "CONFIGS: no configs/dataset.py"),
+        ("tpu.sh", ["delete", "other"], {}, "other: unexpected argument"),
+        ("tpu.sh", ["destroy"], {}, "destroy: no such action; expected create"),
+        ("tpu.sh", [], {}, "expected one of: create"),
+        ("gpu.sh", [], {}, "DIR is missing; expected a folder"),
+        ("gpu.sh", ["out", "run-mixt"], {}, "run-mixt: no such piece; expected one of: train-8"),
+        ("kubernetes.sh", [*SIZED, *RUN], {"IMAGE": ""}, "IMAGE is not set; expected"),
+        ("kubernetes.sh", [*SIZED, *RUN], {"CLAIM": ""}, "CLAIM is not set; expected"),
+        ("slurm.sh", [*SIZED, RUN[0], "--workdir", "x"], {}, "--workdir has no value; expected"),
+        ("gpu.sh", [__file__], {}, f"{__file__} is not a folder; expected"),
+        ("gpu.sh", ["out"], {"CONFIGS": "dataset"}, "CONFIGS: dataset: no file configs/dataset.py"),
         ("writer.sh", [], {"PORT": "http"}, "PORT=http: expected"),
         ("slurm.sh", ["--dryrun", *SIZED, *RUN], {}, "--dryrun: no such flag"),
         ("kubernetes.sh", ["--dry_run=1", *SIZED, *RUN], {}, "--dry_run=1: no such flag"),
     ],
 )
-def test_what_cannot_be_right_is_told_in_one_line(script, argv, environment, said):
+def test_a_wrong_call_is_reported_in_one_line(script, argv, environment, message):
     done = launch(script, "--dry-run", *argv, **{**KUBERNETES, **environment})
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith(f"{script}: {said}")
+    assert done.stderr.startswith(f"{script}: {message}")
     assert done.stderr.count("\n") == 1
 
 
 @pytest.fixture
 def two_gpus(tmp_path) -> dict[str, str]:
-    """The environment of a machine with two GPUs whose `kstore` only notes what it was given."""
+    """The environment of a machine with two GPUs and a `kstore` that records its arguments."""
     programs = {
         "nvidia-smi": 'echo "GPU 0: A (UUID: x)"; echo "GPU 1: A (UUID: y)"',
         "kstore": 'trap "exit 75" TERM\n'
@@ -162,26 +169,26 @@ def two_gpus(tmp_path) -> dict[str, str]:
     return {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
 
 
-def test_each_gpu_gets_a_process_that_sees_no_other(two_gpus, tmp_path):
+def test_each_gpu_gets_a_process_that_sees_only_that_gpu(two_gpus, tmp_path):
     done = launch("local.sh", *RUN, **two_gpus)
     assert done.returncode == 1  # the worst of 0 and 1
     for gpu in "01":
-        said = (tmp_path / gpu).read_text().strip()
-        assert said == f"sweep {' '.join(RUN)} --workers=1 --shard={gpu}/2"
+        arguments = (tmp_path / gpu).read_text().strip()
+        assert arguments == f"sweep {' '.join(RUN)} --workers=1 --shard={gpu}/2"
 
 
 @pytest.fixture
-def heeded():
-    """SIGINT has its effect on what is started, though a shell runs the tests in its background."""
+def default_sigint():
+    """Restores SIGINT's default for started processes; a shell ignores it in background jobs."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
 
 
-@pytest.mark.usefixtures("heeded")
+@pytest.mark.usefixtures("default_sigint")
 @pytest.mark.parametrize("gpus", ["0", "2"])
-@pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT])
-def test_every_process_gets_sigterm_and_its_status_is_told(two_gpus, tmp_path, gpus, sign):
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_every_process_gets_the_signal_and_its_status_is_returned(two_gpus, tmp_path, gpus, signum):
     environment = {**os.environ, **two_gpus, "HANG": "1", "GPUS": gpus}
     environment.pop("CUDA_VISIBLE_DEVICES", None)
     process = subprocess.Popen([LAUNCH / "local.sh", *RUN], env=environment, start_new_session=True)
@@ -190,46 +197,46 @@ def test_every_process_gets_sigterm_and_its_status_is_told(two_gpus, tmp_path, g
         while not all((tmp_path / gpu).exists() for gpu in "01"[: int(gpus) or 1]):
             assert time.monotonic() < end
             time.sleep(0.01)
-        if sign == signal.SIGINT:  # as by Ctrl-C, which all processes in the foreground get
-            os.killpg(process.pid, sign)
+        if signum == signal.SIGINT:  # Ctrl-C signals all foreground processes
+            os.killpg(process.pid, signum)
         else:
-            process.send_signal(sign)
+            process.send_signal(signum)
         assert process.wait(60) == 75
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
 
 
-def test_a_slurm_array_has_a_share_of_the_rows_a_task():
-    job = dry("slurm.sh", "--tasks=8", *RUN)
+def test_each_task_of_a_slurm_array_computes_its_share_of_the_rows():
+    job = dry_run("slurm.sh", "--tasks=8", *RUN)
     assert "#SBATCH --array=0-7\n" in job
     assert "#SBATCH --requeue\n" in job
     (line,) = [line for line in job.splitlines() if line.startswith("kstore ")]
     assert shlex.split(line) == ["kstore", "sweep", *RUN, "--shard=auto/8", "&"]
 
 
-def test_a_slurm_job_of_several_nodes_is_one_run():
-    job = dry("slurm.sh", "--nodes=4", *RUN)
+def test_a_slurm_job_of_several_nodes_starts_one_distributed_run():
+    job = dry_run("slurm.sh", "--nodes=4", *RUN)
     assert "#SBATCH --nodes=4\n#SBATCH --ntasks-per-node=1\n" in job
     (line,) = [line for line in job.splitlines() if line.startswith("srun ")]
     assert shlex.split(line)[2:] == ["kstore", "run", *RUN, "--distributed", "&"]
 
 
 @pytest.mark.parametrize("workdir", ["my runs/x", "my runs/x/", "my runs/x//"])
-@pytest.mark.parametrize(("shape", "which"), [("--tasks=8", "%A_%a"), ("--nodes=4", "%j")])
-def test_what_slurm_jobs_say_is_beside_their_workdir(workdir, shape, which):
-    job = dry("slurm.sh", shape, "--config=a.py", f"--workdir={workdir}")
+@pytest.mark.parametrize(("shape", "pattern"), [("--tasks=8", "%A_%a"), ("--nodes=4", "%j")])
+def test_the_log_of_a_slurm_job_is_beside_its_workdir(workdir, shape, pattern):
+    job = dry_run("slurm.sh", shape, "--config=a.py", f"--workdir={workdir}")
     (line,) = [line for line in job.splitlines() if "--output" in line]
-    assert shlex.split(line) == ["#SBATCH", f"--output=my runs/x.slurm-{which}.log"]
+    assert shlex.split(line) == ["#SBATCH", f"--output=my runs/x.slurm-{pattern}.log"]
 
 
 def slurm_job(
     folder: pathlib.Path, shape: str, kstore: str, restarts: int, state: str = "RUNNING"
 ) -> subprocess.Popen:
-    """A job of slurm.sh, started as SLURM does it, with a `kstore` that is this program."""
+    """Starts a job of slurm.sh the way SLURM does, with `kstore` as the program."""
     programs = {
         "kstore": kstore,
-        # as the real one, which answers SIGTERM by killing what it has started
+        # like the real srun, it kills its processes on SIGTERM
         "srun": f"""shift; "$@" &
 echo $! >{folder}/step
 trap 'kill -KILL $!' TERM
@@ -238,7 +245,7 @@ wait $! || status=$?
 exit $status""",
         "scancel": f'[ "$*" = "--signal=TERM 8" ] && kill -TERM $(cat {folder}/step)',
         "squeue": f"echo {state}",
-        "scontrol": f'echo "$*" > {folder}/said',
+        "scontrol": f'echo "$*" > {folder}/scontrol.args',
     }
     for name, program in programs.items():
         (folder / name).write_text(f"#!/usr/bin/env bash\n{program}\n")
@@ -247,7 +254,7 @@ exit $status""",
     environment |= {"PATH": f"{folder}:{os.environ['PATH']}"}
     if restarts:
         environment["SLURM_RESTART_COUNT"] = str(restarts)
-    script = ["bash", "-c", dry("slurm.sh", shape, *RUN)]
+    script = ["bash", "-c", dry_run("slurm.sh", shape, *RUN)]
     return subprocess.Popen(script, env={**os.environ, **environment})
 
 
@@ -264,21 +271,19 @@ exit $status""",
     ],
 )
 @pytest.mark.parametrize(("shape", "job"), [("--tasks=8", "5_3"), ("--nodes=4", "8")])
-def test_a_slurm_job_that_was_stopped_or_killed_is_tried_again(
+def test_a_stopped_or_killed_slurm_job_is_requeued(
     tmp_path, ended, restarts, status, requeued, shape, job
 ):
     process = slurm_job(tmp_path, shape, ended, restarts)
     assert process.wait(60) == status
-    assert (tmp_path / "said").exists() == requeued
-    assert not requeued or (tmp_path / "said").read_text() == f"requeue {job}\n"
+    assert (tmp_path / "scontrol.args").exists() == requeued
+    assert not requeued or (tmp_path / "scontrol.args").read_text() == f"requeue {job}\n"
 
 
-@pytest.mark.parametrize("state", ["RUNNING", "COMPLETING"])  # its time is over; it was cancelled
-@pytest.mark.parametrize("status", [75, 143])  # srun ends with 143 where it killed the slower ones
+@pytest.mark.parametrize("state", ["RUNNING", "COMPLETING"])  # time limit; cancelled
+@pytest.mark.parametrize("status", [75, 143])  # 143: srun killed the slower processes
 @pytest.mark.parametrize(("shape", "job"), [("--tasks=8", "5_3"), ("--nodes=4", "8")])
-def test_a_slurm_job_that_is_told_to_stop_may_write_a_checkpoint(
-    tmp_path, shape, job, status, state
-):
+def test_a_slurm_job_writes_a_checkpoint_on_sigterm(tmp_path, shape, job, status, state):
     training = f"""trap 'touch {tmp_path}/checkpoint; exit {status}' TERM
 touch {tmp_path}/training
 while :; do sleep 0.05; done"""
@@ -291,30 +296,32 @@ while :; do sleep 0.05; done"""
     assert process.wait(60) == (75 if state == "RUNNING" else status)
     assert (tmp_path / "checkpoint").exists()
     if state == "RUNNING":
-        assert (tmp_path / "said").read_text() == f"requeue {job}\n"
-    assert (tmp_path / "said").exists() == (state == "RUNNING")
+        assert (tmp_path / "scontrol.args").read_text() == f"requeue {job}\n"
+    assert (tmp_path / "scontrol.args").exists() == (state == "RUNNING")
 
 
 @pytest.mark.parametrize("script", ["slurm.sh", "kubernetes.sh"])
 @pytest.mark.parametrize(
-    "argv",
+    ("argv", "message"),
     [
-        [],
-        ["--tasks=0"],
-        ["--tasks=2", "--nodes=2"],
-        ["--nodes=x"],
-        ["--tasks=99999999999999999999"],
+        ([], "--tasks and --nodes are missing; expected --tasks=N or --nodes=N"),
+        (["--tasks=0"], "--tasks=0: expected a whole number from 1 to 99999"),
+        (["--tasks=2", "--nodes=2"], "--tasks=2 and --nodes=2: expected only one of the two"),
+        (["--nodes=x"], "--nodes=x: expected a whole number from 1 to 99999"),
+        (["--tasks=" + "9" * 20], f"--tasks={'9' * 20}: expected a whole number from 1 to 99999"),
     ],
 )
-def test_a_size_that_is_none_is_refused(script, argv):
+def test_an_invalid_number_of_tasks_or_nodes_is_refused(script, argv, message):
     done = launch(script, "--dry-run", *argv, *RUN, **KUBERNETES)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith(f"{script}: expected ")
+    assert done.stderr == f"{script}: {message}\n"
 
 
-def test_an_indexed_job_is_what_kubernetes_expects():
+def test_an_indexed_job_is_valid_for_kubernetes():
     awkward = '--config.data.text=/runs/a "b" $(HOME)\\c'
-    job = yaml.safe_load(dry("kubernetes.sh", "--tasks=8", *RUN, awkward, GPUS="1", **KUBERNETES))
+    job = yaml.safe_load(
+        dry_run("kubernetes.sh", "--tasks=8", *RUN, awkward, GPUS="1", **KUBERNETES)
+    )
     kubernetes_validate.validate(job, kubernetes_validate.latest_version(), strict=True)
     spec = job["spec"]
     assert (spec["completionMode"], spec["completions"], spec["parallelism"]) == ("Indexed", 8, 8)
@@ -323,58 +330,58 @@ def test_an_indexed_job_is_what_kubernetes_expects():
     assert args == ["sweep", *RUN, awkward, "--shard=auto/8"]
     assert container["image"] == KUBERNETES["IMAGE"]
     codes = [rule["onExitCodes"]["values"] for rule in spec["podFailurePolicy"]["rules"][::2]]
-    assert codes == [[75], [1, 2]]  # all others, of processes that were killed, are tried again
+    assert codes == [[75], [1, 2]]  # other statuses, of killed processes, are retried
     assert spec["backoffLimitPerIndex"] == 3
     job["spec"]["completionMod"] = job["spec"].pop("completionMode")
     with pytest.raises(kubernetes_validate.ValidationError):
         kubernetes_validate.validate(job, kubernetes_validate.latest_version(), strict=True)
 
 
-def test_a_jobset_starts_one_run_on_several_hosts():
-    told = yaml.safe_load(dry("kubernetes.sh", "--nodes=4", *RUN, NAME="big", **KUBERNETES))
-    assert (told["apiVersion"], told["kind"]) == ("jobset.x-k8s.io/v1alpha2", "JobSet")
-    assert set(told["spec"]) == {"failurePolicy", "replicatedJobs"}
-    (hosts,) = told["spec"]["replicatedJobs"]
+def test_a_jobset_starts_one_distributed_run_on_several_hosts():
+    jobset = yaml.safe_load(dry_run("kubernetes.sh", "--nodes=4", *RUN, NAME="big", **KUBERNETES))
+    assert (jobset["apiVersion"], jobset["kind"]) == ("jobset.x-k8s.io/v1alpha2", "JobSet")
+    assert set(jobset["spec"]) == {"failurePolicy", "replicatedJobs"}
+    (hosts,) = jobset["spec"]["replicatedJobs"]
     assert set(hosts) == {"name", "replicas", "template"}
-    # a JobSet is no part of Kubernetes, but the Jobs that it makes are
+    # JobSet is not part of Kubernetes' own schema; the Jobs that it creates are
     job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "big-hosts-0"}}
     job |= hosts["template"]
     kubernetes_validate.validate(job, kubernetes_validate.latest_version(), strict=True)
     assert job["spec"]["completions"] == 4
-    (rule,) = job["spec"]["podFailurePolicy"]["rules"]  # bad input is not tried again
+    (rule,) = job["spec"]["podFailurePolicy"]["rules"]  # bad input is not retried
     assert (rule["action"], rule["onExitCodes"]["values"]) == ("FailJob", [2])
-    (answer,) = told["spec"]["failurePolicy"]["rules"]
-    assert answer == {"action": "FailJobSet", "onJobFailureReasons": ["PodFailurePolicy"]}
+    (rule,) = jobset["spec"]["failurePolicy"]["rules"]
+    assert rule == {"action": "FailJobSet", "onJobFailureReasons": ["PodFailurePolicy"]}
     (container,) = job["spec"]["template"]["spec"]["containers"]
     assert container["args"] == ["run", *RUN, "--distributed"]
-    environment = {one["name"]: one.get("value") for one in container["env"]}
+    environment = {entry["name"]: entry.get("value") for entry in container["env"]}
     assert environment["JAX_COORDINATOR_ADDRESS"] == "big-hosts-0-0.big:8476"
     assert environment["JAX_NUM_PROCESSES"] == "4"
     assert environment.keys() >= {"JAX_PROCESS_ID"}
 
 
-def test_a_tpu_is_made_used_and_given_back_by_gcloud():
-    create = [shlex.split(line) for line in dry("tpu.sh", "create", SPOT="1").splitlines()]
+def test_a_tpu_vm_is_created_used_and_deleted_by_gcloud():
+    create = [shlex.split(line) for line in dry_run("tpu.sh", "create", SPOT="1").splitlines()]
     assert [line[:5] for line in create[:1]] == [["gcloud", "compute", "tpus", "tpu-vm", "create"]]
     assert "--spot" in create[0]
     copied = [pathlib.Path(word) for word in create[2] if word.startswith("/")]
     assert len(copied) > 3
     assert all(path.exists() for path in copied)
     for action, workers, more in (("run", "all", ["--distributed"]), ("sweep", "0", [])):
-        *before, line = dry("tpu.sh", action, *RUN).splitlines()
-        assert [" describe " in asked for asked in before] == [True] * (action == "sweep")
+        *before, line = dry_run("tpu.sh", action, *RUN).splitlines()
+        assert [" describe " in earlier for earlier in before] == [True] * (action == "sweep")
         words = shlex.split(line)
         assert f"--worker={workers}" in words
         (command,) = [word.partition("=")[2] for word in words if word.startswith("--command=")]
         assert "nohup" in command
-        ours = shlex.split(command.split("nohup ")[1].split("</dev/null")[0])
-        assert ours == [".venv/bin/kstore", action, *RUN, *more]
-    assert "delete" in dry("tpu.sh", "delete")
+        kstore = shlex.split(command.split("nohup ")[1].split("</dev/null")[0])
+        assert kstore == [".venv/bin/kstore", action, *RUN, *more]
+    assert "delete" in dry_run("tpu.sh", "delete")
     assert launch("tpu.sh", "--dry-run", "destroy").returncode == 2
 
 
-def test_a_tpu_gets_a_python_that_kstore_runs_with():
-    *_, line = dry("tpu.sh", "create").splitlines()
+def test_a_tpu_vm_gets_a_python_version_that_kstore_supports():
+    *_, line = dry_run("tpu.sh", "create").splitlines()
     (command,) = [w.partition("=")[2] for w in shlex.split(line) if w.startswith("--command=")]
     (version,) = re.findall(r"uv venv --python (\S+)", command)
     project = tomllib.loads((LAUNCH.parent / "pyproject.toml").read_text())["project"]
@@ -382,26 +389,28 @@ def test_a_tpu_gets_a_python_that_kstore_runs_with():
 
 
 @pytest.mark.parametrize("hosts", [1, 4])
-def test_a_sweep_is_refused_on_a_tpu_of_several_hosts(tmp_path, hosts):
-    """There one host would wait for the others for ever."""
+def test_a_sweep_is_refused_on_a_tpu_vm_of_several_hosts(tmp_path, hosts):
+    """One host alone would wait for the others forever."""
     gcloud = tmp_path / "gcloud"
     answer = f'case "$*" in *describe*) echo {hosts} ;; *) touch {tmp_path}/done ;; esac'
     gcloud.write_text(f"#!/bin/sh\n{answer}\n")
     gcloud.chmod(0o755)
     done = launch("tpu.sh", "sweep", *RUN, PATH=f"{tmp_path}:{os.environ['PATH']}")
-    said = "tpu.sh: sweep: expected a TPU of one host, kstore has 4; `run` uses all\n"
-    assert (done.returncode, done.stderr) == ((0, "") if hosts == 1 else (2, said))
+    message = (
+        "tpu.sh: sweep: kstore has 4 hosts; expected a TPU VM of one host (`run` uses all hosts)\n"
+    )
+    assert (done.returncode, done.stderr) == ((0, "") if hosts == 1 else (2, message))
     assert (tmp_path / "done").exists() == (hosts == 1)
 
 
-def test_what_is_started_on_a_tpu_is_not_waited_for(tmp_path):
-    """ssh returns when the command has ended and nobody is left that could write to it."""
+def test_the_command_on_a_tpu_vm_outlives_its_ssh_session(tmp_path):
+    """ssh returns once the command has ended and no process holds its output open."""
     kstore = tmp_path / "kstore_jax/.venv/bin/kstore"
     kstore.parent.mkdir(parents=True)
     kstore.write_text(f'#!/bin/sh\ncat {tmp_path}/end\necho "$@"\n')
     kstore.chmod(0o755)
     os.mkfifo(tmp_path / "end")
-    *_, line = dry("tpu.sh", "sweep", *RUN).splitlines()
+    *_, line = dry_run("tpu.sh", "sweep", *RUN).splitlines()
     (command,) = [w.partition("=")[2] for w in shlex.split(line) if w.startswith("--command=")]
     ssh = ["bash", "-c", command]
     here = {"cwd": tmp_path, "env": {**os.environ, "HOME": str(tmp_path)}}
@@ -421,12 +430,12 @@ def test_what_is_started_on_a_tpu_is_not_waited_for(tmp_path):
 
 @pytest.fixture
 def one_gpu(tmp_path) -> dict[str, str]:
-    """A `kstore` whose experiments stop once for a checkpoint, and for which batch 9 is too large;
-    it notes what it was given."""
+    """A `kstore` that records its arguments, stops an experiment once with status 75 and fails on
+    batch size 9."""
     program = f"""#!/usr/bin/env bash
-echo "$*" >> {tmp_path}/called
+echo "$*" >> {tmp_path}/calls
 case "$*" in
-    *batch=9*) exit 1 ;;
+    *batch_size=9*) exit 1 ;;
     *bench*) echo '{{}}' ;;
     *) if ! mkdir {tmp_path}/stopped 2>/dev/null; then touch "${{3#--workdir=}}/results.json"
        else mkdir -p "${{3#--workdir=}}"; exit 75; fi ;;
@@ -437,7 +446,7 @@ esac
     return {"KSTORE": f"{tmp_path}/kstore", "PYTHON": "true", "BATCHES": "8 9", "CONFIGS": "mixed"}
 
 
-def test_what_one_gpu_measures_is_gone_on_with_until_it_is_there(one_gpu, tmp_path):
+def test_gpu_pieces_are_resumed_until_done_and_then_skipped(one_gpu, tmp_path):
     out = tmp_path / "out"
     done = launch("gpu.sh", str(out), **one_gpu)
     assert (done.returncode, "train-9: status 1" in done.stderr) == (1, True)
@@ -445,15 +454,14 @@ def test_what_one_gpu_measures_is_gone_on_with_until_it_is_there(one_gpu, tmp_pa
         "peers.json", "profile.json", "together.json", "train-8.json"
     ]  # fmt: skip
     assert (out / "runs/mixed/results.json").exists()
-    called = (tmp_path / "called").read_text().splitlines()
-    assert sum("configs/mixed.py:gpu" in line for line in called) == 2
+    calls = (tmp_path / "calls").read_text().splitlines()
+    assert sum("configs/mixed.py:gpu" in line for line in calls) == 2
     assert launch("gpu.sh", str(out), "train-8", "run-mixed", **one_gpu).returncode == 0
-    assert (
-        tmp_path / "called"
-    ).read_text().splitlines() == called  # what is there is not made again
+    again = (tmp_path / "calls").read_text().splitlines()
+    assert again == calls  # pieces with results are skipped
 
 
-def test_a_piece_that_gets_no_further_is_told_and_left(one_gpu, tmp_path):
+def test_a_gpu_piece_without_progress_is_reported_and_left(one_gpu, tmp_path):
     program = """#!/usr/bin/env bash
 case "$*" in
     *bench*) echo '{}' ;;
@@ -470,20 +478,20 @@ esac
         1,
         ["gpu.sh: run-mixed: status 75"] * 2
         + [
-            f"gpu.sh: run-mixed: nothing new in nine minutes; without a limit: {tmp_path}/kstore "
-            f"sweep --config=configs/mixed.py:gpu --workdir={out}/runs/mixed"
+            "gpu.sh: run-mixed: no progress in nine minutes; to run it without a time limit: "
+            f"{tmp_path}/kstore sweep --config=configs/mixed.py:gpu --workdir={out}/runs/mixed"
         ],
     )
     assert len(list(out.glob("runs/mixed/stages/qa-1/*"))) == 2
 
 
-def test_a_piece_alone_is_one_call_and_says_that_it_was_stopped(one_gpu, tmp_path):
+def test_a_named_gpu_piece_is_called_once_and_returns_its_status(one_gpu, tmp_path):
     assert launch("gpu.sh", str(tmp_path / "out"), "run-mixed", **one_gpu).returncode == 75
     assert launch("gpu.sh", str(tmp_path / "out"), "run-mixed", **one_gpu).returncode == 0
 
 
-def test_the_pieces_of_one_gpu_are_what_the_commands_take():
-    for line in dry("gpu.sh", "out").splitlines():
+def test_gpu_pieces_use_existing_configurations():
+    for line in dry_run("gpu.sh", "out").splitlines():
         words = shlex.split(line)
         assert words[0] == "timeout"
         for word in words:
@@ -491,7 +499,7 @@ def test_the_pieces_of_one_gpu_are_what_the_commands_take():
                 name, _, scale = word.removeprefix("--config=").partition(":")
                 module = runpy.run_path(str(LAUNCH.parent / name))
                 parse_rows(module["get_config"](*[scale] * bool(scale)))
-    together = dry("gpu.sh", "out", "run-mixed:together").split()
+    together = dry_run("gpu.sh", "out", "run-mixed:together").split()
     assert together[-3:] == [
         "--config=configs/mixed.py:together",
         f"--workdir={LAUNCH.parent}/out/runs/mixed-together",
@@ -502,5 +510,5 @@ def test_the_pieces_of_one_gpu_are_what_the_commands_take():
     assert launch("gpu.sh").returncode == 2
 
 
-def test_a_writer_is_started_by_vllm():
-    assert shlex.split(dry("writer.sh", "some/model"))[:3] == ["vllm", "serve", "some/model"]
+def test_the_writer_is_served_by_vllm():
+    assert shlex.split(dry_run("writer.sh", "some/model"))[:3] == ["vllm", "serve", "some/model"]

@@ -1,4 +1,4 @@
-"""The SLURM script for real: a cluster of two nodes, both this machine, that lives for the test."""
+"""launch/slurm.sh on a real SLURM: each test starts a cluster of two nodes on this machine."""
 
 import contextlib
 import getpass
@@ -20,14 +20,14 @@ LAUNCH = pathlib.Path(__file__).parents[1] / "launch"
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "sinfo", "scancel")
 PATH = f"{os.environ['PATH']}:/usr/sbin:/sbin"
 MISSING = [name for name in PROGRAMS if not shutil.which(name, path=PATH)]
-PATIENCE = 600  # seconds
+TIMEOUT = 600  # seconds
 STEPS = 1000
 STOPPED = "kstore: stopped; the same command goes on from here"
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(bool(MISSING), reason=f"SLURM is not installed: no {', '.join(MISSING)}"),
-    pytest.mark.skipif(os.geteuid() != 0, reason="slurmd has to be started by root"),
+    pytest.mark.skipif(os.geteuid() != 0, reason="slurmd must be started by root"),
 ]
 
 CONFIGURATION = """
@@ -62,21 +62,21 @@ PartitionName=all Nodes=one,two Default=YES State=UP
 def free_ports(count: int) -> list[int]:
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
+        for listener in sockets:
+            listener.bind(("127.0.0.1", 0))
+        return [listener.getsockname()[1] for listener in sockets]
 
 
-def wait_until(true, what: str, seconds: float = PATIENCE) -> None:
+def wait_until(condition, what: str, seconds: float = TIMEOUT) -> None:
     end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, f"waited in vain: {what}"
+    while not condition():
+        assert time.monotonic() < end, f"after {seconds} s still waiting for {what}"
         time.sleep(0.2)
 
 
 @pytest.fixture
 def cluster(tmp_path):
-    """The environment in which SLURM's commands speak to a cluster of this machine's own."""
+    """Starts a SLURM cluster on this machine; yields the environment for SLURM's commands."""
     folder = tmp_path / "slurm"
     for name in ("", "state"):
         (folder / name).mkdir()
@@ -103,14 +103,14 @@ def cluster(tmp_path):
                 wait_until((folder / "munge.socket").exists, "munged", 30)
 
     def idle() -> bool:
-        told = subprocess.run(
+        nodes = subprocess.run(
             ["sinfo", "-h", "-o", "%t %D"],
             env=environment,
             capture_output=True,
             text=True,
             check=False,
         )
-        return told.stdout.strip() == "idle 2"
+        return nodes.stdout.strip() == "idle 2"
 
     try:
         wait_until(idle, f"two idle nodes; see {folder}", 60)
@@ -123,8 +123,8 @@ def cluster(tmp_path):
 
 
 def states(environment: dict, job: str) -> dict[str, dict]:
-    """What SLURM knows of the tasks of an array, by their index."""
-    told = subprocess.run(
+    """Returns the fields that SLURM shows for each task of an array, by task index."""
+    output = subprocess.run(
         ["scontrol", "show", "job", "-o", job],
         env=environment,
         capture_output=True,
@@ -133,12 +133,12 @@ def states(environment: dict, job: str) -> dict[str, dict]:
     ).stdout
     tasks = [
         dict(word.split("=", 1) for word in line.split() if "=" in word)
-        for line in told.splitlines()
+        for line in output.splitlines()
     ]
     return {task["ArrayTaskId"]: task for task in tasks if "-" not in task.get("ArrayTaskId", "-")}
 
 
-def test_a_sweep_as_an_array_with_a_task_stopped_and_one_requeued_is_completed(cluster, tmp_path):
+def test_an_array_completes_after_one_task_is_stopped_and_one_requeued(cluster, tmp_path):
     config, workdir = tmp_path / "tiny.py", tmp_path / "run"
     config.write_text(CONFIG)
     kstore = tmp_path / "kstore"
@@ -157,46 +157,49 @@ def test_a_sweep_as_an_array_with_a_task_stopped_and_one_requeued_is_completed(c
     assert job.isdecimal()
 
     def checkpoints() -> list[pathlib.Path]:
-        found = workdir.glob("stages/pretrain-*/checkpoints/*")
-        return [path for path in found if path.name.isdecimal()]
+        paths = workdir.glob("stages/pretrain-*/checkpoints/*")
+        return [path for path in paths if path.name.isdecimal()]
 
-    def restarted(task: int) -> None:
+    def wait_for_restart(task: int) -> None:
         log = pathlib.Path(f"{workdir}.slurm-{job}_{task}.log")
         wait_until(lambda: log.exists() and STOPPED in log.read_text(), "a checkpoint")
         wait_until(lambda: states(cluster, job)[str(task)]["Restarts"] == "1", "a restart")
 
-    wait_until(lambda: len({path.parent for path in checkpoints()}) == 2, "both tasks to train")
-    # one as at the end of its time, and one as where somebody more important comes
+    wait_until(
+        lambda: len({path.parent for path in checkpoints()}) == 2,
+        "both tasks to write a checkpoint",
+    )
+    # task 1 as at its time limit, task 0 as at a preemption
     subprocess.run(["scancel", "--batch", "--signal=TERM", f"{job}_1"], env=cluster, check=True)
-    restarted(1)
+    wait_for_restart(1)
     subprocess.run(["scontrol", "requeue", f"{job}_0"], env=cluster, check=True)
-    restarted(0)
+    wait_for_restart(0)
     wait_until((workdir / "results.json").exists, "the results")
 
-    def over() -> bool:
+    def completed() -> bool:
         return all(task["JobState"] == "COMPLETED" for task in states(cluster, job).values())
 
-    wait_until(over, "the array to end", 120)
+    wait_until(completed, "the array to end", 120)
     tasks = states(cluster, job)
     assert sorted(tasks) == ["0", "1"]
     assert [tasks[index]["Restarts"] for index in "01"] == ["1", "1"]
-    found = json.loads((workdir / "results.json").read_text())["rows"]
-    assert [row["dataset"] for row in found] == ["single", "multi2+permute"]
+    rows = json.loads((workdir / "results.json").read_text())["rows"]
+    assert [row["dataset"] for row in rows] == ["single", "multi2+permute"]
     assert (workdir / "report.html").exists()
     for folder in workdir.glob("stages/pretrain-*"):
         attempts = list(folder.glob("provenance-*.json"))
-        assert len(attempts) == 2  # the second went on from the checkpoint of the first
-        told = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-        assert [line["step"] for line in told] == list(range(1, STEPS + 1))
+        assert len(attempts) == 2  # the second resumed from the checkpoint of the first
+        metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        assert [line["step"] for line in metrics] == list(range(1, STEPS + 1))
 
 
 TRAINING = """#!/usr/bin/env bash
-# A run that writes a checkpoint when it is told to stop, the second process ending after the first,
-# and that ends when it is started again.
+# A run that writes a checkpoint on SIGTERM; the second process ends after the first. When requeued
+# it exits with 0.
 if [ -n "$SLURM_RESTART_COUNT" ]; then exit 0; fi
-which="${{SLURM_PROCID:-0}}"
-trap 'touch {folder}/checkpoint-$which; trap - TERM; sleep "$which"; exit 75' TERM
-echo "$$" >{folder}/pid-$which
+process="${{SLURM_PROCID:-0}}"
+trap 'touch {folder}/checkpoint-$process; trap - TERM; sleep "$process"; exit 75' TERM
+echo "$$" >{folder}/pid-$process
 while :; do sleep 0.1; done
 """
 
@@ -211,33 +214,35 @@ while :; do sleep 0.1; done
         ("--nodes=2", 2, "scancel"),
     ],
 )
-def test_all_processes_of_a_job_may_write_a_checkpoint_and_one_killed_is_tried_again(
+def test_all_processes_write_a_checkpoint_and_a_killed_job_is_requeued(
     cluster, tmp_path, shape, processes, ended
 ):
     kstore = tmp_path / "kstore"
     kstore.write_text(TRAINING.format(folder=tmp_path))
     kstore.chmod(0o755)
 
-    def said(*command: str | os.PathLike) -> str:
+    def run(*command: str | os.PathLike) -> str:
         environment = {**cluster, "KSTORE": str(kstore)}
         return subprocess.run(
             command, env=environment, capture_output=True, text=True, check=True
         ).stdout.strip()
 
-    job = said(LAUNCH / "slurm.sh", shape, "--config=a.py", f"--workdir={tmp_path}/run")
+    job = run(LAUNCH / "slurm.sh", shape, "--config=a.py", f"--workdir={tmp_path}/run")
 
     def pids() -> list[str]:
         return [path.read_text().strip() for path in sorted(tmp_path.glob("pid-*"))]
 
-    wait_until(lambda: len([pid for pid in pids() if pid]) == processes, "all to train", 60)
+    wait_until(
+        lambda: len([pid for pid in pids() if pid]) == processes, "all processes to start", 60
+    )
     if ended == "kill -9":
         os.kill(int(pids()[-1]), signal.SIGKILL)
-    elif ended == "time limit":  # two minutes before it
-        said("scancel", "--batch", "--signal=TERM", job)
+    elif ended == "time limit":  # SLURM sends it two minutes before the limit
+        run("scancel", "--batch", "--signal=TERM", job)
     else:
-        said("scancel", job)
+        run("scancel", job)
     state, restarts = ("CANCELLED", 0) if ended == "scancel" else ("COMPLETED", 1)
-    wait_until(lambda: f"JobState={state}" in said("scontrol", "show", "job", job), state, 180)
-    assert f"Restarts={restarts} " in said("scontrol", "show", "job", job)
-    checkpoints = [tmp_path / f"checkpoint-{which}" for which in range(processes)]
+    wait_until(lambda: f"JobState={state}" in run("scontrol", "show", "job", job), state, 180)
+    assert f"Restarts={restarts} " in run("scontrol", "show", "job", job)
+    checkpoints = [tmp_path / f"checkpoint-{process}" for process in range(processes)]
     assert all(path.exists() for path in checkpoints) == (ended != "kill -9")
