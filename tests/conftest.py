@@ -62,11 +62,11 @@ def get_config():
     config.data.vocabulary = "compact"
     config.model.update(layers=1, heads=2, width=16, dtype="float32")
     often = dict(steps_per_call=1, checkpoint_every=2)
-    config.pretrain.update(steps=24, batch=4, window=32, learning_rate=3e-3, warmup=4, **often)
-    config.finetune.update(steps=24, batch=8, rank=2, embedding_rank=4, **often)
-    config.p_probe.update(steps=24, batch=6, learning_rate=1e-2, **often)
-    config.q_probe.update(steps=24, batch=8, embedding_rank=2, **often)
-    config.q_probe.update(head="unembedding", updated="shared", dropout=0.0)
+    config.pretrain.update(steps=24, batch_size=4, seq_len=32, learning_rate=3e-3, warmup_steps=4, **often)
+    config.finetune.update(steps=24, batch_size=8, rank=2, embedding_rank=4, **often)
+    config.p_probe.update(steps=24, batch_size=6, learning_rate=1e-2, **often)
+    config.q_probe.update(steps=24, batch_size=8, embedding_rank=2, **often)
+    config.q_probe.update(head="unembedding", embedding_update="shared", dropout=0.0)
     config.sweep = product(data__variant=["single", "multi2+permute"])
     return config
 """

@@ -12,7 +12,7 @@ from kstore_jax.cli.flags import configured, defined
 from kstore_jax.model.config import SIZES, STYLES
 from kstore_jax.pipeline.batched import program
 from kstore_jax.pipeline.experiment import Experiment, parse_rows
-from kstore_jax.pipeline.lab import Lab, with_dtype
+from kstore_jax.pipeline.graph import ExperimentGraph, resolve_auto
 from kstore_jax.pipeline.stages import Cache
 
 FOLDER = pathlib.Path(__file__).parents[1] / "configs"
@@ -60,7 +60,7 @@ def test_every_file_has_every_scale(name, scale):
 
 @pytest.mark.parametrize("name", TOGETHER)
 def test_one_program_pretrains_all_that_is_trained_together(name, tmp_path):
-    labs = [Lab(with_dtype(row), Cache(tmp_path)) for row in rows(name, "together")]
+    labs = [ExperimentGraph(resolve_auto(row), Cache(tmp_path)) for row in rows(name, "together")]
     assert len({program(lab) for lab in labs}) == 1 < len(labs)
 
 

@@ -2,11 +2,14 @@
 
 import json
 import pathlib
+from collections.abc import Mapping
 
+from kstore_jax.config.fields import flatten, identity
 from kstore_jax.corpus.tokenizer import Vocabulary
 from kstore_jax.errors import UserError
 from kstore_jax.model import hf_checkpoint
 from kstore_jax.pipeline.context import build_context
+from kstore_jax.pipeline.experiment import Experiment
 from kstore_jax.pipeline.graph import ExperimentGraph
 from kstore_jax.pipeline.results import select_graphs
 
@@ -50,13 +53,31 @@ def _graph_to_export(run: pathlib.Path, row: int | None) -> ExperimentGraph:
     if not models:
         raise UserError(f"--run: {run} is no stage of the run in {workdir}")
     if len(models) > 1:
-        rows = ", ".join(f"{which} ({graphs[which].experiment.label})" for which in models.values())
+        labels = _labels({which: graphs[which].experiment for which in models.values()})
+        rows = ", ".join(f"{which} ({label})" for which, label in labels.items())
         raise UserError(f"--row: {run} has several models; expected one of {rows}")
     ((folder, which),) = models.items()
     graph = graphs[which]
     if graph.cache.result(graph.pretrain) is None:
         raise UserError(f"--run: {folder}: is not there or not finished; run it first")
     return graph
+
+
+def _labels(experiments: Mapping[int, Experiment]) -> dict[int, str]:
+    """The label of each experiment, with the settings in which they differ."""
+    settings = {which: flatten(identity(one)) for which, one in experiments.items()}
+    first = next(iter(settings.values()))
+    varied = [
+        name
+        for name in first
+        if name not in ("seed", "world.seed", "data.variant")
+        and len({str(one.get(name)) for one in settings.values()}) > 1
+    ]
+    labels = {}
+    for which, experiment in experiments.items():
+        values = ", ".join(f"{name}={settings[which].get(name)}" for name in varied)
+        labels[which] = f"{experiment.label}; {values}" if values else experiment.label
+    return labels
 
 
 def tokenizer_json(vocabulary: Vocabulary, rows: int) -> str:

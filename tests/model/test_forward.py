@@ -10,8 +10,9 @@ import pytest
 from kstore_jax.corpus.examples import Spans
 from kstore_jax.model import forward as module
 from kstore_jax.model.transformer import Shape
-from kstore_jax.readouts import probes, qa
+from kstore_jax.readouts import probes, spans
 from kstore_jax.readouts.config import PProbe
+from kstore_jax.readouts.probe_data import ProbeExamples
 from kstore_jax.train import masking, objectives
 from tests.model import reference
 
@@ -25,9 +26,9 @@ SPANS = Spans(
 CLASSES = (3, 2)
 
 
-def readings():
-    asked = np.ones((2, 1, 2), bool)
-    return probes.Readings(TOKENS, PLACES, np.zeros((2, 2), np.int32), asked, LENGTHS)
+def examples():
+    active = np.ones((2, 1, 2), bool)
+    return ProbeExamples(TOKENS, PLACES, np.zeros((2, 2), np.int32), active, LENGTHS)
 
 
 def next_token(params):
@@ -48,11 +49,11 @@ def answers(params):
 
 
 def probe_objective(params):
-    return probes.probe_objective(SHAPE, CLASSES, "layer")(with_head(params), vars(readings()))
+    return probes.probe_objective(SHAPE, CLASSES, "layer")(with_head(params), vars(examples()))
 
 
 def probe_hits(params):
-    both = readings(), readings()
+    both = examples(), examples()
     return probes.probe_hits(SHAPE, with_head(params), CLASSES, "batch", *both)
 
 
@@ -62,7 +63,7 @@ def with_head(params):
 
 
 def span_accuracy(params):
-    return qa.span_accuracy(SHAPE, params, SPANS)
+    return spans.span_accuracy(SHAPE, params, SPANS)
 
 
 class Reached(Exception):

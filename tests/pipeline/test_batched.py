@@ -11,9 +11,9 @@ from kstore_jax.cli import main as cli
 from kstore_jax.corpus.config import Data
 from kstore_jax.errors import UserError
 from kstore_jax.model.config import Model
-from kstore_jax.pipeline.batched import pretrain_together
 from kstore_jax.pipeline.experiment import Experiment, Pretrain
-from kstore_jax.pipeline.lab import Lab
+from kstore_jax.pipeline.graph import ExperimentGraph
+from kstore_jax.pipeline.run import pretrain_batched
 from kstore_jax.pipeline.stages import RESULT, Cache
 from kstore_jax.train.telemetry import METRICS, read_metrics
 from kstore_jax.world.config import World
@@ -110,19 +110,19 @@ def test_what_one_program_can_train_is_together(tmp_path, monkeypatch, capsys):
     elsewhere = dataclasses.replace(changed("mesh", data=1), seed=2)
     others = [changed("model", width=192), changed("pretrain", steps=9), elsewhere]
     cache, found = Cache(tmp_path), []
-    labs = {e: Lab(e, cache) for e in [others[0], *alike, *others[1:]]}
+    graphs = {e: ExperimentGraph(e, cache) for e in [others[0], *alike, *others[1:]]}
     monkeypatch.setattr(cache, "ensure_together", lambda stages, _: found.append(stages))
-    pretrain_together([*labs.values()], 3)
+    pretrain_batched([*graphs.values()], 3)
     folders = [[stage.folder for stage in stages] for stages in found]
-    assert folders == [[labs[e].pretrain.folder for e in alike[:3]]]
-    pretrain_together([*labs.values()], 1)
+    assert folders == [[graphs[e].pretrain.folder for e in alike[:3]]]
+    pretrain_batched([*graphs.values()], 1)
     assert len(found) == 1
 
     def diverge(*_):
         raise UserError("pretrain named: the loss became nan")
 
     monkeypatch.setattr(cache, "ensure_together", diverge)
-    pretrain_together([*labs.values()], 3)
+    pretrain_batched([*graphs.values()], 3)
     assert capsys.readouterr().err == (
-        "note: pretrain named: the loss became nan; those pretrained with it go on one by one\n"
+        "note: pretrain named: the loss became nan; its batch is pretrained one by one\n"
     )

@@ -8,66 +8,76 @@ import pytest
 
 from kstore_jax.corpus.examples import span_examples
 from kstore_jax.pipeline.experiment import parse
-from kstore_jax.pipeline.lab import Lab
-from kstore_jax.pipeline.results import row
+from kstore_jax.pipeline.graph import ExperimentGraph
+from kstore_jax.pipeline.results import result_row
+from kstore_jax.pipeline.run import Runner
 from kstore_jax.pipeline.stages import Cache
-from kstore_jax.readouts import recall
+from kstore_jax.readouts import spans
+from kstore_jax.readouts.base import Context
+from kstore_jax.readouts.recall import recall
 from kstore_jax.world.people import ATTRIBUTES
 
 
 @pytest.fixture(scope="module")
-def lab(finished, tmp_path_factory) -> Lab:
+def runner(finished, tmp_path_factory) -> Runner:
     """The finished experiment, with its direction changed and nothing else, run to its end."""
     plain = parse(json.loads((finished / "config.json").read_text())["rows"][1])
     model = dataclasses.replace(plain.model, direction="bidirectional")
     probe = dataclasses.replace(plain.p_probe, dropout=0.1)
     bidirectional = dataclasses.replace(plain, model=model, p_probe=probe)
-    lab = Lab(bidirectional, Cache(tmp_path_factory.mktemp("bidirectional")))
-    lab.run()
-    return lab
+    runner = Runner(ExperimentGraph(bidirectional, Cache(tmp_path_factory.mktemp("bidirectional"))))
+    runner.run()
+    return runner
 
 
-def test_every_stage_has_its_result_and_the_row_those_of_a_causal_one(lab, finished):
-    assert lab.done
+@pytest.fixture
+def context(runner) -> Context:
+    return runner.context
+
+
+def test_every_stage_has_its_result_and_the_row_those_of_a_causal_one(runner, finished):
+    assert runner.graph.done
     causal = json.loads((finished / "results.json").read_text())["rows"][1]
-    assert row(lab).keys() == causal.keys()
-    assert row(lab)["vocabulary"] == causal["vocabulary"]  # the mask is no token of the text
+    assert result_row(runner.graph).keys() == causal.keys()
+    assert (
+        result_row(runner.graph)["vocabulary"] == causal["vocabulary"]
+    )  # the mask is no token of the text
 
 
-def test_answers_are_asked_for_by_as_many_masks_as_they_have_tokens(lab):
-    examples, pools = lab.asked(), lab.materials.language.pools
+def test_answers_are_asked_for_by_as_many_masks_as_they_have_tokens(runner, context):
+    examples, pools = context.questions(), runner.graph.data.language.pools
     assert len(examples) == 20 * 6
     for i in range(len(examples)):
         person, a = divmod(i, 6)
-        value = pools.values[ATTRIBUTES[a]][lab.materials.people.values[person, a]]
+        value = pools.values[ATTRIBUTES[a]][runner.graph.data.people.values[person, a]]
         answer = examples.targets[i, 0][examples.weights[i, 0] > 0]
-        assert lab.vocabulary.decode(answer) == f" {value}"
+        assert context.vocabulary.decode(answer) == f" {value}"
         line = examples.tokens[i][: examples.lengths[i]]
-        masks = np.flatnonzero(line == lab.mask)
+        masks = np.flatnonzero(line == context.mask_token)
         assert len(masks) == len(answer)
-        assert lab.vocabulary.decode(line[: masks[0]]).endswith("? Answer:")
-        assert line[masks[-1] + 1 :].tolist() == [lab.vocabulary.end_of_text]
-        assert value not in lab.vocabulary.decode(line[line != lab.mask])
+        assert context.vocabulary.decode(line[: masks[0]]).endswith("? Answer:")
+        assert line[masks[-1] + 1 :].tolist() == [context.vocabulary.end_of_text]
+        assert value not in context.vocabulary.decode(line[line != context.mask_token])
 
 
-def test_the_mask_has_a_row_of_its_own(lab):
-    assert lab.mask == lab.vocabulary.size
-    assert lab.shape.vocabulary > lab.mask
-    assert lab.pretrained["embedding"].shape[0] == lab.shape.vocabulary
+def test_the_mask_has_a_row_of_its_own(context):
+    assert context.mask_token == context.vocabulary.size
+    assert context.shape.vocabulary > context.mask_token
+    assert context.pretrained["embedding"].shape[0] == context.shape.vocabulary
 
 
-def test_recall_tells_every_value_word_by_word(lab):
-    recited = lab.recited(lab.corpus.rows)
+def test_recall_tells_every_value_word_by_word(runner, context):
+    recited = context.recall_examples(context.corpus.rows)
     assert len(recited) > 2  # values of several words
-    assert np.array_equal(recited[0][0], np.arange(len(lab.corpus.rows)))
-    found = lab.cache.result(lab.recall)
+    assert np.array_equal(recited[0][0], np.arange(len(context.corpus.rows)))
+    found = runner.graph.cache.result(runner.graph.recall)
     assert found["whole"].keys() == {"mean", *ATTRIBUTES}
     assert all(found["whole"][name] <= found["first"][name] for name in ATTRIBUTES)
     assert found["hidden"].keys() == {"name", "value", "values"}
 
 
 @pytest.mark.parametrize("hidden", [(), ("name",), ("value",), ("values",)])
-def test_recall_hides_what_it_says(lab, hidden, monkeypatch):
+def test_recall_hides_what_it_says(context, hidden, monkeypatch):
     """Every value is told where the places of what it is told from are in sight, and only then."""
     seen = []
 
@@ -75,18 +85,18 @@ def test_recall_hides_what_it_says(lab, hidden, monkeypatch):
         seen.append(examples)
         return np.ones(examples.weights.shape[:2], bool), np.ones(examples.weights.shape[:2], bool)
 
-    monkeypatch.setattr(recall.qa, "span_accuracy", span_accuracy)
-    rows = lab.corpus.rows
-    words = len(lab.recited(rows))
-    assert recall.recall(lab)["whole"]["mean"] == 1.0
+    monkeypatch.setattr(spans, "span_accuracy", span_accuracy)
+    rows = context.corpus.rows
+    words = len(context.recall_examples(rows))
+    assert recall(context)["whole"]["mean"] == 1.0
     parts = {  # of words told one by one the first, which every row has
         (): seen[:1],
         ("name",): seen[words : words + 1],
         ("value",): seen[2 * words : 2 * words + 6],
         ("values",): seen[2 * words + 6 :],
     }[hidden]
-    plain = span_examples(rows, rows.value_spans, lab.vocabulary).tokens
-    masked = [np.flatnonzero(part.tokens[0] == lab.mask) - 1 for part in parts]
+    plain = span_examples(rows, rows.value_spans, context.vocabulary).tokens
+    masked = [np.flatnonzero(part.tokens[0] == context.mask_token) - 1 for part in parts]
     names = {place for start, end in rows.name_spans[0] for place in range(start, end)}
     values = [set(range(start, end)) for start, end in rows.value_spans[0]]
     for places in map(set, masked):
@@ -97,4 +107,6 @@ def test_recall_hides_what_it_says(lab, hidden, monkeypatch):
         else:
             assert (names & places) == (names if hidden else set())
             assert places - names < set().union(*values)
-    assert all((part.tokens[0] == plain[0])[part.tokens[0] != lab.mask].all() for part in parts)
+    assert all(
+        (part.tokens[0] == plain[0])[part.tokens[0] != context.mask_token].all() for part in parts
+    )

@@ -7,7 +7,7 @@ import pytest
 
 from kstore_jax.cli.main import main
 from kstore_jax.pipeline.evaluation import evaluate, text
-from kstore_jax.pipeline.results import labs_of
+from kstore_jax.pipeline.results import read_graphs
 from kstore_jax.world.people import ATTRIBUTES
 
 
@@ -28,11 +28,11 @@ def test_its_figures_are_those_of_the_run(finished, evaluated):
 
 
 def test_what_is_shown_is_asked_about_people_held_out(finished, evaluated):
-    for lab, row in zip(labs_of(finished), evaluated, strict=True):
-        pools, who = lab.materials.language.pools, lab.materials.people
+    for graph, row in zip(read_graphs(finished), evaluated, strict=True):
+        pools, who = graph.data.language.pools, graph.data.people
         names = [
             f"{pools.first_names[a]} {pools.middle_names[b]} {pools.last_names[c]}"
-            for (a, b, c), taught in zip(who.names, lab.materials.taught, strict=True)
+            for (a, b, c), taught in zip(who.names, graph.data.qa_train_mask, strict=True)
             if not taught
         ]
         assert len(row["shown"]) == 8
@@ -40,7 +40,7 @@ def test_what_is_shown_is_asked_about_people_held_out(finished, evaluated):
             assert any(name in shown["question"] for name in names)
             assert shown["question"].endswith("? Answer:")
             assert shown["truth"] not in shown["question"]
-            assert shown["right"] == (shown["said"] == shown["truth"])
+            assert shown["right"] == (shown["answer"] == shown["truth"])
         told = text(row)
         assert all(shown["truth"] in told for shown in row["shown"])
         assert f"{100 * row['test']['exact']['mean']:.1f}" in told
@@ -75,12 +75,12 @@ def test_what_cannot_be_asked_is_told_in_one_line(finished, tmp_path, capsys):
 def test_a_row_that_is_not_finished_keeps_no_other_from_being_asked(finished, tmp_path, capsys):
     run = tmp_path / "run"
     shutil.copytree(finished, run)
-    first, second = labs_of(run)
+    first, second = read_graphs(run)
     stage = next(iter(first.finetune.values()))
     (first.cache.folder(stage) / "result.json").unlink()
     assert main(["eval", str(run), "--beam=1", "--show=0", "--json"]) == 0
     out, err = capsys.readouterr()
     (row,) = json.loads(out)["rows"]
     assert row["dataset"] == second.experiment.data.variant
-    assert err == f"note: {run}: finetune of row 0 is not finished and left out\n"
+    assert err == f"note: {run}: finetune of row 0 is not finished; skipped\n"
     assert main(["eval", str(run), "--row=0"]) == 2

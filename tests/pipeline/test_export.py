@@ -17,65 +17,72 @@ from kstore_jax.model import hf_checkpoint
 from kstore_jax.model.forward import forward, unembed
 from kstore_jax.pipeline.experiment import Experiment, parse
 from kstore_jax.pipeline.export import tokenizer_json
-from kstore_jax.pipeline.lab import Lab
+from kstore_jax.pipeline.graph import ExperimentGraph
+from kstore_jax.pipeline.run import Runner
 from kstore_jax.pipeline.stages import Cache
 from kstore_jax.world.people import people
 
 END = "<|endoftext|>"
 
 
-def labs(workdir: pathlib.Path) -> list[Lab]:
+def labs(workdir: pathlib.Path) -> list[Runner]:
     rows = json.loads((workdir / "config.json").read_text())["rows"]
-    return [Lab(parse(row), Cache(workdir / "stages")) for row in rows]
+    return [Runner(ExperimentGraph(parse(row), Cache(workdir / "stages"))) for row in rows]
 
 
 @pytest.fixture(scope="module")
-def exported(finished, tmp_path_factory) -> tuple[Lab, pathlib.Path]:
-    lab = labs(finished)[0]
+def exported(finished, tmp_path_factory) -> tuple[Runner, pathlib.Path]:
+    runner = labs(finished)[0]
     out = tmp_path_factory.mktemp("export") / "model"
-    stage = lab.cache.folder(lab.pretrain)
+    stage = runner.graph.cache.folder(runner.graph.pretrain)
     assert main(["export", f"--run={stage}", "--format=hf", f"--out={out}"]) == 0
-    return lab, out
+    return runner, out
 
 
 def test_the_exported_model_has_the_logits_of_the_run(exported):
-    lab, out = exported
+    runner, out = exported
     shape, params = hf_checkpoint.read(out)
     tokens = np.arange(30, dtype=np.int32).reshape(2, 15)
     ours, theirs = (
         unembed(s, p, forward(s, p, tokens))
-        for s, p in ((lab.shape, lab.pretrained), (shape, params))
+        for s, p in ((runner.context.shape, runner.context.pretrained), (shape, params))
     )
     np.testing.assert_array_equal(ours, theirs)
     config = json.loads((out / "config.json").read_text())
-    assert config["eos_token_id"] == lab.vocabulary.end_of_text
-    assert config["vocab_size"] == lab.shape.vocabulary
+    assert config["eos_token_id"] == runner.context.vocabulary.end_of_text
+    assert config["vocab_size"] == runner.context.shape.vocabulary
 
 
 def test_the_exported_tokenizer_cuts_text_into_the_models_tokens(exported):
-    lab, out = exported
+    runner, out = exported
     theirs = tokenizers.Tokenizer.from_file(str(out / "tokenizer.json"))
-    tokens = lab.vocabulary.encode(lab.corpus.rows.tokens[:40])
-    text = lab.vocabulary.decode(tokens)
+    tokens = runner.context.vocabulary.encode(runner.context.corpus.rows.tokens[:40])
+    text = runner.context.vocabulary.decode(tokens)
     assert theirs.encode(text).ids == tokens.tolist()
     assert theirs.decode(tokens.tolist()) == text
-    assert theirs.token_to_id(END) == lab.vocabulary.end_of_text
+    assert theirs.token_to_id(END) == runner.context.vocabulary.end_of_text
     unknown = theirs.encode("Xylophone quartz").ids
-    assert max(unknown) >= lab.shape.vocabulary
+    assert max(unknown) >= runner.context.shape.vocabulary
 
 
 def test_transformers_reads_the_exported_folder(exported):
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
-    lab, out = exported
+    runner, out = exported
     model = transformers.AutoModelForCausalLM.from_pretrained(out).eval()
     theirs = transformers.AutoTokenizer.from_pretrained(out)
-    text = lab.vocabulary.decode(lab.vocabulary.encode(lab.corpus.rows.tokens[:20]))
+    text = runner.context.vocabulary.decode(
+        runner.context.vocabulary.encode(runner.context.corpus.rows.tokens[:20])
+    )
     ids = theirs(text, return_tensors="pt")["input_ids"]
     with torch.no_grad():
         logits = model(ids).logits.numpy()
     tokens = ids.numpy().astype(np.int32)
-    ours = unembed(lab.shape, lab.pretrained, forward(lab.shape, lab.pretrained, tokens))
+    ours = unembed(
+        runner.context.shape,
+        runner.context.pretrained,
+        forward(runner.context.shape, runner.context.pretrained, tokens),
+    )
     np.testing.assert_allclose(logits, ours, rtol=1e-4, atol=1e-4)
     assert theirs.eos_token == END
 
@@ -93,11 +100,11 @@ def test_rows_of_one_dataset_are_told_apart_by_what_differs(finished, tmp_path, 
     rows[1]["model"]["layers"] = 2
     (tmp_path / "config.json").write_text(json.dumps({"rows": rows}))
     assert main(["export", f"--run={tmp_path}", f"--out={tmp_path / 'out'}"]) == 2
-    said = "0 (single (model.layers=1), seed 0), 1 (single (model.layers=2), seed 0)"
+    said = "0 (single, seed 0; model.layers=1), 1 (single, seed 0; model.layers=2)"
     assert said in capsys.readouterr().err
 
 
-def started(experiment: Experiment, out: pathlib.Path, tmp_path, **data) -> Lab:
+def started(experiment: Experiment, out: pathlib.Path, tmp_path, **data) -> Runner:
     still = dataclasses.replace(experiment.pretrain, steps=1, warmup_steps=0, learning_rate=0.0)
     experiment = dataclasses.replace(
         experiment,
@@ -105,28 +112,28 @@ def started(experiment: Experiment, out: pathlib.Path, tmp_path, **data) -> Lab:
         model=dataclasses.replace(experiment.model, init_from=str(out)),
         data=dataclasses.replace(experiment.data, **data),
     )
-    return Lab(experiment, Cache(tmp_path / "stages"))
+    return Runner(ExperimentGraph(experiment, Cache(tmp_path / "stages")))
 
 
 def test_pretraining_starts_from_the_exported_model(exported, tmp_path):
-    lab, out = exported
-    again = started(lab.experiment, out, tmp_path, tokenizer=str(out / "tokenizer.json"))
-    assert again.vocabulary.size == lab.vocabulary.size
-    size = lab.vocabulary.size
-    expected, found = dict(lab.pretrained), dict(again.pretrained)
+    runner, out = exported
+    again = started(runner.graph.experiment, out, tmp_path, tokenizer=str(out / "tokenizer.json"))
+    assert again.context.vocabulary.size == runner.context.vocabulary.size
+    size = runner.context.vocabulary.size
+    expected, found = dict(runner.context.pretrained), dict(again.context.pretrained)
     np.testing.assert_array_equal(found.pop("embedding")[:size], expected.pop("embedding")[:size])
     jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
 def test_a_start_from_a_model_of_other_tokens_or_another_shape_is_refused(exported, tmp_path):
-    lab, out = exported
+    runner, out = exported
     with pytest.raises(UserError, match="its token "):
-        started(lab.experiment, out, tmp_path).pretrained  # noqa: B018
-    wider = dataclasses.replace(lab.experiment.model, width=32)
+        started(runner.graph.experiment, out, tmp_path).context.pretrained  # noqa: B018
+    wider = dataclasses.replace(runner.graph.experiment.model, width=32)
     with pytest.raises(UserError, match=r"model\.width: expected 16, as in .*config\.json, got 32"):
-        started(dataclasses.replace(lab.experiment, model=wider), out, tmp_path)
+        started(dataclasses.replace(runner.graph.experiment, model=wider), out, tmp_path)
     with pytest.raises(UserError, match=r"model\.init_from: .*no such file"):
-        started(lab.experiment, tmp_path / "nowhere", tmp_path)
+        started(runner.graph.experiment, tmp_path / "nowhere", tmp_path)
 
 
 def test_a_run_that_cannot_be_exported_is_refused(finished, tmp_path, capsys):

@@ -16,26 +16,32 @@ import pytest
 from kstore_jax.config.rows import product
 from kstore_jax.model.hf_checkpoint import to_config
 from kstore_jax.model.transformer import Shape
-from kstore_jax.pipeline import stages
+from kstore_jax.pipeline import cores
+from kstore_jax.pipeline.cores import cores_granted, usable_cores
 from kstore_jax.pipeline.experiment import Experiment, Finetune
-from kstore_jax.pipeline.lab import Lab
-from kstore_jax.pipeline.stages import RESULT, Cache, Stage, cores_granted, usable_cores
+from kstore_jax.pipeline.graph import ExperimentGraph
+from kstore_jax.pipeline.run import Runner
+from kstore_jax.pipeline.stages import RESULT, Cache, NotFinished, Stage
 from kstore_jax.world.config import World
 from kstore_jax.world.language import BUNDLED_TEMPLATES
 from kstore_jax.world.people import BUNDLED_POOLS
 
 
-def stage(config=None, parents=(), name="stage", compute=lambda folder: {}) -> Stage:
-    return Stage(name, config if config is not None else {"a": 1, "b": {"c": 2}}, parents, compute)
+def stage(config=None, parents=(), kind="stage", version=1) -> Stage:
+    return Stage(kind, version, {"a": 1, "b": {"c": 2}} if config is None else config, parents)
+
+
+def nothing(folder: pathlib.Path) -> dict:
+    """The computation of a stage that has no result of its own."""
+    return {}
 
 
 def test_the_same_configuration_gives_the_same_key():
     assert stage().key == stage().key
     assert stage({"b": {"c": 2}, "a": 1}).key == stage().key
-    assert stage(compute=lambda folder: {"other": 1}).key == stage().key
 
 
-def test_any_change_of_configuration_name_or_parents_gives_another_key():
+def test_any_change_of_kind_version_configuration_or_parents_gives_another_key():
     parent, other = stage({"x": 1}), stage({"x": 2})
     every = [
         stage(),
@@ -43,7 +49,8 @@ def test_any_change_of_configuration_name_or_parents_gives_another_key():
         stage({"a": 1}),
         stage({"a": 1.0, "b": {"c": 2}}),
         stage({"a": "1", "b": {"c": 2}}),
-        stage(name="another"),
+        stage(kind="another"),
+        stage(version=2),
         stage(parents=(parent,)),
         stage(parents=(other,)),
         stage(parents=(parent, other)),
@@ -153,7 +160,10 @@ SAVING = (
 @pytest.mark.parametrize("path", list(fields(Experiment())), ids=".".join)
 def test_a_field_changes_the_stages_that_depend_on_it_and_no_other(path, others):
     def keys(experiment):
-        return {s.name: s.key for s in Lab(experiment, Cache(pathlib.Path("nowhere"))).stages}
+        return {
+            s.kind: s.key
+            for s in ExperimentGraph(experiment, Cache(pathlib.Path("nowhere"))).stages
+        }
 
     start = dataclasses.replace(Experiment(), world=World(people=20, celebrities=5))
     before, after = keys(start), keys(changed(start, path, others))
@@ -172,17 +182,19 @@ def test_a_result_is_there_only_when_the_stage_is_complete(tmp_path):
             raise RuntimeError
         return {"found": 7}
 
-    broken = stage(compute=compute)
+    broken = stage()
     with pytest.raises(RuntimeError):
-        cache.ensure(broken)
+        cache.ensure(broken, compute)
     assert cache.result(broken) is None
+    with pytest.raises(NotFinished, match=r"stage stage is not finished; `kstore sweep` or"):
+        cache.require(broken)
     assert not (cache.folder(broken) / RESULT).exists()
-    assert cache.ensure(broken)["found"] == 7
+    assert cache.ensure(broken, compute)["found"] == 7
     assert "left" in seen[1]
     assert RESULT not in seen[1]
-    assert cache.result(broken)["found"] == 7
+    assert cache.require(broken)["found"] == 7
     assert json.loads((cache.folder(broken) / "config.json").read_text()) == broken.config
-    cache.ensure(broken)
+    cache.ensure(broken, compute)
     assert len(seen) == 2
 
 
@@ -198,25 +210,32 @@ def test_half_a_result_is_no_result(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr("os.replace", killed)
         with pytest.raises(KeyboardInterrupt):
-            cache.ensure(stage())
+            cache.ensure(stage(), nothing)
     assert cache.result(stage()) is None
-    assert "seconds" in cache.ensure(stage())
+    assert "seconds" in cache.ensure(stage(), nothing)
 
 
-def test_parents_are_computed_first_and_once(tmp_path):
+def test_a_stage_whose_parent_is_not_finished_is_refused(tmp_path):
+    cache, top = Cache(tmp_path), stage(kind="top")
+    bottom = stage(kind="bottom", parents=(top,))
+    with pytest.raises(NotFinished, match="stage top is not finished"):
+        cache.ensure(bottom, nothing)
+    assert list(tmp_path.iterdir()) == []
+    cache.ensure(top, nothing)
+    cache.ensure(bottom, nothing)
+    found = cache.specs()[bottom.folder]
+    assert (found.kind, found.version, found.config) == ("bottom", 1, bottom.config)
+    assert found.parents == [top.folder]
+
+
+def test_a_runner_computes_parents_first_and_each_once(tmp_path, monkeypatch):
     order = []
-
-    def noting(name, *parents):
-        def compute(_):
-            order.append(name)
-            return {}
-
-        return stage({}, parents, name, compute)
-
-    top = noting("top")
-    left, right = noting("left", top), noting("right", top)
-    Cache(tmp_path).ensure(noting("bottom", left, right))
-    assert order == ["top", "left", "right", "bottom"]
+    monkeypatch.setattr(Runner, "compute", lambda _, one, folder: order.append(one.kind) or {})
+    graph = ExperimentGraph(Experiment(world=World(people=20)), Cache(tmp_path))
+    Runner(graph).ensure(graph.qa)
+    assert order == ["shards", "pretrain", "finetune", "qa"]
+    Runner(graph).run()
+    assert order == ["shards", "pretrain", "finetune", "qa", "recall", "p_probe", "q_probe"]
 
 
 ASKING = """
@@ -232,7 +251,7 @@ def compute(folder):
     return {"by": sys.argv[2]}
 
 pathlib.Path(sys.argv[1], sys.argv[2] + ".asks").touch()
-print(Cache(pathlib.Path(sys.argv[1])).ensure(Stage("stage", {}, (), compute))["by"])
+print(Cache(pathlib.Path(sys.argv[1])).ensure(Stage("stage", 1, {}), compute)["by"])
 """
 
 
@@ -276,18 +295,18 @@ def test_a_stage_is_computed_once_and_taken_over_from_a_process_that_was_killed(
     said = [process.communicate(timeout=120)[0].strip() for process in waiting]
     assert said in (["one", "one"], ["two", "two"])
     assert note.read_text() == "once\nonce\n"  # by the one killed, and by one of the two
-    assert Cache(tmp_path).ensure(plain)["by"] == said[0]
+    assert Cache(tmp_path).require(plain)["by"] == said[0]
 
 
 def test_of_stages_computed_together_those_done_and_those_others_are_at_are_left_out(tmp_path):
     cache = Cache(tmp_path)
     done, held, *left = [stage({"x": i}) for i in range(4)]
-    cache.ensure(done)
+    cache.ensure(done, nothing)
     given = []
 
     def compute(stages):
         given.extend(stages)
-        assert [cache.held(one.folder) for one in left] == [True, True]
+        assert [cache.is_locked(one.folder) for one in left] == [True, True]
         return [{"found": one.config["x"]} for one in stages]
 
     with cache.lock(held.folder):
@@ -327,10 +346,10 @@ def test_no_more_cores_are_used_than_the_cgroups_grant_the_time_of(
             (root / group / "cpu.max").write_text(f"{limit}\n")
     assert cores_granted(tmp_path, root) == granted
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {2, 4, 7, 8, 9}, raising=False)
-    monkeypatch.setattr(stages, "cores_granted", lambda: granted)
-    cores = usable_cores()
-    assert len(cores) == {1.5: 1, 0.5: 1, 4.0: 4}.get(granted, 5)
-    assert cores == sorted({*cores} & {2, 4, 7, 8, 9})
+    monkeypatch.setattr(cores, "cores_granted", lambda: granted)
+    usable = usable_cores()
+    assert len(usable) == {1.5: 1, 0.5: 1, 4.0: 4}.get(granted, 5)
+    assert usable == sorted({*usable} & {2, 4, 7, 8, 9})
 
 
 def test_gc_may_have_a_stage_until_it_is_locked(tmp_path, monkeypatch):
@@ -342,7 +361,7 @@ def test_gc_may_have_a_stage_until_it_is_locked(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Cache, "lock", taken_after_gc)
     cache = Cache(tmp_path / "new" / "stages")
-    alone, together = stage({"x": 1}, compute=lambda folder: {"there": folder.is_dir()}), stage()
-    assert cache.ensure(alone)["there"]
+    alone, together = stage({"x": 1}), stage()
+    assert cache.ensure(alone, lambda folder: {"there": folder.is_dir()})["there"]
     cache.ensure_together([together], lambda stages: [{"there": cache.folder(stages[0]).is_dir()}])
     assert cache.result(together)["there"]

@@ -12,8 +12,8 @@ from kstore_jax.corpus.examples import Spans
 from kstore_jax.model.config import STYLES, style_fields
 from kstore_jax.model.forward import empty_cache, forward, forward_on, unembed
 from kstore_jax.model.transformer import Shape
-from kstore_jax.readouts.decode import beam_search, exact_match, said
-from kstore_jax.readouts.qa import span_accuracy
+from kstore_jax.readouts.decode import beam_search, exact_match, generate
+from kstore_jax.readouts.spans import span_accuracy
 from tests.model import reference
 
 END, KNOWN, VOCABULARY = 0, 14, 16
@@ -133,7 +133,7 @@ def spans(rows: int, seed: int = 0) -> Spans:
 def test_exact_match_of_greedy_decoding_is_that_of_one_forward(batch):
     """On 1000 questions, of which the model answers some."""
     params, asked = sharp(PLAIN), spans(1000)
-    greedy = said(PLAIN, params, asked, END, VOCABULARY, 1, batch)
+    greedy = generate(PLAIN, params, asked, END, VOCABULARY, 1, batch)
     told = np.random.default_rng(1).random(1000) < 0.5
     for i in np.flatnonzero(told):  # what the model says becomes the answer
         text = greedy[i, : max(1, int((greedy[i] != END).sum()) + 1)]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from kstore_jax.corpus.encode import compact_vocabulary, encode_entries
-from kstore_jax.readouts.probe_data import TASKS, biography_readings, labels, name_readings
+from kstore_jax.readouts.probe_data import TASKS, biography_examples, labels, name_examples
 from kstore_jax.world.people import ATTRIBUTES, people
 
 IDS = np.arange(30)
@@ -12,22 +12,22 @@ IDS = np.arange(30)
 
 @pytest.fixture(scope="module", params=["single", "multi2+permute", "single+permute1+fullname"])
 def read(request, table, biographies):
-    """The readings of some biographies, their text, the vocabulary, and the people in them."""
+    """The examples of some biographies, their text, the vocabulary, and the people in them."""
     written = biographies(request.param, IDS)
     rows = encode_entries(table, written)
     who = people(table.language.pools, 0, written.people)
     vocabulary = compact_vocabulary(table, who)
-    readings = biography_readings(rows, labels(table, who)[0], vocabulary)
-    return readings, vocabulary, who
+    examples = biography_examples(rows, labels(table, who)[0], vocabulary)
+    return examples, vocabulary, who
 
 
 def test_every_value_begins_right_after_a_position_read(language, read):
-    readings, vocabulary, who = read
-    assert (np.diff(readings.positions, axis=1) > 0).all()
-    for row in range(len(readings)):
+    examples, vocabulary, who = read
+    assert (np.diff(examples.positions, axis=1) > 0).all()
+    for row in range(len(examples)):
         after = [
-            vocabulary.decode(readings.tokens[row, place + 1 :]).removeprefix(" ")
-            for place in readings.positions[row]
+            vocabulary.decode(examples.tokens[row, place + 1 :]).removeprefix(" ")
+            for place in examples.positions[row]
         ]
         for a, name in enumerate(ATTRIBUTES):
             value = language.pools.values[name][who.values[row, a]]
@@ -35,16 +35,16 @@ def test_every_value_begins_right_after_a_position_read(language, read):
 
 
 def test_a_task_is_asked_at_the_positions_up_to_that_of_its_statement(language, read):
-    readings, vocabulary, who = read
-    assert readings.asked.shape == (len(readings), 6, len(TASKS))
-    for row in range(len(readings)):
+    examples, vocabulary, who = read
+    assert examples.active.shape == (len(examples), 6, len(TASKS))
+    for row in range(len(examples)):
         for t, (name, _) in enumerate(TASKS):
             value = language.pools.values[name][who.values[row, ATTRIBUTES.index(name)]]
-            last = np.flatnonzero(readings.asked[row, :, t]).max()
-            assert readings.asked[row, : last + 1, t].all()
-            place = readings.positions[row, last]
-            told = vocabulary.decode(readings.tokens[row, : place + 1])
-            assert vocabulary.decode(readings.tokens[row, place + 1 :]).strip().startswith(value)
+            last = np.flatnonzero(examples.active[row, :, t]).max()
+            assert examples.active[row, : last + 1, t].all()
+            place = examples.positions[row, last]
+            told = vocabulary.decode(examples.tokens[row, : place + 1])
+            assert vocabulary.decode(examples.tokens[row, place + 1 :]).strip().startswith(value)
             if name != "company_city":  # which may be the city of birth as well
                 assert value not in told
 
@@ -52,14 +52,14 @@ def test_a_task_is_asked_at_the_positions_up_to_that_of_its_statement(language, 
 def test_names_are_read_at_the_end_of_text_that_closes_them(language, table):
     who = people(language.pools, 0, IDS)
     vocabulary = compact_vocabulary(table, who)
-    readings = name_readings(table, who, vocabulary)
+    examples = name_examples(table, who, vocabulary)
     pools = language.pools
     for row, (first, middle, last) in enumerate(who.names):
-        place = readings.positions[row, 0]
-        assert readings.tokens[row, 0] == readings.tokens[row, place] == vocabulary.end_of_text
+        place = examples.positions[row, 0]
+        assert examples.tokens[row, 0] == examples.tokens[row, place] == vocabulary.end_of_text
         name = f"{pools.first_names[first]} {pools.middle_names[middle]} {pools.last_names[last]}"
-        assert vocabulary.decode(readings.tokens[row, 1:place]).strip() == name
-    assert readings.asked.all()
+        assert vocabulary.decode(examples.tokens[row, 1:place]).strip() == name
+    assert examples.active.all()
 
 
 def test_classes_are_values_or_their_first_tokens(language, table):

@@ -11,9 +11,8 @@ from scipy.stats import binom
 from kstore_jax.corpus.encode import compact_vocabulary
 from kstore_jax.model.transformer import Shape
 from kstore_jax.readouts.config import PProbe, Probe
-from kstore_jax.readouts.probe_data import TASKS, labels, name_readings
+from kstore_jax.readouts.probe_data import TASKS, ProbeExamples, labels, name_examples
 from kstore_jax.readouts.probes import (
-    Readings,
     accuracy,
     class_logits,
     init_probe,
@@ -40,15 +39,15 @@ def training(steps: int, rate: float = 3e-2) -> Probe:
     )
 
 
-def planted(seed: int = 0) -> tuple[Readings, tuple[int, ...]]:
+def planted(seed: int = 0) -> tuple[ProbeExamples, tuple[int, ...]]:
     """Three tasks: the token at the place read, its rank among three, and a coin of four sides."""
     draw = np.random.default_rng(seed)
     tokens = draw.integers(0, 8, (TEXTS, LENGTH)).astype(np.int32)
     positions = np.stack([draw.permutation(LENGTH)[:1] for _ in range(TEXTS)]).astype(np.int32)
     here = tokens[np.arange(TEXTS), positions[:, 0]]
     found = np.stack([here, here % 3, draw.integers(0, 4, TEXTS)], axis=1).astype(np.int32)
-    asked, lengths = np.ones((TEXTS, 1, 3), bool), np.full(TEXTS, LENGTH, np.int32)
-    return Readings(tokens, positions, found, asked, lengths), (8, 3, 4)
+    active, lengths = np.ones((TEXTS, 1, 3), bool), np.full(TEXTS, LENGTH, np.int32)
+    return ProbeExamples(tokens, positions, found, active, lengths), (8, 3, 4)
 
 
 def probe_accuracy(shape, params, classes, norm, seen, held_out, batch: int = 64) -> np.ndarray:
@@ -56,9 +55,9 @@ def probe_accuracy(shape, params, classes, norm, seen, held_out, batch: int = 64
     return accuracy(hits, held_out)
 
 
-def halves(readings: Readings) -> tuple[Readings, Readings]:
-    which = np.arange(len(readings))
-    return Readings(**readings.rows(which[::2])), Readings(**readings.rows(which[1::2]))
+def halves(examples: ProbeExamples) -> tuple[ProbeExamples, ProbeExamples]:
+    which = np.arange(len(examples))
+    return ProbeExamples(**examples.rows(which[::2])), ProbeExamples(**examples.rows(which[1::2]))
 
 
 def trained(folder, shape, frozen, seen, classes, norm, how, start=None):
@@ -74,21 +73,21 @@ def trained(folder, shape, frozen, seen, classes, norm, how, start=None):
 
 @pytest.fixture(scope="module", params=["layer", "batch"])
 def probed(request, tmp_path_factory):
-    """(norm, copy of the frozen model, frozen model, readings, probe trained on the even texts)."""
+    """(norm, copy of the frozen model, frozen model, examples, probe trained on the even texts)."""
     norm = request.param
     frozen = reference.parameters(SHAPE)
     before = jax.tree.map(np.array, frozen)
-    readings, classes = planted()
-    seen, _ = halves(readings)
+    examples, classes = planted()
+    seen, _ = halves(examples)
     folder = tmp_path_factory.mktemp(norm)
     probe = trained(folder, SHAPE, frozen, seen, classes, norm, training(200))
-    return norm, before, frozen, readings, probe
+    return norm, before, frozen, examples, probe
 
 
 def test_a_planted_signal_is_found_and_a_coin_is_not(probed):
-    norm, _, frozen, readings, probe = probed
+    norm, _, frozen, examples, probe = probed
     params = with_probe(frozen, probe)
-    accuracy = probe_accuracy(SHAPE, params, (8, 3, 4), norm, *halves(readings))
+    accuracy = probe_accuracy(SHAPE, params, (8, 3, 4), norm, *halves(examples))
     assert accuracy.shape == (3, 1)
     assert accuracy[0, 0] > 0.98
     assert accuracy[1, 0] > 0.98
@@ -107,14 +106,14 @@ def test_training_reaches_the_probe_alone_and_all_of_it(probed):
 def test_a_task_does_not_depend_on_the_others(tmp_path):
     norm = "batch"
     frozen = reference.parameters(SHAPE)
-    readings, classes = planted()
+    examples, classes = planted()
     start = init_probe(SHAPE, PROBE, classes, jax.random.key(0))
     how = training(50)
-    together = trained(tmp_path / "all", SHAPE, frozen, readings, classes, norm, how, start)
+    together = trained(tmp_path / "all", SHAPE, frozen, examples, classes, norm, how, start)
     summed = 0.0
     for t in range(len(classes)):
         own = dataclasses.replace(
-            readings, labels=readings.labels[:, t : t + 1], asked=readings.asked[:, :, t : t + 1]
+            examples, labels=examples.labels[:, t : t + 1], active=examples.active[:, :, t : t + 1]
         )
         of_t = jax.tree.map(lambda x, t=t: x[t : t + 1], start)
         where = tmp_path / str(t)
@@ -127,13 +126,13 @@ def test_a_task_does_not_depend_on_the_others(tmp_path):
 
 
 def test_accuracy_equals_a_loop_over_texts(probed):
-    norm, _, frozen, readings, probe = probed
-    seen, held_out = halves(readings)
-    held_out = Readings(**held_out.rows(np.arange(60)))
+    norm, _, frozen, examples, probe = probed
+    seen, held_out = halves(examples)
+    held_out = ProbeExamples(**held_out.rows(np.arange(60)))
     exact = reference.as_float64(frozen)
     update, head = (reference.as_float64(probe[part]) for part in ("embedding", "head"))
-    asked = np.random.default_rng(0).random((60, 1, 3)) < 0.5
-    held_out = dataclasses.replace(held_out, asked=asked)
+    active = np.random.default_rng(0).random((60, 1, 3)) < 0.5
+    held_out = dataclasses.replace(held_out, active=active)
     expected = []
     for t, classes in enumerate((8, 3, 4)):
         table = exact["embedding"] + update["a"][t] @ update["b"][t]
@@ -151,7 +150,7 @@ def test_accuracy_equals_a_loop_over_texts(probed):
             normed = (state - mean) / np.sqrt(variance + 1e-5)
             normed = normed * head["norm"]["scale"][t] + head["norm"]["bias"][t]
             logits = normed @ head["linear"]["kernel"][t] + head["linear"]["bias"][t]
-            if held_out.asked[i, 0, t]:
+            if held_out.active[i, 0, t]:
                 hits.append(logits[:classes].argmax() == held_out.labels[i, t])
         expected.append([np.mean(hits)])
     params = with_probe(frozen, probe)
@@ -162,25 +161,25 @@ def test_accuracy_equals_a_loop_over_texts(probed):
         np.testing.assert_allclose(again, found, atol=1e-9)
 
 
-def test_a_task_asked_nowhere_has_no_accuracy(probed):
-    norm, _, frozen, readings, probe = probed
-    seen, held_out = halves(readings)
-    asked = held_out.asked & np.array([True, False, True])
-    held_out = dataclasses.replace(held_out, asked=asked)
+def test_a_task_active_nowhere_has_no_accuracy(probed):
+    norm, _, frozen, examples, probe = probed
+    seen, held_out = halves(examples)
+    active = held_out.active & np.array([True, False, True])
+    held_out = dataclasses.replace(held_out, active=active)
     params = with_probe(frozen, probe)
     accuracy = probe_accuracy(SHAPE, params, (8, 3, 4), norm, seen, held_out)
     assert np.isnan(accuracy[:, 0]).tolist() == [False, True, False]
 
 
 @pytest.mark.parametrize("norm", ["layer", "batch"])
-def test_the_loss_is_the_mean_over_the_places_asked_summed_over_tasks(norm):
+def test_the_loss_is_the_mean_over_the_active_positions_summed_over_tasks(norm):
     frozen, classes = reference.parameters(SHAPE), (5, 2)
     draw = np.random.default_rng(3)
-    batch = Readings(
+    batch = ProbeExamples(
         tokens=draw.integers(0, 24, (6, LENGTH)).astype(np.int32),
         positions=draw.integers(0, LENGTH, (6, PLACES)).astype(np.int32),
         labels=np.stack([draw.integers(0, c, 6) for c in classes], axis=1).astype(np.int32),
-        asked=draw.random((6, PLACES, 2)) < 0.6,
+        active=draw.random((6, PLACES, 2)) < 0.6,
         lengths=np.full(6, LENGTH, np.int32),
     )
     probe = jax.tree.map(
@@ -201,7 +200,7 @@ def test_the_loss_is_the_mean_over_the_places_asked_summed_over_tasks(norm):
         normed = normed * head["norm"]["scale"][t] + head["norm"]["bias"][t]
         logits = (normed @ head["linear"]["kernel"][t] + head["linear"]["bias"][t])[..., :c]
         told = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
-        places = np.argwhere(batch.asked[:, :, t])
+        places = np.argwhere(batch.active[:, :, t])
         expected -= np.mean([told[b, q, batch.labels[b, t]] for b, q in places])
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
 
@@ -235,7 +234,7 @@ def test_the_model_s_own_head_gives_its_own_logits_for_the_tokens_of_the_classes
 
 
 def test_a_head_that_is_not_trained_stays_and_the_loss_falls_through_the_update(tmp_path):
-    readings, _ = planted()
+    examples, _ = planted()
     frozen = {**reference.parameters(SHAPE)}
     frozen["head"] = model_head(SHAPE, frozen, (np.arange(10, 18), np.arange(3), np.arange(4)))
     before = jax.tree.map(np.array, frozen)
@@ -243,7 +242,7 @@ def test_a_head_that_is_not_trained_stays_and_the_loss_falls_through_the_update(
     del start["head"]
     how = training(100)
     how = dataclasses.replace(how, steps_per_call=10)
-    trained(tmp_path, SHAPE, frozen, readings, (8, 3, 4), "layer", how, start)
+    trained(tmp_path, SHAPE, frozen, examples, (8, 3, 4), "layer", how, start)
     assert same_bits(frozen, before)
     found = [loss for _, loss in losses(tmp_path)]
     assert found[-1] < found[0] - 0.3
@@ -252,16 +251,16 @@ def test_a_head_that_is_not_trained_stays_and_the_loss_falls_through_the_update(
 def test_shuffled_labels_are_learnt_and_tell_nothing_of_others(tmp_path):
     """The model is fit to be read, and labels without reason are learnt by heart: about the others
     the probe is right as often as a guess."""
-    readings, classes = planted()
+    examples, classes = planted()
     draw = np.random.default_rng(5)
-    shuffled = np.stack([draw.permutation(column) for column in readings.labels.T], axis=1)
-    seen, held_out = halves(dataclasses.replace(readings, labels=shuffled))
+    shuffled = np.stack([draw.permutation(column) for column in examples.labels.T], axis=1)
+    seen, held_out = halves(dataclasses.replace(examples, labels=shuffled))
     frozen = reference.parameters(SHAPE)
     start = init_probe(SHAPE, PROBE, classes, jax.random.key(0))
     probe = trained(tmp_path, SHAPE, frozen, seen, classes, "layer", training(100), start)
     params = with_probe(frozen, probe)
     found = probe_accuracy(SHAPE, params, classes, "layer", seen, held_out)[:, 0]
-    honest = probe_accuracy(SHAPE, params, classes, "layer", *halves(readings))[:, 0]
+    honest = probe_accuracy(SHAPE, params, classes, "layer", *halves(examples))[:, 0]
     for t in range(len(classes)):
         likeliest = np.bincount(shuffled[:, t]).max() / len(shuffled)
         most = binom.isf(1e-6, len(held_out), 1.05 * likeliest)
@@ -275,10 +274,10 @@ def test_an_untrained_network_says_nothing_about_people_by_their_names(language,
     number of right guesses among independent people is at most binomial."""
     who = people(language.pools, 1, np.arange(400))
     vocabulary = compact_vocabulary(table, who)
-    readings = name_readings(table, who, vocabulary)
+    examples = name_examples(table, who, vocabulary)
     of_people, classes = labels(table, who)
     inside = in_train_half(1, who.ids)
-    seen, held_out = (Readings(**readings.rows(np.flatnonzero(x))) for x in (inside, ~inside))
+    seen, held_out = (ProbeExamples(**examples.rows(np.flatnonzero(x))) for x in (inside, ~inside))
     shape = Shape(vocabulary=vocabulary.size, layers=1, heads=2, width=16)
     frozen = reference.parameters(shape)
     probe = trained(tmp_path, shape, frozen, seen, classes, "batch", training(50))

@@ -12,7 +12,8 @@ from kstore_jax.corpus.examples import Spans, span_examples
 from kstore_jax.corpus.shards import with_end_of_text
 from kstore_jax.model.forward import forward, unembed
 from kstore_jax.model.transformer import Shape
-from kstore_jax.readouts.qa import majority_baseline, span_accuracy
+from kstore_jax.readouts.spans import span_accuracy
+from kstore_jax.tasks.extraction import majority_share
 from kstore_jax.train.config import Training
 from kstore_jax.train.fit import Task, fit
 from kstore_jax.train.objectives import answers
@@ -184,9 +185,9 @@ def test_a_model_that_never_saw_a_person_answers_no_more_than_a_guess(questions,
 
 
 def test_the_majority_baseline_is_the_share_of_the_most_frequent_value():
-    assert majority_baseline(np.array([3, 1, 3, 2]), np.array([3, 3, 1, 5])) == 0.5
-    assert majority_baseline(np.array([7, 7, 1]), np.array([1, 1, 1])) == 0.0
+    assert majority_share(np.array([3, 1, 3, 2]), np.array([3, 3, 1, 5])) == 0.5
+    assert majority_share(np.array([7, 7, 1]), np.array([1, 1, 1])) == 0.0
     draw = np.random.default_rng(0)
     seen, asked = draw.integers(0, 4, 1001), draw.integers(0, 4, 500)
     best = max(range(4), key=lambda value: sum(x == value for x in seen))
-    assert majority_baseline(seen, asked) == sum(x == best for x in asked) / 500
+    assert majority_share(seen, asked) == sum(x == best for x in asked) / 500

@@ -5,11 +5,13 @@ import json
 
 import pytest
 
-from kstore_jax.pipeline import answering
+from kstore_jax.pipeline import finetune
 from kstore_jax.pipeline.experiment import parse
-from kstore_jax.pipeline.lab import Lab
+from kstore_jax.pipeline.graph import ExperimentGraph
+from kstore_jax.pipeline.run import Runner
 from kstore_jax.pipeline.stages import Cache, Stage
-from kstore_jax.readouts import probing
+from kstore_jax.readouts import probe_training
+from kstore_jax.readouts.base import Context
 from kstore_jax.sweep import estimates
 from kstore_jax.world.people import ATTRIBUTES
 
@@ -17,49 +19,68 @@ pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarni
 
 
 @pytest.fixture
-def lab(finished) -> Lab:
+def runner(finished) -> Runner:
     """The row of several texts a person, done."""
     row = json.loads((finished / "config.json").read_text())["rows"][1]
-    return Lab(parse(row), Cache(finished / "stages"))
+    return Runner(ExperimentGraph(parse(row), Cache(finished / "stages")))
 
 
-class Told(Exception):
+def changed_from(runner: Runner, cache: Cache, **sections) -> Runner:
+    """The same experiment with other sections, over a cache."""
+    experiment = dataclasses.replace(runner.graph.experiment, **sections)
+    return Runner(ExperimentGraph(experiment, cache))
+
+
+@pytest.fixture
+def context(runner) -> Context:
+    return runner.context
+
+
+class Tokens(Exception):
     pass
 
 
-def trained(monkeypatch, lab: Lab, stage: Stage) -> int:
+def trained(monkeypatch, runner: Runner, stage: Stage) -> int:
     """The tokens that a stage itself says it trains."""
 
     def fit(task, training, *_):
-        raise Told(task.step_tokens * training.steps)
+        raise Tokens(task.step_tokens * training.steps)
 
-    for module in (answering, probing):
+    for module in (finetune, probe_training):
         monkeypatch.setattr(module, "fit", fit)
-    with pytest.raises(Told) as told:
-        stage.compute(lab.cache.folder(stage))
-    return told.value.args[0]
+    with pytest.raises(Tokens) as raised:
+        runner.compute(stage, runner.graph.cache.folder(stage))
+    return raised.value.args[0]
 
 
-def test_tokens_are_those_that_the_stages_train_and_read(lab, monkeypatch):
-    found = estimates.tokens(lab)
-    (tuned,) = lab.finetune.values()
-    assert found[lab.pretrain.folder] == 24 * 4 * 32
-    assert found[tuned.folder] == trained(monkeypatch, lab, tuned)
-    ((_, recited),) = lab.recited(lab.corpus.rows)
-    assert found[lab.recall.folder] == pytest.approx(recited.tokens.size / 3)
-    question, wordings = lab.asked().tokens.shape[1], lab.materials.language.questions.shape[1]
-    assert found[lab.qa.folder] == pytest.approx(20 * len(ATTRIBUTES) * wordings * question / 3)
-    for stage, texts, batch in ((lab.p_probe, 20 * 2 / 2, 6), (lab.q_probe, 20, 8)):
-        steps = trained(monkeypatch, lab, stage)
+def test_tokens_are_those_that_the_stages_train_and_read(runner, context, monkeypatch):
+    found = estimates.tokens(runner.graph)
+    (tuned,) = runner.graph.finetune.values()
+    assert found[runner.graph.pretrain.folder] == 24 * 4 * 32
+    assert found[tuned.folder] == trained(monkeypatch, runner, tuned)
+    ((_, recited),) = context.recall_examples(context.corpus.rows)
+    assert found[runner.graph.recall.folder] == pytest.approx(recited.tokens.size / 3)
+    question, wordings = (
+        context.questions().tokens.shape[1],
+        runner.graph.data.language.questions.shape[1],
+    )
+    assert found[runner.graph.qa.folder] == pytest.approx(
+        20 * len(ATTRIBUTES) * wordings * question / 3
+    )
+    for stage, texts, batch in (
+        (runner.graph.p_probe, 20 * 2 / 2, 6),
+        (runner.graph.q_probe, 20, 8),
+    ):
+        steps = trained(monkeypatch, runner, stage)
         assert found[stage.folder] == pytest.approx(steps * (1 + texts / (3 * 24 * batch)))
 
 
-def test_work_grows_with_the_people_though_few_are_looked_at(lab):
-    world = dataclasses.replace(lab.experiment.world, people=20_000)
-    many = Lab(dataclasses.replace(lab.experiment, world=world), lab.cache)
-    few, more = estimates.tokens(lab), estimates.tokens(many)
+def test_work_grows_with_the_people_though_few_are_looked_at(runner):
+    world = dataclasses.replace(runner.graph.experiment.world, people=20_000)
+    many = changed_from(runner, runner.graph.cache, world=world)
+    few, more = estimates.tokens(runner.graph), estimates.tokens(many.graph)
     for name in ("qa", "recall"):
-        before, after = (getattr(of, name).folder for of in (lab, many))
+        before, after = (getattr(of.graph, name).folder for of in (runner, many))
         assert more[after] == pytest.approx(1000 * few[before], rel=0.2)
-    (before,), (after,) = lab.finetune.values(), many.finetune.values()
+    (before,), (after,) = runner.graph.finetune.values(), many.graph.finetune.values()
     assert more[after.folder] == pytest.approx(few[before.folder], rel=0.2)
