@@ -2,13 +2,14 @@
 
     python -m benchmarks.same BASE [--fast] [--cache-dir=DIR]
 
-Checks BASE out beside the tree and runs the same experiments with both, a core each. `--fast` runs
-tiny ones: GPT, BERT, questions mixed in, celebrities, a grid of finetuning, two models pretrained
-together, fresh text. Without it the quickstart and one row of configs/datasets.py follow. Compares
-datasets byte for byte, initial parameters, batches, the lowered text of training steps, every
-checkpoint bit for bit, losses and results. Names that differ between the two sides stand in
-`same_tables.py`. What BASE computed is kept in the cache folder, so the next call runs the tree
-alone. Exit status: 0 where all is equal, 1 where something differs, 2 where there is no such BASE.
+Checks BASE out, copies the tree, and runs the same experiments with both, a core each. `--fast`
+runs tiny ones: GPT, BERT, questions mixed in, celebrities, a grid of finetuning, two models
+pretrained together, fresh text. Without it the quickstart and one row of configs/datasets.py
+follow. Compares datasets byte for byte, initial parameters, batches, the lowered text of training
+steps, every checkpoint bit for bit, losses and results. Names that differ between the two sides
+are in `same_tables.py`. What BASE computed is kept in the cache folder, so the next call runs the
+tree alone. Exit status: 0 where all is equal, 1 where something differs, 2 where there is no such
+BASE.
 """
 
 import argparse
@@ -108,7 +109,8 @@ def run_sides(
     """
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [0]
     with contextlib.ExitStack() as stack:
-        sides = {"tree": stack.enter_context(_running(TREE, ours, sweeps, cores[-1]))}
+        copied = _copied(temporary / "copy")
+        sides = {"tree": stack.enter_context(_running(copied, ours, sweeps, cores[-1]))}
         if not kept.exists():
             checkout = stack.enter_context(_worktree(commit, temporary / "checkout"))
             kept.parent.mkdir(parents=True, exist_ok=True)
@@ -119,6 +121,17 @@ def run_sides(
             with contextlib.suppress(OSError):  # another process kept it meanwhile
                 theirs.rename(kept)
         _wait("tree", sides["tree"], ours)
+
+
+def _copied(folder: pathlib.Path) -> pathlib.Path:
+    """Copies the working tree, so that edits made meanwhile do not reach the experiments."""
+    command = ["git", "-C", str(TREE), "ls-files", "-z", "--cached", "--others"]
+    listed = subprocess.run([*command, "--exclude-standard"], check=True, capture_output=True)
+    for name in filter(None, listed.stdout.decode().split("\0")):
+        if (TREE / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(TREE / name, folder / name)
+    return folder
 
 
 @contextlib.contextmanager
