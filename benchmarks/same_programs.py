@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 
 SMALL_LINES = 40  # a program of fewer lines is an operation outside of any `jit` of the code base
-_MOST = 4  # training steps that are listed
+_MOST = 4  # programs that are listed
 
 _QUOTED = r'"(?:[^"\\]|\\.)*"'
 _IN_BRACKETS = rf'(?:[^()"]|{_QUOTED})*'
@@ -66,8 +66,9 @@ def compare_programs(base: dict[str, str], tree: dict[str, str]) -> Iterator[tup
     for side, only, where in zip(
         sides, (large[0] - large[1], large[1] - large[0]), ("base", "tree"), strict=True
     ):
-        for text in sorted(only, key=side.__getitem__):
-            yield "note", f"a program of the {where} alone, no training step: {side[text]}"
+        if names := [side[text].removesuffix("_compile") for text in only]:
+            many = f"{len(names)} programs, no training steps, of the {where} alone"
+            yield "note", f"{many}: {_listed(names)}"
     if small := len((others[0] ^ others[1]) - large[0] - large[1]):
         yield "note", f"{small} programs of fewer than {SMALL_LINES} lines are on one side alone"
 
@@ -95,8 +96,16 @@ def _compare_steps(sides: list[dict[str, str]], steps: list[set[str]]) -> Iterat
     if len(pairs) > _MOST:
         yield "difference", f"{len(pairs) - _MOST} more training steps"
     for side, texts, where in zip(sides, only, ("base", "tree"), strict=True):
-        for text in texts[len(pairs) :]:
-            yield "difference", f"training step: {side[text]} is in the {where} alone"
+        if names := [side[text].removesuffix("_compile") for text in texts[len(pairs) :]]:
+            yield (
+                "difference",
+                f"{len(names)} training steps of the {where} alone: {_listed(names)}",
+            )
+
+
+def _listed(names: list[str]) -> str:
+    rest = f" and {len(names) - _MOST} more" if len(names) > _MOST else ""
+    return ", ".join(sorted(names)[:_MOST]) + rest
 
 
 def _first_difference(base: str, tree: str) -> tuple[int, tuple[str, str]]:
