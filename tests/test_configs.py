@@ -10,7 +10,7 @@ import pytest
 
 from kstore_jax.cli.flags import configured, defined
 from kstore_jax.model.config import SIZES, STYLES
-from kstore_jax.pipeline.batched import program
+from kstore_jax.pipeline.run import Runner, shared_program
 from kstore_jax.pipeline.experiment import Experiment, parse_rows
 from kstore_jax.pipeline.graph import ExperimentGraph, resolve_auto
 from kstore_jax.pipeline.stages import Cache
@@ -60,8 +60,9 @@ def test_every_file_has_every_scale(name, scale):
 
 @pytest.mark.parametrize("name", TOGETHER)
 def test_one_program_pretrains_all_that_is_trained_together(name, tmp_path):
-    labs = [ExperimentGraph(resolve_auto(row), Cache(tmp_path)) for row in rows(name, "together")]
-    assert len({program(lab) for lab in labs}) == 1 < len(labs)
+    experiments = [resolve_auto(row) for row in rows(name, "together")]
+    runners = [Runner(ExperimentGraph(one, Cache(tmp_path))) for one in experiments]
+    assert len({shared_program(runner) for runner in runners}) == 1 < len(runners)
 
 
 @pytest.mark.parametrize("name", FILES)

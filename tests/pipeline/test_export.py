@@ -25,14 +25,14 @@ from kstore_jax.world.people import people
 END = "<|endoftext|>"
 
 
-def labs(workdir: pathlib.Path) -> list[Runner]:
+def runners(workdir: pathlib.Path) -> list[Runner]:
     rows = json.loads((workdir / "config.json").read_text())["rows"]
     return [Runner(ExperimentGraph(parse(row), Cache(workdir / "stages"))) for row in rows]
 
 
 @pytest.fixture(scope="module")
 def exported(finished, tmp_path_factory) -> tuple[Runner, pathlib.Path]:
-    runner = labs(finished)[0]
+    runner = runners(finished)[0]
     out = tmp_path_factory.mktemp("export") / "model"
     stage = runner.graph.cache.folder(runner.graph.pretrain)
     assert main(["export", f"--run={stage}", "--format=hf", f"--out={out}"]) == 0
@@ -91,7 +91,7 @@ def test_a_row_is_chosen_by_its_number(finished, tmp_path):
     out = tmp_path / "out"
     assert main(["export", f"--run={finished}", "--row=1", f"--out={out}"]) == 0
     _, params = hf_checkpoint.read(out)
-    jax.tree.map(np.testing.assert_array_equal, params, labs(finished)[1].pretrained)
+    jax.tree.map(np.testing.assert_array_equal, params, runners(finished)[1].context.pretrained)
 
 
 def test_rows_of_one_dataset_are_told_apart_by_what_differs(finished, tmp_path, capsys):
@@ -118,6 +118,7 @@ def started(experiment: Experiment, out: pathlib.Path, tmp_path, **data) -> Runn
 def test_pretraining_starts_from_the_exported_model(exported, tmp_path):
     runner, out = exported
     again = started(runner.graph.experiment, out, tmp_path, tokenizer=str(out / "tokenizer.json"))
+    again.ensure(again.graph.pretrain)
     assert again.context.vocabulary.size == runner.context.vocabulary.size
     size = runner.context.vocabulary.size
     expected, found = dict(runner.context.pretrained), dict(again.context.pretrained)
@@ -128,7 +129,8 @@ def test_pretraining_starts_from_the_exported_model(exported, tmp_path):
 def test_a_start_from_a_model_of_other_tokens_or_another_shape_is_refused(exported, tmp_path):
     runner, out = exported
     with pytest.raises(UserError, match="its token "):
-        started(runner.graph.experiment, out, tmp_path).context.pretrained  # noqa: B018
+        other = started(runner.graph.experiment, out, tmp_path)
+        other.ensure(other.graph.pretrain)
     wider = dataclasses.replace(runner.graph.experiment.model, width=32)
     with pytest.raises(UserError, match=r"model\.width: expected 16, as in .*config\.json, got 32"):
         started(dataclasses.replace(runner.graph.experiment, model=wider), out, tmp_path)
