@@ -20,8 +20,8 @@ Rows = tuple[Row, ...]
 def row(name: str, **fields: Any) -> Rows:
     """One row with a name, which results and page show; `fields` may be empty.
 
-    >>> chain(row("as ever"), row("wide", model__width=1024))
-    ((('name', 'as ever'),), (('name', 'wide'), ('model.width', 1024)))
+    >>> chain(row("default"), row("wide", model__width=1024))
+    ((('name', 'default'),), (('name', 'wide'), ('model.width', 1024)))
     """
     return (_joined([(("name", name),), *(((_dotted(f), v),) for f, v in fields.items())]),)
 

@@ -8,9 +8,9 @@ common ones. `report/paper.py` lists every departure (`DEPARTURES`) and choice (
 import copy
 import dataclasses
 from collections.abc import Collection, Iterable
-from typing import Any, Self
+from typing import Any
 
-import ml_collections
+from ml_collections import config_dict
 
 from kstore_jax.config import parse as parsing
 from kstore_jax.config.fields import choice, number, rows, section, text
@@ -72,7 +72,7 @@ class Finetune(Training):
     )
     grid: tuple = rows(
         doc="Rows of other values of these fields, as `product` returns. Each is finetuned without "
-        "`validation` of P_train; the best on those people is asked about P_test. Empty: no grid."
+        "`validation` of P_train; the best on those people answers about P_test. Empty: no grid."
     )
     validation: float = number(
         0.1, 0.0, 0.9, doc="Fraction of P_train's people held back to choose from `grid`."
@@ -89,7 +89,7 @@ class Finetune(Training):
         return self.method == "full"
 
     @property
-    def rows(self) -> tuple[Self, ...]:
+    def rows(self) -> "tuple[Finetune, ...]":
         """The finetunings: one for each row of the grid, or this one alone."""
         if not self.grid:
             return (self,)
@@ -146,17 +146,17 @@ class Experiment:
             )
 
 
-def default() -> ml_collections.ConfigDict:
-    """The defaults as a ConfigDict, for a configuration file to change.
+def default() -> Any:
+    """The defaults as an `ml_collections.ConfigDict`, for a configuration file to change.
 
     `world.seed` follows `seed` unless it is set, and fields of `model` follow `model.size` and
     `model.style`. `sweep` holds the rows of a sweep (`config/rows.py`); empty for one experiment.
     """
-    config = ml_collections.ConfigDict({**dataclasses.asdict(Experiment()), "sweep": ()})
-    config.world.seed = ml_collections.config_dict.placeholder(int)
+    config: Any = config_dict.ConfigDict({**dataclasses.asdict(Experiment()), "sweep": ()})
+    config.world.seed = config_dict.placeholder(int)
     for name, presets in PRESETS.items():
         for field, value in next(iter(presets.values())).items():
-            config.model[field] = ml_collections.config_dict.placeholder(type(value))
+            config.model[field] = config_dict.placeholder(type(value))
         config.model[name] = next(iter(presets))
     return config
 
@@ -167,7 +167,7 @@ def parse(given: dict) -> Experiment:
 
 
 def parse_rows(
-    config: ml_collections.ConfigDict, overridden: Collection[str] = ()
+    config: config_dict.ConfigDict, overridden: Collection[str] = ()
 ) -> list[Experiment]:
     """Validates a configuration and every row of its sweep.
 
@@ -212,7 +212,7 @@ def _parse_row(base: dict, row: Row, number: int | None, overridden: Collection[
 
 
 def parse_base(
-    config: ml_collections.ConfigDict, overridden: Collection[str] = ()
+    config: config_dict.ConfigDict, overridden: Collection[str] = ()
 ) -> tuple[Experiment, int]:
     """Validates a configuration without its sweep.
 
@@ -225,7 +225,7 @@ def parse_base(
 
 
 def _base_and_rows(
-    config: ml_collections.ConfigDict, overridden: Collection[str]
+    config: config_dict.ConfigDict, overridden: Collection[str]
 ) -> tuple[dict, list[Row]]:
     """The values all rows start from, and the distinct rows without overridden fields."""
     base = config.to_dict()

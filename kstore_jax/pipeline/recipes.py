@@ -1,16 +1,15 @@
-"""Where the files in `configs/` start from: one experiment at several scales."""
+"""The experiments that files in `configs/` start from, at several scales, as ConfigDicts."""
 
 from collections.abc import Callable
-
-import ml_collections
+from typing import Any
 
 from kstore_jax.config.rows import product
 from kstore_jax.errors import nearest
 from kstore_jax.pipeline.experiment import default
 
 
-def at(scale: str, **more: Callable[[], ml_collections.ConfigDict]) -> ml_collections.ConfigDict:
-    """The recipe of a scale: `laptop`, `gpu`, `paper`, or one that only some files have.
+def at(scale: str, **more: Callable[[], Any]) -> Any:
+    """Returns the recipe of a scale: `laptop`, `gpu`, `paper`, or one of `more`.
 
     Raises:
       ValueError: there is no such scale.
@@ -21,11 +20,11 @@ def at(scale: str, **more: Callable[[], ml_collections.ConfigDict]) -> ml_collec
     return scales[scale]()
 
 
-def paper() -> ml_collections.ConfigDict:
+def paper() -> Any:
     """The paper's protocol (Part 3.1, sections 2 to 5) for bioS and the 124M GPT-2.
 
-    Of the two ranks of LoRA that the paper takes the better of, by its answers about people held
-    out, the one is taken that answers more about a tenth of P_train that it is not trained on.
+    The paper takes the better of two LoRA ranks by answers about held-out people. Here the choice
+    is made on a tenth of P_train that neither is trained on.
     """
     config = default()
     config.data.vocabulary = "compact"
@@ -36,9 +35,9 @@ def paper() -> ml_collections.ConfigDict:
     return config
 
 
-def gpu() -> ml_collections.ConfigDict:
-    """The paper's protocol for a tenth of its people and steps, by a GPT-2 of 25 M parameters in
-    its blocks: each person is read about as often, each question asked as often."""
+def gpu() -> Any:
+    """The paper's protocol for a tenth of its people and steps, with 25 M parameters in the blocks:
+    each person is read about as often, and each question is trained as often."""
     config = paper()
     config.world.people = 10_000
     config.model.update(layers=8, heads=8, width=512)
@@ -48,11 +47,11 @@ def gpu() -> ml_collections.ConfigDict:
     return config
 
 
-def laptop() -> ml_collections.ConfigDict:
+def laptop() -> Any:
     """A GPT of 1.1 M parameters that learns 500 people in minutes on a CPU core.
 
-    How the settings were found is told in docs/RESULTS.md, and why the probes train no head of
-    their own in `config.Probe`.
+    docs/RESULTS.md says how the settings were found; `readouts/config.py` says why the probes train
+    no head of their own.
     """
     config = default()
     config.world.people = 500
@@ -98,12 +97,12 @@ def laptop() -> ml_collections.ConfigDict:
     return config
 
 
-def together() -> ml_collections.ConfigDict:
-    """The laptop's network on more people for longer: many of them are trained by one GPU in
-    minutes, in one program (`kstore sweep --together`).
+def together() -> Any:
+    """The laptop's network on more people for longer: one GPU trains many of them in minutes, in
+    one program (`kstore sweep --together`).
 
-    The people are 0.015 of the paper's, among 0.12 of the values and of the names, about the square
-    root of it: any two values, and any first and last name, point to as many people as there.
+    0.015 of the paper's people share 0.12 of the values and names, about its square root: any two
+    values, and any first and last name, identify as many people as in the paper.
     """
     config = laptop()
     config.world.update(people=1500, value_fraction=0.12, name_fraction=0.12)
@@ -114,5 +113,5 @@ def together() -> ml_collections.ConfigDict:
     return config
 
 
-def _trainings(config: ml_collections.ConfigDict) -> tuple[ml_collections.ConfigDict, ...]:
+def _trainings(config: Any) -> tuple[Any, ...]:
     return config.pretrain, config.finetune, config.p_probe, config.q_probe

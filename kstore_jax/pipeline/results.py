@@ -65,7 +65,8 @@ def result_row(graph: ExperimentGraph) -> dict:
     results = {stage.kind: cache.require(stage, every_process=False) for stage in graph.stages}
     answers = results["qa"]
     attempts = [attempt for stage in graph.stages for attempt in cache.attempts(stage.folder)]
-    seconds, spent = collections.Counter(), collections.Counter()
+    seconds: dict[str, float] = collections.defaultdict(float)
+    spent: collections.Counter = collections.Counter()
     for stage in graph.stages:
         seconds[stage.kind] += cache.seconds(stage.folder) or 0.0
         spent.update((last_metrics(cache.folder(stage) / METRICS) or {}).get("spent", {}))
@@ -95,7 +96,7 @@ def result_row(graph: ExperimentGraph) -> dict:
         "qa_grid": answers.get("grid", []),
         **probed,
         "code": sorted(set(map(code_version, attempts))),
-        "seconds": seconds.total(),
+        "seconds": sum(seconds.values()),
         "seconds_by_stage": dict(seconds),
         "goodput": round(goodput(spent), 4),
     }

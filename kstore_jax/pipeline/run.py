@@ -97,7 +97,7 @@ def check(graph: ExperimentGraph) -> None:
 
 
 def _write_dataset(dataset: shards.Dataset, folder: pathlib.Path) -> dict:
-    manifest = None
+    manifest = {}
     if is_first():
         manifest = shards.write_dataset(dataset, folder / "dataset", len(usable_cores()))
     manifest = broadcast_from_first(manifest)
