@@ -1,63 +1,77 @@
 """How a configuration declares its fields, and what those fields mean for results.
 
 A configuration is a frozen dataclass. Each field is declared by one of the functions here, with its
-default, its limits and one line of documentation:
+default and its limits, and documented by the string below it:
 
 >>> @dataclasses.dataclass(frozen=True)
 ... class Head:
-...     width: int = number(64, 1, doc="Units of the hidden layer.")
-...     name: str = text("", doc="Label on the page.", affects_result=False)
+...     width: int = number(64, 1)
+...     "Units of the hidden layer."
+...     name: str = text("", affects_result=False)
+...     "Label on the page."
 >>> identity(Head())
 {'width': 64}
 """
 
+import ast
 import dataclasses
 import functools
+import inspect
+import itertools
 import json
+import textwrap
 import typing
 from typing import Any
 
 
 def number(
-    default: float,
-    least: float,
-    most: float | None = None,
-    *,
-    doc: str,
-    affects_result: bool = True,
+    default: float, least: float, most: float | None = None, *, affects_result: bool = True
 ) -> Any:
     """A number from `least` to `most`; its type is the annotation's."""
-    return _field(default, doc, affects_result, least=least, most=most)
+    return _field(default, affects_result, least=least, most=most)
 
 
-def choice(default: str, *choices: str, doc: str, affects_result: bool = True) -> Any:
+def choice(default: str, *choices: str, affects_result: bool = True) -> Any:
     """One of several names."""
-    return _field(default, doc, affects_result, choices=choices)
+    return _field(default, affects_result, choices=choices)
 
 
-def text(default: str, *, doc: str, affects_result: bool = True) -> Any:
+def text(default: str, *, affects_result: bool = True) -> Any:
     """Any text."""
-    return _field(default, doc, affects_result)
+    return _field(default, affects_result)
 
 
-def flag(default: bool, *, doc: str, affects_result: bool = True) -> Any:
+def flag(default: bool, *, affects_result: bool = True) -> Any:
     """True or false."""
-    return _field(default, doc, affects_result)
+    return _field(default, affects_result)
 
 
-def rows(*, doc: str, affects_result: bool = True) -> Any:
+def rows(*, affects_result: bool = True) -> Any:
     """Rows of (field, value) pairs, as the functions of `config.rows` return; empty by default."""
-    return _field((), doc, affects_result)
+    return _field((), affects_result)
 
 
-def section(default: Any, *, doc: str = "", affects_result: bool = True) -> Any:
+def section(default: Any, *, affects_result: bool = True) -> Any:
     """A configuration inside another."""
-    return _field(default, doc, affects_result)
+    return _field(default, affects_result)
 
 
-def _field(default: Any, doc: str, affects_result: bool, **limits: Any) -> Any:
-    metadata = {"doc": doc, "affects_result": affects_result, **limits}
-    return dataclasses.field(default=default, metadata=metadata)
+def _field(default: Any, affects_result: bool, **limits: Any) -> Any:
+    return dataclasses.field(default=default, metadata={"affects_result": affects_result, **limits})
+
+
+@functools.cache
+def docs_of(kind: type) -> dict[str, str]:
+    """The documentation of every field of a configuration, inherited ones included."""
+    docs = {}
+    for one in reversed(kind.__mro__[:-1]):
+        declared = ast.parse(textwrap.dedent(inspect.getsource(one))).body[0]
+        assert isinstance(declared, ast.ClassDef)
+        for field, doc in itertools.pairwise(declared.body):
+            if isinstance(field, ast.AnnAssign) and isinstance(doc, ast.Expr):
+                name, text = ast.unparse(field.target), ast.literal_eval(doc.value)
+                docs[name] = " ".join(text.split())
+    return docs
 
 
 types_of = functools.cache(typing.get_type_hints)

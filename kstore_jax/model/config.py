@@ -48,64 +48,47 @@ class Network:
     except those that are set themselves.
     """
 
-    layers: int = number(12, 1, doc="Transformer blocks.")
-    heads: int = number(12, 1, doc="Attention heads a block.")
-    width: int = number(768, 1, doc="Width of the residual stream; a multiple of `heads`.")
-    num_kv_heads: int = number(
-        0, 0, doc="Key and value heads (grouped queries), a divisor of `heads`; 0: one a head."
-    )
-    mlp_width: int = number(
-        0,
-        0,
-        doc="Hidden width of the MLP; 0: 4 `width`, or 8/3 `width` rounded up to a multiple of 64 "
-        "for `swiglu`.",
-    )
-    positions: str = choice(
-        "rotary",
-        "rotary",
-        "learned",
-        doc="`rotary`, or `learned`: a table of `max_positions` rows added to the embedding.",
-    )
-    max_positions: int = number(1024, 1, doc="Longest text with learned positions, in tokens.")
-    rotary_pct: float = number(0.25, 0.0, 1.0, doc="Rotated fraction of each head.")
-    rotary_base: float = number(
-        10_000.0,
-        1.0,
-        doc="Base of the rotary frequencies: the longest wavelength is 2 pi times it.",
-    )
-    norm: str = choice("layer", "layer", "rms", doc="LayerNorm or RMSNorm.")
-    norm_epsilon: float = number(1e-5, 0.0, doc="Epsilon of the norms.")
-    activation: str = choice("gelu", "gelu", "swiglu", doc="Activation of the MLP.")
-    bias: bool = flag(True, doc="Whether products add a bias.")
-    tie_embeddings: bool = flag(True, doc="Whether the output head is the embedding.")
-    direction: str = choice(
-        "causal", "causal", "bidirectional", doc="GPT, or BERT: each position attends to all."
-    )
-    dropout: float = number(
-        0.0,
-        0.0,
-        0.99,
-        doc="Dropout rate of embeddings, attention weights and residual updates in pretraining and "
-        "finetuning, rounded to a 256th; only `dense` attention drops weights.",
-    )
-    attention: str = choice(
-        "auto",
-        "auto",
-        "dense",
-        "xla",
-        "cudnn",
-        "splash",
-        doc="Attention implementation; `auto` chooses one and logs it.",
-    )
-    init_std: float = number(0.02, 0.0, doc="Standard deviation of the initial weights.")
-    dtype: str = choice(
-        "auto",
-        "auto",
-        "float32",
-        "bfloat16",
-        doc="Input dtype of matrix products (sums are float32); `auto`: bfloat16 where the "
-        "hardware multiplies it (accelerators, CPUs with AMX), else float32.",
-    )
+    layers: int = number(12, 1)
+    """Transformer blocks."""
+    heads: int = number(12, 1)
+    """Attention heads a block."""
+    width: int = number(768, 1)
+    """Width of the residual stream; a multiple of `heads`."""
+    num_kv_heads: int = number(0, 0)
+    """Key and value heads (grouped queries), a divisor of `heads`; 0: one a head."""
+    mlp_width: int = number(0, 0)
+    """Hidden width of the MLP; 0: 4 `width`, or 8/3 `width` rounded up to a multiple of 64 for
+    `swiglu`."""
+    positions: str = choice("rotary", "rotary", "learned")
+    """`rotary`, or `learned`: a table of `max_positions` rows added to the embedding."""
+    max_positions: int = number(1024, 1)
+    """Longest text with learned positions, in tokens."""
+    rotary_pct: float = number(0.25, 0.0, 1.0)
+    """Rotated fraction of each head."""
+    rotary_base: float = number(10_000.0, 1.0)
+    """Base of the rotary frequencies: the longest wavelength is 2 pi times it."""
+    norm: str = choice("layer", "layer", "rms")
+    """LayerNorm or RMSNorm."""
+    norm_epsilon: float = number(1e-5, 0.0)
+    """Epsilon of the norms."""
+    activation: str = choice("gelu", "gelu", "swiglu")
+    """Activation of the MLP."""
+    bias: bool = flag(True)
+    """Whether products add a bias."""
+    tie_embeddings: bool = flag(True)
+    """Whether the output head is the embedding."""
+    direction: str = choice("causal", "causal", "bidirectional")
+    """GPT, or BERT: each position attends to all."""
+    dropout: float = number(0.0, 0.0, 0.99)
+    """Dropout rate of embeddings, attention weights and residual updates in pretraining and
+    finetuning, rounded to a 256th; only `dense` attention drops weights."""
+    attention: str = choice("auto", "auto", "dense", "xla", "cudnn", "splash")
+    """Attention implementation; `auto` chooses one and logs it."""
+    init_std: float = number(0.02, 0.0)
+    """Standard deviation of the initial weights."""
+    dtype: str = choice("auto", "auto", "float32", "bfloat16")
+    """Input dtype of matrix products (sums are float32); `auto`: bfloat16 where the hardware
+    multiplies it (accelerators, CPUs with AMX), else float32."""
 
     def __post_init__(self):
         if self.width % self.heads:
@@ -129,11 +112,8 @@ class Network:
 class Model(Network):
     """The network, and the weights pretraining starts from."""
 
-    init_from: str = text(
-        "",
-        doc="Hugging Face folder (config.json and safetensors) with the initial weights; empty: "
-        "random.",
-    )
+    init_from: str = text("")
+    """Hugging Face folder (config.json and safetensors) with the initial weights; empty: random."""
 
     @staticmethod
     def expand(given: dict) -> dict:

@@ -27,17 +27,15 @@ from kstore_jax.world.config import World
 class Pretrain(Training):
     """Pretraining (Part 3.1, section 3: 80,000 steps of 96 windows of 512 tokens)."""
 
-    seq_len: int = number(512, 2, doc="Predicted tokens a window.")
-    warmup_steps: int = number(1000, 0, doc="Steps of linear warm-up; 0: none.")
-    evaluate_every: int = number(
-        0,
-        0,
-        doc="Steps between evaluations of biographies and questions (the dynamics of Fig. 1), a "
-        "multiple of `steps_per_call`; 0: none.",
-    )
-    evaluate_people: int = number(
-        200, 1, doc="People of P_train, and of P_test, in these evaluations."
-    )
+    seq_len: int = number(512, 2)
+    """Predicted tokens a window."""
+    warmup_steps: int = number(1000, 0)
+    """Steps of linear warm-up; 0: none."""
+    evaluate_every: int = number(0, 0)
+    """Steps between evaluations of biographies and questions (the dynamics of Fig. 1), a multiple
+    of `steps_per_call`; 0: none."""
+    evaluate_people: int = number(200, 1)
+    """People of P_train, and of P_test, in these evaluations."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,36 +45,31 @@ class Finetune(Training):
     W' = W + alpha A B; A starts at zero and B Gaussian (Part 3.2, appendix B).
     """
 
-    steps: int = number(
-        50_000, 0, doc="Optimizer updates; 0: ask the pretrained model (mixed training)."
-    )
-    batch_size: int = number(48, 1, doc="Questions a step.")
-    learning_rate: float = number(3e-4, 0.0, doc="Peak learning rate.")
-    weight_decay: float = number(0.01, 0.0, doc="Decoupled weight decay of matrices.")
-    method: str = choice("lora", "lora", "full", doc="`lora`, or `full` to train every weight.")
-    rank: int = number(
-        8, -1, doc="LoRA rank of queries and values; 0: frozen, -1: their whole matrices."
-    )
-    embedding_rank: int = number(
-        128, -1, doc="LoRA rank of the embedding; 0: frozen, -1: the whole matrix."
-    )
-    embedding_side: str = choice(
-        "input",
-        "input",
-        "both",
-        doc="Where a tied embedding's update acts: its `input` alone, or `both` input and head.",
-    )
-    alpha: float = number(4.0, 0.0, doc="Scale of the LoRA update.")
-    init_std: float = number(
-        0.02, 0.0, doc="Standard deviation of the initial LoRA weights (the papers leave it open)."
-    )
-    grid: tuple = rows(
-        doc="Rows of other values of these fields, as `product` returns. Each is finetuned without "
-        "`validation` of P_train; the best on those people answers about P_test. Empty: no grid."
-    )
-    validation: float = number(
-        0.1, 0.0, 0.9, doc="Fraction of P_train's people held back to choose from `grid`."
-    )
+    steps: int = number(50_000, 0)
+    """Optimizer updates; 0: ask the pretrained model (mixed training)."""
+    batch_size: int = number(48, 1)
+    """Questions a step."""
+    learning_rate: float = number(3e-4, 0.0)
+    """Peak learning rate."""
+    weight_decay: float = number(0.01, 0.0)
+    """Decoupled weight decay of matrices."""
+    method: str = choice("lora", "lora", "full")
+    """`lora`, or `full` to train every weight."""
+    rank: int = number(8, -1)
+    """LoRA rank of queries and values; 0: frozen, -1: their whole matrices."""
+    embedding_rank: int = number(128, -1)
+    """LoRA rank of the embedding; 0: frozen, -1: the whole matrix."""
+    embedding_side: str = choice("input", "input", "both")
+    """Where a tied embedding's update acts: its `input` alone, or `both` input and head."""
+    alpha: float = number(4.0, 0.0)
+    """Scale of the LoRA update."""
+    init_std: float = number(0.02, 0.0)
+    """Standard deviation of the initial LoRA weights (the papers leave it open)."""
+    grid: tuple = rows()
+    """Rows of other values of these fields, as `product` returns. Each is finetuned without
+    `validation` of P_train; the best on those people answers about P_test. Empty: no grid."""
+    validation: float = number(0.1, 0.0, 0.9)
+    """Fraction of P_train's people held back to choose from `grid`."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -104,8 +97,10 @@ class Finetune(Training):
 class Experiment:
     """One row of a sweep: a world, a model, its training, and what is measured."""
 
-    name: str = text("", doc="Label in results and on the page.", affects_result=False)
-    seed: int = number(0, 0, doc="Seed of initial weights, orders and batches.")
+    name: str = text("", affects_result=False)
+    """Label in results and on the page."""
+    seed: int = number(0, 0)
+    """Seed of initial weights, orders and batches."""
     world: World = section(World())
     data: Data = section(Data())
     model: Model = section(Model())

@@ -10,43 +10,34 @@ from kstore_jax.train.config import Training
 class QA:
     """How answers are decoded."""
 
-    beam_size: int = number(
-        1,
-        1,
-        doc="Beams; 1: greedy exact match by one forward; more: beam search too (the paper: 4).",
-    )
+    beam_size: int = number(1, 1)
+    """Beams; 1: greedy exact match by one forward; more: beam search too (the paper: 4)."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Probe(Training):
     """A probe on the frozen model: low-rank update of the embedding, norm, linear head."""
 
-    steps: int = number(30_000, 1, doc="Optimizer updates.")
-    schedule: str = choice("linear", "cosine", "linear", doc="Decay of the learning rate.")
-    final_lr_ratio: float = number(0.0, 0.0, 1.0, doc="Last learning rate over the peak.")
-    weight_decay: float = number(0.3, 0.0, doc="Decoupled weight decay of matrices.")
-    clip_global_norm: float = number(
-        0.0, 0.0, doc="Largest global norm of the gradient; 0: no clipping."
-    )
-    dropout: float = number(
-        0.1, 0.0, 0.99, doc="Dropout of the frozen model while the probe trains (the paper: on)."
-    )
-    head: str = choice(
-        "linear",
-        "linear",
-        "unembedding",
-        doc="`linear` trains norm and head (the paper, with 50,000 people). `unembedding` reads "
-        "first tokens by the model's own output rows: a few hundred people cannot train a head of "
-        "as many classes.",
-    )
-    embedding_update: str = choice(
-        "all",
-        "all",
-        "shared",
-        doc="Tokens whose embedding is updated: `all` (the paper), or `shared`: those of templates "
-        "and the end of text. With few people a name's token is nearly the person's own, and its "
-        "update memorises the training half.",
-    )
+    steps: int = number(30_000, 1)
+    """Optimizer updates."""
+    schedule: str = choice("linear", "cosine", "linear")
+    """Decay of the learning rate."""
+    final_lr_ratio: float = number(0.0, 0.0, 1.0)
+    """Last learning rate over the peak."""
+    weight_decay: float = number(0.3, 0.0)
+    """Decoupled weight decay of matrices."""
+    clip_global_norm: float = number(0.0, 0.0)
+    """Largest global norm of the gradient; 0: no clipping."""
+    dropout: float = number(0.1, 0.0, 0.99)
+    """Dropout of the frozen model while the probe trains (the paper: on)."""
+    head: str = choice("linear", "linear", "unembedding")
+    """`linear` trains norm and head (the paper, with 50,000 people). `unembedding` reads first
+    tokens by the model's own output rows: a few hundred people cannot train a head of as many
+    classes."""
+    embedding_update: str = choice("all", "all", "shared")
+    """Tokens whose embedding is updated: `all` (the paper), or `shared`: those of templates and the
+    end of text. With few people a name's token is nearly the person's own, and its update memorises
+    the training half."""
 
     @property
     def trains_matrices(self) -> bool:
@@ -57,16 +48,19 @@ class Probe(Training):
 class PProbe(Probe):
     """P-probing (Part 3.1, section 5.1)."""
 
-    batch_size: int = number(50, 1, doc="Biographies a step.")
-    embedding_rank: int = number(2, 1, doc="Rank of the embedding update.")
-    biographies_per_person: int = number(
-        0, 0, doc="Biographies of each person that are read; 0: all."
-    )
+    batch_size: int = number(50, 1)
+    """Biographies a step."""
+    embedding_rank: int = number(2, 1)
+    """Rank of the embedding update."""
+    biographies_per_person: int = number(0, 0)
+    """Biographies of each person that are read; 0: all."""
 
 
 @dataclasses.dataclass(frozen=True)
 class QProbe(Probe):
     """Q-probing (Part 3.1, section 5.2)."""
 
-    batch_size: int = number(200, 1, doc="Names a step.")
-    embedding_rank: int = number(16, 1, doc="Rank of the embedding update.")
+    batch_size: int = number(200, 1)
+    """Names a step."""
+    embedding_rank: int = number(16, 1)
+    """Rank of the embedding update."""

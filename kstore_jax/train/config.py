@@ -10,58 +10,46 @@ from kstore_jax.errors import UserError
 class Training:
     """An optimizer, its schedule, and how the loop runs."""
 
-    steps: int = number(80_000, 1, doc="Optimizer updates.")
-    batch_size: int = number(96, 1, doc="Examples a step: windows, questions or texts.")
-    learning_rate: float = number(1e-3, 0.0, doc="Peak learning rate.")
-    warmup_steps: int = number(0, 0, doc="Steps of linear warm-up; 0: none.")
-    optimizer: str = choice(
-        "adamw",
-        "adamw",
-        "muon",
-        doc="`adamw`, or `muon` for the matrices of the blocks (of a probe, its head) and AdamW "
-        "for the rest.",
-    )
-    schedule: str = choice("cosine", "cosine", "linear", doc="Decay of the learning rate.")
-    final_lr_ratio: float = number(0.1, 0.0, 1.0, doc="Last learning rate over the peak.")
-    weight_decay: float = number(0.1, 0.0, doc="Decoupled weight decay of matrices.")
-    b1: float = number(0.9, 0.0, 1.0, doc="AdamW's beta 1 (Muon's momentum is 0.95).")
-    b2: float = number(0.95, 0.0, 1.0, doc="AdamW's beta 2.")
-    eps: float = number(1e-6, 0.0, doc="Epsilon of AdamW's and Muon's denominators.")
-    clip_global_norm: float = number(
-        1.0, 0.0, doc="Largest global norm of the gradient; 0: no clipping."
-    )
-    grad_accum_steps: int = number(
-        1,
-        1,
-        doc="Micro-batches a step, a divisor of `batch_size`; the update is that of the whole "
-        "batch (BatchNorm sees a micro-batch, and dropout draws for one).",
-    )
-    skip_nonfinite: int = number(
-        0,
-        0,
-        doc="Consecutive steps that may be skipped because their gradient is not finite; 0: stop "
-        "at the first.",
-    )
-    steps_per_call: int = number(1, 1, doc="Steps a call of the compiled loop.")
-    checkpoint_every: int = number(
-        1000,
-        1,
-        doc="Steps between checkpoints, a multiple of `steps_per_call`; the newest two are kept.",
-        affects_result=False,
-    )
-    checkpoint_minutes: float = number(
-        0.0,
-        0.0,
-        doc="Minutes after which a checkpoint is written in any case; 0: never.",
-        affects_result=False,
-    )
-    keep_checkpoint_every: int = number(
-        0,
-        0,
-        doc="Checkpoints of multiples of this many steps are kept for good, a multiple of "
-        "`checkpoint_every`; 0: none.",
-        affects_result=False,
-    )
+    steps: int = number(80_000, 1)
+    """Optimizer updates."""
+    batch_size: int = number(96, 1)
+    """Examples a step: windows, questions or texts."""
+    learning_rate: float = number(1e-3, 0.0)
+    """Peak learning rate."""
+    warmup_steps: int = number(0, 0)
+    """Steps of linear warm-up; 0: none."""
+    optimizer: str = choice("adamw", "adamw", "muon")
+    """`adamw`, or `muon` for the matrices of the blocks (of a probe, its head) and AdamW for the
+    rest."""
+    schedule: str = choice("cosine", "cosine", "linear")
+    """Decay of the learning rate."""
+    final_lr_ratio: float = number(0.1, 0.0, 1.0)
+    """Last learning rate over the peak."""
+    weight_decay: float = number(0.1, 0.0)
+    """Decoupled weight decay of matrices."""
+    b1: float = number(0.9, 0.0, 1.0)
+    """AdamW's beta 1 (Muon's momentum is 0.95)."""
+    b2: float = number(0.95, 0.0, 1.0)
+    """AdamW's beta 2."""
+    eps: float = number(1e-6, 0.0)
+    """Epsilon of AdamW's and Muon's denominators."""
+    clip_global_norm: float = number(1.0, 0.0)
+    """Largest global norm of the gradient; 0: no clipping."""
+    grad_accum_steps: int = number(1, 1)
+    """Micro-batches a step, a divisor of `batch_size`; the update is that of the whole batch
+    (BatchNorm sees a micro-batch, and dropout draws for one)."""
+    skip_nonfinite: int = number(0, 0)
+    """Consecutive steps that may be skipped because their gradient is not finite; 0: stop at the
+    first."""
+    steps_per_call: int = number(1, 1)
+    """Steps a call of the compiled loop."""
+    checkpoint_every: int = number(1000, 1, affects_result=False)
+    """Steps between checkpoints, a multiple of `steps_per_call`; the newest two are kept."""
+    checkpoint_minutes: float = number(0.0, 0.0, affects_result=False)
+    """Minutes after which a checkpoint is written in any case; 0: never."""
+    keep_checkpoint_every: int = number(0, 0, affects_result=False)
+    """Checkpoints of multiples of this many steps are kept for good, a multiple of
+    `checkpoint_every`; 0: none."""
 
     def __post_init__(self):
         for name, of in (
@@ -98,25 +86,23 @@ class Training:
 class TelemetryConfig:
     """Where metrics go besides `metrics.jsonl`; no result depends on it."""
 
-    tensorboard: bool = flag(
-        False, doc="Write TensorBoard files into the stage's folder (extra `tensorboard`)."
-    )
-    wandb: str = text(
-        "",
-        doc="Weights & Biases project (extra `wandb`); empty: none. Offline: WANDB_MODE=offline.",
-    )
-    profile_from: int = number(100, 0, doc="First step of the profile in the stage's folder.")
-    profile_steps: int = number(0, 0, doc="Profiled steps; 0: none.")
+    tensorboard: bool = flag(False)
+    """Write TensorBoard files into the stage's folder (extra `tensorboard`)."""
+    wandb: str = text("")
+    """Weights & Biases project (extra `wandb`); empty: none. Offline: WANDB_MODE=offline."""
+    profile_from: int = number(100, 0)
+    """First step of the profile in the stage's folder."""
+    profile_steps: int = number(0, 0)
+    """Profiled steps; 0: none."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Mesh:
     """Axes of the device mesh; results depend on it by rounding only."""
 
-    data: int = number(
-        0, 0, doc="Copies of the model, each with its rows of the batch; 0: all remaining devices."
-    )
-    fsdp: int = number(
-        1, 1, doc="Parts that weights and optimizer state are split into, with rows of their own."
-    )
-    tensor: int = number(1, 1, doc="Parts that each matrix product is split into.")
+    data: int = number(0, 0)
+    """Copies of the model, each with its rows of the batch; 0: all remaining devices."""
+    fsdp: int = number(1, 1)
+    """Parts that weights and optimizer state are split into, with rows of their own."""
+    tensor: int = number(1, 1)
+    """Parts that each matrix product is split into."""

@@ -14,23 +14,19 @@ class World:
     in smaller worlds.
     """
 
-    people: int = number(100_000, 2, doc="People with biographies and questions.")
-    celebrities: int = number(
-        0,
-        0,
-        doc="Further people, numbered after the others, whose questions are trained while the "
-        "others' are held out (Part 3.1, section 6).",
-    )
-    seed: int = number(0, 0, doc="Seed of people and texts; follows `seed` unless set.")
-    pools: str = text("", doc="Folder of value pools; empty: the bundled ones.")
-    value_fraction: float = number(
-        1.0,
-        0.0,
-        1.0,
-        doc="Fraction of each value pool that is used, evenly spaced, at least two values. Months "
-        "are always kept.",
-    )
-    name_fraction: float = number(
-        1.0, 0.0, 1.0, doc="Fraction of the first, middle and last names that is used."
-    )
-    templates: str = text("", doc="Folder of sentence templates; empty: the bundled ones.")
+    people: int = number(100_000, 2)
+    """People with biographies and questions."""
+    celebrities: int = number(0, 0)
+    """Further people, numbered after the others, whose questions are trained while the others' are
+    held out (Part 3.1, section 6)."""
+    seed: int = number(0, 0)
+    """Seed of people and texts; follows `seed` unless set."""
+    pools: str = text("")
+    """Folder of value pools; empty: the bundled ones."""
+    value_fraction: float = number(1.0, 0.0, 1.0)
+    """Fraction of each value pool that is used, evenly spaced, at least two values. Months are
+    always kept."""
+    name_fraction: float = number(1.0, 0.0, 1.0)
+    """Fraction of the first, middle and last names that is used."""
+    templates: str = text("")
+    """Folder of sentence templates; empty: the bundled ones."""
