@@ -14,7 +14,7 @@ from kstore_jax.pipeline.experiment import Experiment, Finetune
 from kstore_jax.pipeline.stages import Cache, Stage
 from kstore_jax.readouts import p_probe, q_probe, qa, recall
 
-_DATASET_VERSION = 1
+DATASET_VERSION = 1
 
 
 def resolve_auto(experiment: Experiment) -> Experiment:
@@ -47,7 +47,7 @@ class ExperimentGraph:
         self.data = ExperimentData(experiment.world, experiment.data)
         e = experiment
         self.datasets = {
-            kind: Stage(kind, _DATASET_VERSION, dataset.config)
+            kind: Stage(kind, DATASET_VERSION, dataset.config)
             for kind, dataset in self.data.datasets.items()
         }
         mixed = ("vocabulary", "celebrity_share", "qa_share", "text_share")

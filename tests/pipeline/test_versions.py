@@ -1,0 +1,102 @@
+"""Stages compute the recorded numbers; where they do not, the version of their kind has to rise.
+
+`python -m tests.pipeline.test_versions WORKDIR` prints the numbers of the tiny sweep in WORKDIR
+(`tests/conftest.py`) for `recorded_results.json`.
+"""
+
+import json
+import math
+import pathlib
+import sys
+
+import pytest
+
+from kstore_jax.pipeline.graph import ExperimentGraph
+from kstore_jax.pipeline.results import read_graphs
+from kstore_jax.pipeline.stages import Stage
+from kstore_jax.train.telemetry import METRICS, read_metrics
+
+RECORDED = pathlib.Path(__file__).with_name("recorded_results.json")
+VERSIONS = {
+    "shards": "DATASET_VERSION in kstore_jax/pipeline/graph.py",
+    "pretrain": "VERSION in kstore_jax/pipeline/pretrain.py",
+    "recall": "VERSION in kstore_jax/readouts/recall.py",
+    "finetune": "VERSION in kstore_jax/pipeline/finetune.py",
+    "qa": "VERSION in kstore_jax/readouts/qa.py",
+    "p_probe": "VERSION in kstore_jax/readouts/p_probe.py",
+    "q_probe": "VERSION in kstore_jax/readouts/q_probe.py",
+}
+RELATIVE, ABSOLUTE = 1e-3, 0.02
+"""Losses may differ by rounding, and with them an answer or two of a share."""
+
+
+def numbers(graph: ExperimentGraph, stage: Stage) -> dict[str, float | str]:
+    """The version of a stage, every loss of its training, every number of its result and the
+    digests of its dataset."""
+    folder = graph.cache.folder(stage)
+    found: dict[str, float | str] = {"version": stage.version}
+    for line in read_metrics(folder / METRICS):
+        found[f"loss at step {line['step']}"] = line["loss"]
+    _flatten("", graph.cache.require(stage), found)
+    if stage.kind in graph.datasets:
+        for part in json.loads((folder / "dataset" / "manifest.json").read_text())["parts"]:
+            found[f"SHA-256 of {part['name']}"] = part["sha256"]
+    return found
+
+
+def _flatten(path: str, value, found: dict[str, float | str]) -> None:
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            if name != "seconds":
+                _flatten(f"{path}{name}.", inner, found)
+    elif isinstance(value, list):
+        for i, inner in enumerate(value):
+            _flatten(f"{path}{i}.", inner, found)
+    elif value is not None:
+        found[path.removesuffix(".")] = value
+
+
+def difference(recorded: dict, found: dict) -> str | None:
+    """The first number that is not the recorded one, in words."""
+    for name in dict.fromkeys([*recorded, *found]):
+        before, now = recorded.get(name), found.get(name)
+        numeric = isinstance(before, int | float) and isinstance(now, int | float)
+        absolute = 0.0 if name.startswith("loss") or name == "version" else ABSOLUTE
+        if not (
+            math.isclose(before, now, rel_tol=RELATIVE, abs_tol=absolute)
+            if numeric
+            else before == now
+        ):
+            return f"{name}: recorded {before}, computed {now}"
+    return None
+
+
+def check(graph: ExperimentGraph, recorded: dict) -> None:
+    """Fails with the first stage, parents before children, whose numbers are not the recorded."""
+    for stage in graph.stages:
+        if wrong := difference(recorded[stage.kind], numbers(graph, stage)):
+            pytest.fail(
+                f"{stage.kind} computes something else than recorded ({wrong}); if that is meant, "
+                f"raise {VERSIONS[stage.kind]} and record again, as {pathlib.Path(__file__).name} "
+                "says"
+            )
+
+
+@pytest.mark.parametrize("row", [0, 1], ids=["single", "multi2+permute"])
+def test_every_stage_computes_the_recorded_numbers(finished, row):
+    check(read_graphs(finished)[row], json.loads(RECORDED.read_text())[row])
+
+
+def test_a_changed_number_names_the_stage_and_the_version_to_raise(finished):
+    recorded = json.loads(RECORDED.read_text())[0]
+    last = max(name for name in recorded["p_probe"] if name.startswith("loss"))
+    recorded["p_probe"][last] *= 1.01
+    recorded["q_probe"][last] *= 1.01
+    with pytest.raises(pytest.fail.Exception, match=r"^p_probe computes.*readouts/p_probe\.py"):
+        check(read_graphs(finished)[0], recorded)
+
+
+if __name__ == "__main__":
+    graphs = read_graphs(pathlib.Path(sys.argv[1]))
+    rows = [{stage.kind: numbers(graph, stage) for stage in graph.stages} for graph in graphs]
+    json.dump(rows, sys.stdout, indent=1)
