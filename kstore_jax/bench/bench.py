@@ -29,12 +29,13 @@ from kstore_jax.pipeline.stages import Cache
 from kstore_jax.readouts.base import Context
 from kstore_jax.readouts.spans import span_accuracy
 from kstore_jax.train.batched import ModelAxis
-from kstore_jax.train.checkpoint import opened
-from kstore_jax.train.fit import all_trained, compiled_steps, dials_of, start
-from kstore_jax.train.flops import flops_per_token, peak
+from kstore_jax.train.checkpoint import open_checkpoints
+from kstore_jax.train.fit import merge_all
+from kstore_jax.train.flops import flops_per_token, peak_flops
 from kstore_jax.train.loader import batches
 from kstore_jax.train.mesh import batch_sharding, make_mesh
 from kstore_jax.train.objectives import Objective, next_token
+from kstore_jax.train.step import compiled_steps, job_hparams, start
 from kstore_jax.train.telemetry import peak_memory
 from kstore_jax.world.biographies import write
 from kstore_jax.world.language import text
@@ -94,12 +95,12 @@ class TrainingSteps:
         together: int = 1,
     ):
         axis = ModelAxis(together, make_mesh())
-        program = compiled_steps(axis, objective or next_token(shape), all_trained, training)
+        program = compiled_steps(axis, objective or next_token(shape), merge_all, training)
         params = forward.init(shape, jax.random.key(0))
         self.parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
         self.steps_a_call = training.steps_per_call
-        self.state = axis.stacked([start(params, training, axis.alone)] * together)
-        self._dials = axis.stacked([dials_of(training, 0, axis.alone)] * together)
+        self.state = axis.stack([start(params, training, axis.alone)] * together)
+        self._dials = axis.stack([job_hparams(training, 0, axis.alone)] * together)
         tokens = _tokens(shape, training, together)
         self._batch = jax.device_put(tokens, batch_sharding(axis.mesh, training.batch_size))
         lowered = program.lower(self.state, {}, self._dials, self._batch)
@@ -141,7 +142,7 @@ def train(experiment: Experiment, together: int = 1) -> dict[str, float | int | 
     step_s = _step_seconds(steps)
     tokens_per_s = training.batch_size * training.seq_len / step_s
     devices = jax.devices()
-    flops, source = peak(devices[0], shape.dtype)
+    flops, source = peak_flops(devices[0], shape.dtype)
     # Simulated devices share the processor that was measured as one.
     flops *= 1 if devices[0].platform == "cpu" else len(devices)
     full, causal = flops_per_token(steps.parameters, shape, training.seq_len)
@@ -179,7 +180,7 @@ def _checkpoint_seconds(steps: TrainingSteps) -> tuple[float, float]:
     state = {name: steps.state[name] for name in ("trainable", "optimizer")}
     for _ in range(2):
         with tempfile.TemporaryDirectory() as folder:
-            with opened(pathlib.Path(folder) / "checkpoints") as checkpoints:
+            with open_checkpoints(pathlib.Path(folder) / "checkpoints") as checkpoints:
                 started = time.perf_counter()
                 checkpoints.save(1, **state)
                 blocks_s = time.perf_counter() - started

@@ -14,9 +14,9 @@ from kstore_jax.pipeline.graph import ExperimentGraph
 from kstore_jax.pipeline.init_params import init_params
 from kstore_jax.pipeline.stages import Stage
 from kstore_jax.readouts.base import Context
-from kstore_jax.train.checkpoint import opened
+from kstore_jax.train.checkpoint import open_checkpoints
 from kstore_jax.train.distributed import gather_to_host
-from kstore_jax.train.mesh import make_mesh, placed
+from kstore_jax.train.mesh import make_mesh, shard_tree
 
 _ROWS = 128  # the embedding has a multiple of so many rows
 
@@ -99,6 +99,6 @@ def _load_finetuned(graph: ExperimentGraph, context: Context) -> Params:
 def _load_trained(graph: ExperimentGraph, context: Context, stage: Stage, steps: int, like):
     """The trained arrays of a finished training, in the structure of `like`."""
     graph.cache.require(stage)
-    with opened(graph.cache.folder(stage) / "checkpoints") as checkpoints:
-        state = checkpoints.load(steps, trainable=placed(context.mesh, like))
+    with open_checkpoints(graph.cache.folder(stage) / "checkpoints") as checkpoints:
+        state = checkpoints.load(steps, trainable=shard_tree(context.mesh, like))
     return gather_to_host(context.mesh, state["trainable"])

@@ -29,7 +29,7 @@ from kstore_jax.world.people import (
     load_pools,
     people,
 )
-from kstore_jax.writers.rewritten import Rewritten, check_variant
+from kstore_jax.writers.rewritten import RewrittenTexts, check_rewritable
 
 
 @functools.lru_cache(maxsize=4)
@@ -53,12 +53,7 @@ class ExperimentData:
         self.celebrity_variant = Variant.parse(data.celebrity_variant, "data.celebrity_variant")
         check_size(self.language.pools, world.people + world.celebrities)
         if data.rewritten:
-            check_variant(self.variant, data.variant, "data.variant")
-            if world.celebrities:
-                famous = self.celebrity_variant, data.celebrity_variant
-                check_variant(*famous, "data.celebrity_variant")
-            if data.tokenizer == "word":
-                raise UserError("data.tokenizer: word knows the words of templates only")
+            check_rewritable(world, data)
         fresh = self.variant.fresh or self.celebrity_variant.fresh
         if fresh and world.celebrities and not data.celebrity_share:
             raise UserError(
@@ -113,10 +108,10 @@ class ExperimentData:
         return full_vocabulary(self.tokenizer)
 
     @functools.cached_property
-    def rewritten(self) -> Rewritten:
+    def rewritten(self) -> RewrittenTexts:
         """The texts of `data.rewritten`."""
         folder = pathlib.Path(self.data.rewritten).expanduser()
-        return Rewritten(folder, self.language.pools, self.world.seed)
+        return RewrittenTexts(folder, self.language.pools, self.world.seed)
 
     @functools.cached_property
     def datasets(self) -> dict[str, Dataset]:

@@ -14,7 +14,7 @@ from kstore_jax.readouts import spans
 from kstore_jax.readouts.base import Context
 from kstore_jax.train import objectives
 from kstore_jax.train.distributed import gather_to_host
-from kstore_jax.train.fit import Task, all_trained, fit
+from kstore_jax.train.fit import TrainTask, fit, merge_all
 from kstore_jax.world import random
 from kstore_jax.world.people import ATTRIBUTES
 
@@ -44,7 +44,7 @@ def finetune(context: Context, training: Finetune, held_back: float, folder: pat
             "lengths": examples.lengths[which],
         }
 
-    task = Task(
+    task = TrainTask(
         name="finetune",
         objective=objectives.answers(context.shape),
         merge=_merge(training),
@@ -99,7 +99,7 @@ def best_row(validation: Mapping[Finetune, dict]) -> Finetune | None:
 
 def _merge(training: Finetune) -> Callable[[Params, dict], Params]:
     if training.method == "full":
-        return all_trained
+        return merge_all
     return _merge_lora(training.alpha, training.embedding_side)
 
 

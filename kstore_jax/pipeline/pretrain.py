@@ -11,9 +11,9 @@ from kstore_jax.pipeline.mixture import exposures, pretraining_windows
 from kstore_jax.readouts.base import Context
 from kstore_jax.readouts.dynamics import dynamics
 from kstore_jax.train import objectives
-from kstore_jax.train.fit import Lane, Task, all_trained
+from kstore_jax.train.fit import TrainJob, TrainTask, merge_all
 from kstore_jax.train.flops import flops_per_token
-from kstore_jax.train.masking import Words
+from kstore_jax.train.masking import WordMasking
 
 VERSION = 1
 
@@ -25,7 +25,7 @@ def pretraining_objective(context: Context) -> objectives.Objective:
     vocabulary = context.vocabulary
     bounds, end = vocabulary.word_bounds, vocabulary.end_of_text
     return objectives.masked_words(
-        context.shape, Words(*bounds, end_of_text=end, mask=context.mask_token)
+        context.shape, WordMasking(*bounds, end_of_text=end, mask=context.mask_token)
     )
 
 
@@ -40,7 +40,7 @@ class Pretraining:
         self._initial = init_params(context, experiment.model.init_from)
         self._parameters = sum(leaf.size for leaf in jax.tree.leaves(self._initial))
 
-    def job(self, folder: pathlib.Path) -> Lane:
+    def job(self, folder: pathlib.Path) -> TrainJob:
         """The training, whose checkpoints and metrics go to `folder`."""
         context, training = self._context, self._experiment.pretrain
         vocabulary, windows = context.vocabulary, self._windows
@@ -49,10 +49,10 @@ class Pretraining:
             first = step * training.batch_size + rows.start
             return {"tokens": vocabulary.encode(windows.windows(first, len(rows)))}
 
-        task = Task(
+        task = TrainTask(
             name=f"pretrain {self._experiment.label}",
             objective=pretraining_objective(context),
-            merge=all_trained,
+            merge=merge_all,
             frozen={},
             trainable=self._initial,
             make_batch=make_batch,
@@ -64,7 +64,7 @@ class Pretraining:
             evaluate_every=training.evaluate_every,
             token_flops=flops_per_token(self._parameters, context.shape, training.seq_len),
         )
-        return Lane(task, training, folder, context.telemetry)
+        return TrainJob(task, training, folder, context.telemetry)
 
     @property
     def result(self) -> dict:

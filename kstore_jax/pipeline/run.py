@@ -21,9 +21,9 @@ from kstore_jax.readouts.q_probe import q_probe
 from kstore_jax.readouts.qa import evaluate_questions
 from kstore_jax.readouts.recall import recall
 from kstore_jax.train.distributed import broadcast_from_first, is_first
-from kstore_jax.train.fit import fit_together
+from kstore_jax.train.fit import fit_batched
 from kstore_jax.train.mesh import make_mesh
-from kstore_jax.train.optimizer import without_dials
+from kstore_jax.train.optimizer import static_part
 
 
 class Runner:
@@ -56,7 +56,7 @@ class Runner:
             return _write_dataset(graph.data.datasets[stage.kind], folder)
         if stage is graph.pretrain:
             pretraining = Pretraining(e, graph.data, self.context)
-            fit_together([pretraining.job(folder)], self.context.mesh)
+            fit_batched([pretraining.job(folder)], self.context.mesh)
             return pretraining.result
         if stage is graph.recall:
             return recall(self.context)
@@ -146,7 +146,7 @@ def _pretrain(graphs: Mapping[Stage, ExperimentGraph], stages: Sequence[Stage]) 
         pretraining.job(graphs[stage].cache.folder(stage))
         for stage, pretraining in zip(stages, pretrainings, strict=True)
     ]
-    fit_together(jobs, contexts[0].mesh)
+    fit_batched(jobs, contexts[0].mesh)
     return [pretraining.result for pretraining in pretrainings]
 
 
@@ -154,4 +154,4 @@ def shared_program(runner: Runner) -> Hashable:
     """A key that is equal for pretrainings which one compiled program can compute."""
     context, e = runner.context, runner.graph.experiment
     masked = context.vocabulary.ids.tobytes() if context.mask_token is not None else b""
-    return context.shape, without_dials(e.pretrain), e.mesh, masked
+    return context.shape, static_part(e.pretrain), e.mesh, masked

@@ -8,7 +8,7 @@ import numpy as np
 from kstore_jax.model.forward import Params
 from kstore_jax.readouts import spans
 from kstore_jax.readouts.base import Context
-from kstore_jax.train.mesh import placed
+from kstore_jax.train.mesh import shard_tree
 from kstore_jax.world import random
 from kstore_jax.world.people import ATTRIBUTES
 
@@ -31,7 +31,7 @@ def dynamics(context: Context, people: int) -> Callable[[Params], dict[str, jax.
         if read.any():
             biographies = context.corpus.rows.rows(np.flatnonzero(read))
             parts[f"bio_{name}"] = context.recall_examples(biographies)[0][1]
-    batches = {name: placed(context.mesh, spans.stack(part)) for name, part in parts.items()}
+    batches = {name: shard_tree(context.mesh, spans.stack(part)) for name, part in parts.items()}
 
     def evaluate(params: Params) -> dict[str, jax.Array]:
         scalars = {}

@@ -20,7 +20,7 @@ from kstore_jax.readouts.probe_data import (
 )
 from kstore_jax.tasks.extraction import majority_share
 from kstore_jax.train.distributed import gather_to_host
-from kstore_jax.train.fit import Task, fit
+from kstore_jax.train.fit import TrainTask, fit
 
 
 def train_probe(
@@ -64,7 +64,7 @@ def train_probe(
     dropping = dataclasses.replace(context.shape, dropout=training.dropout)
     if training.dropout:
         dropping = dataclasses.replace(dropping, attention="dense")
-    task = Task(
+    task = TrainTask(
         name=name,
         objective=probes.probe_objective(dropping, num_classes, norm),
         merge=probes.with_probe,

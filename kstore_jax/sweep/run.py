@@ -198,7 +198,7 @@ def _checked(rows: Sequence[Experiment], stages: Cache) -> list[ExperimentGraph]
     for i, experiment in enumerate(rows):
         try:
             graphs.append(graph := ExperimentGraph(resolve_auto(experiment), stages))
-            trackers.check(experiment.telemetry)
+            trackers.check_installed(experiment.telemetry)
             check(graph)
         except DamagedFileError:
             raise
@@ -298,7 +298,7 @@ def run(
       DamagedFileError: a file in `workdir` or `cache` is not as it was written.
       Stopped: the process got SIGTERM; the trainings under way wrote a checkpoint.
     """
-    preemption.listen()
+    preemption.handle_sigterm()
     if distributed:
         distributed_runtime.initialize()
     backend = jax.default_backend()

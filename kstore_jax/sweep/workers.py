@@ -161,7 +161,7 @@ def main() -> None:
     workdir, row, cache = pathlib.Path(sys.argv[1]), sys.argv[2], pathlib.Path(sys.argv[3])
     threading.Thread(target=_end_with_parent, daemon=True).start()
     experiment = parse(read_json(workdir / "workers" / f"row-{row}.json"))
-    preemption.listen()
+    preemption.handle_sigterm()
     Runner(ExperimentGraph(experiment, Cache(cache))).run()
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from kstore_jax.train.loader import MakeBatch
-from kstore_jax.train.mesh import placed
+from kstore_jax.train.mesh import shard_tree
 
 Tree = Any
 _MODELS = "models"
@@ -19,10 +19,13 @@ _MODELS = "models"
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ModelAxis:
-    """So many models on the devices of a mesh: spread over its data axis as far as their number
-    goes, and there the rows of each over the rest of it.
+    """An axis of `count` models over the devices of a mesh: models are spread over its data axis as
+    far as their number divides it, and the rows of each over the rest.
 
-    One model has no axis: its arrays and its program are what they are without this.
+    One model has no such axis: its arrays and its program stay as they are.
+
+    Attributes:
+      alone: the mesh of one model.
     """
 
     count: int
@@ -30,7 +33,7 @@ class ModelAxis:
 
     @property
     def mesh(self) -> jax.sharding.Mesh:
-        """That of all models together."""
+        """The mesh of all models together."""
         if self.count == 1:
             return self.alone
         devices = self.alone.devices
@@ -40,8 +43,8 @@ class ModelAxis:
         split = devices.reshape(ways, -1, *devices.shape[1:])
         return jax.sharding.Mesh(split, axes, axis_types=types)
 
-    def stacked(self, trees: Sequence[Tree]) -> Tree:
-        """The arrays of all models, of those of each."""
+    def stack(self, trees: Sequence[Tree]) -> Tree:
+        """Stacks the trees of the models into one, with the model axis first."""
         if self.count == 1:
             return trees[0]
 
@@ -53,18 +56,18 @@ class ModelAxis:
 
         return jax.jit(stack, out_shardings=jax.tree.map(place, trees[0]))(*trees)
 
-    def each(self, tree: Tree) -> list[Tree]:
-        """The arrays of each model, of those of all: the inverse of `stacked`."""
+    def unstack(self, tree: Tree) -> list[Tree]:
+        """Splits a stacked tree into the trees of the models: the inverse of `stack`."""
         if self.count == 1:
             return [tree]
 
         def one(i: int):
             return jax.tree.map(lambda x: x[i], tree)
 
-        return [placed(self.alone, one(i)) for i in range(self.count)]
+        return [shard_tree(self.alone, one(i)) for i in range(self.count)]
 
     def make_batch(self, makes: Sequence[MakeBatch]) -> MakeBatch:
-        """The rows of the batch of a step, of all models."""
+        """Joins the batch functions of the models into one that stacks their batches."""
         if self.count == 1:
             return makes[0]
 
@@ -75,25 +78,26 @@ class ModelAxis:
         return make
 
 
-def every_model(train_steps: Callable) -> Callable:
-    """`(state, frozen, dials, batch) -> (state, losses)` of several models; their axis is the
-    second of the batch, after that of steps, and the first of all else."""
+def vmap_models(train_steps: Callable) -> Callable:
+    """Returns `(state, frozen, hparams, batch) -> (state, losses)` of several models. Their axis is
+    the second of the batch, after the steps, and the first of all else."""
     return jax.vmap(train_steps, in_axes=(0, 0, 0, 1))
 
 
-def abreast(saved: Sequence[Sequence[int]]) -> list[tuple[int, list[int]]]:
-    """Which models go on together, and from which step: those that have a checkpoint of it, as
-    their newest or the one before.
-
-    Trained together and killed while they were saved, some are ahead of the others by one.
+def group_by_step(saved: Sequence[Sequence[int]]) -> list[tuple[int, list[int]]]:
+    """Groups models that can resume from the same step: a step groups the models that have it as
+    their newest checkpoint or the one before. Models killed while they were saved together differ
+    by one checkpoint.
 
     Args:
-      saved: the steps of the checkpoints of each, ascending.
+      saved: the steps of each model's checkpoints, ascending.
+
+    Returns: pairs of a step and the numbers of its models.
     """
     newest = [([0, *steps])[-2:] for steps in saved]
-    left, found = list(range(len(saved))), []
+    left, groups = list(range(len(saved))), []
     while left:
         first = min(newest[i][-1] for i in left)
-        found.append((first, [i for i in left if first in newest[i]]))
+        groups.append((first, [i for i in left if first in newest[i]]))
         left = [i for i in left if first not in newest[i]]
-    return found
+    return groups

@@ -1,5 +1,7 @@
-"""Orbax, behind one small file. Checkpoints are named by the updates completed, and hold a digest
-of each of their trees: Orbax itself takes damaged arrays for what was saved."""
+"""Checkpoints by Orbax, named by the updates completed.
+
+Each holds a digest of its trees, since Orbax itself restores damaged arrays without an error.
+"""
 
 import contextlib
 import logging
@@ -9,6 +11,7 @@ import re
 import sys
 import warnings
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,45 +22,47 @@ from kstore_jax.errors import DamagedFileError, UserError
 from kstore_jax.train.distributed import any_process, is_first
 
 for _name in ("absl", "asyncio"):
-    logging.getLogger(_name).setLevel(logging.CRITICAL)  # what fails is raised, too
-warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)  # likewise
-_KEPT = 2
+    logging.getLogger(_name).setLevel(logging.CRITICAL)  # failures are raised as well
+warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)  # as above
+_NEWEST = 2  # checkpoints that are kept
 _DIGESTS = "digests"
-_OF_THE_SYSTEM = re.compile("os.error", re.IGNORECASE)  # what TensorStore raises is a ValueError
+_OS_ERROR = re.compile("os.error", re.IGNORECASE)  # TensorStore raises it as a ValueError
 _policies = ocp.training.preservation_policies
 
 
 class Checkpoints:
-    """The checkpoints of one stage: the newest two, and those of multiples of `keep_every` steps,
-    each whole or not there."""
+    """The checkpoints of one stage: the newest two and those of multiples of `keep_multiples`
+    steps. A checkpoint is complete or absent."""
 
-    def __init__(self, folder: pathlib.Path, keep_every: int = 0):
-        kept = [_policies.LatestN(_KEPT)]
-        kept += [_policies.EveryNSteps(keep_every)] if keep_every else []
+    def __init__(self, folder: pathlib.Path, keep_multiples: int = 0):
+        policies: list = [_policies.LatestN(_NEWEST)]
+        policies += [_policies.EveryNSteps(keep_multiples)] if keep_multiples else []
         self._folder = folder
+        policy: Any = _policies.AnyPreservationPolicy(policies)
+        every: Any = ocp.training.save_decision_policies.FixedIntervalPolicy(1)
         self._checkpointer = ocp.training.Checkpointer(
-            folder.absolute(),
-            save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
-            preservation_policy=_policies.AnyPreservationPolicy(kept),
+            str(folder.absolute()),
+            save_decision_policy=every,
+            preservation_policy=policy,
             cleanup_tmp_directories=True,
         )
         self._saving: ocp.AsyncResponse[bool] | None = None
 
     @property
     def steps(self) -> list[int]:
-        """Of the checkpoints that are there, ascending."""
+        """The steps of the checkpoints, ascending."""
         return [saved.step for saved in self._checkpointer.checkpoints]
 
     def save(self, step: int, **trees) -> None:
-        """Starts writing `trees`; they may be donated as soon as this returns. A step that is there
-        is left as it is.
+        """Starts writing `trees`, which may be donated as soon as this returns. An existing step is
+        not written again.
 
-        Until it is written there are two copies of `trees` on the devices.
+        Until writing ends, the devices hold two copies of `trees`.
         """
         if step in self.steps:
             return
         copies = jax.tree.map(jnp.copy, trees)
-        digests = {_DIGESTS: {name: digest(tree) for name, tree in trees.items()}}
+        digests: Any = {_DIGESTS: {name: digest(tree) for name, tree in trees.items()}}
         with self._writing():
             self._wait()
             self._saving = self._checkpointer.save_checkpointables_async(
@@ -65,18 +70,18 @@ class Checkpoints:
             )
 
     def _wait(self) -> None:
-        """Until what is being saved is written; it holds a thread and files until it is asked."""
+        """Waits for the checkpoint being written, which holds a thread and files until then."""
         saving, self._saving = self._saving, None
         if saving:
             saving.result()
 
     def load(self, step: int, **like) -> dict:
-        """The trees saved at `step`, with the structure, types and shardings of `like`, which is
-        itself what is there at step 0. All processes of a run call it together.
+        """The trees saved at `step`, with the structure, types and shardings of `like`, which
+        is itself the state at step 0. All processes of a run call it together.
 
         Raises:
-          DamagedFileError: a process cannot read them, or they are not like these, or not what was
-            saved.
+          DamagedFileError: a process cannot read them, they have another structure, or their digest
+            is not the saved one.
         """
         if not step:
             return like
@@ -88,26 +93,26 @@ class Checkpoints:
         except Exception as error:  # Orbax has no error of its own for a damaged file
             cause = error
         damaged = any_process(cause is not None)
-        if damaged or any(digest(trees[name]) != told for name, told in digests.items()):
+        if damaged or any(digest(trees[name]) != saved for name, saved in digests.items()):
             raise DamagedFileError(
                 f"{self._folder / str(step)}: damaged; remove {self._folder.parent} and run again"
             ) from cause
         return trees
 
     def _read(self, step: int, like: dict) -> tuple[dict, dict[str, int]]:
-        """What this process sees of the trees saved at `step`, and their digests; it waits for no
-        other, which may have failed."""
-        path, me = self._folder.absolute() / str(step), jax.process_index()
+        """This process's part of the trees saved at `step`, and their digests; waits for no other
+        process, which may have failed."""
+        path, me = str(self._folder.absolute() / str(step)), jax.process_index()
         alone = ocp.options.MultiprocessingOptions(primary_host=me, active_processes={me})
         with ocp.Context(multiprocessing_options=alone):
-            told = ocp.checkpointables_metadata(path).custom_metadata or {}
-            trees = ocp.load_checkpointables(path, like)
-        digests = told.get(_DIGESTS, {})  # none in checkpoints of before there were any
+            metadata: Any = ocp.checkpointables_metadata(path).custom_metadata or {}
+            trees: dict = ocp.load_checkpointables(path, like)
+        digests = metadata.get(_DIGESTS, {})
         return trees, {name: digests[name] for name in trees if digests}
 
     def resume(self, **like) -> tuple[int, dict]:
-        """Updates completed, and the trees, of the newest whole checkpoint; 0 and `like` where
-        nothing was saved yet. Damaged checkpoints after it are told on stderr and deleted.
+        """The step and trees of the newest whole checkpoint; 0 and `like` where nothing was saved.
+        Newer, damaged checkpoints are deleted, with a note on stderr.
 
         Raises:
           DamagedFileError: there are checkpoints, and none is whole.
@@ -125,7 +130,7 @@ class Checkpoints:
             for later in newest_first[: len(damaged)]:
                 path = self._folder / str(later)
                 if is_first():
-                    print(f"note: {path}: damaged; going on from step {step}", file=sys.stderr)
+                    print(f"note: {path}: damaged; resuming from step {step}", file=sys.stderr)
                 self._checkpointer.delete(later)
             return step, trees
         raise damaged[0]
@@ -134,7 +139,7 @@ class Checkpoints:
         """Waits until everything is written.
 
         Raises:
-          UserError: it could not be.
+          UserError: a checkpoint could not be written.
         """
         with self._writing(), contextlib.closing(self._checkpointer):
             self._wait()
@@ -147,7 +152,7 @@ class Checkpoints:
             cause: BaseException = error  # Orbax may fail once more when it cleans up
             while cause.__context__:
                 cause = cause.__context__
-            if not isinstance(cause, OSError) and not _OF_THE_SYSTEM.search(str(cause)):
+            if not isinstance(cause, OSError) and not _OS_ERROR.search(str(cause)):
                 raise
             raise UserError(
                 f"{self._folder}: a checkpoint could not be written; the last whole one is kept "
@@ -156,8 +161,8 @@ class Checkpoints:
 
 
 def digest(tree) -> int:
-    """32 bits of what is in the arrays of a tree, in their order, however they lie on devices. An
-    element that changes, changes them; of other damage one in 2^32 is missed."""
+    """A 32-bit digest of the arrays of a tree, independent of their sharding. It always detects one
+    changed element; other damage is missed once in 2^32."""
     leaves = jax.tree.leaves(tree)
     firsts = np.cumsum([0, *(math.prod(leaf.shape) for leaf in leaves)])[:-1].astype(np.uint32)
     parts = [_digest(leaf, first) for leaf, first in zip(leaves, firsts, strict=True)]
@@ -166,8 +171,8 @@ def digest(tree) -> int:
 
 @jax.jit
 def _digest(array: jax.Array, first: jax.Array) -> jax.Array:
-    """Of an array whose elements are numbered from `first` on: the sum of the bits of all elements,
-    each mixed with its number (the finalizer of MurmurHash3, a bijection)."""
+    """The sum of the bits of all elements, each mixed with its number, counted from `first` (the
+    finalizer of MurmurHash3, a bijection)."""
     bits = array.astype(jnp.uint8) if array.dtype == bool else array
     bits = jax.lax.bitcast_convert_type(bits, f"uint{8 * bits.dtype.itemsize}").astype(jnp.uint32)
     number = jnp.full(array.shape, first)
@@ -181,9 +186,9 @@ def _digest(array: jax.Array, first: jax.Array) -> jax.Array:
 
 
 @contextlib.contextmanager
-def opened(folder: pathlib.Path, keep_every: int = 0) -> Iterator[Checkpoints]:
-    """The checkpoints in `folder`; leaving waits until everything is written."""
-    checkpoints = Checkpoints(folder, keep_every)
+def open_checkpoints(folder: pathlib.Path, keep_multiples: int = 0) -> Iterator[Checkpoints]:
+    """The checkpoints in `folder`; waits on exit until everything is written."""
+    checkpoints = Checkpoints(folder, keep_multiples)
     try:
         yield checkpoints
     finally:

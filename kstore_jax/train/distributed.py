@@ -1,6 +1,6 @@
-"""Several processes that are one run: all do the same, the first writes.
+"""Several processes of one run: all compute the same, the first one writes.
 
-Alone, a process is the first of one, and nothing here costs anything.
+A single process is the first of one, and nothing here costs it anything.
 """
 
 import json
@@ -18,37 +18,42 @@ _COORDINATES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
 
 
 def initialize() -> None:
-    """Makes this process one of several: as JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and
-    JAX_PROCESS_ID tell, or else as SLURM or the TPU does. To be called before anything of JAX.
+    """Joins this process to a multi-process run, before any other use of JAX.
+
+    The coordinator comes from JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, or
+    from SLURM or the TPU runtime.
 
     Raises:
-      UserError: nobody tells who the others are, or some of the three are set and some are not, or
-        the others do not come.
+      UserError: there is no coordinator, only some of the three variables are set, or the other
+        processes do not join.
     """
     given = [name for name in _COORDINATES if os.environ.get(name)]
     if given and len(given) < len(_COORDINATES):
         missing = next(name for name in _COORDINATES if name not in given)
         raise UserError(f"{missing} is not set, though {given[0]} is")
     jax.config.update("jax_enable_preemption_service", False)  # would take SIGTERM from `stopping`
-    address, count, which = (os.environ.get(name) for name in _COORDINATES)
+    address, count, which = (os.environ.get(name) or None for name in _COORDINATES)
     try:
-        jax.distributed.initialize(address, count and int(count), which and int(which))
+        jax.distributed.initialize(
+            address, int(count) if count else None, int(which) if which else None
+        )
     except (ValueError, RuntimeError) as error:
         raise UserError(
-            f"distributed: expected SLURM, a TPU, or {', '.join(_COORDINATES)} to tell of the "
-            f"other processes ({str(error).splitlines()[0]})"
+            f"distributed: expected SLURM, a TPU, or {', '.join(_COORDINATES)} for the "
+            f"coordinator ({str(error).splitlines()[0]})"
         ) from error
 
 
 def is_first() -> bool:
-    """Whether this is the process that writes."""
+    """Whether this process writes files."""
     return jax.process_index() == 0
 
 
 def broadcast_from_first(value):
-    """What the first process has for this plain JSON value, in every process.
+    """Returns the first process's `value`, plain JSON, in every process.
 
-    Where files decide what is done next the first one looks: another machine may see them late.
+    Where files decide the next step the first process reads them: another machine may see them
+    late.
     """
     if jax.process_count() == 1:
         return value
@@ -60,15 +65,15 @@ def broadcast_from_first(value):
 
 
 def any_process(true: bool) -> bool:
-    """Whether it is true in any process; all wait for each other."""
+    """Whether `true` holds in any process; all processes wait for each other."""
     if jax.process_count() == 1:
         return true
     return bool(multihost_utils.process_allgather(np.int32(true)).any())
 
 
 def max_over_processes(mesh: Mesh, number: int) -> int | jax.Array:
-    """The highest number of all processes; not waited for, but on the devices, where it is asked of
-    several."""
+    """The largest `number` of all processes; of several processes an array on the devices, which is
+    not waited for."""
     if jax.process_count() == 1:
         return number
     one_a_device = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
@@ -80,8 +85,8 @@ _max = jax.jit(jnp.max)
 
 
 def gather_to_host(mesh: Mesh, tree):
-    """The whole of every array of a tree on one device of this process, for what each process does
-    by itself."""
+    """Gathers every array of a tree whole onto one device of this process, for work that each
+    process does by itself."""
     if jax.process_count() == 1:
         return tree
     whole = jax.jit(lambda x: x, out_shardings=NamedSharding(mesh, PartitionSpec()))(tree)

@@ -1,6 +1,7 @@
-"""How many operations training needs, and how many a device could do: the two sides of MFU."""
+"""FLOP of training and peak FLOP/s of devices: the two sides of MFU."""
 
 import time
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -8,13 +9,13 @@ import jax.numpy as jnp
 from kstore_jax.model.matmul import dot
 from kstore_jax.model.transformer import Shape
 
-_SIDE = 2048  # of the product a device without a data sheet is measured with
+_SIDE = 2048  # of the matrix product that measures a device without a data sheet
 _PRODUCTS = 10
 
-# Dense bfloat16 FLOP/s of one device of JAX: NVIDIA's data sheets tell twice as much, with
+# Dense bfloat16 FLOP/s of one device of JAX: NVIDIA's data sheets list twice as much, with
 # sparsity; GeForce's the rate with float32 sums; a TPU7x chip (2307e12) is two devices. Looked up:
 # TPU v5e, v5p, v6e and 7x (docs.cloud.google.com/tpu/docs), and at second hand B200, GB200, H200;
-# the others from memory of the data sheets. The first name that begins the device's kind counts.
+# the others from memory of the data sheets. The first name that starts the device kind applies.
 _DATA_SHEETS = {
     "NVIDIA B200": 2250e12,
     "NVIDIA GB200": 2500e12,
@@ -41,42 +42,39 @@ _DATA_SHEETS = {
 }
 
 
-def flops_per_token(parameters: int, shape: Shape, window: int) -> tuple[int, int]:
-    """FLOP of forward and backward a token: 6 N + 12 layers width window (PaLM, arXiv 2204.02311,
-    appendix B), and the same with the attention part halved, as a causal mask allows.
+def flops_per_token(parameters: int, shape: Shape, seq_len: int) -> tuple[int, int]:
+    """FLOP of forward and backward a token: 6 N + 12 layers width seq_len (PaLM, arXiv 2204.02311,
+    appendix B), and the same with attention halved, as a causal mask allows.
 
-    N counts every parameter that is multiplied with: a tied embedding is, as head; an untied one
-    and a table of positions are looked up.
+    N counts parameters of matrix products: a tied embedding counts, as the head; an untied one and
+    a table of positions do not.
     """
     looked_up = 0 if shape.tie_embeddings else shape.vocabulary * shape.width
     looked_up += shape.max_positions * shape.width if shape.positions == "learned" else 0
     parameters -= looked_up
-    attention = 12 * shape.layers * shape.width * window
+    attention = 12 * shape.layers * shape.width * seq_len
     return 6 * parameters + attention, 6 * parameters + attention // 2
 
 
-def peak(device: jax.Device, dtype: str) -> tuple[float, str]:
-    """FLOP/s of one device, and where the figure is from.
-
-    A device of a kind that is not in the table is measured: a large product with inputs of `dtype`.
-    """
-    known = data_sheet(device)
-    return known or (
+def peak_flops(device: Any, dtype: str) -> tuple[float, str]:
+    """FLOP/s of one device, and the source: its data sheet or else a measured large product with
+    inputs of `dtype`."""
+    return data_sheet_peak(device) or (
         measured_peak(device, dtype),
         f"measured: product of {_SIDE} x {_SIDE}, {dtype}",
     )
 
 
-def data_sheet(device: jax.Device) -> tuple[float, str] | None:
-    """FLOP/s of one device by its data sheet, and its name; None for a device not in the table."""
+def data_sheet_peak(device: Any) -> tuple[float, str] | None:
+    """FLOP/s of one device by its data sheet, and the source; None without a data sheet."""
     for name, flops in _DATA_SHEETS.items():
         if device.device_kind.startswith(name):
             return flops, f"data sheet of {name}, dense bfloat16"
     return None
 
 
-def measured_peak(device: jax.Device, dtype: str) -> float:
-    """FLOP/s of the best of some large products, inputs of `dtype` and sums float32."""
+def measured_peak(device: Any, dtype: str) -> float:
+    """FLOP/s of the fastest of some large products with inputs of `dtype` and float32 sums."""
     kind = jnp.dtype(dtype)
     side = jax.device_put(jnp.ones((_SIDE, _SIDE), kind), device)
     product = jax.jit(lambda a, b: dot(a, b, -2, kind))

@@ -1,6 +1,7 @@
-"""Batches on their way to the devices: grain over the steps, read ahead, placed on the mesh."""
+"""Loads batches: grain over the steps, read ahead, sharded over the mesh."""
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import grain
 import jax
@@ -11,12 +12,11 @@ MakeBatch = Callable[[int, range], Batch]
 
 
 def local_rows(sharding: jax.sharding.Sharding, batch: int) -> range:
-    """The rows of a batch, as `batches` places it, from the first to the last that lies on a device
-    of this process."""
+    """The rows of a batch on devices of this process, from the first to the last."""
     if sharding.is_fully_addressable:
         return range(batch)
-    places = sharding.addressable_devices_indices_map((1, batch)).values()
-    rows = [range(batch)[of_rows] for _, of_rows in places]
+    indices = sharding.addressable_devices_indices_map((1, batch)).values()
+    rows = [range(batch)[index[1]] for index in indices if index is not None]
     return range(min(part.start for part in rows), max(part.stop for part in rows))
 
 
@@ -28,22 +28,21 @@ def batches(
     sharding: jax.sharding.Sharding,
     batch: int,
 ) -> Iterator[tuple[int, dict[str, jax.Array]]]:
-    """Yields `(steps, batch)` for the steps first .. last - 1, `stride` of them together.
+    """Yields `(steps, batch)` for the steps first .. last - 1, `stride` of them at a time.
 
     Args:
-      make: `(step, rows) -> batch`, those rows of the batch of a step, a pure function; it is
-        called in a thread of its own, ahead of need, for the rows that lie on devices of this
-        process.
-      sharding: how the arrays of a batch, with a leading axis of steps, lie on the mesh.
-      batch: how many rows it has.
+      make: `(step, rows) -> batch`: those rows of the batch of a step, a pure function. It runs
+        ahead in its own thread, for the rows on devices of this process.
+      sharding: of the arrays of a batch, with a leading axis of steps.
+      batch: rows of a batch.
     """
     starts, rows = range(first, last, stride), local_rows(sharding, batch)
 
-    def placed(array: np.ndarray) -> jax.Array:
+    def place(array: np.ndarray) -> jax.Array:
         if sharding.is_fully_addressable:
             return jax.device_put(array, sharding)
 
-        def part(index: tuple[slice, ...]) -> np.ndarray:
+        def part(index: Any) -> np.ndarray:
             wanted = range(batch)[index[1]]
             return array[index[0], wanted.start - rows.start : wanted.stop - rows.start]
 
@@ -58,4 +57,4 @@ def batches(
     dataset = grain.MapDataset.range(len(starts)).map(several)
     options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)
     for start, made in zip(starts, dataset.to_iter_dataset(options), strict=True):
-        yield min(stride, last - start), jax.tree.map(placed, made)
+        yield min(stride, last - start), jax.tree.map(place, made)

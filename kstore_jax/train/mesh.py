@@ -1,4 +1,4 @@
-"""Devices -> a named mesh -> where each array lies."""
+"""The named mesh of devices, and the sharding of arrays over it."""
 
 import math
 
@@ -10,23 +10,23 @@ from kstore_jax.errors import UserError
 from kstore_jax.train.config import Mesh
 
 AXES = ("data", "fsdp", "tensor")
-# Where a product ends: its rows lie over the tensor axis, those of the others' columns do.
+# These kernels end a product: their rows are sharded over the tensor axis; of others the columns.
 _INTO_RESIDUAL = ("out", "down")
 
 
-def make_mesh(wanted: Mesh | None = None) -> jax.sharding.Mesh:
+def make_mesh(config: Mesh | None = None) -> jax.sharding.Mesh:
     """A mesh of all devices of all processes.
 
     Raises:
-      UserError: the axes do not make up the devices that are there.
+      UserError: the axes do not multiply to the number of devices.
     """
-    wanted = wanted or Mesh()
+    config = config or Mesh()
     devices = jax.device_count()
-    fixed = wanted.fsdp * wanted.tensor
-    shape = (wanted.data or max(1, devices // fixed), wanted.fsdp, wanted.tensor)
+    fixed = config.fsdp * config.tensor
+    shape = (config.data or max(1, devices // fixed), config.fsdp, config.tensor)
     if math.prod(shape) != devices:
         sizes = " x ".join(f"{axis} {size}" for axis, size in zip(AXES, shape, strict=True))
-        raise UserError(f"mesh: {sizes} are {math.prod(shape)} devices, but {devices} are there")
+        raise UserError(f"mesh: {sizes} are {math.prod(shape)} devices; expected {devices}")
     return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
@@ -35,19 +35,19 @@ def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:
 
 
 def batch_sharding(mesh: jax.sharding.Mesh, rows: int) -> NamedSharding:
-    """For arrays (steps, rows, ...): rows over the data axes where they divide evenly. On the mesh
-    of several models (`lanes.py`) for arrays (steps, models, rows, ...)."""
+    """The sharding of arrays (steps, rows, ...): rows over the data axes where they divide evenly.
+    On the mesh of several models (`batched.py`): of arrays (steps, models, rows, ...)."""
     ways = mesh.shape["data"] * mesh.shape["fsdp"]
     rows_over = ("data", "fsdp") if rows % ways == 0 else None
     models = [axis for axis in mesh.axis_names if axis not in AXES]
     return NamedSharding(mesh, PartitionSpec(None, *models, rows_over))
 
 
-def placed(mesh: jax.sharding.Mesh, tree):
-    """The arrays of a tree on the mesh: matrices of the network over fsdp and tensor where they
-    divide evenly, all else whole on every device.
+def shard_tree(mesh: jax.sharding.Mesh, tree):
+    """Places the arrays of a tree on the mesh: matrices of the network are sharded over fsdp and
+    tensor where they divide evenly, all else is replicated.
 
-    Works for parameters and for the state of an optimizer, which holds trees like them.
+    Works for parameters and for optimizer state, which holds trees like them.
     """
 
     def place(path, array):
@@ -58,7 +58,7 @@ def placed(mesh: jax.sharding.Mesh, tree):
 
 
 def _put(array, sharding: NamedSharding) -> jax.Array:
-    """Every process holds the whole array and gives its part of it."""
+    """Places an array that every process holds whole."""
     if jax.process_count() == 1:
         return jax.device_put(array, sharding)
     if isinstance(array, jax.Array) and not array.is_fully_addressable:

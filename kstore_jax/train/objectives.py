@@ -1,9 +1,9 @@
 """batch -> loss.
 
-An objective is a pure function `(params, batch) -> (totals, counts)`: summed losses and how many
-terms each sums, scalars or one a task. The loss is the sum of `totals / counts`; kept apart, they
-make the gradient of a batch in parts equal to that of the whole. That of a shape is one function,
-by which `fit` knows what it has compiled.
+An objective is a pure function `(params, batch) -> (totals, counts)`: summed losses and the number
+of terms in each, scalars or one a task. The loss is the sum of `totals / counts`; returned apart,
+they make the gradient of a batch in micro-batches equal to the gradient of the whole. Objectives
+are cached by shape, so that `fit` compiles each once.
 """
 
 import functools
@@ -14,14 +14,14 @@ import jax.numpy as jnp
 
 from kstore_jax.model.forward import Params, forward, unembed
 from kstore_jax.model.transformer import Shape
-from kstore_jax.train.masking import Words, mask_words, most_masked
+from kstore_jax.train.masking import WordMasking, mask_words, most_masked
 
 Batch = dict[str, jax.Array]
 Objective = Callable[[Params, Batch], tuple[jax.Array, jax.Array]]
 
 
-def loss_of(totals: jax.Array, counts: jax.Array) -> jax.Array:
-    """The loss, a scalar; a task without terms has none."""
+def total_loss(totals: jax.Array, counts: jax.Array) -> jax.Array:
+    """The loss, a scalar; a task without terms adds nothing."""
     return (totals / jnp.maximum(counts, 1.0)).sum()
 
 
@@ -32,8 +32,8 @@ def cross_entropy(logits_NxV: jax.Array, targets_N: jax.Array) -> jax.Array:
 
 
 def _cross_entropy_forward(logits, targets):
-    highest = logits.max(-1, keepdims=True)
-    log_normaliser = highest + jnp.log(jnp.exp(logits - highest).sum(-1, keepdims=True))
+    largest = logits.max(-1, keepdims=True)
+    log_normaliser = largest + jnp.log(jnp.exp(logits - largest).sum(-1, keepdims=True))
     loss = log_normaliser - jnp.take_along_axis(logits, targets[:, None], axis=-1)
     return loss[:, 0], (logits, targets, log_normaliser)
 
@@ -49,8 +49,8 @@ cross_entropy.defvjp(_cross_entropy_forward, _cross_entropy_backward)
 
 
 def hidden_states(shape: Shape, params: Params, tokens: jax.Array, batch: Batch) -> jax.Array:
-    """`forward` of texts as long as the `lengths` of the batch, where it has them; with the dropout
-    of `shape` where it has `keys`, as in a training."""
+    """`forward` with the `lengths` of the batch, if it has them, and with the dropout of `shape` if
+    the batch has `keys`, as in training."""
     keys = batch.get("keys") if shape.dropout else None
     return forward(shape, params, tokens, batch.get("lengths"), None if keys is None else keys[0])
 
@@ -69,11 +69,14 @@ def next_token(shape: Shape) -> Objective:
     return objective
 
 
-def masked_words(shape: Shape, words: Words, most: Callable[[int], int] = most_masked) -> Objective:
-    """Mean loss of masked tokens (whole words, Part 3.1, section 7): batch `tokens` (B, L + 1), the
-    last of which is the first of another window; `keys` (B,), of what is masked.
+def masked_words(
+    shape: Shape, words: WordMasking, most: Callable[[int], int] = most_masked
+) -> Objective:
+    """Mean loss of masked tokens (whole words, Part 3.1, section 7).
 
-    Logits are those of at most `most(L)` tokens a row: six of seven would be thrown away.
+    The batch has `tokens` (B, L + 1), whose last column is ignored (it begins the next window), and
+    `keys` (B,) that choose the masked words. Logits are computed for at most `most(L)` tokens a
+    row; six of seven would be unused.
     """
 
     def objective(params, batch):
@@ -97,8 +100,11 @@ def at_positions(hidden_BxLxD: jax.Array, positions_BxP: jax.Array) -> jax.Array
 
 @functools.cache
 def answers(shape: Shape) -> Objective:
-    """Mean loss of chosen tokens: batch `tokens` (B, L) of `lengths` (B,); `positions` (B, P), from
-    where each is predicted; `targets` (B, P); `weights` (B, P), 0 where there is none."""
+    """Mean loss of chosen tokens.
+
+    The batch has `tokens` (B, L), their `lengths` (B,), the `positions` (B, P) that predict the
+    `targets` (B, P), and `weights` (B, P), 0 for padding.
+    """
 
     def objective(params, batch):
         hidden = hidden_states(shape, params, batch["tokens"], batch)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ _MUON_MOMENTUM = 0.95
 
 
 def schedule(training: Training) -> optax.Schedule:
-    """Linear warm-up, then cosine or linear decay to `final` of the peak at the last step."""
+    """Linear warm-up, then cosine or linear decay to `final_lr_ratio` of the peak."""
     peak, decay_steps = training.learning_rate, max(1, training.steps - training.warmup_steps)
     if training.schedule == "cosine":
         decay = optax.cosine_decay_schedule(peak, decay_steps, alpha=training.final_lr_ratio)
@@ -26,38 +27,42 @@ def schedule(training: Training) -> optax.Schedule:
     return optax.join_schedules([warmup, decay], [training.warmup_steps])
 
 
-Dials = dict[str, jax.Array]
+TracedHparams = dict[str, jax.Array]
 
 
-def dials(training: Training) -> Dials:
-    """What of a training is data to its program: the learning rate of every step, (steps,), and the
-    weight decay."""
-    rates = schedule(training)(jnp.arange(training.steps, dtype=jnp.float32))
+def traced_hparams(training: Training) -> TracedHparams:
+    """The hyper-parameters that are inputs of the compiled program: the learning rate of every step
+    (`rates`, (steps,)) and the `weight_decay`."""
+    steps: Any = jnp.arange(training.steps, dtype=jnp.float32)
+    rates = jnp.asarray(schedule(training)(steps))
     return {"rates": rates, "weight_decay": jnp.float32(training.weight_decay)}
 
 
-def without_dials(training: Training) -> Training:
-    """The same for all trainings that the same program runs: they differ in their dials alone."""
+def static_part(training: Training) -> Training:
+    """The training without its traced hyper-parameters: equal for trainings of one program."""
     off = {"learning_rate": 0.0, "warmup_steps": 0, "schedule": "cosine", "final_lr_ratio": 0.0}
     return dataclasses.replace(training, weight_decay=0.0, **off)
 
 
-def _decayed(params):
-    """Weight decay acts on matrices; not on biases, nor on the scales of norms."""
+def _decay_mask(params):
+    """True for matrices: biases and the scales of norms have no weight decay."""
     return jax.tree_util.tree_map_with_path(
         lambda path, _: path[-1].key not in ("bias", "scale"), params
     )
 
 
-def optimizer(training: Training, given: Dials | None = None) -> optax.GradientTransformation:
-    """AdamW or Muon, with decoupled weight decay and optional clipping by the global norm; where
-    `skip_nonfinite` is set, steps whose gradient is not finite change nothing and are counted.
+def optimizer(
+    training: Training, hparams: TracedHparams | None = None
+) -> optax.GradientTransformation:
+    """AdamW or Muon, with decoupled weight decay and optional clipping by the global norm. With
+    `skip_nonfinite`, steps whose gradient is not finite change nothing and are counted.
 
-    Its learning rates and weight decay are those `given`, which may be traced, or the training's.
+    Args:
+      hparams: learning rates and weight decay, which may be traced; None for the training's own.
     """
-    given = dials(training) if given is None else given
+    hparams = traced_hparams(training) if hparams is None else hparams
     rule = (_muon if training.optimizer == "muon" else _adamw)(
-        training, lambda count: given["rates"][count], given["weight_decay"]
+        training, lambda count: hparams["rates"][count], hparams["weight_decay"]
     )
     clip = (
         optax.clip_by_global_norm(training.clip_global_norm)
@@ -77,17 +82,17 @@ def _adamw(training: Training, rate: optax.Schedule, decay: jax.Array):
         b2=training.b2,
         eps=training.eps,
         weight_decay=decay,
-        mask=_decayed,
+        mask=_decay_mask,
     )
 
 
 def _muon(training: Training, rate: optax.Schedule, decay: jax.Array):
     """Muon (Jordan et al. 2024) for the matrices of the blocks, AdamW for embedding and vectors.
 
-    Updates have the root mean square that AdamW's have (Liu et al. 2025, 0.2), so that one learning
-    rate serves both. Muon's momentum is Nesterov's of 0.95, whatever b1 and b2, which are AdamW's;
-    `eps` is added to AdamW's denominators and to the norm that a momentum is divided by before its
-    five steps of Newton-Schulz.
+    Updates have the root mean square of AdamW's (Liu et al. 2025, 0.2), so that one learning rate
+    serves both. Muon's momentum is Nesterov's, 0.95; `b1` and `b2` are AdamW's. `eps` is added to
+    AdamW's denominators and to the norm that divides a momentum before its five Newton-Schulz
+    steps.
     """
 
     def last_two(params):
@@ -97,26 +102,30 @@ def _muon(training: Training, rate: optax.Schedule, decay: jax.Array):
         optax.contrib.scale_by_muon(
             beta=_MUON_MOMENTUM, eps=training.eps, weight_dimension_numbers=last_two
         ),
-        optax.stateless_with_tree_map(lambda x, _: 0.2 * math.sqrt(max(x.shape[-2:])) * x),
+        optax.stateless_with_tree_map(_scaled_like_adamw),
         optax.add_decayed_weights(decay),
         optax.scale_by_learning_rate(rate),
     )
-    rules = {"muon": muon, "adamw": _adamw(training, rate, decay)}
+    rules: Any = {"muon": muon, "adamw": _adamw(training, rate, decay)}
     return optax.partition(rules, _rule_of_each)
 
 
+def _scaled_like_adamw(x: Any, _: Any) -> jax.Array:
+    return 0.2 * math.sqrt(max(x.shape[-2:])) * x
+
+
 def _rule_of_each(params):
-    """Muon moves what one vector is multiplied by to give another."""
+    """`muon` for the kernels of matrix products, `adamw` for all else."""
     return jax.tree_util.tree_map_with_path(
         lambda path, _: "muon" if path[-1].key == "kernel" else "adamw", params
     )
 
 
 def _with_standard_promotion(inner: optax.GradientTransformation) -> optax.GradientTransformation:
-    """Optax raises floats to an integer count; strict promotion, on in tests, is for our code."""
+    """Optax raises floats to an integer count, which strict promotion (on in tests) forbids."""
 
-    def update(gradient, state, params):
+    def update(updates, state, params=None):
         with jax.numpy_dtype_promotion("standard"):
-            return inner.update(gradient, state, params)
+            return inner.update(updates, state, params)
 
     return optax.GradientTransformation(inner.init, update)

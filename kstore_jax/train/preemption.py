@@ -1,4 +1,4 @@
-"""SIGTERM: a training writes a checkpoint and ends; everything else ends at once."""
+"""SIGTERM: training writes a checkpoint and ends; everything else ends at once."""
 
 import contextlib
 import signal
@@ -7,15 +7,15 @@ from collections.abc import Callable, Iterator
 
 from kstore_jax.errors import Stopped
 
-_asked = threading.Event()
+_requested = threading.Event()
 _deferrals = 0
 
 
-def listen() -> None:
-    """From now on SIGTERM raises `Stopped`, or, inside `deferred`, is remembered."""
+def handle_sigterm() -> None:
+    """Installs the handler: SIGTERM raises `Stopped`, or sets a flag inside `defer_sigterm`."""
 
     def stop(*_) -> None:
-        _asked.set()
+        _requested.set()
         if not _deferrals:
             raise Stopped
 
@@ -23,14 +23,14 @@ def listen() -> None:
 
 
 @contextlib.contextmanager
-def deferred() -> Iterator[Callable[[], bool]]:
-    """Inside, SIGTERM only makes what is yielded true; the body ends when it can, and `Stopped` is
-    raised then."""
+def defer_sigterm() -> Iterator[Callable[[], bool]]:
+    """Defers SIGTERM in its body: the yielded function returns True after one, and `Stopped` is
+    raised when the body ends."""
     global _deferrals
     _deferrals += 1
     try:
-        yield _asked.is_set
+        yield _requested.is_set
     finally:
         _deferrals -= 1
-    if _asked.is_set() and not _deferrals:
+    if _requested.is_set() and not _deferrals:
         raise Stopped

@@ -1,4 +1,4 @@
-"""Where metrics go beside `metrics.jsonl`, if asked for: TensorBoard and Weights & Biases."""
+"""Optional destinations of metrics besides `metrics.jsonl`: TensorBoard and Weights & Biases."""
 
 import importlib.util
 import pathlib
@@ -13,66 +13,70 @@ from kstore_jax.files import write_text
 from kstore_jax.train.config import TelemetryConfig
 
 
-class Sink(Protocol):
+class Tracker(Protocol):
     def write(self, line: dict) -> None:
-        """Takes a line of metrics."""
+        """Logs a line of metrics."""
 
     def close(self) -> None: ...
 
 
-def check(watch: TelemetryConfig) -> None:
-    """Raises a UserError where something is asked for whose package is not here."""
-    for asked, package, extra in (
-        (watch.tensorboard, "tensorboardX", "tensorboard"),
-        (watch.wandb, "wandb", "wandb"),
+def check_installed(config: TelemetryConfig) -> None:
+    """Raises a UserError where the package of a configured tracker is not installed."""
+    for wanted, package, extra in (
+        (config.tensorboard, "tensorboardX", "tensorboard"),
+        (config.wandb, "wandb", "wandb"),
     ):
-        if asked and importlib.util.find_spec(package) is None:
+        if wanted and importlib.util.find_spec(package) is None:
             raise UserError(
                 f"telemetry.{extra}: needs the package {package}; "
                 f"pip install 'kstore_jax[{extra}]' brings it"
             )
 
 
-def sinks(watch: TelemetryConfig, folder: pathlib.Path, told: Sequence[dict]) -> list[Sink]:
-    """The sinks asked for, of a stage in `folder` that goes on after the lines `told`."""
-    check(watch)
-    found: list[Sink] = []
-    if watch.tensorboard:
-        found.append(TensorBoard(folder, told))
-    if watch.wandb:
-        found.append(WeightsAndBiases(watch.wandb, folder))
-    return found
+def open_trackers(
+    config: TelemetryConfig, folder: pathlib.Path, lines: Sequence[dict]
+) -> list[Tracker]:
+    """The configured trackers of a stage in `folder` that resumes after `lines`."""
+    check_installed(config)
+    trackers: list[Tracker] = []
+    if config.tensorboard:
+        trackers.append(TensorBoard(folder, lines))
+    if config.wandb:
+        trackers.append(WeightsAndBiases(config.wandb, folder))
+    return trackers
 
 
-def flat(line: dict, path: str = "") -> dict[str, float]:
-    """The numbers of a nest of dictionaries, by names such as `spent/step`."""
-    found = {}
+def flatten_metrics(line: dict, path: str = "") -> dict[str, float]:
+    """The numbers of nested dictionaries, by names such as `spent/step`."""
+    numbers = {}
     for name, value in line.items():
         if isinstance(value, dict):
-            found |= flat(value, f"{path}{name}/")
+            numbers |= flatten_metrics(value, f"{path}{name}/")
         elif value is not None:
-            found[path + name] = value
-    return found
+            numbers[path + name] = value
+    return numbers
 
 
 class TensorBoard:
-    """Event files in `folder / "tensorboard"`, written anew from the lines `told` whenever a
-    training goes on, since a kill takes what was not on the disk yet. Their time is that of the
-    training, without what was between its attempts."""
+    """Event files in `folder / "tensorboard"`.
 
-    def __init__(self, folder: pathlib.Path, told: Sequence[dict]):
+    They are rewritten from `lines` whenever training resumes, since a kill loses events that were
+    not on disk. Wall times leave out the pauses between attempts.
+    """
+
+    def __init__(self, folder: pathlib.Path, lines: Sequence[dict]):
         import tensorboardX
 
         logs = folder / "tensorboard"
         shutil.rmtree(logs, ignore_errors=True)
-        # A TensorBoard that is open forgets the steps it has read: all from 0 on.
+        # an open TensorBoard drops the steps it has read, from 0 on
         self._writer = tensorboardX.SummaryWriter(str(logs), purge_step=0)
-        self._began = time.time() - (told[-1]["seconds"] if told else 0.0)
-        for line in told:
+        self._began = time.time() - (lines[-1]["seconds"] if lines else 0.0)
+        for line in lines:
             self.write(line)
 
     def write(self, line: dict) -> None:
-        for name, value in flat(line).items():
+        for name, value in flatten_metrics(line).items():
             if name not in ("step", "steps"):
                 self._writer.add_scalar(name, value, line["step"], self._began + line["seconds"])
 
@@ -81,25 +85,27 @@ class TensorBoard:
 
 
 class WeightsAndBiases:
-    """A run named as the stage's folder, and gone on with when the training is; it takes no step
-    twice. `folder / "wandb-id"` tells which: the same stage in two folders is two runs."""
+    """A run named as the stage's folder, resumed with the training; it logs no step twice.
+
+    `folder / "wandb-id"` holds its id: the same stage in two folders is two runs.
+    """
 
     def __init__(self, project: str, folder: pathlib.Path):
-        import wandb
+        import wandb  # pyright: ignore[reportMissingImports]  # an optional extra
 
-        kept = folder / "wandb-id"
-        if not kept.exists():
-            write_text(kept, secrets.token_hex(8))
+        id_file = folder / "wandb-id"
+        if not id_file.exists():
+            write_text(id_file, secrets.token_hex(8))
         self._run = wandb.init(
             project=project,
-            id=kept.read_text(),
+            id=id_file.read_text(),
             name=folder.resolve().name,
             dir=str(folder),
             resume="allow",
         )
 
     def write(self, line: dict) -> None:
-        self._run.log(flat(line), step=line["step"])
+        self._run.log(flatten_metrics(line), step=line["step"])
 
     def close(self) -> None:
         self._run.finish()

@@ -13,7 +13,7 @@ from kstore_jax.model import forward
 from kstore_jax.model.transformer import Shape
 from kstore_jax.pipeline.experiment import Pretrain
 from kstore_jax.train import flops as peaks
-from kstore_jax.train.objectives import loss_of, next_token
+from kstore_jax.train.objectives import next_token, total_loss
 
 SHAPE = Shape(vocabulary=32, layers=3, heads=2, width=16)
 TRAINED = {
@@ -118,7 +118,7 @@ def test_flops_are_a_little_less_than_xla_counts():
     tokens = {"tokens": jax.ShapeDtypeStruct((2, 64 + 1), "int32")}
 
     def loss(params, tokens):
-        return loss_of(*next_token(shape)(params, tokens))
+        return total_loss(*next_token(shape)(params, tokens))
 
     lowered = jax.jit(jax.value_and_grad(loss)).lower(params, tokens)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
@@ -154,14 +154,14 @@ def test_steps_go_on_from_one_another():
     ],
 )
 def test_the_peak_of_a_known_accelerator_is_that_of_its_data_sheet(kind, flops):
-    found, source = peaks.peak(Device(kind), "bfloat16")
+    found, source = peaks.peak_flops(Device(kind), "bfloat16")
     assert found == flops
     assert source.startswith("data sheet of ")
 
 
 def test_the_peak_of_another_device_is_measured(monkeypatch):
     monkeypatch.setattr(peaks, "measured_peak", lambda device, dtype: 7.0)
-    assert peaks.peak(Device("cpu"), "bfloat16") == (
+    assert peaks.peak_flops(Device("cpu"), "bfloat16") == (
         7.0,
         "measured: product of 2048 x 2048, bfloat16",
     )

@@ -37,7 +37,7 @@ def next_token(params):
 
 def masked_words(params):
     tokens = np.arange(16)
-    words = masking.Words(tokens > 0, tokens > 0, end_of_text=0, mask=15)
+    words = masking.WordMasking(tokens > 0, tokens > 0, end_of_text=0, mask=15)
     batch = {"tokens": TOKENS, "keys": jax.random.split(jax.random.key(0), 2)}
     return objectives.masked_words(SHAPE, words)(params, batch)
 

@@ -59,7 +59,7 @@ def trained_by(runner, monkeypatch, tmp_path):
     def task(name: str):
         for module in (finetune, probe_training):
             monkeypatch.setattr(module, "fit", stopped)
-        monkeypatch.setattr(run, "fit_together", lambda lanes, _: stopped(lanes[0].task))
+        monkeypatch.setattr(run, "fit_batched", lambda jobs, _: stopped(jobs[0].task))
         (stage,) = (stage for stage in runner.graph.stages if stage.kind == name)
         with pytest.raises(Caught) as caught:
             runner.compute(stage, tmp_path)

@@ -22,8 +22,8 @@ from kstore_jax.readouts.probes import (
     probe_objective,
     with_probe,
 )
-from kstore_jax.train.fit import Task, fit
-from kstore_jax.train.objectives import loss_of
+from kstore_jax.train.fit import TrainTask, fit
+from kstore_jax.train.objectives import total_loss
 from kstore_jax.world.people import in_train_half, people
 from tests.model import reference
 from tests.train.training import losses, same_bits
@@ -68,7 +68,7 @@ def trained(folder, shape, frozen, seen, classes, norm, how, start=None):
 
     start = start or init_probe(shape, PROBE, classes, jax.random.key(0))
     objective = probe_objective(shape, classes, norm)
-    return fit(Task("probe", objective, with_probe, frozen, start, make_batch, 1), how, folder)
+    return fit(TrainTask("probe", objective, with_probe, frozen, start, make_batch, 1), how, folder)
 
 
 @pytest.fixture(scope="module", params=["layer", "batch"])
@@ -186,7 +186,7 @@ def test_the_loss_is_the_mean_over_the_active_positions_summed_over_tasks(norm):
         lambda x: jnp.asarray(draw.normal(0, 0.5, x.shape), jnp.float32),
         init_probe(SHAPE, PROBE, classes, jax.random.key(0)),
     )
-    loss = loss_of(*probe_objective(SHAPE, classes, norm)(with_probe(frozen, probe), vars(batch)))
+    loss = total_loss(*probe_objective(SHAPE, classes, norm)(with_probe(frozen, probe), vars(batch)))
     exact, head = reference.as_float64(frozen), reference.as_float64(probe["head"])
     update = reference.as_float64(probe["embedding"])
     expected = 0.0

@@ -15,7 +15,7 @@ from kstore_jax.model.transformer import Shape
 from kstore_jax.readouts.spans import span_accuracy
 from kstore_jax.tasks.extraction import majority_share
 from kstore_jax.train.config import Training
-from kstore_jax.train.fit import Task, fit
+from kstore_jax.train.fit import TrainTask, fit
 from kstore_jax.train.objectives import answers
 from kstore_jax.world.people import people
 from kstore_jax.world.questions import ask
@@ -52,7 +52,7 @@ def trained(questions, tmp_path_factory):
         }
 
     start = jax.tree.map(lambda x: 0.3 * x if x.ndim > 1 else x, reference.parameters(shape))
-    task = Task("qa", answers(shape), lambda _, t: t, {}, start, make_batch, 1)
+    task = TrainTask("qa", answers(shape), lambda _, t: t, {}, start, make_batch, 1)
     training = Training(
         steps=200,
         batch_size=64,

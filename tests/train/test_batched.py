@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 
 from kstore_jax.errors import UserError
-from kstore_jax.train.batched import abreast
+from kstore_jax.train.batched import group_by_step
 from kstore_jax.train.config import TelemetryConfig
-from kstore_jax.train.fit import Lane, fit, fit_together
+from kstore_jax.train.fit import TrainJob, fit, fit_batched
 from kstore_jax.train.objectives import next_token
 from kstore_jax.train.telemetry import METRICS, read_metrics
 from tests.train.training import (
@@ -39,7 +39,7 @@ DIALS = (
 )
 
 
-def lanes(folder: pathlib.Path, interrupted_at: int = 10**9, read=None, **changes) -> list[Lane]:
+def lanes(folder: pathlib.Path, interrupted_at: int = 10**9, read=None, **changes) -> list[TrainJob]:
     """Four that differ in what one program may differ in; a batch of the last one is where they
     are interrupted."""
     found = []
@@ -60,11 +60,11 @@ def lanes(folder: pathlib.Path, interrupted_at: int = 10**9, read=None, **change
         )
         training = dataclasses.replace(TRAINING, **dials, **changes)
         (folder / str(i)).mkdir(parents=True, exist_ok=True)
-        found.append(Lane(own, training, folder / str(i), TelemetryConfig()))
+        found.append(TrainJob(own, training, folder / str(i), TelemetryConfig()))
     return found
 
 
-def alone(lane: Lane):
+def alone(lane: TrainJob):
     return fit(lane.task, lane.training, lane.folder)
 
 
@@ -77,7 +77,7 @@ def assert_alike(ours, theirs) -> None:
 def undisturbed(tmp_path_factory):
     """The folder of four trained together, and what they came to."""
     folder = tmp_path_factory.mktemp("together")
-    return folder, fit_together(lanes(folder))
+    return folder, fit_batched(lanes(folder))
 
 
 def test_each_ends_as_alone(undisturbed, tmp_path):
@@ -94,7 +94,7 @@ def test_each_ends_as_alone(undisturbed, tmp_path):
 
 def test_each_reads_what_it_reads_alone(tmp_path):
     together, by_itself = [], []
-    fit_together(lanes(tmp_path / "together", read=together))
+    fit_batched(lanes(tmp_path / "together", read=together))
     for lane in lanes(tmp_path / "alone", read=by_itself):
         alone(lane)
     assert sorted(together) == sorted(by_itself)
@@ -103,9 +103,9 @@ def test_each_reads_what_it_reads_alone(tmp_path):
 @pytest.mark.parametrize("step", [10, 15])
 def test_interrupted_they_end_as_undisturbed_ones(tmp_path, undisturbed, step):
     with pytest.raises(Interrupted):
-        fit_together(lanes(tmp_path, interrupted_at=step))
+        fit_batched(lanes(tmp_path, interrupted_at=step))
     assert [steps_saved(tmp_path / str(i)) for i in range(4)] == [[10]] * 4
-    fit_together(lanes(tmp_path))
+    fit_batched(lanes(tmp_path))
     assert_same(tmp_path, undisturbed[0])
 
 
@@ -118,27 +118,27 @@ def assert_same(ours: pathlib.Path, theirs: pathlib.Path) -> None:
 
 def test_killed_while_they_are_saved_they_end_as_undisturbed_ones(tmp_path, undisturbed):
     """Two of them have a checkpoint less than the others."""
-    fit_together(lanes(tmp_path))
+    fit_batched(lanes(tmp_path))
     for i in (2, 3):
         shutil.rmtree(tmp_path / str(i) / "checkpoints" / "20")
-    fit_together(lanes(tmp_path))
+    fit_batched(lanes(tmp_path))
     assert_same(tmp_path, undisturbed[0])
 
 
 def test_they_go_on_in_other_company_and_alone(tmp_path, undisturbed):
     with pytest.raises(Interrupted):
-        fit_together(lanes(tmp_path, interrupted_at=15))
+        fit_batched(lanes(tmp_path, interrupted_at=15))
     members = lanes(tmp_path)
-    ended = [alone(members[0]), *fit_together(members[1:3]), alone(members[3])]
+    ended = [alone(members[0]), *fit_batched(members[1:3]), alone(members[3])]
     for ours, theirs in zip(ended, undisturbed[1], strict=True):
         assert_alike(ours, theirs)
 
 
 def test_one_that_is_behind_is_trained_from_where_it_is(tmp_path, undisturbed):
     members = lanes(tmp_path, checkpoint_every=5)
-    fit_together(members[:2])
+    fit_batched(members[:2])
     read = []
-    trained = fit_together(lanes(tmp_path, read=read, checkpoint_every=5))
+    trained = fit_batched(lanes(tmp_path, read=read, checkpoint_every=5))
     assert {i for i, _, _ in read} == {2, 3}
     for ours, theirs in zip(trained, undisturbed[1], strict=True):
         assert_alike(ours, theirs)
@@ -156,7 +156,7 @@ def test_one_that_is_behind_is_trained_from_where_it_is(tmp_path, undisturbed):
     ],
 )
 def test_those_go_on_together_that_are_equally_far_or_one_checkpoint_ahead(saved, expected):
-    assert abreast(saved) == expected
+    assert group_by_step(saved) == expected
 
 
 def test_one_that_diverges_is_named_and_ends_all(tmp_path):
@@ -164,7 +164,7 @@ def test_one_that_diverges_is_named_and_ends_all(tmp_path):
     wild = dataclasses.replace(members[2].training, learning_rate=1e30)
     members[2] = dataclasses.replace(members[2], training=wild)
     with pytest.raises(UserError, match=r"^model 2: the loss became \S+ in steps 1 to 5; lower"):
-        fit_together(members)
+        fit_batched(members)
     assert [steps_saved(lane.folder) for lane in members] == [[]] * 4
 
 
@@ -183,7 +183,7 @@ def test_seeds_and_what_is_evaluated_are_those_of_each(tmp_path):
         ]
 
     together = own(tmp_path / "together")
-    fit_together(together)
+    fit_batched(together)
     for one, other in zip(together, own(tmp_path / "alone"), strict=True):
         alone(other)
         np.testing.assert_allclose(losses(one.folder), losses(other.folder), rtol=1e-4)
@@ -193,7 +193,7 @@ def test_seeds_and_what_is_evaluated_are_those_of_each(tmp_path):
 
 def test_each_took_its_share_of_the_time(tmp_path):
     started = time.monotonic()
-    fit_together(lanes(tmp_path))
+    fit_batched(lanes(tmp_path))
     took = time.monotonic() - started
     told = [read_metrics(tmp_path / str(i) / METRICS)[-1] for i in range(4)]
     assert sum(line["seconds"] for line in told) <= took
@@ -203,12 +203,12 @@ def test_each_took_its_share_of_the_time(tmp_path):
 PROGRAM = """
 import json, pathlib, sys
 import jax, numpy as np
-from kstore_jax.train.fit import fit_together
-from tests.train.test_together import lanes
+from kstore_jax.train.fit import fit_batched
+from tests.train.test_batched import lanes
 from tests.train.training import losses
 
 folder = pathlib.Path(sys.argv[1])
-trained = fit_together(lanes(folder)[: int(sys.argv[2])])
+trained = fit_batched(lanes(folder)[: int(sys.argv[2])])
 print(json.dumps({
     "devices": jax.device_count(),
     "losses": [losses(path) for path in sorted(folder.iterdir())][: int(sys.argv[2])],

@@ -31,12 +31,13 @@ from kstore_jax.train import flops, preemption, trackers
 from kstore_jax.train.batched import ModelAxis
 from kstore_jax.train.checkpoint import Checkpoints, digest
 from kstore_jax.train.config import TelemetryConfig, Training
-from kstore_jax.train.fit import Task, all_trained, compiled_steps, fit
+from kstore_jax.train.fit import TrainTask, fit, merge_all
 from kstore_jax.train.loader import batches
-from kstore_jax.train.mesh import make_mesh, placed
+from kstore_jax.train.mesh import make_mesh, shard_tree
 from kstore_jax.train.objectives import answers, next_token
+from kstore_jax.train.step import compiled_steps
 from kstore_jax.train.telemetry import METRICS, Telemetry, last_metrics, read_metrics
-from kstore_jax.train.timing import PARTS, Clock
+from kstore_jax.train.timing import PHASES, PhaseTimer
 from tests.train.training import (
     SHAPE,
     TRAINING,
@@ -150,7 +151,7 @@ def test_a_learning_rate_far_too_high_is_told_in_one_line(tmp_path):
     assert steps_saved(tmp_path) == []
 
 
-def spoiled_in(*steps: int) -> Task:
+def spoiled_in(*steps: int) -> TrainTask:
     """The task, whose gradient is not finite in some steps."""
     plain = task()
 
@@ -278,7 +279,7 @@ def killed_while_evaluating(folder: pathlib.Path, step: int) -> None:
     fit(evaluated(evaluate), TRAINING, folder)
 
 
-def evaluated(evaluate) -> Task:
+def evaluated(evaluate) -> TrainTask:
     return dataclasses.replace(task(), evaluate=evaluate, evaluate_every=EVALUATED_EVERY)
 
 
@@ -423,7 +424,7 @@ PARTS_OF_A_PROGRAM = {
 
 
 def test_trainings_that_differ_in_dials_alone_have_the_same_steps_and_no_others():
-    def steps_of(training, models=1, shape=SHAPE, merge=all_trained):
+    def steps_of(training, models=1, shape=SHAPE, merge=merge_all):
         return compiled_steps(ModelAxis(models, make_mesh()), next_token(shape), merge, training)
 
     for name, value in DIALS.items():
@@ -452,9 +453,9 @@ def test_where_the_time_went_is_told_over_all_restarts(tmp_path):
     lines = read_metrics(tmp_path / METRICS)
     assert [line["step"] for line in lines] == [5, 10, 15, 20]
     spent = [line["spent"] for line in lines]
-    assert all(told.keys() == set(PARTS) for told in spent)
+    assert all(told.keys() == set(PHASES) for told in spent)
     for before, after in itertools.pairwise(spent):
-        assert all(after[part] >= before[part] for part in PARTS)
+        assert all(after[part] >= before[part] for part in PHASES)
     assert spent[1]["lost"] == 0.0
     assert spent[2]["lost"] == pytest.approx(7.0)
     assert spent[0]["start"] > 0
@@ -472,7 +473,7 @@ def test_where_the_time_went_is_told_over_all_restarts(tmp_path):
 
 
 def test_mfu_is_told_where_the_peak_of_the_device_is_known(tmp_path, monkeypatch):
-    monkeypatch.setattr(flops, "data_sheet", lambda device: (1e9, "a device"))
+    monkeypatch.setattr(flops, "data_sheet_peak", lambda device: (1e9, "a device"))
     fit(task(token_flops=(3000, 2000)), TRAINING, tmp_path)
     for line in read_metrics(tmp_path / METRICS):
         assert line["mfu_full"] == pytest.approx(line["tokens_per_s"] * 3000 / 1e9, abs=1e-4)
@@ -495,7 +496,7 @@ def test_the_chosen_steps_are_profiled_and_no_others(tmp_path):
     found = []
     for steps in (1, 3):
         watch = TelemetryConfig(profile_from=3, profile_steps=steps)
-        assert same_bits(fit(slow, singly, tmp_path / str(steps), watch=watch), trained)
+        assert same_bits(fit(slow, singly, tmp_path / str(steps), telemetry=watch), trained)
         found.append(operations_in(tmp_path / str(steps) / "profile"))
     one, three = found
     assert len(one) > 50
@@ -527,7 +528,7 @@ def killed_at(step: int, folder: pathlib.Path, watch: TelemetryConfig) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         return plain.make_batch(now, rows)
 
-    fit(dataclasses.replace(plain, make_batch=make_batch), TRAINING, folder, watch=watch)
+    fit(dataclasses.replace(plain, make_batch=make_batch), TRAINING, folder, telemetry=watch)
 
 
 def test_tensorboard_has_every_step_once_also_of_a_training_that_was_killed(tmp_path):
@@ -540,7 +541,7 @@ def test_tensorboard_has_every_step_once_also_of_a_training_that_was_killed(tmp_
     process.join()
     assert process.exitcode == -signal.SIGKILL
     assert [step for step, _ in losses(tmp_path)] == [5, 10]
-    fit(task(), TRAINING, tmp_path, watch=watch)
+    fit(task(), TRAINING, tmp_path, telemetry=watch)
     from tensorboardX.proto.event_pb2 import Event
 
     found = []
@@ -578,7 +579,7 @@ def test_what_is_asked_for_and_is_not_installed_is_told_in_one_line(monkeypatch)
         (TelemetryConfig(wandb="project"), "telemetry.wandb: needs the package wandb; pip install"),
     ):
         with pytest.raises(UserError, match=f"^{said}"):
-            trackers.check(watch)
+            trackers.check_installed(watch)
 
 
 def test_weights_and_biases_gets_every_line(tmp_path, monkeypatch):
@@ -587,16 +588,16 @@ def test_weights_and_biases_gets_every_line(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_SILENT", "true")
     watch, runs = TelemetryConfig(wandb="kstore"), {}
     with pytest.raises(Interrupted):
-        fit(interrupted_at(15), TRAINING, tmp_path / "one" / "stage", watch=watch)
+        fit(interrupted_at(15), TRAINING, tmp_path / "one" / "stage", telemetry=watch)
     for name in ("one", "other"):
         folder = tmp_path / name / "stage"
-        fit(task(), TRAINING, folder, watch=watch)
+        fit(task(), TRAINING, folder, telemetry=watch)
         files = sorted((folder / "wandb").glob("offline-run-*/*.wandb"))
         told = [line for path in files for line in logged(path)]
         lines = read_metrics(folder / METRICS)
         assert [line.pop("_step") for line in told] == [line["step"] for line in lines]
         for line, expected in zip(told, lines, strict=True):
-            assert {key: line[key] for key in trackers.flat(expected)} == trackers.flat(expected)
+            assert {key: line[key] for key in trackers.flatten_metrics(expected)} == trackers.flatten_metrics(expected)
         (runs[name],) = {path.stem.removeprefix("run-") for path in files}
     assert runs["one"] != runs["other"]
 
@@ -715,7 +716,7 @@ def test_a_digest_tells_arrays_apart_and_not_where_they_lie():
         "flag": np.array(True),
         "none": np.zeros(0, np.int32),
     }
-    found = {digest(tree), digest(placed(mesh, tree))}
+    found = {digest(tree), digest(shard_tree(mesh, tree))}
     assert len(found) == 1
     flat = tree["matrix"].reshape(-1)
     swapped = flat[[1, 0, *range(2, 48)]].reshape(8, 6)
@@ -814,7 +815,7 @@ def test_a_kill_while_metrics_are_dropped_loses_none(tmp_path, undisturbed, monk
 
     monkeypatch.setattr("os.replace", killed)
     with (
-        Telemetry(tmp_path, "tiny", 10, 20, 1, None, Clock(), TelemetryConfig()) as telemetry,
+        Telemetry(tmp_path, "tiny", 10, 20, 1, None, PhaseTimer(), TelemetryConfig()) as telemetry,
         pytest.raises(KeyboardInterrupt),
     ):
         telemetry.report(15, 5, 1.0, 0, {})
@@ -920,7 +921,7 @@ def test_what_was_asked_to_stop_saves_and_says_so(tmp_path, undisturbed):
         return plain.make_batch(step, rows)
 
     before = signal.getsignal(signal.SIGTERM)
-    preemption.listen()
+    preemption.handle_sigterm()
     try:
         with pytest.raises(Stopped):
             fit(dataclasses.replace(plain, make_batch=make_batch), TRAINING, tmp_path)

@@ -14,7 +14,7 @@ from kstore_jax.corpus.encode import encode_entries, full_vocabulary
 from kstore_jax.corpus.tokenizer import gpt2
 from kstore_jax.model.forward import forward, unembed
 from kstore_jax.model.transformer import Shape
-from kstore_jax.train.masking import Words, mask_words, most_masked, word_starts
+from kstore_jax.train.masking import WordMasking, mask_words, most_masked, word_starts
 from kstore_jax.train.objectives import cross_entropy, masked_words
 from tests.model import reference
 
@@ -22,16 +22,16 @@ END, MASK = 0, 50
 
 
 @pytest.fixture(scope="module")
-def words(table) -> Words:
+def words(table) -> WordMasking:
     """Those of GPT-2's vocabulary."""
     vocabulary = full_vocabulary(table.tokenizer)
-    return Words(*vocabulary.word_bounds, vocabulary.end_of_text, vocabulary.size)
+    return WordMasking(*vocabulary.word_bounds, vocabulary.end_of_text, vocabulary.size)
 
 
-def some_words() -> Words:
+def some_words() -> WordMasking:
     """Of 50 tokens the even ones begin a word, and the first five are words of their own."""
     tokens = np.arange(50)
-    return Words(begins=tokens % 2 == 0, joins=tokens >= 5, end_of_text=END, mask=MASK)
+    return WordMasking(begins=tokens % 2 == 0, joins=tokens >= 5, end_of_text=END, mask=MASK)
 
 
 def keys(rows: int, seed: int = 0) -> jax.Array:

@@ -40,7 +40,7 @@ def make_batch(step, rows):
     read.append([step, rows.start, batch["tokens"].tolist()])
     return batch
 
-training = dataclasses.replace(TRAINING, batch=8)
+training = dataclasses.replace(TRAINING, batch_size=8)
 trained = fit(dataclasses.replace(plain, make_batch=make_batch), training, folder, mesh)
 again = fit(dataclasses.replace(plain, make_batch=make_batch), training, folder, mesh)
 same = jax.tree.map(lambda a, b: bool((a == b).all()), trained, again)

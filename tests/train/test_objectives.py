@@ -10,8 +10,8 @@ from kstore_jax.train.objectives import (
     answers,
     at_positions,
     cross_entropy,
-    loss_of,
     next_token,
+    total_loss,
 )
 from tests.model import reference
 from tests.train.training import SHAPE
@@ -54,7 +54,7 @@ def log_probabilities(params, tokens):
 
 def test_next_token_is_the_mean_over_every_token_but_the_first():
     params = reference.parameters(SHAPE)
-    loss = loss_of(*next_token(SHAPE)(params, {"tokens": TOKENS}))
+    loss = total_loss(*next_token(SHAPE)(params, {"tokens": TOKENS}))
     told = log_probabilities(params, TOKENS)
     by_hand = [-told[b, i, TOKENS[b, i + 1]] for b in range(3) for i in range(8)]
     np.testing.assert_allclose(loss, np.mean(by_hand), rtol=1e-5)
@@ -69,7 +69,7 @@ def test_answers_is_the_mean_over_the_tokens_with_a_weight():
     told = log_probabilities(params, TOKENS)
     by_hand = [-told[b, positions[b, k], targets[b, k]] for b, k in np.argwhere(weights)]
     assert len(by_hand) == 6
-    loss = loss_of(*answers(SHAPE)(params, batch))
+    loss = total_loss(*answers(SHAPE)(params, batch))
     np.testing.assert_allclose(loss, np.mean(by_hand), rtol=1e-5)
 
 

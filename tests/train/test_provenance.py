@@ -14,7 +14,7 @@ from kstore_jax.train.telemetry import code_version, provenance
 def test_it_tells_every_dependency_the_flags_and_the_peak(monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "--xla_dump_to=/nowhere")
     monkeypatch.setenv("JAX_LOG_COMPILES", "0")
-    monkeypatch.setattr(flops, "data_sheet", lambda device: (1e9, "a device"))
+    monkeypatch.setattr(flops, "data_sheet_peak", lambda device: (1e9, "a device"))
     told = provenance()
     for name in ("kstore_jax", "jax", "jaxlib", "grain", "ml_collections", "tensorstore", "scipy"):
         assert told["versions"][name] == metadata.version(name)
@@ -22,7 +22,7 @@ def test_it_tells_every_dependency_the_flags_and_the_peak(monkeypatch):
     assert told["flags"]["JAX_LOG_COMPILES"] == "0"
     assert "PATH" not in told["flags"]
     assert told["peak"] == {"flops": 1e9, "source": "a device"}
-    monkeypatch.setattr(flops, "data_sheet", lambda device: None)
+    monkeypatch.setattr(flops, "data_sheet_peak", lambda device: None)
     assert provenance()["peak"] is None
 
 

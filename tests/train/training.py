@@ -11,9 +11,9 @@ import jax
 import numpy as np
 
 from kstore_jax.model.transformer import Shape
-from kstore_jax.train.checkpoint import opened
+from kstore_jax.train.checkpoint import open_checkpoints
 from kstore_jax.train.config import Training
-from kstore_jax.train.fit import Task, all_trained, fit
+from kstore_jax.train.fit import TrainTask, fit, merge_all
 from kstore_jax.train.mesh import batch_sharding, make_mesh
 from kstore_jax.train.objectives import next_token
 from kstore_jax.train.optimizer import optimizer
@@ -32,7 +32,7 @@ TRAINING = Training(
 )
 
 
-def task(batch: int = TRAINING.batch_size, **changes) -> Task:
+def task(batch: int = TRAINING.batch_size, **changes) -> TrainTask:
     """Next tokens of a text in which one follows from the other; nothing is frozen."""
 
     def make_batch(step, rows):
@@ -40,10 +40,10 @@ def task(batch: int = TRAINING.batch_size, **changes) -> Task:
         tokens = starts[:, None] + 3 * np.arange(WINDOW + 1)
         return {"tokens": (tokens % 32).astype(np.int32)}
 
-    plain = Task(
+    plain = TrainTask(
         name="tiny",
         objective=next_token(SHAPE),
-        merge=all_trained,
+        merge=merge_all,
         frozen={},
         trainable=reference.parameters(SHAPE),
         make_batch=make_batch,
@@ -56,7 +56,7 @@ class Interrupted(Exception):
     pass
 
 
-def interrupted_at(step: int, batch: int = TRAINING.batch_size) -> Task:
+def interrupted_at(step: int, batch: int = TRAINING.batch_size) -> TrainTask:
     """The same task, whose batches end with an exception at some step."""
     plain = task(batch)
 
@@ -72,7 +72,7 @@ def saved(folder: pathlib.Path, step: int, training: Training = TRAINING) -> dic
     """The whole state in a checkpoint."""
     like = task().trainable
     state = {"trainable": like, "optimizer": optimizer(training).init(like)}
-    with opened(folder / "checkpoints") as checkpoints:
+    with open_checkpoints(folder / "checkpoints") as checkpoints:
         return checkpoints.load(step, **state)
 
 
