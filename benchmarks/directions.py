@@ -13,10 +13,11 @@ import json
 import statistics
 import sys
 
-from kstore_jax.bench.bench import TrainingSteps, described
-from kstore_jax.errors import guarded
-from kstore_jax.pipeline.experiment import Experiment, parse_rows
 from kstore_jax.pipeline.lab import with_dtype
+
+from kstore_jax.bench.bench import TrainingSteps, described
+from kstore_jax.errors import run_guarded
+from kstore_jax.pipeline.experiment import Experiment, parse_rows
 from kstore_jax.train import objectives
 
 GPT, BERT, UNGATHERED = "GPT", "BERT", "BERT, logits of every token"
@@ -76,4 +77,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(guarded(main))
+    sys.exit(run_guarded(main))

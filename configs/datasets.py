@@ -23,7 +23,7 @@ and the first token of every fact readable from the name in the last alone.
 
 from kstore_jax.config.rows import product
 from kstore_jax.pipeline import recipes
-from kstore_jax.world.biographies import VARIANT_EXAMPLES
+from kstore_jax.world.biographies import FIG3_VARIANTS
 
 
 def get_config(scale: str = "laptop"):
@@ -31,5 +31,5 @@ def get_config(scale: str = "laptop"):
     if scale == "laptop":
         config.world.value_fraction = 0.05
         config.model.dropout = 0.1
-    config.sweep = product(data__variant=VARIANT_EXAMPLES)
+    config.sweep = product(data__variant=FIG3_VARIANTS)
     return config

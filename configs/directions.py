@@ -18,7 +18,7 @@ birth dates: of so few people the other facts name the one who was born then.
 
 from kstore_jax.config.rows import chain, product, row
 from kstore_jax.pipeline import recipes
-from kstore_jax.world.biographies import VARIANT_EXAMPLES
+from kstore_jax.world.biographies import FIG3_VARIANTS
 
 
 def get_config(scale: str = "laptop"):
@@ -49,6 +49,6 @@ def get_config(scale: str = "laptop"):
             row("BERT", **bert, **lora),
             *(row(f"BERT, QA_r {r}", **bert, **mixed, data__qa_share=r) for r in (0.2, 0.8)),
         ),
-        data__variant=VARIANT_EXAMPLES,
+        data__variant=FIG3_VARIANTS,
     )
     return config

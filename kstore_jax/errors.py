@@ -39,7 +39,7 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else f"; valid: {', '.join(valid)}"
 
 
-def guarded(action: Callable[[], None]) -> int:
+def run_guarded(action: Callable[[], None]) -> int:
     """Runs an action; what the user can mend is said in one line.
 
     Returns: the exit status: 0 done; 2 bad input; 1 a damaged file; 130 interrupted; 75 stopped by
@@ -49,20 +49,20 @@ def guarded(action: Callable[[], None]) -> int:
         action()
         sys.stdout.flush()
     except Stopped as stopped:
-        return _complain("stopped; the same command goes on from here", stopped.status)
+        return _print_error("stopped; the same command goes on from here", stopped.status)
     except BrokenPipeError:  # who read our output wants no more; Python would complain at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except KeyboardInterrupt:
-        return _complain("interrupted; the same command goes on from here", 130)
+        return _print_error("interrupted; the same command goes on from here", 130)
     except Exception as error:
-        if (known := mendable(error)) is None:
+        if (known := as_user_error(error)) is None:
             raise
-        return _complain(str(known), known.status)
+        return _print_error(str(known), known.status)
     return 0
 
 
-def mendable(error: Exception) -> UserError | None:
+def as_user_error(error: Exception) -> UserError | None:
     """What went wrong as what the user can mend, without its traceback; None of other errors."""
     status = 2
     if isinstance(error, UserError):
@@ -80,10 +80,10 @@ def mendable(error: Exception) -> UserError | None:
     return found
 
 
-def in_a_line(error: Exception) -> UserError:
+def one_line_error(error: Exception) -> UserError:
     """An error as one line of text: what the user can mend as it is; of others the first line,
     after their traceback."""
-    if (known := mendable(error)) is None:
+    if (known := as_user_error(error)) is None:
         traceback.print_exception(error)
         first, *_ = str(error).splitlines() or [""]
         known = UserError(f"{type(error).__name__}: {first}")
@@ -99,6 +99,6 @@ def _is_full_disk(error: BaseException | None) -> bool:
     return os.strerror(errno.ENOSPC) in str(error) or any(map(_is_full_disk, inside))
 
 
-def _complain(message: str, status: int) -> int:
+def _print_error(message: str, status: int) -> int:
     print(f"kstore: {' '.join(message.split())}", file=sys.stderr)
     return status

@@ -6,12 +6,12 @@ import pathlib
 
 from kstore_jax.errors import DamagedFileError
 
-WRITING = ".writing"  # the suffix of what is not whole yet
+PARTIAL_SUFFIX = ".writing"  # the suffix of what is not whole yet
 
 
 def write_bytes(path: pathlib.Path, content: bytes) -> None:
     """Writes a file that is either whole or as it was, whatever is killed or loses its power."""
-    temporary = path.with_name(path.name + WRITING)
+    temporary = path.with_name(path.name + PARTIAL_SUFFIX)
     with temporary.open("wb") as file:
         file.write(content)
         file.flush()

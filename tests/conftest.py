@@ -16,11 +16,11 @@ import pytest
 from hypothesis import settings
 
 import tests.compiled  # noqa: F401  # after the environment is set, before anything is compiled
-from kstore_jax.corpus.encode import PieceTokens, piece_tokens
+from kstore_jax.corpus.encode import TokenTable, token_table
 from kstore_jax.corpus.tokenizer import gpt2
-from kstore_jax.world.biographies import Entries, Variant, write
+from kstore_jax.world.biographies import Biographies, Variant, write_biographies
 from kstore_jax.world.language import Language, load_language
-from kstore_jax.world.people import people
+from kstore_jax.world.people import draw_people
 
 settings.register_profile("default", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True)
@@ -35,20 +35,22 @@ def language() -> Language:
 
 @pytest.fixture(scope="session")
 def biographies(language):
-    """`(variant, ids, seed) -> Entries`: every entry of each of these people, person by person."""
+    """`(variant, ids, seed) -> Biographies`: every entry of these people, person by person."""
 
-    def written(variant: str, ids: np.ndarray, seed: int = 0) -> Entries:
+    def written(variant: str, ids: np.ndarray, seed: int = 0) -> Biographies:
         parsed = Variant.parse(variant)
-        ids, entries = np.repeat(ids, parsed.entries), np.tile(np.arange(parsed.entries), len(ids))
-        return write(language, seed, parsed, people(language.pools, seed, ids), entries)
+        per_person = parsed.biographies_per_person
+        entries = np.tile(np.arange(per_person), len(ids))
+        people = draw_people(language.pools, seed, np.repeat(ids, per_person))
+        return write_biographies(language, seed, parsed, people, entries)
 
     return written
 
 
 @pytest.fixture(scope="session")
-def table(language) -> PieceTokens:
+def table(language) -> TokenTable:
     """GPT-2's tokens of every piece of the bundled language."""
-    return piece_tokens(language, gpt2())
+    return token_table(language, gpt2())
 
 
 CONFIG = """

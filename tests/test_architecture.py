@@ -84,7 +84,7 @@ def test_imports_point_one_way(path):
         ("corpus", "from kstore_jax import model"),
         ("corpus", "import kstore_jax.train.fit"),
         ("model", "from kstore_jax.world.people import people"),
-        ("model", "from kstore_jax.corpus.encode import TokenRows"),
+        ("model", "from kstore_jax.corpus.encode import TokenizedTexts"),
         ("train", "from kstore_jax.readouts import qa"),
         ("readouts", "from kstore_jax.pipeline.stages import Cache"),
         ("tasks", "from kstore_jax.readouts import qa"),

@@ -10,9 +10,9 @@ import pytest
 
 from kstore_jax.cli.flags import configured, defined
 from kstore_jax.model.config import SIZES, STYLES
-from kstore_jax.pipeline.run import Runner, shared_program
 from kstore_jax.pipeline.experiment import Experiment, parse_rows
 from kstore_jax.pipeline.graph import ExperimentGraph, resolve_auto
+from kstore_jax.pipeline.run import Runner, shared_program
 from kstore_jax.pipeline.stages import Cache
 
 FOLDER = pathlib.Path(__file__).parents[1] / "configs"

@@ -15,8 +15,8 @@ import numpy as np
 from kstore_jax.bench.hlo_profile import costs
 from kstore_jax.corpus import shards
 from kstore_jax.corpus.encode import full_vocabulary
-from kstore_jax.corpus.examples import Spans
-from kstore_jax.corpus.sampler import Repeated, Windows
+from kstore_jax.corpus.examples import SpanExamples
+from kstore_jax.corpus.sampler import RepeatedTexts, Windows
 from kstore_jax.model import forward
 from kstore_jax.model.transformer import Shape
 from kstore_jax.pipeline.context import vocabulary_needs_corpora
@@ -37,9 +37,9 @@ from kstore_jax.train.mesh import batch_sharding, make_mesh
 from kstore_jax.train.objectives import Objective, next_token
 from kstore_jax.train.step import compiled_steps, job_hparams, start
 from kstore_jax.train.telemetry import peak_memory
-from kstore_jax.world.biographies import write
-from kstore_jax.world.language import text
-from kstore_jax.world.people import people
+from kstore_jax.world.biographies import write_biographies
+from kstore_jax.world.language import pieces_to_text
+from kstore_jax.world.people import draw_people
 
 _SECONDS = 4.0  # of measuring a rate
 _WRITTEN = 500_000  # entries of the data set that is written and read, the paper's size
@@ -265,7 +265,7 @@ def qa(experiment: Experiment) -> dict[str, float | int | str]:
     with temporary_context(experiment) as context:
         shape, columns = context.shape, vars(context.questions())
     params = forward.init(shape, jax.random.key(0))
-    asked = Spans(**{name: column[:_QUESTIONS] for name, column in columns.items()})
+    asked = SpanExamples(**{name: column[:_QUESTIONS] for name, column in columns.items()})
 
     def answered(_: int) -> np.ndarray:
         return np.array([len(span_accuracy(shape, params, asked)[0])])
@@ -297,8 +297,8 @@ def _encoding(data: ExperimentData) -> np.ndarray:
     variant, table = data.variant, data.table
 
     def block(i: int) -> np.ndarray:
-        numbers = np.arange(i * shards.BLOCK, (i + 1) * shards.BLOCK)
-        rows = shards.biographies(table, data.world.seed, variant, 0, numbers).rows
+        numbers = np.arange(i * shards.ENTRIES_PER_RECORD, (i + 1) * shards.ENTRIES_PER_RECORD)
+        rows = shards.biography_block(table, data.world.seed, variant, 0, numbers).texts
         return np.array([len(rows), len(rows.tokens)])
 
     return _rates(block)
@@ -309,10 +309,12 @@ def _plain(data: ExperimentData) -> float:
     backend = data.table.tokenizer.backend
 
     def some(i: int) -> np.ndarray:
-        person, entry = np.divmod(np.arange(i * 1000, (i + 1) * 1000), variant.entries)
-        who = people(language.pools, data.world.seed, person)
-        entries = write(language, data.world.seed, variant, who, entry)
-        texts = [text(language, pieces) for pieces in entries.texts.pieces]
+        person, entry = np.divmod(
+            np.arange(i * 1000, (i + 1) * 1000), variant.biographies_per_person
+        )
+        who = draw_people(language.pools, data.world.seed, person)
+        entries = write_biographies(language, data.world.seed, variant, who, entry)
+        texts = [pieces_to_text(language, pieces) for pieces in entries.texts.pieces]
         return np.array([len([backend.encode(one).ids for one in texts])])
 
     return float(_rates(some)[0])
@@ -322,19 +324,19 @@ def _disk(
     data: ExperimentData, experiment: Experiment, folder: pathlib.Path
 ) -> tuple[float, float]:
     """Entries written, and tokens loaded, a second."""
-    size = -(-_WRITTEN // data.variant.entries)
+    size = -(-_WRITTEN // data.variant.biographies_per_person)
     table, seed = data.table, data.world.seed
     parts = shards.biography_parts(table, seed, data.variant, 0, size)
     started = time.perf_counter()
-    shards.write_dataset(shards.Dataset({}, table.tokenizer, lambda: parts), folder)
-    written = size * data.variant.entries / (time.perf_counter() - started)
-    closed = data.with_end_of_text(shards.read_dataset(folder).rows)
+    shards.write_dataset(shards.DatasetSpec({}, table.tokenizer, lambda: parts), folder)
+    written = size * data.variant.biographies_per_person / (time.perf_counter() - started)
+    closed = data.with_end_of_text(shards.read_dataset(folder).texts)
     training, vocabulary = experiment.pretrain, full_vocabulary(table.tokenizer)
-    windows = Windows(Repeated(closed), training.seq_len, seed)
+    windows = Windows(RepeatedTexts(closed), training.seq_len, seed)
 
     def make(step: int, rows: range) -> dict[str, np.ndarray]:
         first = step * training.batch_size + rows.start
-        return {"tokens": vocabulary.encode(windows.windows(first, len(rows)))}
+        return {"tokens": vocabulary.encode(windows.read(first, len(rows)))}
 
     place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     steps = 2 * _CALLS * training.steps_per_call

@@ -25,10 +25,10 @@ from typing import Any
 
 
 def number(
-    default: float, least: float, most: float | None = None, *, affects_result: bool = True
+    default: float, minimum: float, maximum: float | None = None, *, affects_result: bool = True
 ) -> Any:
     """A number from `least` to `most`; its type is the annotation's."""
-    return _field(default, affects_result, least=least, most=most)
+    return _field(default, affects_result, minimum=minimum, maximum=maximum)
 
 
 def choice(default: str, *choices: str, affects_result: bool = True) -> Any:

@@ -46,7 +46,7 @@ def _value(kind: type, value: Any, field: dataclasses.Field, path: str) -> Any:
         value = tuple(value)
     if type(value) is not kind:
         raise UserError(f"{path}: expected {kind.__name__}, got {value!r}")
-    least, most = field.metadata.get("least"), field.metadata.get("most")
+    least, most = field.metadata.get("minimum"), field.metadata.get("maximum")
     if least is not None and not value >= least:
         raise UserError(f"{path}: expected at least {least}, got {value!r}")
     if most is not None and not value <= most:

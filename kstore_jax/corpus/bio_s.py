@@ -23,22 +23,29 @@ from typing import Protocol
 import numpy as np
 import tensorflow_datasets as tfds
 
-from kstore_jax.corpus.encode import encode_entries, piece_tokens
+from kstore_jax.corpus.encode import encode_biographies, token_table
 from kstore_jax.corpus.tokenizer import gpt2
 from kstore_jax.errors import UserError
-from kstore_jax.world.biographies import OTHER_VARIANTS, VARIANT_EXAMPLES, Variant, write
-from kstore_jax.world.language import ANSWER_MARK, Language, load_language, text
-from kstore_jax.world.people import ATTRIBUTES, PRONOUNS, People, check_size, in_train_half, people
-from kstore_jax.world.questions import ask
+from kstore_jax.world.biographies import FIG3_VARIANTS, OTHER_VARIANTS, Variant, write_biographies
+from kstore_jax.world.language import ANSWER_MARK, Language, load_language, pieces_to_text
+from kstore_jax.world.people import (
+    ATTRIBUTES,
+    PRONOUNS,
+    People,
+    check_people_count,
+    draw_people,
+    in_train_half,
+)
+from kstore_jax.world.questions import write_questions
 
 HALVES = ("P_train", "P_test")
-BLOCK = 1024  # people generated at once
-SHARD = 100_000  # examples a file, some 55 MB of biographies
+PEOPLE_PER_BLOCK = 1024  # people generated at once
+EXAMPLES_PER_SHARD = 100_000  # examples a file, some 55 MB of biographies
 
 Example = dict[str, object]
 
 
-class Content(Protocol):
+class Examples(Protocol):
     """What the examples of a configuration are."""
 
     def features(self) -> dict[str, tfds.features.FeatureConnector]:
@@ -47,7 +54,7 @@ class Content(Protocol):
     def per_person(self, language: Language) -> int:
         """How many examples there are about one person."""
 
-    def examples(self, language: Language, seed: int, who: People) -> Iterator[Example]:
+    def generate(self, language: Language, seed: int, who: People) -> Iterator[Example]:
         """The examples about some people, person by person."""
 
 
@@ -57,7 +64,7 @@ def _halves(seed: int, who: People) -> np.ndarray:
 
 
 @dataclasses.dataclass(frozen=True)
-class Biographies:
+class BiographyExamples:
     """Every entry of a variant, with its GPT-2 tokens and spans."""
 
     variant: Variant
@@ -75,20 +82,20 @@ class Biographies:
         }
 
     def per_person(self, language: Language) -> int:
-        return self.variant.entries
+        return self.variant.biographies_per_person
 
-    def examples(self, language: Language, seed: int, who: People) -> Iterator[Example]:
-        each = np.repeat(np.arange(len(who)), self.variant.entries)
-        numbers = np.tile(np.arange(self.variant.entries), len(who))
-        entries = write(language, seed, self.variant, who.rows(each), numbers)
-        rows = encode_entries(piece_tokens(language, gpt2()), entries)
+    def generate(self, language: Language, seed: int, who: People) -> Iterator[Example]:
+        each = np.repeat(np.arange(len(who)), self.variant.biographies_per_person)
+        numbers = np.tile(np.arange(self.variant.biographies_per_person), len(who))
+        entries = write_biographies(language, seed, self.variant, who.take(each), numbers)
+        rows = encode_biographies(token_table(language, gpt2()), entries)
         halves = _halves(seed, who)[each]
         for b, (start, stop) in enumerate(itertools.pairwise(rows.offsets)):
             yield {
                 "person": entries.people[b],
                 "half": halves[b],
                 "entry": numbers[b],
-                "text": text(language, entries.texts.pieces[b]),
+                "text": pieces_to_text(language, entries.texts.pieces[b]),
                 "tokens": rows.tokens[start:stop],
                 "value_spans": rows.value_spans[b],
                 "name_spans": rows.name_spans[b],
@@ -96,7 +103,7 @@ class Biographies:
 
 
 @dataclasses.dataclass(frozen=True)
-class Persons:
+class PersonExamples:
     """The truth itself, one example a person."""
 
     def features(self) -> dict[str, tfds.features.FeatureConnector]:
@@ -111,21 +118,21 @@ class Persons:
     def per_person(self, language: Language) -> int:
         return 1
 
-    def examples(self, language: Language, seed: int, who: People) -> Iterator[Example]:
+    def generate(self, language: Language, seed: int, who: People) -> Iterator[Example]:
         halves = _halves(seed, who)
-        names, values = who.names + language.names, who.values + language.values
+        names, values = who.names + language.name_offsets, who.values + language.value_offsets
         for b in range(len(who)):
             yield {
                 "person": who.ids[b],
                 "half": halves[b],
-                "name": text(language, names[b])[1:],
+                "name": pieces_to_text(language, names[b])[1:],
                 "pronoun": who.pronouns[b],
-                **{a: text(language, values[b, k])[1:] for k, a in enumerate(ATTRIBUTES)},
+                **{a: pieces_to_text(language, values[b, k])[1:] for k, a in enumerate(ATTRIBUTES)},
             }
 
 
 @dataclasses.dataclass(frozen=True)
-class Asked:
+class QuestionExamples:
     """The six questions about each person in every wording, with their answers."""
 
     def features(self) -> dict[str, tfds.features.FeatureConnector]:
@@ -142,11 +149,11 @@ class Asked:
     def per_person(self, language: Language) -> int:
         return len(ATTRIBUTES) * language.questions.shape[1]
 
-    def examples(self, language: Language, seed: int, who: People) -> Iterator[Example]:
+    def generate(self, language: Language, seed: int, who: People) -> Iterator[Example]:
         wordings = range(language.questions.shape[1])
         each = np.repeat(np.arange(len(who)), len(ATTRIBUTES))
         attributes = np.tile(np.arange(len(ATTRIBUTES)), len(who))
-        asked = [ask(language, who.rows(each), attributes, w).texts for w in wordings]
+        asked = [write_questions(language, who.take(each), attributes, w).texts for w in wordings]
         (answer,) = asked[0].value_slots
         halves = _halves(seed, who)[each]
         for b, wording in itertools.product(range(len(each)), wordings):
@@ -156,9 +163,9 @@ class Asked:
                 "half": halves[b],
                 "attribute": attributes[b],
                 "wording": wording,
-                "question": text(language, pieces[:answer]).removesuffix(ANSWER_MARK),
-                "answer": text(language, pieces[answer])[1:],
-                "text": text(language, pieces),
+                "question": pieces_to_text(language, pieces[:answer]).removesuffix(ANSWER_MARK),
+                "answer": pieces_to_text(language, pieces[answer])[1:],
+                "text": pieces_to_text(language, pieces),
             }
 
 
@@ -183,27 +190,27 @@ class BioSConfig(tfds.core.BuilderConfig):
     name: str = ""
 
     def __post_init__(self):
-        self.what()
+        self.examples()
         if self.people < 2:
             raise UserError(f"bio_s.people: expected at least 2, got {self.people}")
-        check_size(load_language().pools, self.people)
+        check_people_count(load_language().pools, self.people)
         world = (self.people, self.seed)
         suffix = "" if world == (100_000, 0) else f"_people{self.people}_seed{self.seed}"
         self.name = self.name or self.content.replace("+", "_") + suffix
         told = f"{self.content}: {self.people} people, seed {self.seed}"
         self.description = self.description or told
 
-    def what(self) -> Content:
+    def examples(self) -> Examples:
         """What the examples are."""
         if self.content in ("people", "questions"):
-            return Persons() if self.content == "people" else Asked()
+            return PersonExamples() if self.content == "people" else QuestionExamples()
         variant = Variant.parse(self.content, "bio_s.content")
         if variant.fresh:
             raise UserError(f"bio_s.content: {self.content} never ends; expected another variant")
-        return Biographies(variant)
+        return BiographyExamples(variant)
 
 
-_VARIANTS = [v for v in (*VARIANT_EXAMPLES, *OTHER_VARIANTS) if not v.startswith("fresh")]
+_VARIANTS = [v for v in (*FIG3_VARIANTS, *OTHER_VARIANTS) if not v.startswith("fresh")]
 
 
 class BioS(tfds.core.ShardBasedBuilder):
@@ -249,7 +256,7 @@ class BioS(tfds.core.ShardBasedBuilder):
         return tfds.core.DatasetInfo(
             builder=self,
             description=inspect.cleandoc(self.__doc__),
-            features=tfds.features.FeaturesDict(config.what().features()),
+            features=tfds.features.FeaturesDict(config.examples().features()),
             citation=self.CITATION,
             disable_shuffling=True,
             metadata=tfds.core.MetadataDict(world),
@@ -265,13 +272,17 @@ class BioS(tfds.core.ShardBasedBuilder):
         return {"train": self._shards(ids[trained]), "test": self._shards(ids[~trained])}
 
     def _shards(self, ids: np.ndarray) -> list[Callable]:
-        step = max(1, SHARD // self.builder_config.what().per_person(load_language()))
+        step = max(
+            1, EXAMPLES_PER_SHARD // self.builder_config.examples().per_person(load_language())
+        )
         some = (ids[start : start + step] for start in range(0, len(ids), step))
         return [functools.partial(self._examples, of_shard) for of_shard in some]
 
     def _examples(self, ids: np.ndarray) -> Iterator[tuple[int, Example]]:
         config, language = self.builder_config, load_language()
-        blocks = (ids[start : start + BLOCK] for start in range(0, len(ids), BLOCK))
-        worlds = (people(language.pools, config.seed, block) for block in blocks)
-        told = (config.what().examples(language, config.seed, who) for who in worlds)
+        blocks = (
+            ids[start : start + PEOPLE_PER_BLOCK] for start in range(0, len(ids), PEOPLE_PER_BLOCK)
+        )
+        worlds = (draw_people(language.pools, config.seed, block) for block in blocks)
+        told = (config.examples().generate(language, config.seed, who) for who in worlds)
         return enumerate(itertools.chain.from_iterable(told))

@@ -12,15 +12,15 @@ from collections.abc import Sequence
 import numpy as np
 
 from kstore_jax.corpus.tokenizer import Tokenizer, Vocabulary
-from kstore_jax.world.biographies import Entries
+from kstore_jax.world.biographies import Biographies
 from kstore_jax.world.language import NAME, PERSON, PRONOUN, Language, Texts
 from kstore_jax.world.people import People
 from kstore_jax.world.questions import Questions
 
-SPAN = np.int16  # of places inside a row
+SPAN_DTYPE = np.int16  # of places inside a row
 
 
-def ragged(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+def ragged_indices(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """The indices `starts[0], starts[0] + 1, ...` of ranges of the given lengths, joined."""
     ends = np.cumsum(lengths)
     total = int(ends[-1]) if len(ends) else 0
@@ -28,7 +28,7 @@ def ragged(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class PieceTokens:
+class TokenTable:
     """The ids of every piece of a language.
 
     Attributes:
@@ -41,7 +41,7 @@ class PieceTokens:
     tokens: np.ndarray
     lengths: np.ndarray
 
-    def join(self, pieces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def join_tokens(self, pieces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The ids of a sequence of pieces (T,), and where each piece ends in them.
 
         Whole rows of `tokens` are written in order, each over the filling of the one before: one
@@ -62,17 +62,17 @@ class PieceTokens:
 
 
 @functools.cache
-def piece_tokens(language: Language, tokenizer: Tokenizer) -> PieceTokens:
+def token_table(language: Language, tokenizer: Tokenizer) -> TokenTable:
     """Tokenises every piece of a language, once a process."""
     encoded = tokenizer.encode(language.pieces)
     lengths = np.array([len(ids) for ids in encoded], np.int32)
     tokens = np.zeros((len(encoded), lengths.max()), tokenizer.dtype)
     tokens[np.arange(tokens.shape[1]) < lengths[:, None]] = np.concatenate(encoded)
-    return PieceTokens(language, tokenizer, tokens, lengths)
+    return TokenTable(language, tokenizer, tokens, lengths)
 
 
 @dataclasses.dataclass(frozen=True)
-class TokenRows:
+class TokenizedTexts:
     """B texts as tokens.
 
     Attributes:
@@ -95,55 +95,55 @@ class TokenRows:
     def lengths(self) -> np.ndarray:
         return np.diff(self.offsets)
 
-    def rows(self, which: np.ndarray) -> "TokenRows":
+    def take(self, which: np.ndarray) -> "TokenizedTexts":
         """Some of these rows, by their place here."""
         lengths = self.lengths[which]
-        return TokenRows(
-            tokens=self.tokens[ragged(self.offsets[which], lengths)],
+        return TokenizedTexts(
+            tokens=self.tokens[ragged_indices(self.offsets[which], lengths)],
             offsets=np.concatenate([[0], np.cumsum(lengths)]),
             value_spans=self.value_spans[which],
             name_spans=self.name_spans[which],
         )
 
 
-def plain_rows(tokens: np.ndarray, lengths: np.ndarray) -> TokenRows:
+def without_spans(tokens: np.ndarray, lengths: np.ndarray) -> TokenizedTexts:
     """Rows of the given lengths without spans."""
-    nowhere = np.empty((len(lengths), 0, 2), SPAN)
+    nowhere = np.empty((len(lengths), 0, 2), SPAN_DTYPE)
     offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
-    return TokenRows(tokens, offsets, nowhere, nowhere)
+    return TokenizedTexts(tokens, offsets, nowhere, nowhere)
 
 
-def joined(several: Sequence[TokenRows]) -> TokenRows:
+def concatenate(several: Sequence[TokenizedTexts]) -> TokenizedTexts:
     """All rows of several as one, without spans."""
     lengths = np.concatenate([rows.lengths for rows in several])
-    return plain_rows(np.concatenate([rows.tokens for rows in several]), lengths)
+    return without_spans(np.concatenate([rows.tokens for rows in several]), lengths)
 
 
-def encode_entries(table: PieceTokens, entries: Entries) -> TokenRows:
+def encode_biographies(table: TokenTable, entries: Biographies) -> TokenizedTexts:
     """Tokens and spans of biographies; `value_spans[:, a]` is the span of attribute a."""
-    rows = encode(table, entries.texts)
+    rows = encode_pieces(table, entries.texts)
     by_attribute = np.empty_like(rows.value_spans)
     lines = np.arange(len(by_attribute))[:, None] * by_attribute.shape[1]
     by_attribute.reshape(-1, 2)[lines + entries.order] = rows.value_spans
     return dataclasses.replace(rows, value_spans=by_attribute)
 
 
-def encode_questions(table: PieceTokens, questions: Questions) -> TokenRows:
+def encode_questions(table: TokenTable, questions: Questions) -> TokenizedTexts:
     """Tokens and spans of questions with their answers."""
-    return encode(table, questions.texts)
+    return encode_pieces(table, questions.texts)
 
 
-def encode(table: PieceTokens, texts: Texts) -> TokenRows:
+def encode_pieces(table: TokenTable, texts: Texts) -> TokenizedTexts:
     """Tokens and spans of texts; `value_spans[:, s]` is the span of the value of sentence s."""
-    tokens, ends = table.join(texts.pieces)
+    tokens, ends = table.join_tokens(texts.pieces)
     offsets = np.concatenate([[0], ends[:, -1]])
 
     def spans(first_slots: np.ndarray, last_slots: np.ndarray) -> np.ndarray:
         starts = ends[:, first_slots] - table.lengths.take(texts.pieces[:, first_slots])
         both = np.stack([starts, ends[:, last_slots]], axis=-1)
-        return (both - offsets[:-1, None, None]).astype(SPAN)
+        return (both - offsets[:-1, None, None]).astype(SPAN_DTYPE)
 
-    return TokenRows(
+    return TokenizedTexts(
         tokens=tokens,
         offsets=offsets,
         value_spans=spans(texts.value_slots, texts.value_slots),
@@ -156,24 +156,24 @@ def full_vocabulary(tokenizer: Tokenizer) -> Vocabulary:
     return Vocabulary(tokenizer, np.arange(tokenizer.size))
 
 
-def compact_vocabulary(table: PieceTokens, who: People, reverse: bool = False) -> Vocabulary:
+def compact_vocabulary(table: TokenTable, who: People, reverse: bool = False) -> Vocabulary:
     """The tokens that texts about these people can use: all templates and questions, and the names
     and values of these people; the same for every variant, but for `reverse`, which adds those
     that say "the person"."""
     language = table.language
     kinds = (PRONOUN, NAME, PERSON) if reverse else (PRONOUN, NAME)
-    names, values = who.names + language.names, who.values + language.values
+    names, values = who.names + language.name_offsets, who.values + language.value_offsets
     parts = [language.forms[:, :, kinds], language.questions, names, values]
     parts += [language.closing] * reverse
-    used, _ = table.join(np.unique(np.concatenate([part.ravel() for part in parts])))
+    used, _ = table.join_tokens(np.unique(np.concatenate([part.ravel() for part in parts])))
     ids = np.union1d(used.astype(np.int64), [table.tokenizer.end_of_text])
     return Vocabulary(table.tokenizer, ids)
 
 
-def padded(rows: TokenRows, length: int, padding: int) -> np.ndarray:
+def pad_texts(rows: TokenizedTexts, length: int, padding: int) -> np.ndarray:
     """All rows as (B, length): one padding token, the row, then padding."""
     out = np.full((len(rows), length), padding, rows.tokens.dtype)
     lengths = rows.lengths
     line = np.repeat(np.arange(len(rows)), lengths)
-    out[line, 1 + ragged(np.zeros_like(lengths), lengths)] = rows.tokens
+    out[line, 1 + ragged_indices(np.zeros_like(lengths), lengths)] = rows.tokens
     return out

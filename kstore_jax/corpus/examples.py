@@ -5,14 +5,14 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from kstore_jax.corpus.encode import TokenRows, padded
+from kstore_jax.corpus.encode import TokenizedTexts, pad_texts
 from kstore_jax.corpus.tokenizer import Vocabulary
 
 _MULTIPLE = 8  # rows are padded to a multiple of this, so that few shapes are compiled
 
 
 @dataclasses.dataclass(frozen=True)
-class Spans:
+class SpanExamples:
     """N texts with S spans each whose tokens are to be predicted.
 
     Attributes:
@@ -32,29 +32,31 @@ class Spans:
     def __len__(self) -> int:
         return len(self.tokens)
 
-    def rows(self, which: np.ndarray) -> "Spans":
+    def take(self, which: np.ndarray) -> "SpanExamples":
         """Some of the texts."""
-        return Spans(*(getattr(self, field.name)[which] for field in dataclasses.fields(self)))
+        return SpanExamples(
+            *(getattr(self, field.name)[which] for field in dataclasses.fields(self))
+        )
 
 
-def tokens_of(rows: TokenRows, vocabulary: Vocabulary) -> tuple[np.ndarray, np.ndarray]:
+def padded_tokens(rows: TokenizedTexts, vocabulary: Vocabulary) -> tuple[np.ndarray, np.ndarray]:
     """All rows as (N, L) int32 model tokens: the end of text, the row, ends of text up to L; and
     how many of them are text, (N,) int32."""
     lengths = 1 + rows.lengths.astype(np.int32)
     length = -(-int(lengths.max()) // _MULTIPLE) * _MULTIPLE
     padding = vocabulary.tokenizer.end_of_text
-    return vocabulary.encode(padded(rows, length, padding)), lengths
+    return vocabulary.encode(pad_texts(rows, length, padding)), lengths
 
 
 def span_examples(
-    rows: TokenRows, spans: np.ndarray, vocabulary: Vocabulary, mask: int | None = None
-) -> Spans:
+    rows: TokenizedTexts, spans: np.ndarray, vocabulary: Vocabulary, mask: int | None = None
+) -> SpanExamples:
     """The texts of `rows` and the tokens in `spans` (N, S, 2), counted from the start of a row.
 
     Each token is predicted from the one before it, or from its own place where `mask`, a token,
     hides all of the spans.
     """
-    tokens, lengths = tokens_of(rows, vocabulary)
+    tokens, lengths = padded_tokens(rows, vocabulary)
     starts, count = spans[..., 0], spans[..., 1] - spans[..., 0]
     steps = np.arange(count.max())
     inside = steps < count[..., None]
@@ -63,7 +65,7 @@ def span_examples(
     targets = np.where(inside, tokens[lines, places], 0)
     if mask is not None:
         tokens[np.broadcast_to(lines, inside.shape)[inside], places[inside]] = mask
-    return Spans(
+    return SpanExamples(
         tokens=tokens,
         positions=(places - (mask is None)).astype(np.int32),
         targets=targets.astype(np.int32),
@@ -73,8 +75,8 @@ def span_examples(
 
 
 def word_examples(
-    rows: TokenRows, spans: np.ndarray, vocabulary: Vocabulary, mask: int
-) -> Iterator[tuple[np.ndarray, Spans]]:
+    rows: TokenizedTexts, spans: np.ndarray, vocabulary: Vocabulary, mask: int
+) -> Iterator[tuple[np.ndarray, SpanExamples]]:
     """For k = 0, 1, ...: the k-th word of each span hidden, all else in sight.
 
     Yields which rows have a span of so many words, and those rows; the weights of their other spans
@@ -88,7 +90,7 @@ def word_examples(
     for k in range(int(word.max()) + 1):
         hidden = inside & (word == k)
         which = np.flatnonzero(hidden.any((1, 2)))
-        part, hidden = shown.rows(which), hidden[which]
+        part, hidden = shown.take(which), hidden[which]
         places = part.positions + 1
         lines = np.broadcast_to(np.arange(len(which))[:, None, None], hidden.shape)
         tokens = part.tokens.copy()

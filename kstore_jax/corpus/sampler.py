@@ -10,64 +10,64 @@ from typing import Protocol
 
 import numpy as np
 
-from kstore_jax.corpus.encode import TokenRows, ragged
+from kstore_jax.corpus.encode import TokenizedTexts, ragged_indices
 from kstore_jax.errors import UserError
 from kstore_jax.world import random
 
 
-class Passes(Protocol):
+class Epochs(Protocol):
     """An endless sequence of passes over a corpus, each a set of closed texts."""
 
-    def rows(self, number: int) -> TokenRows:
+    def read(self, number: int) -> TokenizedTexts:
         """The texts of a pass, each closed by the end of text, in any order."""
 
-    def start(self, number: int) -> int:
+    def tokens_before(self, number: int) -> int:
         """How many tokens all passes before this one hold."""
 
-    def at(self, token: int) -> int:
+    def epoch_of(self, token: int) -> int:
         """The pass that holds that token of the stream."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Repeated:
+class RepeatedTexts:
     """The same texts in every pass."""
 
-    texts: TokenRows
+    texts: TokenizedTexts
 
-    def rows(self, number: int) -> TokenRows:
+    def read(self, number: int) -> TokenizedTexts:
         return self.texts
 
-    def start(self, number: int) -> int:
+    def tokens_before(self, number: int) -> int:
         return number * int(self.texts.offsets[-1])
 
-    def at(self, token: int) -> int:
+    def epoch_of(self, token: int) -> int:
         return token // int(self.texts.offsets[-1])
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Fresh:
+class FreshTexts:
     """Other texts in every pass (Part 3.3): `write` makes those of a pass, a pure function.
 
     To find where a pass starts the passes before it are written once, to count their tokens.
     """
 
-    write: Callable[[int], TokenRows]
+    write: Callable[[int], TokenizedTexts]
     _starts: list[int] = dataclasses.field(default_factory=lambda: [0], init=False)
 
     @functools.cached_property
-    def rows(self) -> Callable[[int], TokenRows]:
+    def read(self) -> Callable[[int], TokenizedTexts]:
         return functools.lru_cache(maxsize=2)(self.write)  # where one pass ends the next begins
 
-    def start(self, number: int) -> int:
+    def tokens_before(self, number: int) -> int:
         while len(self._starts) <= number:
             self._starts.append(
-                self._starts[-1] + int(self.rows(len(self._starts) - 1).offsets[-1])
+                self._starts[-1] + int(self.read(len(self._starts) - 1).offsets[-1])
             )
         return self._starts[number]
 
-    def at(self, token: int) -> int:
+    def epoch_of(self, token: int) -> int:
         while self._starts[-1] <= token:
-            self.start(len(self._starts))
+            self.tokens_before(len(self._starts))
         return bisect.bisect_right(self._starts, token) - 1
 
 
@@ -85,8 +85,8 @@ class Windows:
       purpose: keeps the orders of several sources independent.
     """
 
-    passes: Passes
-    length: int
+    epochs: Epochs
+    seq_len: int
     seed: int
     purpose: str = "pass"
 
@@ -95,8 +95,8 @@ class Windows:
         """The order of the texts in a pass (E,) and where each ends in it (E,)."""
 
         def drawn(number: int) -> tuple[np.ndarray, np.ndarray]:
-            rows = self.passes.rows(number)
-            order = random.shuffled(len(rows), self.seed, self.purpose, number)
+            rows = self.epochs.read(number)
+            order = random.permutation(len(rows), self.seed, self.purpose, number)
             return order, np.cumsum(rows.lengths[order])
 
         return functools.lru_cache(maxsize=2)(drawn)  # a window seldom spans more passes
@@ -105,24 +105,24 @@ class Windows:
         """Tokens [start, stop) of the stream."""
         pieces = []
         while start < stop:
-            number = self.passes.at(start)
-            before = self.passes.start(number)
-            begin, end = start - before, min(stop, self.passes.start(number + 1)) - before
-            rows, (order, ends) = self.passes.rows(number), self._order(number)
+            number = self.epochs.epoch_of(start)
+            before = self.epochs.tokens_before(number)
+            begin, end = start - before, min(stop, self.epochs.tokens_before(number + 1)) - before
+            rows, (order, ends) = self.epochs.read(number), self._order(number)
             first, last = np.searchsorted(ends, [begin, end - 1], side="right")
             which = order[first : last + 1]
             lengths = rows.offsets[which + 1] - rows.offsets[which]
-            tokens = rows.tokens.take(ragged(rows.offsets[which], lengths))
+            tokens = rows.tokens.take(ragged_indices(rows.offsets[which], lengths))
             skip = begin - (int(ends[first]) - int(lengths[0]))
             pieces.append(tokens[skip : skip + end - begin])
             start = before + end
         return np.concatenate(pieces)
 
-    def windows(self, first: int, count: int) -> np.ndarray:
+    def read(self, first: int, count: int) -> np.ndarray:
         """Windows first .. first + count - 1, (count, length + 1)."""
-        start = first * self.length
-        stream = self.stream(start, start + count * self.length + 1)
-        return np.lib.stride_tricks.sliding_window_view(stream, self.length + 1)[:: self.length]
+        start = first * self.seq_len
+        stream = self.stream(start, start + count * self.seq_len + 1)
+        return np.lib.stride_tricks.sliding_window_view(stream, self.seq_len + 1)[:: self.seq_len]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -134,14 +134,14 @@ class Mixture:
 
     Attributes:
       sources: windows of one length.
-      weights: as many integers, as `weights_of` gives them.
+      weights: as many integers, as `integer_weights` returns them.
     """
 
     sources: tuple[Windows, ...]
     weights: tuple[int, ...]
     seed: int
 
-    def source(self, first: int, count: int) -> np.ndarray:
+    def source_of(self, first: int, count: int) -> np.ndarray:
         """Where each of the windows first .. first + count - 1 comes from, (count,)."""
         return self._groups(first, count)[0]
 
@@ -152,16 +152,16 @@ class Mixture:
         number, skip = divmod(first, group)
         groups = range(number, -(-(first + count) // group))
         order = np.concatenate(
-            [cards[random.shuffled(group, self.seed, "mixture", n)] for n in groups]
+            [cards[random.permutation(group, self.seed, "mixture", n)] for n in groups]
         )
         before = np.bincount(order[:skip], minlength=len(self.weights))
         return order[skip : skip + count], number * np.array(self.weights) + before
 
-    def windows(self, first: int, count: int) -> np.ndarray:
+    def read(self, first: int, count: int) -> np.ndarray:
         """Windows first .. first + count - 1, (count, length + 1)."""
         source, before = self._groups(first, count)
         parts = [
-            windows.windows(int(before[s]), int((source == s).sum()))
+            windows.read(int(before[s]), int((source == s).sum()))
             for s, windows in enumerate(self.sources)
             if (source == s).any()
         ]
@@ -171,7 +171,7 @@ class Mixture:
         return out
 
 
-def weights_of(shares: Sequence[float]) -> tuple[int, ...]:
+def integer_weights(shares: Sequence[float]) -> tuple[int, ...]:
     """The smallest integers in the proportion of these shares, which sum to at most 1000: where no
     such integers are, the nearest thousandths.
 
@@ -192,7 +192,7 @@ def weights_of(shares: Sequence[float]) -> tuple[int, ...]:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Rows:
+class ShuffledIndices:
     """Indices of `count` items, each exactly once a pass, shuffled anew for every pass."""
 
     count: int
@@ -200,10 +200,10 @@ class Rows:
 
     @functools.cached_property
     def _pass(self) -> Callable[[int], np.ndarray]:
-        drawn = functools.partial(random.shuffled, self.count, self.seed, "rows")
+        drawn = functools.partial(random.permutation, self.count, self.seed, "rows")
         return functools.lru_cache(maxsize=2)(drawn)
 
-    def rows(self, first: int, count: int) -> np.ndarray:
+    def read(self, first: int, count: int) -> np.ndarray:
         """Items first .. first + count - 1 of the endless sequence, (count,) int64."""
         number, place = np.divmod(np.arange(first, first + count), self.count)
         out = np.empty(count, np.int64)

@@ -23,16 +23,16 @@ import safetensors.numpy
 from array_record.python import array_record_module
 from tqdm import tqdm
 
-from kstore_jax.corpus.encode import PieceTokens, TokenRows, encode_entries, joined
+from kstore_jax.corpus.encode import TokenizedTexts, TokenTable, concatenate, encode_biographies
 from kstore_jax.corpus.tokenizer import Tokenizer
 from kstore_jax.errors import DamagedFileError, UserError
 from kstore_jax.files import read_json, write_json
-from kstore_jax.world.biographies import Variant, write
-from kstore_jax.world.people import people
+from kstore_jax.world.biographies import Variant, write_biographies
+from kstore_jax.world.people import draw_people
 
 FORMAT = 2
-BLOCK = 8192  # entries a record
-PART = 32 * BLOCK  # entries a part
+ENTRIES_PER_RECORD = 8192  # entries a record
+ENTRIES_PER_PART = 32 * ENTRIES_PER_RECORD  # entries a part
 MANIFEST = "manifest.json"
 _BEGUN = "config.json"
 
@@ -43,14 +43,14 @@ class Corpus:
 
     people: np.ndarray
     entries: np.ndarray
-    rows: TokenRows
+    texts: TokenizedTexts
 
 
 Part = Callable[[], Iterable[Corpus]]
 
 
-def biographies(
-    table: PieceTokens, seed: int, variant: Variant, first: int, entries: np.ndarray
+def biography_block(
+    table: TokenTable, seed: int, variant: Variant, first: int, entries: np.ndarray
 ) -> Corpus:
     """Some biographies of people `first` and following.
 
@@ -58,33 +58,33 @@ def biographies(
       entries: ascending numbers of biographies, `variant.entries` a person, the first person's
         first being 0.
     """
-    person, entry = np.divmod(np.asarray(entries, np.int64), variant.entries)
+    person, entry = np.divmod(np.asarray(entries, np.int64), variant.biographies_per_person)
     lowest, highest = int(person[0]), int(person[-1])
-    who = people(table.language.pools, seed, first + np.arange(lowest, highest + 1))
-    written = write(table.language, seed, variant, who.rows(person - lowest), entry)
-    return Corpus(first + person, entry, encode_entries(table, written))
+    who = draw_people(table.language.pools, seed, first + np.arange(lowest, highest + 1))
+    written = write_biographies(table.language, seed, variant, who.take(person - lowest), entry)
+    return Corpus(first + person, entry, encode_biographies(table, written))
 
 
-def fresh(
-    table: PieceTokens, seed: int, variant: Variant, first: int, size: int, number: int
-) -> TokenRows:
+def fresh_epoch(
+    table: TokenTable, seed: int, variant: Variant, first: int, size: int, number: int
+) -> TokenizedTexts:
     """All texts of a pass of fresh text: entry `number` of people first .. first + size - 1."""
     blocks = []
-    for start in range(0, size, BLOCK):
-        ids = first + np.arange(start, min(size, start + BLOCK))
-        who = people(table.language.pools, seed, ids)
-        written = write(table.language, seed, variant, who, np.full(len(who), number))
-        blocks.append(encode_entries(table, written))
-    return joined(blocks)
+    for start in range(0, size, ENTRIES_PER_RECORD):
+        ids = first + np.arange(start, min(size, start + ENTRIES_PER_RECORD))
+        who = draw_people(table.language.pools, seed, ids)
+        written = write_biographies(table.language, seed, variant, who, np.full(len(who), number))
+        blocks.append(encode_biographies(table, written))
+    return concatenate(blocks)
 
 
 def biography_parts(
-    table: PieceTokens, seed: int, variant: Variant, first: int, size: int
+    table: TokenTable, seed: int, variant: Variant, first: int, size: int
 ) -> list[Part]:
     """The parts of the dataset of all entries of people first .. first + size - 1."""
     return entry_parts(
-        size * variant.entries,
-        lambda entries: biographies(table, seed, variant, first, entries),
+        size * variant.biographies_per_person,
+        lambda entries: biography_block(table, seed, variant, first, entries),
     )
 
 
@@ -92,15 +92,17 @@ def entry_parts(total: int, block: Callable[[np.ndarray], Corpus]) -> list[Part]
     """The parts of a dataset of `total` entries; `block` makes those of ascending numbers."""
 
     def part(start: int, stop: int) -> Iterator[Corpus]:
-        for first in range(start, stop, BLOCK):
-            yield block(np.arange(first, min(stop, first + BLOCK)))
+        for first in range(start, stop, ENTRIES_PER_RECORD):
+            yield block(np.arange(first, min(stop, first + ENTRIES_PER_RECORD)))
 
-    starts = range(0, total, PART)
-    return [functools.partial(part, start, min(total, start + PART)) for start in starts]
+    starts = range(0, total, ENTRIES_PER_PART)
+    return [
+        functools.partial(part, start, min(total, start + ENTRIES_PER_PART)) for start in starts
+    ]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Dataset:
+class DatasetSpec:
     """A dataset to be written.
 
     Attributes:
@@ -115,7 +117,7 @@ class Dataset:
     parts: Callable[[], Sequence[Part]]
 
 
-def write_dataset(dataset: Dataset, folder: pathlib.Path, workers: int = 1) -> dict:
+def write_dataset(dataset: DatasetSpec, folder: pathlib.Path, workers: int = 1) -> dict:
     """Writes a dataset and returns its manifest.
 
     The bytes do not depend on the number of workers. A dataset of the same configuration that
@@ -198,8 +200,8 @@ def _write_part(path: pathlib.Path, part: Part) -> dict:
     entries = tokens = 0
     writer = array_record_module.ArrayRecordWriter(str(path), "group_size:1,uncompressed")
     for corpus in part():
-        entries += len(corpus.rows)
-        tokens += len(corpus.rows.tokens)
+        entries += len(corpus.texts)
+        tokens += len(corpus.texts.tokens)
         writer.write(_pack(corpus))
     writer.close()
     with path.open("rb") as file:
@@ -216,7 +218,7 @@ def _write_part(path: pathlib.Path, part: Part) -> dict:
 
 
 def _pack(corpus: Corpus) -> bytes:
-    rows = corpus.rows
+    rows = corpus.texts
     return safetensors.numpy.save(
         {
             "people": corpus.people,
@@ -285,11 +287,11 @@ def read_dataset(folder: pathlib.Path) -> Corpus:
                 filled[name] += len(block)
         reader.close()
     offsets = np.concatenate([[0], np.cumsum(columns["lengths"], dtype=np.int64)])
-    rows = TokenRows(columns["tokens"], offsets, columns["value_spans"], columns["name_spans"])
+    rows = TokenizedTexts(columns["tokens"], offsets, columns["value_spans"], columns["name_spans"])
     return Corpus(columns["people"], columns["entries"], rows)
 
 
-def with_end_of_text(rows: TokenRows, end_of_text: int) -> TokenRows:
+def with_end_of_text(rows: TokenizedTexts, end_of_text: int) -> TokenizedTexts:
     """The same rows, each closed by the end of text; spans keep their places."""
     lengths = rows.lengths
     offsets = rows.offsets + np.arange(len(rows) + 1)

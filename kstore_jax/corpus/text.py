@@ -15,7 +15,7 @@ from typing import BinaryIO, Protocol
 
 import numpy as np
 
-from kstore_jax.corpus.encode import TokenRows, plain_rows
+from kstore_jax.corpus.encode import TokenizedTexts, without_spans
 from kstore_jax.corpus.shards import Corpus, Part
 from kstore_jax.corpus.tokenizer import Tokenizer
 from kstore_jax.errors import UserError
@@ -67,14 +67,14 @@ def open_documents(source: str) -> Documents:
     return documents
 
 
-def encode_documents(tokenizer: Tokenizer, texts: Sequence[str]) -> TokenRows:
+def encode_documents(tokenizer: Tokenizer, texts: Sequence[str]) -> TokenizedTexts:
     """The tokens of documents, one row each; those without text are left out."""
     backend = tokenizer.backend
     some = [text for text in texts if text.strip()]
     ids = [e.ids for e in backend.encode_batch(some, add_special_tokens=False)]
     lengths = np.array([len(row) for row in ids], np.int64)
     tokens = np.fromiter(itertools.chain.from_iterable(ids), tokenizer.dtype, lengths.sum())
-    return plain_rows(tokens, lengths)
+    return without_spans(tokens, lengths)
 
 
 def text_parts(tokenizer: Tokenizer, documents: Documents) -> list[Part]:

@@ -13,8 +13,8 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from kstore_jax.errors import DamagedFileError, UserError
-from kstore_jax.world.biographies import Variant, write
-from kstore_jax.world.language import Language, text
+from kstore_jax.world.biographies import Variant, write_biographies
+from kstore_jax.world.language import Language, pieces_to_text
 from kstore_jax.world.people import People
 
 END_OF_TEXT = "<|endoftext|>"
@@ -92,7 +92,7 @@ def gpt2() -> Tokenizer:
     return Tokenizer(backend, backend.token_to_id(END_OF_TEXT))
 
 
-def tokenizer(name: str, language: Language, seed: int, who: People) -> Tokenizer:
+def load_tokenizer(name: str, language: Language, seed: int, who: People) -> Tokenizer:
     """The tokenizer of that name.
 
     Args:
@@ -128,8 +128,8 @@ def _words(language: Language) -> Tokenizer:
 
 
 def _biographies(language: Language, seed: int, who: People) -> list[str]:
-    entries = write(language, seed, Variant(), who, np.zeros(len(who), np.int64))
-    return [text(language, pieces) for pieces in entries.texts.pieces]
+    entries = write_biographies(language, seed, Variant(), who, np.zeros(len(who), np.int64))
+    return [pieces_to_text(language, pieces) for pieces in entries.texts.pieces]
 
 
 def _trained(size: int, language: Language, seed: int, who: People) -> Tokenizer:
@@ -143,7 +143,7 @@ def _trained(size: int, language: Language, seed: int, who: People) -> Tokenizer
         special_tokens=[END_OF_TEXT],
         show_progress=False,
     )
-    some = who.rows(np.arange(min(len(who), _SAMPLE)))
+    some = who.take(np.arange(min(len(who), _SAMPLE)))
     backend.train_from_iterator(_biographies(language, seed, some), trainer)
     return Tokenizer(backend, backend.token_to_id(END_OF_TEXT))
 
@@ -161,8 +161,10 @@ def _from_file(path: pathlib.Path, language: Language, seed: int, who: People) -
     if not ends:
         raise UserError(f"data.tokenizer: {path}: has no end of text; expected one of {_ENDS}")
     found = Tokenizer(backend, ends[0])
-    some = who.rows(np.arange(min(len(who), 200)))
-    entries = write(language, seed, Variant(fullname=True), some, np.zeros(len(some), np.int64))
+    some = who.take(np.arange(min(len(who), 200)))
+    entries = write_biographies(
+        language, seed, Variant(fullname=True), some, np.zeros(len(some), np.int64)
+    )
     for pieces in entries.texts.pieces:
         used = [language.pieces[piece] for piece in pieces if piece]
         (whole,) = found.encode(["".join(used)])
@@ -222,13 +224,13 @@ class Vocabulary:
         joins = [_is_letter(piece[-1:]) for piece in pieces]
         return np.array(begins), np.array(joins)
 
-    def places(self, ids: np.ndarray) -> np.ndarray:
+    def lookup(self, ids: np.ndarray) -> np.ndarray:
         """Model tokens (int32, same shape) of the tokenizer's ids, -1 for an id left out."""
         return self._place.take(ids)
 
     def encode(self, ids: np.ndarray) -> np.ndarray:
         """Model tokens (int32, same shape) of the tokenizer's ids; ValueError for one left out."""
-        tokens = self.places(ids)
+        tokens = self.lookup(ids)
         if tokens.size and tokens.min() < 0:
             unknown = np.unique(np.asarray(ids)[tokens < 0])
             raise ValueError(f"ids {unknown[:5].tolist()} are not in this vocabulary")

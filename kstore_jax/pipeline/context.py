@@ -63,7 +63,7 @@ def _vocabulary(graph: ExperimentGraph, read_corpus) -> Vocabulary:
     vocabulary = graph.data.vocabulary
     if not vocabulary_needs_corpora(graph):
         return vocabulary
-    tokens = [read_corpus(kind).rows.tokens for kind in graph.datasets]
+    tokens = [read_corpus(kind).texts.tokens for kind in graph.datasets]
     ids = np.unique(np.concatenate([vocabulary.ids, *map(np.unique, tokens)]))
     return Vocabulary(vocabulary.tokenizer, ids)
 

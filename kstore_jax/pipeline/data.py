@@ -9,13 +9,13 @@ import numpy as np
 from kstore_jax.corpus import shards, tokenizer
 from kstore_jax.corpus.config import Data
 from kstore_jax.corpus.encode import (
-    PieceTokens,
-    TokenRows,
+    TokenizedTexts,
+    TokenTable,
     compact_vocabulary,
     full_vocabulary,
-    piece_tokens,
+    token_table,
 )
-from kstore_jax.corpus.shards import Dataset, with_end_of_text
+from kstore_jax.corpus.shards import DatasetSpec, with_end_of_text
 from kstore_jax.corpus.text import open_documents, text_parts
 from kstore_jax.corpus.tokenizer import Tokenizer, Vocabulary
 from kstore_jax.errors import UserError
@@ -24,10 +24,10 @@ from kstore_jax.world.config import World
 from kstore_jax.world.language import Language, load_language
 from kstore_jax.world.people import (
     People,
-    check_size,
+    check_people_count,
+    draw_people,
     in_train_half,
     load_pools,
-    people,
 )
 from kstore_jax.writers.rewritten import RewrittenTexts, check_rewritable
 
@@ -36,7 +36,7 @@ from kstore_jax.writers.rewritten import RewrittenTexts, check_rewritable
 def _everyone(world: World) -> People:
     """All people of a world, shared by the rows of a sweep."""
     pools = load_pools(world.pools, world.value_fraction, world.name_fraction)
-    return people(pools, world.seed, np.arange(world.people + world.celebrities))
+    return draw_people(pools, world.seed, np.arange(world.people + world.celebrities))
 
 
 class ExperimentData:
@@ -51,7 +51,7 @@ class ExperimentData:
         self.data = data
         self.variant = Variant.parse(data.variant)
         self.celebrity_variant = Variant.parse(data.celebrity_variant, "data.celebrity_variant")
-        check_size(self.language.pools, world.people + world.celebrities)
+        check_people_count(self.language.pools, world.people + world.celebrities)
         if data.rewritten:
             check_rewritable(world, data)
         fresh = self.variant.fresh or self.celebrity_variant.fresh
@@ -76,7 +76,7 @@ class ExperimentData:
     def people(self) -> People:
         """All people but the celebrities: those who are probed."""
         who = self.everyone
-        return who.rows(np.arange(self.world.people)) if self.world.celebrities else who
+        return who.take(np.arange(self.world.people)) if self.world.celebrities else who
 
     @functools.cached_property
     def in_train(self) -> np.ndarray:
@@ -93,11 +93,11 @@ class ExperimentData:
     @functools.cached_property
     def tokenizer(self) -> Tokenizer:
         name, seed = self.data.tokenizer, self.world.seed
-        return tokenizer.tokenizer(name, self.language, seed, self.people)
+        return tokenizer.load_tokenizer(name, self.language, seed, self.people)
 
     @functools.cached_property
-    def table(self) -> PieceTokens:
-        return piece_tokens(self.language, self.tokenizer)
+    def table(self) -> TokenTable:
+        return token_table(self.language, self.tokenizer)
 
     @functools.cached_property
     def vocabulary(self) -> Vocabulary:
@@ -114,7 +114,7 @@ class ExperimentData:
         return RewrittenTexts(folder, self.language.pools, self.world.seed)
 
     @functools.cached_property
-    def datasets(self) -> dict[str, Dataset]:
+    def datasets(self) -> dict[str, DatasetSpec]:
         """The datasets to write, by stage kind: `shards` (biographies of the people), and
         `celebrities` and `text` where the configuration has them."""
         datasets = {
@@ -132,10 +132,12 @@ class ExperimentData:
                 "tokenizer": tokenizer.fingerprint,
                 "format": shards.FORMAT,
             }
-            datasets["text"] = Dataset(config, tokenizer, lambda: text_parts(tokenizer, documents))
+            datasets["text"] = DatasetSpec(
+                config, tokenizer, lambda: text_parts(tokenizer, documents)
+            )
         return datasets
 
-    def _biographies(self, first: int, size: int, variant: str) -> Dataset:
+    def _biographies(self, first: int, size: int, variant: str) -> DatasetSpec:
         """All biographies of people first .. first + size - 1; of fresh text, the first epoch."""
         config = {
             "seed": self.world.seed,
@@ -151,10 +153,14 @@ class ExperimentData:
         if self.data.rewritten:
             texts = parsed, first, size
             config["rewritten"] = self.rewritten.fingerprint(*texts)
-            return Dataset(config, self.tokenizer, lambda: self.rewritten.parts(self.table, *texts))
-        return Dataset(config, self.tokenizer, lambda: shards.biography_parts(self.table, *source))
+            return DatasetSpec(
+                config, self.tokenizer, lambda: self.rewritten.parts(self.table, *texts)
+            )
+        return DatasetSpec(
+            config, self.tokenizer, lambda: shards.biography_parts(self.table, *source)
+        )
 
-    def with_end_of_text(self, rows: TokenRows) -> TokenRows:
+    def with_end_of_text(self, rows: TokenizedTexts) -> TokenizedTexts:
         """The texts, each closed by the end of text."""
         return with_end_of_text(rows, self.tokenizer.end_of_text)
 

@@ -67,8 +67,8 @@ def _evaluate(graph: ExperimentGraph, beam_size: int, show: int) -> dict:
 
 def _shown(context: Context, params: Params, beam_size: int, show: int) -> list[dict]:
     held_out = np.flatnonzero(np.repeat(~context.qa_train_mask, len(ATTRIBUTES)))
-    order = random.shuffled(len(held_out), context.world_seed, "shown", 0)
-    examples = context.questions().rows(held_out[order[:show]])
+    order = random.permutation(len(held_out), context.world_seed, "shown", 0)
+    examples = context.questions().take(held_out[order[:show]])
     end, decode = context.vocabulary.end_of_text, context.vocabulary.decode
     shown = []
     for i, tokens in enumerate(generate_answers(context, params, examples, beam_size)):

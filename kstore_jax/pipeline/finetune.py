@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from kstore_jax.corpus.sampler import Rows
+from kstore_jax.corpus.sampler import ShuffledIndices
 from kstore_jax.model import lora
 from kstore_jax.model.forward import Params
 from kstore_jax.pipeline.experiment import Finetune
@@ -32,10 +32,10 @@ def finetune(context: Context, training: Finetune, held_back: float, folder: pat
     trained_mask, held_back_mask = _split(context, held_back)
     examples = context.questions()
     train_rows = np.flatnonzero(np.repeat(trained_mask, len(ATTRIBUTES)))
-    order = Rows(len(train_rows), context.seed)
+    order = ShuffledIndices(len(train_rows), context.seed)
 
     def make_batch(step, rows):
-        which = train_rows[order.rows(step * training.batch_size + rows.start, len(rows))]
+        which = train_rows[order.read(step * training.batch_size + rows.start, len(rows))]
         return {
             "tokens": examples.tokens[which],
             "positions": examples.positions[which][:, 0],
@@ -59,7 +59,7 @@ def finetune(context: Context, training: Finetune, held_back: float, folder: pat
     result: dict = {"questions": len(train_rows)}
     if held_back_mask.any():
         rows = np.flatnonzero(np.repeat(held_back_mask, len(ATTRIBUTES)))
-        exact, _ = spans.span_accuracy(context.shape, params, examples.rows(rows))
+        exact, _ = spans.span_accuracy(context.shape, params, examples.take(rows))
         result["validation"] = float(exact.mean())
     return result
 
@@ -67,7 +67,7 @@ def finetune(context: Context, training: Finetune, held_back: float, folder: pat
 def _split(context: Context, held_back: float) -> tuple[np.ndarray, np.ndarray]:
     """People who are trained on, and people of P_train held back: (everyone,) bool both."""
     people = np.flatnonzero(context.qa_train_mask)
-    shuffled = people[random.shuffled(len(people), context.world_seed, "validation", 0)]
+    shuffled = people[random.permutation(len(people), context.world_seed, "validation", 0)]
     held_back_mask = np.zeros_like(context.qa_train_mask)
     held_back_mask[shuffled[: round(held_back * len(people))]] = True
     return context.qa_train_mask & ~held_back_mask, held_back_mask

@@ -5,8 +5,15 @@ from collections.abc import Mapping
 import numpy as np
 
 from kstore_jax.corpus import shards
-from kstore_jax.corpus.encode import joined
-from kstore_jax.corpus.sampler import Fresh, Mixture, Passes, Repeated, Windows, weights_of
+from kstore_jax.corpus.encode import concatenate
+from kstore_jax.corpus.sampler import (
+    Epochs,
+    FreshTexts,
+    Mixture,
+    RepeatedTexts,
+    Windows,
+    integer_weights,
+)
 from kstore_jax.corpus.shards import Corpus
 from kstore_jax.pipeline.data import ExperimentData
 from kstore_jax.tasks.extraction import question_rows
@@ -26,7 +33,7 @@ def pretraining_windows(
     data, world = experiment.data, experiment.world
     share = 1.0 - data.qa_share - (data.text_share if data.text else 0.0)
     own = _epochs(experiment, corpora["shards"], experiment.variant, 0, world.people)
-    sources: dict[str, tuple[Passes, float]] = {"pass": (own, share)}  # names key the draws
+    sources: dict[str, tuple[Epochs, float]] = {"pass": (own, share)}  # names key the draws
     if world.celebrities and data.celebrity_share:
         first, variant = world.people, experiment.celebrity_variant
         theirs = _epochs(experiment, corpora["celebrities"], variant, first, world.celebrities)
@@ -34,32 +41,32 @@ def pretraining_windows(
         sources["celebrities"] = theirs, share * data.celebrity_share
     elif world.celebrities:
         both = [
-            experiment.with_end_of_text(corpora[name].rows) for name in ("shards", "celebrities")
+            experiment.with_end_of_text(corpora[name].texts) for name in ("shards", "celebrities")
         ]
-        sources["pass"] = Repeated(joined(both)), share
+        sources["pass"] = RepeatedTexts(concatenate(both)), share
     if data.qa_share:
         trained = np.flatnonzero(np.repeat(experiment.qa_train_mask, len(ATTRIBUTES)))
         answered = question_rows(experiment.table, experiment.everyone)
-        questions = experiment.with_end_of_text(answered).rows(trained)
-        sources["questions"] = Repeated(questions), data.qa_share
+        questions = experiment.with_end_of_text(answered).take(trained)
+        sources["questions"] = RepeatedTexts(questions), data.qa_share
     if data.text:
-        text = experiment.with_end_of_text(corpora["text"].rows)
-        sources["text"] = Repeated(text), data.text_share
+        text = experiment.with_end_of_text(corpora["text"].texts)
+        sources["text"] = RepeatedTexts(text), data.text_share
     windows = tuple(
         Windows(epochs, seq_len, seed, purpose) for purpose, (epochs, _) in sources.items()
     )
     if len(windows) == 1:
         return windows[0]
-    return Mixture(windows, weights_of([share for _, share in sources.values()]), seed)
+    return Mixture(windows, integer_weights([share for _, share in sources.values()]), seed)
 
 
 def _epochs(
     experiment: ExperimentData, corpus: Corpus, variant: Variant, first: int, size: int
-) -> Passes:
+) -> Epochs:
     if not variant.fresh:
-        return Repeated(experiment.with_end_of_text(corpus.rows))
+        return RepeatedTexts(experiment.with_end_of_text(corpus.texts))
     source = experiment.table, experiment.world.seed, variant, first, size
-    return Fresh(lambda epoch: experiment.with_end_of_text(shards.fresh(*source, epoch)))
+    return FreshTexts(lambda epoch: experiment.with_end_of_text(shards.fresh_epoch(*source, epoch)))
 
 
 def exposures(experiment: ExperimentData, windows: Windows | Mixture, count: int) -> float:
@@ -69,5 +76,5 @@ def exposures(experiment: ExperimentData, windows: Windows | Mixture, count: int
     if isinstance(windows, Mixture):
         share = windows.weights[0] / sum(windows.weights)
         windows = windows.sources[0]
-    epochs = count * share * windows.length / windows.passes.start(1)
-    return epochs * experiment.variant.entries
+    epochs = count * share * windows.seq_len / windows.epochs.tokens_before(1)
+    return epochs * experiment.variant.biographies_per_person

@@ -47,7 +47,7 @@ class Pretraining:
 
         def make_batch(step, rows):
             first = step * training.batch_size + rows.start
-            return {"tokens": vocabulary.encode(windows.windows(first, len(rows)))}
+            return {"tokens": vocabulary.encode(windows.read(first, len(rows)))}
 
         task = TrainTask(
             name=f"pretrain {self._experiment.label}",

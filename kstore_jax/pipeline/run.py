@@ -7,7 +7,7 @@ import sys
 from collections.abc import Hashable, Mapping, Sequence
 
 from kstore_jax.corpus import shards
-from kstore_jax.errors import in_a_line
+from kstore_jax.errors import one_line_error
 from kstore_jax.pipeline.context import best_finetuning, build_context
 from kstore_jax.pipeline.cores import usable_cores
 from kstore_jax.pipeline.finetune import finetune
@@ -96,7 +96,7 @@ def check(graph: ExperimentGraph) -> None:
     graph.check_datasets()
 
 
-def _write_dataset(dataset: shards.Dataset, folder: pathlib.Path) -> dict:
+def _write_dataset(dataset: shards.DatasetSpec, folder: pathlib.Path) -> dict:
     manifest = {}
     if is_first():
         manifest = shards.write_dataset(dataset, folder / "dataset", len(usable_cores()))
@@ -131,7 +131,7 @@ def pretrain_batched(graphs: Sequence[ExperimentGraph], size: int) -> None:
                 try:
                     batch[0].cache.ensure_together([g.pretrain for g in batch], compute)
                 except Exception as error:
-                    reason = in_a_line(error)
+                    reason = one_line_error(error)
                     print(f"note: {reason}; its batch is pretrained one by one", file=sys.stderr)
 
 

@@ -8,8 +8,8 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from kstore_jax.corpus.encode import PieceTokens, TokenRows
-from kstore_jax.corpus.examples import Spans, span_examples, word_examples
+from kstore_jax.corpus.encode import TokenizedTexts, TokenTable
+from kstore_jax.corpus.examples import SpanExamples, span_examples, word_examples
 from kstore_jax.corpus.shards import Corpus
 from kstore_jax.corpus.tokenizer import Vocabulary
 from kstore_jax.model.forward import Params
@@ -58,7 +58,7 @@ class Context:
     shape: Shape
     vocabulary: Vocabulary
     mask_token: int | None
-    table: PieceTokens
+    table: TokenTable
     variant: Variant
     everyone: People
     people: People
@@ -90,13 +90,13 @@ class Context:
         """The JAX key of a random stream."""
         return stream_key(self.seed, stream)
 
-    def questions(self, wording: int = TRAINED_WORDING) -> Spans:
+    def questions(self, wording: int = TRAINED_WORDING) -> SpanExamples:
         """The questions about everyone in one wording; row 6 i + a asks for attribute a of i."""
         return extraction.question_examples(
             self.table, self.everyone, self.vocabulary, wording, self.mask_token
         )
 
-    def recall_examples(self, rows: TokenRows) -> list[tuple[np.ndarray, Spans]]:
+    def recall_examples(self, rows: TokenizedTexts) -> list[tuple[np.ndarray, SpanExamples]]:
         """The values in biographies, to be predicted from the text before them or, by a
         bidirectional model, word by word from all other text.
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kstore_jax.corpus.examples import Spans
+from kstore_jax.corpus.examples import SpanExamples
 from kstore_jax.model.forward import Params, empty_cache, forward_on, unembed
 from kstore_jax.model.transformer import Shape
 
@@ -122,7 +122,7 @@ def _select_beams(x: jax.Array, parents_BxW: jax.Array) -> jax.Array:
 def generate(
     shape: Shape,
     params: Params,
-    examples: Spans,
+    examples: SpanExamples,
     end: int,
     vocab_size: int,
     width: int,
@@ -146,7 +146,7 @@ def generate(
     return np.concatenate(generated)
 
 
-def exact_match(tokens_NxK: np.ndarray, examples: Spans) -> np.ndarray:
+def exact_match(tokens_NxK: np.ndarray, examples: SpanExamples) -> np.ndarray:
     """Whether the generated tokens are the span, to its end: (N, 1) bool."""
     targets, weights = examples.targets[:, 0], examples.weights[:, 0]
     return ((tokens_NxK == targets) | (weights == 0)).all(1, keepdims=True)

@@ -24,12 +24,12 @@ def dynamics(context: Context, people: int) -> Callable[[Params], dict[str, jax.
     parts = {}
     for name, members in groups.items():
         who = np.flatnonzero(members)
-        who = who[random.shuffled(len(who), context.world_seed, "dynamics", 0)[:people]]
+        who = who[random.permutation(len(who), context.world_seed, "dynamics", 0)[:people]]
         rows = np.flatnonzero(np.isin(np.arange(len(members)), who).repeat(len(ATTRIBUTES)))
-        parts[f"qa_{name}"] = context.questions().rows(rows)
+        parts[f"qa_{name}"] = context.questions().take(rows)
         read = np.isin(context.corpus.people, who) & (context.corpus.entries == 0)
         if read.any():
-            biographies = context.corpus.rows.rows(np.flatnonzero(read))
+            biographies = context.corpus.texts.take(np.flatnonzero(read))
             parts[f"bio_{name}"] = context.recall_examples(biographies)[0][1]
     batches = {name: shard_tree(context.mesh, spans.stack(part)) for name, part in parts.items()}
 

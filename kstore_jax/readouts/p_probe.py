@@ -22,10 +22,10 @@ def p_probe(context: Context, training: PProbe, folder: pathlib.Path) -> dict:
     """
     tasks = probe_tasks(training)
     of_people, num_classes = labels(context.table, context.people, tasks)
-    biographies = training.biographies_per_person or context.variant.entries
+    biographies = training.biographies_per_person or context.variant.biographies_per_person
     chosen = np.flatnonzero(context.corpus.entries < biographies)
     people = context.corpus.people[chosen]
-    rows = context.corpus.rows.rows(chosen)
+    rows = context.corpus.texts.take(chosen)
     examples = biography_examples(rows, of_people[people], context.vocabulary, tasks)
     in_train = context.in_train[people]
     scores, hits = train_probe(

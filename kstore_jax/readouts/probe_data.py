@@ -4,8 +4,8 @@ import dataclasses
 
 import numpy as np
 
-from kstore_jax.corpus.encode import PieceTokens, TokenRows, plain_rows
-from kstore_jax.corpus.examples import tokens_of
+from kstore_jax.corpus.encode import TokenizedTexts, TokenTable, without_spans
+from kstore_jax.corpus.examples import padded_tokens
 from kstore_jax.corpus.shards import with_end_of_text
 from kstore_jax.corpus.tokenizer import Vocabulary
 from kstore_jax.world.people import ATTRIBUTES, People
@@ -47,14 +47,14 @@ class ProbeExamples:
         return {f.name: getattr(self, f.name)[which] for f in dataclasses.fields(self)}
 
 
-def _first_tokens(table: PieceTokens, attribute: int) -> np.ndarray:
+def _first_tokens(table: TokenTable, attribute: int) -> np.ndarray:
     """The first token of every value of an attribute."""
     values = np.arange(len(table.language.pools.values[ATTRIBUTES[attribute]]))
-    return table.tokens[table.language.values[attribute] + values, 0]
+    return table.tokens[table.language.value_offsets[attribute] + values, 0]
 
 
 def labels(
-    table: PieceTokens, people: People, tasks: ProbeTasks = TASKS
+    table: TokenTable, people: People, tasks: ProbeTasks = TASKS
 ) -> tuple[np.ndarray, tuple[int, ...]]:
     """The class of each person in each task (N, T) int32, and the number of classes of each task.
 
@@ -71,28 +71,31 @@ def labels(
     return np.stack(columns, axis=1).astype(np.int32), tuple(num_classes)
 
 
-def class_tokens(table: PieceTokens, vocabulary: Vocabulary) -> tuple[np.ndarray, ...]:
+def class_tokens(table: TokenTable, vocabulary: Vocabulary) -> tuple[np.ndarray, ...]:
     """The model's token of each class of each first-token task; -1 where the vocabulary has none,
     and then nobody is of that class."""
     return tuple(
-        vocabulary.places(np.unique(_first_tokens(table, ATTRIBUTES.index(name))))
+        vocabulary.lookup(np.unique(_first_tokens(table, ATTRIBUTES.index(name))))
         for name, _ in FIRST_TOKEN_TASKS
     )
 
 
-def shared_tokens(table: PieceTokens, vocabulary: Vocabulary) -> np.ndarray:
+def shared_tokens(table: TokenTable, vocabulary: Vocabulary) -> np.ndarray:
     """The model's tokens of the templates, and the end of text."""
-    tokens, _ = table.join(np.arange(int(table.language.names[0])))
-    in_model = vocabulary.places(np.unique(tokens))
+    tokens, _ = table.join_tokens(np.arange(int(table.language.name_offsets[0])))
+    in_model = vocabulary.lookup(np.unique(tokens))
     return np.append(in_model[in_model >= 0], vocabulary.end_of_text)
 
 
 def biography_examples(
-    rows: TokenRows, labels_of_rows: np.ndarray, vocabulary: Vocabulary, tasks: ProbeTasks = TASKS
+    rows: TokenizedTexts,
+    labels_of_rows: np.ndarray,
+    vocabulary: Vocabulary,
+    tasks: ProbeTasks = TASKS,
 ) -> ProbeExamples:
     """Biographies read just before each attribute, in the order they come in; an attribute is
     active at the positions before its statement (Part 3.1, section 5.1)."""
-    tokens, lengths = tokens_of(rows, vocabulary)
+    tokens, lengths = padded_tokens(rows, vocabulary)
     starts = rows.value_spans[:, :, 0]
     positions = np.sort(starts, axis=1)
     attribute = [ATTRIBUTES.index(name) for name, _ in tasks]
@@ -106,15 +109,15 @@ def biography_examples(
 
 
 def name_examples(
-    table: PieceTokens, people: People, vocabulary: Vocabulary, tasks: ProbeTasks = TASKS
+    table: TokenTable, people: People, vocabulary: Vocabulary, tasks: ProbeTasks = TASKS
 ) -> ProbeExamples:
     """End of text, full name, end of text; read at the second end (Part 3.1, section 5.2)."""
-    names = people.names + table.language.names
-    joined, _ = table.join(names)
-    rows = plain_rows(joined, table.lengths[names].sum(axis=1))
+    names = people.names + table.language.name_offsets
+    joined, _ = table.join_tokens(names)
+    rows = without_spans(joined, table.lengths[names].sum(axis=1))
     closed = with_end_of_text(rows, table.tokenizer.end_of_text)
     of_people, num_classes = labels(table, people, tasks)
-    tokens, lengths = tokens_of(closed, vocabulary)
+    tokens, lengths = padded_tokens(closed, vocabulary)
     return ProbeExamples(
         tokens=tokens,
         lengths=lengths,

@@ -6,7 +6,7 @@ import pathlib
 import jax.numpy as jnp
 import numpy as np
 
-from kstore_jax.corpus.sampler import Rows
+from kstore_jax.corpus.sampler import ShuffledIndices
 from kstore_jax.readouts import probes
 from kstore_jax.readouts.base import Context
 from kstore_jax.readouts.config import PProbe, QProbe
@@ -46,10 +46,10 @@ def train_probe(
       whose class somebody in P_train has; and the hits among held-out texts (T, N, Q).
     """
     train_rows, held_out_rows = np.flatnonzero(in_train), np.flatnonzero(~in_train)
-    order = Rows(len(train_rows), context.seed)
+    order = ShuffledIndices(len(train_rows), context.seed)
 
     def make_batch(step, rows):
-        chosen = order.rows(step * training.batch_size + rows.start, len(rows))
+        chosen = order.read(step * training.batch_size + rows.start, len(rows))
         return examples.rows(train_rows[chosen])
 
     frozen = dict(context.pretrained)

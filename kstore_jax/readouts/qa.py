@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from kstore_jax.corpus.examples import Spans
+from kstore_jax.corpus.examples import SpanExamples
 from kstore_jax.model.forward import Params
 from kstore_jax.readouts import decode, spans
 from kstore_jax.readouts.base import Context
@@ -44,7 +44,7 @@ def evaluate_questions(context: Context, params: Params, beam_size: int) -> dict
 
 
 def generate_answers(
-    context: Context, params: Params, examples: Spans, beam_size: int
+    context: Context, params: Params, examples: SpanExamples, beam_size: int
 ) -> np.ndarray:
     """The model's own answers, (N, K) int32: by beam search or, of a bidirectional model, the
     tokens under the masks."""
@@ -56,7 +56,9 @@ def generate_answers(
     return decode.generate(context.shape, params, examples, end, vocab_size, beam_size)
 
 
-def _answered(context: Context, params: Params, questions: Spans) -> tuple[np.ndarray, np.ndarray]:
+def _answered(
+    context: Context, params: Params, questions: SpanExamples
+) -> tuple[np.ndarray, np.ndarray]:
     """Whether each answer, and its first token, is right: (everyone, 6) bool both."""
     scores = spans.span_accuracy(context.shape, params, questions)
     exact, first = (right.reshape(-1, len(ATTRIBUTES)) for right in scores)

@@ -4,8 +4,8 @@ import dataclasses
 
 import numpy as np
 
-from kstore_jax.corpus.encode import TokenRows
-from kstore_jax.corpus.examples import Spans, span_examples
+from kstore_jax.corpus.encode import TokenizedTexts
+from kstore_jax.corpus.examples import SpanExamples, span_examples
 from kstore_jax.readouts import spans
 from kstore_jax.readouts.base import Context
 from kstore_jax.tasks.extraction import by_attribute
@@ -23,12 +23,12 @@ def recall(context: Context) -> dict:
       `value`, all words of the value; `values`, all words of all values, which leaves the name
       alone to predict them from.
     """
-    rows = context.corpus.rows
+    rows = context.corpus.texts
     whole, first = _predicted(context, rows)
     shares = {"whole": by_attribute(whole), "first": by_attribute(first)}
     if context.mask_token is None:
         return shares
-    some = rows.rows(np.arange(0, len(rows), -(-len(rows) // _TEXTS)))
+    some = rows.take(np.arange(0, len(rows), -(-len(rows) // _TEXTS)))
     values = [some.value_spans[:, a : a + 1] for a in range(some.value_spans.shape[1])]
     hidden = {
         "name": _predicted(context, some, context.mask_token)[0],
@@ -39,7 +39,7 @@ def recall(context: Context) -> dict:
 
 
 def _predicted(
-    context: Context, rows: TokenRows, name_mask: int | None = None
+    context: Context, rows: TokenizedTexts, name_mask: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Whether each value is predicted whole, and whether its first token is: (N, 6) bool both;
     `name_mask` hides the full names."""
@@ -55,13 +55,13 @@ def _predicted(
     return whole, first
 
 
-def _unmasked(context: Context, rows: TokenRows, hidden: np.ndarray) -> np.ndarray:
+def _unmasked(context: Context, rows: TokenizedTexts, hidden: np.ndarray) -> np.ndarray:
     """Whether each of the spans, all hidden at once, is predicted whole: (N, S) bool."""
     examples = span_examples(rows, hidden, context.vocabulary, context.mask_token)
     return spans.span_accuracy(context.shape, context.pretrained, examples)[0]
 
 
-def _hide(examples: Spans, hidden: np.ndarray, mask_token: int) -> Spans:
+def _hide(examples: SpanExamples, hidden: np.ndarray, mask_token: int) -> SpanExamples:
     """The examples with the spans `hidden` (N, M, 2), counted from the start of a row, masked."""
     positions = np.arange(examples.tokens.shape[1]) - 1
     inside = (hidden[..., :1] <= positions) & (positions < hidden[..., 1:])

@@ -16,15 +16,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kstore_jax.corpus.examples import Spans
+from kstore_jax.corpus.examples import SpanExamples
 from kstore_jax.model.forward import Params, forward, unembed
 from kstore_jax.model.transformer import Shape
 from kstore_jax.train.objectives import at_positions
 
-_COLUMNS = tuple(field.name for field in dataclasses.fields(Spans))
+_COLUMNS = tuple(field.name for field in dataclasses.fields(SpanExamples))
 
 
-def predict(shape: Shape, params: Params, examples: Spans, batch: int = 256) -> np.ndarray:
+def predict(shape: Shape, params: Params, examples: SpanExamples, batch: int = 256) -> np.ndarray:
     """The most likely token at each place of each span, given the true others: (N, S, K) int32."""
     tokens = []
     for start in range(0, len(examples), batch):
@@ -40,14 +40,14 @@ def predict(shape: Shape, params: Params, examples: Spans, batch: int = 256) -> 
 
 
 def span_accuracy(
-    shape: Shape, params: Params, examples: Spans, batch: int = 256
+    shape: Shape, params: Params, examples: SpanExamples, batch: int = 256
 ) -> tuple[np.ndarray, np.ndarray]:
     """Whether each span is predicted whole, and whether its first token is: (N, S) bool both."""
     right = predict(shape, params, examples, batch) == examples.targets
     return (right | (examples.weights == 0)).all(-1), right[..., 0]
 
 
-def stack(examples: Spans, batch: int = 256) -> dict[str, np.ndarray]:
+def stack(examples: SpanExamples, batch: int = 256) -> dict[str, np.ndarray]:
     """The columns of `examples` as (batches, batch, ...), padded; `real` (batches, batch) bool is
     False for padding."""
     batch = min(batch, len(examples))

@@ -7,7 +7,7 @@ import numpy as np
 
 from kstore_jax.report import paper
 from kstore_jax.report.groups import Group
-from kstore_jax.world.biographies import VARIANT_EXAMPLES
+from kstore_jax.world.biographies import FIG3_VARIANTS
 from kstore_jax.world.people import ATTRIBUTES
 
 
@@ -75,7 +75,7 @@ def _is_one_of_the_16(group: Group) -> bool:
 def of_all_datasets(found: Sequence[Group]) -> dict[str, float | None]:
     """Spearman's correlation of each measure; empty unless all 16 datasets of the paper are there,
     in one setting each, None where all of our values are the same."""
-    if not {group.dataset for group in found if _is_one_of_the_16(group)} >= set(VARIANT_EXAMPLES):
+    if not {group.dataset for group in found if _is_one_of_the_16(group)} >= set(FIG3_VARIANTS):
         return {}
     return {each.name: each.spearman for each in agreements(found)}
 

@@ -112,13 +112,14 @@ def _means(values: list):
 
 
 def _wording(variant: Variant) -> str:
-    count, plural = in_words(variant.entries), "s" * (variant.entries > 1)
+    per_person = variant.biographies_per_person
+    count, plural = in_words(per_person), "s" * (per_person > 1)
     shuffled = "shuffled " * (variant.order == "permuted")
     if variant.fresh:
         text = f"in every pass a new {shuffled}wording of the text about each person"
     elif variant.reworded:
         text = f"{count} {shuffled}wording{plural} of the text about each person"
-    elif variant.entries > 1:
+    elif variant.biographies_per_person > 1:
         text = f"one text about each person in {count} sentence orders"
     else:
         text = f"one {shuffled}text about each person"

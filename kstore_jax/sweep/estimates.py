@@ -28,10 +28,10 @@ def tokens(graph: ExperimentGraph) -> dict[str, float]:
     """
     e, data = graph.experiment, graph.data
     context = build_context(_small(graph))
-    entries = data.variant.entries
+    entries = data.variant.biographies_per_person
     numbers = np.arange(len(context.people) * entries)
     source = context.table, e.world.seed, data.variant, 0, numbers
-    recited = [spans for _, spans in context.recall_examples(shards.biographies(*source).rows)]
+    recited = [spans for _, spans in context.recall_examples(shards.biography_block(*source).texts)]
     longest = max(spans.tokens.shape[1] for spans in recited)
     names = name_examples(context.table, context.people, context.vocabulary)
     questions = context.questions()

@@ -167,7 +167,7 @@ def _cost(stage: StageSpec, known: Mapping[str, StageSpec]) -> tuple[str, float]
         whole = stage.kind in _READ_WHOLE
         settings = {} if whole else settings
         work = sum(
-            told["people"] * (Variant.parse(told["variant"]).entries if whole else 1)
+            told["people"] * (Variant.parse(told["variant"]).biographies_per_person if whole else 1)
             for told in read
         )
     return json.dumps([stage.kind, settings, models], sort_keys=True), max(work, 1)

@@ -21,8 +21,8 @@ import jax
 
 from kstore_jax.bench import bench
 from kstore_jax.config.fields import as_dict, identity, identity_of
-from kstore_jax.errors import DamagedFileError, UserError, in_a_line
-from kstore_jax.files import WRITING, read_json, write_json
+from kstore_jax.errors import DamagedFileError, UserError, one_line_error
+from kstore_jax.files import PARTIAL_SUFFIX, read_json, write_json
 from kstore_jax.pipeline.cores import usable_cores
 from kstore_jax.pipeline.experiment import Experiment, parse
 from kstore_jax.pipeline.graph import ExperimentGraph, resolve_auto
@@ -139,7 +139,7 @@ def _expect_folder(flag: str, path: pathlib.Path) -> None:
 
 
 def _is_passing(path: pathlib.Path) -> bool:
-    return path.suffix == WRITING or path.name == _LOCK
+    return path.suffix == PARTIAL_SUFFIX or path.name == _LOCK
 
 
 def _lost(there: dict, given: dict) -> str | None:
@@ -348,7 +348,7 @@ def _compute(graph: ExperimentGraph) -> UserError | None:
     except BrokenPipeError:
         raise
     except Exception as error:
-        return in_a_line(error)
+        return one_line_error(error)
     return None
 
 

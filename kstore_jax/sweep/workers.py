@@ -15,7 +15,7 @@ import time
 from tqdm import tqdm
 
 from kstore_jax.config.fields import as_dict
-from kstore_jax.errors import Stopped, UserError, guarded
+from kstore_jax.errors import Stopped, UserError, run_guarded
 from kstore_jax.files import read_json, write_json
 from kstore_jax.pipeline.cores import usable_cores
 from kstore_jax.pipeline.experiment import parse
@@ -166,4 +166,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(guarded(main))
+    sys.exit(run_guarded(main))

@@ -2,28 +2,32 @@
 
 import numpy as np
 
-from kstore_jax.corpus.encode import PieceTokens, TokenRows, encode_questions
-from kstore_jax.corpus.examples import Spans, span_examples
+from kstore_jax.corpus.encode import TokenizedTexts, TokenTable, encode_questions
+from kstore_jax.corpus.examples import SpanExamples, span_examples
 from kstore_jax.corpus.shards import with_end_of_text
 from kstore_jax.corpus.tokenizer import Vocabulary
 from kstore_jax.world.people import ATTRIBUTES, People
-from kstore_jax.world.questions import TRAINED_WORDING, ask
+from kstore_jax.world.questions import TRAINED_WORDING, write_questions
 
 
-def question_rows(table: PieceTokens, people: People, wording: int = TRAINED_WORDING) -> TokenRows:
+def question_rows(
+    table: TokenTable, people: People, wording: int = TRAINED_WORDING
+) -> TokenizedTexts:
     """The answered questions about people; row 6 i + a asks for attribute a of person i."""
     who = np.repeat(np.arange(len(people)), len(ATTRIBUTES))
     attributes = np.tile(np.arange(len(ATTRIBUTES)), len(people))
-    return encode_questions(table, ask(table.language, people.rows(who), attributes, wording))
+    return encode_questions(
+        table, write_questions(table.language, people.take(who), attributes, wording)
+    )
 
 
 def question_examples(
-    table: PieceTokens,
+    table: TokenTable,
     people: People,
     vocabulary: Vocabulary,
     wording: int = TRAINED_WORDING,
     mask_token: int | None = None,
-) -> Spans:
+) -> SpanExamples:
     """The questions as examples whose answer tokens are predicted.
 
     A causal model predicts the answer and the end of text after it. With a `mask_token` each answer

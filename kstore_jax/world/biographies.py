@@ -12,10 +12,18 @@ import numpy as np
 
 from kstore_jax.errors import UserError, nearest
 from kstore_jax.world import random
-from kstore_jax.world.language import NAME, PERSON, PRONOUN, Language, Texts, in_order, lay_out
+from kstore_jax.world.language import (
+    NAME,
+    PERSON,
+    PRONOUN,
+    Language,
+    Texts,
+    assemble_texts,
+    take_columns,
+)
 from kstore_jax.world.people import ATTRIBUTES, People
 
-VARIANT_EXAMPLES = (
+FIG3_VARIANTS = (
     "single", "single+fullname", "single+permute1", "single+permute2", "single+permute5",
     "single+permute1+fullname", "single+permute2+fullname", "single+permute5+fullname",
     "multi2", "multi2+fullname", "multi2+permute", "multi2+permute+fullname",
@@ -27,7 +35,7 @@ OTHER_VARIANTS = (
     "multi5+reverse1", "multi5+reverse2", "multi5+reverse6", "multi5+permute+reverse6",
 )  # fmt: skip
 """Those of Part 3.1, section 5.1, of Part 3.3 and of Part 3.2."""
-_FORM = re.compile(
+_VARIANT_SYNTAX = re.compile(
     r"single(\+permute(?P<copies>[1-9]\d*))?(?P<fullname>\+fullname)?"
     r"|multi(?P<entries>[1-9]\d*)(?P<permute>\+permute)?"
     r"(?:(?P<fullname_>\+fullname)|\+reverse(?P<reverse>[1-6]))?"
@@ -52,7 +60,7 @@ class Variant:
         are drawn anew (Part 3.3). Any entry number exists; it is that of multiM+permute.
     """
 
-    entries: int = 1
+    biographies_per_person: int = 1
     reworded: bool = False
     order: str = "fixed"
     fullname: bool = False
@@ -62,18 +70,20 @@ class Variant:
     @classmethod
     def parse(cls, text: str, field: str = "data.variant") -> "Variant":
         """Reads a variant as the papers write it; UserError names `field`."""
-        match = _FORM.fullmatch(text)
+        match = _VARIANT_SYNTAX.fullmatch(text)
         if match is None:
             raise UserError(
                 f"{field}: {text!r} is not a variant; expected single[+permuteP][+fullname], "
                 "multiM[+permute][+fullname or +reverseK], coupleM or fresh[+fullname], "
                 "M and P from 1, K from 1 to 6"
-                f"{nearest(text, VARIANT_EXAMPLES + OTHER_VARIANTS)}"
+                f"{nearest(text, FIG3_VARIANTS + OTHER_VARIANTS)}"
             )
         found = match.groupdict()
         permuted = found["copies"] or found["permute"] or found["fresh"]
         return cls(
-            entries=int(found["entries"] or found["copies"] or found["couples"] or 1),
+            biographies_per_person=int(
+                found["entries"] or found["copies"] or found["couples"] or 1
+            ),
             reworded=not text.startswith("single"),
             order="couples" if found["couples"] else "permuted" if permuted else "fixed",
             fullname=text.endswith("+fullname"),
@@ -82,7 +92,7 @@ class Variant:
         )
 
     @property
-    def kinds(self) -> tuple[int, ...]:
+    def references(self) -> tuple[int, ...]:
         """How each of the six sentences refers to the person: PERSON, NAME or PRONOUN."""
         after = len(ATTRIBUTES) - 1 - self.name_at
         later = (NAME if self.fullname else PRONOUN,) * after
@@ -90,7 +100,7 @@ class Variant:
 
 
 @dataclasses.dataclass(frozen=True)
-class Entries:
+class Biographies:
     """Some biographies: B rows.
 
     people (B,) person ids; entries (B,) which of the person's entries; templates (B, 6) the
@@ -104,23 +114,25 @@ class Entries:
     texts: Texts
 
 
-def write(
+def write_biographies(
     language: Language, seed: int, variant: Variant, who: People, entries: np.ndarray
-) -> Entries:
+) -> Biographies:
     """Entry number `entries[b]` (B,) of person `who[b]`, for each b."""
     ids = who.ids[:, None]
     entries = np.asarray(entries, np.int64)
     wording = entries[:, None] if variant.reworded else 0
     attributes = np.arange(len(ATTRIBUTES))
     high = random.bits(seed, "template", ids, wording, attributes) >> np.uint64(32)
-    templates = ((high * language.templates.astype(np.uint64)) >> np.uint64(32)).astype(np.int64)
+    templates = ((high * language.template_counts.astype(np.uint64)) >> np.uint64(32)).astype(
+        np.int64
+    )
     order = _order(seed, variant, ids, entries[:, None])
-    forms = language.form(
-        order, in_order(templates, order), np.array(variant.kinds), who.pronouns[:, None]
+    forms = language.sentence_forms(
+        order, take_columns(templates, order), np.array(variant.references), who.pronouns[:, None]
     )
     closing = variant.name_at == len(ATTRIBUTES)
-    texts = lay_out(language, who, forms, order, variant.kinds, closing)
-    return Entries(who.ids, entries, templates, order, texts)
+    texts = assemble_texts(language, who, forms, order, variant.references, closing)
+    return Biographies(who.ids, entries, templates, order, texts)
 
 
 def _order(seed: int, variant: Variant, ids: np.ndarray, entries: np.ndarray) -> np.ndarray:

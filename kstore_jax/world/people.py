@@ -77,13 +77,13 @@ class Pools:
     headquarters: np.ndarray
 
     @property
-    def names(self) -> int:
+    def full_name_count(self) -> int:
         """How many different full names there are."""
         return len(self.first_names) * len(self.middle_names) * len(self.last_names)
 
 
 @functools.cache
-def load_pools(folder: str = "", share: float = 1.0, name_fraction: float = 1.0) -> Pools:
+def load_pools(folder: str = "", value_fraction: float = 1.0, name_fraction: float = 1.0) -> Pools:
     """A share of the values and of the first, middle and last names in `folder`, the bundled ones
     when empty; all months.
 
@@ -105,18 +105,24 @@ def load_pools(folder: str = "", share: float = 1.0, name_fraction: float = 1.0)
         _check_value(city, where)
         companies.append(company)
         cities.append(city)
-    companies, cities = _thinned(companies, share), _thinned(cities, share)
+    companies, cities = (
+        _evenly_spaced(companies, value_fraction),
+        _evenly_spaced(cities, value_fraction),
+    )
     distinct = tuple(dict.fromkeys(cities))
-    years, days = _thinned(YEARS, share), _thinned(DAYS, share)
+    years, days = _evenly_spaced(YEARS, value_fraction), _evenly_spaced(DAYS, value_fraction)
     names = (f"{which}_names" for which in ("first", "middle", "last"))
     dates = tuple(f"{month} {day}, {year}" for year in years for month in MONTHS for day in days)
     return Pools(
-        **{name: _thinned(_read_values(path / f"{name}.txt"), name_fraction) for name in names},
+        **{
+            name: _evenly_spaced(_read_values(path / f"{name}.txt"), name_fraction)
+            for name in names
+        },
         values={
             "birth_date": dates,
-            "birth_city": _thinned(_read_values(path / "birth_cities.txt"), share),
-            "university": _thinned(_read_values(path / "universities.txt"), share),
-            "major": _thinned(_read_values(path / "majors.txt"), share),
+            "birth_city": _evenly_spaced(_read_values(path / "birth_cities.txt"), value_fraction),
+            "university": _evenly_spaced(_read_values(path / "universities.txt"), value_fraction),
+            "major": _evenly_spaced(_read_values(path / "majors.txt"), value_fraction),
             "company": companies,
             "company_city": distinct,
         },
@@ -124,7 +130,7 @@ def load_pools(folder: str = "", share: float = 1.0, name_fraction: float = 1.0)
     )
 
 
-def _thinned(pool: Sequence[T], share: float) -> tuple[T, ...]:
+def _evenly_spaced(pool: Sequence[T], share: float) -> tuple[T, ...]:
     """A share of a pool, evenly from all over it, two at least."""
     count = min(len(pool), max(2, round(share * len(pool))))
     return tuple(pool[i * len(pool) // count] for i in range(count))
@@ -146,18 +152,20 @@ class People:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def rows(self, which: np.ndarray) -> "People":
+    def take(self, which: np.ndarray) -> "People":
         """Some of these people, by their place here."""
         return People(*(getattr(self, f.name)[which] for f in dataclasses.fields(self)))
 
 
-def check_size(pools: Pools, size: int) -> None:
+def check_people_count(pools: Pools, size: int) -> None:
     """Raises UserError where the pools do not make `size` different full names."""
-    if size > pools.names:
-        raise UserError(f"world.people: {size} people, but the pools make {pools.names} full names")
+    if size > pools.full_name_count:
+        raise UserError(
+            f"world.people: {size} people, but the pools make {pools.full_name_count} full names"
+        )
 
 
-def people(pools: Pools, seed: int, ids: np.ndarray) -> People:
+def draw_people(pools: Pools, seed: int, ids: np.ndarray) -> People:
     """The people numbered `ids` (N,), in that order.
 
     Names are unique over the whole space of full names: a keyed permutation of the index, so there
@@ -167,12 +175,12 @@ def people(pools: Pools, seed: int, ids: np.ndarray) -> People:
       UserError: an index lies beyond the number of full names.
     """
     ids = np.asarray(ids, np.int64)
-    check_size(pools, int(ids.max(initial=-1)) + 1)
-    place = random.permute(pools.names, seed, "name", ids)
+    check_people_count(pools, int(ids.max(initial=-1)) + 1)
+    place = random.permute_index(pools.full_name_count, seed, "name", ids)
     place, last = np.divmod(place, len(pools.last_names))
     first, middle = np.divmod(place, len(pools.middle_names))
     values = np.stack(
-        [random.choose(len(pools.values[a]), seed, a, ids) for a in ATTRIBUTES], axis=1
+        [random.randint(len(pools.values[a]), seed, a, ids) for a in ATTRIBUTES], axis=1
     )
     values[:, ATTRIBUTES.index("company_city")] = pools.headquarters[
         values[:, ATTRIBUTES.index("company")]
@@ -180,7 +188,7 @@ def people(pools: Pools, seed: int, ids: np.ndarray) -> People:
     return People(
         ids=ids,
         names=np.stack([first, middle, last], axis=1),
-        pronouns=random.choose(len(PRONOUNS), seed, "pronoun", ids),
+        pronouns=random.randint(len(PRONOUNS), seed, "pronoun", ids),
         values=values,
     )
 
@@ -192,5 +200,5 @@ def in_train_half(seed: int, ids: np.ndarray) -> np.ndarray:
     and a person's half does not depend on the size of the world.
     """
     ids = np.asarray(ids, np.int64)
-    pair_bit = random.choose(2, seed, "half", ids >> 1)
+    pair_bit = random.randint(2, seed, "half", ids >> 1)
     return (pair_bit ^ (ids & 1)).astype(bool)

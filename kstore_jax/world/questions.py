@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from kstore_jax.world.language import NAME, Language, Texts, lay_out
+from kstore_jax.world.language import NAME, Language, Texts, assemble_texts
 from kstore_jax.world.people import People
 
 TRAINED_WORDING = 0
@@ -23,12 +23,12 @@ class Questions:
     texts: Texts
 
 
-def ask(
+def write_questions(
     language: Language, who: People, attributes: np.ndarray, wording: int = TRAINED_WORDING
 ) -> Questions:
     """The question about attribute `attributes[b]` (B,) of person `who[b]`, answered."""
     attributes = np.asarray(attributes)
     forms = language.questions[attributes, wording][:, None]
     return Questions(
-        who.ids, attributes, lay_out(language, who, forms, attributes[:, None], (NAME,))
+        who.ids, attributes, assemble_texts(language, who, forms, attributes[:, None], (NAME,))
     )

@@ -43,13 +43,13 @@ def bits(seed: int, purpose: str, *indices) -> np.ndarray:
     return np.broadcast_to(state, np.broadcast_shapes(shape, state.shape)).reshape(shape)
 
 
-def choose(n: int, seed: int, purpose: str, *indices) -> np.ndarray:
+def randint(n: int, seed: int, purpose: str, *indices) -> np.ndarray:
     """A uniform integer in [0, n), n < 2**31, for each element of the broadcast `indices`."""
     high = bits(seed, purpose, *indices) >> np.uint64(32)
     return ((high * np.uint64(n)) >> np.uint64(32)).astype(np.int64)
 
 
-def permute(n: int, seed: int, purpose: str, index) -> np.ndarray:
+def permute_index(n: int, seed: int, purpose: str, index) -> np.ndarray:
     """A keyed bijection of [0, n): the place of each `index` (int64), in O(1) memory.
 
     A four-round Feistel network on the smallest even number of bits that holds n, walked until it
@@ -73,7 +73,7 @@ def permute(n: int, seed: int, purpose: str, index) -> np.ndarray:
     return place.astype(np.int64).reshape(shape)
 
 
-def shuffled(n: int, seed: int, purpose: str, index: int) -> np.ndarray:
+def permutation(n: int, seed: int, purpose: str, index: int) -> np.ndarray:
     """A uniformly random order of range(n) (int64), a function of `(seed, purpose, index)`."""
     key = bits(seed, purpose, index, np.arange(2))
     return np.random.Generator(np.random.Philox(key=key)).permutation(n)

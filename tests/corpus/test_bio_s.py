@@ -12,13 +12,13 @@ from numpy.testing import assert_array_equal
 
 from kstore_jax.corpus import bio_s
 from kstore_jax.corpus.bio_s import BioS, BioSConfig
-from kstore_jax.corpus.encode import encode_entries, piece_tokens
+from kstore_jax.corpus.encode import encode_biographies, token_table
 from kstore_jax.corpus.tokenizer import gpt2
 from kstore_jax.errors import UserError
-from kstore_jax.world.biographies import OTHER_VARIANTS, VARIANT_EXAMPLES, Variant
-from kstore_jax.world.language import text
-from kstore_jax.world.people import ATTRIBUTES, PRONOUNS, in_train_half, people
-from kstore_jax.world.questions import ask
+from kstore_jax.world.biographies import FIG3_VARIANTS, OTHER_VARIANTS, Variant
+from kstore_jax.world.language import pieces_to_text
+from kstore_jax.world.people import ATTRIBUTES, PRONOUNS, draw_people, in_train_half
+from kstore_jax.world.questions import write_questions
 
 PEOPLE, SEED = 40, 3
 
@@ -54,18 +54,18 @@ def test_biographies_are_the_generators(prepared, language, biographies, content
     variant = Variant.parse(content)
     examples = read(prepared(content))
     entries = biographies(content, np.arange(PEOPLE), SEED)
-    rows = encode_entries(piece_tokens(language, gpt2()), entries)
+    rows = encode_biographies(token_table(language, gpt2()), entries)
     assert_array_equal(column(examples, "person"), entries.people)
     assert_array_equal(column(examples, "entry"), entries.entries)
     trained = in_train_half(SEED, entries.people)
     assert_array_equal(column(examples, "half"), np.where(trained, 0, 1))
-    texts = [text(language, pieces) for pieces in entries.texts.pieces]
+    texts = [pieces_to_text(language, pieces) for pieces in entries.texts.pieces]
     assert column(examples, "text").tolist() == [written.encode() for written in texts]
     assert_array_equal(np.concatenate([example["tokens"] for example in examples]), rows.tokens)
     assert_array_equal([len(example["tokens"]) for example in examples], rows.lengths)
     assert_array_equal(column(examples, "value_spans"), rows.value_spans)
     assert_array_equal(column(examples, "name_spans"), rows.name_spans)
-    assert len(examples) == PEOPLE * variant.entries
+    assert len(examples) == PEOPLE * variant.biographies_per_person
 
 
 def test_spans_decode_to_the_values_and_the_name_that_people_tells(prepared):
@@ -84,7 +84,7 @@ def test_spans_decode_to_the_values_and_the_name_that_people_tells(prepared):
 def test_people_are_the_worlds(prepared, language):
     builder = prepared("people")
     examples = read(builder)
-    who = people(language.pools, SEED, np.arange(PEOPLE))
+    who = draw_people(language.pools, SEED, np.arange(PEOPLE))
     assert_array_equal(column(examples, "person"), who.ids)
     for name, classes, expected in (
         ("half", ("P_train", "P_test"), np.where(in_train_half(SEED, who.ids), 0, 1)),
@@ -120,16 +120,16 @@ def test_questions_of_the_two_halves_are_the_two_splits(prepared, language):
 def test_questions_are_the_generators(prepared, language, wording):
     examples = read(prepared("questions"), "test")
     some = [example for example in examples if example["wording"] == wording]
-    who = people(language.pools, SEED, column(some, "person"))
-    asked = ask(language, who, column(some, "attribute"), wording)
-    texts = [text(language, pieces).encode() for pieces in asked.texts.pieces]
+    who = draw_people(language.pools, SEED, column(some, "person"))
+    asked = write_questions(language, who, column(some, "attribute"), wording)
+    texts = [pieces_to_text(language, pieces).encode() for pieces in asked.texts.pieces]
     assert column(some, "text").tolist() == texts
 
 
 def test_several_shards_and_blocks_are_in_order(prepared, monkeypatch):
     whole = read(prepared("multi5"))
-    monkeypatch.setattr(bio_s, "SHARD", 30)
-    monkeypatch.setattr(bio_s, "BLOCK", 4)
+    monkeypatch.setattr(bio_s, "EXAMPLES_PER_SHARD", 30)
+    monkeypatch.setattr(bio_s, "PEOPLE_PER_BLOCK", 4)
     config = BioSConfig(content="multi5", people=PEOPLE, seed=SEED, name="in_pieces")
     folder = prepared("people").data_dir_root
     builder = tfds.builder("bio_s", config=config, data_dir=folder)
@@ -146,7 +146,7 @@ def test_grain_reads_it(prepared):
 
 
 def test_the_configurations_are_the_variants_that_end():
-    expected = {v.replace("+", "_") for v in VARIANT_EXAMPLES + OTHER_VARIANTS} - {
+    expected = {v.replace("+", "_") for v in FIG3_VARIANTS + OTHER_VARIANTS} - {
         "fresh",
         "fresh_fullname",
     }

@@ -10,17 +10,17 @@ from numpy.testing import assert_array_equal
 
 from kstore_jax.corpus.encode import (
     compact_vocabulary,
-    encode_entries,
+    encode_biographies,
     encode_questions,
     full_vocabulary,
-    padded,
-    piece_tokens,
+    pad_texts,
+    token_table,
 )
 from kstore_jax.corpus.tokenizer import Vocabulary, gpt2
-from kstore_jax.world.biographies import OTHER_VARIANTS, VARIANT_EXAMPLES, Variant, write
-from kstore_jax.world.language import load_language, text
-from kstore_jax.world.people import ATTRIBUTES, BUNDLED_POOLS, people
-from kstore_jax.world.questions import ask
+from kstore_jax.world.biographies import FIG3_VARIANTS, OTHER_VARIANTS, Variant, write_biographies
+from kstore_jax.world.language import load_language, pieces_to_text
+from kstore_jax.world.people import ATTRIBUTES, BUNDLED_POOLS, draw_people
+from kstore_jax.world.questions import write_questions
 
 
 def full_names(pools, who) -> list[str]:
@@ -50,18 +50,20 @@ def test_known_ids():
 
 
 # 25 variants x 3 seeds x 420 entries: over 30 000 biographies. No seed is simpler than another.
-@pytest.mark.parametrize("variant", VARIANT_EXAMPLES + OTHER_VARIANTS)
+@pytest.mark.parametrize("variant", FIG3_VARIANTS + OTHER_VARIANTS)
 @settings(max_examples=3, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 @given(seed=st.integers(0, 2**64), first=st.integers(0, 100_000_000))
 def test_biographies_are_gpt2s_tokens_of_their_text(biographies, variant, seed, first):
     language = load_language()  # as an argument it would be printed whole with a failure
     parsed = Variant.parse(variant)
-    ids = first + np.arange(420 // parsed.entries)
+    ids = first + np.arange(420 // parsed.biographies_per_person)
     entries = biographies(variant, ids, seed)
-    rows = encode_entries(piece_tokens(language, gpt2()), entries)
-    assert_tokens_are_gpt2s(rows, [text(language, pieces) for pieces in entries.texts.pieces])
+    rows = encode_biographies(token_table(language, gpt2()), entries)
+    assert_tokens_are_gpt2s(
+        rows, [pieces_to_text(language, pieces) for pieces in entries.texts.pieces]
+    )
 
-    who = people(language.pools, seed, entries.people)
+    who = draw_people(language.pools, seed, entries.people)
     values = [
         f" {language.pools.values[attribute][value]}"
         for person in who.values
@@ -83,10 +85,14 @@ def test_a_name_inside_a_city_and_a_company_is_no_span_of_its_own(tmp_path):
     (folder / "birth_cities.txt").write_text("Santa Ana, CA\nAna, CA\n")
     (folder / "companies.txt").write_text("Tesla; Santa Ana, CA\nTesla Ana; Ana, CA\n")
     language = load_language(pools_folder=str(folder))
-    who = people(language.pools, 1, np.repeat(np.arange(27), 20))
-    entries = write(language, 1, Variant.parse("multi20+permute"), who, np.tile(np.arange(20), 27))
-    rows = encode_entries(piece_tokens(language, gpt2()), entries)
-    assert_tokens_are_gpt2s(rows, [text(language, pieces) for pieces in entries.texts.pieces])
+    who = draw_people(language.pools, 1, np.repeat(np.arange(27), 20))
+    entries = write_biographies(
+        language, 1, Variant.parse("multi20+permute"), who, np.tile(np.arange(20), 27)
+    )
+    rows = encode_biographies(token_table(language, gpt2()), entries)
+    assert_tokens_are_gpt2s(
+        rows, [pieces_to_text(language, pieces) for pieces in entries.texts.pieces]
+    )
     for a, attribute in enumerate(ATTRIBUTES):
         found = spans_as_text(rows, rows.value_spans[:, [a]])
         assert found == [f" {language.pools.values[attribute][v]}" for v in who.values[:, a]]
@@ -97,11 +103,13 @@ def test_a_name_inside_a_city_and_a_company_is_no_span_of_its_own(tmp_path):
 
 @pytest.mark.parametrize("wording", range(5))
 def test_questions_are_gpt2s_tokens_of_their_text(language, table, wording):
-    who = people(language.pools, 5, np.repeat(np.arange(200), 6))
+    who = draw_people(language.pools, 5, np.repeat(np.arange(200), 6))
     attributes = np.tile(np.arange(6), 200)
-    asked = ask(language, who, attributes, wording)
+    asked = write_questions(language, who, attributes, wording)
     rows = encode_questions(table, asked)
-    assert_tokens_are_gpt2s(rows, [text(language, pieces) for pieces in asked.texts.pieces])
+    assert_tokens_are_gpt2s(
+        rows, [pieces_to_text(language, pieces) for pieces in asked.texts.pieces]
+    )
     held = zip(attributes, who.values[np.arange(1200), attributes], strict=True)
     answers = [f" {language.pools.values[ATTRIBUTES[a]][value]}" for a, value in held]
     assert_array_equal(spans_as_text(rows, rows.value_spans), answers)
@@ -111,9 +119,9 @@ def test_questions_are_gpt2s_tokens_of_their_text(language, table, wording):
 
 
 def test_rows_picks_rows_in_the_order_asked_for(table, biographies):
-    rows = encode_entries(table, biographies("multi2", np.arange(20)))
+    rows = encode_biographies(table, biographies("multi2", np.arange(20)))
     which = np.array([7, 0, 39, 7])
-    picked = rows.rows(which)
+    picked = rows.take(which)
     for place, row in enumerate(which):
         expected = rows.tokens[rows.offsets[row] : rows.offsets[row + 1]]
         assert np.array_equal(
@@ -124,9 +132,9 @@ def test_rows_picks_rows_in_the_order_asked_for(table, biographies):
 
 
 def test_padded_rows_begin_with_one_padding_token(table, biographies):
-    rows = encode_entries(table, biographies("single", np.arange(20)))
+    rows = encode_biographies(table, biographies("single", np.arange(20)))
     length = int(rows.lengths.max()) + 3
-    table = padded(rows, length, 7)
+    table = pad_texts(rows, length, 7)
     for b, line in enumerate(table):
         row = rows.tokens[rows.offsets[b] : rows.offsets[b + 1]].tolist()
         assert line.tolist() == [7, *row] + [7] * (length - len(row) - 1)
@@ -157,20 +165,20 @@ def test_the_full_vocabulary_is_gpt2s_own():
 
 def test_the_compact_vocabulary_covers_all_texts_about_its_people(language, table, biographies):
     ids = np.arange(300)
-    who = people(language.pools, 0, ids)
+    who = draw_people(language.pools, 0, ids)
     vocabulary = compact_vocabulary(table, who)
     with_reverse = compact_vocabulary(table, who, reverse=True)
     assert (np.diff(vocabulary.ids) > 0).all()
     assert vocabulary.ids[vocabulary.end_of_text] == 50256
     asked = [
-        encode_questions(table, ask(language, who, np.full(300, a), wording))
+        encode_questions(table, write_questions(language, who, np.full(300, a), wording))
         for a in range(6)
         for wording in range(5)
     ]
     for rows in asked:
         vocabulary.encode(rows.tokens)
-    for variant in VARIANT_EXAMPLES + OTHER_VARIANTS:
-        rows = encode_entries(table, biographies(variant, ids))
+    for variant in FIG3_VARIANTS + OTHER_VARIANTS:
+        rows = encode_biographies(table, biographies(variant, ids))
         reverse = Variant.parse(variant).name_at
         (with_reverse if reverse else vocabulary).encode(rows.tokens)
     some = rows.tokens[:500]
@@ -181,6 +189,6 @@ def test_the_compact_vocabulary_covers_all_texts_about_its_people(language, tabl
 
 def test_the_compact_vocabulary_holds_nothing_that_only_others_need(language, table):
     few, many = (
-        compact_vocabulary(table, people(language.pools, 0, np.arange(n))) for n in (3, 300)
+        compact_vocabulary(table, draw_people(language.pools, 0, np.arange(n))) for n in (3, 300)
     )
     assert set(few.ids) < set(many.ids)

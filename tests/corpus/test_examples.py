@@ -7,13 +7,13 @@ import pytest
 
 from kstore_jax.corpus.encode import (
     compact_vocabulary,
-    encode_entries,
+    encode_biographies,
     encode_questions,
     full_vocabulary,
 )
-from kstore_jax.corpus.examples import span_examples, tokens_of, word_examples
-from kstore_jax.world.people import people
-from kstore_jax.world.questions import ask
+from kstore_jax.corpus.examples import padded_tokens, span_examples, word_examples
+from kstore_jax.world.people import draw_people
+from kstore_jax.world.questions import write_questions
 
 IDS = np.arange(40)
 
@@ -22,7 +22,7 @@ IDS = np.arange(40)
 def vocabulary(request, language, table):
     if request.param == "gpt2":
         return full_vocabulary(table.tokenizer)
-    return compact_vocabulary(table, people(language.pools, 0, IDS))
+    return compact_vocabulary(table, draw_people(language.pools, 0, IDS))
 
 
 def row(rows, b: int) -> np.ndarray:
@@ -50,20 +50,20 @@ def assert_spans_are_right(rows, spans, vocabulary):
 
 
 def test_answers_of_questions(language, table, vocabulary):
-    who = people(language.pools, 0, np.repeat(IDS, 6))
-    rows = encode_questions(table, ask(language, who, np.tile(np.arange(6), len(IDS))))
+    who = draw_people(language.pools, 0, np.repeat(IDS, 6))
+    rows = encode_questions(table, write_questions(language, who, np.tile(np.arange(6), len(IDS))))
     assert_spans_are_right(rows, rows.value_spans, vocabulary)
 
 
 def test_values_and_names_of_biographies(table, biographies, vocabulary):
-    rows = encode_entries(table, biographies("multi2+permute", IDS))
+    rows = encode_biographies(table, biographies("multi2+permute", IDS))
     assert_spans_are_right(rows, rows.value_spans, vocabulary)
     assert_spans_are_right(rows, rows.name_spans, vocabulary)
 
 
 def test_lines_begin_and_are_filled_up_with_the_end_of_text(table, biographies, vocabulary):
-    rows = encode_entries(table, biographies("single", IDS))
-    tokens, lengths = tokens_of(rows, vocabulary)
+    rows = encode_biographies(table, biographies("single", IDS))
+    tokens, lengths = padded_tokens(rows, vocabulary)
     assert lengths.tolist() == (1 + rows.lengths).tolist()
     assert tokens.shape[1] % 8 == 0
     assert 1 + rows.lengths.max() <= tokens.shape[1] < 1 + rows.lengths.max() + 8
@@ -77,8 +77,8 @@ MASK = 60_000
 
 
 def test_a_hidden_span_is_predicted_from_its_own_places(language, table, vocabulary):
-    who = people(language.pools, 0, np.repeat(IDS, 6))
-    rows = encode_questions(table, ask(language, who, np.tile(np.arange(6), len(IDS))))
+    who = draw_people(language.pools, 0, np.repeat(IDS, 6))
+    rows = encode_questions(table, write_questions(language, who, np.tile(np.arange(6), len(IDS))))
     shown = span_examples(rows, rows.value_spans, vocabulary)
     hidden = span_examples(rows, rows.value_spans, vocabulary, MASK)
     assert np.array_equal(hidden.targets, shown.targets)
@@ -94,7 +94,7 @@ def test_a_hidden_span_is_predicted_from_its_own_places(language, table, vocabul
 
 
 def test_words_of_values_are_hidden_one_at_a_time(table, biographies, vocabulary):
-    rows = encode_entries(table, biographies("multi2+permute", IDS))
+    rows = encode_biographies(table, biographies("multi2+permute", IDS))
     shown = span_examples(rows, rows.value_spans, vocabulary)
     found = {}
     for which, part in word_examples(rows, rows.value_spans, vocabulary, MASK):

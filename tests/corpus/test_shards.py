@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kstore_jax.corpus import shards
-from kstore_jax.corpus.encode import encode_entries
+from kstore_jax.corpus.encode import encode_biographies
 from kstore_jax.corpus.tokenizer import gpt2
 from kstore_jax.errors import DamagedFileError, UserError
 from kstore_jax.world.biographies import Variant
-from kstore_jax.world.biographies import write as biographies_of
-from kstore_jax.world.people import people
+from kstore_jax.world.biographies import write_biographies as biographies_of
+from kstore_jax.world.people import draw_people
 
 PEOPLE, FIRST, VARIANT, SEED, CONFIG = 150, 1000, "multi2+permute", 4, {"anything": 1}
 
@@ -22,14 +22,14 @@ PEOPLE, FIRST, VARIANT, SEED, CONFIG = 150, 1000, "multi2+permute", 4, {"anythin
 @pytest.fixture(autouse=True, scope="module")
 def _several_blocks_and_parts():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shards, "BLOCK", 64)
-        patch.setattr(shards, "PART", 128)
+        patch.setattr(shards, "ENTRIES_PER_RECORD", 64)
+        patch.setattr(shards, "ENTRIES_PER_PART", 128)
         yield
 
 
-def dataset_of(table, people=PEOPLE, variant=VARIANT, config=CONFIG) -> shards.Dataset:
+def dataset_of(table, people=PEOPLE, variant=VARIANT, config=CONFIG) -> shards.DatasetSpec:
     how = table, SEED, Variant.parse(variant), FIRST, people
-    return shards.Dataset(config, gpt2(), lambda: shards.biography_parts(*how))
+    return shards.DatasetSpec(config, gpt2(), lambda: shards.biography_parts(*how))
 
 
 def write(folder, table, people=PEOPLE, variant=VARIANT, workers=1):
@@ -50,11 +50,11 @@ def contents(folder) -> dict[str, bytes]:
 def test_what_is_read_is_what_was_generated(table, biographies, dataset):
     corpus = shards.read_dataset(dataset)
     entries = biographies(VARIANT, FIRST + np.arange(PEOPLE), SEED)
-    rows = encode_entries(table, entries)
+    rows = encode_biographies(table, entries)
     assert np.array_equal(corpus.people, entries.people)
     assert np.array_equal(corpus.entries, entries.entries)
     for column in ("tokens", "offsets", "value_spans", "name_spans"):
-        read, written = getattr(corpus.rows, column), getattr(rows, column)
+        read, written = getattr(corpus.texts, column), getattr(rows, column)
         assert read.dtype == written.dtype
         assert np.array_equal(read, written)
 
@@ -64,8 +64,8 @@ def test_the_manifest_says_what_is_there(dataset):
     corpus = shards.read_dataset(dataset)
     assert manifest["config"] == CONFIG
     assert manifest["tokenizer"] == gpt2().fingerprint
-    assert manifest["entries"] == 2 * PEOPLE == len(corpus.rows)
-    assert manifest["tokens"] == len(corpus.rows.tokens)
+    assert manifest["entries"] == 2 * PEOPLE == len(corpus.texts)
+    assert manifest["tokens"] == len(corpus.texts.tokens)
     names = [part["name"] for part in manifest["parts"]]
     assert names == [f"part-0000{i}-of-00003.array_record" for i in range(3)]
     assert {*names, shards.MANIFEST} == set(contents(dataset))
@@ -162,7 +162,7 @@ def test_a_changed_manifest_is_refused(copy, field):
 @pytest.mark.parametrize(
     ("where", "name", "call"),
     [
-        (shards, "biographies", 1),
+        (shards, "biography_block", 1),
         (shards, "_pack", 4),
         (shards, "write_json", 1),
         (shards, "write_json", 4),
@@ -208,7 +208,7 @@ def test_going_on_writes_only_the_parts_that_are_missing(table, tmp_path, monkey
     written, pack = [], shards._pack
     monkeypatch.setattr(shards, "_pack", lambda corpus: written.append(corpus) or pack(corpus))
     write(tmp_path / "dataset", table)
-    assert sum(len(corpus.rows) for corpus in written) == 2 * PEOPLE - 2 * shards.PART
+    assert sum(len(corpus.texts) for corpus in written) == 2 * PEOPLE - 2 * shards.ENTRIES_PER_PART
 
 
 def test_a_part_that_was_damaged_meanwhile_is_written_again(table, dataset, tmp_path, monkeypatch):
@@ -227,14 +227,14 @@ def test_what_another_configuration_left_is_not_gone_on_with(table, tmp_path, mo
 
 
 def test_fresh_text_of_a_pass_is_that_entry_of_everyone(table, language):
-    fresh = shards.fresh(table, SEED, Variant.parse("fresh"), FIRST, 100, 7)
-    who = people(language.pools, SEED, FIRST + np.arange(100))
+    fresh = shards.fresh_epoch(table, SEED, Variant.parse("fresh"), FIRST, 100, 7)
+    who = draw_people(language.pools, SEED, FIRST + np.arange(100))
     expected = biographies_of(language, SEED, Variant.parse("fresh"), who, np.full(100, 7))
-    assert np.array_equal(fresh.tokens, encode_entries(table, expected).tokens)
+    assert np.array_equal(fresh.tokens, encode_biographies(table, expected).tokens)
 
 
 def test_every_row_is_closed_by_one_end_of_text(dataset):
-    rows = shards.read_dataset(dataset).rows
+    rows = shards.read_dataset(dataset).texts
     closed = shards.with_end_of_text(rows, 50256)
     assert len(closed) == len(rows)
     for b in range(len(rows)):

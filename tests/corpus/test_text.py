@@ -11,7 +11,7 @@ import tensorflow_datasets as tfds
 from numpy.testing import assert_array_equal
 
 from kstore_jax.corpus import text as module
-from kstore_jax.corpus.shards import Dataset, read_dataset, write_dataset
+from kstore_jax.corpus.shards import DatasetSpec, read_dataset, write_dataset
 from kstore_jax.corpus.text import encode_documents, open_documents, text_parts
 from kstore_jax.corpus.tokenizer import gpt2
 from kstore_jax.errors import UserError
@@ -256,7 +256,7 @@ def test_documents_become_a_data_set_and_are_read_back(tmp_path, monkeypatch):
     lines = "".join(json.dumps({"text": document}) + "\n" for document in told)
     (tmp_path / "some.jsonl").write_text(lines)
     documents = open_documents(str(tmp_path / "some.jsonl"))
-    dataset = Dataset({}, gpt2(), lambda: text_parts(gpt2(), documents))
+    dataset = DatasetSpec({}, gpt2(), lambda: text_parts(gpt2(), documents))
     manifest = write_dataset(dataset, tmp_path / "shards")
     assert len(manifest["parts"]) == 4
     corpus = read_dataset(tmp_path / "shards")
@@ -264,5 +264,5 @@ def test_documents_become_a_data_set_and_are_read_back(tmp_path, monkeypatch):
     assert corpus.entries.tolist() == kept
     assert set(corpus.people) == {-1}
     for row, i in enumerate(kept):
-        ids = corpus.rows.tokens[corpus.rows.offsets[row] : corpus.rows.offsets[row + 1]]
+        ids = corpus.texts.tokens[corpus.texts.offsets[row] : corpus.texts.offsets[row + 1]]
         assert gpt2().decode(ids) == told[i]

@@ -7,23 +7,23 @@ from numpy.testing import assert_array_equal
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from kstore_jax.corpus import tokenizer as module
-from kstore_jax.corpus.encode import encode_entries, encode_questions, piece_tokens
-from kstore_jax.corpus.tokenizer import gpt2, tokenizer
+from kstore_jax.corpus.encode import encode_biographies, encode_questions, token_table
+from kstore_jax.corpus.tokenizer import gpt2, load_tokenizer
 from kstore_jax.errors import DamagedFileError, UserError
-from kstore_jax.world.language import text
-from kstore_jax.world.people import ATTRIBUTES, people
-from kstore_jax.world.questions import ask
+from kstore_jax.world.language import pieces_to_text
+from kstore_jax.world.people import ATTRIBUTES, draw_people
+from kstore_jax.world.questions import write_questions
 
 SEED = 5
 
 
 @pytest.fixture(scope="module")
 def who(language):
-    return people(language.pools, SEED, np.arange(200))
+    return draw_people(language.pools, SEED, np.arange(200))
 
 
 def texts_of(language, entries) -> list[str]:
-    return [text(language, pieces) for pieces in entries.texts.pieces]
+    return [pieces_to_text(language, pieces) for pieces in entries.texts.pieces]
 
 
 @pytest.fixture(scope="module")
@@ -53,16 +53,16 @@ def files(language, biographies, tmp_path_factory):
 
 @pytest.mark.parametrize("name", ["gpt2", "word", "bpe1000", "gpt2.json", "metaspace.json"])
 def test_pieces_are_cut_as_the_whole_text_is(language, biographies, files, who, name):
-    found = tokenizer(str(files / name) if "." in name else name, language, SEED, who)
-    table = piece_tokens(language, found)
+    found = load_tokenizer(str(files / name) if "." in name else name, language, SEED, who)
+    table = token_table(language, found)
     entries = biographies("multi2+permute", who.ids, SEED)
-    rows = encode_entries(table, entries)
+    rows = encode_biographies(table, entries)
     expected = found.encode(texts_of(language, entries))
     assert_array_equal(rows.lengths, [len(ids) for ids in expected])
     assert_array_equal(rows.tokens, np.concatenate(expected))
     assert rows.tokens.dtype == found.dtype
 
-    asked = ask(language, who, np.arange(200) % 6, 2)
+    asked = write_questions(language, who, np.arange(200) % 6, 2)
     questions = encode_questions(table, asked)
     assert_array_equal(questions.tokens, np.concatenate(found.encode(texts_of(language, asked))))
     values = who.values[np.arange(200), np.arange(200) % 6]
@@ -74,20 +74,20 @@ def test_pieces_are_cut_as_the_whole_text_is(language, biographies, files, who, 
 
 @pytest.mark.parametrize("name", ["word", "bpe1000"])
 def test_training_a_tokenizer_twice_gives_the_same(language, who, name):
-    first, again = (tokenizer(name, language, SEED, who) for _ in range(2))
+    first, again = (load_tokenizer(name, language, SEED, who) for _ in range(2))
     assert first is not again
     assert first.fingerprint == again.fingerprint
 
 
 def test_a_trained_vocabulary_has_the_size_asked_for_and_every_byte(language, who):
-    assert tokenizer("bpe1000", language, SEED, who).size == 1000
-    found = tokenizer("bpe300", language, SEED, who)
+    assert load_tokenizer("bpe1000", language, SEED, who).size == 1000
+    found = load_tokenizer("bpe300", language, SEED, who)
     (ids,) = found.encode(["Zürich, 東京"])
     assert found.decode(ids) == "Zürich, 東京"
 
 
 def test_a_word_vocabulary_has_one_token_a_word(language, who):
-    found = tokenizer("word", language, SEED, who)
+    found = load_tokenizer("word", language, SEED, who)
     assert [found.decode([i]) for i in found.encode([" born on October 2, 1996."])[0]] == [
         " born", " on", " October", " 2", ",", " 1996", ".",
     ]  # fmt: skip
@@ -108,7 +108,7 @@ def test_a_word_vocabulary_has_one_token_a_word(language, who):
 )
 def test_what_is_no_tokenizer_is_refused_in_one_line(language, files, who, name, said):
     with pytest.raises(UserError) as refused:
-        tokenizer(str(files / name) if "." in name else name, language, SEED, who)
+        load_tokenizer(str(files / name) if "." in name else name, language, SEED, who)
     assert str(refused.value).startswith("data.tokenizer: ")
     assert said in str(refused.value)
     assert "\n" not in str(refused.value)

@@ -67,9 +67,9 @@ def test_the_mask_has_a_row_of_its_own(context):
 
 
 def test_recall_tells_every_value_word_by_word(runner, context):
-    recited = context.recall_examples(context.corpus.rows)
+    recited = context.recall_examples(context.corpus.texts)
     assert len(recited) > 2  # values of several words
-    assert np.array_equal(recited[0][0], np.arange(len(context.corpus.rows)))
+    assert np.array_equal(recited[0][0], np.arange(len(context.corpus.texts)))
     found = runner.graph.cache.result(runner.graph.recall)
     assert found["whole"].keys() == {"mean", *ATTRIBUTES}
     assert all(found["whole"][name] <= found["first"][name] for name in ATTRIBUTES)
@@ -86,7 +86,7 @@ def test_recall_hides_what_it_says(context, hidden, monkeypatch):
         return np.ones(examples.weights.shape[:2], bool), np.ones(examples.weights.shape[:2], bool)
 
     monkeypatch.setattr(spans, "span_accuracy", span_accuracy)
-    rows = context.corpus.rows
+    rows = context.corpus.texts
     words = len(context.recall_examples(rows))
     assert recall(context)["whole"]["mean"] == 1.0
     parts = {  # of words told one by one the first, which every row has

@@ -64,7 +64,9 @@ def names(runner: Runner) -> list[str]:
 
 
 def one_pass(runner: Runner, windows) -> str:
-    return runner.graph.data.table.tokenizer.decode(windows.stream(0, windows.passes.start(1)))
+    return runner.graph.data.table.tokenizer.decode(
+        windows.stream(0, windows.epochs.tokens_before(1))
+    )
 
 
 def test_by_default_each_biography_of_both_groups_is_read_once_a_pass(runner):
@@ -93,8 +95,8 @@ def mixture_of(mixed: Runner, count: int) -> tuple[np.ndarray, list[str]]:
     """Where each of the first windows comes from, and their texts."""
     windows = windows_of(mixed)
     assert isinstance(windows, Mixture)
-    texts = [mixed.graph.data.table.tokenizer.decode(row) for row in windows.windows(0, count)]
-    return windows.source(0, count), texts
+    texts = [mixed.graph.data.table.tokenizer.decode(row) for row in windows.read(0, count)]
+    return windows.source_of(0, count), texts
 
 
 def test_a_share_of_celebrities_is_that_of_their_windows(runner):
@@ -129,7 +131,7 @@ def test_real_text_takes_half_of_the_windows(runner, tmp_path):
     source, texts = mixture_of(mixed, 20)
     assert np.bincount(source).tolist() == [10, 10]
     assert [("Zounds!" in text) for text in texts] == (source == 1).tolist()
-    mixed.context.vocabulary.encode(windows_of(mixed).windows(0, 20))
+    mixed.context.vocabulary.encode(windows_of(mixed).read(0, 20))
 
 
 def test_edited_text_is_another_dataset(runner, tmp_path):
@@ -145,7 +147,7 @@ def test_fresh_text_is_other_text_in_every_pass_about_the_same_facts(runner):
     windows = windows_of(fresh)
     passes = [
         fresh.graph.data.table.tokenizer.decode(
-            windows.stream(windows.passes.start(n), windows.passes.start(n + 1))
+            windows.stream(windows.epochs.tokens_before(n), windows.epochs.tokens_before(n + 1))
         ).split("<|endoftext|>")[:-1]
         for n in range(3)
     ]
@@ -167,7 +169,7 @@ def test_another_tokenizer_is_another_dataset_of_the_same_text(runner, name):
     assert sorted(text.split("<|endoftext|>")) == sorted(
         one_pass(plain, windows_of(plain)).split("<|endoftext|>")
     )
-    other.context.vocabulary.encode(windows_of(other).windows(0, 8))
+    other.context.vocabulary.encode(windows_of(other).read(0, 8))
 
 
 def test_ones_own_pools_of_another_content_are_another_dataset(runner, tmp_path):

@@ -72,7 +72,7 @@ def names(runner: Runner, inside: bool) -> list[str]:
     """The full names of P_train or P_test."""
     pools, who = (
         runner.graph.data.language.pools,
-        runner.graph.data.people.rows(np.flatnonzero(runner.graph.data.in_train == inside)),
+        runner.graph.data.people.take(np.flatnonzero(runner.graph.data.in_train == inside)),
     )
     return [
         f"{pools.first_names[first]} {pools.middle_names[middle]} {pools.last_names[last]}"
@@ -232,9 +232,9 @@ def test_probes_report_each_position_once_and_none_where_nobody_is_asked(runner)
 
 
 def test_exposures_count_how_often_a_person_is_read_about(runner, context):
-    training, rows = runner.graph.experiment.pretrain, context.corpus.rows
+    training, rows = runner.graph.experiment.pretrain, context.corpus.texts
     tokens = len(rows.tokens) + len(rows)  # with the ends of text
-    per_person = runner.graph.data.variant.entries
+    per_person = runner.graph.data.variant.biographies_per_person
     expected = training.steps * training.batch_size * training.seq_len / tokens * per_person
     assert runner.graph.cache.result(runner.graph.pretrain)["exposures"] == pytest.approx(expected)
 
@@ -325,7 +325,7 @@ def test_dynamics_of_the_finished_model_are_its_recall_and_answers(runner, conte
         for kind in ("exact", "first"):
             expected = answered[half][kind]["mean"]
             assert float(shares[f"qa_{half}_{kind}"]) == pytest.approx(expected, abs=1e-6)
-    if runner.graph.data.variant.entries == 1:
+    if runner.graph.data.variant.biographies_per_person == 1:
         recall = runner.graph.cache.result(runner.graph.recall)["first"]["mean"]
         both = (shares["bio_train_first"] + shares["bio_test_first"]) / 2
         assert float(both) == pytest.approx(recall, abs=1e-6)

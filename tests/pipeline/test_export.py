@@ -10,8 +10,8 @@ import pytest
 import tokenizers
 
 from kstore_jax.cli.main import main
-from kstore_jax.corpus.encode import compact_vocabulary, piece_tokens
-from kstore_jax.corpus.tokenizer import Tokenizer, Vocabulary, tokenizer
+from kstore_jax.corpus.encode import compact_vocabulary, token_table
+from kstore_jax.corpus.tokenizer import Tokenizer, Vocabulary, load_tokenizer
 from kstore_jax.errors import UserError
 from kstore_jax.model import hf_checkpoint
 from kstore_jax.model.forward import forward, unembed
@@ -20,7 +20,7 @@ from kstore_jax.pipeline.export import tokenizer_json
 from kstore_jax.pipeline.graph import ExperimentGraph
 from kstore_jax.pipeline.run import Runner
 from kstore_jax.pipeline.stages import Cache
-from kstore_jax.world.people import people
+from kstore_jax.world.people import draw_people
 
 END = "<|endoftext|>"
 
@@ -56,7 +56,7 @@ def test_the_exported_model_has_the_logits_of_the_run(exported):
 def test_the_exported_tokenizer_cuts_text_into_the_models_tokens(exported):
     runner, out = exported
     theirs = tokenizers.Tokenizer.from_file(str(out / "tokenizer.json"))
-    tokens = runner.context.vocabulary.encode(runner.context.corpus.rows.tokens[:40])
+    tokens = runner.context.vocabulary.encode(runner.context.corpus.texts.tokens[:40])
     text = runner.context.vocabulary.decode(tokens)
     assert theirs.encode(text).ids == tokens.tolist()
     assert theirs.decode(tokens.tolist()) == text
@@ -72,7 +72,7 @@ def test_transformers_reads_the_exported_folder(exported):
     model = transformers.AutoModelForCausalLM.from_pretrained(out).eval()
     theirs = transformers.AutoTokenizer.from_pretrained(out)
     text = runner.context.vocabulary.decode(
-        runner.context.vocabulary.encode(runner.context.corpus.rows.tokens[:20])
+        runner.context.vocabulary.encode(runner.context.corpus.texts.tokens[:20])
     )
     ids = theirs(text, return_tensors="pt")["input_ids"]
     with torch.no_grad():
@@ -164,14 +164,14 @@ def test_a_run_that_cannot_be_exported_is_refused(finished, tmp_path, capsys):
 
 @pytest.mark.parametrize("name", ["gpt2", "bpe300", "word"])
 def test_a_renumbered_tokenizer_cuts_text_as_before(language, name):
-    who = people(language.pools, 0, np.arange(5))
-    table = piece_tokens(language, tokenizer(name, language, 0, who))
+    who = draw_people(language.pools, 0, np.arange(5))
+    table = token_table(language, load_tokenizer(name, language, 0, who))
     vocabulary = compact_vocabulary(table, who)
     again = tokenizers.Tokenizer.from_str(tokenizer_json(vocabulary, vocabulary.size))
     text = vocabulary.decode(np.arange(min(60, vocabulary.size)))
     text = f"{text}{END}"
     before = vocabulary.tokenizer.backend.encode(text).ids
-    places = vocabulary.places(np.array(before))
+    places = vocabulary.lookup(np.array(before))
     after = np.array(again.encode(text).ids)
     known = places >= 0
     np.testing.assert_array_equal(after[known], places[known])

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kstore_jax.corpus.examples import Spans
+from kstore_jax.corpus.examples import SpanExamples
 from kstore_jax.model.config import STYLES, style_fields
 from kstore_jax.model.forward import empty_cache, forward, forward_on, unembed
 from kstore_jax.model.transformer import Shape
@@ -115,7 +115,7 @@ def test_a_wider_beam_finds_nothing_less_likely_and_something_more():
     assert (four > one + 1e-3).any()
 
 
-def spans(rows: int, seed: int = 0) -> Spans:
+def spans(rows: int, seed: int = 0) -> SpanExamples:
     """Texts of different lengths, the last tokens of which and the end are to be said."""
     draw = np.random.default_rng(seed)
     starts, counts = draw.integers(1, 6, rows), draw.integers(1, 4, rows)
@@ -126,7 +126,7 @@ def spans(rows: int, seed: int = 0) -> Spans:
     positions = np.where(inside, starts[:, None] - 1 + steps, 0)
     targets = np.where(inside, np.take_along_axis(tokens, positions + 1, 1), 0)
     columns = (positions, targets.astype(np.int32), inside.astype(np.float32))
-    return Spans(tokens, *(x[:, None] for x in columns), (starts + counts).astype(np.int32))
+    return SpanExamples(tokens, *(x[:, None] for x in columns), (starts + counts).astype(np.int32))
 
 
 @pytest.mark.parametrize("batch", [64, 1000])

@@ -10,7 +10,7 @@ from kstore_jax.model.transformer import Shape
 from kstore_jax.readouts.config import PProbe
 from kstore_jax.readouts.probe_data import FIRST_TOKEN_TASKS, class_tokens, labels, shared_tokens
 from kstore_jax.readouts.probes import class_logits, init_probe, model_head, moments, with_probe
-from kstore_jax.world.people import ATTRIBUTES, people
+from kstore_jax.world.people import ATTRIBUTES, draw_people
 from tests.model import reference
 
 SHAPE = Shape(vocabulary=24, layers=1, heads=2, width=16)
@@ -44,7 +44,7 @@ def test_an_update_of_shared_tokens_leaves_the_others_as_they_are():
 
 
 def test_the_class_of_a_person_is_the_first_token_of_the_value(language, table):
-    who = people(language.pools, 0, np.arange(50))
+    who = draw_people(language.pools, 0, np.arange(50))
     vocabulary = compact_vocabulary(table, who)
     found, _ = labels(table, who, FIRST_TOKEN_TASKS)
     tokens = class_tokens(table, vocabulary)
@@ -57,7 +57,7 @@ def test_the_class_of_a_person_is_the_first_token_of_the_value(language, table):
 
 
 def test_names_and_values_are_not_shared_tokens(language, table):
-    who = people(language.pools, 0, np.arange(50))
+    who = draw_people(language.pools, 0, np.arange(50))
     vocabulary = compact_vocabulary(table, who)
     shared = set(shared_tokens(table, vocabulary).tolist())
     assert vocabulary.end_of_text in shared

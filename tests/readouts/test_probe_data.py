@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from kstore_jax.corpus.encode import compact_vocabulary, encode_entries
+from kstore_jax.corpus.encode import compact_vocabulary, encode_biographies
 from kstore_jax.readouts.probe_data import TASKS, biography_examples, labels, name_examples
-from kstore_jax.world.people import ATTRIBUTES, people
+from kstore_jax.world.people import ATTRIBUTES, draw_people
 
 IDS = np.arange(30)
 
@@ -14,8 +14,8 @@ IDS = np.arange(30)
 def read(request, table, biographies):
     """The examples of some biographies, their text, the vocabulary, and the people in them."""
     written = biographies(request.param, IDS)
-    rows = encode_entries(table, written)
-    who = people(table.language.pools, 0, written.people)
+    rows = encode_biographies(table, written)
+    who = draw_people(table.language.pools, 0, written.people)
     vocabulary = compact_vocabulary(table, who)
     examples = biography_examples(rows, labels(table, who)[0], vocabulary)
     return examples, vocabulary, who
@@ -50,7 +50,7 @@ def test_a_task_is_asked_at_the_positions_up_to_that_of_its_statement(language, 
 
 
 def test_names_are_read_at_the_end_of_text_that_closes_them(language, table):
-    who = people(language.pools, 0, IDS)
+    who = draw_people(language.pools, 0, IDS)
     vocabulary = compact_vocabulary(table, who)
     examples = name_examples(table, who, vocabulary)
     pools = language.pools
@@ -63,7 +63,7 @@ def test_names_are_read_at_the_end_of_text_that_closes_them(language, table):
 
 
 def test_classes_are_values_or_their_first_tokens(language, table):
-    who = people(language.pools, 0, np.arange(400))
+    who = draw_people(language.pools, 0, np.arange(400))
     found, classes = labels(table, who)
     pools = language.pools
     for t, (name, kind) in enumerate(TASKS):

@@ -24,7 +24,7 @@ from kstore_jax.readouts.probes import (
 )
 from kstore_jax.train.fit import TrainTask, fit
 from kstore_jax.train.objectives import total_loss
-from kstore_jax.world.people import in_train_half, people
+from kstore_jax.world.people import draw_people, in_train_half
 from tests.model import reference
 from tests.train.training import losses, same_bits
 
@@ -272,7 +272,7 @@ def test_an_untrained_network_says_nothing_about_people_by_their_names(language,
     """Values are drawn independently of names, so a guess about somebody of P_test is right with
     the probability of the class guessed, at most that of the likeliest class of the pool; the
     number of right guesses among independent people is at most binomial."""
-    who = people(language.pools, 1, np.arange(400))
+    who = draw_people(language.pools, 1, np.arange(400))
     vocabulary = compact_vocabulary(table, who)
     examples = name_examples(table, who, vocabulary)
     of_people, classes = labels(table, who)
@@ -285,7 +285,7 @@ def test_an_untrained_network_says_nothing_about_people_by_their_names(language,
     # It does learn the people it is trained on, so that there would be something to carry over.
     own = probe_accuracy(shape, params, classes, "batch", seen, seen)
     found = probe_accuracy(shape, params, classes, "batch", seen, held_out)
-    everybody, _ = labels(table, people(language.pools, 2, np.arange(200_000)))
+    everybody, _ = labels(table, draw_people(language.pools, 2, np.arange(200_000)))
     assert of_people.shape == (400, len(TASKS))
     for t in range(len(TASKS)):
         likeliest = np.bincount(everybody[:, t]).max() / len(everybody)

@@ -8,7 +8,7 @@ import pytest
 from scipy.stats import binom
 
 from kstore_jax.corpus.encode import compact_vocabulary, encode_questions
-from kstore_jax.corpus.examples import Spans, span_examples
+from kstore_jax.corpus.examples import SpanExamples, span_examples
 from kstore_jax.corpus.shards import with_end_of_text
 from kstore_jax.model.forward import forward, unembed
 from kstore_jax.model.transformer import Shape
@@ -17,8 +17,8 @@ from kstore_jax.tasks.extraction import majority_share
 from kstore_jax.train.config import Training
 from kstore_jax.train.fit import TrainTask, fit
 from kstore_jax.train.objectives import answers
-from kstore_jax.world.people import people
-from kstore_jax.world.questions import ask
+from kstore_jax.world.people import draw_people
+from kstore_jax.world.questions import write_questions
 from tests.model import reference
 
 PEOPLE = 50
@@ -27,9 +27,11 @@ PEOPLE = 50
 @pytest.fixture(scope="module")
 def questions(language, table):
     """The six questions of 50 people, with their answers and the end of text; the shape."""
-    who = people(language.pools, 3, np.arange(PEOPLE))
+    who = draw_people(language.pools, 3, np.arange(PEOPLE))
     vocabulary = compact_vocabulary(table, who)
-    asked = ask(language, who.rows(np.repeat(np.arange(PEOPLE), 6)), np.tile(np.arange(6), PEOPLE))
+    asked = write_questions(
+        language, who.take(np.repeat(np.arange(PEOPLE), 6)), np.tile(np.arange(6), PEOPLE)
+    )
     rows = with_end_of_text(encode_questions(table, asked), table.tokenizer.end_of_text)
     spans = rows.value_spans + np.array([0, 1])
     shape = Shape(vocabulary=vocabulary.size, layers=1, heads=2, width=32)
@@ -154,7 +156,7 @@ def test_each_span_of_a_text_is_scored_by_itself():
     wrong = np.random.default_rng(1).random(targets.shape) < 0.3
     targets[wrong] = (targets[wrong] + 1) % 16
     whole, first = span_accuracy(
-        shape, params, Spans(tokens, positions, targets, weights, np.full(40, 8, np.int32))
+        shape, params, SpanExamples(tokens, positions, targets, weights, np.full(40, 8, np.int32))
     )
     assert np.array_equal(first, ~wrong[:, :, 0])
     assert np.array_equal(whole[:, 0], ~wrong[:, 0].any(1))
@@ -166,15 +168,15 @@ def test_a_model_that_never_saw_a_person_answers_no_more_than_a_guess(questions,
     theirs: a guess is right as often as the value guessed comes up."""
     shape, seen, vocabulary = questions
     language, draw = table.language, np.random.default_rng(0)
-    known = people(language.pools, 3, np.arange(PEOPLE))
+    known = draw_people(language.pools, 3, np.arange(PEOPLE))
     count = 400
     new = {
         field: np.stack([draw.choice(column, count) for column in getattr(known, field).T], axis=1)
         for field in ("names", "values")
     }
-    others = dataclasses.replace(known.rows(draw.integers(0, PEOPLE, count)), **new)
+    others = dataclasses.replace(known.take(draw.integers(0, PEOPLE, count)), **new)
     asked = np.repeat(np.arange(count), 6), np.tile(np.arange(6), count)
-    rows = encode_questions(table, ask(language, others.rows(asked[0]), asked[1]))
+    rows = encode_questions(table, write_questions(language, others.take(asked[0]), asked[1]))
     rows = with_end_of_text(rows, table.tokenizer.end_of_text)
     examples = span_examples(rows, rows.value_spans + np.array([0, 1]), vocabulary)
     right = span_accuracy(shape, trained, examples)[0].reshape(count, 6)

@@ -58,7 +58,7 @@ def test_tokens_are_those_that_the_stages_train_and_read(runner, context, monkey
     (tuned,) = runner.graph.finetune.values()
     assert found[runner.graph.pretrain.folder] == 24 * 4 * 32
     assert found[tuned.folder] == trained(monkeypatch, runner, tuned)
-    ((_, recited),) = context.recall_examples(context.corpus.rows)
+    ((_, recited),) = context.recall_examples(context.corpus.texts)
     assert found[runner.graph.recall.folder] == pytest.approx(recited.tokens.size / 3)
     question, wordings = (
         context.questions().tokens.shape[1],

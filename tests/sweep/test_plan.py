@@ -141,14 +141,14 @@ def test_a_dry_run_of_a_share_tells_of_its_rows_alone(copied, kstore):
 
 def test_rows_of_one_world_draw_its_people_once(monkeypatch, tmp_path):
     drawn = []
-    draw = data.people
-    monkeypatch.setattr(data, "people", lambda *a: drawn.append(a) or draw(*a))
+    draw = data.draw_people
+    monkeypatch.setattr(data, "draw_people", lambda *a: drawn.append(a) or draw(*a))
     data._everyone.cache_clear()
     worlds = [{"people": 30}, {"people": 30}, {"people": 40, "celebrities": 5}]
     experiments = [parse({"world": world, "seed": i}) for i, world in enumerate(worlds)]
     labs, _ = sweep.planned(tmp_path, experiments, None)
-    assert [len(lab.materials.everyone) for lab in labs] == [30, 30, 45]
-    assert [len(lab.materials.people) for lab in labs] == [30, 30, 40]
+    assert [len(runner.graph.data.everyone) for runner in labs] == [30, 30, 45]
+    assert [len(runner.graph.data.people) for runner in labs] == [30, 30, 40]
     assert len(drawn) == 2
 
 

@@ -60,9 +60,9 @@ PROCESS = """
 import json, sys
 import jax, numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from kstore_jax.corpus.loader import batches
-from kstore_jax.corpus.sampler import Repeated, Windows
-from kstore_jax.corpus.encode import plain_rows
+from kstore_jax.train.loader import batches
+from kstore_jax.corpus.sampler import RepeatedTexts, Windows
+from kstore_jax.corpus.encode import without_spans
 
 port, (process, processes, data, batch) = sys.argv[1], map(int, sys.argv[2:])
 if processes > 1:
@@ -71,13 +71,13 @@ assert jax.process_count() == processes == jax.device_count()
 axes = ("data", "tensor")
 mesh = jax.make_mesh((data, processes // data), axes, axis_types=(AxisType.Auto,) * 2)
 lengths = np.arange(1, 40)
-windows = Windows(Repeated(plain_rows(np.arange(lengths.sum(), dtype=np.uint16), lengths)), 16, 3)
+windows = Windows(RepeatedTexts(without_spans(np.arange(lengths.sum(), dtype=np.uint16), lengths)), 16, 3)
 read = set()
 
 def make(step, rows):
     read.add((rows.start, rows.stop))
     first = step * batch + rows.start
-    return {"tokens": windows.windows(first, len(rows)).astype(np.int32)}
+    return {"tokens": windows.read(first, len(rows)).astype(np.int32)}
 
 sharding = NamedSharding(mesh, PartitionSpec(None, "data"))
 found = []

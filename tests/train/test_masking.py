@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kstore_jax.corpus.encode import encode_entries, full_vocabulary
+from kstore_jax.corpus.encode import encode_biographies, full_vocabulary
 from kstore_jax.corpus.tokenizer import gpt2
 from kstore_jax.model.forward import forward, unembed
 from kstore_jax.model.transformer import Shape
@@ -71,7 +71,7 @@ def test_values_are_cut_into_their_words(words, text):
 def test_fifteen_percent_of_the_words_are_chosen_and_of_them_eighty_ten_ten(
     words, table, biographies
 ):
-    rows = encode_entries(table, biographies("multi2+permute", np.arange(2000)))
+    rows = encode_biographies(table, biographies("multi2+permute", np.arange(2000)))
     length = 256
     texts = rows.tokens[: len(rows.tokens) // length * length].reshape(-1, length).astype(np.int32)
     given, chosen = jax.jit(functools.partial(mask_words, words))(keys(len(texts)), texts)

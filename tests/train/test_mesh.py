@@ -65,7 +65,7 @@ def trained(folder, *axes: int, devices: int = 1, processes: int = 1) -> list[di
         address = f"localhost:{free.getsockname()[1]}"
     environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
     environment["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
-    running, told = [], []
+    running, files = [], []
     for process in range(processes):
         if processes > 1:
             environment |= {
@@ -76,15 +76,15 @@ def trained(folder, *axes: int, devices: int = 1, processes: int = 1) -> list[di
         found = folder.with_name(f"{folder.name}-{process}.json")
         command = [sys.executable, "-c", PROGRAM, *map(str, axes), str(folder), str(found)]
         running.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE))
-        told.append(found)
+        files.append(found)
     try:
-        said = [process.communicate(timeout=240)[1].decode() for process in running]
+        outputs = [process.communicate(timeout=240)[1].decode() for process in running]
     finally:
         for process in running:
             process.kill()
             process.communicate()
-    assert [process.returncode for process in running] == [0] * processes, said[0][-3000:]
-    return [json.loads(found.read_text()) for found in told]
+    assert [process.returncode for process in running] == [0] * processes, outputs[0][-3000:]
+    return [json.loads(found.read_text()) for found in files]
 
 
 @pytest.fixture(scope="module")
@@ -95,8 +95,8 @@ def alone(tmp_path_factory) -> dict:
 
 def assert_alike(found: dict, alone: dict) -> None:
     assert [step for step, _ in found["losses"]] == [step for step, _ in alone["losses"]]
-    told, expected = ([loss for _, loss in run["losses"]] for run in (found, alone))
-    np.testing.assert_allclose(told, expected, rtol=1e-4)
+    ours, expected = ([loss for _, loss in run["losses"]] for run in (found, alone))
+    np.testing.assert_allclose(ours, expected, rtol=1e-4)
     for ours, theirs in zip(found["weights"], alone["weights"], strict=True):
         np.testing.assert_allclose(ours, theirs, atol=5e-3)
     assert found["resumed"]
@@ -124,14 +124,14 @@ def test_every_split_of_eight_devices_learns_as_one(tmp_path, alone, axes, shard
     ("axes", "firsts"), [((2, 1, 1), [0, 4]), ((2, 1, 2), [0, 0, 4, 4])], ids=["data", "tensor"]
 )
 def test_processes_learn_as_one_and_read_what_their_devices_do(tmp_path, alone, axes, firsts):
-    told = trained(tmp_path, *axes, processes=len(firsts))
-    for first, found in zip(firsts, told, strict=True):
+    runs = trained(tmp_path, *axes, processes=len(firsts))
+    for first, found in zip(firsts, runs, strict=True):
         assert found["devices"] == len(firsts)
         assert found["read"] == [
             [step, first, tokens[first : first + 4]] for step, _, tokens in alone["read"]
         ]
-        assert found["weights"] == told[0]["weights"]
-    assert_alike(told[0], alone)
+        assert found["weights"] == runs[0]["weights"]
+    assert_alike(runs[0], alone)
 
 
 @pytest.mark.slow
@@ -161,7 +161,7 @@ def test_a_training_goes_on_with_another_number_of_devices(tmp_path, alone, befo
 
 SLURM_TASK = """
 import jax
-from kstore_jax.train import processes
+from kstore_jax.train import distributed
 distributed.initialize()
 print(jax.process_index(), jax.process_count(), distributed.any_process(jax.process_index() == 1))
 """
@@ -169,20 +169,20 @@ print(jax.process_index(), jax.process_count(), distributed.any_process(jax.proc
 
 def test_the_tasks_of_a_slurm_job_join():
     job = os.getpid()  # JAX makes the port of it
-    told = {"JOB_ID": job, "NTASKS": 2, "STEP_NODELIST": "localhost"}
+    variables = {"JOB_ID": job, "NTASKS": 2, "STEP_NODELIST": "localhost"}
     tasks = []
     for task in range(2):
-        told |= {"PROCID": task, "LOCALID": task}
+        variables |= {"PROCID": task, "LOCALID": task}
         environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
-        environment |= {f"SLURM_{name}": str(value) for name, value in told.items()}
+        environment |= {f"SLURM_{name}": str(value) for name, value in variables.items()}
         command = [sys.executable, "-c", SLURM_TASK]
         tasks.append(subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True))
     try:
-        said = [task.communicate(timeout=240)[0].splitlines()[-1] for task in tasks]
+        lines = [task.communicate(timeout=240)[0].splitlines()[-1] for task in tasks]
     finally:
         for task in tasks:
             task.kill()
-    assert said == ["0 2 True", "1 2 True"]
+    assert lines == ["0 2 True", "1 2 True"]
 
 
 def test_axes_that_do_not_make_up_the_devices_are_refused():

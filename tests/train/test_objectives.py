@@ -55,8 +55,8 @@ def log_probabilities(params, tokens):
 def test_next_token_is_the_mean_over_every_token_but_the_first():
     params = reference.parameters(SHAPE)
     loss = total_loss(*next_token(SHAPE)(params, {"tokens": TOKENS}))
-    told = log_probabilities(params, TOKENS)
-    by_hand = [-told[b, i, TOKENS[b, i + 1]] for b in range(3) for i in range(8)]
+    log_probs = log_probabilities(params, TOKENS)
+    by_hand = [-log_probs[b, i, TOKENS[b, i + 1]] for b in range(3) for i in range(8)]
     np.testing.assert_allclose(loss, np.mean(by_hand), rtol=1e-5)
 
 
@@ -66,8 +66,8 @@ def test_answers_is_the_mean_over_the_tokens_with_a_weight():
     targets = np.array([[1, 30, 9], [4, 9, 9], [0, 31, 2]], np.int32)
     weights = np.array([[1, 1, 0], [1, 0, 0], [1, 1, 1]], np.float32)
     batch = {"tokens": TOKENS, "positions": positions, "targets": targets, "weights": weights}
-    told = log_probabilities(params, TOKENS)
-    by_hand = [-told[b, positions[b, k], targets[b, k]] for b, k in np.argwhere(weights)]
+    log_probs = log_probabilities(params, TOKENS)
+    by_hand = [-log_probs[b, positions[b, k], targets[b, k]] for b, k in np.argwhere(weights)]
     assert len(by_hand) == 6
     loss = total_loss(*answers(SHAPE)(params, batch))
     np.testing.assert_allclose(loss, np.mean(by_hand), rtol=1e-5)

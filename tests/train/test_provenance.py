@@ -15,13 +15,13 @@ def test_it_tells_every_dependency_the_flags_and_the_peak(monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "--xla_dump_to=/nowhere")
     monkeypatch.setenv("JAX_LOG_COMPILES", "0")
     monkeypatch.setattr(flops, "data_sheet_peak", lambda device: (1e9, "a device"))
-    told = provenance()
+    record = provenance()
     for name in ("kstore_jax", "jax", "jaxlib", "grain", "ml_collections", "tensorstore", "scipy"):
-        assert told["versions"][name] == metadata.version(name)
-    assert told["flags"]["XLA_FLAGS"] == "--xla_dump_to=/nowhere"
-    assert told["flags"]["JAX_LOG_COMPILES"] == "0"
-    assert "PATH" not in told["flags"]
-    assert told["peak"] == {"flops": 1e9, "source": "a device"}
+        assert record["versions"][name] == metadata.version(name)
+    assert record["flags"]["XLA_FLAGS"] == "--xla_dump_to=/nowhere"
+    assert record["flags"]["JAX_LOG_COMPILES"] == "0"
+    assert "PATH" not in record["flags"]
+    assert record["peak"] == {"flops": 1e9, "source": "a device"}
     monkeypatch.setattr(flops, "data_sheet_peak", lambda device: None)
     assert provenance()["peak"] is None
 
@@ -41,9 +41,9 @@ def test_a_commit_is_told_only_of_the_repository_that_tracks_our_files(tmp_path,
     git("add", "theirs.txt")
     git("commit", "-m", "theirs")
     monkeypatch.setattr(telemetry, "__file__", str(copied))
-    told = provenance()
-    assert (told["git"], told["git_dirty"]) == (None, False)
-    assert code_version(told) == f"kstore_jax {metadata.version('kstore_jax')}"
+    record = provenance()
+    assert (record["git"], record["git_dirty"]) == (None, False)
+    assert code_version(record) == f"kstore_jax {metadata.version('kstore_jax')}"
     git("add", "--force", ".venv")
     assert provenance()["git_dirty"]
     git("commit", "-m", "ours")

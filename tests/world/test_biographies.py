@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from kstore_jax.errors import UserError
-from kstore_jax.world.biographies import OTHER_VARIANTS, VARIANT_EXAMPLES, Variant, write
-from kstore_jax.world.language import text
-from kstore_jax.world.people import ATTRIBUTES, people
+from kstore_jax.world.biographies import FIG3_VARIANTS, OTHER_VARIANTS, Variant, write_biographies
+from kstore_jax.world.language import pieces_to_text
+from kstore_jax.world.people import ATTRIBUTES, draw_people
 from tests.chi_square import assert_uniform
 
 IDS = np.arange(1000)
@@ -21,15 +21,15 @@ def sentences(language, entries) -> list[list[str]]:
     found = []
     for pieces in entries.texts.pieces:
         cuts = [*itertools.pairwise(slots), (slots[-1], len(pieces))]
-        found.append([text(language, pieces[i:j]) for i, j in cuts if j > i])
+        found.append([pieces_to_text(language, pieces[i:j]) for i, j in cuts if j > i])
     return found
 
 
-@pytest.mark.parametrize("variant", VARIANT_EXAMPLES)
+@pytest.mark.parametrize("variant", FIG3_VARIANTS)
 def test_a_variant_is_what_its_name_says(variant):
     number = re.search(r"\d+", variant)
     assert Variant.parse(variant) == Variant(
-        entries=int(number[0]) if number else 1,
+        biographies_per_person=int(number[0]) if number else 1,
         reworded=variant.startswith("multi"),
         order="permuted" if "permute" in variant else "fixed",
         fullname=variant.endswith("+fullname"),
@@ -69,17 +69,17 @@ def test_a_contradictory_variant_is_refused(variant):
     assert "\n" not in str(refused.value)
 
 
-@pytest.mark.parametrize("variant", VARIANT_EXAMPLES)
+@pytest.mark.parametrize("variant", FIG3_VARIANTS)
 def test_order_is_fixed_or_permuted(biographies, variant):
     entries = biographies(variant, IDS)
     parsed = Variant.parse(variant)
-    assert len(entries.order) == len(IDS) * parsed.entries
+    assert len(entries.order) == len(IDS) * parsed.biographies_per_person
     assert (np.sort(entries.order, axis=1) == np.arange(6)).all()
     moved = (entries.order != np.arange(6)).any(axis=1).mean()
     assert moved > 0.99 if parsed.order == "permuted" else moved == 0
 
 
-@pytest.mark.parametrize("variant", VARIANT_EXAMPLES)
+@pytest.mark.parametrize("variant", FIG3_VARIANTS)
 def test_wording_is_kept_in_single_and_redrawn_in_multi(biographies, variant):
     parsed = Variant.parse(variant)
     templates = biographies(variant, IDS).templates.reshape(len(IDS), -1, 6)
@@ -107,12 +107,12 @@ def test_orders_are_uniform_and_redrawn_for_every_entry(biographies):
 
 
 def full_names(language, entries) -> list[str]:
-    who = people(language.pools, 0, entries.people)
+    who = draw_people(language.pools, 0, entries.people)
     columns = (language.pools.first_names, language.pools.middle_names, language.pools.last_names)
     return [" ".join(c[i] for c, i in zip(columns, row, strict=True)) for row in who.names]
 
 
-@pytest.mark.parametrize("variant", VARIANT_EXAMPLES)
+@pytest.mark.parametrize("variant", FIG3_VARIANTS)
 def test_the_first_sentence_carries_the_full_name_the_others_only_with_fullname(
     language, biographies, variant
 ):
@@ -151,9 +151,9 @@ def test_couples_stay_together_in_order_and_their_orders_are_uniform(biographies
 
 def test_fresh_text_is_that_of_a_multi_variant_without_end(language):
     numbers = np.array([0, 1, 4, 10**6])
-    who = people(language.pools, 3, np.full(4, 17))
-    fresh = write(language, 3, Variant.parse("fresh"), who, numbers)
-    multi = write(language, 3, Variant.parse("multi5+permute"), who, numbers)
+    who = draw_people(language.pools, 3, np.full(4, 17))
+    fresh = write_biographies(language, 3, Variant.parse("fresh"), who, numbers)
+    multi = write_biographies(language, 3, Variant.parse("multi5+permute"), who, numbers)
     assert np.array_equal(fresh.texts.pieces, multi.texts.pieces)
     assert len({tuple(pieces) for pieces in fresh.texts.pieces}) == 4
 
@@ -161,7 +161,7 @@ def test_fresh_text_is_that_of_a_multi_variant_without_end(language):
 @pytest.mark.parametrize("variant", ["multi5+permute", "couple2", "multi2+permute+reverse6"])
 def test_every_sentence_states_its_value(language, biographies, variant):
     entries = biographies(variant, IDS[:100])
-    who = people(language.pools, 0, entries.people)
+    who = draw_people(language.pools, 0, entries.people)
     for b, written in enumerate(sentences(language, entries)):
         for sentence, a in zip(written, entries.order[b], strict=False):
             value = language.pools.values[ATTRIBUTES[a]][who.values[b, a]]
@@ -175,8 +175,8 @@ def test_an_entry_does_not_depend_on_what_else_is_written(language, biographies,
     parsed = Variant.parse(variant)
     whole = biographies(variant, IDS, seed=9)
     which = np.random.default_rng(0).permutation(len(whole.people))[:50]
-    who = people(language.pools, 9, whole.people[which])
-    some = write(language, 9, parsed, who, whole.entries[which])
+    who = draw_people(language.pools, 9, whole.people[which])
+    some = write_biographies(language, 9, parsed, who, whole.entries[which])
     for column in ("people", "entries", "templates", "order"):
         assert np.array_equal(getattr(some, column), getattr(whole, column)[which])
     assert np.array_equal(some.texts.pieces, whole.texts.pieces[which])

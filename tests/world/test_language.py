@@ -12,12 +12,12 @@ from kstore_jax.world.language import (
     NAME,
     PERSON,
     PRONOUN,
-    lay_out,
+    assemble_texts,
     load_language,
-    text,
+    pieces_to_text,
 )
-from kstore_jax.world.people import ATTRIBUTES, PRONOUNS, people
-from kstore_jax.world.questions import ask
+from kstore_jax.world.people import ATTRIBUTES, PRONOUNS, draw_people
+from kstore_jax.world.questions import write_questions
 from tests.world.test_bundled import questions, templates
 
 CASES = {  # subject, possessive, object
@@ -30,8 +30,8 @@ CASES = {  # subject, possessive, object
 @pytest.fixture(scope="module")
 def trio(language):
     """One person of each pronoun, in the order of PRONOUNS, and their full names."""
-    who = people(language.pools, 0, np.arange(50))
-    who = who.rows(np.array([np.flatnonzero(who.pronouns == p)[0] for p in range(3)]))
+    who = draw_people(language.pools, 0, np.arange(50))
+    who = who.take(np.array([np.flatnonzero(who.pronouns == p)[0] for p in range(3)]))
     columns = (language.pools.first_names, language.pools.middle_names, language.pools.last_names)
     names = [" ".join(c[i] for c, i in zip(columns, row, strict=True)) for row in who.names]
     return who, names
@@ -40,8 +40,8 @@ def trio(language):
 def sentence(language, who, attribute: int, template: int, kind: int) -> list[str]:
     """The sentence of a template about each of these people."""
     forms = language.forms[attribute, template, kind, who.pronouns][:, None]
-    texts = lay_out(language, who, forms, np.full((len(who), 1), attribute), (kind,))
-    return [text(language, pieces) for pieces in texts.pieces]
+    texts = assemble_texts(language, who, forms, np.full((len(who), 1), attribute), (kind,))
+    return [pieces_to_text(language, pieces) for pieces in texts.pieces]
 
 
 def plainly_written(template: str, name: str, pronoun: str, value: str, kind: int) -> str:
@@ -110,18 +110,21 @@ def test_verbs_and_possessives_agree(language, trio, tmp_path):
 def test_questions_read_as_written_and_end_in_the_answer(language, trio, wording):
     who, names = trio
     for a, attribute in enumerate(ATTRIBUTES):
-        asked = ask(language, who, np.full(3, a), wording)
+        asked = write_questions(language, who, np.full(3, a), wording)
         for p in range(3):
             value = language.pools.values[attribute][who.values[p, a]]
             question = questions(attribute)[wording].replace("{name}", names[p])
-            assert text(language, asked.texts.pieces[p]).strip() == f"{question} Answer: {value}"
+            assert (
+                pieces_to_text(language, asked.texts.pieces[p]).strip()
+                == f"{question} Answer: {value}"
+            )
 
 
 def test_the_trained_wording_is_the_first(language, trio):
     who, names = trio
-    asked = ask(language, who, np.zeros(3, int))
+    asked = write_questions(language, who, np.zeros(3, int))
     trained = questions("birth_date")[0].replace("{name}", names[0])
-    assert text(language, asked.texts.pieces[0]).startswith(trained)
+    assert pieces_to_text(language, asked.texts.pieces[0]).startswith(trained)
 
 
 def refusal(tmp_path, file: str, line: str) -> str:

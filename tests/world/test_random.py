@@ -14,17 +14,19 @@ INDICES = st.lists(st.integers(0, 2**40), min_size=1, max_size=8)
 
 @given(n=st.integers(1, 3000), seed=SEEDS)
 def test_permute_is_a_bijection(n, seed):
-    assert np.array_equal(np.sort(random.permute(n, seed, "p", np.arange(n))), np.arange(n))
+    assert np.array_equal(np.sort(random.permute_index(n, seed, "p", np.arange(n))), np.arange(n))
 
 
 @pytest.mark.parametrize("n", [4**8 - 1, 4**8, 4**8 + 1, 100_003])
 def test_permute_is_a_bijection_around_a_power_of_four(n):
-    assert np.array_equal(np.sort(random.permute(n, 1, "p", np.arange(n))), np.arange(n))
+    assert np.array_equal(np.sort(random.permute_index(n, 1, "p", np.arange(n))), np.arange(n))
 
 
 def test_permute_sends_an_index_everywhere_in_a_large_domain():
     # As many full names as the bundled pools make; four rounds are too few on a handful of items.
-    places = np.array([random.permute(160_000_000, seed, "p", [0, 1]) for seed in range(1500)])
+    places = np.array(
+        [random.permute_index(160_000_000, seed, "p", [0, 1]) for seed in range(1500)]
+    )
     for of_index in (*places.T, (places[:, 1] - places[:, 0]) % (160_000_000)):
         assert_uniform(np.bincount(of_index * 50 // (160_000_000), minlength=50))
 
@@ -32,19 +34,21 @@ def test_permute_sends_an_index_everywhere_in_a_large_domain():
 @given(n=st.integers(1, 10**8), seed=SEEDS, data=st.data())
 def test_permute_does_not_depend_on_what_else_is_asked(n, seed, data):
     index = np.array(data.draw(st.lists(st.integers(0, n - 1), min_size=1, max_size=6)))
-    together = random.permute(n, seed, "p", index)
-    alone = [random.permute(n, seed, "p", int(i)) for i in index]
+    together = random.permute_index(n, seed, "p", index)
+    alone = [random.permute_index(n, seed, "p", int(i)) for i in index]
     assert [place.shape for place in alone] == [()] * len(index)
     assert together.tolist() == alone
-    assert np.array_equal(random.permute(n, seed, "p", index[:, None])[:, 0], together)
+    assert np.array_equal(random.permute_index(n, seed, "p", index[:, None])[:, 0], together)
 
 
 @given(seed=SEEDS, rows=INDICES, columns=INDICES)
 def test_draws_do_not_depend_on_the_shape_they_are_asked_in(seed, rows, columns):
-    table = random.choose(1000, seed, "p", np.array(rows)[:, None], np.array(columns))
+    table = random.randint(1000, seed, "p", np.array(rows)[:, None], np.array(columns))
     assert table.shape == (len(rows), len(columns))
-    assert table.tolist() == [[random.choose(1000, seed, "p", r, c) for c in columns] for r in rows]
-    across = random.choose(1000, seed, "p", np.array(rows), columns[0])
+    assert table.tolist() == [
+        [random.randint(1000, seed, "p", r, c) for c in columns] for r in rows
+    ]
+    across = random.randint(1000, seed, "p", np.array(rows), columns[0])
     assert np.array_equal(across, table[:, 0])
 
 
@@ -67,31 +71,31 @@ def test_seed_purpose_index_and_their_order_each_change_the_draw(seed):
 
 @pytest.mark.parametrize(("n", "cells"), [(2, 2), (3, 3), (1000, 1000), (2**31 - 1, 1000)])
 def test_choose_is_uniform(n, cells):
-    drawn = random.choose(n, 0, "p", np.arange(200_000))
+    drawn = random.randint(n, 0, "p", np.arange(200_000))
     assert drawn.min() >= 0
     assert drawn.max() < n
     assert_uniform(np.bincount(drawn * cells // n, minlength=cells))
 
 
 def test_neighbouring_draws_are_independent():
-    drawn = random.choose(10, 0, "p", np.arange(100)[:, None], np.arange(1000))
+    drawn = random.randint(10, 0, "p", np.arange(100)[:, None], np.arange(1000))
     for first, second in ((drawn[:, :-1], drawn[:, 1:]), (drawn[:-1], drawn[1:])):
         assert_uniform(np.bincount((first * 10 + second).ravel(), minlength=100))
 
 
 @given(n=st.integers(1, 500), seed=SEEDS, index=st.integers(0, 2**40))
 def test_shuffled_is_a_permutation_and_a_pure_function(n, seed, index):
-    order = random.shuffled(n, seed, "p", index)
+    order = random.permutation(n, seed, "p", index)
     assert np.array_equal(np.sort(order), np.arange(n))
-    assert np.array_equal(order, random.shuffled(n, seed, "p", index))
+    assert np.array_equal(order, random.permutation(n, seed, "p", index))
 
 
 def test_shuffled_differs_by_seed_purpose_and_index():
     orders = [(0, "p", 0), (1, "p", 0), (0, "q", 0), (0, "p", 1)]
-    assert len({tuple(random.shuffled(50, *key)) for key in orders}) == 4
+    assert len({tuple(random.permutation(50, *key)) for key in orders}) == 4
 
 
 def test_shuffled_sends_every_item_everywhere():
-    orders = np.array([random.shuffled(8, 0, "p", index) for index in range(2000)])
+    orders = np.array([random.permutation(8, 0, "p", index) for index in range(2000)])
     for at_place in orders.T:
         assert_uniform(np.bincount(at_place, minlength=8))
