@@ -127,9 +127,9 @@ def test_logits_of_masked_tokens_alone_are_less_work_than_those_of_every_token()
     assert every > 0.95 * gpt
 
 
-def test_the_rate_of_rewriting_counts_answers_and_refusals():
+def test_the_rate_of_rewriting_counts_answers_and_rejections():
     found = measure(300, 16, wrong=0.2)
-    assert found["answers"] == 300 + found["refused"] > 300
+    assert found["answers"] == 300 + found["rejected"] > 300
     for name in ("answers_per_s", "peak_memory_mib", "cpu_us_an_answer"):
         assert found[name] > 0
 

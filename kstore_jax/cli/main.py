@@ -11,7 +11,7 @@ import ml_collections
 from absl import flags
 
 from kstore_jax.cli.flags import configs_folder, configured, defined, expect, folders, nothing_else
-from kstore_jax.errors import UserError, guarded, nearest
+from kstore_jax.errors import UserError, nearest, run_guarded
 from kstore_jax.pipeline.experiment import Experiment, parse_base, parse_rows
 
 
@@ -161,27 +161,30 @@ def _rewrite(argv: Sequence[str], values: flags.FlagValues) -> None:
     expect(values, server="http://localhost:8000", model="the server's", out="runs/written")
     from kstore_jax.writers import rewriting
 
-    out = pathlib.Path(values.out)
-    concurrency, attempts = values.concurrency, values.attempts
-    found = rewriting.rewrite(rows, values.server, values.model, out, concurrency, attempts)
-    print(rewriting.summary(found), flush=True)
-    rewriting.check_whole(found, attempts)
+    sections = [(row.world, row.data) for row in rows]
+    out, attempts = pathlib.Path(values.out), values.attempts
+    job = rewriting.rewrite(
+        sections, values.server, values.model, out, values.concurrency, attempts
+    )
+    print(rewriting.summary(job), flush=True)
+    rewriting.check_complete(job, attempts)
 
 
 def _ask(argv: Sequence[str], values: flags.FlagValues) -> None:
     nothing_else(argv, values)
+    from kstore_jax.report import recitation
     from kstore_jax.writers import asking
 
     if values.run:
         if given := [n for n in ("server", "model", "items", "out") if getattr(values, n)]:
             raise UserError(f"--{given[0]}: expected without --run, whose results are there")
-        found = asking.of_run(pathlib.Path(values.run))
+        scores = recitation.run_scores(pathlib.Path(values.run))
     else:
         expect(values, server="http://localhost:8000 (or --run=runs/x)", model="the server's")
         out = pathlib.Path(values.out or "runs/ask")
         items = pathlib.Path(values.items) if values.items else asking.PASSAGES
-        found = asking.ask(values.server, values.model, items, out, values.concurrency)
-    print(json.dumps(found) if values.json else asking.table(found))
+        scores = asking.ask(values.server, values.model, items, out, values.concurrency)
+    print(json.dumps(scores) if values.json else recitation.score_table(scores))
 
 
 def _bench(argv: Sequence[str], values: flags.FlagValues) -> None:
@@ -317,15 +320,15 @@ COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit status, as `errors.guarded` does."""
+    """Entry point; returns the exit status, as `errors.run_guarded` does."""
     name, *rest = (sys.argv[1:] if argv is None else argv) or ["help"]
     if name in ("help", *_HELP):
-        return guarded(_help)
+        return run_guarded(_help)
     if (command := COMMANDS.get(name)) is None:
-        return guarded(lambda: _unknown(name))
+        return run_guarded(lambda: _unknown(name))
     if any(argument in _HELP for argument in rest):
-        return guarded(lambda: _help_of(name, command))
-    return guarded(lambda: command.act(rest, defined(**command.flags)))
+        return run_guarded(lambda: _help_of(name, command))
+    return run_guarded(lambda: command.act(rest, defined(**command.flags)))
 
 
 _HELP = ("-h", "--help")

@@ -6,16 +6,16 @@ from collections.abc import Callable
 
 import numpy as np
 
-from kstore_jax.corpus.encode import TokenRows, encode_entries
+from kstore_jax.corpus.encode import TokenizedTexts, encode_biographies
 from kstore_jax.corpus.tokenizer import Tokenizer
 from kstore_jax.errors import UserError
 from kstore_jax.pipeline.data import ExperimentData
 from kstore_jax.pipeline.experiment import Experiment
 from kstore_jax.report import paper
-from kstore_jax.world.biographies import write
-from kstore_jax.world.language import Language, Texts, text
-from kstore_jax.world.people import ATTRIBUTES, PRONOUNS, in_train_half, people
-from kstore_jax.world.questions import TRAINED_WORDING, ask
+from kstore_jax.world.biographies import write_biographies
+from kstore_jax.world.language import Language, Texts, pieces_to_text
+from kstore_jax.world.people import ATTRIBUTES, PRONOUNS, draw_people, in_train_half
+from kstore_jax.world.questions import TRAINED_WORDING, write_questions
 
 _Line = Callable[[bool], str]
 _NAME_COLOUR, _VALUE_COLOUR, _PLAIN = "\033[1m", "\033[36m", "\033[0m"
@@ -38,27 +38,29 @@ class Shown:
         self._written_as = data.celebrity_variant if famous else data.variant
         half = "P_train" if in_train_half(world.seed, person) else "P_test"
         self._group = "celebrity" if famous else half
-        self._who = people(materials.language.pools, world.seed, np.array([person]))
+        self._who = draw_people(materials.language.pools, world.seed, np.array([person]))
         self._rows, self._lines = self._rewritten() if data.rewritten else self._of_templates()
-        who = self._who.rows(np.zeros(len(ATTRIBUTES), int))
+        who = self._who.take(np.zeros(len(ATTRIBUTES), int))
         wordings = range(materials.language.questions.shape[1])
         self._questions = [
-            ask(materials.language, who, np.arange(len(ATTRIBUTES)), wording).texts
+            write_questions(materials.language, who, np.arange(len(ATTRIBUTES)), wording).texts
             for wording in wordings
         ]
 
-    def _of_templates(self) -> tuple[TokenRows, list[_Line]]:
+    def _of_templates(self) -> tuple[TokenizedTexts, list[_Line]]:
         """The tokens of the entries, and each as a text, by whether it is coloured."""
         materials = self._materials
-        entries = np.arange(self._variant.entries)
-        who = self._who.rows(np.zeros(len(entries), int))
-        written = write(materials.language, materials.world.seed, self._variant, who, entries)
+        entries = np.arange(self._variant.biographies_per_person)
+        who = self._who.take(np.zeros(len(entries), int))
+        written = write_biographies(
+            materials.language, materials.world.seed, self._variant, who, entries
+        )
         lines = [functools.partial(_line, materials.language, written.texts, m) for m in entries]
-        return encode_entries(materials.table, written), lines
+        return encode_biographies(materials.table, written), lines
 
-    def _rewritten(self) -> tuple[TokenRows, list[_Line]]:
+    def _rewritten(self) -> tuple[TokenizedTexts, list[_Line]]:
         table, person = self._materials.table, int(self._who.ids[0])
-        rows = self._materials.rewritten.about(table, self._variant, person).rows
+        rows = self._materials.rewritten.person_corpus(table, self._variant, person).texts
         lines = [functools.partial(_decoded, table.tokenizer, rows, m) for m in range(len(rows))]
         return rows, lines
 
@@ -97,8 +99,8 @@ class Shown:
                         "attribute": attribute,
                         "wording": wording,
                         "trained": wording == TRAINED_WORDING,
-                        "prompt": text(language, asked),
-                        "answer": text(language, answer),
+                        "prompt": pieces_to_text(language, asked),
+                        "answer": pieces_to_text(language, answer),
                     }
                 )
         return json.dumps(shown)
@@ -120,7 +122,7 @@ class Shown:
 
 def _line(language: Language, texts: Texts, row: int, coloured: bool) -> str:
     if not coloured:
-        return text(language, texts.pieces[row])
+        return pieces_to_text(language, texts.pieces[row])
     parts = [language.pieces[piece] for piece in texts.pieces[row]]
     for slot in texts.value_slots:
         parts[slot] = f"{_VALUE_COLOUR}{parts[slot]}{_PLAIN}"
@@ -129,7 +131,7 @@ def _line(language: Language, texts: Texts, row: int, coloured: bool) -> str:
     return "".join(parts)
 
 
-def _decoded(tokenizer: Tokenizer, rows: TokenRows, row: int, coloured: bool) -> str:
+def _decoded(tokenizer: Tokenizer, rows: TokenizedTexts, row: int, coloured: bool) -> str:
     ids = rows.tokens[rows.offsets[row] : rows.offsets[row + 1]].tolist()
     if not coloured:
         return tokenizer.decode(ids)

@@ -1,8 +1,7 @@
-"""`kstore ask`: what a model can recite, and what it can be asked for (Part 3.1, section 1).
+"""`kstore ask`: whether a server's model recites a text, and answers questions about it.
 
-Of a model behind a server: for each item of a file, does it go on with the text from its opening,
-and does it answer questions about it. Of a model of our own: does it complete the biographies, and
-does it answer questions about the people held out. Both are shares, side by side.
+For each item of a file the model continues a text from its opening, and answers questions about it
+(Part 3.1, section 1, asks both about its own models: `report/recitation.py`).
 """
 
 import dataclasses
@@ -10,16 +9,15 @@ import hashlib
 import json
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 from tqdm import tqdm
 
 from kstore_jax.errors import UserError
 from kstore_jax.files import write_json
-from kstore_jax.report.groups import groups, read_results
-from kstore_jax.report.summary import percent
 from kstore_jax.writers import client, journal
-from kstore_jax.writers.matching import Form, normalised
-from kstore_jax.writers.prompts import tidy
+from kstore_jax.writers.matching import Words, normalized_words
+from kstore_jax.writers.prompts import clean_text
 
 PASSAGES = pathlib.Path(__file__).parent / "passages" / "passages.jsonl"
 SAMPLING = {"temperature": 0.0, "max_tokens": 1024}
@@ -31,7 +29,7 @@ ANSWER = (
     "Answer the question in as few words as possible. Write only the answer.\n\nQuestion: "
     "{question}\nAnswer:"
 )
-_FIELDS = ("prompt", "answer", "fault")
+_RECORD_FIELDS = ("prompt", "answer", "fault")
 _ARTICLES = {"a", "an", "the"}
 
 
@@ -45,7 +43,7 @@ class Question:
 
 @dataclasses.dataclass(frozen=True)
 class Item:
-    """A text, how it begins, and questions about it."""
+    """A text, its opening, and questions about it."""
 
     title: str
     text: str
@@ -54,16 +52,19 @@ class Item:
 
     @property
     def prompts(self) -> list[str]:
-        """What the model is asked: to go on with the text, then each question."""
-        asked = [ANSWER.format(question=q.question) for q in self.questions]
-        return [RECITE.format(opening=self.opening), *asked]
+        """The prompt to continue the text, then one for each question."""
+        questions = [ANSWER.format(question=q.question) for q in self.questions]
+        return [RECITE.format(opening=self.opening), *questions]
 
 
 def read_items(path: pathlib.Path) -> list[Item]:
-    """The items of a JSONL file (`passages/README.md` says what a line holds); UserError names the
-    line and what is wrong with it."""
+    """Reads the items of a JSONL file (`passages/README.md` documents a line).
+
+    Raises:
+      UserError: the file cannot be read, or a line is malformed; names the line and field.
+    """
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")  # JSON may hold other ends
+        lines = path.read_text(encoding="utf-8").split("\n")  # JSON may contain other line ends
     except FileNotFoundError:
         raise UserError(f"--items: {path}: no such file") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -72,71 +73,75 @@ def read_items(path: pathlib.Path) -> list[Item]:
     for number, line in enumerate(lines, 1):
         if line.strip():
             where = f"--items: {path}:{number}"
-            item = _item(line, where)
+            item = _parse_item(line, where)
             if item.title in items:
-                raise UserError(f"{where}: another item has the title {item.title!r}")
+                raise UserError(f"{where}: title: {item.title!r} is the title of an earlier item")
             items[item.title] = item
     if not items:
-        raise UserError(f"--items: {path}: holds no item")
+        raise UserError(f"--items: {path}: has no items")
     return list(items.values())
 
 
-def _item(line: str, where: str) -> Item:
+def _parse_item(line: str, where: str) -> Item:
     try:
-        found = json.loads(line)
+        fields = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{where}: not JSON ({error})") from None
-    title, text, opening = (_string(found, name, where) for name in ("title", "text", "opening"))
-    if not text.startswith(opening) or not normalised(text[len(opening) :]):
-        raise UserError(f"{where}: text: expected to begin with opening and to go on after it")
-    questions = found.get("questions")
+    title, text, opening = (_string(fields, name, where) for name in ("title", "text", "opening"))
+    if not text.startswith(opening) or not normalized_words(text[len(opening) :]):
+        raise UserError(f"{where}: text: expected to begin with opening and continue after it")
+    questions = fields.get("questions")
     if not isinstance(questions, list) or not questions:
         raise UserError(f"{where}: questions: expected a list of at least one")
-    return Item(title, text, opening, tuple(_question(each, where) for each in questions))
+    return Item(title, text, opening, tuple(_parse_question(each, where) for each in questions))
 
 
-def _question(found, where: str) -> Question:
-    question = _string(found, "question", where)
-    answers = found.get("answers")
+def _parse_question(fields: Any, where: str) -> Question:
+    question = _string(fields, "question", where)
+    answers = fields.get("answers")
     if not isinstance(answers, list) or not answers:
         raise UserError(f"{where}: answers: expected a list of at least one")
     for answer in answers:
-        if not isinstance(answer, str) or not _plain(answer):
+        if not isinstance(answer, str) or not _without_articles(answer):
             raise UserError(f"{where}: answers: expected strings with words, got {answer!r}")
     return Question(question, tuple(answers))
 
 
-def _string(found, name: str, where: str) -> str:
-    value = found.get(name) if isinstance(found, dict) else None
+def _string(fields: Any, name: str, where: str) -> str:
+    value = fields.get(name) if isinstance(fields, dict) else None
     if not isinstance(value, str) or not _is_text(value):
         raise UserError(f"{where}: {name}: expected a string, got {value!r}")
     return value
 
 
 def _is_text(value: str) -> bool:
-    """Whether a string says something; JSON can spell half a character, which does not."""
+    """Whether a string is neither blank nor has half a surrogate pair, which JSON can spell."""
     return bool(value.strip()) and not any("\ud800" <= c <= "\udfff" for c in value)
 
 
-def recited(item: Item, answer: str) -> tuple[int, int]:
-    """How many words of the text after its opening an answer gives before the first wrong one, and
-    how many there are. Words are compared as in `world/matcher.py`; an answer that repeats the
-    opening is read from its end."""
-    opening, rest = normalised(item.opening), normalised(item.text[len(item.opening) :])
-    said = normalised(tidy(answer))
-    if said[: len(opening)] == opening:
-        said = said[len(opening) :]
-    wrong = (i for i, (a, b) in enumerate(zip(rest, said, strict=False)) if a != b)
-    return next(wrong, min(len(rest), len(said))), len(rest)
+def recited_words(item: Item, answer: str) -> tuple[int, int]:
+    """The number of words after the opening that an answer has before its first wrong one, and
+    their number in the text.
+
+    Compares words as `matching.py` does. An answer may repeat the opening first.
+    """
+    opening = normalized_words(item.opening)
+    expected = normalized_words(item.text[len(item.opening) :])
+    words = normalized_words(clean_text(answer))
+    if words[: len(opening)] == opening:
+        words = words[len(opening) :]
+    wrong = (i for i, (a, b) in enumerate(zip(expected, words, strict=False)) if a != b)
+    return next(wrong, min(len(expected), len(words))), len(expected)
 
 
 def is_right(question: Question, answer: str) -> bool:
-    """Whether an answer is one of the right ones: the same words, articles left out."""
-    return _plain(tidy(answer)) in {_plain(right) for right in question.answers}
+    """Whether an answer has exactly the words of a right one, articles aside."""
+    right = {_without_articles(each) for each in question.answers}
+    return _without_articles(clean_text(answer)) in right
 
 
-def _plain(text: str) -> Form:
-    return tuple(word for word in normalised(text) if word not in _ARTICLES)
+def _without_articles(text: str) -> Words:
+    return tuple(word for word in normalized_words(text) if word not in _ARTICLES)
 
 
 def ask(
@@ -145,63 +150,63 @@ def ask(
     items_path: pathlib.Path,
     folder: pathlib.Path,
     concurrency: int,
-    patience: client.Patience = client.PATIENCE,
+    retry_policy: client.RetryPolicy = client.DEFAULT_RETRY_POLICY,
 ) -> dict:
-    """Asks a model about every item, leaves the results in `results.json` and returns them.
+    """Asks a model about every item; writes the results to `results.json` and returns them.
 
-    Answers are kept in a journal: what was asked before is not asked again.
+    A journal saves the answers, so that no prompt is answered twice.
 
     Raises:
-      UserError: the items cannot be read, the folder was made by another configuration, or the
-        server refuses.
-      ServerError: the server went away. What it answered is kept.
+      UserError: the items cannot be read, another configuration made the folder, or the server
+        rejects the requests.
+      ServerError: the server stopped answering; its answers are saved.
     """
     items = read_items(items_path)
-    described = json.dumps([dataclasses.asdict(item) for item in items])
+    content = json.dumps([dataclasses.asdict(item) for item in items])
     config = {
         "model": model,
-        "items": hashlib.sha256(described.encode()).hexdigest(),
+        "items": hashlib.sha256(content.encode()).hexdigest(),
         "prompts": [RECITE, ANSWER],
         "sampling": SAMPLING,
     }
-    talk = client.Chat(server, model, SAMPLING, concurrency, patience)
+    chat = client.ChatClient(server, model, SAMPLING, concurrency, retry_policy)
     prompts = dict.fromkeys(prompt for item in items for prompt in item.prompts)
-    with journal.opened(folder, config) as kept:
+    with journal.open_journal(folder, config) as saved:
         answers = {
             record["prompt"]: client.Answer(record["answer"], record["fault"])
-            for _, record in journal.records(kept.path, _FIELDS)
+            for _, record in journal.read_records(saved.path, _RECORD_FIELDS)
         }
-        client.run(_ask(talk, kept, list(prompts), answers, concurrency))
+        client.run(_request_answers(chat, saved, list(prompts), answers, concurrency))
         results = _results(model, items, answers)
         write_json(folder / "results.json", results)
     return results
 
 
-async def _ask(
-    talk: client.Chat,
-    kept: journal.Journal,
+async def _request_answers(
+    chat: client.ChatClient,
+    saved: journal.Journal,
     prompts: list[str],
     answers: dict[str, client.Answer],
     concurrency: int,
 ) -> None:
-    left = [prompt for prompt in prompts if prompt not in answers]
+    """Adds the answers to all prompts that have none yet to `saved` and `answers`."""
+    todo = [prompt for prompt in prompts if prompt not in answers]
     with tqdm(
-        desc="ask", total=len(prompts), initial=len(prompts) - len(left), unit=" prompts", delay=1
+        desc="ask", total=len(prompts), initial=len(prompts) - len(todo), unit=" prompts", delay=1
     ) as bar:
 
-        async def one(prompt: str) -> None:
-            answer = await talk.ask(prompt, 0)
-            kept.append({"prompt": prompt, "answer": answer.text, "fault": answer.fault})
+        async def request_answer(prompt: str) -> None:
+            answer = await chat.complete(prompt, 0)
+            saved.append({"prompt": prompt, "answer": answer.text, "fault": answer.fault})
             answers[prompt] = answer
             bar.update()
 
-        async with talk:
-            await client.spread(left, one, concurrency)
+        async with chat:
+            await client.for_each(todo, request_answer, concurrency)
 
 
 def _results(model: str, items: Sequence[Item], answers: dict[str, client.Answer]) -> dict:
-    """What was found, item by item and together; every prompt and answer as it was, with what was
-    wrong with the answer (some of `chat.FAULTS`)."""
+    """The scores of every item and of all together, with each prompt, answer and its fault."""
     rows = [_result(item, answers) for item in items]
     words = sum(row["recitation"]["words"] for row in rows)
     questions = [question for row in rows for question in row["questions"]]
@@ -215,26 +220,26 @@ def _results(model: str, items: Sequence[Item], answers: dict[str, client.Answer
 
 
 def _result(item: Item, answers: dict[str, client.Answer]) -> dict:
-    prompt, *asked = item.prompts
-    correct, words = recited(item, answers[prompt].text)
+    recite, *question_prompts = item.prompts
+    correct, words = recited_words(item, answers[recite].text)
     questions = [
         {
-            "prompt": each,
-            "answer": answers[each].text,
-            "fault": answers[each].fault,
+            "prompt": prompt,
+            "answer": answers[prompt].text,
+            "fault": answers[prompt].fault,
             "expected": list(question.answers),
-            "right": is_right(question, answers[each].text),
+            "right": is_right(question, answers[prompt].text),
         }
-        for each, question in zip(asked, item.questions, strict=True)
+        for prompt, question in zip(question_prompts, item.questions, strict=True)
     ]
     return {
         "title": item.title,
         "recited": correct / words,
         "answered": sum(question["right"] for question in questions) / len(questions),
         "recitation": {
-            "prompt": prompt,
-            "answer": answers[prompt].text,
-            "fault": answers[prompt].fault,
+            "prompt": recite,
+            "answer": answers[recite].text,
+            "fault": answers[recite].fault,
             "expected": item.text[len(item.opening) :].strip(),
             "correct": correct,
             "words": words,
@@ -242,37 +247,3 @@ def _result(item: Item, answers: dict[str, client.Answer]) -> dict:
         },
         "questions": questions,
     }
-
-
-def of_run(run: pathlib.Path) -> dict:
-    """The same two figures of the models of a run: of each, the share of attribute values that it
-    completes in the biographies, and that it answers about the people held out.
-
-    Raises:
-      UserError: there are no results; DamagedFileError: they are not as they were written.
-    """
-    found = read_results(run)
-    items = [
-        {
-            "title": f"{group.label}, seed {row['seed']}",
-            "recited": row["bio_recall"],
-            "answered": row["qa"]["mean"],
-        }
-        for group in groups(found.rows, found.configs)
-        for row in group.rows
-    ]
-    return {"model": str(run), "items": items}
-
-
-def table(found: dict) -> str:
-    """Recitation and extraction side by side, an item a line, and all together where known."""
-    rows = [(row["title"], row["recited"], row["answered"]) for row in found["items"]]
-    if "recited" in found:
-        rows.append(("together", found["recited"], found["answered"]))
-    width = max(len(name) for name in (found["model"], *(name for name, *_ in rows)))
-    lines = [f"{found['model']:<{width}}  recited  answered"]
-    lines += [f"{name:<{width}}  {percent(a):>7}  {percent(b):>8}" for name, a, b in rows]
-    if "recited_whole" in found:
-        whole = sum(row["recitation"]["whole"] for row in found["items"])
-        lines.append(f"{whole} of {len(found['items'])} texts recited to the end")
-    return "\n".join(lines)

@@ -1,7 +1,7 @@
-"""Asking a server that speaks OpenAI's chat protocol (vLLM, llama.cpp, Ollama, hosted ones).
+"""Client of a server that speaks OpenAI's chat protocol (vLLM, llama.cpp, Ollama, hosted ones).
 
-The client is aiohttp's. The key is read from the environment alone, and blotted out of all that a
-server says.
+It uses aiohttp. The API key is read from the environment only, and redacted from every server
+message and answer.
 """
 
 import asyncio
@@ -17,274 +17,295 @@ import signal
 import time
 import urllib.parse
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from typing import TypeVar
 
 from kstore_jax.errors import Stopped, UserError, nearest
 
-KEY = "OPENAI_API_KEY"
-FAULTS = ("declined", "unfinished")
-"""What may be wrong with an answer: the server would not give one to this prompt, or its filter
-ended it; it was cut at the limit of length."""
-_TRANSIENT = {408, 425, 429}  # and all from 500
-_DECLINED = {400, 413, 422}  # where others of the same form are answered
-_LONGEST_WAIT = 3600.0  # seconds that a server may ask us to wait
+API_KEY_VARIABLE = "OPENAI_API_KEY"
+_TRANSIENT_STATUSES = {408, 425, 429}  # and all from 500
+_PROMPT_STATUSES = {400, 413, 422}  # reject one prompt, where the server answers others
+_MAX_RETRY_AFTER = 3600.0  # seconds
+_T = TypeVar("_T")
 
 
 class ServerError(UserError):
-    """The server went away or answers no more; going on later is possible (EX_TEMPFAIL)."""
+    """The server stopped answering; the same command resumes later (EX_TEMPFAIL)."""
 
     status = 75
 
 
 @dataclasses.dataclass(frozen=True)
-class Patience:
-    """How long a request is waited for and how often it is sent again.
+class RetryPolicy:
+    """Timeout and retries of a request.
 
-    The wait before attempt k is drawn from [d / 2, d], d = `first` 2^k but at most `most` seconds;
-    where the server says how long to wait (Retry-After), it is not less than that.
+    The delay after failed attempt k = 0, 1, … is uniform in [d / 2, d] seconds with
+    d = min(initial_delay 2^k, max_delay), and at least the server's Retry-After.
     """
 
     timeout: float = 300.0
-    tries: int = 8
-    first: float = 0.5
-    most: float = 30.0
+    """Seconds before an attempt is abandoned."""
+    max_attempts: int = 8
+    initial_delay: float = 0.5
+    max_delay: float = 30.0
 
 
-PATIENCE = Patience()
+DEFAULT_RETRY_POLICY = RetryPolicy()
 
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """What a model answered, or the server in its place; `fault` is one of FAULTS or empty."""
+    """A model's answer, or the server's reason for giving none."""
 
     text: str
     fault: str = ""
+    """`declined`: the server rejected the prompt, or its filter ended the answer; `unfinished`: the
+    answer reached the length limit; empty: neither."""
 
 
-class _Passing(Exception):
-    """What went wrong may go right when it is asked again; `wait` is what the server asks for."""
-
-    def __init__(self, kind: str, said: str, wait: float = 0.0):
-        super().__init__(said)
-        self.kind, self.wait = kind, wait
-
-
-class Chat:
-    """One model of a server, to be used as an asynchronous context.
+class _TransientError(Exception):
+    """An attempt failed and a retry may succeed.
 
     Attributes:
-      again: how often a request was sent again, by what went wrong: a status, `cut` for a broken
-        connection, `slow` for one that took too long, `garbled` for what is no answer.
+      kind: the status, `connection`, `timeout` or `malformed`.
+      retry_after: seconds that the server requests before the next attempt.
+    """
+
+    def __init__(self, kind: str, message: str, retry_after: float = 0.0):
+        super().__init__(message)
+        self.kind, self.retry_after = kind, retry_after
+
+
+class ChatClient:
+    """One model of a server; an asynchronous context manager.
+
+    Attributes:
+      retries: number of retries by their cause: a status, `connection` (lost), `timeout`, or
+        `malformed` (the response does not follow the protocol).
+
+    Raises:
+      UserError: the address or the key is malformed, or a flag contains the key.
     """
 
     def __init__(
-        self, server: str, model: str, sampling: dict, concurrency: int, patience: Patience
+        self, server: str, model: str, sampling: dict, concurrency: int, retry_policy: RetryPolicy
     ):
-        self._key = os.environ.get(KEY, "").strip()
+        self._key = os.environ.get(API_KEY_VARIABLE, "").strip()
         if not re.fullmatch(r"[!-~]*", self._key):
-            raise UserError(f"{KEY}: is no key; expected one word of ASCII text")
-        self._secret = _as_written(self._key)
-        for flag, given in (("--server", server), ("--model", model)):
-            if self._blotted(given) != given:
-                raise UserError(f"{flag}: holds the key, which is read from {KEY} alone")
+            raise UserError(f"{API_KEY_VARIABLE}: not a key; expected one word of ASCII characters")
+        self._key_pattern = _key_pattern(self._key)
+        for flag, value in (("--server", server), ("--model", model)):
+            if self._redacted(value) != value:
+                raise UserError(f"{flag}: contains the key; set it in {API_KEY_VARIABLE} only")
         self.base = base_url(server)
         self.model = model
-        self.again: collections.Counter[str] = collections.Counter()
+        self.retries: collections.Counter[str] = collections.Counter()
         self._sampling = sampling
         self._concurrency = concurrency
-        self._patience = patience
-        self._reached = self._answered = False
-        self._under_way = self._declined = 0
-        self._decided = asyncio.Event()  # whether the server answers requests like ours
+        self._retry_policy = retry_policy
+        self._connected = False  # a response has arrived
+        self._answered = False  # an answer has arrived
+        self._in_flight = self._awaiting_verdict = 0
+        self._verdict = asyncio.Event()  # set once it is clear whether the server answers at all
 
-    async def __aenter__(self) -> "Chat":
-        aiohttp = _aiohttp()
+    async def __aenter__(self) -> "ChatClient":
+        aiohttp = _import_aiohttp()
         headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=self._concurrency),
-            timeout=aiohttp.ClientTimeout(total=self._patience.timeout),
+            timeout=aiohttp.ClientTimeout(total=self._retry_policy.timeout),
             headers={"Content-Type": "application/json", **headers},
         )
-        self._broken = aiohttp.ClientError, OSError
+        self._connection_errors = aiohttp.ClientError, OSError
         return self
 
     async def __aexit__(self, *_) -> None:
         await self._session.close()
 
-    async def ask(self, prompt: str, seed: int, declined: bool = False) -> Answer:
-        """The model's answer; asked again, with growing pauses, while the server cannot.
+    async def complete(self, prompt: str, seed: int, declined_before: bool = False) -> Answer:
+        """Returns the model's answer; retries with growing delays while the server fails.
 
         Args:
-          declined: the server is known to decline the like of this prompt, so that where it does
-            so again nothing is wrong with requests like ours.
+          declined_before: the server declined this prompt before. Declining it again does not
+            suggest that the server rejects every request.
 
         Raises:
-          UserError: nobody is there, or the server refuses the request, and all others under way.
-          ServerError: it was there and is no more, or fails each time.
+          UserError: there is no server, or it rejects this request and every other in flight.
+          ServerError: the server answered before and is gone, or every attempt failed.
         """
-        self._under_way += 1
+        self._in_flight += 1
         try:
-            return await self._until_answered(prompt, seed, declined)
+            return await self._complete_with_retries(prompt, seed, declined_before)
         finally:
-            self._under_way -= 1
-            asyncio.get_running_loop().call_soon(self._decide)  # after what is asked for next
+            self._in_flight -= 1
+            # Runs after the worker has started its next request.
+            asyncio.get_running_loop().call_soon(self._check_verdict)
 
-    async def _until_answered(self, prompt: str, seed: int, declined: bool) -> Answer:
+    async def _complete_with_retries(self, prompt: str, seed: int, declined_before: bool) -> Answer:
         message = {"role": "user", "content": prompt}
         body = {"model": self.model, "messages": [message], "seed": seed, **self._sampling}
         content = json.dumps(body).encode()
-        patience = self._patience
-        for tried in range(1, patience.tries + 1):
+        policy = self._retry_policy
+        for attempt in range(1, policy.max_attempts + 1):
             try:
-                return await self._once(content, declined)
-            except _Passing as problem:
-                if tried == patience.tries:
+                return await self._attempt(content, declined_before)
+            except _TransientError as error:
+                if attempt == policy.max_attempts:
                     raise ServerError(
-                        f"{self.base}: {problem} ({tried} times); what was answered is kept, the "
-                        "same command goes on"
+                        f"{self.base}: {error} ({attempt} attempts); answers so far are saved, "
+                        "the same command resumes"
                     ) from None
-                self.again[problem.kind] += 1
-                pause = min(patience.most, patience.first * 2 ** (tried - 1))
-                await asyncio.sleep(max(problem.wait, pause * random.uniform(0.5, 1.0)))
+                self.retries[error.kind] += 1
+                delay = min(policy.max_delay, policy.initial_delay * 2 ** (attempt - 1))
+                await asyncio.sleep(max(error.retry_after, delay * random.uniform(0.5, 1.0)))
         raise AssertionError("unreachable")
 
-    async def _once(self, content: bytes, declined: bool) -> Answer:
+    async def _attempt(self, content: bytes, declined_before: bool) -> Answer:
         url = f"{self.base}/chat/completions"
         try:
             async with self._session.post(url, data=content, allow_redirects=False) as response:
-                self._reached = True
+                self._connected = True
                 status, headers = response.status, response.headers
-                said = (await response.read()).decode("utf-8", "replace")
+                body = (await response.read()).decode("utf-8", "replace")
         except TimeoutError:
-            raise _Passing("slow", f"no answer within {self._patience.timeout:g} s") from None
-        except self._broken as error:
-            told = self._blotted(str(error) or type(error).__name__)
-            if not self._reached:
-                raise UserError(f"--server: {self.base}: no server there ({told})") from None
-            raise _Passing("cut", f"the connection broke ({told})") from None
+            timeout = self._retry_policy.timeout
+            raise _TransientError("timeout", f"no response within {timeout:g} s") from None
+        except self._connection_errors as error:
+            reason = self._redacted(str(error) or type(error).__name__)
+            if not self._connected:
+                raise UserError(f"--server: {self.base}: no server there ({reason})") from None
+            raise _TransientError("connection", f"connection lost ({reason})") from None
         if status == 200:
-            answer = _answer(said)
+            answer = _parse_answer(body)
             self._answered = True
-            self._decided.set()
-            return dataclasses.replace(answer, text=self._blotted(answer.text))
-        told = f"status {status}: {self._blotted(_message(said))[:300] or 'no reason given'}"
-        if status in _TRANSIENT or status >= 500:
-            raise _Passing(str(status), told, _seconds(headers.get("Retry-After", "")))
-        if status in _DECLINED and (declined or await self._answers_others()):
-            return Answer(told, "declined")
-        raise await self._refusal(status, told)
+            self._verdict.set()
+            return dataclasses.replace(answer, text=self._redacted(answer.text))
+        message = self._redacted(_error_message(body))[:300] or "no reason given"
+        message = f"status {status}: {message}"
+        if status in _TRANSIENT_STATUSES or status >= 500:
+            retry_after = _retry_after_seconds(headers.get("Retry-After", ""))
+            raise _TransientError(str(status), message, retry_after)
+        if status in _PROMPT_STATUSES and (declined_before or await self._answers_others()):
+            return Answer(message, "declined")
+        raise await self._request_error(status, message)
 
     async def _answers_others(self) -> bool:
-        """Whether the server answered any request; waits while one is under way that it may."""
-        self._declined += 1
-        self._decide()
-        await self._decided.wait()
+        """Whether the server answered any request; waits while one is in flight that it may."""
+        self._awaiting_verdict += 1
+        self._check_verdict()
+        await self._verdict.wait()
         return self._answered
 
-    def _decide(self) -> None:
-        """Ends the waiting where nothing but what was declined is under way."""
-        if 0 < self._declined == self._under_way:
-            self._decided.set()
+    def _check_verdict(self) -> None:
+        """Ends the waiting where every request in flight was declined."""
+        if 0 < self._awaiting_verdict == self._in_flight:
+            self._verdict.set()
 
-    def _blotted(self, text: str) -> str:
-        return self._secret.sub(f"[{KEY}]", text) if self._key else text
+    def _redacted(self, text: str) -> str:
+        return self._key_pattern.sub(f"[{API_KEY_VARIABLE}]", text) if self._key else text
 
-    async def _refusal(self, status: int, told: str) -> UserError:
+    async def _request_error(self, status: int, message: str) -> UserError:
         if status in (401, 403):
-            return UserError(f"--server: {self.base}: {told}; the key is read from {KEY}")
-        if status == 404 and (known := await self._models()):
-            near = self._blotted(nearest(self.model, known))
-            return UserError(f"--model: {self.base}: {told}{near}")
-        return UserError(f"--server: {self.base}: {told}")
+            key = f"the key is read from {API_KEY_VARIABLE}"
+            return UserError(f"--server: {self.base}: {message}; {key}")
+        if status == 404 and (models := await self._list_models()):
+            suggestion = self._redacted(nearest(self.model, models))
+            return UserError(f"--model: {self.base}: {message}{suggestion}")
+        return UserError(f"--server: {self.base}: {message}")
 
-    async def _models(self) -> list[str]:
-        """The models the server says it has, none where it does not say."""
+    async def _list_models(self) -> list[str]:
+        """The server's models; empty where it does not list them."""
         try:
             async with self._session.get(f"{self.base}/models", allow_redirects=False) as response:
                 return [str(model["id"]) for model in (await response.json())["data"]]
-        except (*self._broken, TimeoutError, ValueError, KeyError, TypeError):
+        except (*self._connection_errors, TimeoutError, ValueError, KeyError, TypeError):
             return []
 
 
-def _aiohttp():
+def _import_aiohttp():
     try:
-        import aiohttp  # an extra: most experiments ask no server
+        import aiohttp  # an extra: most experiments need no server
     except ImportError:
         raise UserError(
-            "asking a server needs the package aiohttp (pip install 'kstore_jax[ask]')"
+            "kstore ask and kstore rewrite need the package aiohttp (pip install 'kstore_jax[ask]')"
         ) from None
     return aiohttp
 
 
 def base_url(server: str) -> str:
-    """Where the protocol begins: `http://host:8000` stands for `http://host:8000/v1`.
+    """The base URL of the protocol: `http://host:8000` becomes `http://host:8000/v1`.
 
     Raises:
-      UserError: it is no address of a server, or holds a name and password.
+      UserError: it is not the address of a server, or contains a user name, query or fragment.
     """
     try:
         parts = urllib.parse.urlsplit(server)
-        good = parts.scheme in ("http", "https") and parts.hostname and (parts.port or True)
+        valid = parts.scheme in ("http", "https") and parts.hostname and (parts.port or True)
     except ValueError:
-        good = False
-    if not good:
+        parts = valid = None
+    if parts is None or not valid:
         raise UserError("--server: expected an address such as http://localhost:8000/v1")
     if "@" in parts.netloc or parts.query or parts.fragment:
-        raise UserError(f"--server: expected an address alone; a key is read from {KEY}")
+        raise UserError(
+            "--server: expected an address without user name, query and fragment; "
+            f"the key is read from {API_KEY_VARIABLE}"
+        )
     path = parts.path.rstrip("/").removesuffix("/chat/completions") or "/v1"
     return f"{parts.scheme}://{parts.netloc}{path}"
 
 
-def _as_written(key: str) -> re.Pattern:
-    """A key as it is or as in an address; a short one, which is none of value (`x`, `none`), as a
-    word alone."""
+def _key_pattern(key: str) -> re.Pattern[str]:
+    """Matches a key, plain or percent-encoded. A short key is a placeholder (`x`, `none`) and
+    matches as a separate word only."""
     forms = "|".join(map(re.escape, {key, urllib.parse.quote(key, safe="")}))
     return re.compile(f"(?:{forms})" if len(key) >= 8 else rf"(?<!\w)(?:{forms})(?!\w)")
 
 
-def _answer(said: str) -> Answer:
+def _parse_answer(body: str) -> Answer:
     try:
-        choice = json.loads(said)["choices"][0]
-        message, ended = choice["message"], choice.get("finish_reason")
+        choice = json.loads(body)["choices"][0]
+        message, finish_reason = choice["message"], choice.get("finish_reason")
         refusal = message.get("refusal")
         text = message["content"] or refusal or ""
-        text.encode()  # half a character, which JSON can spell, is no text
-        declined = refusal or ended == "content_filter"
-        return Answer(text, "declined" if declined else "unfinished" if ended == "length" else "")
+        text.encode()  # JSON can spell half a surrogate pair, which is not text
+        if refusal or finish_reason == "content_filter":
+            return Answer(text, "declined")
+        return Answer(text, "unfinished" if finish_reason == "length" else "")
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        raise _Passing("garbled", "no answer of the chat protocol") from None
+        raise _TransientError("malformed", "not a response of the chat protocol") from None
 
 
-def _message(said: str) -> str:
-    """What an error says of itself, in one line."""
+def _error_message(body: str) -> str:
+    """The message in the body of an error, on one line."""
+    message = body
     try:
-        found = json.loads(said)
-        found = found.get("error", found)
-        said = found if isinstance(found, str) else str(found.get("message", found))
+        error = json.loads(body)
+        error = error.get("error", error)
+        message = error if isinstance(error, str) else str(error.get("message", error))
     except (ValueError, AttributeError, RecursionError):
         pass
-    return " ".join(said.split())
+    return " ".join(message.split())
 
 
-def _seconds(retry_after: str) -> float:
+def _retry_after_seconds(header: str) -> float:
     """The seconds of a Retry-After header, which is a number or a date; 0 where it is neither."""
     try:
-        wait = float(retry_after)
+        seconds = float(header)
     except ValueError:
         try:
-            wait = email.utils.parsedate_to_datetime(retry_after).timestamp() - time.time()
+            seconds = email.utils.parsedate_to_datetime(header).timestamp() - time.time()
         except ValueError:
             return 0.0
-    return min(max(wait, 0.0), _LONGEST_WAIT) if wait == wait else 0.0
+    return min(max(seconds, 0.0), _MAX_RETRY_AFTER) if seconds == seconds else 0.0
 
 
 def run(main: Coroutine) -> None:
-    """Runs a coroutine to its end, on uvloop's event loop where there is one (not on Windows).
+    """Runs a coroutine to its end, on uvloop's event loop where installed (not on Windows).
 
-    It is faster than asyncio's own, whose buffers of 256 KiB for every read leave the memory of a
-    long run in pieces, so that it grows.
+    uvloop is faster, and asyncio's own loop fragments the memory of a long run: it allocates a
+    buffer of 256 KiB for every read.
 
     Raises:
-      Stopped: SIGTERM came, and the coroutine was ended.
+      Stopped: SIGTERM arrived; the coroutine was cancelled.
     """
     try:
         import uvloop
@@ -293,10 +314,10 @@ def run(main: Coroutine) -> None:
     else:
         factory = uvloop.new_event_loop
     with asyncio.Runner(loop_factory=factory) as runner:
-        runner.run(_until_stopped(main))
+        runner.run(_cancel_on_sigterm(main))
 
 
-async def _until_stopped(main: Coroutine) -> None:
+async def _cancel_on_sigterm(main: Coroutine) -> None:
     task = asyncio.ensure_future(main)
     stopped = asyncio.Event()
 
@@ -314,19 +335,23 @@ async def _until_stopped(main: Coroutine) -> None:
         raise
 
 
-async def spread(items: Iterable, work: Callable[..., Awaitable[None]], concurrency: int) -> None:
-    """Runs `work` on every item, at most `concurrency` at a time; an item is drawn only when there
-    is a hand free for it. The first error ends all and is raised."""
+async def for_each(
+    items: Iterable[_T], work: Callable[[_T], Awaitable[None]], concurrency: int
+) -> None:
+    """Runs `work` on every item, at most `concurrency` at a time.
+
+    Draws an item only when a worker is free. The first error cancels all work and is raised.
+    """
     source = iter(items)
 
-    async def hand() -> None:
+    async def run_worker() -> None:
         for item in source:
             await work(item)
 
-    hands = [asyncio.ensure_future(hand()) for _ in range(concurrency)]
+    workers = [asyncio.ensure_future(run_worker()) for _ in range(concurrency)]
     try:
-        await asyncio.gather(*hands)
+        await asyncio.gather(*workers)
     finally:
-        for each in hands:
-            each.cancel()
-        await asyncio.gather(*hands, return_exceptions=True)
+        for worker in workers:
+            worker.cancel()
+        await asyncio.gather(*workers, return_exceptions=True)

@@ -1,8 +1,8 @@
-"""A journal of answers that were paid for: one JSON object a line, only ever added to.
+"""An append-only journal of a model's answers: one JSON object a line.
 
-A line reaches the system in one write before anything else is done with it, so killing the process
-loses nothing; once a second what was written is forced to the disk. What a loss of power leaves of
-the last line is dropped when the journal is opened again.
+A record is one write to the operating system before anything else happens, so killing the process
+loses none. Once a second the file is synced to disk. After a loss of power the next open drops a
+torn last line.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterator
 import filelock
 
 from kstore_jax.errors import DamagedFileError, UserError
-from kstore_jax.files import WRITING, read_json, write_json
+from kstore_jax.files import PARTIAL_SUFFIX, read_json, write_json
 
 JOURNAL = "journal.jsonl"
 CONFIG = "config.json"
@@ -24,17 +24,18 @@ _SYNC_SECONDS = 1.0
 
 
 class Journal:
-    """A journal to be added to, by one process at a time."""
+    """A journal open for appending, by one process at a time."""
 
     def __init__(self, path: pathlib.Path):
         self.path = path
         self._file = path.open("ab", buffering=0)
-        self._end = _whole(path)
+        self._end = _end_of_last_line(path)
         os.ftruncate(self._file.fileno(), self._end)
-        self._synced = time.monotonic()
+        self._synced_at = time.monotonic()
 
     def append(self, record: dict) -> None:
-        """Adds a record; OSError where it cannot be written whole, and then nothing of it stays."""
+        """Adds a record; where it cannot be written completely, removes the part and raises
+        OSError."""
         line = json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
         try:
             written = self._file.write(line)
@@ -44,21 +45,21 @@ class Journal:
             os.ftruncate(self._file.fileno(), self._end)
             raise
         self._end += len(line)
-        if time.monotonic() - self._synced > _SYNC_SECONDS:
+        if time.monotonic() - self._synced_at > _SYNC_SECONDS:
             self.sync()
 
     def sync(self) -> None:
-        """Forces what was added to the disk."""
+        """Forces all records to disk."""
         os.fsync(self._file.fileno())
-        self._synced = time.monotonic()
+        self._synced_at = time.monotonic()
 
     def close(self) -> None:
         self.sync()
         self._file.close()
 
 
-def _whole(path: pathlib.Path) -> int:
-    """How many bytes of a journal are whole lines."""
+def _end_of_last_line(path: pathlib.Path) -> int:
+    """The number of bytes up to the last line feed."""
     with path.open("rb") as file:
         end = file.seek(0, os.SEEK_END)
         while end:
@@ -70,12 +71,11 @@ def _whole(path: pathlib.Path) -> int:
     return 0
 
 
-def records(path: pathlib.Path, fields: Collection[str]) -> Iterator[tuple[int, dict]]:
-    """The records of a journal in the order they were added, each with where it begins in bytes;
-    a torn last line is left out.
+def read_records(path: pathlib.Path, fields: Collection[str]) -> Iterator[tuple[int, dict]]:
+    """Yields (byte offset, record) in the order of writing; leaves out a torn last line.
 
     Raises:
-      DamagedFileError: another line is no JSON object of these fields; the message names it.
+      DamagedFileError: another line is not a JSON object with these fields; names the line.
     """
     if not path.exists():
         return
@@ -84,61 +84,61 @@ def records(path: pathlib.Path, fields: Collection[str]) -> Iterator[tuple[int, 
         for number, line in enumerate(file, 1):
             if not line.endswith(b"\n"):
                 return
-            yield offset, _record(line, f"{path}:{number}", fields)
+            yield offset, _parse_record(line, f"{path}:{number}", fields)
             offset += len(line)
 
 
 def read_at(path: pathlib.Path, offsets: list[int]) -> list[dict]:
-    """The records that begin at these bytes."""
+    """The records that begin at these byte offsets."""
     with path.open("rb") as file:
-        lines = []
+        records = []
         for offset in offsets:
             file.seek(offset)
-            lines.append(_record(file.readline(), f"{path}, byte {offset}"))
-    return lines
+            records.append(_parse_record(file.readline(), f"{path}, byte {offset}"))
+    return records
 
 
-def _record(line: bytes, where: str, fields: Collection[str] = ()) -> dict:
+def _parse_record(line: bytes, where: str, fields: Collection[str] = ()) -> dict:
     try:
-        found = json.loads(line)
+        record = json.loads(line)
     except ValueError:
-        found = None
-    if not isinstance(found, dict) or not found.keys() >= set(fields):
+        record = None
+    if not isinstance(record, dict) or not record.keys() >= set(fields):
         raise DamagedFileError(f"{where}: damaged; remove the line and run again")
-    return found
+    return record
 
 
-def check(folder: pathlib.Path, config: dict) -> None:
-    """Raises UserError, which names the field, where a folder was made by another configuration."""
+def check_config(folder: pathlib.Path, config: dict) -> None:
+    """Raises UserError where another configuration made the folder; names the field."""
     if not (folder / CONFIG).exists():
-        if folder.exists() and (not folder.is_dir() or any(_not_ours(folder))):
-            raise UserError(f"{folder}: is not empty and holds no journal of answers")
+        if folder.exists() and (not folder.is_dir() or any(_foreign_files(folder))):
+            raise UserError(f"{folder}: is not empty and has no journal of answers")
         return
-    made = read_json(folder / CONFIG)
-    for name in {**config, **made}:
-        if made.get(name) != config.get(name):
+    saved = read_json(folder / CONFIG)
+    for name in {**config, **saved}:
+        if saved.get(name) != config.get(name):
             raise UserError(
-                f"{folder}: made with another {name}: {made.get(name)!r}, not {config.get(name)!r}"
+                f"{folder}: made with another {name}: {saved.get(name)!r}, not {config.get(name)!r}"
             )
 
 
-def _not_ours(folder: pathlib.Path) -> Iterator[pathlib.Path]:
-    return (path for path in folder.iterdir() if path.name not in (_LOCK, CONFIG + WRITING))
+def _foreign_files(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+    return (path for path in folder.iterdir() if path.name not in (_LOCK, CONFIG + PARTIAL_SUFFIX))
 
 
 @contextlib.contextmanager
-def opened(folder: pathlib.Path, config: dict) -> Iterator[Journal]:
-    """The journal of a folder, which is made where it is not there.
+def open_journal(folder: pathlib.Path, config: dict) -> Iterator[Journal]:
+    """Opens the journal of a folder for appending; creates both where missing.
 
-    A new one in which nothing was written down is removed again.
+    Removes a new journal again if nothing was appended to it.
 
     Args:
-      config: all that the questions depend on, plain JSON; kept beside the journal.
+      config: everything that the prompts depend on, plain JSON; saved beside the journal.
 
     Raises:
-      UserError: the folder was made by another configuration, or another process writes to it.
+      UserError: another configuration made the folder, or another process writes to it.
     """
-    check(folder, config)
+    check_config(folder, config)
     folder.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(folder / _LOCK)
     try:
@@ -146,7 +146,7 @@ def opened(folder: pathlib.Path, config: dict) -> Iterator[Journal]:
     except filelock.Timeout:
         raise UserError(f"{folder}: another process writes to this journal") from None
     with lock:
-        check(folder, config)
+        check_config(folder, config)
         if new := not (folder / CONFIG).exists():
             write_json(folder / CONFIG, config)
         journal = Journal(folder / JOURNAL)
@@ -154,7 +154,7 @@ def opened(folder: pathlib.Path, config: dict) -> Iterator[Journal]:
             yield journal
         finally:
             journal.close()
-            if new and not (folder / JOURNAL).stat().st_size:  # nobody answered
+            if new and not (folder / JOURNAL).stat().st_size:
                 for name in (JOURNAL, CONFIG, _LOCK):
                     (folder / name).unlink(missing_ok=True)
                 with contextlib.suppress(OSError):

@@ -1,24 +1,24 @@
-"""Whether a text written by somebody else states a person's name and facts, and where.
+"""Finds a person's name and facts in a text that a language model wrote.
 
-What counts as a value being in a text (Part 3.1, section 2.2 asks for all six attributes and does
-not say how that is told):
+Part 3.1, section 2.2 requires all six attributes and does not say how to check for them. The rules
+here:
 
-* Text and values are compared word by word. A word is a run of letters and digits, or `&`, which is
-  read as `and`; case, the form of a character in Unicode (NFKC), white space and punctuation of any
-  kind do not count, but between two words of one value at most three characters may stand.
+* Text and values are compared word by word. A word is a run of letters and digits, or `&`, which
+  equals `and`. Case, Unicode form (NFKC), white space and punctuation do not count, but at most
+  three characters may separate two words of one value.
 * Initials are one word or several: `U.S.`, `US`; `W. L. Gore`, `W.L. Gore`; `H-E-B`, `HEB`.
-  `Saint` is `St.`, `Fort` is `Ft.`, `Mount` is `Mt.`.
+  `Saint` equals `St.`, `Fort` equals `Ft.`, `Mount` equals `Mt.`.
 * A state is abbreviated or spelled out: `Baltimore, MD`, `Baltimore, Maryland`; `Washington, D.C.`.
   A city without its state does not count.
 * A date has day, month and year: `October 2, 1996`, `October 2nd, 1996`, `October the 2nd, 1996`,
   `2 October 1996`, `the 2nd of October, 1996`, `Oct. 2, 1996`, `10/2/1996`, `1996-10-02`.
-* A value of one word that is written in lower case counts only after `in`, `of`, `studied` or
-  `studying`: "a degree in education" states the major Education, "his education" does not.
-* What is part of a longer value of the same pool, or of another fact of the same text, does not
-  count: Education is not stated by "Early Childhood Education", nor the company Oshkosh by the
-  city "Oshkosh, WI".
+* A value of one word in lower case counts only after `in`, `of`, `studied` or `studying`: "a degree
+  in education" states the major Education, "his education" does not.
+* Part of a longer value of the same pool, or of another fact of the same text, does not count:
+  "Early Childhood Education" does not state Education, and the city "Oshkosh, WI" does not state
+  the company Oshkosh.
 * If birth and work city are the same, one mention states both.
-* A name counts whole: first, middle and last.
+* A name counts only complete: first, middle and last.
 """
 
 import dataclasses
@@ -29,8 +29,8 @@ from collections.abc import Iterator, Sequence
 
 from kstore_jax.world.people import ATTRIBUTES, MONTHS, Pools
 
-Span = tuple[int, int]  # characters [start, end)
-Form = tuple[str, ...]  # words
+Span = tuple[int, int]  # [start, end): of characters, or of word positions where it says so
+Words = tuple[str, ...]
 
 STATES = {
     "al": "Alabama", "ak": "Alaska", "az": "Arizona", "ar": "Arkansas", "ca": "California",
@@ -46,64 +46,68 @@ STATES = {
     "wa": "Washington", "wv": "West Virginia", "wi": "Wisconsin", "wy": "Wyoming",
 }  # fmt: skip
 _WORD = re.compile(r"[^\W_](?:\.[^\W_](?![^\W_]))+|[^\W_]+|&")  # U.S. is one word
-_SAME = {"&": "and", "saint": "st", "fort": "ft", "mount": "mt"}
-_GAP = 3
+_EQUIVALENT = {"&": "and", "saint": "st", "fort": "ft", "mount": "mt"}
+_MAX_GAP = 3  # characters between two words of a value
 _BEFORE_LOWER_CASE = {"in", "of", "studied", "studying"}
 _CITIES = ("birth_city", "company_city")
 
 
 @dataclasses.dataclass(frozen=True)
-class Words:
-    """The words of a text, normalised, and where each stands in it."""
+class WordIndex:
+    """The normalized words of a text, each with its start and end in characters."""
 
     text: str
-    words: tuple[str, ...]
+    words: Words
     starts: tuple[int, ...]
     ends: tuple[int, ...]
 
     @functools.cached_property
-    def places(self) -> dict[str, list[int]]:
-        """Where each word comes."""
-        found: dict[str, list[int]] = {}
-        for place, word in enumerate(self.words):
-            found.setdefault(word, []).append(place)
-        return found
+    def positions(self) -> dict[str, list[int]]:
+        """The positions of each word, ascending."""
+        positions: dict[str, list[int]] = {}
+        for position, word in enumerate(self.words):
+            positions.setdefault(word, []).append(position)
+        return positions
+
+    def characters(self, span: Span) -> Span:
+        """The characters of a span of word positions."""
+        return self.starts[span[0]], self.ends[span[1] - 1]
 
 
-def split(text: str) -> Words:
-    """The words of a text, normalised."""
+def index_words(text: str) -> WordIndex:
+    """Splits a text into normalized words."""
     words, starts, ends = [], [], []
-    ascii_alone = text.isascii()
-    for match in _WORD.finditer(text.lower() if ascii_alone else text):
+    is_ascii = text.isascii()
+    for match in _WORD.finditer(text.lower() if is_ascii else text):
         word = match[0]
-        if not ascii_alone:
+        if not is_ascii:
             word = unicodedata.normalize("NFKC", word).casefold()
         if "." in word:
             word = word.replace(".", "")
-        words.append(_SAME.get(word, word))
+        words.append(_EQUIVALENT.get(word, word))
         starts.append(match.start())
         ends.append(match.end())
-    return Words(text, tuple(words), tuple(starts), tuple(ends))
+    return WordIndex(text, tuple(words), tuple(starts), tuple(ends))
 
 
-def normalised(text: str) -> Form:
-    """The words of a text alone."""
-    return split(text).words
+def normalized_words(text: str) -> Words:
+    """The normalized words of a text."""
+    return index_words(text).words
 
 
 @functools.lru_cache(maxsize=1 << 14)
-def forms(attribute: str, value: str) -> tuple[Form, ...]:
-    """The ways of writing a value that is no date, as words, those with more words first."""
-    apart = value.replace(".", ". ")  # U.S. as U. S.
-    read = _with_states if attribute in _CITIES else lambda text: [normalised(text)]
-    found = [*read(value), *read(apart)]
-    found = dict.fromkeys(form for each in found for form in (each, _initials_joined(each)))
-    return tuple(sorted(found, key=len, reverse=True))
+def spellings(attribute: str, value: str) -> tuple[Words, ...]:
+    """The ways to write a value other than a date, those with more words first."""
+    spaced = value.replace(".", ". ")  # U.S. as U. S.
+    read = _with_full_state if attribute in _CITIES else lambda text: [normalized_words(text)]
+    read_spellings = [*read(value), *read(spaced)]
+    distinct = dict.fromkeys(s for each in read_spellings for s in (each, _join_initials(each)))
+    return tuple(sorted(distinct, key=len, reverse=True))
 
 
 @functools.lru_cache(maxsize=1 << 9)
-def _of_month_and_day(month: str, day: str) -> tuple[tuple[frozenset[str], ...], ...]:
-    """The ways to write a month and a day, word by word: what each may be."""
+def _month_and_day_patterns(month: str, day: str) -> tuple[tuple[frozenset[str], ...], ...]:
+    """The ways to write a month and a day, each as the set of words allowed at every position."""
     number = [name.casefold() for name in MONTHS].index(month) + 1
     last = "" if day in ("11", "12", "13") else day[-1]
     ordinal = day + {"1": "st", "2": "nd", "3": "rd"}.get(last, "th")
@@ -115,56 +119,58 @@ def _of_month_and_day(month: str, day: str) -> tuple[tuple[frozenset[str], ...],
     return (names, the, days), (days, of, names), (names, days), (days, names), (numbers, plain)
 
 
-def _dates(text: Words, value: str) -> Iterator[Span]:
-    """Where a date is written, in places of words, found by its year."""
-    month, day, year = normalised(value)
-    for place in text.places.get(year, ()):
-        before = place - (place > 0 and text.words[place - 1] == "of")
-        ways = _of_month_and_day(month, day)
-        for way in ways:
-            start = before - len(way)
-            if start >= 0 and _are(text.words[start:before], way):
-                yield start, place + 1
+def _date_mentions(index: WordIndex, value: str) -> Iterator[Span]:
+    """Where a text has a date, in word positions; finds it by its year."""
+    month, day, year = normalized_words(value)
+    for position in index.positions.get(year, ()):
+        before = position - (position > 0 and index.words[position - 1] == "of")
+        patterns = _month_and_day_patterns(month, day)
+        for pattern in patterns:
+            start = before - len(pattern)
+            if start >= 0 and _match(index.words[start:before], pattern):
+                yield start, position + 1
                 break
         else:
-            if _are(text.words[place + 1 : place + 3], ways[-1]):  # year, month, day in numbers
-                yield place, place + 3
+            if _match(index.words[position + 1 : position + 3], patterns[-1]):  # 1996-10-02
+                yield position, position + 3
 
 
-def _are(words: Form, way: tuple[frozenset[str], ...]) -> bool:
-    return len(words) == len(way) and all(w in some for w, some in zip(words, way, strict=True))
+def _match(words: Words, pattern: tuple[frozenset[str], ...]) -> bool:
+    return len(words) == len(pattern) and all(
+        word in allowed for word, allowed in zip(words, pattern, strict=True)
+    )
 
 
-def _with_states(value: str) -> list[Form]:
-    words = normalised(value)
+def _with_full_state(value: str) -> list[Words]:
+    words = normalized_words(value)
     state = STATES.get(words[-1])
-    return [words, (*words[:-1], *normalised(state))] if state else [words]
+    return [words, (*words[:-1], *normalized_words(state))] if state else [words]
 
 
-def _initials_joined(form: Form) -> Form:
-    """The same words with neighbouring single letters as one word."""
+def _join_initials(words: Words) -> Words:
+    """The same words, neighbouring single letters joined into one."""
     joined: list[str] = []
-    run = False
-    for word in form:
-        single = len(word) == 1 and word.isalpha()
-        if single and run:
+    after_initial = False
+    for word in words:
+        is_initial = len(word) == 1 and word.isalpha()
+        if is_initial and after_initial:
             joined[-1] += word
         else:
             joined.append(word)
-        run = single
+        after_initial = is_initial
     return tuple(joined)
 
 
 @functools.lru_cache(maxsize=1 << 12)
-def _longer(pools: Pools, attribute: str, value: str) -> tuple[Form, ...]:
-    """The forms of the pool's other values that have the words of this one inside them."""
+def _longer_values(pools: Pools, attribute: str, value: str) -> tuple[Words, ...]:
+    """The spellings of the pool's other values that contain the words of this one."""
     inside = _spaced(value)
     others = [
         other
         for other, words in _spaced_pool(pools, attribute)
         if inside in words and other != value
     ]
-    return tuple(form for other in others for form in forms(attribute, other) if len(form) > 1)
+    return tuple(s for other in others for s in spellings(attribute, other) if len(s) > 1)
 
 
 @functools.cache
@@ -174,73 +180,81 @@ def _spaced_pool(pools: Pools, attribute: str) -> list[tuple[str, str]]:
 
 
 def _spaced(value: str) -> str:
-    return " ".join(("", *normalised(value), ""))
+    return " ".join(("", *normalized_words(value), ""))
 
 
-def _occurrences(text: Words, form: Form) -> Iterator[Span]:
-    """Where a form stands in a text, in places of words."""
-    count = len(form)
-    for place in text.places.get(form[0], ()):
-        end = place + count
-        if text.words[place:end] == form and _close(text, place, end):
-            yield place, end
+def _occurrences(index: WordIndex, words: Words) -> Iterator[Span]:
+    """Where a text has these words in a row, in word positions."""
+    count = len(words)
+    for start in index.positions.get(words[0], ()):
+        end = start + count
+        if index.words[start:end] == words and _is_contiguous(index, start, end):
+            yield start, end
 
 
-def _close(text: Words, place: int, end: int) -> bool:
-    """Whether nothing much stands between neighbouring words."""
-    return all(text.starts[i + 1] - text.ends[i] <= _GAP for i in range(place, end - 1))
+def _is_contiguous(index: WordIndex, start: int, end: int) -> bool:
+    """Whether at most _MAX_GAP characters separate neighbouring words."""
+    return all(index.starts[i + 1] - index.ends[i] <= _MAX_GAP for i in range(start, end - 1))
 
 
-def _stated(text: Words, span: Span, value: str) -> bool:
-    """Whether a mention is meant as the value and not as a common word."""
-    place, end = span
-    first = text.text[text.starts[place]]
-    if end > place + 1 or not first.islower() or first == value[0]:
+def _means_value(index: WordIndex, span: Span, value: str) -> bool:
+    """Whether an occurrence is the value and not a common word in lower case."""
+    start, end = span
+    first = index.text[index.starts[start]]
+    if end > start + 1 or not first.islower() or first == value[0]:
         return True
-    return place > 0 and text.words[place - 1] in _BEFORE_LOWER_CASE
+    return start > 0 and index.words[start - 1] in _BEFORE_LOWER_CASE
 
 
 def _overlap(a: Span, b: Span) -> bool:
     return a[0] < b[1] and b[0] < a[1]
 
 
-@dataclasses.dataclass(frozen=True)
-class Found:
-    """What was found in a text, in characters.
+def _overlaps_any(span: Span, others: Sequence[Span]) -> bool:
+    return any(_overlap(span, other) for other in others)
 
-    names: each place of the full name; values: the place of each of the six attributes, None where
-    it is not stated.
+
+@dataclasses.dataclass(frozen=True)
+class FactSpans:
+    """Where a text has a name and facts, in characters.
+
+    Attributes:
+      names: every occurrence of the full name.
+      values: one span for each of the six attributes; None where the text does not state it.
     """
 
     names: tuple[Span, ...]
     values: tuple[Span | None, ...]
 
+    @property
+    def missing(self) -> list[str]:
+        """`name` and the attributes that the text does not state."""
+        values = zip(ATTRIBUTES, self.values, strict=True)
+        return [*([] if self.names else ["name"]), *(a for a, span in values if span is None)]
 
-def find(pools: Pools, text: str, name: str, values: Sequence[str]) -> Found:
-    """Looks for a full name and the six values, in the order of ATTRIBUTES, in a text.
 
-    Of several mentions of a value the first one in the value's own case counts, or else the first.
+def find_facts(pools: Pools, text: str, name: str, values: Sequence[str]) -> FactSpans:
+    """Finds a full name and the six values, in the order of ATTRIBUTES, in a text.
+
+    Of several mentions of a value, takes the first in the value's own case, or else the first.
     """
-    words = split(text)
-    names = sorted(_occurrences(words, normalised(name)))
+    index = index_words(text)
+    names = sorted(_occurrences(index, normalized_words(name)))
     taken = list(names)
-    mentions = [_mentions(words, pools, a, v) for a, v in zip(ATTRIBUTES, values, strict=True)]
-    places: list[Span | None] = [None] * len(ATTRIBUTES)
-    longest = sorted(range(len(ATTRIBUTES)), key=lambda a: -_most_words(mentions[a]))
-    for a in longest:
-        free = [span for span in mentions[a] if not any(_overlap(span, t) for t in taken)]
+    mentions = [_mentions(index, pools, a, v) for a, v in zip(ATTRIBUTES, values, strict=True)]
+    chosen: list[Span | None] = [None] * len(ATTRIBUTES)
+    longest_first = sorted(range(len(ATTRIBUTES)), key=lambda a: -_most_words(mentions[a]))
+    for a in longest_first:
+        free = [span for span in mentions[a] if not _overlaps_any(span, taken)]
         if free:
-            own = [s for s in free if values[a] in text[words.starts[s[0]] : words.ends[s[1] - 1]]]
-            places[a] = (own or free)[0]
-            taken.append(places[a])
-    _share_city(places, values, mentions, [*names])
-
-    def characters(span: Span) -> Span:
-        return words.starts[span[0]], words.ends[span[1] - 1]
-
-    return Found(
-        tuple(map(characters, names)),
-        tuple(None if place is None else characters(place) for place in places),
+            same_case = [s for s in free if values[a] in text[slice(*index.characters(s))]]
+            span = (same_case or free)[0]
+            chosen[a] = span
+            taken.append(span)
+    _share_city(chosen, values, mentions, names)
+    return FactSpans(
+        tuple(map(index.characters, names)),
+        tuple(None if span is None else index.characters(span) for span in chosen),
     )
 
 
@@ -248,37 +262,40 @@ def _most_words(spans: list[Span]) -> int:
     return max((end - start for start, end in spans), default=0)
 
 
-def _mentions(text: Words, pools: Pools, attribute: str, value: str) -> list[Span]:
-    """The places of a value that are not part of a longer value of its pool, in order."""
+def _mentions(index: WordIndex, pools: Pools, attribute: str, value: str) -> list[Span]:
+    """Where a text has a value, outside of longer values of its pool; in order, in word
+    positions."""
     if attribute == "birth_date":
-        return [span for span in _dates(text, value) if _close(text, *span)]
-    found: list[Span] = []
-    for form in forms(attribute, value):
-        for span in _occurrences(text, form):
-            if _stated(text, span, value) and not any(_overlap(span, f) for f in found):
-                found.append(span)
-    if found:
+        return [span for span in _date_mentions(index, value) if _is_contiguous(index, *span)]
+    mentions: list[Span] = []
+    for spelling in spellings(attribute, value):
+        for span in _occurrences(index, spelling):
+            if _means_value(index, span, value) and not _overlaps_any(span, mentions):
+                mentions.append(span)
+    if mentions:
         longer = [
-            span for form in _longer(pools, attribute, value) for span in _occurrences(text, form)
+            span
+            for spelling in _longer_values(pools, attribute, value)
+            for span in _occurrences(index, spelling)
         ]
-        found = [s for s in found if not any(a <= s[0] and s[1] <= b for a, b in longer)]
-    return sorted(found)
+        mentions = [s for s in mentions if not any(a <= s[0] and s[1] <= b for a, b in longer)]
+    return sorted(mentions)
 
 
 def _share_city(
-    places: list[Span | None],
+    chosen: list[Span | None],
     values: Sequence[str],
     mentions: list[list[Span]],
     names: list[Span],
 ) -> None:
-    """Where both cities are the same, the mention next to the company is the work city, another
-    the birth city; one mention is both."""
+    """Where both cities are the same: the mention nearest to the company is the work city, another
+    one is the birth city. A single mention is both."""
     birth, company, work = (ATTRIBUTES.index(a) for a in ("birth_city", "company", "company_city"))
     if values[birth] != values[work]:
         return
-    free = [s for s in mentions[work] if not any(_overlap(s, name) for name in names)]
+    free = [span for span in mentions[work] if not _overlaps_any(span, names)]
     if not free:
         return
-    beside = places[company] or free[-1]
-    places[work] = min(free, key=lambda span: abs(span[0] - beside[0]))
-    places[birth] = next((span for span in free if span != places[work]), places[work])
+    near = chosen[company] or free[-1]
+    chosen[work] = min(free, key=lambda span: abs(span[0] - near[0]))
+    chosen[birth] = next((span for span in free if span != chosen[work]), chosen[work])

@@ -1,8 +1,7 @@
-"""bioR: biographies that somebody else writes from the facts (Part 3.1, section 2.2).
+"""Prompts for biographies written by another model (bioR, Part 3.1, section 2.2).
 
-What is asked is a pure function of `(seed, person, entry, attempt)`; of what comes back only texts
-are kept that state the name and all six facts (`matcher.py` says what counts), and otherwise the
-next attempt is asked for.
+A prompt is a pure function of `(seed, person, entry, attempt)`. A text is accepted if it states the
+name and all six facts (`matching.py` has the rules); otherwise the next attempt has another prompt.
 """
 
 import dataclasses
@@ -19,8 +18,8 @@ from kstore_jax.world import random
 from kstore_jax.world.people import ATTRIBUTES, PRONOUNS, People, Pools, read_lines
 from kstore_jax.writers import matching
 
-PROMPTS = pathlib.Path(__file__).parent / "prompt_texts"
-_MARKS = {
+PROMPT_FOLDER = pathlib.Path(__file__).parent / "prompt_texts"
+_PLACEHOLDERS = {  # by file
     "request": ("name",),
     "university": ("university",),
     "major": ("major",),
@@ -29,17 +28,22 @@ _MARKS = {
     "birth_date": ("birth_date",),
     "closing": ("pronoun",),
 }
-_TOGETHER = (("university", "major"), ("birth_city",), ("company",), ("birth_date",))
-REFUSALS = ("declined", "unfinished", "empty", "name", *ATTRIBUTES)
-"""Why a text is not kept: the server declined to write it, it was cut at the limit of length, is
-empty, or lacks the name or a fact (which it may state wrongly)."""
+_SHUFFLED = (("university", "major"), ("birth_city",), ("company",), ("birth_date",))
+REJECTION_REASONS = ("declined", "unfinished", "empty", "name", *ATTRIBUTES)
+"""Why a text is rejected: the server declined to write it, it reached the length limit, it is
+empty, or it lacks the name or a fact (or states it wrongly)."""
 _INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u2060\ufeff]")
 _THOUGHTS = re.compile(r"\A\s*<think>.*?</think>", re.DOTALL)
 
 
 @dataclasses.dataclass(frozen=True)
-class Facts:
-    """A person in words; `values` in the order of ATTRIBUTES."""
+class PersonFacts:
+    """The name, the pronoun and the six values of a person, as text.
+
+    Attributes:
+      person: the person's id.
+      values: in the order of ATTRIBUTES.
+    """
 
     person: int
     name: str
@@ -47,15 +51,15 @@ class Facts:
     values: tuple[str, ...]
 
 
-def facts(pools: Pools, who: People) -> list[Facts]:
-    """These people in words."""
+def person_facts(pools: Pools, people: People) -> list[PersonFacts]:
+    """The facts of these people as text."""
     columns = (pools.first_names, pools.middle_names, pools.last_names)
     rows = zip(
-        who.ids.tolist(), who.names.tolist(), who.pronouns.tolist(), who.values.tolist(),
-        strict=True,
+        people.ids.tolist(), people.names.tolist(), people.pronouns.tolist(),
+        people.values.tolist(), strict=True,
     )  # fmt: skip
     return [
-        Facts(
+        PersonFacts(
             person,
             " ".join(column[i] for column, i in zip(columns, names, strict=True)),
             PRONOUNS[pronoun],
@@ -65,16 +69,16 @@ def facts(pools: Pools, who: People) -> list[Facts]:
     ]
 
 
-def fingerprint(pools: Pools) -> str:
-    """SHA-256 of all that facts are drawn from."""
+def pools_fingerprint(pools: Pools) -> str:
+    """SHA-256 of everything that names and facts are drawn from."""
     names = pools.first_names, pools.middle_names, pools.last_names
-    told = [names, pools.values, pools.headquarters.tolist()]
-    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+    content = [names, pools.values, pools.headquarters.tolist()]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Prompts:
-    """The sentences that prompts are made of, by file."""
+class PromptTexts:
+    """The sentences that prompts consist of, by file."""
 
     lines: dict[str, tuple[str, ...]]
 
@@ -83,57 +87,61 @@ class Prompts:
         """SHA-256 of all sentences."""
         return hashlib.sha256(json.dumps(self.lines).encode()).hexdigest()
 
-    def ask(self, seed: int, who: Facts, entry: int, attempt: int) -> tuple[str, int]:
-        """What the writer is asked for an entry of a person, and the seed of its sampling, which
-        is less than 2^31."""
-        count = len(_MARKS)
+    def prompt(self, seed: int, facts: PersonFacts, entry: int, attempt: int) -> tuple[str, int]:
+        """The prompt for one attempt at an entry of a person, and its sampling seed, below 2^31."""
+        count = len(_PLACEHOLDERS)
         numbers = random.bits(
-            seed, "rewrite", who.person, entry, attempt, np.arange(count + len(_TOGETHER) + 1)
+            seed, "rewrite", facts.person, entry, attempt, np.arange(count + len(_SHUFFLED) + 1)
         ).tolist()
         drawn = {
             name: lines[number % len(lines)]
             for (name, lines), number in zip(self.lines.items(), numbers, strict=False)
         }
         keys = numbers[count:-1]
-        order = sorted(range(len(_TOGETHER)), key=keys.__getitem__)
-        stated = [drawn[name] for group in order for name in _TOGETHER[group]]
+        order = sorted(range(len(_SHUFFLED)), key=keys.__getitem__)
+        stated = [drawn[name] for group in order for name in _SHUFFLED[group]]
         prompt = " ".join([drawn["request"], *stated, drawn["closing"]])
-        values = dict(zip(ATTRIBUTES, who.values, strict=True))
-        return prompt.format(name=who.name, pronoun=who.pronoun, **values), numbers[-1] >> 33
+        values = dict(zip(ATTRIBUTES, facts.values, strict=True))
+        return prompt.format(name=facts.name, pronoun=facts.pronoun, **values), numbers[-1] >> 33
 
 
 @functools.cache
-def load_prompts(folder: pathlib.Path = PROMPTS) -> Prompts:
-    """The prompts in a folder; UserError names the file and line where they break its rules."""
+def load_prompts(folder: pathlib.Path = PROMPT_FOLDER) -> PromptTexts:
+    """Reads the prompt texts of a folder.
+
+    Raises:
+      UserError: a line does not have its placeholders; names the file and line.
+    """
     lines = {}
-    for name, marks in _MARKS.items():
+    for name, placeholders in _PLACEHOLDERS.items():
         path = folder / f"{name}.txt"
+        expected = [f"{{{placeholder}}}" for placeholder in placeholders]
         lines[name] = read_lines(path)
         for number, line in enumerate(lines[name], 1):
-            found = re.findall(r"\{[^{}]*\}?|\}", line)
-            if sorted(found) != sorted(f"{{{mark}}}" for mark in marks):
-                told = " and ".join(f"{{{mark}}}" for mark in marks)
-                raise UserError(f"{path}:{number}: expected {told}, each once, got {line!r}")
-    return Prompts(lines)
+            if sorted(re.findall(r"\{[^{}]*\}?|\}", line)) != sorted(expected):
+                raise UserError(
+                    f"{path}:{number}: expected {' and '.join(expected)}, each once, got {line!r}"
+                )
+    return PromptTexts(lines)
 
 
-def tidy(text: str) -> str:
-    """An answer as it is kept: on one line, single spaces, without invisible characters and
-    without the thoughts that some models put before it."""
-    return " ".join(_INVISIBLE.sub("", _THOUGHTS.sub("", text)).split())
+def clean_text(answer: str) -> str:
+    """An answer on one line with single spaces, without invisible characters and without a leading
+    `<think>` block."""
+    return " ".join(_INVISIBLE.sub("", _THOUGHTS.sub("", answer)).split())
 
 
-def refusals(pools: Pools, who: Facts, text: str, fault: str = "") -> tuple[str, ...]:
-    """Why a tidy text is not kept, some of REFUSALS; nothing where it is.
+def rejection_reasons(
+    pools: Pools, facts: PersonFacts, text: str, fault: str = ""
+) -> tuple[str, ...]:
+    """Why a clean text is rejected, some of REJECTION_REASONS; empty where it is accepted.
 
     Args:
-      fault: `declined` or `unfinished` where the writer did not end by itself.
+      fault: of the answer (`client.Answer`).
     """
     if fault == "declined":
         return (fault,)
-    early = (fault,) if fault else ()
+    reasons = (fault,) if fault else ()
     if not text:
-        return (*early, "empty")
-    found = matching.find(pools, text, who.name, who.values)
-    missing = [a for a, place in zip(ATTRIBUTES, found.values, strict=True) if place is None]
-    return (*early, *(() if found.names else ("name",)), *missing)
+        return (*reasons, "empty")
+    return (*reasons, *matching.find_facts(pools, text, facts.name, facts.values).missing)

@@ -1,8 +1,8 @@
-"""Sentences of a finished biography in another order, or with the full name for every pronoun.
+"""Reorders the sentences of a finished biography, or puts the full name for every pronoun.
 
-Part 3.1, section 2.2, footnotes 13 and 14, for texts that somebody else wrote (bioR). Facts are
-left as they stand. English is followed where a word alone tells: `her` before a noun is possessive,
-and `was`, `is`, `has` agree with `they`; other verbs after `they` keep their form.
+Part 3.1, section 2.2, footnotes 13 and 14, for texts of another model (bioR). Facts stay unchanged.
+English grammar is followed where a single word decides: `her` before a noun is possessive, and
+`was`, `is`, `has` agree with `they`. Other verbs after `they` keep their form.
 """
 
 import dataclasses
@@ -10,10 +10,10 @@ import re
 from collections.abc import Sequence
 
 from kstore_jax.errors import UserError
-from kstore_jax.world.people import ATTRIBUTES, Pools
+from kstore_jax.world.people import Pools
 from kstore_jax.writers import matching
 from kstore_jax.writers.matching import Span
-from kstore_jax.writers.prompts import Facts
+from kstore_jax.writers.prompts import PersonFacts
 
 _SUBJECT, _POSSESSIVE, _OBJECT = range(3)
 _PRONOUNS = {  # by case
@@ -40,7 +40,7 @@ _ABBREVIATION = re.compile(r"(?:\b(?:Mr|Mrs|Ms|Mx|Dr|St|Ft|Mt|Jr|Sr|Inc|Co|Corp|
 
 @dataclasses.dataclass(frozen=True)
 class _Reference:
-    """Where a text speaks of its person. `full`: by the full name."""
+    """Characters [start, end) that refer to the person; `full`: by the full name."""
 
     start: int
     end: int
@@ -48,86 +48,89 @@ class _Reference:
     full: bool
 
 
-def reworded(
-    pools: Pools, who: Facts, text: str, keys: Sequence[int] | None = None, fullname: bool = False
+def reword(
+    pools: Pools,
+    facts: PersonFacts,
+    text: str,
+    keys: Sequence[int] | None = None,
+    fullname: bool = False,
 ) -> str:
-    """A text with its sentences sorted by `keys`, or with the full name wherever it speaks of its
-    person.
+    """Returns a text with its sentences sorted by `keys`, or with the full name in every reference
+    to its person.
 
-    Where sentences move, the first of them that speaks of the person does so by the full name and
-    the later ones by pronoun where they had it.
+    Where sentences move, the first reference uses the full name and later ones a pronoun where
+    they had the full name.
 
     Args:
-      keys: random numbers, sentence s goes by `keys[s % len(keys)]`; None to leave the order.
+      keys: random numbers; the key of sentence s is `keys[s % len(keys)]`. None keeps the order.
+
+    Raises:
+      UserError: the reworded text does not state the name or a fact.
     """
-    found = matching.find(pools, text, who.name, who.values)
-    facts = [span for span in found.values if span is not None]
-    pronoun = _spoken(text, who.pronoun)
-    references = _references(text, who, pronoun, facts, found.names)
-    sentences = _sentences(text, [*facts, *found.names])
+    spans = matching.find_facts(pools, text, facts.name, facts.values)
+    values = [span for span in spans.values if span is not None]
+    pronoun = _pronoun_in_use(text, facts.pronoun)
+    references = _references(text, facts, pronoun, values, spans.names)
+    sentences = _sentences(text, [*values, *spans.names])
     if keys is not None:
-        sentences.sort(key=lambda both: keys[both[0] % len(keys)])
-    named = keys is None  # whether a sentence before has the full name, or none needs to
-    written = []
+        sentences.sort(key=lambda sentence: keys[sentence[0] % len(keys)])
+    introduced = keys is None  # an earlier sentence has the full name, or none needs it
+    reworded = []
     for _, (start, end) in sentences:
-        here = [r for r in references if start <= r.start and r.end <= end]
+        inside = [r for r in references if start <= r.start and r.end <= end]
         sentence = text[start:end].rstrip()
-        for i, reference in reversed(list(enumerate(here))):
-            to_name = fullname or (not named and i == 0)
-            if to_name or (reference.full and keys is not None):
-                how = who.name if to_name else pronoun
-                sentence = _replaced(sentence, start, reference, how, pronoun)
-        named = named or bool(here)
-        written.append(sentence if sentence[-1] in ".!?\"'”’)" else f"{sentence}.")
-    done = " ".join(written)
-    _check(pools, who, done)
-    return done
+        for i, reference in reversed(list(enumerate(inside))):
+            by_name = fullname or (not introduced and i == 0)
+            if by_name or (reference.full and keys is not None):
+                replacement = facts.name if by_name else pronoun
+                sentence = _replace(sentence, start, reference, replacement, pronoun)
+        introduced = introduced or bool(inside)
+        reworded.append(sentence if sentence[-1] in ".!?\"'”’)" else f"{sentence}.")
+    result = " ".join(reworded)
+    if missing := matching.find_facts(pools, result, facts.name, facts.values).missing:
+        raise UserError(
+            f"person {facts.person}: the reworded text lost {', '.join(missing)}: {result!r}"
+        )
+    return result
 
 
-def _check(pools: Pools, who: Facts, text: str) -> None:
-    found = matching.find(pools, text, who.name, who.values)
-    lost = [a for a, place in zip(ATTRIBUTES, found.values, strict=True) if place is None]
-    if lost or not found.names:
-        lost = lost or ["name"]
-        raise UserError(f"person {who.person}: the reworded text lost {', '.join(lost)}: {text!r}")
-
-
-def _spoken(text: str, pronoun: str) -> str:
-    """The pronoun that a text uses; that of the world where it uses none or several alike."""
-    words = matching.normalised(text)
+def _pronoun_in_use(text: str, pronoun: str) -> str:
+    """The pronoun that a text uses most; the world's `pronoun` where it uses none, or several
+    equally often."""
+    words = matching.normalized_words(text)
     counts = {p: sum(map(words.count, set(forms))) for p, forms in _PRONOUNS.items()}
     return max(counts, key=lambda p: (counts[p], p == pronoun))
 
 
-def _sentences(text: str, whole: Sequence[Span]) -> list[tuple[int, Span]]:
-    """The sentences of a text, numbered; none ends inside the spans of `whole`."""
+def _sentences(text: str, unbreakable: Sequence[Span]) -> list[tuple[int, Span]]:
+    """The sentences of a text with their numbers; none ends inside an `unbreakable` span."""
     starts = [0]
     for match in _END.finditer(text):
         dot = match.start()
-        in_whole = any(start <= dot < end for start, end in whole)
-        ends_whole = any(end == dot for _, end in whole)
-        if not in_whole and (ends_whole or not _ABBREVIATION.search(text, 0, dot)):
+        inside = any(start <= dot < end for start, end in unbreakable)
+        after = any(end == dot for _, end in unbreakable)
+        if not inside and (after or not _ABBREVIATION.search(text, 0, dot)):
             starts.append(match.end())
     return list(enumerate(zip(starts, [*starts[1:], len(text)], strict=True)))
 
 
 def _references(
-    text: str, who: Facts, pronoun: str, facts: Sequence[Span], names: Sequence[Span]
+    text: str, facts: PersonFacts, pronoun: str, values: Sequence[Span], names: Sequence[Span]
 ) -> list[_Reference]:
-    """Every place where a text speaks of its person, in order, facts left out."""
-    first, *_, last = who.name.split(" ")
-    full = rf"{who.name}|{first} {last}|{first}|{last}"
+    """Every reference of a text to its person outside of `values`, in order."""
+    first, *_, last = facts.name.split(" ")
+    full = rf"{facts.name}|{first} {last}|{first}|{last}"
     forms = "|".join(dict.fromkeys(_PRONOUNS[pronoun]))
     pattern = re.compile(
         rf"\b(?:(?P<name>{_TITLE}(?:{full}))(?P<of>['’]s)?|(?P<pronoun>(?i:{forms})))\b(?!-)"
     )
-    found = []
-    covered = [*facts]
-    for start, end in names:  # as the matcher reads them, whatever stands between their words
+    references = []
+    covered = [*values]
+    for start, end in names:  # as `matching` finds them, with any punctuation between their words
         of = re.compile("['’]s").match(text, end)
         case = _POSSESSIVE if of else _SUBJECT
-        found.append(_Reference(start, of.end() if of else end, case, True))
-        covered.append((start, found[-1].end))
+        references.append(_Reference(start, of.end() if of else end, case, True))
+        covered.append((start, references[-1].end))
     for match in pattern.finditer(text):
         if any(start < match.end() and match.start() < end for start, end in covered):
             continue
@@ -135,8 +138,8 @@ def _references(
             case = _POSSESSIVE if match["of"] else _SUBJECT
         else:
             case = _case(text, match, pronoun)
-        found.append(_Reference(*match.span(), case, False))
-    return sorted(found, key=lambda reference: reference.start)
+        references.append(_Reference(*match.span(), case, False))
+    return sorted(references, key=lambda reference: reference.start)
 
 
 def _case(text: str, match: re.Match, pronoun: str) -> int:
@@ -148,23 +151,30 @@ def _case(text: str, match: re.Match, pronoun: str) -> int:
     return _OBJECT if after is None or after[1].lower() in _AFTER_OBJECT else _POSSESSIVE
 
 
-def _replaced(sentence: str, offset: int, reference: _Reference, how: str, pronoun: str) -> str:
-    """A sentence that speaks of its person otherwise in one place; `how`: a name or a pronoun."""
+def _replace(
+    sentence: str, offset: int, reference: _Reference, replacement: str, pronoun: str
+) -> str:
+    """Replaces one reference in a sentence that begins at `offset`.
+
+    Args:
+      replacement: the full name, or a pronoun in the subject's case.
+      pronoun: the pronoun that the text uses.
+    """
     start, end = reference.start - offset, reference.end - offset
     before, after = sentence[:start], sentence[end:]
     case = reference.case
-    if how in _PRONOUNS:
+    if replacement in _PRONOUNS:
         previous = before.split()[-1].lower() if before.strip() else ""
         if case == _SUBJECT and previous in _BEFORE_OBJECT:
             case = _OBJECT
-        word = _PRONOUNS[how][case]
+        word = _PRONOUNS[replacement][case]
         word = word if re.search(r"\w", before) else word.capitalize()
-        agreeing = _PLURAL if how == "they" and case == _SUBJECT else {}
+        agreement = _PLURAL if replacement == "they" and case == _SUBJECT else {}
     else:
-        word = f"{how}'s" if case == _POSSESSIVE else how
+        word = f"{replacement}'s" if case == _POSSESSIVE else replacement
         from_they = sentence[start:end].lower() == "they" and pronoun == "they"
-        agreeing = _SINGULAR if from_they else {}
+        agreement = _SINGULAR if from_they else {}
     verb = re.match(r" (\w+)\b", after)
-    if verb and verb[1] in agreeing:
-        after = f" {agreeing[verb[1]]}{after[verb.end() :]}"
+    if verb and verb[1] in agreement:
+        after = f" {agreement[verb[1]]}{after[verb.end() :]}"
     return f"{before}{word}{after}"

@@ -1,4 +1,4 @@
-"""`kstore rewrite`: everyone's biographies, written by a model behind a server (bioR)."""
+"""`kstore rewrite`: a model behind a server writes everyone's biographies (bioR)."""
 
 import collections
 import pathlib
@@ -7,201 +7,213 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from tqdm import tqdm
 
+from kstore_jax.corpus.config import Data
 from kstore_jax.errors import UserError
-from kstore_jax.pipeline.data import ExperimentData
-from kstore_jax.pipeline.experiment import Experiment
-from kstore_jax.world.people import people
+from kstore_jax.world.biographies import Variant
+from kstore_jax.world.config import World
+from kstore_jax.world.people import Pools, check_people_count, draw_people, load_pools
 from kstore_jax.writers import client, journal, prompts
-from kstore_jax.writers.rewritten import FIELDS, check_variant, sources
+from kstore_jax.writers.prompts import PersonFacts
+from kstore_jax.writers.rewritten import RECORD_FIELDS, check_rewritable, texts_per_person
 
 SAMPLING = {"temperature": 1.0, "max_tokens": 400}
 _BLOCK = 1024  # people whose facts are in memory at a time
 
 
-class Rewriting:
-    """The texts that experiments need, as far as a folder has them. Those of them that name
-    `data.rewritten` count, or all where none does.
+class RewriteJob:
+    """The texts that the rows of a configuration need, and which of them a folder already has.
+
+    If any row sets `data.rewritten`, only such rows count.
 
     Attributes:
-      needed: how many texts; kept: how many of them are there.
-      refused: of the answers that were not kept, how often each reason came up.
-      answers: how many answers there are, `turned_down` of which were not kept.
-      again: how often a request was sent again, by what went wrong (`chat.Chat`).
+      needed: number of texts.
+      answers: number of answers so far.
+      rejected: number of answers that were rejected.
+      rejections: number of rejections by reason; an answer may have several.
+      retries: number of retried requests by cause (`client.ChatClient`).
 
     Raises:
-      UserError: the folder was made by another configuration, or the experiments are about more
-        than one world, or texts of templates.
+      UserError: another configuration made the folder, the rows are about different worlds, or a
+        variant exists for templates only.
     """
 
-    def __init__(self, experiments: Sequence[Experiment], model: str, folder: pathlib.Path):
-        rows = [row for row in experiments if row.data.rewritten] or experiments
-        for field in ("seed", "pools"):
-            if len(values := {getattr(row.world, field) for row in rows}) > 1:
-                told = ", ".join(map(repr, sorted(values)))
+    def __init__(self, rows: Sequence[tuple[World, Data]], model: str, folder: pathlib.Path):
+        rows = [(world, data) for world, data in rows if data.rewritten] or rows
+        for field in ("seed", "pools", "value_fraction", "name_fraction"):
+            if len(values := {getattr(world, field) for world, _ in rows}) > 1:
                 raise UserError(
-                    f"world.{field}: the rows of the configuration have {told}; a journal holds "
-                    f"one world, chosen by --config.world.{field}="
+                    f"world.{field}: the rows of the configuration have "
+                    f"{', '.join(map(repr, sorted(values)))}; a journal is about one world, "
+                    f"choose it with --config.world.{field}="
                 )
-        self.pools, self.seed = ExperimentData(rows[0].world, rows[0].data).language.pools, rows[0].world.seed
+        self.seed, self.pools = rows[0][0].seed, _pools(rows[0][0])
         self.prompts = prompts.load_prompts()
         self.folder = folder
         self.config = {
             "model": model,
             "seed": self.seed,
-            "pools": prompts.fingerprint(self.pools),
+            "pools": prompts.pools_fingerprint(self.pools),
             "prompts": self.prompts.fingerprint,
             "sampling": SAMPLING,
         }
-        texts = [_texts(row) for row in rows]
-        counts = np.zeros(max(map(len, texts)), np.int64)  # of each person
-        for each in texts:
+        counts_by_row = [_text_counts(world, data) for world, data in rows]
+        counts = np.zeros(max(map(len, counts_by_row)), np.int64)  # (everyone,)
+        for each in counts_by_row:
             counts[: len(each)] = np.maximum(counts[: len(each)], each)
-        self._open = np.arange(counts.max()) < counts[:, None]
-        self._needed = self._open.copy()
-        self._asked = np.zeros(self._open.shape, np.int32)
-        self._declined = np.zeros(self._open.shape, bool)
-        self.needed = int(self._open.sum())
-        self.refused: collections.Counter[str] = collections.Counter()
-        self.again: collections.Counter[str] = collections.Counter()
-        self.answers = self.turned_down = 0
-        journal.check(folder, self.config)
+        self._needed = np.arange(counts.max()) < counts[:, None]  # (everyone, entries)
+        self._missing = self._needed.copy()
+        self._attempts = np.zeros(self._needed.shape, np.int32)
+        self._declined = np.zeros(self._needed.shape, bool)
+        self.needed = int(self._needed.sum())
+        self.rejections: collections.Counter[str] = collections.Counter()
+        self.retries: collections.Counter[str] = collections.Counter()
+        self.answers = self.rejected = 0
+        journal.check_config(folder, self.config)
 
     @property
-    def kept(self) -> int:
-        return self.needed - int(self._open.sum())
+    def accepted(self) -> int:
+        """Number of needed texts that the folder has."""
+        return self.needed - int(self._missing.sum())
 
     def count(self, record: dict) -> None:
-        """Takes an answer into account; those that this experiment does not need are left out."""
-        person, entry, refused = record["person"], record["entry"], record["refused"]
+        """Counts a record of the journal; ignores texts that these rows do not need."""
+        person, entry, reasons = record["person"], record["entry"], record["refused"]
         size, entries = self._needed.shape
         if person >= size or entry >= entries or not self._needed[person, entry]:
             return
         self.answers += 1
-        self.turned_down += bool(refused)
-        self.refused.update(refused)
-        self._asked[person, entry] = max(self._asked[person, entry], record["attempt"] + 1)
-        self._declined[person, entry] |= "declined" in refused
-        if not refused:
-            self._open[person, entry] = False
+        self.rejected += bool(reasons)
+        self.rejections.update(reasons)
+        self._attempts[person, entry] = max(self._attempts[person, entry], record["attempt"] + 1)
+        self._declined[person, entry] |= "declined" in reasons
+        if not reasons:
+            self._missing[person, entry] = False
 
-    def left(self, attempts: int) -> Iterator[tuple[prompts.Facts, int]]:
-        """The texts that are not there and were asked for less often than `attempts`."""
-        for start in range(0, len(self._open), _BLOCK):
-            rows = slice(start, start + _BLOCK)
-            todo = np.argwhere(self._open[rows] & (self._asked[rows] < attempts))
+    def missing_texts(self, max_attempts: int) -> Iterator[tuple[PersonFacts, int]]:
+        """Yields (facts, entry) of every missing text with fewer than `max_attempts` answers."""
+        for start in range(0, len(self._missing), _BLOCK):
+            block = slice(start, start + _BLOCK)
+            todo = np.argwhere(self._missing[block] & (self._attempts[block] < max_attempts))
             if len(todo):
-                ids, place = np.unique(start + todo[:, 0], return_inverse=True)
-                who = prompts.facts(self.pools, people(self.pools, self.seed, ids))
-                for i, entry in zip(place.tolist(), todo[:, 1].tolist(), strict=True):
-                    yield who[i], entry
+                ids, index = np.unique(start + todo[:, 0], return_inverse=True)
+                facts = prompts.person_facts(self.pools, draw_people(self.pools, self.seed, ids))
+                for i, entry in zip(index.tolist(), todo[:, 1].tolist(), strict=True):
+                    yield facts[i], entry
 
-    def asked(self, who: prompts.Facts, entry: int) -> int:
-        """How often the writer answered for this text."""
-        return int(self._asked[who.person, entry])
+    def attempts(self, person: int, entry: int) -> int:
+        """Number of answers for a text so far."""
+        return int(self._attempts[person, entry])
 
-    def declined(self, who: prompts.Facts, entry: int) -> bool:
-        """Whether the writer ever declined this text."""
-        return bool(self._declined[who.person, entry])
+    def was_declined(self, person: int, entry: int) -> bool:
+        """Whether the server ever declined to write a text."""
+        return bool(self._declined[person, entry])
 
 
-def _texts(experiment: Experiment) -> np.ndarray:
-    """(everyone,): how many texts about each person have to be written."""
-    materials, world, data = ExperimentData(experiment.world, experiment.data), experiment.world, experiment.data
-    check_variant(materials.variant, data.variant, "data.variant")
-    if world.celebrities:
-        check_variant(materials.celebrity_variant, data.celebrity_variant, "data.celebrity_variant")
-    each = sources(materials.variant), sources(materials.celebrity_variant)
-    return np.repeat(each, (world.people, world.celebrities))
+def _pools(world: World) -> Pools:
+    return load_pools(world.pools, world.value_fraction, world.name_fraction)
+
+
+def _text_counts(world: World, data: Data) -> np.ndarray:
+    """(everyone,): the number of texts to write about each person, celebrities last."""
+    check_people_count(_pools(world), world.people + world.celebrities)
+    check_rewritable(world, data)
+    variants = data.variant, data.celebrity_variant
+    counts = [texts_per_person(Variant.parse(variant)) for variant in variants]
+    return np.repeat(counts, (world.people, world.celebrities))
 
 
 def rewrite(
-    experiments: Sequence[Experiment],
+    rows: Sequence[tuple[World, Data]],
     server: str,
     model: str,
     folder: pathlib.Path,
     concurrency: int,
-    attempts: int,
-    patience: client.Patience = client.PATIENCE,
-) -> Rewriting:
-    """Asks for every text of the experiments that the folder does not have yet.
+    max_attempts: int,
+    retry_policy: client.RetryPolicy = client.DEFAULT_RETRY_POLICY,
+) -> RewriteJob:
+    """Requests every text that the folder does not have yet; returns the state afterwards.
 
     Args:
-      concurrency: requests under way at a time.
-      attempts: answers a text, after which it is given up for now.
-
-    Returns: what there is now.
+      rows: world and data of each row of the configuration.
+      concurrency: the largest number of requests in flight.
+      max_attempts: answers per text before giving it up in this run.
 
     Raises:
-      UserError: the experiments do not go together, the folder was made by another configuration,
-        or the server refuses.
-      ServerError: the server went away. What it answered is kept.
+      UserError: the rows do not fit together, another configuration made the folder, or the server
+        rejects the requests.
+      ServerError: the server stopped answering; its answers are saved.
     """
-    talk = client.Chat(server, model, SAMPLING, concurrency, patience)
-    writing = Rewriting(experiments, model, folder)
-    writing.again = talk.again
-    with journal.opened(folder, writing.config) as kept:
-        for _, record in journal.records(kept.path, FIELDS):
-            writing.count(record)
-        client.run(_write(writing, talk, kept, concurrency, attempts))
-    return writing
+    chat = client.ChatClient(server, model, SAMPLING, concurrency, retry_policy)
+    job = RewriteJob(rows, model, folder)
+    job.retries = chat.retries
+    with journal.open_journal(folder, job.config) as answers:
+        for _, record in journal.read_records(answers.path, RECORD_FIELDS):
+            job.count(record)
+        client.run(_request_texts(job, chat, answers, concurrency, max_attempts))
+    return job
 
 
-async def _write(
-    writing: Rewriting, talk: client.Chat, kept: journal.Journal, concurrency: int, attempts: int
+async def _request_texts(
+    job: RewriteJob,
+    chat: client.ChatClient,
+    answers: journal.Journal,
+    concurrency: int,
+    max_attempts: int,
 ) -> None:
     with tqdm(
-        desc="rewrite", total=writing.needed, initial=writing.kept, unit=" texts", mininterval=0.5
+        desc="rewrite", total=job.needed, initial=job.accepted, unit=" texts", mininterval=0.5
     ) as bar:
 
-        async def text(job: tuple[prompts.Facts, int]) -> None:
-            who, entry = job
-            for attempt in range(writing.asked(who, entry), attempts):
-                prompt, seed = writing.prompts.ask(writing.seed, who, entry, attempt)
-                answer = await talk.ask(prompt, seed, writing.declined(who, entry))
-                written = prompts.tidy(answer.text)
-                refused = prompts.refusals(writing.pools, who, written, answer.fault)
+        async def request_text(missing: tuple[PersonFacts, int]) -> None:
+            facts, entry = missing
+            person = facts.person
+            for attempt in range(job.attempts(person, entry), max_attempts):
+                prompt, seed = job.prompts.prompt(job.seed, facts, entry, attempt)
+                answer = await chat.complete(prompt, seed, job.was_declined(person, entry))
+                text = prompts.clean_text(answer.text)
+                reasons = prompts.rejection_reasons(job.pools, facts, text, answer.fault)
                 record = {
-                    "person": who.person,
+                    "person": person,
                     "entry": entry,
                     "attempt": attempt,
-                    "refused": list(refused),
-                    "text": written,
+                    "refused": list(reasons),
+                    "text": text,
                 }
-                kept.append(record)
-                writing.count(record)
-                bar.set_postfix_str(_progress(writing), refresh=False)
-                if not refused:
+                answers.append(record)
+                job.count(record)
+                bar.set_postfix_str(_progress(job), refresh=False)
+                if not reasons:
                     bar.update()
                     return
 
-        async with talk:
-            await client.spread(writing.left(attempts), text, concurrency)
+        async with chat:
+            await client.for_each(job.missing_texts(max_attempts), request_text, concurrency)
 
 
-def _progress(writing: Rewriting) -> str:
-    """The share refused, the commonest reasons and what was sent again, in a few words."""
-    reasons = "".join(f" {reason} {n:,}" for reason, n in writing.refused.most_common(3))
-    share = f"{writing.turned_down / writing.answers:.1%} refused" + (reasons and f":{reasons}")
-    return f"{share}; {writing.again.total():,} sent again"
+def _progress(job: RewriteJob) -> str:
+    """The share of rejected answers, the three most frequent reasons, and the number of retries."""
+    reasons = "".join(f" {reason} {n:,}" for reason, n in job.rejections.most_common(3))
+    share = f"{job.rejected / job.answers:.1%} rejected" + (reasons and f":{reasons}")
+    return f"{share}; {job.retries.total():,} retries"
 
 
-def summary(writing: Rewriting) -> str:
-    """What there is, why answers were not kept, and what was sent again this time."""
+def summary(job: RewriteJob) -> str:
+    """The number of texts, and of rejections and retries by cause, as lines to print."""
     lines = [
-        f"{writing.folder}: {writing.kept:,} of {writing.needed:,} texts, "
-        f"{writing.answers:,} answers, {writing.turned_down:,} refused"
+        f"{job.folder}: {job.accepted:,} of {job.needed:,} texts, "
+        f"{job.answers:,} answers, {job.rejected:,} rejected"
     ]
-    lines += [f"  {reason:<13} {n:>9,}" for reason, n in writing.refused.most_common()]
-    if writing.again:
-        lines.append(f"sent again: {writing.again.total():,}")
-        lines += [f"  {kind:<13} {n:>9,}" for kind, n in writing.again.most_common()]
+    lines += [f"  {reason:<13} {n:>9,}" for reason, n in job.rejections.most_common()]
+    if job.retries:
+        lines.append(f"retries: {job.retries.total():,}")
+        lines += [f"  {cause:<13} {n:>9,}" for cause, n in job.retries.most_common()]
     return "\n".join(lines)
 
 
-def check_whole(writing: Rewriting, attempts: int) -> None:
-    """Raises UserError where texts were given up."""
-    if missing := writing.needed - writing.kept:
+def check_complete(job: RewriteJob, max_attempts: int) -> None:
+    """Raises UserError where texts are missing."""
+    if missing := job.needed - job.accepted:
         raise UserError(
-            f"{writing.folder}: {missing:,} texts were refused {attempts} times; a larger "
-            "--attempts goes on"
+            f"{job.folder}: {missing:,} texts were rejected {max_attempts} times; "
+            "repeat with a larger --attempts"
         )

@@ -1,7 +1,7 @@
-"""The same kind of corpus as templates give, of biographies that somebody else wrote (bioR).
+"""The corpus of biographies that another model wrote (bioR).
 
-The texts come from the journal that `kstore rewrite` left in a folder; where names and values stand
-in them is found by `world/matching.py`.
+The texts come from the journal of `kstore rewrite`; `matching.py` finds the spans of names and
+values in them.
 """
 
 import hashlib
@@ -10,168 +10,184 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from kstore_jax.corpus.encode import SPAN, PieceTokens, TokenRows
+from kstore_jax.corpus.config import Data
+from kstore_jax.corpus.encode import SPAN_DTYPE, TokenizedTexts, TokenTable
 from kstore_jax.corpus.shards import Corpus, Part, entry_parts
 from kstore_jax.errors import UserError
 from kstore_jax.files import read_json
 from kstore_jax.world import random
 from kstore_jax.world.biographies import Variant
-from kstore_jax.world.people import Pools, people
-from kstore_jax.writers import journal, matching, prompts
-from kstore_jax.writers.rewording import reworded
+from kstore_jax.world.config import World
+from kstore_jax.world.people import ATTRIBUTES, Pools, draw_people
+from kstore_jax.writers import journal, matching
+from kstore_jax.writers.prompts import PersonFacts, person_facts, pools_fingerprint
+from kstore_jax.writers.rewording import reword
 
-NAMES = 16  # occurrences of the full name that are kept of a text; where there are fewer, (0, 0)
-FIELDS = ("person", "entry", "attempt", "refused", "text")
-"""What a record of the journal holds: whose biography, which, at which attempt, why the text is not
-kept (nothing where it is), and the text."""
-_KEYS = 64
-
-
-def sources(variant: Variant) -> int:
-    """How many texts a person have to be written for a variant; the others are made from them."""
-    return variant.entries if variant.reworded else 1
+MAX_NAMES = 16
+"""Spans of the full name per text; the rest are left out, and missing ones are (0, 0)."""
+RECORD_FIELDS = ("person", "entry", "attempt", "refused", "text")
+"""Fields of a journal record. `refused`: why the text is rejected, empty where it is accepted."""
+_SENTENCE_KEYS = 64
 
 
-def check_variant(variant: Variant, written: str, field: str) -> None:
-    """Raises UserError where a variant is not one that written texts can be brought into."""
-    if variant.order == "couples" or variant.fresh or variant.name_at:
-        raise UserError(
-            f"{field}: {written!r} is of templates only; of rewritten biographies there are "
-            "single[+permuteP][+fullname] and multiM[+permute][+fullname]"
-        )
+def texts_per_person(variant: Variant) -> int:
+    """The number of texts that a variant needs for each person; it derives the others from them."""
+    return variant.biographies_per_person if variant.reworded else 1
 
 
-class Rewritten:
-    """The texts that were kept of a journal.
+def check_rewritable(world: World, data: Data) -> None:
+    """Raises UserError where rewritten texts cannot make the biographies of a configuration."""
+    for field in ("variant", "celebrity_variant") if world.celebrities else ("variant",):
+        written = getattr(data, field)
+        variant = Variant.parse(written, f"data.{field}")
+        if variant.order == "couples" or variant.fresh or variant.name_at:
+            raise UserError(
+                f"data.{field}: {written!r} exists for templates only; expected for rewritten "
+                "biographies single[+permuteP][+fullname] or multiM[+permute][+fullname]"
+            )
+    if data.rewritten and data.tokenizer == "word":
+        raise UserError("data.tokenizer: word has the words of templates only")
+
+
+class RewrittenTexts:
+    """The accepted texts of a journal.
 
     Raises:
-      UserError: the folder holds no journal, or one about another world.
-      DamagedFileError: a line of the journal is not as it was written.
+      UserError: the folder has no journal, or the journal of another world.
+      DamagedFileError: a line of the journal is damaged.
     """
 
     def __init__(self, folder: pathlib.Path, pools: Pools, seed: int):
         if not (folder / journal.CONFIG).is_file():
             raise UserError(f"data.rewritten: {folder}: no journal here; kstore rewrite makes one")
-        made = read_json(folder / journal.CONFIG)
-        for field, here in (("seed", seed), ("pools", prompts.fingerprint(pools))):
-            if made.get(field) != here:
+        config = read_json(folder / journal.CONFIG)
+        for field, expected in (("seed", seed), ("pools", pools_fingerprint(pools))):
+            if config.get(field) != expected:
                 raise UserError(
                     f"data.rewritten: {folder}: written for another world ({field} differs)"
                 )
         self.folder = folder
         self._pools, self._seed = pools, seed
-        kept = []
-        for offset, record in journal.records(folder / journal.JOURNAL, FIELDS):
+        accepted = []
+        for offset, record in journal.read_records(folder / journal.JOURNAL, RECORD_FIELDS):
             if not record["refused"]:
                 digest = hashlib.blake2b(record["text"].encode(), digest_size=8).digest()
-                mark = int.from_bytes(digest, "little", signed=True)
-                kept.append((record["person"], record["entry"], offset, mark))
-        columns = np.array(kept, np.int64).reshape(-1, 4)
+                number = int.from_bytes(digest, "little", signed=True)
+                accepted.append((record["person"], record["entry"], offset, number))
+        columns = np.array(accepted, np.int64).reshape(-1, 4)
         order = np.lexsort((columns[:, 1], columns[:, 0]))
-        self._person, self._entry, self._offset, self._mark = columns[order].T
+        self._person, self._entry, self._offset, self._digest = columns[order].T
 
     def _rows(self, first: int, size: int, count: int) -> np.ndarray:
-        """(size, count): the rows of the first `count` texts of these people.
+        """(size, count): the rows of the first `count` texts of people first .. first + size - 1.
 
         Raises:
-          UserError: some of them are not there.
+          UserError: some of them are missing.
         """
-        here = (self._person >= first) & (self._person < first + size) & (self._entry < count)
-        rows = np.flatnonzero(here)
+        wanted = (self._person >= first) & (self._person < first + size) & (self._entry < count)
+        rows = np.flatnonzero(wanted)
         if len(rows) != size * count:
             raise UserError(
-                f"data.rewritten: {self.folder}: holds {len(rows):,} of {size * count:,} texts; "
-                "kstore rewrite goes on"
+                f"data.rewritten: {self.folder}: has {len(rows):,} of {size * count:,} texts; "
+                "kstore rewrite requests the missing ones"
             )
         return rows.reshape(size, count)
 
     def fingerprint(self, variant: Variant, first: int, size: int) -> str:
-        """SHA-256 of the texts that a dataset is made of."""
-        marks = self._mark[self._rows(first, size, sources(variant))]
-        return hashlib.sha256(marks.tobytes()).hexdigest()
+        """SHA-256 of the texts that make the biographies of people first .. first + size - 1."""
+        digests = self._digest[self._rows(first, size, texts_per_person(variant))]
+        return hashlib.sha256(digests.tobytes()).hexdigest()
 
-    def parts(self, table: PieceTokens, variant: Variant, first: int, size: int) -> list[Part]:
+    def parts(self, table: TokenTable, variant: Variant, first: int, size: int) -> list[Part]:
         """The parts of the dataset of all entries of people first .. first + size - 1."""
-        rows = self._rows(first, size, sources(variant))
+        rows = self._rows(first, size, texts_per_person(variant))
         return entry_parts(
-            size * variant.entries,
+            size * variant.biographies_per_person,
             lambda entries: self._block(table, variant, first, rows, entries),
         )
 
-    def about(self, table: PieceTokens, variant: Variant, person: int) -> Corpus:
+    def person_corpus(self, table: TokenTable, variant: Variant, person: int) -> Corpus:
         """All entries of one person."""
-        rows = self._rows(person, 1, sources(variant))
-        return self._block(table, variant, person, rows, np.arange(variant.entries))
+        rows = self._rows(person, 1, texts_per_person(variant))
+        return self._block(table, variant, person, rows, np.arange(variant.biographies_per_person))
 
     def _block(
         self,
-        table: PieceTokens,
+        table: TokenTable,
         variant: Variant,
         first: int,
-        kept: np.ndarray,
+        rows: np.ndarray,
         entries: np.ndarray,
     ) -> Corpus:
-        """Some biographies of people `first` and following, numbered as in `biographies`."""
-        person, entry = np.divmod(np.asarray(entries, np.int64), variant.entries)
-        rows = kept[person, entry if variant.reworded else np.zeros_like(entry)]
-        lowest = int(person[0])
-        who = people(self._pools, self._seed, first + np.arange(lowest, int(person[-1]) + 1))
-        told = prompts.facts(self._pools, who)
-        about = [told[i - lowest] for i in person.tolist()]
-        path = self.folder / journal.JOURNAL
-        found = journal.read_at(path, self._offset[rows].tolist())
-        texts = [
-            self._in_variant(variant, facts, record["text"], int(number))
-            for facts, record, number in zip(about, found, entry, strict=True)
-        ]
-        return Corpus(first + person, entry, encode_texts(table, self._pools, about, texts))
+        """Some biographies of people `first` and following.
 
-    def _in_variant(self, variant: Variant, who: prompts.Facts, text: str, entry: int) -> str:
+        Args:
+          rows: (people, texts_per_person) rows of the texts, from `_rows`.
+          entries: ascending numbers of biographies, as for `shards.biography_block`.
+        """
+        person, entry = np.divmod(np.asarray(entries, np.int64), variant.biographies_per_person)
+        text_rows = rows[person, entry if variant.reworded else np.zeros_like(entry)]
+        lowest = int(person[0])
+        ids = first + np.arange(lowest, int(person[-1]) + 1)
+        by_person = person_facts(self._pools, draw_people(self._pools, self._seed, ids))
+        facts = [by_person[i - lowest] for i in person.tolist()]
+        path = self.folder / journal.JOURNAL
+        records = journal.read_at(path, self._offset[text_rows].tolist())
+        texts = [
+            self._in_variant(variant, each, record["text"], int(number))
+            for each, record, number in zip(facts, records, entry, strict=True)
+        ]
+        return Corpus(first + person, entry, encode_texts(table, self._pools, facts, texts))
+
+    def _in_variant(self, variant: Variant, facts: PersonFacts, text: str, entry: int) -> str:
         keys = None
         if variant.order == "permuted":
-            numbers = np.arange(_KEYS)
-            keys = random.bits(self._seed, "sentences", who.person, entry, numbers).tolist()
+            numbers = np.arange(_SENTENCE_KEYS)
+            keys = random.bits(self._seed, "sentences", facts.person, entry, numbers).tolist()
         if keys is None and not variant.fullname:
             return text
-        return reworded(self._pools, who, text, keys, variant.fullname)
+        return reword(self._pools, facts, text, keys, variant.fullname)
 
 
 def encode_texts(
-    table: PieceTokens, pools: Pools, about: list[prompts.Facts], texts: list[str]
-) -> TokenRows:
-    """Tokens and spans of texts, each after a space as every biography is.
+    table: TokenTable, pools: Pools, facts: Sequence[PersonFacts], texts: Sequence[str]
+) -> TokenizedTexts:
+    """Tokens and spans of texts, one per person; every text begins with a space, like biographies
+    from templates.
 
     Raises:
-      UserError: a text does not state what it is about.
+      UserError: a text does not state a fact of its person.
     """
     backend = table.tokenizer.backend
     encoded = backend.encode_batch([f" {text}" for text in texts], add_special_tokens=False)
-    values = np.zeros((len(texts), 6, 2), SPAN)
-    names = np.zeros((len(texts), NAMES, 2), SPAN)
-    for row, (who, text, tokens) in enumerate(zip(about, texts, encoded, strict=True)):
-        found = matching.find(pools, text, who.name, who.values)
-        if None in found.values:
-            raise UserError(f"data.rewritten: a text about person {who.person} lacks a fact")
+    value_spans = np.zeros((len(texts), len(ATTRIBUTES), 2), SPAN_DTYPE)
+    name_spans = np.zeros((len(texts), MAX_NAMES, 2), SPAN_DTYPE)
+    for row, (person, text, tokens) in enumerate(zip(facts, texts, encoded, strict=True)):
+        spans = matching.find_facts(pools, text, person.name, person.values)
+        values = [span for span in spans.values if span is not None]
+        if len(values) < len(ATTRIBUTES):
+            raise UserError(f"data.rewritten: a text about person {person.person} lacks a fact")
         starts, ends = np.array(tokens.offsets).T
-        values[row] = _in_tokens(_with_space(text, found.values), starts, ends)
-        named = found.names[:NAMES]
-        names[row, : len(named)] = _in_tokens(_with_space(text, named), starts, ends)
+        value_spans[row] = _in_tokens(_with_space(text, values), starts, ends)
+        names = spans.names[:MAX_NAMES]
+        name_spans[row, : len(names)] = _in_tokens(_with_space(text, names), starts, ends)
     lengths = np.array([len(tokens.ids) for tokens in encoded], np.int64)
-    flat = np.fromiter((i for e in encoded for i in e.ids), table.tokenizer.dtype, lengths.sum())
+    tokens = np.fromiter((i for e in encoded for i in e.ids), table.tokenizer.dtype, lengths.sum())
     offsets = np.concatenate([[0], np.cumsum(lengths)])
-    return TokenRows(flat, offsets, values, names)
+    return TokenizedTexts(tokens, offsets, value_spans, name_spans)
 
 
 def _with_space(text: str, spans: Sequence[matching.Span]) -> np.ndarray:
-    """Spans of a text as those of the text after a space, each with the space before it: what a
-    value is among the pieces of a template."""
+    """(S, 2) spans of characters of ` text`, each including the space before it: a value among the
+    pieces of a template includes it too."""
     return np.array(
         [(start + (text[start - 1 : start] not in ("", " ")), end + 1) for start, end in spans]
     )
 
 
 def _in_tokens(spans: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
-    """Spans of characters (S, 2) as spans of the tokens that begin and end at these (T,)."""
+    """(S, 2) spans of tokens that cover spans of characters (S, 2); the tokens begin and end at
+    characters `starts` and `ends` (T,)."""
     first = np.searchsorted(ends, spans[:, 0], side="right")
     last = np.searchsorted(starts, spans[:, 1], side="left")
     return np.stack([first, last], axis=1)

@@ -1,12 +1,12 @@
-"""A server of OpenAI's chat protocol, on loopback, that writes biographies from what it is asked
+"""A server of OpenAI's chat protocol on loopback that writes a biography from the prompt's facts,
 and misbehaves on request.
 
     python -m tests.writers.chat_server [--wrong=0.1] [--busy=0.05] [--log=FILE] …
 
-It prints its port when it is ready. What it answers is a function of the request alone; what goes
-wrong on the way (`busy`, `fail`, `cut`, `slow`, `garbled`) is drawn from the request and from how
-often it came, so that asking again helps. The log has a line for each answer given (and paid for):
-the digest of its request.
+It prints its port when it is ready. An answer is a function of its request. A transport error
+(`busy`, `fail`, `cut`, `slow`, `garbled`) is drawn from the request and the number of times it
+arrived, so that a retry may succeed. The log has one line for each (paid) answer: the digest of its
+request.
 """
 
 import argparse
@@ -28,16 +28,16 @@ from kstore_jax.writers.prompts import load_prompts
 
 MODEL = "writer"
 TEXTS = ("wrong", "missing", "nameless", "empty", "unfinished", "filtered", "declined")
-"""Bad answers, by share; `filtered` ends with content_filter, `declined` is status 400."""
-TROUBLES = ("busy", "fail", "cut", "slow", "garbled")  # what goes wrong on the way, by share
+"""Bad answers; `filtered` ends with content_filter, `declined` is status 400."""
+TROUBLES = ("busy", "fail", "cut", "slow", "garbled")  # transport errors
 _STATE = re.compile(r", ([A-Z]{2})\b")
 _DATE = re.compile(r"([A-Z][a-z]+) (\d+), (\d{4})")
 _YEAR = re.compile(r"(\d{4})\b")
 _SENTENCE = re.compile(r"(?<=\.) (?=The |In )")
 
 
-class Writer:
-    """What is answered to which request."""
+class FakeModel:
+    """Computes the answer to a request."""
 
     def __init__(self, options: argparse.Namespace):
         self.options = options
@@ -48,23 +48,26 @@ class Writer:
         self.requests = [tuple(line.split("{name}")) for line in lines["request"]]
         self.closings = [line.split("{pronoun}")[0] for line in lines["closing"]]
 
-    def text(self, prompt: str, seed: int, digest: bytes) -> tuple[str, str]:
-        """The answer to a prompt, and why it ended."""
-        for known, reply in self.replies.items():
-            if known in prompt:
+    def text(self, prompt: str, digest: bytes) -> tuple[str, str]:
+        """The answer to a prompt, and its finish_reason."""
+        for part, reply in self.replies.items():
+            if part in prompt:
                 return reply, "stop"
         how = _drawn(self.texts, digest[:4])
         if how == "empty":
             return "", "stop"
         if how == "declined":
             return f"I write nothing for {self.options.key or 'nobody'}.", "declined"
-        if not (begun := [r for r in self.requests if r[0] and prompt.startswith(r[0])]):
+        requests = [r for r in self.requests if r[0] and prompt.startswith(r[0])]
+        if not requests:
             return "I do not know.", "stop"
-        before, after = begun[0]
+        before, after = requests[0]
         name = " ".join(prompt[len(before) :].rstrip(".").split(" ", 3)[:3]).rstrip(".,")
         start = len(before) + len(name) + len(after)
         end = max(prompt.rfind(closing) for closing in self.closings)
-        pronoun = re.compile('"(\\w+)"').search(prompt, end)[1].capitalize()
+        quoted = re.compile('"(\\w+)"').search(prompt, end)
+        assert quoted is not None
+        pronoun = quoted[1].capitalize()
         if how == "nameless":
             name = pronoun
         stated = prompt[start:end].strip()
@@ -78,32 +81,33 @@ class Writer:
             stated = _STATE.sub(lambda m: f", {STATES[m[1].lower()]}", stated)
         if digest[7] % 2:
             stated = _DATE.sub(r"\2 \1 \3", stated)
-        written = stated.replace("The person", name, 1).replace("The person", pronoun)
-        written = written.replace(f"{pronoun}'s", {"She": "Her", "He": "His"}.get(pronoun, "Their"))
-        if name not in written:
-            written = f"{name} lived. {written}"
-        return written, {"unfinished": "length", "filtered": "content_filter"}.get(how, "stop")
+        text = stated.replace("The person", name, 1).replace("The person", pronoun)
+        text = text.replace(f"{pronoun}'s", {"She": "Her", "He": "His"}.get(pronoun, "Their"))
+        if name not in text:
+            text = f"{name} lived. {text}"
+        return text, {"unfinished": "length", "filtered": "content_filter"}.get(how, "stop")
 
 
 def _drawn(shares: list[tuple[str, float]], digest: bytes) -> str:
-    """One of the names, each with its share, or nothing."""
-    place = int.from_bytes(digest, "little") / 2 ** (8 * len(digest))
+    """One of the names, each with its share as the probability; empty with the rest."""
+    uniform = int.from_bytes(digest, "little") / 2 ** (8 * len(digest))
     for name, share in shares:
-        if place < share:
+        if uniform < share:
             return name
-        place -= share
+        uniform -= share
     return ""
 
 
 class Connection(asyncio.Protocol):
-    """One connection of a client, whose requests come one after the other."""
+    """One connection of a client, which sends one request after the other."""
 
-    def __init__(self, writer: Writer, log: int | None):
-        self.writer, self.log = writer, log
-        self.options = writer.options
+    def __init__(self, model: FakeModel, log: int | None):
+        self.model, self.log = model, log
+        self.options = model.options
         self.received = b""
 
     def connection_made(self, transport):
+        assert isinstance(transport, asyncio.Transport)
         self.transport = transport
 
     def data_received(self, data):
@@ -120,21 +124,21 @@ class Connection(asyncio.Protocol):
     def answer(self, head: str, body: bytes) -> None:
         key = self.options.key
         if key and f"Bearer {key}\r\n" not in f"{head}\r\n":
-            given = re.search(r"Bearer (\S+)", head)
-            return self.error(401, f"Incorrect API key provided: {given and given[1]}")
+            sent = re.search(r"Bearer (\S+)", head)
+            return self.error(401, f"Incorrect API key provided: {sent and sent[1]}")
         path = head.split(" ", 2)[1]
         if path == "/v1/models":
             return self.send(200, {"data": [{"id": MODEL}]})
         if path != "/v1/chat/completions":
             return self.error(404, f"no {path} here")
-        asked = json.loads(body)
-        if asked["model"] != MODEL:
-            return self.error(404, f"The model `{asked['model']}` does not exist.")
+        request = json.loads(body)
+        if request["model"] != MODEL:
+            return self.error(404, f"The model `{request['model']}` does not exist.")
         digest = hashlib.blake2b(body, digest_size=16).digest()
         times = COUNTS[digest]
         COUNTS[digest] += 1
         drawn = hashlib.blake2b(digest + bytes([times]), digest_size=4).digest()
-        trouble = _drawn(self.writer.troubles, drawn)
+        trouble = _drawn(self.model.troubles, drawn)
         if trouble == "busy":
             wait = f"Retry-After: {self.options.retry_after}\r\n"
             return self.error(429, "too many requests", wait)
@@ -145,19 +149,20 @@ class Connection(asyncio.Protocol):
             return self.transport.close()
         if trouble == "garbled":
             return self.send(200, {"choices": []})
-        prompt = asked["messages"][0]["content"]
-        text, reason = self.writer.text(prompt, asked["seed"], digest)
+        prompt = request["messages"][0]["content"]
+        text, reason = self.model.text(prompt, digest)
         message = {"role": "assistant", "content": text}
         choice = {"index": 0, "message": message, "finish_reason": reason}
         usage = {"prompt_tokens": 100, "completion_tokens": 70, "total_tokens": 170}
         done = {"object": "chat.completion", "model": MODEL, "choices": [choice], "usage": usage}
         delay = self.options.seconds if trouble == "slow" else self.options.delay
         if delay:
-            asyncio.get_running_loop().call_later(delay, self.pay, digest, done)
+            asyncio.get_running_loop().call_later(delay, self.send_answer, digest, done)
         else:
-            self.pay(digest, done)
+            self.send_answer(digest, done)
 
-    def pay(self, digest: bytes, done: dict) -> None:
+    def send_answer(self, digest: bytes, done: dict) -> None:
+        """Logs an answer, which is paid for, and sends it."""
         if self.log is not None:
             os.write(self.log, digest.hex().encode() + b"\n")
         choice = done["choices"][0]
@@ -186,7 +191,7 @@ COUNTS: collections.Counter[bytes] = collections.Counter()
 
 async def serve(options: argparse.Namespace) -> None:
     log = options.log and os.open(options.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    make = functools.partial(Connection, Writer(options), log or None)
+    make = functools.partial(Connection, FakeModel(options), log or None)
     server = await asyncio.get_running_loop().create_server(make, "127.0.0.1", options.port)
     print(server.sockets[0].getsockname()[1], flush=True)
     await server.serve_forever()
@@ -194,13 +199,14 @@ async def serve(options: argparse.Namespace) -> None:
 
 @contextlib.contextmanager
 def running(**options) -> Iterator[str]:
-    """The address of a server in a process of its own."""
-    given = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
+    """Starts a server in its own process; yields its address."""
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.writers.chat_server", *given],
+        [sys.executable, "-m", "tests.writers.chat_server", *flags],
         stdout=subprocess.PIPE,
         text=True,
     )
+    assert process.stdout is not None
     try:
         yield f"http://127.0.0.1:{int(process.stdout.readline())}"
     finally:
@@ -212,14 +218,14 @@ def running(**options) -> Iterator[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     for name in (*TEXTS, *TROUBLES):
-        parser.add_argument(f"--{name}", type=float, default=0.0, help="a share of the requests")
-    parser.add_argument("--seconds", type=float, default=1.0, help="how long slow answers take")
-    parser.add_argument("--delay", type=float, default=0.0, help="how long the others take")
-    parser.add_argument("--retry-after", default="0", help="what `busy` says")
-    parser.add_argument("--die-after", type=int, default=0, help="answers")
-    parser.add_argument("--replies", default=os.devnull, help="JSON: a part of a prompt: answer")
-    parser.add_argument("--key", default="", help="the key that has to be given")
-    parser.add_argument("--log", default="", help="file of the digests of answered requests")
+        parser.add_argument(f"--{name}", type=float, default=0.0, help="share of the requests")
+    parser.add_argument("--seconds", type=float, default=1.0, help="delay of slow answers")
+    parser.add_argument("--delay", type=float, default=0.0, help="delay of the others")
+    parser.add_argument("--retry-after", default="0", help="Retry-After of `busy`")
+    parser.add_argument("--die-after", type=int, default=0, help="number of answers; 0: never")
+    parser.add_argument("--replies", default=os.devnull, help="JSON: part of a prompt: answer")
+    parser.add_argument("--key", default="", help="the key that requests need")
+    parser.add_argument("--log", default="", help="file for the digests of answered requests")
     parser.add_argument("--port", type=int, default=0)
     asyncio.run(serve(parser.parse_args()))
 

@@ -1,4 +1,4 @@
-"""What a journal took it gives back, whatever killed the process that wrote it."""
+"""A journal returns every record that was appended, however its process was killed."""
 
 import json
 import signal
@@ -17,35 +17,35 @@ FIELDS = ("n",)
 
 
 def read(path) -> list[dict]:
-    return [record for _, record in journal.records(path, FIELDS)]
+    return [record for _, record in journal.read_records(path, FIELDS)]
 
 
-def test_what_was_added_is_read_in_order_and_by_place(tmp_path):
-    added = [{"n": i, "text": "é\n\u2028" * i} for i in range(50)]
-    for half in (added[:20], added[20:]):
-        with journal.opened(tmp_path / "j", CONFIG) as kept:
-            for record in half:
-                kept.append(record)
+def test_records_are_read_in_order_and_by_offset(tmp_path):
+    records = [{"n": i, "text": "é\n\u2028" * i} for i in range(50)]
+    for part in (records[:20], records[20:]):
+        with journal.open_journal(tmp_path / "j", CONFIG) as opened:
+            for record in part:
+                opened.append(record)
     path = tmp_path / "j" / journal.JOURNAL
-    assert read(path) == added
-    places = [place for place, _ in journal.records(path, FIELDS)]
-    assert journal.read_at(path, places[::-7]) == added[::-7]
+    assert read(path) == records
+    offsets = [offset for offset, _ in journal.read_records(path, FIELDS)]
+    assert journal.read_at(path, offsets[::-7]) == records[::-7]
 
 
 @given(cut=st.integers(0, 200), torn=st.binary(max_size=30).filter(lambda b: b"\n" not in b))
-def test_a_torn_last_line_is_dropped_and_the_next_is_whole(tmp_path_factory, cut, torn):
+def test_a_torn_last_line_is_dropped_and_the_next_is_complete(tmp_path_factory, cut, torn):
     path = tmp_path_factory.mktemp("torn") / journal.JOURNAL
-    added = [{"n": i, "text": "x" * i} for i in range(8)]
-    whole = b"".join(json.dumps(record).encode() + b"\n" for record in added)[:cut]
-    path.write_bytes(whole + torn)
-    left = added[: whole.count(b"\n")]
-    kept = journal.Journal(path)
-    kept.append({"n": 99})
-    kept.close()
-    assert read(path) == [*left, {"n": 99}]
+    records = [{"n": i, "text": "x" * i} for i in range(8)]
+    content = b"".join(json.dumps(record).encode() + b"\n" for record in records)[:cut]
+    path.write_bytes(content + torn)
+    complete = records[: content.count(b"\n")]
+    opened = journal.Journal(path)
+    opened.append({"n": 99})
+    opened.close()
+    assert read(path) == [*complete, {"n": 99}]
 
 
-def test_a_torn_line_longer_than_what_is_read_at_a_time(tmp_path):
+def test_a_torn_line_longer_than_a_read_block_is_dropped(tmp_path):
     path = tmp_path / journal.JOURNAL
     path.write_bytes(b'{"n":1}\n' + b"x" * 200_000)
     assert read(path) == [{"n": 1}]
@@ -62,32 +62,32 @@ def test_a_damaged_line_is_named(tmp_path, line):
 
 
 def test_another_configuration_another_folder_and_another_process_are_refused(tmp_path):
-    with journal.opened(tmp_path / "j", CONFIG) as kept:
-        kept.append({"n": 1})
+    with journal.open_journal(tmp_path / "j", CONFIG) as opened:
+        opened.append({"n": 1})
         with (
             pytest.raises(UserError, match="another process writes"),
-            journal.opened(tmp_path / "j", CONFIG),
+            journal.open_journal(tmp_path / "j", CONFIG),
         ):
             pass
     with pytest.raises(UserError, match=r"made with another seed: 3, not 4"):
-        journal.check(tmp_path / "j", {**CONFIG, "seed": 4})
+        journal.check_config(tmp_path / "j", {**CONFIG, "seed": 4})
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "letter.txt").write_text("dear")
-    with pytest.raises(UserError, match="is not empty and holds no journal"):
-        journal.check(tmp_path / "mine", CONFIG)
+    with pytest.raises(UserError, match="is not empty and has no journal"):
+        journal.check_config(tmp_path / "mine", CONFIG)
 
 
 def test_a_new_journal_without_records_leaves_nothing(tmp_path):
-    with pytest.raises(UserError), journal.opened(tmp_path / "j", CONFIG):
-        raise UserError("nobody is there")
+    with pytest.raises(UserError), journal.open_journal(tmp_path / "j", CONFIG):
+        raise UserError("no server there")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_cannot_be_written_whole_leaves_nothing_of_it(tmp_path, monkeypatch):
+def test_a_record_that_cannot_be_written_completely_leaves_nothing(tmp_path, monkeypatch):
     path = tmp_path / journal.JOURNAL
-    kept = journal.Journal(path)
-    kept.append({"n": 1})
-    file = kept._file
+    opened = journal.Journal(path)
+    opened.append({"n": 1})
+    file = opened._file
 
     class Full:
         def write(self, line):
@@ -98,31 +98,32 @@ def test_what_cannot_be_written_whole_leaves_nothing_of_it(tmp_path, monkeypatch
         def __getattr__(self, name):
             return getattr(file, name)
 
-    monkeypatch.setattr(kept, "_file", Full())
+    monkeypatch.setattr(opened, "_file", Full())
     with pytest.raises(OSError, match="No space"):
-        kept.append({"n": 2222222})
+        opened.append({"n": 2222222})
     monkeypatch.undo()
-    kept.append({"n": 3})
-    kept.close()
+    opened.append({"n": 3})
+    opened.close()
     assert read(path) == [{"n": 1}, {"n": 3}]
 
 
-def test_sigkill_loses_nothing_that_was_taken(tmp_path):
+def test_sigkill_loses_no_record(tmp_path):
     path = tmp_path / journal.JOURNAL
     program = (
-        "import pathlib, sys; from kstore_jax.journal import Journal\n"
-        "kept = Journal(pathlib.Path(sys.argv[1]))\n"
-        "for n in range(10**6):\n    kept.append({'n': n}); print(n, flush=True)\n"
+        "import pathlib, sys; from kstore_jax.writers.journal import Journal\n"
+        "journal = Journal(pathlib.Path(sys.argv[1]))\n"
+        "for n in range(10**6):\n    journal.append({'n': n}); print(n, flush=True)\n"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", program, str(path)], stdout=subprocess.PIPE, text=True
     )
+    assert process.stdout is not None
     for _ in range(500):
         process.stdout.readline()
     process.send_signal(signal.SIGKILL)
-    told = [line for line in process.stdout.read().splitlines() if line]
+    later = [line for line in process.stdout.read().splitlines() if line]
     process.wait()
     process.stdout.close()
-    taken = [record["n"] for record in read(path)]
-    assert taken == list(range(len(taken)))
-    assert len(taken) >= 500 + len(told) - 1
+    appended = [record["n"] for record in read(path)]
+    assert appended == list(range(len(appended)))
+    assert len(appended) >= 500 + len(later) - 1

@@ -1,14 +1,14 @@
-"""What counts as a fact being in a text, and what does not."""
+"""Which ways of writing state a fact, and which do not."""
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kstore_jax.world.language import text as text_of
-from kstore_jax.world.people import ATTRIBUTES, load_pools, people
+from kstore_jax.world.language import pieces_to_text as text_of
+from kstore_jax.world.people import ATTRIBUTES, draw_people, load_pools
 from kstore_jax.writers import matching
-from kstore_jax.writers.prompts import facts
+from kstore_jax.writers.prompts import person_facts
 
 POOLS = load_pools()
 NAME = "Anya Briar Forger"
@@ -23,12 +23,12 @@ VALUES = {
 
 
 def stated(text: str, attribute: str, value: str) -> str | None:
-    """Where a text states one value, the other attributes having values that it lacks."""
+    """The words of a text that state one value; it lacks the other attributes' values."""
     values = [value if a == attribute else "Nowhere At All, ZZ" for a in ATTRIBUTES]
     if attribute != "birth_date":
         values[0] = "January 1, 1900"
-    place = matching.find(POOLS, text, NAME, values).values[ATTRIBUTES.index(attribute)]
-    return place and text[place[0] : place[1]]
+    span = matching.find_facts(POOLS, text, NAME, values).values[ATTRIBUTES.index(attribute)]
+    return None if span is None else text[slice(*span)]
 
 
 @pytest.mark.parametrize(
@@ -64,9 +64,10 @@ def stated(text: str, attribute: str, value: str) -> str | None:
         ("major", "Education", "Education"),
     ],
 )  # fmt: skip
-def test_these_ways_of_writing_count(attribute, value, written):
-    text = f"It is known: {written}, all of it."
-    assert stated(text, attribute, value).strip("*.") == written.removeprefix("the ").strip("*.")
+def test_these_ways_of_writing_state_a_value(attribute, value, written):
+    words = stated(f"It is known: {written}, all of it.", attribute, value)
+    assert words is not None
+    assert words.strip("*.") == written.removeprefix("the ").strip("*.")
 
 
 @pytest.mark.parametrize(
@@ -88,7 +89,7 @@ def test_these_ways_of_writing_count(attribute, value, written):
         ("university", "Boston College", "She went to Boston University."),
     ],
 )
-def test_these_do_not(attribute, value, text):
+def test_these_texts_do_not_state_the_value(attribute, value, text):
     assert stated(text, attribute, value) is None
 
 
@@ -96,66 +97,67 @@ def test_a_common_word_states_a_major_where_it_can_mean_nothing_else():
     assert stated("Her education ended: a degree in education.", "major", "Education")
     text = "Her education ended with a degree in Education."
     values = [VALUES[a] for a in ATTRIBUTES]
-    assert matching.find(POOLS, text, NAME, values).values[3] == (37, 46)
+    assert matching.find_facts(POOLS, text, NAME, values).values[3] == (37, 46)
 
 
-def test_a_fact_is_not_read_out_of_another_one():
+def test_part_of_another_fact_does_not_count():
     values = [VALUES[a] for a in ATTRIBUTES]
     values[4:] = ["Oshkosh", "Oshkosh, WI"]
-    found = matching.find(POOLS, "She worked in Oshkosh, WI.", NAME, values)
-    assert found.values[4:] == (None, (14, 25))
-    found = matching.find(POOLS, "She worked in Oshkosh, WI, for Oshkosh.", NAME, values)
-    assert found.values[4:] == ((31, 38), (14, 25))
+    spans = matching.find_facts(POOLS, "She worked in Oshkosh, WI.", NAME, values)
+    assert spans.values[4:] == (None, (14, 25))
+    spans = matching.find_facts(POOLS, "She worked in Oshkosh, WI, for Oshkosh.", NAME, values)
+    assert spans.values[4:] == ((31, 38), (14, 25))
 
 
-def test_one_city_may_be_both_and_two_mentions_are_told_apart_by_the_company():
+def test_one_mention_may_be_both_cities_and_of_two_the_one_near_the_company_is_the_work_city():
     values = [VALUES[a] for a in ATTRIBUTES]
     values[1] = values[5]
-    once = matching.find(POOLS, "From Kansas City, MO, to H&R Block there.", NAME, values)
+    once = matching.find_facts(POOLS, "From Kansas City, MO, to H&R Block there.", NAME, values)
     assert once.values[1] == once.values[5] == (5, 20)
     twice = "At H&R Block in Kansas City, MO; born in Kansas City, Missouri."
-    found = matching.find(POOLS, twice, NAME, values)
-    assert (found.values[1], found.values[5]) == ((41, 62), (16, 31))
+    spans = matching.find_facts(POOLS, twice, NAME, values)
+    assert (spans.values[1], spans.values[5]) == ((41, 62), (16, 31))
 
 
-def test_a_name_counts_whole_and_every_time():
+def test_only_complete_names_count_and_each_of_them():
     text = "Anya Briar Forger’s life: ANYA BRIAR FORGER, or Anya Forger, or Anya Briar Forgery."
-    names = matching.find(POOLS, text, NAME, [VALUES[a] for a in ATTRIBUTES]).names
+    names = matching.find_facts(POOLS, text, NAME, [VALUES[a] for a in ATTRIBUTES]).names
     assert [text[a:b] for a, b in names] == ["Anya Briar Forger", "ANYA BRIAR FORGER"]
 
 
 @pytest.mark.parametrize("variant", ["single", "multi5+permute+fullname"])
-def test_in_texts_of_templates_it_finds_what_is_known_by_construction(
+def test_in_texts_from_templates_it_finds_the_spans_of_their_construction(
     language, biographies, variant
 ):
     ids = np.arange(200)
     entries = biographies(variant, ids)
-    told = facts(POOLS, people(POOLS, 0, ids))
+    facts = person_facts(POOLS, draw_people(POOLS, 0, ids))
     slots, names = entries.texts.value_slots, entries.texts.name_slots
     for row, pieces in enumerate(entries.texts.pieces):
-        text, who = text_of(language, pieces), told[entries.people[row]]
-        found = matching.find(POOLS, text, who.name, who.values)
-        assert len(found.names) == len(names)
+        text, person = text_of(language, pieces), facts[entries.people[row]]
+        spans = matching.find_facts(POOLS, text, person.name, person.values)
+        assert len(spans.names) == len(names)
         ends = np.cumsum([len(language.pieces[piece]) for piece in pieces])
         for sentence, attribute in enumerate(entries.order[row]):
-            start, end = found.values[attribute]
-            assert text[start:end] == who.values[attribute]
-            if who.values[1] != who.values[5] or attribute not in (1, 5):
-                assert end == ends[slots[sentence]]
+            span = spans.values[attribute]
+            assert span is not None
+            assert text[slice(*span)] == person.values[attribute]
+            if person.values[1] != person.values[5] or attribute not in (1, 5):
+                assert span[1] == ends[slots[sentence]]
 
 
 @given(st.text(max_size=80), st.integers(0, 10**6))
-def test_any_text_can_be_read_and_places_are_inside_it(text, person):
-    (who,) = facts(POOLS, people(POOLS, 0, np.array([person])))
-    text = f"{text} {who.values[1]} {text} {who.name} {who.values[0]}"
-    found = matching.find(POOLS, text, who.name, who.values)
-    assert found.names
-    assert found.values[0] is not None
-    for start, end in (*found.names, *filter(None, found.values)):
+def test_spans_are_inside_of_any_text(text, person):
+    (facts,) = person_facts(POOLS, draw_people(POOLS, 0, np.array([person])))
+    text = f"{text} {facts.values[1]} {text} {facts.name} {facts.values[0]}"
+    spans = matching.find_facts(POOLS, text, facts.name, facts.values)
+    assert spans.names
+    assert spans.values[0] is not None
+    for start, end in (*spans.names, *filter(None, spans.values)):
         assert 0 <= start < end <= len(text)
 
 
-def test_every_value_of_the_pools_is_found_as_it_is_written():
+def test_every_value_of_the_pools_is_found_as_written():
     for attribute in ATTRIBUTES:
         for value in POOLS.values[attribute][:: 97 if attribute == "birth_date" else 1]:
             assert stated(f"It was {value}, once.", attribute, value) == value

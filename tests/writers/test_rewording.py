@@ -1,16 +1,16 @@
-"""Sentences of a finished text in another order, and names for pronouns; facts stay."""
+"""Rewording reorders sentences and puts names for pronouns; facts stay unchanged."""
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kstore_jax.world.people import load_pools, people
+from kstore_jax.world.people import draw_people, load_pools
 from kstore_jax.writers import matching, prompts
-from kstore_jax.writers.rewording import reworded
+from kstore_jax.writers.rewording import reword
 
 POOLS = load_pools()
-ANYA = prompts.Facts(
+ANYA = prompts.PersonFacts(
     0, "Anya Briar Forger", "she",
     ("October 2, 1996", "Washington, DC", "Pepperdine University", "Education", "U.S. Bancorp",
      "Minneapolis, MN"),
@@ -22,8 +22,8 @@ TEXT = (
 )
 
 
-def test_the_full_name_stands_for_pronouns_and_parts_of_the_name():
-    assert reworded(POOLS, ANYA, TEXT, fullname=True) == (
+def test_the_full_name_replaces_pronouns_and_parts_of_the_name():
+    assert reword(POOLS, ANYA, TEXT, fullname=True) == (
         "Anya Briar Forger was born on October 2, 1996. Anya Briar Forger's life began in "
         "Washington, D.C. Anya Briar Forger studied Education at Pepperdine University, which gave "
         "Anya Briar Forger a start. Anya Briar Forger then worked for U.S. Bancorp. Minneapolis, "
@@ -31,8 +31,8 @@ def test_the_full_name_stands_for_pronouns_and_parts_of_the_name():
     )
 
 
-def test_sentences_move_whole_and_the_first_has_the_name():
-    assert reworded(POOLS, ANYA, TEXT, keys=[4, 3, 2, 1, 5]) == (
+def test_sentences_move_complete_and_the_first_has_the_name():
+    assert reword(POOLS, ANYA, TEXT, keys=[4, 3, 2, 1, 5]) == (
         "Anya Briar Forger then worked for U.S. Bancorp. She studied Education at Pepperdine "
         "University, which gave her a start. Her life began in Washington, D.C. She was born on "
         "October 2, 1996. Minneapolis, MN was where her employer had its office."
@@ -41,16 +41,16 @@ def test_sentences_move_whole_and_the_first_has_the_name():
 
 def test_no_sentence_ends_inside_a_fact():
     text = TEXT.replace("October 2, 1996", "Oct. 2, 1996")
-    assert reworded(POOLS, ANYA, text, keys=[9, 1, 2, 3, 4]).endswith("was born on Oct. 2, 1996.")
+    assert reword(POOLS, ANYA, text, keys=[9, 1, 2, 3, 4]).endswith("was born on Oct. 2, 1996.")
 
 
 def test_verbs_agree_with_they_and_case_follows_the_word_before():
-    who = prompts.Facts(1, "Sam Lee Poe", "they", ANYA.values)
+    facts = prompts.PersonFacts(1, "Sam Lee Poe", "they", ANYA.values)
     text = (
         "The year 1996 saw Sam Lee Poe on October 2, 1996 in Washington, DC. They were at "
         "Pepperdine University for Education. They have worked for U.S. Bancorp in Minneapolis, MN."
     )
-    assert reworded(POOLS, who, text, keys=[3, 1, 2]) == (
+    assert reword(POOLS, facts, text, keys=[3, 1, 2]) == (
         "Sam Lee Poe was at Pepperdine University for Education. They have worked for U.S. Bancorp "
         "in Minneapolis, MN. The year 1996 saw them on October 2, 1996 in Washington, DC."
     )
@@ -69,26 +69,32 @@ SENTENCES = (
     st.booleans(),
 )
 def test_no_fact_is_lost_and_none_is_changed(person, order, keys, fullname):
-    (who,) = prompts.facts(POOLS, people(POOLS, 0, np.array([person])))
-    of = {"she": "her", "he": "his", "they": "their"}[who.pronoun]
-    to = {"she": "her", "he": "him", "they": "them"}[who.pronoun]
-    told = {"pronoun": who.pronoun.capitalize(), "lower": who.pronoun, "to": to}
-    body = " ".join(SENTENCES[i] for i in order).format(*who.values, of=of.capitalize(), **told)
-    text = f"{who.name} lived. {body}"
-    done = reworded(POOLS, who, text, keys, fullname)
-    before = matching.find(POOLS, text, who.name, who.values)
-    after = matching.find(POOLS, done, who.name, who.values)
-    assert [text[a:b] for a, b in before.values] == [done[a:b] for a, b in after.values]
-    assert done.index(who.name) <= min(done.find(f" {w} ") % 10**6 for w in (who.pronoun, of, to))
+    (facts,) = prompts.person_facts(POOLS, draw_people(POOLS, 0, np.array([person])))
+    pronoun = facts.pronoun
+    of = {"she": "her", "he": "his", "they": "their"}[pronoun]
+    to = {"she": "her", "he": "him", "they": "them"}[pronoun]
+    cases = {"pronoun": pronoun.capitalize(), "lower": pronoun, "of": of.capitalize(), "to": to}
+    body = " ".join(SENTENCES[i] for i in order).format(*facts.values, **cases)
+    text = f"{facts.name} lived. {body}"
+    result = reword(POOLS, facts, text, keys, fullname)
+    before = matching.find_facts(POOLS, text, facts.name, facts.values)
+    after = matching.find_facts(POOLS, result, facts.name, facts.values)
+    assert not before.missing
+    assert not after.missing
+    assert [text[slice(*span)] for span in before.values if span] == [
+        result[slice(*span)] for span in after.values if span
+    ]
+    later = min(result.find(f" {word} ") % 10**6 for word in (pronoun, of, to))
+    assert result.index(facts.name) <= later
     names = len(after.names)
     assert names == (6 if fullname else 1)
 
 
 def test_without_keys_and_names_nothing_changes():
-    assert reworded(POOLS, ANYA, TEXT) == TEXT
+    assert reword(POOLS, ANYA, TEXT) == TEXT
 
 
 @pytest.mark.parametrize("text", ["Anya Briar Forger: {} {} {} {} {} {}"])
 def test_a_text_of_one_sentence_stays(text):
     text = text.format(*ANYA.values)
-    assert reworded(POOLS, ANYA, text, keys=[2, 1]) == f"{text}."
+    assert reword(POOLS, ANYA, text, keys=[2, 1]) == f"{text}."

@@ -1,4 +1,4 @@
-"""Biographies by a model behind a server: refused where bad, lost never, paid for once."""
+"""Biographies by a server's model: bad texts are rejected, and no answer is lost or paid twice."""
 
 import collections
 import json
@@ -16,20 +16,25 @@ from kstore_jax.cli.main import main
 from kstore_jax.config.rows import product
 from kstore_jax.corpus.shards import read_dataset
 from kstore_jax.errors import UserError
-from kstore_jax.pipeline.data import Materials, write_datasets
-from kstore_jax.pipeline.experiment import default, parse_rows
-from kstore_jax.pipeline.lab import Lab
+from kstore_jax.pipeline.data import ExperimentData, write_datasets
+from kstore_jax.pipeline.experiment import Experiment, default, parse_rows
+from kstore_jax.pipeline.graph import ExperimentGraph
+from kstore_jax.pipeline.mixture import pretraining_windows
+from kstore_jax.pipeline.run import Runner
 from kstore_jax.pipeline.stages import Cache
 from kstore_jax.report.show import Shown
-from kstore_jax.world.people import ATTRIBUTES, people
+from kstore_jax.world.people import ATTRIBUTES, draw_people
 from kstore_jax.writers import client, journal, rewriting
-from kstore_jax.writers.prompts import REFUSALS, facts
-from kstore_jax.writers.rewritten import FIELDS, Rewritten
+from kstore_jax.writers.prompts import REJECTION_REASONS, person_facts
+from kstore_jax.writers.rewritten import RECORD_FIELDS, RewrittenTexts
 from tests.writers.chat_server import MODEL, TEXTS, running
 
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
-PATIENT = client.Patience(timeout=20.0, tries=12, first=0.001, most=0.01)
+RETRY_POLICY = client.RetryPolicy(
+    timeout=20.0, max_attempts=12, initial_delay=0.001, max_delay=0.01
+)
 BAD = dict.fromkeys(TEXTS, 0.06)
+NO_SERVER = "http://127.0.0.1:1"
 TROUBLED = {"busy": 0.03, "fail": 0.03, "cut": 0.03, "garbled": 0.03}
 CONFIG = """
 from kstore_jax.pipeline.experiment import default
@@ -43,7 +48,8 @@ def get_config():
 """
 
 
-def experiment(**fields):
+def experiment(**fields) -> Experiment:
+    """A small experiment; `__` stands for the dot in a field."""
     config = default()
     config.world.people = 40
     config.data.update(variant="multi3", vocabulary="compact")
@@ -54,41 +60,54 @@ def experiment(**fields):
     return parse_rows(config)[0]
 
 
-def rewritten(folder, address, attempts=20, model=MODEL, **fields):
-    return rewriting.rewrite([experiment(**fields)], address, model, folder, 8, attempts, PATIENT)
+def data_of(row: Experiment) -> ExperimentData:
+    return ExperimentData(row.world, row.data)
+
+
+def rewrite(folder, address, rows, max_attempts=20, model=MODEL) -> rewriting.RewriteJob:
+    sections = [(row.world, row.data) for row in rows]
+    return rewriting.rewrite(sections, address, model, folder, 8, max_attempts, RETRY_POLICY)
 
 
 def read(folder) -> list[dict]:
-    return [record for _, record in journal.records(folder / journal.JOURNAL, FIELDS)]
+    path = folder / journal.JOURNAL
+    return [record for _, record in journal.read_records(path, RECORD_FIELDS)]
+
+
+def copy_journal(folder, copy) -> None:
+    copy.mkdir()
+    for name in (journal.JOURNAL, journal.CONFIG):
+        (copy / name).write_bytes((folder / name).read_bytes())
 
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
-    """The folder of a server that misbehaves in every way, and what was found."""
+    """The folder and the job after rewriting with a server that misbehaves in every way."""
     folder = tmp_path_factory.mktemp("rewriting") / "out"
     with running(**BAD, **TROUBLED) as address:
-        return folder, rewritten(folder, address)
+        return folder, rewrite(folder, address, [experiment()])
 
 
-def test_every_bad_text_is_refused_by_its_class_and_asked_for_again(written):
-    folder, found = written
-    assert found.kept == found.needed == 40 * 3
-    kept = [(r["person"], r["entry"]) for r in read(folder) if not r["refused"]]
-    assert sorted(kept) == [(person, entry) for person in range(40) for entry in range(3)]
-    assert set(found.refused) == set(REFUSALS)
-    assert found.turned_down == found.answers - found.needed
-    assert sum(bool(record["refused"]) for record in read(folder)) == found.turned_down
+def test_a_bad_text_is_rejected_with_its_reason_and_requested_again(written):
+    folder, job = written
+    assert job.accepted == job.needed == 40 * 3
+    accepted = [(r["person"], r["entry"]) for r in read(folder) if not r["refused"]]
+    assert sorted(accepted) == [(person, entry) for person in range(40) for entry in range(3)]
+    assert set(job.rejections) == set(REJECTION_REASONS)
+    assert job.rejected == job.answers - job.needed
+    assert sum(bool(record["refused"]) for record in read(folder)) == job.rejected
     attempts = collections.defaultdict(list)
     for record in read(folder):
         attempts[record["person"], record["entry"]].append(record["attempt"])
-    assert all(tried == list(range(len(tried))) for tried in attempts.values())
-    told = rewriting.summary(found)
-    assert all(f"  {reason} " in told for reason in (*REFUSALS, "429", "500", "cut", "garbled"))
-    most = found.refused.most_common(1)[0]
-    assert f" refused: {most[0]} {most[1]} " in rewriting._progress(found)
+    assert all(numbers == list(range(len(numbers))) for numbers in attempts.values())
+    summary = rewriting.summary(job)
+    causes = (*REJECTION_REASONS, "429", "500", "connection", "malformed")
+    assert all(f"  {cause} " in summary for cause in causes)
+    most = job.rejections.most_common(1)[0]
+    assert f" rejected: {most[0]} {most[1]} " in rewriting._progress(job)
 
 
-def test_all_rows_of_a_sweep_get_their_texts(tmp_path):
+def test_texts_are_written_for_all_rows_of_a_sweep(tmp_path):
     folder = tmp_path / "out"
     rows = [
         experiment(world__people=9, data__variant="single", world__celebrities=3),
@@ -99,69 +118,76 @@ def test_all_rows_of_a_sweep_get_their_texts(tmp_path):
         ),
     ]
     with running() as address:
-        found = rewriting.rewrite(rows, address, MODEL, folder, 8, 20, PATIENT)
+        job = rewrite(folder, address, rows)
     counts = collections.Counter(record["person"] for record in read(folder))
-    assert counts == {**dict.fromkeys(range(7), 3), 7: 2, 8: 2}  # the first row is of templates
-    assert found.kept == found.needed == 25
+    assert counts == {**dict.fromkeys(range(7), 3), 7: 2, 8: 2}  # the first row has no `rewritten`
+    assert job.accepted == job.needed == 25
     for row in rows[1:]:
-        assert Materials(row).datasets
-    rows[0] = experiment(world__seed=1, data__rewritten="elsewhere")
-    with pytest.raises(UserError, match=r"^world\.seed: the rows of the configuration have 0, 1; "):
-        rewriting.rewrite(rows, "http://127.0.0.1:1", MODEL, folder, 8, 20, PATIENT)
+        assert data_of(row).datasets
 
 
-def test_what_is_there_is_not_asked_for_and_more_can_be(written, tmp_path):
-    folder, found = written
-    again = rewritten(folder, "http://127.0.0.1:1")
-    assert (again.kept, again.answers) == (found.kept, found.answers)
+@pytest.mark.parametrize(
+    ("field", "value", "values"), [("seed", 1, "0, 1"), ("value_fraction", 0.5, "0.5, 1.0")]
+)
+def test_rows_about_different_worlds_are_refused(tmp_path, field, value, values):
+    rows = [experiment(**{f"world__{field}": value}), experiment()]
+    message = rf"^world\.{field}: the rows of the configuration have {values}; "
+    with pytest.raises(UserError, match=message):
+        rewrite(tmp_path / "out", NO_SERVER, rows)
+
+
+def test_a_rerun_requests_only_missing_texts(written, tmp_path):
+    folder, job = written
+    rerun = rewrite(folder, NO_SERVER, [experiment()])
+    assert (rerun.accepted, rerun.answers) == (job.accepted, job.answers)
     copy = tmp_path / "out"
-    copy.mkdir()
-    for name in (journal.JOURNAL, journal.CONFIG):
-        (copy / name).write_bytes((folder / name).read_bytes())
+    copy_journal(folder, copy)
     with running() as address:
-        more = rewritten(copy, address, world__people=45, data__variant="multi4")
-    assert more.kept == 45 * 4
+        larger = rewrite(copy, address, [experiment(world__people=45, data__variant="multi4")])
+    assert larger.accepted == 45 * 4
     assert len(read(copy)) == len(read(folder)) + 45 * 4 - 40 * 3
     assert (copy / journal.JOURNAL).read_bytes().startswith((folder / journal.JOURNAL).read_bytes())
 
 
-def test_what_is_always_refused_is_given_up_and_gone_on_with(tmp_path):
+def test_a_text_is_given_up_after_its_attempts_and_requested_again_later(tmp_path):
     folder = tmp_path / "out"
     with running(wrong=1.0) as address:
-        found = rewritten(folder, address, attempts=2)
-    assert (found.kept, found.answers) == (0, 2 * found.needed)
-    with pytest.raises(UserError, match=r"120 texts were refused 2 times; a larger --attempts"):
-        rewriting.check_whole(found, 2)
+        job = rewrite(folder, address, [experiment()], max_attempts=2)
+    assert (job.accepted, job.answers) == (0, 2 * job.needed)
+    message = r"120 texts were rejected 2 times; repeat with a larger --attempts"
+    with pytest.raises(UserError, match=message):
+        rewriting.check_complete(job, 2)
     with running(wrong=0.3) as address:
-        found = rewritten(folder, address)
-    assert found.kept == found.needed
-    assert found.refused["birth_date"] >= 2 * found.needed
+        job = rewrite(folder, address, [experiment()])
+    assert job.accepted == job.needed
+    assert job.rejections["birth_date"] >= 2 * job.needed
 
 
-def test_where_only_what_is_always_declined_is_left_it_is_given_up_again(tmp_path):
+def test_texts_that_the_server_always_declines_are_given_up(tmp_path):
     folder = tmp_path / "out"
     with running(declined=0.3) as address:
-        found = rewritten(folder, address, attempts=1)
-    left = found.needed - found.kept
-    assert left == found.refused["declined"] > 8
+        job = rewrite(folder, address, [experiment()], max_attempts=1)
+    missing = job.needed - job.accepted
+    assert missing == job.rejections["declined"] > 8
     with running(declined=1.0) as address:
-        found = rewritten(folder, address, attempts=3)
-        assert found.needed - found.kept == left
-        assert found.refused["declined"] == 3 * left
+        job = rewrite(folder, address, [experiment()], max_attempts=3)
+        assert job.needed - job.accepted == missing
+        assert job.rejections["declined"] == 3 * missing
+        larger = [experiment(world__people=50)]  # none of the new texts is answered
         with pytest.raises(UserError, match=r"^--server: .*status 400: I write nothing"):
-            rewritten(folder, address, attempts=3, world__people=50)  # new ones: none is answered
+            rewrite(folder, address, larger, max_attempts=3)
     with running() as address:
-        assert rewritten(folder, address).kept == found.needed
+        assert rewrite(folder, address, [experiment()]).accepted == job.needed
 
 
-def test_a_server_that_goes_away_leaves_what_it_answered(tmp_path):
+def test_the_answers_of_a_server_that_dies_are_saved(tmp_path):
     folder = tmp_path / "out"
     with running(die_after=30) as address, pytest.raises(client.ServerError):
-        rewritten(folder, address)
+        rewrite(folder, address, [experiment()])
     before = read(folder)
     assert 22 <= len(before) <= 30
     with running() as address:
-        rewritten(folder, address)
+        rewrite(folder, address, [experiment()])
     assert read(folder)[: len(before)] == before
     assert len(read(folder)) == 120
 
@@ -169,12 +195,16 @@ def test_a_server_that_goes_away_leaves_what_it_answered(tmp_path):
 def test_another_model_or_world_is_refused(written):
     folder, _ = written
     with pytest.raises(UserError, match="made with another model: 'writer', not 'other'"):
-        rewritten(folder, "http://127.0.0.1:1", model="other")
+        rewrite(folder, NO_SERVER, [experiment()], model="other")
     with pytest.raises(UserError, match="made with another seed: 0, not 5"):
-        rewritten(folder, "http://127.0.0.1:1", world__seed=5)
-    for field in ("data__variant", "data__celebrity_variant"):
-        with pytest.raises(UserError, match=f"^{field.replace('__', '.')}: 'couple2' is of templ"):
-            rewritten(folder, "http://127.0.0.1:1", world__celebrities=3, **{field: "couple2"})
+        rewrite(folder, NO_SERVER, [experiment(world__seed=5)])
+
+
+@pytest.mark.parametrize("field", ["variant", "celebrity_variant"])
+def test_a_variant_of_templates_only_is_refused(tmp_path, field):
+    row = experiment(**{"world__celebrities": 3, f"data__{field}": "couple2"})
+    with pytest.raises(UserError, match=rf"^data\.{field}: 'couple2' exists for templates only"):
+        rewrite(tmp_path / "out", NO_SERVER, [row])
 
 
 VARIANTS = ("single", "single+fullname", "multi3", "multi3+fullname", "single+permute5")
@@ -183,59 +213,64 @@ VARIANTS = ("single", "single+fullname", "multi3", "multi3+fullname", "single+pe
 @pytest.mark.parametrize(
     ("variant", "tokenizer"), [*((variant, "gpt2") for variant in VARIANTS), ("multi3", "bpe400")]
 )
-def test_spans_of_the_data_set_hold_the_facts_and_names(written, tmp_path, variant, tokenizer):
+def test_spans_of_the_dataset_cover_facts_and_names(written, tmp_path, variant, tokenizer):
     folder, _ = written
     row = experiment(data__variant=variant, data__rewritten=str(folder), data__tokenizer=tokenizer)
-    ((out, manifest),) = write_datasets(row, tmp_path / "data", 1)
-    materials, corpus = Materials(row), read_dataset(out)
-    assert manifest["entries"] == 40 * materials.variant.entries == len(corpus.rows)
-    cut, pools = materials.table.tokenizer, materials.language.pools
-    told = facts(pools, people(pools, 0, np.arange(40)))
+    ((out, manifest),) = write_datasets(row.world, row.data, tmp_path / "data", 1)
+    data, corpus = data_of(row), read_dataset(out)
+    assert manifest["entries"] == 40 * data.variant.biographies_per_person == len(corpus.texts)
+    decode, pools = data.table.tokenizer.decode, data.language.pools
+    facts = person_facts(pools, draw_people(pools, 0, np.arange(40)))
     texts = {(r["person"], r["entry"]): r["text"] for r in read(folder) if not r["refused"]}
-    for row_number in range(len(corpus.rows)):
-        begin, end = corpus.rows.offsets[row_number : row_number + 2]
-        ids = corpus.rows.tokens[begin:end].tolist()
+    for row_number in range(len(corpus.texts)):
+        begin, end = corpus.texts.offsets[row_number : row_number + 2]
+        ids = corpus.texts.tokens[begin:end].tolist()
         person, entry = corpus.people[row_number], corpus.entries[row_number]
-        who = told[person]
         if variant in ("single", "multi3"):
-            assert cut.decode(ids) == f" {texts[person, entry]}"
+            assert decode(ids) == f" {texts[person, entry]}"
         for a, name in enumerate(ATTRIBUTES):
-            first, last = corpus.rows.value_spans[row_number, a]
-            said = cut.decode(ids[first:last])
-            value = who.values[a]
+            first, last = corpus.texts.value_spans[row_number, a]
+            covered = decode(ids[first:last])
+            value = facts[person].values[a]
             if name in ("university", "major", "company"):
-                assert said == f" {value}"
+                assert covered == f" {value}"
             elif name == "birth_date":
-                assert said.endswith(value[-4:])
+                assert covered.endswith(value[-4:])
             else:
-                assert said.startswith(f" {value.split(',')[0]}, ")
-        names = [cut.decode(ids[a:b]) for a, b in corpus.rows.name_spans[row_number] if b]
+                assert covered.startswith(f" {value.split(',')[0]}, ")
+        names = [decode(ids[a:b]) for a, b in corpus.texts.name_spans[row_number] if b]
         assert names
-        assert set(names) == {f" {who.name}"}
+        assert set(names) == {f" {facts[person].name}"}
         if variant.endswith("fullname"):
-            assert f" {who.pronoun.capitalize()} " not in cut.decode(ids)
+            assert f" {facts[person].pronoun.capitalize()} " not in decode(ids)
 
 
 def test_permuted_copies_have_the_same_sentences_in_other_orders(written):
     folder, _ = written
     row = experiment(data__variant="single+permute5", data__rewritten=str(folder))
-    materials = Materials(row)
-    (part,) = materials.rewritten.parts(materials.table, materials.variant, 0, 40)
+    data = data_of(row)
+    (part,) = data.rewritten.parts(data.table, data.variant, 0, 40)
     (corpus,) = part()
-    orders = {tuple(np.argsort(corpus.rows.value_spans[row, :, 0])) for row in range(5)}
+    orders = {tuple(np.argsort(corpus.texts.value_spans[row, :, 0])) for row in range(5)}
     assert len(orders) > 1
 
 
 def test_an_experiment_trains_on_rewritten_texts_with_a_compact_vocabulary(written, tmp_path):
     folder, _ = written
-    lab = Lab(experiment(data__rewritten=str(folder)), Cache(tmp_path / "stages"))
-    plain = Lab(experiment(), Cache(tmp_path / "stages"))
-    assert lab.corpora["shards"].key != plain.corpora["shards"].key
-    lab.vocabulary.encode(lab.windows.windows(0, 50))
-    assert len(lab.asked()) == len(plain.asked()) == 6 * 40
+    cache = Cache(tmp_path / "stages")
+    row = experiment(data__rewritten=str(folder))
+    runner, templates = (Runner(ExperimentGraph(e, cache)) for e in (row, experiment()))
+    dataset = runner.graph.datasets["shards"]
+    assert dataset.key != templates.graph.datasets["shards"].key
+    runner.ensure(dataset)
+    corpora = {"shards": runner.context.read_corpus("shards")}
+    windows = pretraining_windows(runner.graph.data, corpora, row.pretrain.seq_len, row.seed)
+    runner.context.vocabulary.encode(windows.read(0, 50))
+    questions = (each.context.questions() for each in (runner, templates))
+    assert [len(each) for each in questions] == [6 * 40] * 2
 
 
-def test_show_prints_what_was_written(written):
+def test_show_prints_the_rewritten_texts(written):
     folder, _ = written
     shown = Shown(experiment(data__rewritten=str(folder)), 7)
     texts = [r["text"] for r in read(folder) if r["person"] == 7 and not r["refused"]]
@@ -256,72 +291,75 @@ def test_celebrities_are_rewritten_too(tmp_path):
         "data__celebrity_variant": "multi2",
     }
     with running() as address:
-        assert rewritten(folder, address, **fields).needed == 10 + 5 * 2
-    made = dict(
-        write_datasets(experiment(data__rewritten=str(folder), **fields), tmp_path / "d", 1)
-    )
-    assert [manifest["entries"] for manifest in made.values()] == [10, 10]
+        assert rewrite(folder, address, [experiment(**fields)]).needed == 10 + 5 * 2
+    row = experiment(data__rewritten=str(folder), **fields)
+    manifests = dict(write_datasets(row.world, row.data, tmp_path / "d", 1)).values()
+    assert [manifest["entries"] for manifest in manifests] == [10, 10]
     famous = read_dataset(tmp_path / "d" / "celebrities")
     assert famous.people.tolist() == np.repeat(np.arange(10, 15), 2).tolist()
 
 
 @pytest.mark.parametrize(
-    ("fields", "said"),
+    ("fields", "message"),
     [
         ({"data__rewritten": "nowhere"}, "data.rewritten: nowhere: no journal here"),
-        ({"data__variant": "multi5"}, "holds 120 of 200 texts; kstore rewrite goes on"),
-        ({"world__people": 41}, "holds 120 of 123 texts"),
+        (
+            {"data__variant": "multi5"},
+            "has 120 of 200 texts; kstore rewrite requests the missing ones",
+        ),
+        ({"world__people": 41}, "has 120 of 123 texts"),
         ({"world__seed": 1}, "written for another world (seed differs)"),
-        ({"data__variant": "couple2"}, "data.variant: 'couple2' is of templates only"),
-        ({"data__tokenizer": "word"}, "data.tokenizer: word knows the words of templates only"),
+        ({"data__variant": "couple2"}, "data.variant: 'couple2' exists for templates only"),
+        ({"data__tokenizer": "word"}, "data.tokenizer: word has the words of templates only"),
     ],
 )
-def test_what_cannot_be_made_of_a_journal_is_refused(written, fields, said):
+def test_a_journal_that_does_not_fit_the_experiment_is_refused(written, fields, message):
     folder, _ = written
-    with pytest.raises(UserError) as refused:
-        Materials(experiment(**{"data__rewritten": str(folder), **fields})).datasets  # noqa: B018
-    assert said in str(refused.value)
+    row = experiment(**{"data__rewritten": str(folder), **fields})
+    with pytest.raises(UserError) as error:
+        data_of(row).datasets  # noqa: B018
+    assert message in str(error.value)
 
 
-def test_a_text_that_was_changed_is_another_data_set(written, tmp_path):
+def test_a_changed_text_changes_the_fingerprint(written, tmp_path):
     folder, _ = written
     copy = tmp_path / "out"
-    copy.mkdir()
-    for name in (journal.JOURNAL, journal.CONFIG):
-        (copy / name).write_bytes((folder / name).read_bytes())
-    pools = Materials(experiment()).language.pools
-    variant = Materials(experiment()).variant
-    before = Rewritten(copy, pools, 0).fingerprint(variant, 0, 40)
-    text = (copy / journal.JOURNAL).read_text()
-    (copy / journal.JOURNAL).write_text(text.replace(" lived.", " had a life.", 1))
-    assert (Rewritten(copy, pools, 0).fingerprint(variant, 0, 40) != before) == (" lived." in text)
+    copy_journal(folder, copy)
+    data = data_of(experiment())
+    source = data.variant, 0, 40
+    before = RewrittenTexts(copy, data.language.pools, 0).fingerprint(*source)
+    accepted = next(record["text"] for record in read(copy) if not record["refused"])
+    content = (copy / journal.JOURNAL).read_text()
+    (copy / journal.JOURNAL).write_text(content.replace(accepted, f"{accepted} Indeed."))
+    assert RewrittenTexts(copy, data.language.pools, 0).fingerprint(*source) != before
 
 
 SECRET = "sk-0123456789-very-secret"
 
 
 @pytest.mark.parametrize("options", [{}, {"fail": 1.0}, {"key": "another"}])
-def test_the_key_is_written_nowhere(tmp_path, monkeypatch, capfd, options):
-    monkeypatch.setenv(client.KEY, SECRET)
+def test_the_key_is_in_no_file_and_no_message(tmp_path, monkeypatch, capfd, options):
+    monkeypatch.setenv(client.API_KEY_VARIABLE, SECRET)
     (tmp_path / "replies").write_text(json.dumps({"biography": f"The key is {SECRET}."}))
-    given = {"key": SECRET, "replies": tmp_path / "replies", **options}
-    patience = client.Patience(tries=2, first=0.001)
-    with running(**given) as address:
-        told = ""
+    policy = client.RetryPolicy(max_attempts=2, initial_delay=0.001)
+    row = experiment()
+    message = ""
+    with running(**{"key": SECRET, "replies": tmp_path / "replies", **options}) as address:
         try:
-            rewriting.rewrite([experiment()], address, MODEL, tmp_path / "out", 4, 2, patience)
+            rows = [(row.world, row.data)]
+            rewriting.rewrite(rows, address, MODEL, tmp_path / "out", 4, 2, policy)
         except UserError as error:
-            told = str(error)
-    assert SECRET not in told
-    written = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
-    assert bool(written) == (options == {})
-    assert all(SECRET not in path.read_text() for path in written)
-    said = capfd.readouterr()
-    assert SECRET not in said.out + said.err
+            message = str(error)
+    assert SECRET not in message
+    files = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert bool(files) == (options == {})
+    assert all(SECRET not in path.read_text() for path in files)
+    output = capfd.readouterr()
+    assert SECRET not in output.out + output.err
 
 
-def killed(folder, log, kills: int, size: int) -> None:
-    """Rewrites, killed at random moments, until all is there."""
+def rewrite_with_kills(folder, log, kills: int, size: int) -> None:
+    """Runs `kstore rewrite`, kills it at random moments, and runs it to its end."""
     config = folder / "tiny.py"
     config.write_text(CONFIG.format(people=size))
     delay = 0.02 if size < 1000 else 0.002
@@ -332,16 +370,16 @@ def killed(folder, log, kills: int, size: int) -> None:
             "--concurrency=16",
         ]
         path = folder / "out" / journal.JOURNAL
-        dice = random.Random()
+        generator = random.Random()
         for kill in range(kills):
             process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-            least = path.stat().st_size if path.exists() else 0
-            left = 3 * size * 300 - least  # bytes, somewhat less than there will be
-            target = least + dice.random() * 1.5 * left / (kills - kill + 1)
+            start = path.stat().st_size if path.exists() else 0
+            missing = 3 * size * 300 - start  # bytes; somewhat fewer than the run will write
+            target = start + generator.random() * 1.5 * missing / (kills - kill + 1)
             while not path.exists() or path.stat().st_size <= target:
                 assert process.poll() is None
                 time.sleep(0.001)
-            time.sleep(dice.random() * 0.05)
+            time.sleep(generator.random() * 0.05)
             assert process.poll() is None
             process.kill()
             process.wait()
@@ -349,41 +387,43 @@ def killed(folder, log, kills: int, size: int) -> None:
         assert done.returncode == 0, done.stderr
 
 
-def check_killed(tmp_path, kills: int, size: int) -> None:
+def check_kills(tmp_path, kills: int, size: int) -> None:
+    """Compares a rewriting that was killed with an undisturbed one."""
     log = tmp_path / "log"
-    killed(tmp_path, log, kills, size)
-    folder, whole = tmp_path / "out", tmp_path / "whole"
-    with running(**BAD) as address:  # the same answers, nothing in the way
-        rewritten(whole, address, world__people=size)
-    once, again = (
-        {(r["person"], r["entry"], r["attempt"]): r for r in read(f)} for f in (whole, folder)
+    rewrite_with_kills(tmp_path, log, kills, size)
+    folder, undisturbed = tmp_path / "out", tmp_path / "undisturbed"
+    with running(**BAD) as address:
+        rewrite(undisturbed, address, [experiment(world__people=size)])
+    expected, records = (
+        {(r["person"], r["entry"], r["attempt"]): r for r in read(f)} for f in (undisturbed, folder)
     )
-    assert once == again  # nothing is lost, nothing is new
-    assert len(read(folder)) == len(again)
+    assert records == expected
+    assert len(read(folder)) == len(records)
     paid = collections.Counter(log.read_text().split())
-    assert len(paid) == len(again)
-    assert sum(paid.values()) - len(paid) <= kills * 16
-    made = []
-    for source in (folder, whole):
+    assert len(paid) == len(records)
+    assert sum(paid.values()) - len(paid) <= kills * 16  # requests in flight at the kills
+    parts = []
+    for source in (folder, undisturbed):
         row = experiment(world__people=size, data__rewritten=str(source))
-        made += [m["parts"] for _, m in write_datasets(row, tmp_path / f"d-{source.name}", 1)]
-    assert made[0] == made[1]
+        out = tmp_path / f"d-{source.name}"
+        parts += [m["parts"] for _, m in write_datasets(row.world, row.data, out, 1)]
+    assert parts[0] == parts[1]
 
 
-def test_killed_at_random_moments_nothing_is_lost_or_paid_for_twice(tmp_path):
-    check_killed(tmp_path, 3, 200)
+def test_kills_at_random_moments_lose_no_answer_and_pay_none_twice(tmp_path):
+    check_kills(tmp_path, 3, 200)
 
 
 @pytest.mark.slow
-def test_killed_twenty_times_during_ten_thousand_rewrites(tmp_path):
-    check_killed(tmp_path, 20, 3334)
+def test_twenty_kills_during_ten_thousand_rewrites(tmp_path):
+    check_kills(tmp_path, 20, 3334)
 
 
 @pytest.mark.parametrize(
-    ("number", "status", "said"),
+    ("number", "status", "message"),
     [(signal.SIGINT, 130, "kstore: interrupted; "), (signal.SIGTERM, 75, "kstore: stopped; ")],
 )
-def test_a_signal_ends_it_with_one_line(tmp_path, number, status, said):
+def test_a_signal_ends_the_command_with_one_line(tmp_path, number, status, message):
     config = tmp_path / "tiny.py"
     config.write_text(CONFIG.format(people=200))
     path = tmp_path / "out" / journal.JOURNAL
@@ -398,26 +438,26 @@ def test_a_signal_ends_it_with_one_line(tmp_path, number, status, said):
         while not path.exists() or not path.stat().st_size:
             time.sleep(0.01)
         process.send_signal(number)
-        told = process.communicate()[1].splitlines()
+        lines = process.communicate()[1].splitlines()
     assert process.returncode == status
-    assert told[-1].startswith(said)
-    assert not any("Traceback" in line for line in told)
+    assert lines[-1].startswith(message)
+    assert not any("Traceback" in line for line in lines)
     assert read(tmp_path / "out")
 
 
-def test_the_command_says_what_there_is_and_what_is_wrong(tmp_path, capsys):
+def test_the_command_prints_counts_and_errors(tmp_path, capsys):
     config = tmp_path / "tiny.py"
     config.write_text(CONFIG.format(people=20))
     command = ["rewrite", f"--config={config}", f"--model={MODEL}", f"--out={tmp_path / 'out'}"]
     assert main([*command, "--server=http://127.0.0.1:1"]) == 2
-    said = capsys.readouterr().err.splitlines()[-1]
-    assert said.startswith("kstore: --server: http://127.0.0.1:1/v1: no server there")
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("kstore: --server: http://127.0.0.1:1/v1: no server there")
     assert not (tmp_path / "out").exists()
     with running(wrong=0.2) as address:
         assert main([*command, f"--server={address}"]) == 0
-        said = capsys.readouterr().out
-        assert said.startswith(f"{tmp_path / 'out'}: 60 of 60 texts, ")
-        assert "birth_date" in said
+        output = capsys.readouterr().out
+        assert output.startswith(f"{tmp_path / 'out'}: 60 of 60 texts, ")
+        assert "birth_date" in output
         assert main([*command[:2], f"--server={address}", "--model=x", "--out=y"]) == 2
         assert "--model: " in capsys.readouterr().err
         assert main([*command, f"--server={address}", "--config.seed=1"]) == 2

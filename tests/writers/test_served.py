@@ -1,7 +1,6 @@
-"""A real model behind a real server of the protocol: one of our own, served by transformers.
+"""A model of our own behind `transformers serve`, a real server of the protocol.
 
-It was never taught to chat, so every text is refused as it should be. Needs the extra
-`serving`.
+It is not trained to chat, so that every text is rejected. Needs the extra `serving`.
 """
 
 import json
@@ -18,17 +17,18 @@ from kstore_jax.config.fields import as_dict
 from kstore_jax.files import write_json
 from kstore_jax.pipeline.experiment import default, parse_rows
 from kstore_jax.pipeline.export import export
-from kstore_jax.pipeline.lab import Lab
+from kstore_jax.pipeline.graph import ExperimentGraph
+from kstore_jax.pipeline.run import Runner
 from kstore_jax.pipeline.stages import Cache
 from kstore_jax.writers import asking, client, journal, rewriting
-from kstore_jax.writers.rewritten import FIELDS
+from kstore_jax.writers.rewritten import RECORD_FIELDS
 
 TEMPLATE = "{% for message in messages %}{{ message.content }}{% endfor %}"
-PATIENCE = client.Patience(timeout=120.0, tries=3, first=0.5)
+RETRY_POLICY = client.RetryPolicy(timeout=120.0, max_attempts=3, initial_delay=0.5)
 
 
 def pretrained(workdir: pathlib.Path) -> pathlib.Path:
-    """The stage of a tiny model that knows every token of GPT-2's."""
+    """The stage of a tiny model with the whole vocabulary of GPT-2."""
     config = default()
     config.world.people = 20
     config.data.variant = "single"
@@ -36,15 +36,15 @@ def pretrained(workdir: pathlib.Path) -> pathlib.Path:
     config.finetune.embedding_rank = 4
     config.pretrain.update(steps=4, batch_size=4, seq_len=64, warmup_steps=0)
     (row,) = parse_rows(config)
-    lab = Lab(row, Cache(workdir / "stages"))
-    lab.cache.ensure(lab.pretrain)
+    runner = Runner(ExperimentGraph(row, Cache(workdir / "stages")))
+    runner.ensure(runner.graph.pretrain)
     write_json(workdir / "config.json", {"rows": [as_dict(row)]})
-    return lab.cache.folder(lab.pretrain)
+    return runner.graph.cache.folder(runner.graph.pretrain)
 
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
-    """The address of the server, and the name of the model."""
+    """The address of the server and the name of the model."""
     for library in ("torch", "transformers", "fastapi", "uvicorn", "openai", "accelerate"):
         pytest.importorskip(library)
     folder = tmp_path_factory.mktemp("served") / "model"
@@ -55,14 +55,14 @@ def served(tmp_path_factory):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     log = folder.with_name("log")
-    with log.open("w") as said:
+    with log.open("w") as output:
         process = subprocess.Popen(
             [
                 *(sys.executable, "-m", "transformers.cli.transformers", "serve", str(folder)),
                 *("--host=127.0.0.1", f"--port={port}", "--device=cpu"),
             ],
-            stdout=said,
-            stderr=said,
+            stdout=output,
+            stderr=output,
         )
     address = f"http://127.0.0.1:{port}"
     try:
@@ -80,23 +80,26 @@ def served(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_the_texts_of_a_model_that_cannot_write_are_refused(served, tmp_path, monkeypatch):
+def test_the_texts_of_a_model_that_cannot_write_are_rejected(served, tmp_path, monkeypatch):
     monkeypatch.setitem(rewriting.SAMPLING, "max_tokens", 30)
     config = default()
     config.world.people = 2
     config.data.variant = "single"
     (row,) = parse_rows(config)
-    found = rewriting.rewrite([row], *served, tmp_path / "out", 2, 2, PATIENCE)
-    assert (found.kept, found.answers, found.turned_down) == (0, 4, 4)
-    records = [r for _, r in journal.records(tmp_path / "out" / journal.JOURNAL, FIELDS)]
-    assert any(record["text"] for record in records)
-    assert found.refused["name"] == 4
+    server, model = served
+    rows = [(row.world, row.data)]
+    job = rewriting.rewrite(rows, server, model, tmp_path / "out", 2, 2, RETRY_POLICY)
+    assert (job.accepted, job.answers, job.rejected) == (0, 4, 4)
+    records = journal.read_records(tmp_path / "out" / journal.JOURNAL, RECORD_FIELDS)
+    assert any(record["text"] for _, record in records)
+    assert job.rejections["name"] == 4
 
 
 @pytest.mark.slow
 def test_it_recites_no_passage_and_answers_no_question(served, tmp_path, monkeypatch):
     monkeypatch.setitem(asking.SAMPLING, "max_tokens", 8)
-    found = asking.ask(*served, asking.PASSAGES, tmp_path / "out", 2, PATIENCE)
-    assert found["answered"] == 0.0
-    assert found["recited"] < 0.1
-    assert any(row["recitation"]["answer"] for row in found["items"])
+    server, model = served
+    results = asking.ask(server, model, asking.PASSAGES, tmp_path / "out", 2, RETRY_POLICY)
+    assert results["answered"] == 0.0
+    assert results["recited"] < 0.1
+    assert any(row["recitation"]["answer"] for row in results["items"])

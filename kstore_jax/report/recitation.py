@@ -1,0 +1,43 @@
+"""Recitation beside answers: the two scores of `kstore ask`, for our own models and as a table."""
+
+import pathlib
+
+from kstore_jax.report.groups import groups, read_results
+from kstore_jax.report.summary import percent
+
+
+def run_scores(run: pathlib.Path) -> dict:
+    """The two scores of every model of a finished run, in the form of `writers.asking.ask`.
+
+    `recited`: fraction of attribute values that the model completes in the biographies.
+    `answered`: fraction of questions about held-out people that it answers (Part 3.1, section 1).
+
+    Raises:
+      UserError: the folder has no results.
+      DamagedFileError: the results are damaged.
+    """
+    results = read_results(run)
+    items = [
+        {
+            "title": f"{group.label}, seed {row['seed']}",
+            "recited": row["bio_recall"],
+            "answered": row["qa"]["mean"],
+        }
+        for group in groups(results.rows, results.configs)
+        for row in group.rows
+    ]
+    return {"model": str(run), "items": items}
+
+
+def score_table(scores: dict) -> str:
+    """Both scores side by side, one item a line, then all together where `scores` has that."""
+    rows = [(row["title"], row["recited"], row["answered"]) for row in scores["items"]]
+    if "recited" in scores:
+        rows.append(("together", scores["recited"], scores["answered"]))
+    width = max(len(name) for name in (scores["model"], *(name for name, *_ in rows)))
+    lines = [f"{scores['model']:<{width}}  recited  answered"]
+    lines += [f"{name:<{width}}  {percent(a):>7}  {percent(b):>8}" for name, a, b in rows]
+    if "recited_whole" in scores:
+        complete = sum(row["recitation"]["whole"] for row in scores["items"])
+        lines.append(f"{complete} of {len(scores['items'])} texts recited to the end")
+    return "\n".join(lines)

@@ -1,0 +1,16 @@
+"""`kstore ask --run` prints both scores of the models of a finished run."""
+
+import json
+
+from kstore_jax.cli.main import main
+
+
+def test_scores_of_a_run_are_its_recall_and_its_answers(finished, capsys):
+    assert main(["ask", f"--run={finished}", "--json"]) == 0
+    items = json.loads(capsys.readouterr().out)["items"]
+    rows = json.loads((finished / "results.json").read_text())["rows"]
+    assert [(item["recited"], item["answered"]) for item in items] == [
+        (row["bio_recall"], row["qa"]["mean"]) for row in rows
+    ]
+    assert main(["ask", f"--run={finished}"]) == 0
+    assert "multi2+permute, seed 0" in capsys.readouterr().out
