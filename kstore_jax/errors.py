@@ -1,4 +1,4 @@
-"""What goes wrong because of what the user gave or the machine lacks, said in one line."""
+"""Errors that a user can fix, reported as one line, and exit statuses of the `kstore` command."""
 
 import difflib
 import errno
@@ -10,89 +10,101 @@ from collections.abc import Callable, Iterable
 
 
 class UserError(Exception):
-    """Bad input: the message is one line and names the thing; the command exits with status 2."""
+    """Bad input: the message is one line and names the field or file; exit status 2."""
 
     status = 2
 
 
 class DamagedFileError(UserError):
-    """A file of ours was changed, cut short or is missing; the command exits with status 1."""
+    """A file that kstore wrote was changed, truncated or removed; exit status 1."""
 
     status = 1
 
 
 class Stopped(BaseException):
-    """The process was asked to end by SIGTERM; what was done so far is saved.
+    """SIGTERM arrived; finished work is saved.
 
-    Like KeyboardInterrupt it is no Exception, which others catch.
-
-    The command exits with status 75, "try again" (EX_TEMPFAIL of sysexits.h).
+    Like KeyboardInterrupt it is not an Exception, so that `except Exception` does not catch it.
+    The exit status is 75, "try again" (EX_TEMPFAIL of sysexits.h).
     """
 
     status = 75
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:
-    """`; did you mean X?` for the valid name nearest to `name`, or the list where none is near."""
+    """Returns `; did you mean X?` with the valid name nearest to `name`, or the list of valid names
+    where none is near."""
     valid = list(valid)
     close = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else f"; valid: {', '.join(valid)}"
 
 
 def run_guarded(action: Callable[[], None]) -> int:
-    """Runs an action; what the user can mend is said in one line.
+    """Runs an action, prints errors that the user can fix as one line, and returns an exit status.
 
-    Returns: the exit status: 0 done; 2 bad input; 1 a damaged file; 130 interrupted; 75 stopped by
-    SIGTERM; 128 + N where signal N killed a worker; 141 where the reader of the output went away.
+    Returns: 0 done; 2 bad input; 1 a damaged file; 130 interrupted; 75 stopped by SIGTERM; 128 + N
+    where signal N killed a worker; 141 where the reader of the output went away.
+
+    Raises:
+      Exception: any error that the user cannot fix.
     """
     try:
         action()
         sys.stdout.flush()
     except Stopped as stopped:
-        return _print_error("stopped; the same command goes on from here", stopped.status)
-    except BrokenPipeError:  # who read our output wants no more; Python would complain at exit
+        return _print_error("stopped; run the same command to resume", stopped.status)
+    except BrokenPipeError:  # the reader closed the pipe; Python would complain at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except KeyboardInterrupt:
-        return _print_error("interrupted; the same command goes on from here", 130)
+        return _print_error("interrupted; run the same command to resume", 130)
     except Exception as error:
-        if (known := as_user_error(error)) is None:
+        if (user_error := as_user_error(error)) is None:
             raise
-        return _print_error(str(known), known.status)
+        return _print_error(str(user_error), user_error.status)
     return 0
 
 
 def as_user_error(error: Exception) -> UserError | None:
-    """What went wrong as what the user can mend, without its traceback; None of other errors."""
-    status = 2
+    """Returns an error as one that the user can fix, or None where the user cannot fix it.
+
+    User errors keep their status; errors of the operating system name the file; a full disk is
+    recognised also where a library wraps it.
+    """
     if isinstance(error, UserError):
-        said, status = str(error), error.status
-    elif isinstance(error, OSError) and (error.filename or error.strerror):
-        said = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    elif _is_full_disk(error):
-        where = re.search(r"/[^\s\":;]+", str(error))
-        said = f"{where[0]}: " if where else ""
-        said += "no space left on device; what was whole before is kept"
-    else:
-        return None
-    found = UserError(said)
-    found.status = status
-    return found
+        return _user_error(str(error), error.status)
+    if isinstance(error, OSError) and (error.filename or error.strerror):
+        return _user_error(
+            f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror), 2
+        )
+    if _is_full_disk(error):
+        path = re.search(r"/[^\s\":;]+", str(error))
+        where = f"{path[0]}: " if path else ""
+        return _user_error(f"{where}no space left on device; finished files are kept", 2)
+    return None
 
 
 def one_line_error(error: Exception) -> UserError:
-    """An error as one line of text: what the user can mend as it is; of others the first line,
-    after their traceback."""
-    if (known := as_user_error(error)) is None:
-        traceback.print_exception(error)
-        first, *_ = str(error).splitlines() or [""]
-        known = UserError(f"{type(error).__name__}: {first}")
-        known.status = 1
-    return known
+    """Returns an error as one line of text.
+
+    An error that the user cannot fix becomes its type and the first line of its message; its
+    traceback is printed.
+    """
+    if (user_error := as_user_error(error)) is not None:
+        return user_error
+    traceback.print_exception(error)
+    first, *_ = str(error).splitlines() or [""]
+    return _user_error(f"{type(error).__name__}: {first}", 1)
+
+
+def _user_error(message: str, status: int) -> UserError:
+    error = UserError(message)
+    error.status = status
+    return error
 
 
 def _is_full_disk(error: BaseException | None) -> bool:
-    """ArrayRecord and Orbax report a full disk as errors of their own, in words."""
+    """Whether a full disk caused an error; ArrayRecord and Orbax wrap it in errors of their own."""
     if error is None:
         return False
     inside = (error.__cause__, error.__context__, *getattr(error, "exceptions", ()))

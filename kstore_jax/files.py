@@ -1,16 +1,18 @@
-"""Files of our own: written whole or not at all, and named where they are damaged."""
+"""Atomic writes of files, and reads that name a damaged file."""
 
 import json
 import os
 import pathlib
+from typing import Any
 
 from kstore_jax.errors import DamagedFileError
 
-PARTIAL_SUFFIX = ".writing"  # the suffix of what is not whole yet
+PARTIAL_SUFFIX = ".writing"
+"""Suffix of files and folders that are not complete yet."""
 
 
 def write_bytes(path: pathlib.Path, content: bytes) -> None:
-    """Writes a file that is either whole or as it was, whatever is killed or loses its power."""
+    """Replaces a file atomically: after a crash it has the new content or the old one."""
     temporary = path.with_name(path.name + PARTIAL_SUFFIX)
     with temporary.open("wb") as file:
         file.write(content)
@@ -20,26 +22,28 @@ def write_bytes(path: pathlib.Path, content: bytes) -> None:
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
-    """Writes a text file that is either whole or as it was."""
+    """Replaces a text file atomically."""
     write_bytes(path, text.encode())
 
 
-def write_json(path: pathlib.Path, value) -> None:
-    """Writes a JSON file that is either whole or as it was."""
+def write_json(path: pathlib.Path, value: Any) -> None:
+    """Replaces a JSON file atomically."""
     write_text(path, json.dumps(value, indent=1) + "\n")
 
 
-def read_json(path: pathlib.Path, remove: pathlib.Path | None = None) -> dict:
-    """The object in a JSON file that `write_json` wrote.
+def read_json(path: pathlib.Path, remove: pathlib.Path | None = None) -> dict[str, Any]:
+    """Returns the object in a JSON file that `write_json` wrote.
+
+    Args:
+      remove: the path that the error message says to remove; None: the file itself.
 
     Raises:
-      DamagedFileError: it holds no JSON object; the message says to remove `remove`, the file
-        itself where that is None, and to run again.
+      DamagedFileError: the file holds no JSON object.
     """
     try:
-        found = json.loads(path.read_text())
+        value = json.loads(path.read_text())
     except ValueError:
-        found = None
-    if not isinstance(found, dict):
+        value = None
+    if not isinstance(value, dict):
         raise DamagedFileError(f"{path}: damaged; remove {remove or 'it'} and run again")
-    return found
+    return value

@@ -1,7 +1,7 @@
-"""How a configuration declares its fields, and what those fields mean for results.
+"""Fields of a configuration: declared with default, limits and documentation.
 
-A configuration is a frozen dataclass. Each field is declared by one of the functions here, with its
-default and its limits, and documented by the string below it:
+A configuration is a frozen dataclass. One of these functions declares each field, and the string
+below the field documents it:
 
 >>> @dataclasses.dataclass(frozen=True)
 ... class Head:
@@ -27,7 +27,7 @@ from typing import Any
 def number(
     default: float, minimum: float, maximum: float | None = None, *, affects_result: bool = True
 ) -> Any:
-    """A number from `least` to `most`; its type is the annotation's."""
+    """A number from `minimum` to `maximum`, both included; the annotation is its type."""
     return _field(default, affects_result, minimum=minimum, maximum=maximum)
 
 
@@ -62,19 +62,21 @@ def _field(default: Any, affects_result: bool, **limits: Any) -> Any:
 
 @functools.cache
 def docs_of(kind: type) -> dict[str, str]:
-    """The documentation of every field of a configuration, inherited ones included."""
+    """The documentation of every field of a configuration by name, inherited fields included."""
     docs = {}
-    for one in reversed(kind.__mro__[:-1]):
-        declared = ast.parse(textwrap.dedent(inspect.getsource(one))).body[0]
-        assert isinstance(declared, ast.ClassDef)
-        for field, doc in itertools.pairwise(declared.body):
+    for base in reversed(kind.__mro__[:-1]):
+        class_node = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0]
+        assert isinstance(class_node, ast.ClassDef)
+        for field, doc in itertools.pairwise(class_node.body):
             if isinstance(field, ast.AnnAssign) and isinstance(doc, ast.Expr):
-                name, text = ast.unparse(field.target), ast.literal_eval(doc.value)
-                docs[name] = " ".join(text.split())
+                docs[ast.unparse(field.target)] = " ".join(ast.literal_eval(doc.value).split())
     return docs
 
 
-types_of = functools.cache(typing.get_type_hints)
+@functools.cache
+def types_of(kind: type) -> dict[str, Any]:
+    """The types of the fields of a configuration by name."""
+    return typing.get_type_hints(kind)
 
 
 @functools.cache
@@ -84,34 +86,35 @@ def fields_of(kind: type) -> dict[str, dataclasses.Field]:
 
 
 def as_dict(config: Any) -> dict:
-    """A configuration, or a section of one, as plain JSON values."""
+    """Returns a configuration as nested dictionaries of plain JSON values."""
     return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
 def identity(config: Any) -> dict:
-    """The fields of a configuration on which results depend, as plain JSON values.
+    """Returns the fields of a configuration that affect results, as plain JSON values.
 
-    Fields declared with `affects_result=False` are left out (names, checkpoint intervals, devices).
+    Fields declared with `affects_result=False` (names, checkpoint intervals, devices) are left out.
     """
     return identity_of(type(config), as_dict(config))
 
 
 def identity_of(kind: type, plain: dict) -> dict:
-    """`identity` of plain values of a configuration `kind`; unknown fields are kept."""
+    """Returns the `identity` of a configuration `kind` that is given as plain values; fields that
+    `kind` does not declare are included."""
     fields, types = fields_of(kind), types_of(kind)
-    found = {}
+    result_fields = {}
     for name, value in plain.items():
         if name in fields and not fields[name].metadata.get("affects_result", True):
             continue
         inside = isinstance(value, dict) and dataclasses.is_dataclass(types.get(name))
-        found[name] = identity_of(types[name], value) if inside else value
-    return found
+        result_fields[name] = identity_of(types[name], value) if inside else value
+    return result_fields
 
 
 def flatten(config: dict, path: str = "") -> dict[str, Any]:
-    """A nested configuration by dotted names, such as `{"pretrain.steps": 80000}`."""
-    found = {}
+    """Returns a nested configuration by dotted names, such as `{"pretrain.steps": 80000}`."""
+    flat = {}
     for name, value in config.items():
         inside = isinstance(value, dict)
-        found |= flatten(value, f"{path}{name}.") if inside else {path + name: value}
-    return found
+        flat |= flatten(value, f"{path}{name}.") if inside else {path + name: value}
+    return flat

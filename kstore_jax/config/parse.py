@@ -1,56 +1,64 @@
-"""Reads plain values into a configuration and validates every field."""
+"""Parses plain values into a configuration and validates every field."""
 
 import dataclasses
-from typing import Any
+from typing import Any, TypeVar
 
 from kstore_jax.config.fields import fields_of, types_of
 from kstore_jax.errors import UserError, nearest
 
+Config = TypeVar("Config")
 
-def parse(kind: type, given: Any, path: str = "") -> Any:
-    """Returns `given`, a nested dictionary of plain values, as an instance of `kind`.
 
-    A `kind` with a static method `expand` may accept fields that stand for several others: it
-    receives the dictionary and returns the one to validate.
+def parse(kind: type[Config], values: Any, path: str = "") -> Config:
+    """Returns a nested dictionary of plain values as an instance of a configuration.
+
+    Fields that `values` lacks get their defaults. A `kind` with a static method `expand` accepts
+    fields that stand for several others: `expand` takes the dictionary and returns the one to
+    validate.
 
     Args:
+      kind: the frozen dataclass to make.
+      values: the dictionary.
       path: dotted prefix of the fields, for error messages.
 
     Raises:
-      UserError: one line that names the field, the value found and the values expected.
+      UserError: a field is unknown, ill-typed or out of range; the message is one line that names
+        the field, the value found and the values expected.
     """
-    if not isinstance(given, dict):
-        raise UserError(f"{path.removesuffix('.')}: expected fields, got {given!r}")
-    if hasattr(kind, "expand"):
-        given = kind.expand(given)
+    if not isinstance(values, dict):
+        raise UserError(f"{path.removesuffix('.')}: expected fields, got {values!r}")
+    if (expand := getattr(kind, "expand", None)) is not None:
+        values = expand(values)
     fields, types = fields_of(kind), types_of(kind)
-    for name in given:
+    for name in values:
         if name not in fields:
             raise UserError(f"{path}{name}: no such field{nearest(name, fields)}")
-    read = {
+    parsed = {
         name: parse(types[name], value, f"{path}{name}.")
         if dataclasses.is_dataclass(types[name])
-        else _value(types[name], value, fields[name], path + name)
-        for name, value in given.items()
+        else _parse_value(types[name], value, fields[name], path + name)
+        for name, value in values.items()
     }
     try:
-        return kind(**read)
+        return kind(**parsed)
     except UserError as error:
         raise UserError(f"{path}{error}") from None
 
 
-def _value(kind: type, value: Any, field: dataclasses.Field, path: str) -> Any:
+def _parse_value(kind: type, value: Any, field: dataclasses.Field, path: str) -> Any:
+    """Returns a value as `kind`; raises UserError where `field` does not allow it. An int is read
+    as a float, and a list as a tuple, where the field is one."""
     if kind is float and type(value) is int:
         value = float(value)
     if kind is tuple and type(value) is list:
         value = tuple(value)
     if type(value) is not kind:
         raise UserError(f"{path}: expected {kind.__name__}, got {value!r}")
-    least, most = field.metadata.get("minimum"), field.metadata.get("maximum")
-    if least is not None and not value >= least:
-        raise UserError(f"{path}: expected at least {least}, got {value!r}")
-    if most is not None and not value <= most:
-        raise UserError(f"{path}: expected at most {most}, got {value!r}")
+    minimum, maximum = field.metadata.get("minimum"), field.metadata.get("maximum")
+    if minimum is not None and not value >= minimum:
+        raise UserError(f"{path}: expected at least {minimum}, got {value!r}")
+    if maximum is not None and not value <= maximum:
+        raise UserError(f"{path}: expected at most {maximum}, got {value!r}")
     choices = field.metadata.get("choices")
     if choices and value not in choices:
         raise UserError(f"{path}: {value!r} is not a choice{nearest(value, choices)}")

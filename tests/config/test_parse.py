@@ -1,331 +1,90 @@
-"""Configuration is read at one place, which refuses what it does not know in one line."""
+"""Parsing of any configuration: types, limits, choices, sections, fields that stand for others."""
 
 import dataclasses
-import importlib.util
-import json
-import pathlib
-import re
 
 import pytest
 
-from kstore_jax.config.fields import as_dict
-from kstore_jax.config.rows import chain, product, row
+from kstore_jax.config.fields import choice, flag, number, section, text
+from kstore_jax.config.fields import rows as rows_field
+from kstore_jax.config.parse import parse
 from kstore_jax.errors import UserError
-from kstore_jax.model.config import SIZES, STYLES
-from kstore_jax.pipeline.experiment import Experiment, default, parse, parse_base, parse_rows
 
 
-def changed(field: str, value) -> dict:
-    """The default as a plain dictionary, with one dotted field set."""
-    given = as_dict(Experiment())
-    part = given
-    *path, name = field.split(".")
-    for step in path:
-        part = part[step]
-    part[name] = value
-    return given
+@dataclasses.dataclass(frozen=True)
+class Head:
+    width: int = number(64, 1)
+    rate: float = number(0.5, 0.0, 1.0)
+    kind: str = choice("linear", "linear", "mlp")
+
+    def __post_init__(self):
+        if self.kind == "mlp" and self.width % 2:
+            raise UserError(f"width: expected an even number, got {self.width}")
 
 
-def refusal(read, given) -> str:
-    with pytest.raises(UserError) as refused:
-        read(given)
-    assert refused.value.status == 2
-    assert "\n" not in str(refused.value)
-    return str(refused.value)
+@dataclasses.dataclass(frozen=True)
+class Config:
+    name: str = text("")
+    bias: bool = flag(True)
+    grid: tuple = rows_field()
+    head: Head = section(Head())
+
+    @staticmethod
+    def expand(values: dict) -> dict:
+        values = dict(values)
+        if values.pop("wide", False):
+            values["head"] = {"width": 1024}
+        return values
 
 
-def test_the_default_is_the_papers_experiment():
-    assert parse_rows(default()) == [Experiment()]
-    assert parse({}) == Experiment()
+def test_nothing_is_the_default():
+    assert parse(Config, {}) == Config()
 
 
-def test_an_experiment_survives_json():
-    experiment = parse(changed("data.variant", "single"))
-    assert parse(json.loads(json.dumps(as_dict(experiment)))) == experiment
-    assert experiment.data.variant == "single"
+def test_values_replace_defaults():
+    values = {"name": "a", "bias": False, "head": {"width": 1, "rate": 1.0, "kind": "mlp"}}
+    with pytest.raises(UserError, match=r"^head\.width: expected an even number, got 1$"):
+        parse(Config, values)
+    values["head"]["width"] = 2
+    assert parse(Config, values) == Config("a", False, (), Head(2, 1.0, "mlp"))
 
 
-@pytest.mark.parametrize(
-    ("field", "value", "said"),
-    [
-        ("sead", 1, "sead: no such field; did you mean 'seed'?"),
-        ("pretrain.stpes", 1, "pretrain.stpes: no such field; did you mean 'steps'?"),
-        ("p_probe.rank", 1, "p_probe.rank: no such field; valid: steps, batch, "),
-        ("finetune.rank", 769, "finetune.rank: expected at most model.width = 768, got 769"),
-        ("q_probe.embedding_rank", 999, "q_probe.embedding_rank: expected at most model.width"),
-        ("finetune.rank", -2, "finetune.rank: expected at least -1, got -2"),
-        (
-            "finetune.method",
-            "lorra",
-            "finetune.method: 'lorra' is not a choice; did you mean 'lora'",
-        ),
-        (
-            "finetune.grid",
-            ((("learning_rat", 1e-3),),),
-            "finetune.grid.learning_rat: no such field",
-        ),
-        ("finetune.grid", (3,), "finetune.grid: expected rows of (field, value)"),
-        ("finetune.grid", ((("rank", 0.5),),), "finetune.grid.rank: expected int, got 0.5"),
-        ("pretrain.skip_nonfinite", -1, "pretrain.skip_nonfinite: expected at least 0, got -1"),
-        ("data.qa_share", 1.5, "data.qa_share: expected at most 1.0, got 1.5"),
-        ("finetune.seq_len", 9, "finetune.seq_len: no such field"),
-        ("world.people", "400", "world.people: expected int, got '400'"),
-        ("world.people", 400.0, "world.people: expected int, got 400.0"),
-        ("world.people", True, "world.people: expected int, got True"),
-        ("world.people", None, "world.people: expected int, got None"),
-        ("model.rotary_pct", "0.25", "model.rotary_pct: expected float, got '0.25'"),
-        ("model.rotary_pct", True, "model.rotary_pct: expected float, got True"),
-        ("data.variant", 5, "data.variant: expected str, got 5"),
-        ("world", 5, "world: expected fields, got 5"),
-        ("world", "people", "world: expected fields, got 'people'"),
-        ("world.people", 1, "world.people: expected at least 2, got 1"),
-        ("pretrain.steps", 0, "pretrain.steps: expected at least 1, got 0"),
-        ("model.rotary_pct", 1.5, "model.rotary_pct: expected at most 1.0, got 1.5"),
-        ("pretrain.b1", -0.1, "pretrain.b1: expected at least 0.0, got -0.1"),
-        ("pretrain.learning_rate", float("nan"), "pretrain.learning_rate: expected at least 0.0"),
-        (
-            "data.vocabulary",
-            "compct",
-            "data.vocabulary: 'compct' is not a choice; did you mean 'compact'",
-        ),
-        ("data.qa_share", 1.0, "data.qa_share: expected to leave a share of biographies"),
-        ("finetune.schedule", "cos", "finetune.schedule: 'cos' is not a choice"),
-        ("model.heads", 7, "model.width: expected a multiple of heads = 7, got 768"),
-        ("model.num_kv_heads", 5, "model.num_kv_heads: expected a divisor of heads = 12, got 5"),
-        ("model.attention", "spalsh", "model.attention: 'spalsh' is not a choice; did you mean"),
-        (
-            "model.rotary_pct",
-            0.015625,
-            "model.rotary_pct: expected an even number of rotated dimensions",
-        ),
-        (
-            "pretrain.warmup_steps",
-            80_000,
-            "pretrain.warmup_steps: expected less than steps = 80000, got 80000",
-        ),
-        ("pretrain.steps", 500, "pretrain.warmup_steps: expected less than steps = 500, got 1000"),
-        (
-            "pretrain.keep_checkpoint_every",
-            1500,
-            "pretrain.keep_checkpoint_every: expected a multiple of checkpoint_every = 1000",
-        ),
-        (
-            "q_probe.steps_per_call",
-            7,
-            "q_probe.checkpoint_every: expected a multiple of steps_per_call = 7",
-        ),
-    ],
-)
-def test_a_bad_field_is_refused_by_its_dotted_name(field, value, said):
-    assert refusal(parse, changed(field, value)).startswith(said)
+def test_an_int_is_read_as_a_float_and_a_list_as_a_tuple():
+    config = parse(Config, {"head": {"rate": 1}, "grid": [("a", 1)]})
+    assert config.head.rate == 1.0
+    assert type(config.head.rate) is float
+    assert config.grid == (("a", 1),)
 
 
-def test_an_int_is_read_as_a_float():
-    rotary = parse(changed("model.rotary_pct", 1)).model.rotary_pct
-    assert rotary == 1.0
-    assert type(rotary) is float
-
-
-def test_every_default_is_one_that_parse_accepts_and_names_back():
-    given = as_dict(Experiment())
-    assert as_dict(parse(given)) == given
-    assert set(given) == {field.name for field in dataclasses.fields(Experiment)}
-
-
-def swept(**fields):
-    config = default()
-    config.sweep = product(**fields)
-    return config
-
-
-def test_product_gives_a_row_for_every_combination():
-    rows = parse_rows(swept(data__variant=["single", "multi5"], model__layers=[4, 8, 12]))
-    assert [(row.data.variant, row.model.layers) for row in rows] == [
-        (variant, layers) for variant in ("single", "multi5") for layers in (4, 8, 12)
-    ]
-    assert dataclasses.replace(rows[5], data=Experiment.data) == Experiment()
-
-
-def test_named_rows_that_become_equal_are_one_and_keep_the_first_name():
-    config = default()
-    config.sweep = chain(
-        row("fixed", data__variant="single"),
-        product(row("shuffled", data__variant="multi5+permute"), seed=[0, 1]),
-        row("again", data__variant="single"),
-    )
-    told = [(e.name, e.data.variant, e.seed) for e in parse_rows(config)]
-    shuffled = [("shuffled", "multi5+permute", seed) for seed in (0, 1)]
-    assert told == [("fixed", "single", 0), *shuffled]
-    config.data.variant = "multi2"
-    told = [(e.name, e.data.variant, e.seed) for e in parse_rows(config, {"data.variant"})]
-    assert told == [("fixed", "multi2", 0), ("shuffled", "multi2", 1)]
-    config.name = "mine"
-    assert {e.name for e in parse_rows(config, {"name"})} == {"mine"}
-
-
-def test_what_the_command_line_sets_wins_over_the_sweep_and_equal_rows_are_one():
-    config = swept(data__variant=["single", "multi5"], model__layers=[4, 8])
-    config.data.variant = "multi2"
-    rows = parse_rows(config, overridden={"data.variant"})
-    assert [(row.data.variant, row.model.layers) for row in rows] == [("multi2", 4), ("multi2", 8)]
-
-
-def tuned(overridden, grid=(("rank", [8, 16]), ("learning_rate", [1e-4])), **fields):
-    """What is finetuned where the command line sets `fields`: rank, learning rate, the grid."""
-    config = default()
-    config.finetune.update(fields)
-    rows = product(**dict(grid))
-    config.finetune.grid = rows
-    config.sweep = chain(row("of the file"), row("its own", seed=1, finetune__grid=rows))
-    found = parse_rows(config, {f"finetune.{field}" for field in overridden})
-    told = {
-        (e.finetune.steps, e.finetune.grid, *((r.rank, r.learning_rate) for r in e.finetune.rows))
-        for e in found
-    }
-    assert [e.name for e in found] == ["of the file", "its own"]
-    assert parse_base(config, {f"finetune.{f}" for f in overridden})[0].finetune in (
-        e.finetune for e in found
-    )
-    (one,) = told
-    return one
-
-
-def test_what_the_command_line_sets_wins_over_the_grid_of_finetuning():
-    steps, ranks = 50_000, {"grid": (("rank", [8, 16]),)}
-    assert tuned([])[2:] == ((8, 1e-4), (16, 1e-4))
-    assert tuned(["rank"], rank=4) == (steps, ((("learning_rate", 1e-4),),), (4, 1e-4))
-    assert tuned(["rank"], rank=4, **ranks) == (steps, (), (4, 3e-4))
-    assert tuned(["learning_rate"], learning_rate=1.0)[2:] == ((8, 1.0), (16, 1.0))
-    assert tuned(["steps"], steps=9)[2:] == ((8, 1e-4), (16, 1e-4))
-    assert tuned(["steps"], steps=0) == (0, (), (8, 3e-4))
-    with pytest.raises(UserError, match=r"^finetune\.grid: expected steps and validation"):
-        tuned([], steps=0)
-    config = default()
-    config.finetune.grid = (3,)
-    told = refusal(lambda given: parse_rows(given, {"finetune.rank"}), config)
-    assert told.startswith("finetune.grid: expected rows of (field, value)")
-
-
-def test_without_its_sweep_a_configuration_is_one_experiment_and_tells_how_many_rows_it_has():
-    config = swept(data__variant=["single", "multi5"], seed=[0, 1])
-    config.data.variant = "multi2"
-    base = dataclasses.replace(
-        Experiment(), data=dataclasses.replace(Experiment.data, variant="multi2")
-    )
-    assert parse_base(config) == (base, 4)
-    assert parse_base(config, {"data.variant"}) == (base, 2)
-    assert parse_base(config, {"data.variant", "seed"}) == (base, 0)
-    assert parse_base(default()) == (Experiment(), 0)
-    config.sweep = chain(row("one"), row("other"))
-    assert parse_base(config) == (base, 0)
-    config.sweep = row("one", seed=1)
-    assert parse_base(config) == (base, 1)
-    config.sweep = (3,)
-    assert refusal(parse_base, config).startswith("sweep: ")
-
-
-def test_a_bad_row_of_a_sweep_is_refused_by_its_field():
-    assert refusal(parse_rows, swept(model__layrs=[4])).startswith("model.layrs: no such field; ")
-    assert refusal(parse_rows, swept(modl__layers=[4])).startswith("modl: no such field; ")
-    assert refusal(parse_rows, swept(seed__layers=[4])).startswith("seed.layers: no such field")
-    said = refusal(parse_rows, swept(model__layers=[4, "8"]))
-    assert said.startswith("row 1 (model.layers=8): model.layers: expected")
-    assert refusal(parse_rows, swept(model__layers=[[4]])).startswith("sweep: ")
-
-
-def test_a_bad_row_is_named_and_a_bad_base_is_not():
-    config = default()
-    config.sweep = chain(row("as ever"), row("narrow", model__width=8, model__heads=1))
-    said = "expected at most model.width = 8"
-    assert re.match(rf"row 1 \(narrow\): \S+rank: {said}", refusal(parse_rows, config))
-    config.pretrain.steps = -1
-    assert refusal(parse_rows, config).startswith("pretrain.steps: expected")
-
-
-@pytest.mark.parametrize("sweep", [(3,), (("seed",),), ("seed",), ((("seed", 1, 2),),)])
-def test_a_sweep_that_is_no_list_of_rows_is_refused(sweep):
-    config = default()
-    config.sweep = sweep
-    assert refusal(parse_rows, config).startswith("sweep: ")
-
-
-def test_the_world_follows_the_seed_unless_its_own_is_set():
-    config = default()
-    config.seed = 3
-    assert [(e.seed, e.world.seed) for e in parse_rows(config)] == [(3, 3)]
-    config.world.seed = 5
-    assert [(e.seed, e.world.seed) for e in parse_rows(config)] == [(3, 5)]
-    assert [(e.seed, e.world.seed) for e in parse_rows(swept(seed=[0, 1]))] == [(0, 0), (1, 1)]
-    both = swept(seed=[0, 1], world__seed=[7])
-    assert [(e.seed, e.world.seed) for e in parse_rows(both)] == [(0, 7), (1, 7)]
-
-
-def named(overridden=(), **fields):
-    """The `model` of the default with some of its fields set."""
-    config = default()
-    config.model.update(fields)
-    (row,) = parse_rows(config, {f"model.{field}" for field in overridden})
-    return row.model
-
-
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("style", STYLES)
-def test_a_size_and_a_style_stand_for_their_fields(size, style):
-    fields = {**SIZES[size], **STYLES[style]}
-    assert named(size=size, style=style) == dataclasses.replace(Experiment().model, **fields)
-
-
-def test_a_field_that_is_set_wins_over_the_size_and_the_style():
-    model = named(size="302M", style="llama", layers=3, tied=True)
-    assert (model.layers, model.heads, model.tie_embeddings, model.bias) == (3, 20, True, False)
-
-
-def test_a_size_on_the_command_line_wins_over_the_fields_of_the_file():
-    file = {"layers": 3, "heads": 2, "width": 64, "rotary": 1.0}
-    model = named({"size"}, size="302M", **file)
-    assert (model.layers, model.heads, model.width, model.rotary_pct) == (12, 20, 1280, 1.0)
-    model = named({"size", "layers"}, size="302M", **file)
-    assert (model.layers, model.heads, model.width) == (3, 20, 1280)
-
-
-def test_rows_of_a_sweep_may_name_sizes_and_styles():
-    rows = parse_rows(swept(model__size=["302M", "124M"], model__style=["llama"]))
-    assert [(row.model.width, row.model.norm) for row in rows] == [(1280, "rms"), (768, "rms")]
+def test_a_field_may_stand_for_others():
+    assert parse(Config, {"wide": True}).head == Head(width=1024)
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "said"),
+    ("values", "message"),
     [
-        ("size", "125M", "model.size: no size '125M'; did you mean '124M'?"),
-        ("style", "lama", "model.style: no style 'lama'; did you mean 'llama'?"),
-        ("size", 124, "model.size: no size 124; did you mean '124M'?"),
-        ("size", [], "model.size: no size []; valid: 124M, 302M, 682M"),
+        (5, ": expected fields, got 5"),
+        ({"nane": "a"}, "nane: no such field; did you mean 'name'?"),
+        ({"head": {"widht": 1}}, "head.widht: no such field; did you mean 'width'?"),
+        ({"head": {"x": 1}}, "head.x: no such field; valid: width, rate, kind"),
+        ({"head": 5}, "head: expected fields, got 5"),
+        ({"name": 5}, "name: expected str, got 5"),
+        ({"bias": 1}, "bias: expected bool, got 1"),
+        ({"grid": "a"}, "grid: expected tuple, got 'a'"),
+        ({"head": {"width": 8.0}}, "head.width: expected int, got 8.0"),
+        ({"head": {"width": True}}, "head.width: expected int, got True"),
+        ({"head": {"width": None}}, "head.width: expected int, got None"),
+        ({"head": {"width": 0}}, "head.width: expected at least 1, got 0"),
+        ({"head": {"rate": "1"}}, "head.rate: expected float, got '1'"),
+        ({"head": {"rate": 1.5}}, "head.rate: expected at most 1.0, got 1.5"),
+        ({"head": {"rate": float("nan")}}, "head.rate: expected at least 0.0, got nan"),
+        (
+            {"head": {"kind": "linaer"}},
+            "head.kind: 'linaer' is not a choice; did you mean 'linear'?",
+        ),
     ],
 )
-def test_an_unknown_size_or_style_is_answered_with_the_nearest(field, value, said):
-    assert refusal(parse, {"model": {field: value}}) == said
-
-
-def test_a_window_longer_than_the_learned_positions_is_refused():
-    given = {"model": {"style": "gpt2", "context": 256}}
-    assert (
-        refusal(parse, given)
-        == "pretrain.seq_len: expected at most model.max_positions = 256, got 512"
-    )
-
-
-CONFIGS = sorted((pathlib.Path(__file__).parents[2] / "configs").glob("*.py"))
-
-
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_every_scale_a_configuration_tells_of_can_be_read(path):
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    scales = re.findall(r"`:(\w+)`", module.__doc__)
-    for arguments in ((), *((scale,) for scale in scales)):
-        rows = parse_rows(module.get_config(*arguments))
-        assert len(rows) == len(set(map(str, rows)))
-    if scales:
-        with pytest.raises(ValueError, match="'elsewhere'; "):
-            module.get_config("elsewhere")
+def test_an_error_names_the_field_and_the_values(values, message):
+    with pytest.raises(UserError) as error:
+        parse(Config, values)
+    assert str(error.value) == message
+    assert error.value.status == 2

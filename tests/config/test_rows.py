@@ -1,4 +1,4 @@
-"""Rows of a sweep are put together as the words say: product, zip, chain, names."""
+"""Rows of a sweep: product, zip, chain and names."""
 
 import doctest
 import itertools
@@ -18,15 +18,15 @@ def fields(names: str):
     return st.tuples(*(_VALUES.map(lambda v, n=n: product(**{n: v})) for n in names))
 
 
-def test_the_examples_of_the_docstrings():
+def test_the_examples_of_the_docstrings_run():
     assert doctest.testmod(rows).failed == 0
     assert doctest.testmod(rows).attempted >= 5
 
 
 @given(fields("abc"))
 def test_a_product_has_every_combination_once_in_order(three):
-    together = [tuple(itertools.chain(*rows)) for rows in itertools.product(*three)]
-    assert list(product(*three)) == together
+    expected = [tuple(itertools.chain(*rows)) for rows in itertools.product(*three)]
+    assert list(product(*three)) == expected
     assert product(product(*three[:2]), three[2]) == product(three[0], product(*three[1:]))
 
 
@@ -37,39 +37,39 @@ def test_a_product_over_a_chain_is_the_chain_of_the_products(three):
 
 
 @given(fields("ab"))
-def test_zipped_rows_go_together_or_are_refused(two):
+def test_zip_merges_row_by_row_and_refuses_other_lengths(two):
     a, b = two
     if len(a) != len(b):
-        with pytest.raises(ValueError, match=f"expected as many of each, got {len(a)}, {len(b)}"):
+        with pytest.raises(ValueError, match=f"expected equal lengths, got {len(a)}, {len(b)}"):
             zipped(a, b)
         return
     assert zipped(a, b) == tuple(x + y for x, y in zip(a, b, strict=True))
 
 
 @given(fields("ab"))
-def test_nothing_is_the_one_of_chain_and_one_empty_row_that_of_product(two):
+def test_identities_of_chain_and_product(two):
+    """No rows for chain, one empty row for product."""
     a, b = two
     assert chain(a, chain(), b) == chain(a, b)
     assert product(a, product(), b) == product(a, b)
     assert product() == ((),)
 
 
-@pytest.mark.parametrize("given", [3, "single", None])
-@pytest.mark.parametrize("together", [product, zipped])
-def test_what_is_no_list_of_values_is_refused(together, given):
-    with pytest.raises(
-        ValueError, match=rf"^data\.variant: expected a list of values, got {given!r}"
-    ):
-        together(data__variant=given)
+@pytest.mark.parametrize("values", [3, "single", None])
+@pytest.mark.parametrize("combine", [product, zipped])
+def test_the_values_of_a_field_must_be_a_list(combine, values):
+    message = rf"^data\.variant: expected a list of values, got {values!r}"
+    with pytest.raises(ValueError, match=message):
+        combine(data__variant=values)
 
 
-@pytest.mark.parametrize("together", [product, zipped])
-def test_a_field_of_no_values_is_refused(together):
+@pytest.mark.parametrize("combine", [product, zipped])
+def test_a_field_needs_a_value(combine):
     with pytest.raises(ValueError, match=r"^data\.variant: expected at least one value"):
-        together(data__variant=[])
+        combine(data__variant=[])
 
 
-def test_names_are_joined_and_a_field_given_twice_is_refused():
+def test_names_are_joined_and_other_fields_may_be_set_once():
     wide, twice = row("wide", model__width=64), row("twice as long", pretrain__steps=200)
     (both,) = product(wide, twice, seed=[3])
     assert dict(both) == {
@@ -78,6 +78,6 @@ def test_names_are_joined_and_a_field_given_twice_is_refused():
         "pretrain.steps": 200,
         "seed": 3,
     }
-    for joined in (product, zipped):
-        with pytest.raises(ValueError, match=r"model\.width is given twice, 64 and 8"):
-            joined(wide, model__width=[8])
+    for combine in (product, zipped):
+        with pytest.raises(ValueError, match=r"model\.width is set twice, to 64 and 8"):
+            combine(wide, model__width=[8])
