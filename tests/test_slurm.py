@@ -22,7 +22,7 @@ PATH = f"{os.environ['PATH']}:/usr/sbin:/sbin"
 MISSING = [name for name in PROGRAMS if not shutil.which(name, path=PATH)]
 TIMEOUT = 600  # seconds
 STEPS = 1000
-STOPPED = "kstore: stopped; the same command goes on from here"
+STOPPED = "kstore: stopped; run the same command to resume"
 
 pytestmark = [
     pytest.mark.slow,
