@@ -10,10 +10,8 @@ from kstore_jax.report import recitation
 from kstore_jax.writers import asking, client
 from kstore_jax.writers.matching import normalized_words
 from tests.writers.chat_server import MODEL, running
+from tests.writers.rewrites import RETRY_POLICY
 
-RETRY_POLICY = client.RetryPolicy(
-    timeout=20.0, max_attempts=12, initial_delay=0.001, max_delay=0.01
-)
 ITEM = {
     "title": "Jack and Jill",
     "text": "Jack and Jill went up the hill To fetch a pail of water;",

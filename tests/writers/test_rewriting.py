@@ -3,39 +3,31 @@
 import collections
 import json
 import random
-import re
 import signal
 import subprocess
 import sys
 import time
 
-import numpy as np
 import pytest
 
 from kstore_jax.cli.main import main
-from kstore_jax.config.rows import product
-from kstore_jax.corpus.shards import read_dataset
 from kstore_jax.errors import UserError
-from kstore_jax.pipeline.data import ExperimentData, write_datasets
-from kstore_jax.pipeline.experiment import Experiment, default, parse_rows
-from kstore_jax.pipeline.graph import ExperimentGraph
-from kstore_jax.pipeline.mixture import pretraining_windows
-from kstore_jax.pipeline.run import Runner
-from kstore_jax.pipeline.stages import Cache
-from kstore_jax.report.show import Shown
-from kstore_jax.world.people import ATTRIBUTES, draw_people
+from kstore_jax.pipeline.data import write_datasets
 from kstore_jax.writers import client, journal, rewriting
-from kstore_jax.writers.prompts import REJECTION_REASONS, person_facts
-from kstore_jax.writers.rewritten import RECORD_FIELDS, RewrittenTexts
-from tests.writers.chat_server import MODEL, TEXTS, running
+from kstore_jax.writers.prompts import REJECTION_REASONS
+from tests.writers.chat_server import MODEL, running
+from tests.writers.rewrites import (
+    BAD,
+    NO_SERVER,
+    TROUBLED,
+    copy_journal,
+    data_of,
+    experiment,
+    read,
+    rewrite,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
-RETRY_POLICY = client.RetryPolicy(
-    timeout=20.0, max_attempts=12, initial_delay=0.001, max_delay=0.01
-)
-BAD = dict.fromkeys(TEXTS, 0.06)
-NO_SERVER = "http://127.0.0.1:1"
-TROUBLED = {"busy": 0.03, "fail": 0.03, "cut": 0.03, "garbled": 0.03}
 CONFIG = """
 from kstore_jax.pipeline.experiment import default
 
@@ -46,46 +38,6 @@ def get_config():
     config.data.variant = "multi3"
     return config
 """
-
-
-def experiment(**fields) -> Experiment:
-    """A small experiment; `__` stands for the dot in a field."""
-    config = default()
-    config.world.people = 40
-    config.data.update(variant="multi3", vocabulary="compact")
-    config.model.update(layers=1, heads=2, width=16, dtype="float32")
-    config.finetune.embedding_rank = 4
-    config.pretrain.update(steps=4, batch_size=4, seq_len=32, warmup_steps=0)
-    config.sweep = product(**{field: [value] for field, value in fields.items()})
-    return parse_rows(config)[0]
-
-
-def data_of(row: Experiment) -> ExperimentData:
-    return ExperimentData(row.world, row.data)
-
-
-def rewrite(folder, address, rows, max_attempts=20, model=MODEL) -> rewriting.RewriteJob:
-    sections = [(row.world, row.data) for row in rows]
-    return rewriting.rewrite(sections, address, model, folder, 8, max_attempts, RETRY_POLICY)
-
-
-def read(folder) -> list[dict]:
-    path = folder / journal.JOURNAL
-    return [record for _, record in journal.read_records(path, RECORD_FIELDS)]
-
-
-def copy_journal(folder, copy) -> None:
-    copy.mkdir()
-    for name in (journal.JOURNAL, journal.CONFIG):
-        (copy / name).write_bytes((folder / name).read_bytes())
-
-
-@pytest.fixture(scope="module")
-def written(tmp_path_factory):
-    """The folder and the job after rewriting with a server that misbehaves in every way."""
-    folder = tmp_path_factory.mktemp("rewriting") / "out"
-    with running(**BAD, **TROUBLED) as address:
-        return folder, rewrite(folder, address, [experiment()])
 
 
 def test_a_bad_text_is_rejected_with_its_reason_and_requested_again(written):
@@ -205,133 +157,6 @@ def test_a_variant_of_templates_only_is_refused(tmp_path, field):
     row = experiment(**{"world__celebrities": 3, f"data__{field}": "couple2"})
     with pytest.raises(UserError, match=rf"^data\.{field}: 'couple2' exists for templates only"):
         rewrite(tmp_path / "out", NO_SERVER, [row])
-
-
-VARIANTS = ("single", "single+fullname", "multi3", "multi3+fullname", "single+permute5")
-
-
-@pytest.mark.parametrize(
-    ("variant", "tokenizer"), [*((variant, "gpt2") for variant in VARIANTS), ("multi3", "bpe400")]
-)
-def test_spans_of_the_dataset_cover_facts_and_names(written, tmp_path, variant, tokenizer):
-    folder, _ = written
-    row = experiment(data__variant=variant, data__rewritten=str(folder), data__tokenizer=tokenizer)
-    ((out, manifest),) = write_datasets(row.world, row.data, tmp_path / "data", 1)
-    data, corpus = data_of(row), read_dataset(out)
-    assert manifest["entries"] == 40 * data.variant.biographies_per_person == len(corpus.texts)
-    decode, pools = data.table.tokenizer.decode, data.language.pools
-    facts = person_facts(pools, draw_people(pools, 0, np.arange(40)))
-    texts = {(r["person"], r["entry"]): r["text"] for r in read(folder) if not r["refused"]}
-    for row_number in range(len(corpus.texts)):
-        begin, end = corpus.texts.offsets[row_number : row_number + 2]
-        ids = corpus.texts.tokens[begin:end].tolist()
-        person, entry = corpus.people[row_number], corpus.entries[row_number]
-        if variant in ("single", "multi3"):
-            assert decode(ids) == f" {texts[person, entry]}"
-        for a, name in enumerate(ATTRIBUTES):
-            first, last = corpus.texts.value_spans[row_number, a]
-            covered = decode(ids[first:last])
-            value = facts[person].values[a]
-            if name in ("university", "major", "company"):
-                assert covered == f" {value}"
-            elif name == "birth_date":
-                assert covered.endswith(value[-4:])
-            else:
-                assert covered.startswith(f" {value.split(',')[0]}, ")
-        names = [decode(ids[a:b]) for a, b in corpus.texts.name_spans[row_number] if b]
-        assert names
-        assert set(names) == {f" {facts[person].name}"}
-        if variant.endswith("fullname"):
-            assert f" {facts[person].pronoun.capitalize()} " not in decode(ids)
-
-
-def test_permuted_copies_have_the_same_sentences_in_other_orders(written):
-    folder, _ = written
-    row = experiment(data__variant="single+permute5", data__rewritten=str(folder))
-    data = data_of(row)
-    (part,) = data.rewritten.parts(data.table, data.variant, 0, 40)
-    (corpus,) = part()
-    orders = {tuple(np.argsort(corpus.texts.value_spans[row, :, 0])) for row in range(5)}
-    assert len(orders) > 1
-
-
-def test_an_experiment_trains_on_rewritten_texts_with_a_compact_vocabulary(written, tmp_path):
-    folder, _ = written
-    cache = Cache(tmp_path / "stages")
-    row = experiment(data__rewritten=str(folder))
-    runner, templates = (Runner(ExperimentGraph(e, cache)) for e in (row, experiment()))
-    dataset = runner.graph.datasets["shards"]
-    assert dataset.key != templates.graph.datasets["shards"].key
-    runner.ensure(dataset)
-    corpora = {"shards": runner.context.read_corpus("shards")}
-    windows = pretraining_windows(runner.graph.data, corpora, row.pretrain.seq_len, row.seed)
-    runner.context.vocabulary.encode(windows.read(0, 50))
-    questions = (each.context.questions() for each in (runner, templates))
-    assert [len(each) for each in questions] == [6 * 40] * 2
-
-
-def test_show_prints_the_rewritten_texts(written):
-    folder, _ = written
-    shown = Shown(experiment(data__rewritten=str(folder)), 7)
-    texts = [r["text"] for r in read(folder) if r["person"] == 7 and not r["refused"]]
-    entries = json.loads(shown.json())["entries"]
-    assert sorted(entry["text"] for entry in entries) == sorted(f" {text}" for text in texts)
-    plain, coloured = shown.text(False), shown.text(True)
-    assert all(text in plain for text in texts)
-    assert coloured != plain
-    assert re.sub(r"\033\[\d+m", "", coloured) == plain
-
-
-def test_celebrities_are_rewritten_too(tmp_path):
-    folder = tmp_path / "out"
-    fields = {
-        "world__people": 10,
-        "world__celebrities": 5,
-        "data__variant": "single",
-        "data__celebrity_variant": "multi2",
-    }
-    with running() as address:
-        assert rewrite(folder, address, [experiment(**fields)]).needed == 10 + 5 * 2
-    row = experiment(data__rewritten=str(folder), **fields)
-    manifests = dict(write_datasets(row.world, row.data, tmp_path / "d", 1)).values()
-    assert [manifest["entries"] for manifest in manifests] == [10, 10]
-    famous = read_dataset(tmp_path / "d" / "celebrities")
-    assert famous.people.tolist() == np.repeat(np.arange(10, 15), 2).tolist()
-
-
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        ({"data__rewritten": "nowhere"}, "data.rewritten: nowhere: no journal here"),
-        (
-            {"data__variant": "multi5"},
-            "has 120 of 200 texts; kstore rewrite requests the missing ones",
-        ),
-        ({"world__people": 41}, "has 120 of 123 texts"),
-        ({"world__seed": 1}, "written for another world (seed differs)"),
-        ({"data__variant": "couple2"}, "data.variant: 'couple2' exists for templates only"),
-        ({"data__tokenizer": "word"}, "data.tokenizer: word has the words of templates only"),
-    ],
-)
-def test_a_journal_that_does_not_fit_the_experiment_is_refused(written, fields, message):
-    folder, _ = written
-    row = experiment(**{"data__rewritten": str(folder), **fields})
-    with pytest.raises(UserError) as error:
-        data_of(row).datasets  # noqa: B018
-    assert message in str(error.value)
-
-
-def test_a_changed_text_changes_the_fingerprint(written, tmp_path):
-    folder, _ = written
-    copy = tmp_path / "out"
-    copy_journal(folder, copy)
-    data = data_of(experiment())
-    source = data.variant, 0, 40
-    before = RewrittenTexts(copy, data.language.pools, 0).fingerprint(*source)
-    accepted = next(record["text"] for record in read(copy) if not record["refused"])
-    content = (copy / journal.JOURNAL).read_text()
-    (copy / journal.JOURNAL).write_text(content.replace(accepted, f"{accepted} Indeed."))
-    assert RewrittenTexts(copy, data.language.pools, 0).fingerprint(*source) != before
 
 
 SECRET = "sk-0123456789-very-secret"
