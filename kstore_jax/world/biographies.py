@@ -1,8 +1,7 @@
-"""How the truth is written: templates x augmentation -> pieces of text (Part 3.1, section 2.2).
+"""Biographies: people, templates and augmentation -> rows of pieces (Part 3.1, section 2.2).
 
-A biography is never a string that is searched or cut. It is a row of pieces of the language
-(`language.py`), so spans are known by construction and permuting sentences moves structure and not
-text.
+A biography is a row of pieces of the language (`language.py`), not a string. So spans are known by
+construction, and a permutation of its sentences moves pieces.
 """
 
 import dataclasses
@@ -34,7 +33,7 @@ OTHER_VARIANTS = (
     "couple1", "couple2", "couple5", "fresh", "fresh+fullname",
     "multi5+reverse1", "multi5+reverse2", "multi5+reverse6", "multi5+permute+reverse6",
 )  # fmt: skip
-"""Those of Part 3.1, section 5.1, of Part 3.3 and of Part 3.2."""
+"""Variants of Part 3.1, section 5.1 (couple), Part 3.3 (fresh) and Part 3.2 (reverse)."""
 _VARIANT_SYNTAX = re.compile(
     r"single(\+permute(?P<copies>[1-9]\d*))?(?P<fullname>\+fullname)?"
     r"|multi(?P<entries>[1-9]\d*)(?P<permute>\+permute)?"
@@ -46,18 +45,18 @@ _VARIANT_SYNTAX = re.compile(
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-    """How often and in which ways each person is written about.
+    """How the biographies of a person are written.
 
     Attributes:
-      entries: biographies a person and pass.
-      reworded: templates are drawn anew for each entry (`multiM`) instead of once (`single`).
-      order: of the sentences: `fixed`; `permuted`, drawn for each entry; or `couples`, three
-        ordered pairs whose order is drawn for each entry (Part 3.1, section 5.1, Fig. 6).
-      fullname: every sentence carries the full name; otherwise only one does.
-      name_at: which sentence carries the name first; those before say "the person", and at 6 a
-        seventh sentence states the name alone (`reverse`, Part 3.2).
-      fresh: pass p of the training reads entry p, which no other pass reads: templates and order
-        are drawn anew (Part 3.3). Any entry number exists; it is that of multiM+permute.
+      biographies_per_person: biographies per person and epoch.
+      reworded: templates are drawn for each biography (`multiM`) instead of once (`single`).
+      order: order of the sentences: `fixed`; `permuted`, drawn for each biography; or `couples`,
+        three ordered pairs whose order is drawn for each biography (Part 3.1, section 5.1, Fig. 6).
+      fullname: every sentence carries the full name; otherwise one sentence does.
+      name_at: the first sentence that carries the name; sentences before it say "the person"; 6: a
+        seventh sentence states the name (`reverse`, Part 3.2).
+      fresh: epoch e reads biography e of each person, with templates and order of its own (Part
+        3.3). It is biography e of multiM+permute; there is one for every e.
     """
 
     biographies_per_person: int = 1
@@ -69,7 +68,11 @@ class Variant:
 
     @classmethod
     def parse(cls, text: str, field: str = "data.variant") -> "Variant":
-        """Reads a variant as the papers write it; UserError names `field`."""
+        """Parses the name of a variant, as the papers write it.
+
+        Raises:
+          UserError: there is no such variant; names `field`.
+        """
         match = _VARIANT_SYNTAX.fullmatch(text)
         if match is None:
             raise UserError(
@@ -78,33 +81,36 @@ class Variant:
                 "M and P from 1, K from 1 to 6"
                 f"{nearest(text, FIG3_VARIANTS + OTHER_VARIANTS)}"
             )
-        found = match.groupdict()
-        permuted = found["copies"] or found["permute"] or found["fresh"]
+        parts = match.groupdict()
+        permuted = parts["copies"] or parts["permute"] or parts["fresh"]
+        count = parts["entries"] or parts["copies"] or parts["couples"] or 1
         return cls(
-            biographies_per_person=int(
-                found["entries"] or found["copies"] or found["couples"] or 1
-            ),
+            biographies_per_person=int(count),
             reworded=not text.startswith("single"),
-            order="couples" if found["couples"] else "permuted" if permuted else "fixed",
+            order="couples" if parts["couples"] else "permuted" if permuted else "fixed",
             fullname=text.endswith("+fullname"),
-            name_at=int(found["reverse"] or 0),
-            fresh=found["fresh"] is not None,
+            name_at=int(parts["reverse"] or 0),
+            fresh=parts["fresh"] is not None,
         )
 
     @property
     def references(self) -> tuple[int, ...]:
-        """How each of the six sentences refers to the person: PERSON, NAME or PRONOUN."""
-        after = len(ATTRIBUTES) - 1 - self.name_at
-        later = (NAME if self.fullname else PRONOUN,) * after
-        return ((PERSON,) * self.name_at + (NAME,) + later)[: len(ATTRIBUTES)]
+        """(6,) how each sentence refers to the person: PERSON, NAME or PRONOUN."""
+        before = (PERSON,) * self.name_at
+        after = (NAME if self.fullname else PRONOUN,) * (len(ATTRIBUTES) - 1 - self.name_at)
+        return (*before, NAME, *after)[: len(ATTRIBUTES)]
 
 
 @dataclasses.dataclass(frozen=True)
 class Biographies:
-    """Some biographies: B rows.
+    """B biographies.
 
-    people (B,) person ids; entries (B,) which of the person's entries; templates (B, 6) the
-    template that states each attribute; order (B, 6) the attribute stated by each sentence.
+    Attributes:
+      people: (B,) person ids.
+      entries: (B,) the number of each biography among those of its person.
+      templates: (B, 6) the template that states each attribute.
+      order: (B, 6) the attribute that each sentence states.
+      texts: the texts.
     """
 
     people: np.ndarray
@@ -115,32 +121,35 @@ class Biographies:
 
 
 def write_biographies(
-    language: Language, seed: int, variant: Variant, who: People, entries: np.ndarray
+    language: Language, seed: int, variant: Variant, people: People, entries: np.ndarray
 ) -> Biographies:
-    """Entry number `entries[b]` (B,) of person `who[b]`, for each b."""
-    ids = who.ids[:, None]
+    """Returns biography number `entries[b]` (B,) of person b of `people`, for each b."""
+    ids = people.ids[:, None]
     entries = np.asarray(entries, np.int64)
     wording = entries[:, None] if variant.reworded else 0
     attributes = np.arange(len(ATTRIBUTES))
-    high = random.bits(seed, "template", ids, wording, attributes) >> np.uint64(32)
-    templates = ((high * language.template_counts.astype(np.uint64)) >> np.uint64(32)).astype(
-        np.int64
-    )
-    order = _order(seed, variant, ids, entries[:, None])
+    counts = language.template_counts
+    templates = random.randint(counts, seed, "template", ids, wording, attributes)
+    order = _sentence_order(seed, variant, ids, entries[:, None])
     forms = language.sentence_forms(
-        order, take_columns(templates, order), np.array(variant.references), who.pronouns[:, None]
+        order,
+        take_columns(templates, order),
+        np.array(variant.references),
+        people.pronouns[:, None],
     )
     closing = variant.name_at == len(ATTRIBUTES)
-    texts = assemble_texts(language, who, forms, order, variant.references, closing)
-    return Biographies(who.ids, entries, templates, order, texts)
+    texts = assemble_texts(language, people, forms, order, variant.references, closing)
+    return Biographies(people.ids, entries, templates, order, texts)
 
 
-def _order(seed: int, variant: Variant, ids: np.ndarray, entries: np.ndarray) -> np.ndarray:
-    """ids, entries (B, 1) -> (B, 6): the attribute stated by each sentence."""
+def _sentence_order(
+    seed: int, variant: Variant, ids: np.ndarray, entries: np.ndarray
+) -> np.ndarray:
+    """ids, entries (B, 1) -> (B, 6): the attribute that each sentence states."""
     if variant.order == "fixed":
         return np.broadcast_to(np.arange(len(ATTRIBUTES)), (len(ids), len(ATTRIBUTES)))
-    together = 2 if variant.order == "couples" else 1
-    groups = np.arange(len(ATTRIBUTES) // together)
+    group_size = 2 if variant.order == "couples" else 1
+    groups = np.arange(len(ATTRIBUTES) // group_size)
     keys = random.bits(seed, "order", ids, entries, groups)
-    first = together * np.argsort(keys, axis=1)
-    return (first[:, :, None] + np.arange(together)).reshape(len(ids), len(ATTRIBUTES))
+    first = group_size * np.argsort(keys, axis=1)
+    return (first[:, :, None] + np.arange(group_size)).reshape(len(ids), len(ATTRIBUTES))

@@ -1,4 +1,4 @@
-"""The configuration of a world: who exists, and what is true of them."""
+"""The configuration of a world: the people, their facts and their texts."""
 
 import dataclasses
 
@@ -7,10 +7,10 @@ from kstore_jax.config.fields import number, text
 
 @dataclasses.dataclass(frozen=True)
 class World:
-    """Who exists.
+    """People and texts.
 
     In the paper 333 of 100,000 people share a university, 250 a first name and 100 a last name, so
-    only the whole name identifies a person. `value_fraction` and `name_fraction` keep such counts
+    only the full name identifies a person. `value_fraction` and `name_fraction` keep such counts
     in smaller worlds.
     """
 
@@ -18,15 +18,16 @@ class World:
     """People with biographies and questions."""
     celebrities: int = number(0, 0)
     """Further people, numbered after the others, whose questions are trained while the others' are
-    held out (Part 3.1, section 6)."""
+    held out (Part 3.1, section 6); 0: none."""
     seed: int = number(0, 0)
-    """Seed of people and texts; follows `seed` unless set."""
+    """Seed of people and texts; follows `seed` unless it is set."""
     pools: str = text("")
     """Folder of value pools; empty: the bundled ones."""
     value_fraction: float = number(1.0, 0.0, 1.0)
     """Fraction of each value pool that is used, evenly spaced, at least two values. Months are
     always kept."""
     name_fraction: float = number(1.0, 0.0, 1.0)
-    """Fraction of the first, middle and last names that is used."""
+    """Fraction of the first, middle and last names that is used, evenly spaced, at least two of
+    each."""
     templates: str = text("")
-    """Folder of sentence templates; empty: the bundled ones."""
+    """Folder of templates and questions; empty: the bundled ones."""

@@ -1,9 +1,9 @@
 """Templates and questions, compiled to rows of pieces.
 
 A *piece* is an index into one table of short texts: the literal parts of templates and questions,
-the names, the values. Each is a whole number of words with the space in front, so a text is its
-pieces joined, its tokens are the tokens of its pieces joined, and where a name or a value stands
-is known and never searched for.
+the names, the values. Each piece is a whole number of words with the space in front of them. So a
+text is the concatenation of its pieces, its tokens are the concatenation of their tokens, and the
+positions of names and values are known without a search.
 """
 
 import dataclasses
@@ -12,6 +12,8 @@ import hashlib
 import itertools
 import pathlib
 import re
+from collections.abc import Callable
+from typing import TypeVar
 
 import numpy as np
 
@@ -20,70 +22,81 @@ from kstore_jax.world.people import ATTRIBUTES, PRONOUNS, People, Pools, load_po
 
 BUNDLED_TEMPLATES = pathlib.Path(__file__).parent / "templates"
 ANSWER_MARK = " Answer:"
+T = TypeVar("T")
 
-EMPTY = 0  # the piece without text
-PRONOUN, NAME, PERSON = range(3)  # how a sentence refers to its person; PERSON: "the person"
-CLOSING = " The person's name is"  # the last sentence where no other carries the name
-_CASES = {
+EMPTY = 0
+"""The piece without text."""
+PRONOUN, NAME, PERSON = range(3)
+"""How a sentence refers to its person: by a pronoun, by the full name, as "the person"."""
+CLOSING = " The person's name is"
+"""Start of the closing sentence, which states the name where no other sentence does."""
+_PRONOUN_WORDS = {  # by pronoun, in the order of PRONOUNS
     "{name}": ("she", "he", "they"),
     "{name's}": ("her", "his", "their"),
     "{name:them}": ("her", "him", "them"),
     "{their}": ("her", "his", "their"),
     "{them}": ("her", "him", "them"),
 }
-_REFERENCES = {"{name}": "the person", "{name's}": "the person's", "{name:them}": "the person"}
-_MARK = re.compile(r"\{[^{}]*\}")
+_PERSON_WORDS = {"{name}": "the person", "{name's}": "the person's", "{name:them}": "the person"}
+_PLACEHOLDER = re.compile(r"\{[^{}]*\}")
 
 
 def _stray_brace(line: str) -> bool:
-    return re.search(r"[{}]", _MARK.sub("", line)) is not None
+    return re.search(r"[{}]", _PLACEHOLDER.sub("", line)) is not None
 
 
 def read_template(template: str, where: str) -> list[str]:
-    """Splits a template at its marks and checks the rules of `templates/README.md`.
+    """Splits a template at its placeholders and checks the rules of `templates/README.md`.
 
-    Returns the parts in order, marks and text alternating, e.g.
+    Args:
+      where: the file and line, for error messages.
+
+    Returns: the parts in order, placeholders and texts alternating, e.g.
     `["{name}", " ", "{was|were}", " born on ", "{value}", "."]`.
+
+    Raises:
+      UserError: the template breaks a rule.
     """
-    marks = _MARK.findall(template)
-    references = [mark for mark in marks if mark in _REFERENCES]
+    marks = _PLACEHOLDER.findall(template)
+    references = [mark for mark in marks if mark in _PERSON_WORDS]
     if marks.count("{value}") != 1 or len(references) != 1:
         raise UserError(
-            f"{where}: a template holds {{value}} once and one of {{name}}, {{name's}}, "
-            f"{{name:them}} once: {template!r}"
+            f"{where}: expected {{value}} once and one of {{name}}, {{name's}}, {{name:them}} "
+            f"once, got {template!r}"
         )
     if marks.index("{value}") < marks.index(references[0]):
-        raise UserError(f"{where}: the person comes before the value: {template!r}")
+        raise UserError(f"{where}: expected the person before the value, got {template!r}")
     for mark in marks:
-        if mark != "{value}" and mark not in _CASES and mark.count("|") != 1:
-            raise UserError(f"{where}: unknown mark {mark}{nearest(mark, ['{value}', *_CASES])}")
+        if mark != "{value}" and mark not in _PRONOUN_WORDS and mark.count("|") != 1:
+            hint = nearest(mark, ["{value}", *_PRONOUN_WORDS])
+            raise UserError(f"{where}: unknown placeholder {mark}{hint}")
     if re.search(r"[^ ]\{(?:name|value)", template):
-        raise UserError(f"{where}: a space goes before a name or value: {template!r}")
+        raise UserError(f"{where}: expected a space before a name or value, got {template!r}")
     if re.search(r"\{(?:name(?:'s|:them)?|value)\}(?!$)(?![ .,]|'s)", template):
         raise UserError(
-            f"{where}: a name or value is followed by a space, '.', ',' or \"'s\": {template!r}"
+            f"{where}: expected a space, '.', ',' or \"'s\" after a name or value, got {template!r}"
         )
     if template[0] == " " or template[-1] != "." or "  " in template or _stray_brace(template):
-        raise UserError(f"{where}: a template is one sentence that ends with '.': {template!r}")
+        raise UserError(f"{where}: expected one sentence that ends with '.', got {template!r}")
     return [part for part in re.split(r"(\{[^{}]*\})", template) if part]
 
 
-def _compile(parts: list[str], pronoun: int, kind: int) -> tuple[str, str, str]:
-    """One way of writing a sentence: the texts before the name, before the value, and after it.
+def _compile(parts: list[str], pronoun: int, reference: int) -> tuple[str, str, str]:
+    """The texts of a sentence before the name, before the value and after it.
 
-    Every text begins with the space that precedes it, or with punctuation. Where the sentence
-    does not carry the name, the first text is empty.
+    Every text begins with the space that precedes it, or with punctuation. Without a name in the
+    sentence the first text is empty.
     """
-    plural = PRONOUNS[pronoun] == "they" and kind == PRONOUN and "{name}" in parts
-    texts = [" "] if kind == NAME else ["", " "]
+    plural = PRONOUNS[pronoun] == "they" and reference == PRONOUN and "{name}" in parts
+    texts = [" "] if reference == NAME else ["", " "]
     for part in parts:
-        if part in _REFERENCES and kind == NAME:
+        if part in _PERSON_WORDS and reference == NAME:
             texts.append("'s" if part == "{name's}" else "")
         elif part == "{value}":
             texts.append("")
-        elif part in _CASES:
-            person = kind == PERSON and part in _REFERENCES
-            word = _REFERENCES[part] if person else _CASES[part][pronoun]
+        elif part in _PRONOUN_WORDS:
+            as_person = reference == PERSON and part in _PERSON_WORDS
+            word = _PERSON_WORDS[part] if as_person else _PRONOUN_WORDS[part][pronoun]
             texts[-1] += word.capitalize() if texts[-1] == " " and len(texts) < 3 else word
         elif "|" in part:
             texts[-1] += part[1:-1].split("|")[plural]
@@ -94,14 +107,21 @@ def _compile(parts: list[str], pronoun: int, kind: int) -> tuple[str, str, str]:
 
 
 def read_question(line: str, where: str) -> tuple[str, str, str]:
-    """The texts of a question before the name and before the answer; nothing comes after it."""
-    if _MARK.findall(line) != ["{name}"] or not line.endswith("?") or _stray_brace(line):
-        raise UserError(f"{where}: a question holds {{name}} once and ends with '?': {line!r}")
+    """Returns the texts of a question before the name and before the answer, and an empty one.
+
+    Args:
+      where: the file and line, for error messages.
+
+    Raises:
+      UserError: the question breaks a rule of `templates/README.md`.
+    """
+    if _PLACEHOLDER.findall(line) != ["{name}"] or not line.endswith("?") or _stray_brace(line):
+        raise UserError(f"{where}: expected {{name}} once and '?' at the end, got {line!r}")
     before, after = line.split("{name}")
     if before and not before.endswith(" "):
-        raise UserError(f"{where}: {{name}} begins the line or follows a space: {line!r}")
+        raise UserError(f"{where}: expected {{name}} at the start or after a space, got {line!r}")
     if after[:1] not in (" ", "?", ",", "'"):
-        raise UserError(f"{where}: {{name}} is followed by ' ', '?', ',' or \"'s\": {line!r}")
+        raise UserError(f"{where}: expected ' ', '?', ',' or \"'s\" after {{name}}, got {line!r}")
     return before.rstrip(" "), after + ANSWER_MARK, ""
 
 
@@ -109,18 +129,18 @@ def read_question(line: str, where: str) -> tuple[str, str, str]:
 class Language:
     """The pools, templates and questions, compiled to one table of pieces.
 
-    A *form* is three pieces: the texts before the name, before the value, and after it.
+    The *form* of a sentence is three pieces: the texts before the name, before the value and after.
 
     Attributes:
       pieces: the text of every piece; piece 0 is empty.
-      forms: (6, templates, 3, 3, 3) int32: the form of the sentence about attribute a in template
-        t, referring to its person by PRONOUN, NAME or PERSON, for each pronoun.
-      questions: (6, wordings, 3) int32: the form of the question about attribute a, answered;
-        wording 0 is the trained one.
-      closing: (2,) the texts around the name in the sentence that says nothing else.
-      names: (3,) the piece of name number 0 of the first, middle and last names.
-      values: (6,) the piece of value number 0 of each attribute.
-      templates: (6,) how many templates each attribute has.
+      forms: (6, templates, 3, 3, 3) int32: the forms of sentences by attribute, template, reference
+        to the person (PRONOUN, NAME or PERSON) and pronoun.
+      questions: (6, wordings, 3) int32: the forms of questions with their answers, by attribute and
+        wording; wording 0 is the trained one.
+      closing: (2,) int32: the pieces around the name in the closing sentence.
+      name_offsets: (3,) the piece of name number 0 of the first, middle and last names.
+      value_offsets: (6,) the piece of value number 0 of each attribute.
+      template_counts: (6,) the number of templates of each attribute.
     """
 
     pools: Pools
@@ -132,20 +152,28 @@ class Language:
     value_offsets: np.ndarray
     template_counts: np.ndarray
 
-    def sentence_forms(self, attribute, template, reference, pronoun) -> np.ndarray:
-        """The forms (..., 3) of sentences, the indices being broadcast together."""
-        _, templates, kinds, pronouns, _ = self.forms.shape
-        place = ((attribute * templates + template) * kinds + reference) * pronouns + pronoun
-        return self.forms.reshape(-1, 3).take(place, axis=0)
+    def sentence_forms(
+        self,
+        attribute: np.ndarray,
+        template: np.ndarray,
+        reference: np.ndarray,
+        pronoun: np.ndarray,
+    ) -> np.ndarray:
+        """Returns the forms (..., 3) of sentences; the indices are broadcast against each other."""
+        _, templates, references, pronouns, _ = self.forms.shape
+        index = ((attribute * templates + template) * references + reference) * pronouns + pronoun
+        return self.forms.reshape(-1, 3).take(index, axis=0)
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of all that texts are made of."""
+        """SHA-256 of everything that texts are made from."""
         digest = hashlib.sha256("\n".join(self.pieces).encode())
-        places = (self.name_offsets, self.value_offsets, self.template_counts, self.closing)
-        for part in (self.forms, self.questions, self.pools.headquarters, *places):
-            digest.update(np.array(part.shape))
-            digest.update(np.ascontiguousarray(part, np.int64))
+        for part in (
+            *(self.forms, self.questions, self.pools.headquarters),
+            *(self.name_offsets, self.value_offsets, self.template_counts, self.closing),
+        ):
+            digest.update(np.array(part.shape).tobytes())
+            digest.update(np.ascontiguousarray(part, np.int64).tobytes())
         return digest.hexdigest()
 
 
@@ -156,56 +184,69 @@ def load_language(
     value_fraction: float = 1.0,
     name_fraction: float = 1.0,
 ) -> Language:
-    """Reads and compiles the pools and templates (the bundled ones where a folder is empty)."""
+    """Reads pools, templates and questions and compiles them.
+
+    Args:
+      pools_folder: as for `load_pools`, with `value_fraction` and `name_fraction`.
+      templates_folder: the folder of templates and questions, in the formats of
+        `templates/README.md`; empty: the bundled ones.
+
+    Raises:
+      UserError: a file is missing, or a line breaks a rule; names the file and line.
+    """
     pools = load_pools(pools_folder, value_fraction, name_fraction)
     folder = pathlib.Path(templates_folder).expanduser() if templates_folder else BUNDLED_TEMPLATES
     if not folder.is_dir():
         raise UserError(f"world.templates: {folder} is not a folder")
-    table: dict[str, int] = {"": EMPTY}
+    templates = [_read_all(folder / f"{a}.txt", read_template) for a in ATTRIBUTES]
+    questions = [_read_all(folder / "questions" / f"{a}.txt", read_question) for a in ATTRIBUTES]
+    piece_numbers: dict[str, int] = {"": EMPTY}
 
-    def in_table(texts: tuple[str, ...]) -> list[int]:
-        return [table.setdefault(text, len(table)) for text in texts]
+    def number(texts: tuple[str, ...]) -> list[int]:
+        """The pieces of some texts; a text that is not in the table yet is added."""
+        return [piece_numbers.setdefault(text, len(piece_numbers)) for text in texts]
 
-    def lines_of(file: pathlib.Path, read):
-        return [read(line, f"{file}:{n}") for n, line in enumerate(read_lines(file), 1)]
-
-    parsed = [lines_of(folder / f"{a}.txt", read_template) for a in ATTRIBUTES]
-    asked = [lines_of(folder / "questions" / f"{a}.txt", read_question) for a in ATTRIBUTES]
-    templates = np.array([len(of_attribute) for of_attribute in parsed])
-    forms = np.zeros((len(ATTRIBUTES), templates.max(), 3, len(PRONOUNS), 3), np.int32)
-    for kind, (a, of_attribute) in itertools.product(range(3), enumerate(parsed)):
+    template_counts = np.array([len(of_attribute) for of_attribute in templates])
+    forms = np.zeros((len(ATTRIBUTES), template_counts.max(), 3, len(PRONOUNS), 3), np.int32)
+    for reference, (a, of_attribute) in itertools.product(range(3), enumerate(templates)):
         for (t, parts), pronoun in itertools.product(enumerate(of_attribute), range(3)):
-            forms[a, t, kind, pronoun] = in_table(_compile(parts, pronoun, kind))
-    wordings = min(len(of_attribute) for of_attribute in asked)
-    questions = np.array([[in_table(row) for row in rows[:wordings]] for rows in asked], np.int32)
-    closing = np.array(in_table((CLOSING, ".")), np.int32)
+            forms[a, t, reference, pronoun] = number(_compile(parts, pronoun, reference))
+    wordings = min(len(of_attribute) for of_attribute in questions)
+    question_forms = [[number(texts) for texts in rows[:wordings]] for rows in questions]
+    closing = number((CLOSING, "."))
 
-    texts, starts = list(table), []
+    pieces, offsets = list(piece_numbers), []
     columns = (pools.first_names, pools.middle_names, pools.last_names)
     for column in (*columns, *(pools.values[a] for a in ATTRIBUTES)):
-        starts.append(len(texts))
-        texts.extend(f" {value}" for value in column)
+        offsets.append(len(pieces))
+        pieces.extend(f" {value}" for value in column)
     return Language(
         pools=pools,
-        pieces=tuple(texts),
+        pieces=tuple(pieces),
         forms=forms,
-        questions=questions,
-        closing=closing,
-        name_offsets=np.array(starts[:3]),
-        value_offsets=np.array(starts[3:]),
-        template_counts=templates,
+        questions=np.array(question_forms, np.int32),
+        closing=np.array(closing, np.int32),
+        name_offsets=np.array(offsets[:3]),
+        value_offsets=np.array(offsets[3:]),
+        template_counts=template_counts,
     )
 
 
+def _read_all(path: pathlib.Path, read: Callable[[str, str], T]) -> list[T]:
+    """Reads every line of a file; `read` takes the line and its place in words."""
+    return [read(line, f"{path}:{number}") for number, line in enumerate(read_lines(path), 1)]
+
+
 def take_columns(columns: np.ndarray, order: np.ndarray) -> np.ndarray:
-    """`columns[b, order[b, s]]` (B, S) of columns (B, C): a `take_along_axis` five times faster."""
-    places = np.arange(len(columns))[:, None] * columns.shape[1] + order
-    return columns.ravel().take(places)
+    """Returns `columns[b, order[b, s]]` (B, S) of columns (B, C), five times faster than
+    `take_along_axis`."""
+    index = np.arange(len(columns))[:, None] * columns.shape[1] + order
+    return columns.ravel().take(index)
 
 
 @dataclasses.dataclass(frozen=True)
 class Texts:
-    """Some texts of one layout, as rows of pieces.
+    """B texts of one layout, as rows of pieces.
 
     Attributes:
       pieces: (B, P) int32.
@@ -220,26 +261,27 @@ class Texts:
 
 def assemble_texts(
     language: Language,
-    who: People,
+    people: People,
     forms: np.ndarray,
     attributes: np.ndarray,
     references: tuple[int, ...],
     closing: bool = False,
 ) -> Texts:
-    """Texts of S sentences about each of B people.
+    """Returns texts of S sentences about each of B people.
 
     Args:
       forms: (B, S, 3) the form of each sentence.
       attributes: (B, S) the attribute that each sentence states.
-      kinds: (S,) whether a sentence refers to its person by NAME or otherwise.
-      closing: whether a sentence that only says the name comes last.
+      references: (S,) how each sentence refers to its person: by NAME or otherwise.
+      closing: whether the closing sentence, which states the name, comes last.
     """
-    names = who.names + language.name_offsets
-    values = take_columns(who.values + language.value_offsets, attributes)
-    name_slots = np.cumsum([0, *(7 if kind == NAME else 3 for kind in references)])
+    names = people.names + language.name_offsets
+    values = take_columns(people.values + language.value_offsets, attributes)
+    widths = (7 if reference == NAME else 3 for reference in references)
+    name_slots = np.cumsum([0, *widths])
     value_slots = name_slots[1:] - 2
-    named = np.array([*(kind == NAME for kind in references), closing])
-    pieces = np.empty((len(who), name_slots[-1] + 5 * closing), np.int32)
+    named = np.array([*(reference == NAME for reference in references), closing])
+    pieces = np.empty((len(people), name_slots[-1] + 5 * closing), np.int32)
     pieces[:, value_slots - 1] = forms[:, :, 1]
     pieces[:, value_slots] = values
     pieces[:, value_slots + 1] = forms[:, :, 2]
@@ -254,5 +296,5 @@ def assemble_texts(
 
 
 def pieces_to_text(language: Language, pieces: np.ndarray) -> str:
-    """The text of one row of pieces."""
+    """Returns the text of one row of pieces."""
     return "".join(language.pieces[piece] for piece in pieces.ravel())

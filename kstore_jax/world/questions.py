@@ -1,4 +1,5 @@
-"""The six questions and their answers (Part 3.1, section 2.3): `question? Answer: value`."""
+"""Questions about the six attributes with their answers: `question? Answer: value` (Part 3.1,
+section 2.3)."""
 
 import dataclasses
 
@@ -12,10 +13,12 @@ TRAINED_WORDING = 0
 
 @dataclasses.dataclass(frozen=True)
 class Questions:
-    """Some questions with their answers: B rows.
+    """B questions with their answers.
 
-    people (B,) person ids; attributes (B,) what is asked for; texts: one sentence a row, whose
-    value is the answer.
+    Attributes:
+      people: (B,) person ids.
+      attributes: (B,) the attribute that each question is about.
+      texts: one sentence a row; its value is the answer.
     """
 
     people: np.ndarray
@@ -24,11 +27,11 @@ class Questions:
 
 
 def write_questions(
-    language: Language, who: People, attributes: np.ndarray, wording: int = TRAINED_WORDING
+    language: Language, people: People, attributes: np.ndarray, wording: int = TRAINED_WORDING
 ) -> Questions:
-    """The question about attribute `attributes[b]` (B,) of person `who[b]`, answered."""
+    """Returns the question about attribute `attributes[b]` (B,) of person b of `people`, with its
+    answer, for each b."""
     attributes = np.asarray(attributes)
     forms = language.questions[attributes, wording][:, None]
-    return Questions(
-        who.ids, attributes, assemble_texts(language, who, forms, attributes[:, None], (NAME,))
-    )
+    texts = assemble_texts(language, people, forms, attributes[:, None], (NAME,))
+    return Questions(people.ids, attributes, texts)
