@@ -1,4 +1,4 @@
-"""Each variant: how many entries, in which words, in which order, with which names."""
+"""Variants of biographies: counts, templates, orders and names."""
 
 import itertools
 import re
@@ -15,18 +15,18 @@ from tests.chi_square import assert_uniform
 IDS = np.arange(1000)
 
 
-def sentences(language, entries) -> list[list[str]]:
-    """The sentences of each biography; one ends where the next begins, after the value's text."""
-    slots = [0, *(entries.texts.value_slots + 2)]
-    found = []
-    for pieces in entries.texts.pieces:
+def sentences_of(language, written) -> list[list[str]]:
+    """The sentences of each biography; one ends after the piece behind its value."""
+    slots = [0, *(written.texts.value_slots + 2)]
+    sentences = []
+    for pieces in written.texts.pieces:
         cuts = [*itertools.pairwise(slots), (slots[-1], len(pieces))]
-        found.append([pieces_to_text(language, pieces[i:j]) for i, j in cuts if j > i])
-    return found
+        sentences.append([pieces_to_text(language, pieces[i:j]) for i, j in cuts if j > i])
+    return sentences
 
 
 @pytest.mark.parametrize("variant", FIG3_VARIANTS)
-def test_a_variant_is_what_its_name_says(variant):
+def test_the_name_of_a_variant_is_parsed(variant):
     number = re.search(r"\d+", variant)
     assert Variant.parse(variant) == Variant(
         biographies_per_person=int(number[0]) if number else 1,
@@ -62,25 +62,25 @@ def test_variants_of_the_other_papers():
         "multi5+fullname+reverse1", "multi0+permute",
     ],
 )  # fmt: skip
-def test_a_contradictory_variant_is_refused(variant):
-    with pytest.raises(UserError, match=r"^data\.variant: ") as refused:
+def test_an_unknown_variant_is_refused(variant):
+    with pytest.raises(UserError, match=r"^data\.variant: ") as error:
         Variant.parse(variant)
-    assert refused.value.status == 2
-    assert "\n" not in str(refused.value)
+    assert error.value.status == 2
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("variant", FIG3_VARIANTS)
 def test_order_is_fixed_or_permuted(biographies, variant):
-    entries = biographies(variant, IDS)
+    order = biographies(variant, IDS).order
     parsed = Variant.parse(variant)
-    assert len(entries.order) == len(IDS) * parsed.biographies_per_person
-    assert (np.sort(entries.order, axis=1) == np.arange(6)).all()
-    moved = (entries.order != np.arange(6)).any(axis=1).mean()
+    assert len(order) == len(IDS) * parsed.biographies_per_person
+    assert (np.sort(order, axis=1) == np.arange(6)).all()
+    moved = (order != np.arange(6)).any(axis=1).mean()
     assert moved > 0.99 if parsed.order == "permuted" else moved == 0
 
 
 @pytest.mark.parametrize("variant", FIG3_VARIANTS)
-def test_wording_is_kept_in_single_and_redrawn_in_multi(biographies, variant):
+def test_single_draws_templates_once_and_multi_for_each_biography(biographies, variant):
     parsed = Variant.parse(variant)
     templates = biographies(variant, IDS).templates.reshape(len(IDS), -1, 6)
     if parsed.reworded:
@@ -97,7 +97,7 @@ def test_templates_are_uniform(biographies, variant):
         assert_uniform(np.bincount(of_attribute, minlength=50))
 
 
-def test_orders_are_uniform_and_redrawn_for_every_entry(biographies):
+def test_orders_are_uniform_and_drawn_for_each_biography(biographies):
     order = biographies("multi5+permute", np.arange(3000)).order
     _, counts = np.unique(order, axis=0, return_counts=True)
     assert len(counts) == 720
@@ -106,40 +106,39 @@ def test_orders_are_uniform_and_redrawn_for_every_entry(biographies):
     assert (pairs[:, 0] == pairs[:, 1]).all(axis=1).mean() < 0.01
 
 
-def full_names(language, entries) -> list[str]:
-    who = draw_people(language.pools, 0, entries.people)
+def full_names(language, ids) -> list[str]:
+    people = draw_people(language.pools, 0, ids)
     columns = (language.pools.first_names, language.pools.middle_names, language.pools.last_names)
-    return [" ".join(c[i] for c, i in zip(columns, row, strict=True)) for row in who.names]
+    return [" ".join(c[i] for c, i in zip(columns, row, strict=True)) for row in people.names]
 
 
 @pytest.mark.parametrize("variant", FIG3_VARIANTS)
 def test_the_first_sentence_carries_the_full_name_the_others_only_with_fullname(
     language, biographies, variant
 ):
-    entries = biographies(variant, IDS[:50])
-    names = full_names(language, entries)
-    for name, written in zip(names, sentences(language, entries), strict=True):
-        carries = [f" {name}" in sentence for sentence in written]
+    written = biographies(variant, IDS[:50])
+    names = full_names(language, written.people)
+    for name, sentences in zip(names, sentences_of(language, written), strict=True):
+        carries = [f" {name}" in sentence for sentence in sentences]
         assert carries == [True] + 5 * [Variant.parse(variant).fullname]
 
 
 @pytest.mark.parametrize("name_at", range(1, 7))
 @pytest.mark.parametrize("permute", ["", "+permute"])
-def test_reverse_says_the_person_until_the_name_comes(language, biographies, name_at, permute):
-    entries = biographies(f"multi2{permute}+reverse{name_at}", IDS[:50])
-    names = full_names(language, entries)
-    for name, written in zip(names, sentences(language, entries), strict=True):
-        assert len(written) == (7 if name_at == 6 else 6)
-        assert [f" {name}" in sentence for sentence in written] == [
-            place == name_at for place in range(len(written))
-        ]
-        assert all("he person" in sentence for sentence in written[:name_at])
-        assert not any("he person" in sentence for sentence in written[name_at:6])
+def test_reverse_says_the_person_before_the_name(language, biographies, name_at, permute):
+    written = biographies(f"multi2{permute}+reverse{name_at}", IDS[:50])
+    names = full_names(language, written.people)
+    for name, sentences in zip(names, sentences_of(language, written), strict=True):
+        assert len(sentences) == (7 if name_at == 6 else 6)
+        named = [i for i, sentence in enumerate(sentences) if f" {name}" in sentence]
+        assert named == [name_at]
+        assert all("he person" in sentence for sentence in sentences[:name_at])
+        assert not any("he person" in sentence for sentence in sentences[name_at:6])
         if name_at == 6:
-            assert written[6] == f" The person's name is {name}."
+            assert sentences[6] == f" The person's name is {name}."
 
 
-def test_couples_stay_together_in_order_and_their_orders_are_uniform(biographies):
+def test_couples_are_adjacent_and_their_orders_are_uniform(biographies):
     order = biographies("couple5", np.arange(600)).order
     pairs = order.reshape(-1, 3, 2)
     assert (pairs[:, :, 0] % 2 == 0).all()
@@ -149,34 +148,34 @@ def test_couples_stay_together_in_order_and_their_orders_are_uniform(biographies
     assert_uniform(counts)
 
 
-def test_fresh_text_is_that_of_a_multi_variant_without_end(language):
+def test_fresh_text_is_a_multi_variant_with_any_number_of_biographies(language):
     numbers = np.array([0, 1, 4, 10**6])
-    who = draw_people(language.pools, 3, np.full(4, 17))
-    fresh = write_biographies(language, 3, Variant.parse("fresh"), who, numbers)
-    multi = write_biographies(language, 3, Variant.parse("multi5+permute"), who, numbers)
+    people = draw_people(language.pools, 3, np.full(4, 17))
+    fresh = write_biographies(language, 3, Variant.parse("fresh"), people, numbers)
+    multi = write_biographies(language, 3, Variant.parse("multi5+permute"), people, numbers)
     assert np.array_equal(fresh.texts.pieces, multi.texts.pieces)
     assert len({tuple(pieces) for pieces in fresh.texts.pieces}) == 4
 
 
 @pytest.mark.parametrize("variant", ["multi5+permute", "couple2", "multi2+permute+reverse6"])
 def test_every_sentence_states_its_value(language, biographies, variant):
-    entries = biographies(variant, IDS[:100])
-    who = draw_people(language.pools, 0, entries.people)
-    for b, written in enumerate(sentences(language, entries)):
-        for sentence, a in zip(written, entries.order[b], strict=False):
-            value = language.pools.values[ATTRIBUTES[a]][who.values[b, a]]
+    written = biographies(variant, IDS[:100])
+    people = draw_people(language.pools, 0, written.people)
+    for b, sentences in enumerate(sentences_of(language, written)):
+        for sentence, a in zip(sentences, written.order[b], strict=False):
+            value = language.pools.values[ATTRIBUTES[a]][people.values[b, a]]
             assert f" {value}" in sentence
 
 
 @pytest.mark.parametrize(
     "variant", ["single", "single+permute5", "multi5+permute+fullname", "couple2"]
 )
-def test_an_entry_does_not_depend_on_what_else_is_written(language, biographies, variant):
+def test_a_biography_does_not_depend_on_the_others(language, biographies, variant):
     parsed = Variant.parse(variant)
-    whole = biographies(variant, IDS, seed=9)
-    which = np.random.default_rng(0).permutation(len(whole.people))[:50]
-    who = draw_people(language.pools, 9, whole.people[which])
-    some = write_biographies(language, 9, parsed, who, whole.entries[which])
+    everyone = biographies(variant, IDS, seed=9)
+    rows = np.random.default_rng(0).permutation(len(everyone.people))[:50]
+    people = draw_people(language.pools, 9, everyone.people[rows])
+    some = write_biographies(language, 9, parsed, people, everyone.entries[rows])
     for column in ("people", "entries", "templates", "order"):
-        assert np.array_equal(getattr(some, column), getattr(whole, column)[which])
-    assert np.array_equal(some.texts.pieces, whole.texts.pieces[which])
+        assert np.array_equal(getattr(some, column), getattr(everyone, column)[rows])
+    assert np.array_equal(some.texts.pieces, everyone.texts.pieces[rows])

@@ -1,4 +1,4 @@
-"""The bundled pools, templates and questions: the paper's counts, and the rules they promise."""
+"""The bundled pools, templates and questions: the paper's counts, the rules of the READMEs."""
 
 import re
 
@@ -29,7 +29,7 @@ def questions(attribute: str) -> list[str]:
 
 
 @pytest.mark.parametrize(("pool", "count"), POOLS.items())
-def test_pools_have_the_papers_sizes_and_their_format(pool, count):
+def test_pools_have_the_papers_sizes_and_the_format_of_their_readme(pool, count):
     content = (BUNDLED_POOLS / f"{pool}.txt").read_text(encoding="ascii")
     lines = content.splitlines()
     assert len(lines) == count
@@ -43,7 +43,7 @@ def test_pools_have_the_papers_sizes_and_their_format(pool, count):
         assert all(line.isalpha() for line in lines)
 
 
-def test_dates_and_work_cities_have_the_promised_sizes():
+def test_dates_and_work_cities_have_the_papers_sizes():
     pools = load_pools()
     assert len(pools.values["birth_date"]) == 200 * 12 * 28
     assert pools.values["birth_date"][0] == "January 1, 1900"
@@ -72,7 +72,7 @@ def test_templates_follow_the_rules_of_their_readme(attribute):
 
 
 @pytest.mark.parametrize("attribute", ATTRIBUTES)
-def test_questions_are_five_and_hold_the_name_once(attribute):
+def test_an_attribute_has_five_questions_with_the_name_once(attribute):
     lines = questions(attribute)
     assert len(set(lines)) == len(lines) == 5
     for line in lines:
@@ -82,5 +82,5 @@ def test_questions_are_five_and_hold_the_name_once(attribute):
 
 
 def test_no_two_attributes_share_a_question():
-    asked = [line for attribute in ATTRIBUTES for line in questions(attribute)]
-    assert len(set(asked)) == 30
+    lines = [line for attribute in ATTRIBUTES for line in questions(attribute)]
+    assert len(set(lines)) == 30

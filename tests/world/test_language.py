@@ -1,4 +1,4 @@
-"""Templates and questions become the sentences they describe; bad ones are refused."""
+"""Templates and questions: the sentences they make, and errors in them."""
 
 import re
 import shutil
@@ -20,7 +20,7 @@ from kstore_jax.world.people import ATTRIBUTES, PRONOUNS, draw_people
 from kstore_jax.world.questions import write_questions
 from tests.world.test_bundled import questions, templates
 
-CASES = {  # subject, possessive, object
+PRONOUN_CASES = {  # subject, possessive, object
     "she": ("she", "her", "her"),
     "he": ("he", "his", "him"),
     "they": ("they", "their", "them"),
@@ -30,29 +30,30 @@ CASES = {  # subject, possessive, object
 @pytest.fixture(scope="module")
 def trio(language):
     """One person of each pronoun, in the order of PRONOUNS, and their full names."""
-    who = draw_people(language.pools, 0, np.arange(50))
-    who = who.take(np.array([np.flatnonzero(who.pronouns == p)[0] for p in range(3)]))
+    people = draw_people(language.pools, 0, np.arange(50))
+    people = people.take(np.array([np.flatnonzero(people.pronouns == p)[0] for p in range(3)]))
     columns = (language.pools.first_names, language.pools.middle_names, language.pools.last_names)
-    names = [" ".join(c[i] for c, i in zip(columns, row, strict=True)) for row in who.names]
-    return who, names
+    names = [" ".join(c[i] for c, i in zip(columns, row, strict=True)) for row in people.names]
+    return people, names
 
 
-def sentence(language, who, attribute: int, template: int, kind: int) -> list[str]:
+def sentences_of(language, people, attribute: int, template: int, reference: int) -> list[str]:
     """The sentence of a template about each of these people."""
-    forms = language.forms[attribute, template, kind, who.pronouns][:, None]
-    texts = assemble_texts(language, who, forms, np.full((len(who), 1), attribute), (kind,))
+    forms = language.forms[attribute, template, reference, people.pronouns][:, None]
+    attributes = np.full((len(people), 1), attribute)
+    texts = assemble_texts(language, people, forms, attributes, (reference,))
     return [pieces_to_text(language, pieces) for pieces in texts.pieces]
 
 
-def plainly_written(template: str, name: str, pronoun: str, value: str, kind: int) -> str:
-    """The sentence of a template by string replacement, straight from the rules of the README."""
-    subject, possessive, objective = CASES[pronoun]
-    if kind != PRONOUN:
-        name = name if kind == NAME else "the person"
+def by_replacement(template: str, name: str, pronoun: str, value: str, reference: int) -> str:
+    """The sentence of a template, by replacement of its placeholders as its README describes."""
+    subject, possessive, objective = PRONOUN_CASES[pronoun]
+    if reference != PRONOUN:
+        name = name if reference == NAME else "the person"
         subject, owner, target = name, f"{name}'s", name
     else:
         owner, target = possessive, objective
-    plural = pronoun == "they" and kind == PRONOUN and "{name}" in template
+    plural = pronoun == "they" and reference == PRONOUN and "{name}" in template
     opens = template.startswith("{name")
     sentence = re.sub(r"\{(\w+)\|(\w+)\}", r"\2" if plural else r"\1", template)
     sentence = sentence.replace("{their}", possessive).replace("{them}", objective)
@@ -62,17 +63,17 @@ def plainly_written(template: str, name: str, pronoun: str, value: str, kind: in
     return sentence.replace("{value}", value)
 
 
-@pytest.mark.parametrize("kind", [NAME, PRONOUN, PERSON], ids=["name", "pronoun", "person"])
+@pytest.mark.parametrize("reference", [NAME, PRONOUN, PERSON], ids=["name", "pronoun", "person"])
 @pytest.mark.parametrize("attribute", ATTRIBUTES)
-def test_every_template_reads_as_its_rules_say(language, trio, attribute, kind):
-    who, names = trio
+def test_every_template_follows_the_rules(language, trio, attribute, reference):
+    people, names = trio
     a = ATTRIBUTES.index(attribute)
-    values = [language.pools.values[attribute][v] for v in who.values[:, a]]
+    values = [language.pools.values[attribute][v] for v in people.values[:, a]]
     for t, line in enumerate(templates(attribute)):
-        for p, written in enumerate(sentence(language, who, a, t, kind)):
-            expected = plainly_written(line, names[p], PRONOUNS[p], values[p], kind)
-            assert written == f" {expected}"
-            assert not set("{}|") & set(written)
+        for p, sentence in enumerate(sentences_of(language, people, a, t, reference)):
+            expected = by_replacement(line, names[p], PRONOUNS[p], values[p], reference)
+            assert sentence == f" {expected}"
+            assert not set("{}|") & set(sentence)
 
 
 def test_verbs_and_possessives_agree(language, trio, tmp_path):
@@ -83,10 +84,14 @@ def test_verbs_and_possessives_agree(language, trio, tmp_path):
         "Life gave {name:them} in {value} {their} first friends.\n"
     )
     language = load_language(templates_folder=str(tmp_path))
-    who, names = trio
-    value = [language.pools.values["birth_city"][v] for v in who.values[:, 1]]
-    ways = [(t, kind) for kind in (NAME, PRONOUN) for t in range(3)]
-    she, he, they = zip(*(sentence(language, who, 1, t, kind) for t, kind in ways), strict=True)
+    people, names = trio
+    value = [language.pools.values["birth_city"][v] for v in people.values[:, 1]]
+    rows = [
+        sentences_of(language, people, 1, template, reference)
+        for reference in (NAME, PRONOUN)
+        for template in range(3)
+    ]
+    she, he, they = zip(*rows, strict=True)
     assert list(she) == [
         f" {names[0]} names {value[0]} as her home.",
         f" {names[0]}'s first home was in {value[0]}.",
@@ -107,33 +112,32 @@ def test_verbs_and_possessives_agree(language, trio, tmp_path):
 
 
 @pytest.mark.parametrize("wording", range(5))
-def test_questions_read_as_written_and_end_in_the_answer(language, trio, wording):
-    who, names = trio
+def test_questions_carry_the_name_and_end_in_the_answer(language, trio, wording):
+    people, names = trio
     for a, attribute in enumerate(ATTRIBUTES):
-        asked = write_questions(language, who, np.full(3, a), wording)
+        written = write_questions(language, people, np.full(3, a), wording)
         for p in range(3):
-            value = language.pools.values[attribute][who.values[p, a]]
+            value = language.pools.values[attribute][people.values[p, a]]
             question = questions(attribute)[wording].replace("{name}", names[p])
-            assert (
-                pieces_to_text(language, asked.texts.pieces[p]).strip()
-                == f"{question} Answer: {value}"
-            )
+            text = pieces_to_text(language, written.texts.pieces[p])
+            assert text.strip() == f"{question} Answer: {value}"
 
 
 def test_the_trained_wording_is_the_first(language, trio):
-    who, names = trio
-    asked = write_questions(language, who, np.zeros(3, int))
+    people, names = trio
+    written = write_questions(language, people, np.zeros(3, int))
     trained = questions("birth_date")[0].replace("{name}", names[0])
-    assert pieces_to_text(language, asked.texts.pieces[0]).startswith(trained)
+    assert pieces_to_text(language, written.texts.pieces[0]).startswith(trained)
 
 
-def refusal(tmp_path, file: str, line: str) -> str:
+def error_of(tmp_path, file: str, line: str) -> str:
+    """The message for templates with one more line in a file."""
     shutil.copytree(BUNDLED_TEMPLATES, tmp_path, dirs_exist_ok=True)
     (tmp_path / file).write_text(f"{(tmp_path / file).read_text()}{line}\n")
-    with pytest.raises(UserError) as refused:
+    with pytest.raises(UserError) as error:
         load_language(templates_folder=str(tmp_path))
-    assert "\n" not in str(refused.value)
-    return str(refused.value)
+    assert "\n" not in str(error.value)
+    return str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -157,9 +161,9 @@ def refusal(tmp_path, file: str, line: str) -> str:
         " {name} was born in {value}.",
     ],
 )
-def test_a_bad_template_is_refused_with_its_file_and_line(tmp_path, line):
-    said = refusal(tmp_path, "birth_city.txt", line)
-    assert said.startswith(f"{tmp_path / 'birth_city.txt'}:51: ")
+def test_an_error_in_a_template_names_the_file_and_line(tmp_path, line):
+    message = error_of(tmp_path, "birth_city.txt", line)
+    assert message.startswith(f"{tmp_path / 'birth_city.txt'}:51: ")
 
 
 @pytest.mark.parametrize(
@@ -175,9 +179,9 @@ def test_a_bad_template_is_refused_with_its_file_and_line(tmp_path, line):
         "Where was {name}ette born?",
     ],
 )
-def test_a_bad_question_is_refused_with_its_file_and_line(tmp_path, line):
-    said = refusal(tmp_path, "questions/birth_city.txt", line)
-    assert said.startswith(f"{tmp_path / 'questions' / 'birth_city.txt'}:6: ")
+def test_an_error_in_a_question_names_the_file_and_line(tmp_path, line):
+    message = error_of(tmp_path, "questions/birth_city.txt", line)
+    assert message.startswith(f"{tmp_path / 'questions' / 'birth_city.txt'}:6: ")
 
 
 def test_a_missing_template_file_and_folder_are_named(tmp_path):

@@ -1,4 +1,4 @@
-"""Person i is a pure function of (seed, i), with a name of their own and uniform attributes."""
+"""People are pure functions of (seed, i), with unique names and uniform attributes."""
 
 import shutil
 
@@ -35,7 +35,7 @@ def test_full_names_are_unique(crowd):
     assert len(np.unique(crowd.names, axis=0)) == MANY
 
 
-def test_every_full_name_of_small_pools_is_given_to_one_person(tmp_path, pools_folder):
+def test_every_full_name_of_small_pools_belongs_to_one_person(pools_folder):
     pools = load_pools(str(pools_folder(names=7)))
     assert len(np.unique(draw_people(pools, 3, np.arange(343)).names, axis=0)) == 343
 
@@ -43,18 +43,18 @@ def test_every_full_name_of_small_pools_is_given_to_one_person(tmp_path, pools_f
 @given(
     seed=st.integers(0, 2**64),
     ids=st.lists(st.integers(0, 100_000_000), min_size=1, max_size=6),
-    which=st.integers(0, 5),
+    row=st.integers(0, 5),
 )
-def test_a_person_does_not_depend_on_who_else_is_asked_for(seed, ids, which):
-    pools = load_pools()  # as an argument it would be printed whole with a failure
-    which %= len(ids)
-    together = draw_people(pools, seed, np.array(ids)).take(np.array([which]))
-    alone = draw_people(pools, seed, np.array([ids[which]]))
+def test_a_person_does_not_depend_on_the_others(seed, ids, row):
+    pools = load_pools()  # as an argument a failure would print it in full
+    row %= len(ids)
+    together = draw_people(pools, seed, np.array(ids)).take(np.array([row]))
+    alone = draw_people(pools, seed, np.array([ids[row]]))
     for column in ("ids", "names", "pronouns", "values"):
         assert np.array_equal(getattr(together, column), getattr(alone, column))
 
 
-def test_another_seed_is_another_world(pools, crowd):
+def test_worlds_of_two_seeds_are_independent(pools, crowd):
     other = draw_people(pools, 1, np.arange(MANY))
     same = (other.values == crowd.values).mean(axis=0)
     chance = [1 / len(pools.values[a]) for a in ATTRIBUTES[:5]]
@@ -89,7 +89,7 @@ def test_pronouns_are_uniform_and_attributes_independent(crowd):
 
 
 @given(seed=st.integers(0, 2**64), first=st.integers(0, 2**40))
-def test_of_each_pair_one_is_in_the_train_half_whatever_else_is_asked(seed, first):
+def test_one_of_each_pair_is_in_the_train_half(seed, first):
     ids = 2 * first + np.arange(20)
     in_train = in_train_half(seed, ids)
     assert np.array_equal(in_train[::2], ~in_train[1::2])
@@ -97,47 +97,47 @@ def test_of_each_pair_one_is_in_the_train_half_whatever_else_is_asked(seed, firs
     assert in_train_half(seed, int(ids[3])) == in_train[3]
 
 
-def test_halves_do_not_follow_the_parity_of_the_person():
+def test_halves_are_independent_of_the_parity_of_the_person():
     assert_uniform(np.bincount(in_train_half(0, np.arange(0, MANY, 2)), minlength=2))
 
 
-@given(share=st.floats(0, 1))
-def test_a_share_of_the_values_is_held(share):
-    whole, some = load_pools(), load_pools(value_fraction=share)
+@given(fraction=st.floats(0, 1))
+def test_a_fraction_of_the_values_is_evenly_spaced(fraction):
+    full, some = load_pools(), load_pools(value_fraction=fraction)
     for attribute in ("birth_city", "university", "major", "company"):
-        ours, theirs = some.values[attribute], whole.values[attribute]
-        assert len(ours) == max(2, round(share * len(theirs)))
-        places = [theirs.index(value) for value in ours]
-        gaps = np.diff([*places, places[0] + len(theirs)])
+        ours, theirs = some.values[attribute], full.values[attribute]
+        assert len(ours) == max(2, round(fraction * len(theirs)))
+        indices = [theirs.index(value) for value in ours]
+        gaps = np.diff([*indices, indices[0] + len(theirs)])
         assert gaps.min() >= 1
-        assert gaps.max() - gaps.min() <= 1  # from all over the pool
+        assert gaps.max() - gaps.min() <= 1
     for company, city in zip(some.values["company"], some.headquarters, strict=True):
-        of_whole = whole.headquarters[whole.values["company"].index(company)]
-        assert some.values["company_city"][city] == whole.values["company_city"][of_whole]
+        of_full = full.headquarters[full.values["company"].index(company)]
+        assert some.values["company_city"][city] == full.values["company_city"][of_full]
     assert len(set(some.headquarters)) == len(some.values["company_city"])
     dates = [date.replace(",", "").split() for date in some.values["birth_date"]]
     months, days, years = (len(set(words)) for words in zip(*dates, strict=True))
-    assert (months, days) == (12, max(2, round(28 * share)))
-    assert years == max(2, round(200 * share))
+    assert (months, days) == (12, max(2, round(28 * fraction)))
+    assert years == max(2, round(200 * fraction))
     assert len(set(some.values["birth_date"])) == months * days * years
-    assert some.full_name_count == whole.full_name_count
+    assert some.full_name_count == full.full_name_count
 
 
-@given(share=st.floats(0, 1))
-def test_a_share_of_the_names_is_held(share):
-    whole, some = load_pools(), load_pools(name_fraction=share)
+@given(fraction=st.floats(0, 1))
+def test_a_fraction_of_the_names_is_used(fraction):
+    full, some = load_pools(), load_pools(name_fraction=fraction)
     for part in ("first_names", "middle_names", "last_names"):
-        ours, theirs = getattr(some, part), getattr(whole, part)
-        assert len(ours) == max(2, round(share * len(theirs)))
+        ours, theirs = getattr(some, part), getattr(full, part)
+        assert len(ours) == max(2, round(fraction * len(theirs)))
         assert set(ours) <= set(theirs)
-    assert some.values == whole.values
+    assert some.values == full.values
 
 
 @pytest.fixture
 def pools_folder(tmp_path):
-    """`(names=N) -> folder`: a copy of the bundled pools, with N names of each kind if given."""
+    """`(names=N) -> folder`: a copy of the bundled pools, with N names of each kind unless None."""
 
-    def copied(names: int | None = None):
+    def copy(names: int | None = None):
         folder = tmp_path / "pools"
         shutil.copytree(BUNDLED_POOLS, folder)
         for kind in ("first", "middle", "last") if names else ():
@@ -145,7 +145,7 @@ def pools_folder(tmp_path):
             path.write_text("".join(path.read_text().splitlines(True)[:names]))
         return folder
 
-    return copied
+    return copy
 
 
 @pytest.mark.parametrize(
@@ -169,16 +169,16 @@ def pools_folder(tmp_path):
         ("middle_names.txt", None, None),
     ],
 )
-def test_a_bad_pool_is_refused_with_its_file_and_line(pools_folder, file, content, line):
+def test_an_error_in_a_pool_names_the_file_and_line(pools_folder, file, content, line):
     path = pools_folder() / file
     path.unlink()
     if content is not None:
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(UserError) as refused:
+    with pytest.raises(UserError) as error:
         load_pools(str(path.parent))
     where = f"{path}:{line}: " if line else f"{path}: "
-    assert str(refused.value).startswith(where)
-    assert "\n" not in str(refused.value)
+    assert str(error.value).startswith(where)
+    assert "\n" not in str(error.value)
 
 
 def test_a_missing_pool_folder_is_named(tmp_path):

@@ -13,36 +13,35 @@ INDICES = st.lists(st.integers(0, 2**40), min_size=1, max_size=8)
 
 
 @given(n=st.integers(1, 3000), seed=SEEDS)
-def test_permute_is_a_bijection(n, seed):
+def test_permute_index_is_a_bijection(n, seed):
     assert np.array_equal(np.sort(random.permute_index(n, seed, "p", np.arange(n))), np.arange(n))
 
 
 @pytest.mark.parametrize("n", [4**8 - 1, 4**8, 4**8 + 1, 100_003])
-def test_permute_is_a_bijection_around_a_power_of_four(n):
+def test_permute_index_is_a_bijection_around_a_power_of_four(n):
     assert np.array_equal(np.sort(random.permute_index(n, 1, "p", np.arange(n))), np.arange(n))
 
 
-def test_permute_sends_an_index_everywhere_in_a_large_domain():
+def test_permute_index_is_uniform_in_a_large_domain():
     # As many full names as the bundled pools make; four rounds are too few on a handful of items.
-    places = np.array(
-        [random.permute_index(160_000_000, seed, "p", [0, 1]) for seed in range(1500)]
-    )
-    for of_index in (*places.T, (places[:, 1] - places[:, 0]) % (160_000_000)):
-        assert_uniform(np.bincount(of_index * 50 // (160_000_000), minlength=50))
+    n = 160_000_000
+    images = np.array([random.permute_index(n, seed, "p", [0, 1]) for seed in range(1500)])
+    for of_index in (*images.T, (images[:, 1] - images[:, 0]) % n):
+        assert_uniform(np.bincount(of_index * 50 // n, minlength=50))
 
 
 @given(n=st.integers(1, 10**8), seed=SEEDS, data=st.data())
-def test_permute_does_not_depend_on_what_else_is_asked(n, seed, data):
+def test_permute_index_does_not_depend_on_the_other_indices(n, seed, data):
     index = np.array(data.draw(st.lists(st.integers(0, n - 1), min_size=1, max_size=6)))
     together = random.permute_index(n, seed, "p", index)
     alone = [random.permute_index(n, seed, "p", int(i)) for i in index]
-    assert [place.shape for place in alone] == [()] * len(index)
+    assert [image.shape for image in alone] == [()] * len(index)
     assert together.tolist() == alone
     assert np.array_equal(random.permute_index(n, seed, "p", index[:, None])[:, 0], together)
 
 
 @given(seed=SEEDS, rows=INDICES, columns=INDICES)
-def test_draws_do_not_depend_on_the_shape_they_are_asked_in(seed, rows, columns):
+def test_draws_do_not_depend_on_the_shape_of_the_indices(seed, rows, columns):
     table = random.randint(1000, seed, "p", np.array(rows)[:, None], np.array(columns))
     assert table.shape == (len(rows), len(columns))
     assert table.tolist() == [
@@ -70,7 +69,7 @@ def test_seed_purpose_index_and_their_order_each_change_the_draw(seed):
 
 
 @pytest.mark.parametrize(("n", "cells"), [(2, 2), (3, 3), (1000, 1000), (2**31 - 1, 1000)])
-def test_choose_is_uniform(n, cells):
+def test_randint_is_uniform(n, cells):
     drawn = random.randint(n, 0, "p", np.arange(200_000))
     assert drawn.min() >= 0
     assert drawn.max() < n
@@ -84,18 +83,18 @@ def test_neighbouring_draws_are_independent():
 
 
 @given(n=st.integers(1, 500), seed=SEEDS, index=st.integers(0, 2**40))
-def test_shuffled_is_a_permutation_and_a_pure_function(n, seed, index):
+def test_a_permutation_is_a_pure_function(n, seed, index):
     order = random.permutation(n, seed, "p", index)
     assert np.array_equal(np.sort(order), np.arange(n))
     assert np.array_equal(order, random.permutation(n, seed, "p", index))
 
 
-def test_shuffled_differs_by_seed_purpose_and_index():
+def test_permutations_differ_by_seed_purpose_and_index():
     orders = [(0, "p", 0), (1, "p", 0), (0, "q", 0), (0, "p", 1)]
     assert len({tuple(random.permutation(50, *key)) for key in orders}) == 4
 
 
-def test_shuffled_sends_every_item_everywhere():
+def test_permutations_are_uniform():
     orders = np.array([random.permutation(8, 0, "p", index) for index in range(2000)])
-    for at_place in orders.T:
-        assert_uniform(np.bincount(at_place, minlength=8))
+    for at_position in orders.T:
+        assert_uniform(np.bincount(at_position, minlength=8))
