@@ -1,12 +1,13 @@
-"""The charts of the page but the curves: bars, heat maps and points (see `drawing.py`)."""
+"""Bars, heat maps and points; `curves.py` has the other charts."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from kstore_jax.report import paper
 from kstore_jax.report.agreement import Agreement
 from kstore_jax.report.drawing import (
     ACCENT,
     GREY,
+    HEAT,
     INK,
     LINE,
     PAPER,
@@ -14,10 +15,10 @@ from kstore_jax.report.drawing import (
     UPRIGHT_LONG,
     WIDTH,
     Chart,
-    chart,
     in_percent,
+    picture_name,
+    rounded,
 )
-from kstore_jax.report.figures import HEAT, MEASURES
 from kstore_jax.report.grids import Grid
 from kstore_jax.report.groups import Group
 from kstore_jax.report.summary import percent
@@ -34,7 +35,20 @@ MARKS = {
     "seed": "each seed",
     "paper": "the paper",
 }
-"""What charts of bars are made of, from the back to the front, and what each means."""
+"""The marks of bar charts, from back to front, and their meaning."""
+MEASURES = {
+    "qa_mean": "Answers about people held out",
+    "q_first_mean": "Q-probing, first tokens",
+}
+"""The measures that are compared with the paper's."""
+_PRINTED = {
+    "run": "filled bar",
+    "whole": "pale bar",
+    "guess": "black line",
+    "ceiling": "grey line",
+    "seed": "circle",
+    "paper": "diamond",
+}
 
 
 def _mark(name: str, width: float) -> dict:
@@ -51,19 +65,19 @@ def _mark(name: str, width: float) -> dict:
 
 
 def _value(mark: str, attribute: str, share: float | None, kind="", whose="") -> dict:
-    """A bar, tick or point of `_bars`; `kind` is what bars of one attribute differ in."""
+    """A bar, tick or point of `_bars`; bars of one attribute differ in `kind`."""
     name = attribute.replace("_", " ")
-    told = f"{whose or MARKS[mark].partition(',')[0]} – {', '.join(filter(None, (name, kind)))}"
+    label = f"{whose or MARKS[mark].partition(',')[0]} – {', '.join(filter(None, (name, kind)))}"
     return {
         "mark": mark, "attribute": name, "kind": kind, "accuracy": in_percent(share),
-        "told": share is not None and f"{told}: {percent(share)}",
+        "tooltip": share is not None and f"{label}: {percent(share)}",
     }  # fmt: skip
 
 
-def _bars(title: str, values: Sequence[dict], width: float, columns, rows) -> Chart:
-    """Bars by attribute, with what else `values` has; ticks are `width` wide."""
-    known = [value for value in values if value["accuracy"] is not None]
-    kinds = list(dict.fromkeys(value["kind"] for value in known))
+def _bar_spec(values: Sequence[dict], width: float) -> tuple[dict, str]:
+    """Bars, ticks and points by attribute, ticks `width` wide; and a legend for print."""
+    drawn = [value for value in values if value["accuracy"] is not None]
+    kinds = list(dict.fromkeys(value["kind"] for value in drawn))
     place = {
         "x": {
             "field": "attribute", "type": "nominal", "sort": None, "title": None,
@@ -74,7 +88,7 @@ def _bars(title: str, values: Sequence[dict], width: float, columns, rows) -> Ch
             "field": "accuracy", "type": "quantitative", "title": "%", "axis": UPRIGHT,
             "scale": {"domain": [0, 100]},
         },
-        "description": {"field": "told"},
+        "description": {"field": "tooltip"},
     }  # fmt: skip
     if len(kinds) > 1:
         place["xOffset"] = {"field": "kind", "scale": {"domain": kinds}}
@@ -86,14 +100,15 @@ def _bars(title: str, values: Sequence[dict], width: float, columns, rows) -> Ch
             "encoding": place,
         }
         for mark in MARKS
-        if any(value["mark"] == mark for value in known)
+        if any(value["mark"] == mark for value in drawn)
     ]
-    spec = {"width": WIDTH, "height": 190, "data": {"values": known}, "layer": layers}
-    return chart(title, spec, columns, rows)
+    spec = {"width": WIDTH, "height": 190, "data": {"values": drawn}, "layer": layers}
+    legend = "; ".join(f"{_PRINTED[one['name']]}: {MARKS[one['name']]}" for one in layers)
+    return spec, legend[:1].upper() + legend[1:]
 
 
-def answers(group: Group) -> Chart:
-    """Exact match on people held out by attribute, the paper's beside ours."""
+def answers(which: int, group: Group) -> Chart:
+    """Exact match on people held out by attribute, with the paper's."""
     levels = {"run": group.means("qa"), "guess": group.means("qa_baseline")}
     if (published := group.published) and published.qa:
         levels["paper"] = published.qa
@@ -102,26 +117,46 @@ def answers(group: Group) -> Chart:
         *(_value(mark, a, shares.get(a)) for mark, shares in levels.items() for a in ATTRIBUTES),
         *(_value("seed", a, shares[a], whose=name) for name, shares in seeds for a in ATTRIBUTES),
     ]
-    told = [*((MARKS[mark], shares) for mark, shares in levels.items()), *seeds]
-    rows = [(name, *(in_percent(s.get(name)) for _, s in told)) for name in ("mean", *ATTRIBUTES)]
-    columns = ("", *(name for name, _ in told))
-    return _bars(f"{group.label}: answers", values, 40, columns, rows)
+    lines = [*((MARKS[mark], shares) for mark, shares in levels.items()), *seeds]
+    rows = [(name, *(in_percent(s.get(name)) for _, s in lines)) for name in ("mean", *ATTRIBUTES)]
+    alt = f"{group.label}: exact match on people held out. This run: {_listed(levels['run'])}."
+    alt += f" Majority guess: {_listed(levels['guess'])}." + _theirs(levels.get("paper"))
+    spec, legend = _bar_spec(values, 40)
+    return Chart(
+        name=picture_name("answers", which, group.label),
+        title=f"{group.label}: answers",
+        alt=alt,
+        spec=spec,
+        columns=("", *(name for name, _ in lines)),
+        rows=rounded(rows),
+        legend=legend,
+    )
 
 
-def _seeds(group: Group, read) -> list[tuple[str, dict]]:
-    """What each row has, by the name of its seed; nothing where there is one alone."""
+def _listed(shares: Mapping[str, float | None]) -> str:
+    named = {name.replace("_", " "): x for name, x in shares.items() if x is not None}
+    return ", ".join(f"{name} {percent(x)}" for name, x in named.items())
+
+
+def _theirs(shares: Mapping[str, float | None] | None) -> str:
+    return f" The paper: {_listed(shares)}." if shares else ""
+
+
+def _seeds(group: Group, read: Callable[[dict], dict]) -> list[tuple[str, dict]]:
+    """What `read` returns of each row, by the name of its seed; nothing for a single seed."""
     many = len(group.rows) > 1
     return [(f"seed {row['seed']}", read(row)) for row in group.rows if many]
 
 
-def q_probing(group: Group) -> Chart:
-    """Q-probing of first tokens and whole values by attribute, the paper's beside ours."""
+def q_probing(which: int, group: Group) -> Chart:
+    """Q-probing of first tokens and whole values by attribute, with the paper's."""
     guess, ceiling = group.means("q_probe", "baseline"), group.ceiling("q_probe")
     published = group.published
-    levels, values = {}, []
+    levels: dict[tuple[str, str], Mapping] = {}
+    values = []
     for kind, part, mark in (("first token", "first", "run"), ("whole value", "whole", "whole")):
         cells = group.means("q_probe", part)
-        levels[mark, kind] = {a: cells[a][0] for a in cells}
+        levels[mark, kind] = _at_name(cells)
         levels["guess", kind] = guess[part]
         if ceiling:
             levels["ceiling", kind] = ceiling[part]
@@ -138,53 +173,85 @@ def q_probing(group: Group) -> Chart:
     columns = ("", *(f"{MARKS[mark].partition(',')[0]}, {kind}" for mark, kind in levels))
     rows = [(a, *(in_percent(shares.get(a)) for shares in levels.values())) for a in ATTRIBUTES]
     values.sort(key=lambda value: value["kind"])
-    return _bars(f"{group.label}: Q-probing", values, 18, columns, rows)
+    alt = f"{group.label}: Q-probing. First token: {_listed(levels['run', 'first token'])}."
+    if whole := _listed(levels["whole", "whole value"]):
+        alt += f" Whole: {whole}."
+    spec, legend = _bar_spec(values, 18)
+    return Chart(
+        name=picture_name("q-probing", which, group.label),
+        title=f"{group.label}: Q-probing",
+        alt=alt + _theirs(levels.get(("paper", "first token"))),
+        spec=spec,
+        columns=columns,
+        rows=rounded(rows),
+        legend=legend,
+    )
 
 
-def p_probing(group: Group) -> list[Chart]:
+def _at_name(cells: Mapping[str, Sequence[float | None]]) -> dict[str, float | None]:
+    """Each attribute's accuracy at the first position, where little but the name was read."""
+    return {name: values[0] for name, values in cells.items()}
+
+
+def p_probing(which: int, group: Group) -> list[Chart]:
     """P-probing of first tokens: ours, and the paper's where it has the dataset."""
     levels = {"majority guess": group.means("p_probe", "baseline")["first"]}
     if ceiling := group.ceiling("p_probe"):
         levels["ceiling"] = ceiling["first"]
     cells = group.means("p_probe", "first")
-    drawn = [_p_probing(f"{group.label}: P-probing, this run", cells, levels)]
+    name = picture_name("p-probing", which, group.label)
+    charts = [_p_probing(name, group.label, "this run", cells, levels)]
     if (published := group.published) and published.p_first:
         guess = {"majority guess": paper.baseline().q_first}
-        drawn.append(_p_probing(f"{group.label}: P-probing, the paper", published.p_first, guess))
-    return drawn
+        name = picture_name("p-probing-paper", which, group.label)
+        charts.append(_p_probing(name, group.label, "the paper", published.p_first, guess))
+    return charts
 
 
-def _p_probing(title: str, cells: Mapping[str, Sequence], levels: Mapping[str, Mapping]) -> Chart:
+def _p_probing(
+    name: str, label: str, whose: str, cells: Mapping[str, Sequence], levels: Mapping[str, Mapping]
+) -> Chart:
     lines = {_ORDINALS[p]: {a: cells[a][p] for a in ATTRIBUTES} for p in range(6)}
     values = [
-        _cell(name, a.replace("_", " "), shares.get(a), f"before the {name} attribute")
-        for name, shares in lines.items()
+        _cell(line, a.replace("_", " "), shares.get(a), f"before the {line} attribute")
+        for line, shares in lines.items()
         for a in ATTRIBUTES
     ]
     values += [
-        _cell(name, a.replace("_", " "), shares.get(a), name)
-        for name, shares in levels.items()
+        _cell(line, a.replace("_", " "), shares.get(a), line)
+        for line, shares in levels.items()
         for a in ATTRIBUTES
     ]
-    spec = _heat(values, "before the", [*lines, " ", *levels], "", _NAMES)
-    told = {**lines, **levels}.items()
-    rows = [(name, *(in_percent(shares.get(a)) for a in ATTRIBUTES)) for name, shares in told]
-    return chart(title, spec, ("before the", *ATTRIBUTES), rows)
+    rows = [
+        (line, *(in_percent(shares.get(a)) for a in ATTRIBUTES))
+        for line, shares in {**lines, **levels}.items()
+    ]
+    before_first = _listed(_at_name(cells))
+    return Chart(
+        name=name,
+        title=f"{label}: P-probing, {whose}",
+        alt=f"{label}: P-probing, first token, {whose}, just before the first attribute: "
+        f"{before_first}.",
+        spec=_heat(values, "before the", [*lines, " ", *levels], "", _NAMES),
+        columns=("before the", *ATTRIBUTES),
+        rows=rounded(rows),
+        legend="Accuracy in % of the first token, read just before the 1st to 6th attribute.",
+    )
 
 
 _ORDINALS = ("1st", "2nd", "3rd", "4th", "5th", "6th")
 
 
 def _cell(line: str, column: str, share: float | None, where: str) -> dict:
-    told = share is not None and f"{where}, {column}: {percent(share)}"
-    return {"line": line, "column": column, "accuracy": in_percent(share), "told": told}
+    tooltip = share is not None and f"{where}, {column}: {percent(share)}"
+    return {"line": line, "column": column, "accuracy": in_percent(share), "tooltip": tooltip}
 
 
 def _heat(values: list[dict], y: str, lines: list[str], x: str, columns: list[str]) -> dict:
-    """A heat map with its values in it."""
+    """A heat map that shows its values."""
     heads = {"labelPadding": 18} if any(" " in column for column in columns) else {}
-    known = [value for value in values if value["accuracy"] is not None]
-    places = {
+    drawn = [value for value in values if value["accuracy"] is not None]
+    position: dict[str, dict] = {
         "x": {
             "field": "column", "type": "nominal", "sort": None, "title": x or None,
             "scale": {"domain": columns, "padding": 0.04},
@@ -196,7 +263,7 @@ def _heat(values: list[dict], y: str, lines: list[str], x: str, columns: list[st
         },
     }  # fmt: skip
     if y:
-        places["y"] |= {"title": y, "axis": {**_CORNER, "labelColor": INK}}
+        position["y"] |= {"title": y, "axis": {**_CORNER, "labelColor": INK}}
     colour = {
         "field": "accuracy", "type": "quantitative", "legend": None,
         "scale": {"domain": [i * 100 / (len(HEAT) - 1) for i in range(len(HEAT))], "range": HEAT},
@@ -206,16 +273,16 @@ def _heat(values: list[dict], y: str, lines: list[str], x: str, columns: list[st
     return {
         "width": 58 * len(columns),
         "height": 27 * len(lines),
-        "data": {"values": known},
+        "data": {"values": drawn},
         "layer": [
             {
                 "name": "heat",
                 "mark": "rect",
-                "encoding": {**places, "color": colour, "description": {"field": "told"}},
+                "encoding": {**position, "color": colour, "description": {"field": "tooltip"}},
             },
             {
                 "mark": {"type": "text", "fontSize": 11, "aria": False},
-                "encoding": {**places, "color": ink, "text": text},
+                "encoding": {**position, "color": ink, "text": text},
             },
         ],
     }
@@ -224,38 +291,47 @@ def _heat(values: list[dict], y: str, lines: list[str], x: str, columns: list[st
 _CORNER = {"titleAngle": 0, "titleAlign": "right", "titleX": -6, "titleY": -12}
 
 
-def lora(grid: Grid) -> list[Chart]:
-    """Answers held out by the ranks of LoRA: ours, and the paper's where it has some."""
-    drawn = []
-    for whose, shares in grid.told():
+def lora(which: int, grid: Grid) -> list[Chart]:
+    """Answers about people held out by the ranks of LoRA: ours, and the paper's if it has some."""
+    charts = []
+    for whose, shares in grid.sides():
         ranks, embedding = grid.axes(shares)
         values = [
             _cell(rank, of_embedding, share, f"rank {rank}, of the embedding {of_embedding}")
             for (rank, of_embedding), share in shares.items()
         ]
-        spec = _heat(values, "rank", ranks, "rank of the embedding", embedding)
         rows = [(r, *(in_percent(shares.get((r, e))) for e in embedding)) for r in ranks]
-        title = f"{grid.label}: LoRA, {whose}"
-        drawn.append(chart(title, spec, ("rank, and of the embedding", *embedding), rows))
-    return drawn
+        least, most = percent(min(shares.values())), percent(max(shares.values()))
+        charts.append(
+            Chart(
+                name=f"lora{'-paper' * bool(charts)}-{which + 1}",
+                title=f"{grid.label}: LoRA, {whose}",
+                alt=f"{grid.label}: answers by the ranks of LoRA, {whose}, from {least} to {most}.",
+                spec=_heat(values, "rank", ranks, "rank of the embedding", embedding),
+                columns=("rank, and of the embedding", *embedding),
+                rows=rounded(rows),
+                legend="Exact match in % on people held out.",
+            )
+        )
+    return charts
 
 
 def scatter(agreement: Agreement) -> Chart:
     """Ours against the paper's, a point a dataset; those furthest apart in rank stand out."""
-    rho, ranks = agreement.spearman, {label: ranks for label, *ranks in agreement.misses()}
+    ranks = {label: ranks for label, *ranks in agreement.misses()}
     values, rows = [], []
     each = zip(agreement.labels, agreement.ours, agreement.theirs, strict=True)
     for label, ours, theirs in each:
         rank, their_rank = ranks[label]
         rows.append((label, 100 * ours, 100 * theirs, rank, their_rank))
-        told = f"this run: {percent(ours)}, rank {rank:g}"
-        told += f"; the paper: {percent(theirs)}, rank {their_rank:g}"
-        place = {"ours": 100 * ours, "theirs": 100 * theirs}
+        tooltip = f"{label} – this run: {percent(ours)}, rank {rank:g}"
+        tooltip += f"; the paper: {percent(theirs)}, rank {their_rank:g}"
         strength = 1.0 if label in agreement.furthest() else 0.4
-        values.append({**place, "told": f"{label} – {told}", "strength": strength})
+        point = {"ours": 100 * ours, "theirs": 100 * theirs}
+        values.append({**point, "tooltip": tooltip, "strength": strength})
     rows.sort(key=lambda row: -abs(row[3] - row[4]))
     scale = {"scale": {"domain": [0, 100]}, "type": "quantitative"}
-    places = {
+    position = {
         "x": {"field": "theirs", "title": "the paper, %", "axis": {"tickCount": 5}, **scale},
         "y": {"field": "ours", "title": "this run, %", "axis": UPRIGHT_LONG, **scale},
     }
@@ -268,15 +344,28 @@ def scatter(agreement: Agreement) -> Chart:
             {
                 "data": {"values": [{"theirs": 0, "ours": 0}, {"theirs": 100, "ours": 100}]},
                 "mark": {"type": "line", "color": LINE, "strokeWidth": 1.5, "aria": False},
-                "encoding": places,
+                "encoding": position,
             },
             {
                 "name": "points",
                 "mark": {"type": "point", "filled": True, "size": 60, "color": ACCENT},
-                "encoding": {**places, "opacity": strength, "description": {"field": "told"}},
+                "encoding": {**position, "opacity": strength, "description": {"field": "tooltip"}},
             },
         ],
     }
-    columns = ("", "this run", "the paper", "rank", "the paper's rank")
-    title = MEASURES[agreement.name] + (f": Spearman’s ρ = {rho:.3f}" if rho is not None else "")
-    return chart(title, spec, columns, rows)
+    name, rho = MEASURES[agreement.name], agreement.spearman
+    correlation = "no rank correlation, all of ours are the same"
+    if rho is not None:
+        correlation = f"rank correlation {rho:.3f}"
+    alt = f"{name} of {len(agreement.labels)} datasets: {correlation}."
+    if furthest := [miss for miss in agreement.misses() if miss[0] in agreement.furthest()]:
+        labels = (f"{label} (rank {a:g}, the paper's {b:g})" for label, a, b in furthest)
+        alt += f" Furthest apart: {', '.join(labels)}."
+    return Chart(
+        name=f"agreement-{agreement.name.replace('_', '-')}",
+        title=name + (f": Spearman’s ρ = {rho:.3f}" if rho is not None else ""),
+        alt=alt,
+        spec=spec,
+        columns=("", "this run", "the paper", "rank", "the paper's rank"),
+        rows=rounded(rows),
+    )

@@ -1,27 +1,43 @@
-"""A chart of the page: a Vega-Lite specification, drawn as SVG while the page is written.
+"""A chart: one Vega-Lite specification, drawn as SVG for the page and as PNG for print.
 
-`vl-convert` draws it with no browser and no network, so the page shows every chart without a
-script, in print too. Every mark carries what it says as `aria-label`, which `page.js` shows where
-the pointer or the keyboard is. Accuracies come as shares, from 0 to 1, and are drawn in %. Colours
-that are names of `page.css` follow the reader's light or dark theme.
+`vl-convert` draws without a browser and without a network, so the page shows every chart without a
+script, in print too. Every mark carries its value as `aria-label`, which `page.js` shows at the
+pointer or the keyboard focus. Accuracies are shares, from 0 to 1, drawn in %. Colours named in
+`page.css` follow the reader's light or dark theme; print uses the light ones. The others are of
+Okabe and Ito (2008), which colour-blind readers can distinguish.
 """
 
 import csv
 import dataclasses
+import functools
 import html
 import io
+import json
 import re
+import struct
+import textwrap
+import zlib
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import vl_convert
 
 from kstore_jax.report.markup import Html
 
+COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#785EF0", "#5B5B5B")
+DASHES = {"-": [1, 0], "--": [5, 3], ":": [1.5, 2.5], "-.": [6, 2, 1.5, 2]}
+HEAT = ("#eef3f9", "#c9dcee", "#86b6da", "#3f87bd", "#0f5795", "#08306b")
 _VEGA_LITE = "6.4"
 WIDTH = 340
 INK, GREY, LINE, ACCENT, PAPER = (
     f"var(--{name})" for name in ("ink", "grey", "line", "accent", "paper")
 )
+_PRINT_COLOURS = {
+    INK: "#1d2329", GREY: "#5d6771", LINE: "#e3e6ea", ACCENT: HEAT[4], PAPER: "#ffffff"
+}  # fmt: skip
+_PPI = 216  # pixels an inch of a PNG, three a point of the drawing
+_TITLE_CHARACTERS = 52  # a line of a printed title
+_SOFTWARE = b"Software\0kstore_jax"  # in the metadata of PNGs
 _CONFIG = {
     "background": None,
     "font": "sans-serif",
@@ -45,16 +61,71 @@ class Chart:
     """A chart and its values.
 
     Attributes:
-      title: what it shows.
-      svg: the drawing.
+      name: of its picture, without suffix.
+      title: what the chart shows.
+      alt: its content in words.
+      spec: its Vega-Lite specification.
       columns: the heads of its table of values.
-      rows: their cells, in % where they are accuracies; None where there is none.
+      rows: the cells of the table, accuracies in %; None for an empty cell.
+      legend: what its marks mean, for print; the page has switches instead.
     """
 
+    name: str
     title: str
-    svg: Html
+    alt: str
+    spec: dict
     columns: tuple[str, ...]
     rows: tuple[tuple, ...]
+    legend: str = ""
+
+    @functools.cached_property
+    def svg(self) -> Html:
+        """The drawing for the page, without what a page does not need."""
+        svg = vl_convert.vegalite_to_svg({"config": _CONFIG, **self.spec}, vl_version=_VEGA_LITE)
+        for unneeded in _UNNEEDED:
+            svg = re.sub(unneeded, "", svg)
+        svg = re.sub(r" (?:d|transform)=\"[^\"]*\"", _round_coordinates, svg)
+        name = html.escape(f"{self.title}; the arrow keys go from value to value")
+        head = f'<svg class="chart" role="graphics-document" aria-label="{name}"'
+        return Html(re.sub(r'<svg [^>]*?class="marks"', head, svg, count=1))
+
+    @functools.cached_property
+    def png(self) -> bytes:
+        """The drawing for print: on white, with its title and legend."""
+        title: dict[str, Any] = {
+            "text": textwrap.wrap(self.title, _TITLE_CHARACTERS), "anchor": "start", "offset": 12,
+            "fontSize": 13, "subtitle": textwrap.wrap(self.legend, 60), "subtitleColor": GREY,
+        }  # fmt: skip
+        printed = {"config": {**_CONFIG, "background": "#ffffff"}, **self.spec, "title": title}
+        text = json.dumps(printed)
+        for name, colour in _PRINT_COLOURS.items():
+            text = text.replace(name, colour)
+        png = vl_convert.vegalite_to_png(json.loads(text), vl_version=_VEGA_LITE, ppi=_PPI)
+        return _signed(png)
+
+
+def _signed(png: bytes) -> bytes:
+    """A PNG with the name of this package in a text chunk after its header."""
+    chunk = b"tEXt" + _SOFTWARE
+    signature = struct.pack(">I", len(_SOFTWARE)) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    return png[:33] + signature + png[33:]
+
+
+def is_ours(png: bytes) -> bool:
+    """Whether a PNG was drawn by this package."""
+    return _SOFTWARE in png
+
+
+def look(which: int) -> tuple[str, str]:
+    """The colour and line style of group number `which`; the first 32 are all different."""
+    dashes = [*DASHES]
+    return COLOURS[which % len(COLOURS)], dashes[which // len(COLOURS) % len(dashes)]
+
+
+def picture_name(kind: str, which: int, label: str) -> str:
+    """The file name of the picture of group number `which`, without suffix."""
+    safe = re.sub(r"[^A-Za-z0-9+]+", "-", label)[:60].strip("-")
+    return f"{kind}-{which + 1}-{safe}"
 
 
 def as_csv(lines: Iterable[Sequence]) -> str:
@@ -64,27 +135,16 @@ def as_csv(lines: Iterable[Sequence]) -> str:
     return text.getvalue()
 
 
-def chart(title: str, spec: dict, columns: Iterable[str], rows: Iterable[Sequence]) -> Chart:
-    rounded = (
+def rounded(rows: Iterable[Sequence]) -> tuple[tuple, ...]:
+    """Rows of a table of values, with three decimals."""
+    return tuple(
         tuple(round(cell, 3) if isinstance(cell, float) else cell for cell in row) for row in rows
     )
-    return Chart(title, _svg(title, spec), tuple(columns), tuple(rounded))
 
 
-def _svg(title: str, spec: dict) -> Html:
-    """The drawing, less what a page does not need of it."""
-    drawn = vl_convert.vegalite_to_svg({"config": _CONFIG, **spec}, vl_version=_VEGA_LITE)
-    for unneeded in _UNNEEDED:
-        drawn = re.sub(unneeded, "", drawn)
-    drawn = re.sub(r" (?:d|transform)=\"[^\"]*\"", _coarser, drawn)
-    name = html.escape(f"{title}; the arrow keys go from value to value")
-    head = f'<svg class="chart" role="graphics-document" aria-label="{name}"'
-    return Html(re.sub(r'<svg [^>]*?class="marks"', head, drawn, count=1))
-
-
-def _coarser(place: re.Match) -> str:
+def _round_coordinates(attribute: re.Match) -> str:
     """Coordinates to a hundredth of a pixel."""
-    return re.sub(r"(?<=\.\d\d)\d+", "", place[0])
+    return re.sub(r"(?<=\.\d\d)\d+", "", attribute[0])
 
 
 _UNNEEDED = (
@@ -94,10 +154,11 @@ _UNNEEDED = (
     r" aria-roledescription=\"[^\"]*\"",
     r"<g></g>",
 )
-"""What a page does without: empty frames, defaults, the same word at every mark."""
+"""Parts of an SVG that a page does not need: empty frames, defaults, repeated words."""
 
 
 def in_percent(share: float | None) -> float | None:
+    """A share in %, None for None."""
     return None if share is None else 100 * share
 
 

@@ -3,9 +3,9 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from kstore_jax.config.fields import identity
+from kstore_jax.config.fields import flatten, identity
 from kstore_jax.pipeline.experiment import Finetune
-from kstore_jax.report.groups import Group, flat
+from kstore_jax.report.groups import Group
 
 Cells = Mapping[tuple[str, str], float]
 """Answers about people held out, by the rank of queries and values and that of the embedding."""
@@ -15,7 +15,7 @@ _ALL = "all"
 
 @dataclasses.dataclass(frozen=True)
 class Grid:
-    """Ours, and the paper's, which has none for many datasets.
+    """Our grid, and the paper's, which is empty for many datasets.
 
     Attributes:
       label: the dataset.
@@ -27,28 +27,29 @@ class Grid:
     ours: Cells
     theirs: Cells
 
-    def told(self) -> list[tuple[str, Cells]]:
-        """Whose they are, and the cells."""
+    def sides(self) -> list[tuple[str, Cells]]:
+        """The grids that have cells, with whose they are."""
         both = [("this run", self.ours), ("the paper", self.theirs)]
         return [(whose, cells) for whose, cells in both if cells]
 
     def axes(self, cells: Cells) -> tuple[list[str], list[str]]:
-        """The ranks, and those of the embedding, in order."""
-        return tuple(sorted({pair[i] for pair in cells}, key=_order) for i in (0, 1))
+        """The ranks of queries and values, and of the embedding, in order."""
+        ranks, embedding = (sorted({pair[i] for pair in cells}, key=_order) for i in (0, 1))
+        return ranks, embedding
 
 
-def of(found: Sequence[Group]) -> list[Grid]:
-    """The grids among these groups: two ranks or more both ways."""
+def of(groups: Sequence[Group]) -> list[Grid]:
+    """The grids among these groups: at least two ranks of each kind."""
     together: dict[str, list[Group]] = {}
-    for group in found:
+    for group in groups:
         if group.configs and _is_lora(group.configs[0].finetune):
             together.setdefault(str(_settings(group)), []).append(group)
     grids = []
-    for groups in together.values():
-        ours = {_ranks(group): group.mean("qa", "mean") for group in groups}
+    for members in together.values():
+        ours = {_ranks(group): group.mean("qa", "mean") for group in members}
         if all(len({pair[i] for pair in ours}) > 1 for i in (0, 1)):
-            published = groups[0].published
-            grids.append(Grid(groups[0].dataset, ours, published.lora if published else {}))
+            published = members[0].published
+            grids.append(Grid(members[0].dataset, ours, published.lora if published else {}))
     return grids
 
 
@@ -57,18 +58,18 @@ def _is_lora(finetune: Finetune) -> bool:
 
 
 def _settings(group: Group) -> dict:
-    """All that the groups of one grid agree in."""
+    """The settings that the groups of one grid share."""
     own = {"seed", "world.seed", "finetune.rank", "finetune.embedding_rank"}
-    fields = flat(identity(group.configs[0]))
+    fields = flatten(identity(group.configs[0]))
     return {name: value for name, value in fields.items() if name not in own}
 
 
 def _ranks(group: Group) -> tuple[str, str]:
     finetune = group.configs[0].finetune
-    return _told(finetune.rank), _told(finetune.embedding_rank)
+    return _name(finetune.rank), _name(finetune.embedding_rank)
 
 
-def _told(rank: int) -> str:
+def _name(rank: int) -> str:
     return _ALL if rank < 0 else str(rank)
 
 

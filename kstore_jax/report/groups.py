@@ -1,12 +1,13 @@
-"""`results.json` as read back and checked, its rows grouped over seeds."""
+"""Reads and checks `results.json`, and groups its rows over seeds."""
 
 import dataclasses
 import json
 import math
 import pathlib
 from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
-from kstore_jax.config.fields import identity
+from kstore_jax.config.fields import flatten, identity
 from kstore_jax.errors import DamagedFileError, UserError
 from kstore_jax.pipeline.experiment import Experiment, parse
 from kstore_jax.report import paper
@@ -21,11 +22,11 @@ class Group:
     """The rows that differ in nothing but the seed.
 
     Attributes:
-      label: the dataset, and what else tells this group from others of the same dataset.
+      label: the dataset, and the name or settings that distinguish this group from others of it.
       dataset: the variant, as the paper writes it.
       rows: rows of `results.json`, one a seed.
-      configs: the configuration of each row, empty where they are not known.
-      stages: the folder of the stages of each row, empty where they are not known.
+      configs: the configuration of each row; empty where unknown.
+      stages: the folder of the stages of each row; empty where unknown.
     """
 
     label: str
@@ -35,29 +36,29 @@ class Group:
     stages: tuple[pathlib.Path, ...] = ()
 
     def each(self, *path: str | int) -> list:
-        """What each row has at a path of keys."""
-        found = list(self.rows)
+        """The value of each row at a path of keys."""
+        values: list = list(self.rows)
         for key in path:
-            found = [value[key] for value in found]
-        return found
+            values = [value[key] for value in values]
+        return values
 
-    def mean(self, *path: str | int) -> float | None:
-        """The mean over the seeds, None where no seed has a value."""
+    def mean(self, *path: str | int) -> float:
+        """The mean over the seeds of a number that every row has."""
         return _means(self.each(*path))
 
     def means(self, *path: str) -> dict:
-        """The mean of every number of a table: a nest of dictionaries and lists."""
+        """The mean over the seeds of every number in nested dictionaries and lists; None where no
+        seed has a value."""
         return _means(self.each(*path))
 
     @property
     def published(self) -> paper.Published | None:
-        """The paper's numbers, None where it has no such dataset, or not with what is mixed in or
-        of such a model."""
+        """The paper's numbers; None where it has no such dataset, mixture or model."""
         return paper.published(self.dataset, self.setting) if self.as_in_the_paper else None
 
     @property
     def as_in_the_paper(self) -> bool:
-        """Whether a GPT-2 was asked as it is where questions were mixed in, else finetuned."""
+        """Whether this is a GPT-2, finetuned unless questions were mixed in."""
         causal = self.rows[0].get("direction", "causal") == "causal"
         return causal and all(
             config.model.activation == "gelu"  # Llama's is another
@@ -67,7 +68,7 @@ class Group:
 
     @property
     def setting(self) -> str:
-        """What is read, as the paper's settings are called."""
+        """The paper's name for what pretraining read."""
         beside = mixed(self.rows[0])
         return paper.setting(
             rewritten="rewritten" in beside,
@@ -77,19 +78,19 @@ class Group:
         )
 
     def ceiling(self, probe: str) -> dict | None:
-        """The most a linear probe can reach, by kind and attribute, where it is known."""
-        known = all(row[probe].get("ceiling") for row in self.rows)
-        return self.means(probe, "ceiling") if known else None
+        """The highest accuracy of a linear probe by kind and attribute; None where unknown."""
+        recorded = all(row[probe].get("ceiling") for row in self.rows)
+        return self.means(probe, "ceiling") if recorded else None
 
     @property
     def reworded(self) -> list[dict]:
-        """Answers about people held out, a table for each wording never trained, where known."""
+        """Answers about people held out in each untrained wording; empty where unknown."""
         counts = {len(row.get("qa_wordings", ())) for row in self.rows}
         return _means(self.each("qa_wordings")) if len(counts) == 1 and counts != {0} else []
 
     @property
     def wording(self) -> str:
-        """What each person's biographies are like, in words."""
+        """The biographies of a person in words."""
         try:
             variant = Variant.parse(self.dataset)
         except UserError:
@@ -98,17 +99,17 @@ class Group:
 
 
 def mixed(row: dict) -> dict:
-    """What was read beside the people's biographies; older rows do not say."""
+    """What pretraining read besides the people's biographies; older rows do not have it."""
     return row.get("mixed", {})
 
 
-def _means(values: list):
+def _means(values: list) -> Any:
     if isinstance(values[0], dict):
         return {key: _means([value[key] for value in values]) for key in values[0]}
     if isinstance(values[0], list):
         return [_means(list(cells)) for cells in zip(*values, strict=True)]
-    known = [value for value in values if value is not None]
-    return math.fsum(known) / len(known) if known else None
+    numbers = [value for value in values if value is not None]
+    return math.fsum(numbers) / len(numbers) if numbers else None
 
 
 def _wording(variant: Variant) -> str:
@@ -137,9 +138,9 @@ def _wording(variant: Variant) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Results:
-    """What `results.json` holds: the rows, where their stages are, what these were made with, the
-    names of rows that failed; and the configuration of each row, None where `config.json` does not
-    tell."""
+    """The content of `results.json`: rows, the folder of their stages, the provenance of these, and
+    the names of rows that failed; and the configuration of each row, None where `config.json` lacks
+    it."""
 
     rows: list[dict]
     configs: list[Experiment] | None
@@ -152,7 +153,8 @@ def read_results(run: pathlib.Path) -> Results:
     """`results.json`, checked; its stages are in `run` where it does not say otherwise.
 
     Raises:
-      UserError: the file is missing, or is not what `sweep.run` writes.
+      UserError: the file is missing.
+      DamagedFileError: it is not as `sweep.run` wrote it.
     """
     path = run / "results.json"
     try:
@@ -164,17 +166,16 @@ def read_results(run: pathlib.Path) -> Results:
             f"{path}: damaged (not text); `kstore run` writes it again"
         ) from None
     try:
-        found = json.loads(text)
-        for row in found["rows"]:
+        content = json.loads(text)
+        for row in content["rows"]:
             _check(row)
-        stages = run / found.get("stages", "stages")
-        rows = list(found["rows"])
-        made = found.get("provenance") or []
-        made = [made] if isinstance(made, dict) else made  # as older ones tell whoever asked last
-        failed = {int(row["row"]): str(row["name"]) for row in found.get("failed", ())}
-        configs, made = _read_configs(run, rows, failed), [*map(dict, made)]
-        named = tuple(f"row {i} ({name})" for i, name in failed.items())
-        results = Results(rows, configs, stages, made, named)
+        stages = run / content.get("stages", "stages")
+        rows = list(content["rows"])
+        provenances = [dict(one) for one in content.get("provenance") or ()]
+        failed = {int(row["row"]): str(row["name"]) for row in content.get("failed", ())}
+        configs = _read_configs(run, rows, failed)
+        names = tuple(f"row {i} ({name})" for i, name in failed.items())
+        results = Results(rows, configs, stages, provenances, names)
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         what = f"{error.args[0]} is missing" if isinstance(error, KeyError) else error
         raise DamagedFileError(f"{path}: damaged ({what}); `kstore run` writes it again") from None
@@ -249,19 +250,19 @@ def _share(name: str, value) -> None:
 def _read_configs(
     run: pathlib.Path, rows: Sequence[dict], failed: Collection[int]
 ) -> list[Experiment] | None:
-    """The configuration of each row but those that failed, None where `config.json` is not there or
-    tells of others."""
+    """The configuration of each row that did not fail; None where `config.json` is missing or has
+    other rows."""
     try:
         given = json.loads((run / "config.json").read_text())["rows"]
         configs = [parse(row) for i, row in enumerate(given) if i not in failed]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, UserError):
         return None
-    told = [(config.data.variant, config.seed) for config in configs]
-    return configs if told == [(row["dataset"], row["seed"]) for row in rows] else None
+    names = [(config.data.variant, config.seed) for config in configs]
+    return configs if names == [(row["dataset"], row["seed"]) for row in rows] else None
 
 
 def together(results: Sequence[Results]) -> list[Group]:
-    """The groups of several runs; a row that an earlier run has too is left out."""
+    """The groups of several runs; a row that an earlier run also has is left out."""
     rows, configs, stages, seen = [], [], [], []
     for one in results:
         for row, config in zip(one.rows, one.configs or [None] * len(one.rows), strict=True):
@@ -279,7 +280,7 @@ def groups(
     configs: Sequence[Experiment | None] | None,
     stages: Sequence[pathlib.Path] = (),
 ) -> list[Group]:
-    """The rows, together where they differ in nothing but the seed, in order of appearance."""
+    """Groups rows that differ in the seed alone, in order of appearance."""
     configs = configs or [None] * len(rows)
     settings = [settings_of(row, config) for row, config in zip(rows, configs, strict=True)]
     together: dict[tuple, list[int]] = {}
@@ -291,7 +292,7 @@ def groups(
             label=_label(rows[chosen[0]]["dataset"], chosen, members, rows, settings),
             dataset=rows[chosen[0]]["dataset"],
             rows=tuple(rows[i] for i in chosen),
-            configs=tuple(configs[i] for i in chosen if configs[i]),
+            configs=tuple(config for i in chosen if (config := configs[i])),
             stages=tuple(stages[i] for i in chosen) if stages else (),
         )
         for chosen in members
@@ -299,25 +300,18 @@ def groups(
 
 
 def settings_of(row: dict, config: Experiment | None) -> dict[str, str]:
-    """Every setting but the name, the seeds and the dataset, as text."""
+    """Every setting except the name, the seeds and the dataset, as text."""
     if config is None:
         return {"people": str(row["people"])} | {k: str(v) for k, v in mixed(row).items()}
     own = {"seed", "world.seed", "data.variant"}
-    return {name: str(value) for name, value in flat(identity(config)).items() if name not in own}
-
-
-def flat(config: dict, path: str = "") -> dict[str, object]:
-    """A nested configuration as `{"pretrain.steps": …}`."""
-    found = {}
-    for name, value in config.items():
-        inner = flat(value, f"{path}{name}.") if isinstance(value, dict) else {path + name: value}
-        found.update(inner)
-    return found
+    return {
+        name: str(value) for name, value in flatten(identity(config)).items() if name not in own
+    }
 
 
 def _label(dataset: str, own: Sequence[int], members, rows, settings) -> str:
-    """The dataset, with the name that all of these rows have; without one, or where others have it
-    too, with the settings that others have otherwise."""
+    """The dataset with the name that all of these rows share or, without one or where others share
+    it too, with the settings in which they differ."""
     rivals = [m for m in members if rows[m[0]]["dataset"] == dataset]
     (name, *more) = {rows[i].get("name", "") for i in own}
     named = [] if more or not name else [name]
@@ -327,7 +321,7 @@ def _label(dataset: str, own: Sequence[int], members, rows, settings) -> str:
 
 
 def differing(mine: Mapping[str, str], all_: Sequence[Mapping[str, str]]) -> list[str]:
-    """Those of my settings, as text, in which not all are alike."""
+    """Those of `mine`, as text, in which not all are equal."""
     apart = [k for k in mine if len({one.get(k) for one in all_}) > 1]
     return [f"{k.removeprefix('world.')}={_cut_short(mine[k])}" for k in apart]
 
@@ -337,7 +331,7 @@ def _cut_short(text: str, most: int = 40) -> str:
 
 
 def with_settings(dataset: str, settings: Sequence[str]) -> str:
-    """A dataset with what tells it from others of its name."""
+    """A dataset with the settings that distinguish it from others of its name."""
     return f"{dataset} ({', '.join(settings)})" if settings else dataset
 
 

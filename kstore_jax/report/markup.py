@@ -10,10 +10,10 @@ class Html(str):
 
 def tag(name: str, *inside, **attributes) -> Html:
     """An element; strings inside it and in its attributes are escaped."""
-    told = "".join(
+    attributes_text = "".join(
         f' {k.rstrip("_").replace("_", "-")}="{html.escape(str(v))}"' for k, v in attributes.items()
     )
-    return Html(f"<{name}{told}>{join(inside)}</{name}>")
+    return Html(f"<{name}{attributes_text}>{join(inside)}</{name}>")
 
 
 def join(parts: Iterable) -> Html:

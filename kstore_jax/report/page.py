@@ -1,9 +1,9 @@
-"""Finished runs as one page: what they found, tables, charts, the paper's numbers beside ours.
+"""Writes finished runs as one page: a summary, tables, charts, and the paper's numbers.
 
-The page is one file that asks nothing of any network: charts are SVG, tables of values are links to
-CSV inside it, style and script are inline, and the script is the one that its policy names by hash.
-It is a function of the results alone. All text goes through `markup.tag`, which escapes whatever is
-not HTML already.
+The page is self-contained and loads nothing: charts are SVG, tables of values link to CSV inside
+the page, style and script are inline, and the content policy allows that script alone, by its hash.
+The page is a function of the results. All text goes through `markup.tag`, which escapes everything
+that is not HTML already.
 """
 
 import base64
@@ -20,21 +20,13 @@ from kstore_jax.files import write_bytes, write_text
 from kstore_jax.pipeline.experiment import Experiment
 from kstore_jax.pipeline.graph import ExperimentGraph
 from kstore_jax.pipeline.stages import Cache
-from kstore_jax.report import agreement, charts, curves, figures, grids, paper, series, tables
-from kstore_jax.report.drawing import Chart, as_csv
-from kstore_jax.report.figures import Drawing
+from kstore_jax.report import agreement, charts, curves, grids, paper, series, tables
+from kstore_jax.report.drawing import Chart, as_csv, is_ours
 from kstore_jax.report.groups import Group, read_results, together
 from kstore_jax.report.markup import Html, join, tag
 from kstore_jax.report.settings import what_was_run
-from kstore_jax.report.summary import Finding, finding, percent
+from kstore_jax.report.summary import Summary, percent, summarise
 from kstore_jax.train.telemetry import METRICS, read_metrics
-
-
-class Figure(NamedTuple):
-    """A chart of the page, and the same as a picture beside it."""
-
-    chart: Chart
-    drawing: Drawing
 
 
 class Section(NamedTuple):
@@ -48,8 +40,8 @@ class Section(NamedTuple):
 def write(runs: Sequence[pathlib.Path], out: pathlib.Path) -> pathlib.Path:
     """Writes `out/report.html` and `out/figures/*.png` from `results.json` of every run.
 
-    A row that several runs have is told once. Pictures of an earlier page that are drawn no more
-    are removed; those of others stay.
+    A row that several runs have appears once. Stale pictures of an earlier page are removed;
+    pictures by other programs stay.
 
     Returns: the path of the page.
 
@@ -57,61 +49,49 @@ def write(runs: Sequence[pathlib.Path], out: pathlib.Path) -> pathlib.Path:
       UserError: a run holds no results, or damaged ones; nothing is written.
     """
     results = [read_results(run) for run in runs]
-    found = together(results)
-    drawn = _drawn(found)
-    provenances = [told for one in results for told in one.provenances]
+    groups = together(results)
+    drawn = _charts(groups)
+    provenances = [record for one in results for record in one.provenances]
     sections = [
-        Section("glance", "At a glance", [_glance(found)]),
-        Section("numbers", "In numbers", _numbers(found)),
-        *(Section(name, title, _shown(told, drawn[name])) for name, title, told in _FIGURES),
-        Section("run", "What was run", what_was_run(found, provenances)),
-        Section("files", "Files", [_files(runs, out, found)]),
+        Section("glance", "At a glance", [_glance(groups)]),
+        Section("numbers", "In numbers", _numbers(groups)),
+        *(Section(name, title, _figures(text, drawn[name])) for name, title, text in _FIGURES),
+        Section("run", "What was run", what_was_run(groups, provenances)),
+        Section("files", "Files", [_files(runs, out, groups)]),
     ]
     (out / "figures").mkdir(parents=True, exist_ok=True)
     pictures = {
-        out / "figures" / f"{figure.drawing.name}.png": figure.drawing.png
-        for figures_ in drawn.values()
-        for figure in figures_
+        out / "figures" / f"{chart.name}.png": chart.png
+        for of_section in drawn.values()
+        for chart in of_section
     }
     for path, png in pictures.items():
         write_bytes(path, png)
     names = [run.resolve().name for run in runs]
     page = out / "report.html"
     failed = [name for one in results for name in one.failed]
-    lead = _lead(" ".join(map(str, runs)), finding(found), failed)
+    lead = _lead(" ".join(map(str, runs)), summarise(groups), failed)
     write_text(page, _page(f"kstore: {', '.join(names)}", lead, [s for s in sections if s.parts]))
     for path in (out / "figures").glob("*.png"):
-        if path not in pictures and figures.is_ours(path.read_bytes()):
+        if path not in pictures and is_ours(path.read_bytes()):
             path.unlink()
     return page
 
 
-def _drawn(found: Sequence[Group]) -> dict[str, list[Figure]]:
-    """The figures of each section."""
-    numbered = list(enumerate(found))
+def _charts(groups: Sequence[Group]) -> dict[str, list[Chart]]:
+    """The charts of each section."""
+    numbered = list(enumerate(groups))
     return {
-        "agreement": [
-            Figure(charts.scatter(each), figures.scatter(each))
-            for each in agreement.agreements(found)
-        ],
-        "answers": [Figure(charts.answers(g), figures.answers(i, g)) for i, g in numbered],
+        "agreement": [charts.scatter(each) for each in agreement.agreements(groups)],
+        "answers": [charts.answers(i, group) for i, group in numbered],
         "lora": [
-            Figure(*both)
-            for i, grid in enumerate(grids.of(found))
-            for both in zip(charts.lora(grid), figures.lora(i, grid), strict=True)
+            chart for i, grid in enumerate(grids.of(groups)) for chart in charts.lora(i, grid)
         ],
-        "series": [
-            Figure(curves.along(each), figures.along(i, each))
-            for i, each in enumerate(series.of(found))
-        ],
-        "p_probing": [
-            Figure(*both)
-            for i, g in numbered
-            for both in zip(charts.p_probing(g), figures.p_probing(i, g), strict=True)
-        ],
-        "q_probing": [Figure(charts.q_probing(g), figures.q_probing(i, g)) for i, g in numbered],
-        "dynamics": _dynamics(found),
-        "losses": _losses(found),
+        "series": [curves.along(i, each) for i, each in enumerate(series.of(groups))],
+        "p_probing": [chart for i, group in numbered for chart in charts.p_probing(i, group)],
+        "q_probing": [charts.q_probing(i, group) for i, group in numbered],
+        "dynamics": _dynamics(groups),
+        "losses": _losses(groups),
     }
 
 
@@ -136,19 +116,19 @@ def _page(title: str, lead: Html, sections: Sequence[Section]) -> str:
     return f"<!doctype html>\n{tag('html', head, inside, lang='en')}\n"
 
 
-def _lead(runs: str, found: Finding, failed: Sequence[str]) -> Html:
-    parts = [tag("p", f"kstore report · {runs}", class_="eyebrow"), tag("h1", found.headline)]
-    parts += [tag("p", found.verdict, class_="verdict")] if found.verdict else []
+def _lead(runs: str, summary: Summary, failed: Sequence[str]) -> Html:
+    parts = [tag("p", f"kstore report · {runs}", class_="eyebrow"), tag("h1", summary.headline)]
+    parts += [tag("p", summary.verdict, class_="verdict")] if summary.verdict else []
     left_out = [f"Not on this page, because it failed: {name}." for name in failed]
-    parts += [tag("p", caveat, class_="warn") for caveat in (*left_out, *found.caveats)]
+    parts += [tag("p", caveat, class_="warn") for caveat in (*left_out, *summary.caveats)]
     return tag("header", *parts)
 
 
-def _glance(found: Sequence[Group]) -> Html:
-    known = any(group.published and group.published.qa for group in found)
+def _glance(groups: Sequence[Group]) -> Html:
+    compared = any(group.published and group.published.qa for group in groups)
     note = f"Diamond: the paper's answers about people held out ({paper.SETTING})."
-    notes = [tag("p", note, class_="note")] * known
-    return join([tag("div", *map(_bars, found), class_="glance"), *notes])
+    notes = [tag("p", note, class_="note")] * compared
+    return join([tag("div", *map(_bars, groups), class_="glance"), *notes])
 
 
 def _bars(group: Group) -> Html:
@@ -172,45 +152,44 @@ def _seeds(group: Group) -> str:
     return group.wording + (f"; mean of {count} seeds" if count > 1 else "")
 
 
-def _numbers(found: Sequence[Group]) -> list[Html]:
-    told = (
+def _numbers(groups: Sequence[Group]) -> list[Html]:
+    parts = (
         tables.in_numbers,
         tables.first_tokens,
         tables.by_beam,
         tables.reworded,
-        tables.told_from,
+        tables.masked_recall,
         tables.grid,
         tables.by_stated,
     )
-    return [table(found) for table in told]
+    return [part(groups) for part in parts]
 
 
-def _losses(found: Sequence[Group]) -> list[Figure]:
-    """The pretraining losses of the rows whose metrics are there; no figure where none are."""
-    told_of = []
-    for which, group in enumerate(found):
-        for config, stages in zip(group.configs, group.stages, strict=bool(group.configs)):
-            told = [line for line in _metrics(stages, config) if line["loss"] is not None]
-            if told:
-                steps, losses = zip(*((line["step"], line["loss"]) for line in told), strict=True)
-                told_of.append((group.label, which, steps, losses))
-    return [Figure(curves.losses(told_of), figures.losses(told_of))] if told_of else []
-
-
-def _dynamics(found: Sequence[Group]) -> list[Figure]:
-    """What the models of the rows that were evaluated knew while they were pretrained."""
+def _losses(groups: Sequence[Group]) -> list[Chart]:
+    """The pretraining losses of the rows whose metrics exist; no chart without any."""
     drawn = []
-    for which, group in enumerate(found):
-        of_rows = zip(group.rows, group.configs, group.stages, strict=bool(group.configs))
-        for row, config, stages in of_rows:
-            if told := [line for line in _metrics(stages, config) if line.get("evaluation")]:
-                drawing = figures.dynamics(which, group, row["seed"], told)
-                drawn.append(Figure(curves.dynamics(group, row["seed"], told), drawing))
+    for which, group in enumerate(groups):
+        for config, stages in zip(group.configs, group.stages, strict=bool(group.configs)):
+            lines = [line for line in _metrics(stages, config) if line["loss"] is not None]
+            if lines:
+                steps, losses = zip(*((line["step"], line["loss"]) for line in lines), strict=True)
+                drawn.append((group.label, which, steps, losses))
+    return [curves.losses(drawn)] if drawn else []
+
+
+def _dynamics(groups: Sequence[Group]) -> list[Chart]:
+    """The dynamics of the rows that were evaluated while they were pretrained."""
+    drawn = []
+    for which, group in enumerate(groups):
+        rows = zip(group.rows, group.configs, group.stages, strict=bool(group.configs))
+        for row, config, stages in rows:
+            if lines := [line for line in _metrics(stages, config) if line.get("evaluation")]:
+                drawn.append(curves.dynamics(which, group, row["seed"], lines))
     return drawn
 
 
 def _metrics(stages: pathlib.Path, config: Experiment) -> list[dict]:
-    """The lines of a row's pretraining, none where they cannot be read."""
+    """The metrics of a row's pretraining; none where they cannot be read."""
     try:
         cache = Cache(stages)
         lines = read_metrics(cache.folder(ExperimentGraph(config, cache).pretrain) / METRICS)
@@ -219,24 +198,23 @@ def _metrics(stages: pathlib.Path, config: Experiment) -> list[dict]:
         return []
 
 
-def _shown(told: str, drawn: Sequence[Figure]) -> list[Html]:
-    """How to read the figures of a section, and the figures; nothing where there are none."""
+def _figures(text: str, drawn: Sequence[Chart]) -> list[Html]:
+    """How to read the charts of a section, and the charts; nothing without charts."""
     if not drawn:
         return []
-    marks = {mark for figure in drawn for mark in re.findall(r"(\w+)_marks", figure.chart.svg)}
+    marks = {mark for chart in drawn for mark in re.findall(r"(\w+)_marks", chart.svg)}
     legend = [_switch(mark, name) for mark, name in charts.MARKS.items() if mark in marks]
     shown = [tag("fieldset", tag("legend", "Marks shown", class_="spoken"), *legend)] * bool(legend)
-    return [tag("p", told), *shown, tag("div", *map(_figure, drawn), class_="figures")]
+    return [tag("p", text), *shown, tag("div", *map(_figure, drawn), class_="figures")]
 
 
 def _switch(mark: str, name: str) -> Html:
-    """What a mark of the charts means; unchecked, `page.css` hides it."""
+    """The meaning of a mark, with a switch; `page.css` hides the mark where it is unchecked."""
     box = Html(f'<input type="checkbox" checked class="{mark}">')
     return tag("label", box, tag("i", class_=mark), name)
 
 
-def _figure(figure: Figure) -> Html:
-    chart, drawing = figure
+def _figure(chart: Chart) -> Html:
     values = tables.table(
         f"values of {chart.title}",
         chart.columns,
@@ -248,17 +226,17 @@ def _figure(figure: Figure) -> Html:
     csv = as_csv([chart.columns, *chart.rows])
     links = [
         tag(
-            "a", "CSV", download=f"{drawing.name}.csv", aria_label=f"CSV of {chart.title}",
+            "a", "CSV", download=f"{chart.name}.csv", aria_label=f"CSV of {chart.title}",
             href=f"data:text/csv;charset=utf-8,{urllib.parse.quote(csv)}",
         ),
         tag(
-            "a", "PNG", href=urllib.parse.quote(f"figures/{drawing.name}.png"),
+            "a", "PNG", href=urllib.parse.quote(f"figures/{chart.name}.png"),
             aria_label=f"PNG of {chart.title}",
         ),
     ]  # fmt: skip
     below = tag("div", tag("details", tag("summary", "Values"), values), *links, class_="below")
     caption = tag("figcaption", chart.title)
-    return tag("figure", caption, chart.svg, tag("p", drawing.alt, class_="alt"), below)
+    return tag("figure", caption, chart.svg, tag("p", chart.alt, class_="alt"), below)
 
 
 def _cell(value: float | str | None) -> str:
@@ -272,8 +250,8 @@ _FIGURES = (
         "agreement",
         "Ours against the paper's",
         "Each point is a dataset; on the line our share is the paper's. Models and worlds of other "
-        "sizes answer more or less of everything, so what is compared is the order. In full colour "
-        "are the datasets whose ranks are furthest apart.",
+        "sizes answer more or less of everything, so compare the order. The datasets whose ranks "
+        "are furthest apart are in full colour.",
     ),
     (
         "answers",
@@ -291,7 +269,7 @@ _FIGURES = (
     ),
     (
         "series",
-        "What more questions, or more people, change",
+        "More questions, or more people",
         "Answers about people held out, of models that differ in the share of pretraining that is "
         "questions (Fig. 10 of the paper), or in the number of people and of windows read.",
     ),
@@ -313,7 +291,7 @@ _FIGURES = (
     ),
     (
         "dynamics",
-        "What the model knew while it was pretrained",
+        "The model while it was pretrained",
         "First tokens of the values in the biographies, and of the answers, of people whose "
         "questions are trained (P_train) and of the others (P_test), and whole answers about "
         "these. Where questions are mixed in, the paper sees answers about P_train first, then "
@@ -322,20 +300,18 @@ _FIGURES = (
     (
         "losses",
         "Pretraining",
-        "Mean next-token loss over the whole text, on the training data. Of long curves some "
-        "points are drawn; metrics.jsonl in the folder of the stage holds all.",
+        "Mean next-token loss over the whole text, on the training data. Long curves are sampled; "
+        "metrics.jsonl in the folder of the stage has every point.",
     ),
 )
 
 
-def _files(runs: Sequence[pathlib.Path], out: pathlib.Path, found: Sequence[Group]) -> Html:
-    rows = as_csv(tables.all_rows(found))
+def _files(runs: Sequence[pathlib.Path], out: pathlib.Path, groups: Sequence[Group]) -> Html:
+    rows = as_csv(tables.all_rows(groups))
     href = f"data:text/csv;charset=utf-8,{urllib.parse.quote(rows)}"
     links = [tag("a", "Every row as CSV", download="rows.csv", href=href)]
     for path in (run / name for run in runs for name in ("results.json", "config.json")):
         beside = pathlib.Path(os.path.relpath(path.resolve(), out.resolve())).as_posix()
         links += [tag("a", beside, href=urllib.parse.quote(beside))] * path.exists()
-    told = (
-        "CSV is inside this page; PNG and JSON are files beside it, at the places they are named."
-    )
-    return join([tag("p", told), tag("ul", *(tag("li", link) for link in links))])
+    text = "CSV is inside this page; PNG and JSON are files next to it."
+    return join([tag("p", text), tag("ul", *(tag("li", link) for link in links))])

@@ -1,9 +1,9 @@
-"""The paper's own figures, to stand beside ours: `paper.json`, in % there and shares here.
+"""The paper's published numbers, from `paper.json`: in % there, shares here.
 
-Source: Allen-Zhu and Li, "Physics of Language Models: Part 3.1", arXiv 2309.14316 v3; of which of
-its figures each number is, is told there. Of its biographies of another model, of celebrities and
-of mixed training it prints less than of its 16 datasets. The mean of the answers is the one
-printed there, which is not always the mean of the six columns.
+Source: Allen-Zhu and Li, "Physics of Language Models: Part 3.1", arXiv 2309.14316 v3; `paper.json`
+names the figure of each number. For rewritten biographies, celebrities and mixed training the paper
+prints less than for its 16 datasets. The mean of the answers is the printed one, which is not
+always the mean of the six columns.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ _PRINTED = json.loads(pathlib.Path(__file__).with_name("paper.json").read_text()
 SOURCE: str = _PRINTED["source"]
 SETTING = "100,000 people, 124M parameters (of bioR 302M)"
 EXPOSURES = 540
-"""How often each person is read about there in the 16 datasets (section 3)."""
+"""How often the paper's models read about each person in the 16 datasets (section 3)."""
 THE_16 = "bioS"
 """The setting of the 16 datasets."""
 LORA_ON_SINGLE = (
@@ -32,30 +32,29 @@ DEPARTURES = (
     "reports similar results without.",
     "The names, values and sentences are this package's own.",
 )
-"""What is done unlike the paper, whatever the configuration."""
+"""Departures from the paper in every configuration."""
 CHOSEN = (
     "AdamW's b1 and b2, clipping of gradients, the scale of initial weights, number formats; how "
     "question and answer are joined, one question a row, the loss on the answer alone; LoRA on "
     "the input side only of the embedding; the end of text before and after the name in "
     "Q-probing, the statistics of its BatchNorm, and which biographies of a person P-probing reads."
 )
-"""What the paper does not tell, and this package had to choose."""
+"""Choices that the paper leaves open."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Published:
-    """What the paper found for a dataset. Accuracies are shares, from 0 to 1; what it does not
-    print is left out of the tables, which then are empty, or None.
+    """The paper's numbers for a dataset. Accuracies are shares, from 0 to 1; unpublished ones are
+    missing from the dictionaries, or None.
 
     Attributes:
       qa: exact match on P_test, by attribute, and `mean`.
-      qa_train_first: mean first-token accuracy on P_train after LoRA of rank 8 and 128, None where
-        it prints none.
+      qa_train_first: mean first-token accuracy on P_train after LoRA of rank 8 and 128.
       q_first: Q-probing of the first token, by attribute.
-      q_whole: Q-probing of the whole value, by attribute; not asked for the birth date.
-      p_first: P-probing of the first token, by attribute: six positions, None where not asked.
+      q_whole: Q-probing of the whole value, by attribute; not for the birth date.
+      p_first: P-probing of the first token, by attribute: six positions, None after the statement.
       lora: mean exact match on P_test after LoRA of a rank and a rank of the embedding, `all` where
-        the matrices themselves are trained; of many pairs it prints none.
+        the whole matrices are trained; many pairs are unpublished.
     """
 
     qa: dict[str, float]
@@ -69,13 +68,13 @@ class Published:
 def setting(
     rewritten: bool = False, celebrities: str = "", real_text: bool = False, qa_share: float = 0.0
 ) -> str:
-    """What else is read than biographies of templates, as `paper.json` names it.
+    """The name in `paper.json` of what pretraining reads.
 
     Args:
       rewritten: another model wrote the biographies (bioR).
-      celebrities: the dataset of the celebrities, where there are any.
-      real_text: text about nobody is mixed in.
-      qa_share: the share of questions that are mixed in (QA_r).
+      celebrities: the dataset of the celebrities; empty without any.
+      real_text: real text is mixed in.
+      qa_share: the share of questions mixed in (QA_r).
     """
     parts = ["bioR" if rewritten else "bioS"]
     if celebrities:
@@ -95,7 +94,7 @@ def _questions(share: float) -> str:
 
 @functools.cache
 def published(dataset: str, of: str = THE_16) -> Published | None:
-    """What the paper has for a dataset in a `setting`, None where it has no such one."""
+    """The paper's numbers for a dataset in a `setting`; None where it has none."""
     row = _PRINTED["datasets"].get(of, {}).get(dataset)
     if row:
         return _read(row)

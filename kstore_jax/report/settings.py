@@ -1,27 +1,28 @@
-"""What was run, as the page tells it: settings, machine, versions, code, times, and what of it is
-unlike the paper."""
+"""The settings of a run on the page: configuration, machine, versions, code, times, and departures
+from the paper."""
 
 import re
 from collections.abc import Iterable, Sequence
 
-from kstore_jax.config.fields import as_dict
+from kstore_jax.config.fields import as_dict, flatten
 from kstore_jax.model.config import Model
 from kstore_jax.pipeline.experiment import Experiment
 from kstore_jax.report import paper
-from kstore_jax.report.groups import Group, flat, mixed
+from kstore_jax.report.groups import Group, mixed
 from kstore_jax.report.markup import Html, tag
 from kstore_jax.report.summary import percent
 from kstore_jax.report.tables import table
 
 
-def what_was_run(found: Sequence[Group], provenances: Sequence[dict]) -> list[Html]:
+def what_was_run(groups: Sequence[Group], provenances: Sequence[dict]) -> list[Html]:
     """A list of terms, tables of times and of every setting, and what to keep in mind.
 
-    `provenances` is what the stages were made with, as `telemetry.provenance` gives it.
+    Args:
+      provenances: of the stages, as `telemetry.provenance` returns them.
     """
-    rows = [row for group in found for row in group.rows]
-    configs = [config for group in found for config in group.configs]
-    told = [
+    rows = [row for group in groups for row in group.rows]
+    configs = [config for group in groups for config in group.configs]
+    terms = [
         ("people", _either(f"{row['people']:,}" for row in rows)),
         ("mixed in", _either(map(_mixed, rows)) if any(map(mixed, rows)) else ""),
         ("parameters", _either(f"{row['parameters']:,}" for row in rows)),
@@ -31,39 +32,39 @@ def what_was_run(found: Sequence[Group], provenances: Sequence[dict]) -> list[Ht
             (name, _either(words.format(m=getattr(config, part)) for config in configs))
             for name, words, part in _SETTINGS
         ),
-        ("devices", _either(_listed(told.get("devices")) for told in provenances)),
+        ("devices", _either(_listed(one.get("devices")) for one in provenances)),
         ("peak of a device", _either(filter(None, map(_peak, provenances)))),
-        ("machine", _either(_machine(told) for told in provenances)),
-        ("flags", _either(filter(None, (_pairs(told.get("flags") or {}) for told in provenances)))),
-        ("versions", _either(_versions(told.get("versions") or {}) for told in provenances)),
+        ("machine", _either(_machine(one) for one in provenances)),
+        ("flags", _either(filter(None, (_pairs(one.get("flags") or {}) for one in provenances)))),
+        ("versions", _either(_versions(one.get("versions") or {}) for one in provenances)),
         ("code", _code(rows)),
     ]
-    items = [part for name, text in told if text for part in (tag("dt", name), tag("dd", text))]
+    items = [part for name, text in terms if text for part in (tag("dt", name), tag("dd", text))]
     return [
         tag("dl", *items),
         tag("h3", "Seconds of each stage"),
-        _times(found),
+        _times(groups),
         *_every_setting(configs),
         tag("h3", "What to keep in mind"),
         *(tag("p", text) for text in _of_this_run(rows, configs)),
         tag("p", "In every run of this package, unlike the paper:"),
         tag("ul", *(tag("li", text) for text in paper.DEPARTURES)),
-        tag("p", "Chosen here, because the paper does not tell: ", paper.CHOSEN),
+        tag("p", "Chosen here, because the paper leaves it open: ", paper.CHOSEN),
     ]
 
 
 def _of_this_run(rows: Sequence[dict], configs: Sequence[Experiment]) -> list[str]:
     """What the settings of this run mean for its comparison with the paper."""
-    told, theirs = [], Experiment()
+    notes, theirs = [], Experiment()
     other_people = any(row["people"] != theirs.world.people for row in rows)
     if other_people or any(_size(config.model) != _size(theirs.model) for config in configs):
-        told.append(_SIZE)
+        notes.append(_SIZE)
     if any(config.data.vocabulary == "compact" for config in configs):
-        told.append(_COMPACT)
+        notes.append(_COMPACT)
     if not any(config.model.dropout for config in configs):
-        told.append("Pretraining had no dropout; the paper's probably had GPT-2's.")
+        notes.append("Pretraining had no dropout; the paper's probably had GPT-2's.")
     if any(config.finetune.method == "lora" and not config.finetune.grid for config in configs):
-        told.append("One rank of LoRA was tried; the paper shows the better of 8 and 16.")
+        notes.append("One rank of LoRA was tried; the paper shows the better of 8 and 16.")
     for (field, value), text in _PROBING.items():
         parts = {"P-probing": "p_probe", "Q-probing": "q_probe"}.items()
         chosen = [
@@ -72,11 +73,11 @@ def _of_this_run(rows: Sequence[dict], configs: Sequence[Experiment]) -> list[st
             if any(getattr(getattr(config, part), field) == value for config in configs)
         ]
         if chosen:
-            told.append(f"{' and '.join(chosen)}: {text}")
+            notes.append(f"{' and '.join(chosen)}: {text}")
     if read := sorted({config.p_probe.biographies_per_person for config in configs} - {0}):
         most = _either(read)
-        told.append(f"P-probing reads at most {most} of the biographies of each person.")
-    return told
+        notes.append(f"P-probing reads at most {most} of the biographies of each person.")
+    return notes
 
 
 def _size(model: Model) -> tuple:
@@ -85,7 +86,7 @@ def _size(model: Model) -> tuple:
 
 _SIZE = f"Compare shapes with the paper's rather than last digits: it has {paper.SETTING}."
 _COMPACT = (
-    "The model knows only the tokens that what is read here uses, the paper's all 50,257 of GPT-2."
+    "The model has only the tokens that these texts use; the paper's has all 50,257 of GPT-2."
 )
 _PROBING = {
     ("head", "linear"): (
@@ -107,7 +108,7 @@ _PROBING = {
         "update would learn the half trained on by heart."
     ),
 }
-"""What a setting of the probes means for their reading."""
+"""Settings of the probes, and how to read their numbers."""
 
 _SETTINGS = (
     (
@@ -129,11 +130,11 @@ _SETTINGS = (
     ("P-probing", "{m.steps:,} steps of {m.batch_size} texts, rank {m.embedding_rank}", "p_probe"),
     ("Q-probing", "{m.steps:,} steps of {m.batch_size} names, rank {m.embedding_rank}", "q_probe"),
 )
-"""What is told of a configuration: a name, the words, and the part that they are about."""
+"""The terms of a configuration: name, text, and the section it formats."""
 
 
 def _either(values: Iterable) -> str:
-    """The different values, in order of appearance."""
+    """The distinct values, in order of appearance."""
     return " / ".join(dict.fromkeys(map(str, values)))
 
 
@@ -154,7 +155,7 @@ _NAMED = ("kstore_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "g
 
 
 def _versions(versions: dict) -> str:
-    """Those that the figures are likeliest to depend on; provenance tells all."""
+    """The versions that numbers are likeliest to depend on; the provenance has all."""
     return _pairs({name: versions[name] for name in _NAMED if name in versions})
 
 
@@ -163,26 +164,26 @@ def _pairs(found: dict) -> str:
 
 
 def _mixed(row: dict) -> str:
-    """What was read in pretraining beside the biographies of templates."""
-    beside, told = mixed(row), []
+    """What pretraining read besides the biographies of templates."""
+    beside, sources = mixed(row), []
     if "rewritten" in beside:
-        told.append(f"biographies as rewritten in {beside['rewritten']}")
+        sources.append(f"biographies as rewritten in {beside['rewritten']}")
     if "celebrities" in beside:
         who = f"{beside['celebrities']:,} celebrities in {beside['celebrity_variant']}"
         share = beside["celebrity_share"]
         often = f"{percent(share)} of the windows of biographies" if share else "shuffled in"
-        told.append(f"{who}, {often}")
+        sources.append(f"{who}, {often}")
     if "qa_share" in beside:
-        told.append(f"questions with answers, {percent(beside['qa_share'])} of the windows")
+        sources.append(f"questions with answers, {percent(beside['qa_share'])} of the windows")
     if "text" in beside:
-        told.append(f"text of {beside['text']}, {percent(beside['text_share'])} of the windows")
-    return "; ".join(told) or "nothing"
+        sources.append(f"text of {beside['text']}, {percent(beside['text_share'])} of the windows")
+    return "; ".join(sources) or "nothing"
 
 
 def _code(rows: Sequence[dict]) -> str:
-    """What computed the stages, which may be other code than that of whoever asked last."""
-    told = sorted(set().union(*(row.get("code", ()) for row in rows)))
-    return ", ".join(map(_version, told)) or "not known"
+    """The code that computed the stages, which may be older than the page."""
+    versions = sorted(set().union(*(row.get("code", ()) for row in rows)))
+    return ", ".join(map(_version, versions)) or "not known"
 
 
 def _version(code: str) -> str:
@@ -195,29 +196,28 @@ def _version(code: str) -> str:
 _STAGES = {"qa": "QA", "p_probe": "P-probe", "q_probe": "Q-probe"}
 
 
-def _times(found: Sequence[Group]) -> Html:
-    """A line a row of the results; its goodput, the share of the time of all trainings and restarts
-    that went to steps which were done once."""
-    rows = [(group.label, row) for group in found for row in group.rows]
+def _times(groups: Sequence[Group]) -> Html:
+    """Seconds of each stage and goodput, a line a row of the results."""
+    rows = [(group.label, row) for group in groups for row in group.rows]
     stages = list(dict.fromkeys(name for _, row in rows for name in row["seconds_by_stage"]))
     heads = ["", *(_STAGES.get(stage, stage) for stage in stages), "all", "goodput"]
     bodies = []
     for label, row in rows:
         spent = [row["seconds_by_stage"].get(stage) for stage in stages] + [row["seconds"]]
-        told = ["–" if s is None else f"{s:,.1f}" for s in spent]
-        told.append(percent(row["goodput"]) if "goodput" in row else "–")
-        cells = [tag("td", one) for one in told]
+        texts = ["–" if s is None else f"{s:,.1f}" for s in spent]
+        texts.append(percent(row["goodput"]) if "goodput" in row else "–")
+        cells = [tag("td", one) for one in texts]
         bodies.append([tag("tr", tag("th", f"{label}, seed {row['seed']}", scope="row"), *cells)])
     return table("seconds of each stage", heads, bodies)
 
 
 def _every_setting(configs: Sequence[Experiment]) -> list[Html]:
-    """All fields of the configurations, with the different values they have."""
+    """All fields of the configurations, with their distinct values."""
     if not configs:
         return []
-    told = [flat(as_dict(config)) for config in configs]
-    names = dict.fromkeys(name for fields in told for name in fields)
-    values = {name: _either(fields.get(name, "–") for fields in told) for name in names}
+    settings = [flatten(as_dict(config)) for config in configs]
+    names = dict.fromkeys(name for fields in settings for name in fields)
+    values = {name: _either(fields.get(name, "–") for fields in settings) for name in names}
     lines = [tag("tr", tag("th", n, scope="row"), tag("td", x)) for n, x in values.items()]
     every = table("every setting", ["field", "value"], [[line] for line in lines])
     return [tag("details", tag("summary", "Every setting"), every, class_="settings")]

@@ -1,4 +1,4 @@
-"""A person as a text to read: who, the biographies, the questions."""
+"""A person as text: facts, biographies, questions."""
 
 import functools
 import json
@@ -22,52 +22,52 @@ _NAME_COLOUR, _VALUE_COLOUR, _PLAIN = "\033[1m", "\033[36m", "\033[0m"
 
 
 class Shown:
-    """One person of an experiment's world and all that is written about them.
+    """One person of an experiment's world, with biographies and questions.
 
     Raises:
       UserError: there is no such person.
     """
 
     def __init__(self, experiment: Experiment, person: int):
-        self._materials = materials = ExperimentData(experiment.world, experiment.data)
         world, data = experiment.world, experiment.data
+        self._data = made = ExperimentData(world, data)
         if person >= (count := world.people + world.celebrities):
             raise UserError(f"person: expected less than {count}, got {person}")
         famous = person >= world.people
-        self._variant = materials.celebrity_variant if famous else materials.variant
-        self._written_as = data.celebrity_variant if famous else data.variant
+        self._variant = made.celebrity_variant if famous else made.variant
+        self._variant_name = data.celebrity_variant if famous else data.variant
         half = "P_train" if in_train_half(world.seed, person) else "P_test"
         self._group = "celebrity" if famous else half
-        self._who = draw_people(materials.language.pools, world.seed, np.array([person]))
+        self._who = draw_people(made.language.pools, world.seed, np.array([person]))
         self._rows, self._lines = self._rewritten() if data.rewritten else self._of_templates()
         who = self._who.take(np.zeros(len(ATTRIBUTES), int))
-        wordings = range(materials.language.questions.shape[1])
+        wordings = range(made.language.questions.shape[1])
         self._questions = [
-            write_questions(materials.language, who, np.arange(len(ATTRIBUTES)), wording).texts
+            write_questions(made.language, who, np.arange(len(ATTRIBUTES)), wording).texts
             for wording in wordings
         ]
 
     def _of_templates(self) -> tuple[TokenizedTexts, list[_Line]]:
-        """The tokens of the entries, and each as a text, by whether it is coloured."""
-        materials = self._materials
+        """The tokens of the entries, and functions that return each as text, coloured or not."""
+        data = self._data
         entries = np.arange(self._variant.biographies_per_person)
         who = self._who.take(np.zeros(len(entries), int))
-        written = write_biographies(
-            materials.language, materials.world.seed, self._variant, who, entries
-        )
-        lines = [functools.partial(_line, materials.language, written.texts, m) for m in entries]
-        return encode_biographies(materials.table, written), lines
+        written = write_biographies(data.language, data.world.seed, self._variant, who, entries)
+        lines = [
+            functools.partial(_line, data.language, written.texts, m) for m in entries.tolist()
+        ]
+        return encode_biographies(data.table, written), lines
 
     def _rewritten(self) -> tuple[TokenizedTexts, list[_Line]]:
-        table, person = self._materials.table, int(self._who.ids[0])
-        rows = self._materials.rewritten.person_corpus(table, self._variant, person).texts
+        table, person = self._data.table, int(self._who.ids[0])
+        rows = self._data.rewritten.person_corpus(table, self._variant, person).texts
         lines = [functools.partial(_decoded, table.tokenizer, rows, m) for m in range(len(rows))]
         return rows, lines
 
     def text(self, coloured: bool) -> str:
-        """To be read in a terminal: names bold and values cyan where `coloured`."""
-        language = self._materials.language
-        lines = [f"person {self._who.ids[0]} ({self._group}), {self._written_as}"]
+        """The person as text for a terminal: names bold and values cyan where `coloured`."""
+        language = self._data.language
+        lines = [f"person {self._who.ids[0]} ({self._group}), {self._variant_name}"]
         lines += [f"\nentry {m}:{line(coloured)}" for m, line in enumerate(self._lines)]
         trained = self._questions[TRAINED_WORDING]
         lines += ["", *(_line(language, trained, a, coloured) for a in range(len(ATTRIBUTES)))]
@@ -78,7 +78,7 @@ class Shown:
 
         Spans are `[start, end)` in tokens; `name` lists one for each occurrence.
         """
-        language = self._materials.language
+        language = self._data.language
         pools, names, values = language.pools, self._who.names[0], self._who.values[0]
         columns = (pools.first_names, pools.middle_names, pools.last_names)
         person = {
@@ -86,7 +86,7 @@ class Shown:
             "name": " ".join(c[i] for c, i in zip(columns, names, strict=True)),
             "pronoun": PRONOUNS[self._who.pronouns[0]],
             "group": self._group,
-            "variant": self._written_as,
+            "variant": self._variant_name,
             "attributes": {a: pools.values[a][v] for a, v in zip(ATTRIBUTES, values, strict=True)},
         }
         shown = {"person": person, "entries": self._json_entries(), "questions": []}
@@ -150,9 +150,9 @@ def _decoded(tokenizer: Tokenizer, rows: TokenizedTexts, row: int, coloured: boo
 
 
 def pools(experiment: Experiment) -> dict[str, dict[str, float]]:
-    """Of each attribute: how many `values` it has, and how often the `commonest` value and the
-    commonest `first_word` come up, as shares, beside those of the paper's pools, `paper_commonest`
-    and `paper_first_word` (Part 3.1, Fig. 7, first row)."""
+    """For each attribute the number of `values`, and the shares of the `commonest` value and the
+    commonest `first_word`; `paper_commonest` and `paper_first_word` are those of the paper's pools
+    (Part 3.1, Fig. 7, first row)."""
     drawn_from = ExperimentData(experiment.world, experiment.data).language.pools
     printed, found = paper.baseline(), {}
     for attribute in ATTRIBUTES:
@@ -171,7 +171,7 @@ def pools(experiment: Experiment) -> dict[str, dict[str, float]]:
 
 
 def pools_text(found: dict[str, dict[str, float]]) -> str:
-    """What `pools` found, to be read in a terminal; shares in %."""
+    """The result of `pools` as text for a terminal; shares in %."""
     lines = ["attribute      values  commonest  (paper)  first word  (paper)"]
     lines += [
         f"{attribute:<13} {of['values']:>7} {of['commonest']:>10.1%} {of['paper_commonest']:>8.1%}"

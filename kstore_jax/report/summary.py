@@ -1,4 +1,4 @@
-"""What results amount to, in words."""
+"""The results of a run in words."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -7,37 +7,37 @@ from kstore_jax.report import paper
 from kstore_jax.report.groups import Group, in_words, settings_of
 
 LEARNED = 0.95
-"""Share of attribute values that a model recites which has learned its biographies: below it, not
-answering says nothing about what is stored (the paper's models are above 0.99)."""
+"""Share of attribute values that a model has to recite before its answers say anything about its
+stored knowledge (the paper's models are above 0.99)."""
 ANSWERS_TRAINED = 0.9
-"""Accuracy on the questions finetuned on, at which a finetuning is seen to work. One model that
-reaches it speaks for all with that finetuning: how many trained answers LoRA can teach depends on
-the pretraining too (see `paper.LORA_ON_SINGLE`)."""
+"""Accuracy on the trained questions at which a finetuning works. One model that reaches it speaks
+for all with that finetuning: how many answers LoRA can teach depends on the pretraining too
+(`paper.LORA_ON_SINGLE`)."""
 CONTRAST = 0.2
-"""Difference of held-out accuracy that is called one."""
+"""Smallest difference of held-out accuracy that counts as a contrast."""
 
 
 def percent(share: float) -> str:
-    """A share in words: `3.1 %`, with a space that does not break."""
+    """A share as `3.1 %`, with a space that does not break."""
     return f"{100 * share:.1f}\N{NARROW NO-BREAK SPACE}%"
 
 
 @dataclasses.dataclass(frozen=True)
-class Finding:
-    """What a run shows: the numbers in a sentence or two, what follows, what to beware of."""
+class Summary:
+    """The numbers in a sentence or two, the conclusion, and its caveats."""
 
     headline: str
     verdict: str = ""
     caveats: tuple[str, ...] = ()
 
 
-def finding(found: Sequence[Group]) -> Finding:
-    """What the run shows; it claims no more than the numbers do."""
-    learned = [group for group in found if group.mean("bio_recall") >= LEARNED]
+def summarise(groups: Sequence[Group]) -> Summary:
+    """The summary of a run; it claims no more than the numbers show."""
+    learned = [group for group in groups if group.mean("bio_recall") >= LEARNED]
     if not learned:
-        return Finding(_too_short(found))
+        return Summary(_too_short(groups))
     caveats = []
-    if missed := [group for group in found if group not in learned]:
+    if missed := [group for group in groups if group not in learned]:
         each = ", ".join(f"{g.label} {percent(g.mean('bio_recall'))}" for g in missed)
         caveats.append(
             f"Left out of this comparison, because trained too short to recite "
@@ -45,31 +45,31 @@ def finding(found: Sequence[Group]) -> Finding:
         )
     caveats += _finetuning_in_doubt(learned)
     headline = _alone(learned[0]) if len(learned) == 1 else _compared(learned)
-    return Finding(headline, "" if caveats else _verdict(learned), tuple(caveats))
+    return Summary(headline, "" if caveats else _verdict(learned), tuple(caveats))
 
 
 def _finetuning_in_doubt(learned: Sequence[Group]) -> list[str]:
-    """Says so where no model shows that the finetuning works, or not with the same settings."""
+    """A caveat where no model shows that the finetuning works, or none with the same settings."""
     untrained = [group for group in learned if group.mean("qa_train") < ANSWERS_TRAINED]
     settings = {config.finetune for group in learned for config in group.configs}
     if not untrained or (len(untrained) < len(learned) and len(settings) == 1):
         return []
     each = ", ".join(f"{g.label} {percent(g.mean('qa_train'))}" for g in untrained)
     doubt = (
-        f"Even the questions that were finetuned on are not all answered ({each}): "
-        "low held-out accuracy may be the finetuning's, not the pretraining's."
+        f"Not even all trained questions are answered ({each}): low held-out accuracy "
+        "may come from the finetuning, not the pretraining."
     )
     cited = any(group.dataset == "single" for group in untrained)
     return [f"{doubt} {paper.LORA_ON_SINGLE}" if cited else doubt]
 
 
-def _too_short(found: Sequence[Group]) -> str:
-    recalls = _range([group.mean("bio_recall") for group in found])
-    who = "The model recites" if len(found) == 1 else f"The {in_words(len(found))} models recite"
+def _too_short(groups: Sequence[Group]) -> str:
+    recalls = _range([group.mean("bio_recall") for group in groups])
+    who = "The model recites" if len(groups) == 1 else f"The {in_words(len(groups))} models recite"
     return (
         f"This run is too short to show the effect. {who} {recalls} of the attribute values of "
-        f"{'its' if len(found) == 1 else 'their'} own biographies; below {percent(LEARNED)}, "
-        "failing to answer says nothing about what is stored. More pretraining steps are needed."
+        f"{'its' if len(groups) == 1 else 'their'} own biographies; below {percent(LEARNED)}, "
+        "missing answers say nothing about stored knowledge. More pretraining steps are needed."
     )
 
 
@@ -103,7 +103,7 @@ def _compared(learned: Sequence[Group]) -> str:
 
 
 def _extremes(learned: Sequence[Group]) -> tuple[Group, Group]:
-    """Who answers least about people held out, and who most."""
+    """The groups with the fewest and the most answers about people held out."""
     by_answers = sorted(learned, key=lambda group: group.mean("qa", "mean"))
     return by_answers[0], by_answers[-1]
 
@@ -119,10 +119,10 @@ def _verdict(learned: Sequence[Group]) -> str:
     )
 
 
-def _same_otherwise(found: Sequence[Group]) -> bool:
-    """Whether the groups are known to differ in nothing but the dataset."""
-    settings = {str(settings_of({}, config)) for group in found for config in group.configs}
-    return all(group.configs for group in found) and len(settings) == 1
+def _same_otherwise(groups: Sequence[Group]) -> bool:
+    """Whether the groups are known to differ in the dataset alone."""
+    settings = {str(settings_of({}, config)) for group in groups for config in group.configs}
+    return all(group.configs for group in groups) and len(settings) == 1
 
 
 def _contrast(worst: Group, best: Group) -> bool:

@@ -10,24 +10,25 @@ from kstore_jax.world.people import ATTRIBUTES
 _COLUMNS = ("mean", *ATTRIBUTES)
 
 
-def in_numbers(found: Sequence[Group]) -> Html:
-    """What was learned and answered, the paper's numbers below ours."""
+def in_numbers(groups: Sequence[Group]) -> Html:
+    """Recall and answers of each group, with the paper's numbers."""
     heads = ["exposures", "recited", "answers, trained on", "answers, held out: mean"]
-    bodies = [_of_group(group) for group in found]
+    bodies = [_of_group(group) for group in groups]
     theirs = tag("tr", tag("th", "the paper", colspan=11, scope="rowgroup"), class_="dataset")
     guess = _cells("majority guess", "guess", _NOT_LEARNED, paper.baseline().qa)
     bodies.append([theirs, guess])
     return join(
         [
-            tag("p", _COLUMNS_TOLD, class_="note"),
+            tag("p", _COLUMNS_NOTE, class_="note"),
             _by_attribute("Answers", heads, bodies),
-            tag("p", _PAPER_TOLD, class_="note"),
+            tag("p", _PAPER_NOTE, class_="note"),
         ]
     )
 
 
 def table(name: str, heads: Sequence[str], bodies: Sequence[Sequence[Html]]) -> Html:
-    """A table that scrolls in itself, sorted by any column but the first; a body stays together."""
+    """A table that scrolls by itself and sorts by every column except the first; sorting keeps the
+    rows of a body together."""
     head = tag("thead", tag("tr", *(tag("th", each, scope="col") for each in heads)))
     parts = (head, *(tag("tbody", *rows) for rows in bodies))
     inside = tag("table", *parts, class_="sortable", aria_label=name)
@@ -40,13 +41,13 @@ def _by_attribute(name: str, heads: Sequence[str], bodies: Sequence[Sequence[Htm
     return table(name, columns, bodies)
 
 
-_COLUMNS_TOLD = (
+_COLUMNS_NOTE = (
     "Accuracy in %. Exposures: how often each person is read about in pretraining. Recited: "
     "attribute values predicted whole inside the biographies. Answers: exact match, about the "
     "people whose questions were finetuned on (half of them, or the celebrities where there are "
     "any), and about those held out. Majority guess: always the commonest answer of the former."
 )
-_PAPER_TOLD = (
+_PAPER_NOTE = (
     f"The paper: {paper.SOURCE}, Fig. 1, 3, 7, 10, 17; {paper.SETTING}. The mean is what it "
     "prints. Of recitation it says in words only: above 99 %. Of trained answers it prints the "
     f"first tokens alone. {paper.LORA_ON_SINGLE}"
@@ -88,9 +89,9 @@ def _in_percent(share: float | None) -> str:
     return "–" if share is None else f"{100 * share:.1f}"
 
 
-def _cells(name: str, kind: str, learned: Sequence[str], shares: dict) -> Html:
-    """A row: what was learned, as text, then a mean and a share for each attribute."""
-    cells = [tag("td", text) for text in learned]
+def _cells(name: str, kind: str, before: Sequence[str], shares: dict) -> Html:
+    """A row: text cells, then a mean and a share for each attribute."""
+    cells = [tag("td", text) for text in before]
     cells += [
         tag("td", _in_percent(shares.get(column)), class_="main" if column == "mean" else "each")
         for column in _COLUMNS
@@ -98,10 +99,10 @@ def _cells(name: str, kind: str, learned: Sequence[str], shares: dict) -> Html:
     return tag("tr", tag("th", name, scope="row"), *cells, class_=kind)
 
 
-def first_tokens(found: Sequence[Group]) -> Html:
-    """First tokens of answers, of which the paper prints those about the trained half."""
+def first_tokens(groups: Sequence[Group]) -> Html:
+    """First tokens of answers; the paper prints those about the trained half."""
     bodies = []
-    for group in found:
+    for group in groups:
         guess = group.means("q_probe", "baseline")["first"]
         guess["mean"] = sum(guess.values()) / len(guess)
         bodies.append(
@@ -116,73 +117,74 @@ def first_tokens(found: Sequence[Group]) -> Html:
         if published and published.qa_train_first is not None:
             theirs = {"mean": published.qa_train_first}
             bodies[-1].append(_cells("the paper, trained on", "paper", (), theirs))
-    return _part("First tokens of the answers", _FIRST_TOLD, ["mean"], bodies)
+    return _part("First tokens of the answers", _FIRST_NOTE, ["mean"], bodies)
 
 
-def _part(title: str, told: str, heads: Sequence[str], bodies: Sequence[Sequence[Html]]) -> Html:
-    """A table by attribute with its heading; nothing where it has no bodies."""
+def _part(title: str, note: str, heads: Sequence[str], bodies: Sequence[Sequence[Html]]) -> Html:
+    """A table by attribute with heading and note; nothing without bodies."""
     if not bodies:
         return Html("")
-    note = tag("p", told, class_="note")
-    return join([tag("h3", title), note, _by_attribute(title, heads, bodies)])
+    return join(
+        [tag("h3", title), tag("p", note, class_="note"), _by_attribute(title, heads, bodies)]
+    )
 
 
-_FIRST_TOLD = (
+_FIRST_NOTE = (
     "Accuracy in %. The first token of a birth date is the month, that of many a university its "
     "first word, so the majority guess is higher than above. The paper prints means of the "
     "trained half (Fig. 2a and 11; here those of LoRA of rank 8, and 128 for the embedding)."
 )
 
 
-def by_beam(found: Sequence[Group]) -> Html:
-    """Answers by beam search beside greedy ones; nothing where none was made."""
+def by_beam(groups: Sequence[Group]) -> Html:
+    """Answers by beam search and greedy ones; nothing without beam search."""
     bodies = [
         [
             _title(group, 8),
             _cells("greedy", "each", (), group.means("qa")),
             _cells("beam search", "ours", (), group.means("qa_beam")),
         ]
-        for group in found
+        for group in groups
         if all(row.get("qa_beam") for row in group.rows)
     ]
-    told = "Exact match in %, about people held out. The paper decodes with a beam of 4."
-    return _part("Answers by beam search", told, ["mean"], bodies)
+    note = "Exact match in %, about people held out. The paper decodes with a beam of 4."
+    return _part("Answers by beam search", note, ["mean"], bodies)
 
 
-def grid(found: Sequence[Group]) -> Html:
-    """What was finetuned, and which of it was asked; nothing where there was one way alone."""
-    told = []
-    for group in found:
+def grid(groups: Sequence[Group]) -> Html:
+    """The rows of finetuning grids and the chosen ones; nothing without a grid."""
+    parts = []
+    for group in groups:
         for row in group.rows:
             if not (tried := row.get("qa_grid")):
                 continue
             names = [name for name in tried[0] if name not in ("validation", "chosen")]
-            heads = [*(name.replace("_", " ") for name in names), "people held back", "asked"]
+            heads = [*(name.replace("_", " ") for name in names), "people held back", "chosen"]
             lines = [
                 tag(
                     "tr",
                     tag("th", str(way[names[0]]), scope="row"),
                     *(tag("td", str(way[name])) for name in names[1:]),
                     tag("td", _in_percent(way["validation"]), class_="main"),
-                    tag("td", "asked" if way["chosen"] else "–"),
+                    tag("td", "chosen" if way["chosen"] else "–"),
                 )
                 for way in tried
             ]
             title = f"{group.label}, seed {row['seed']}"
-            told += [tag("h4", title), table(title, heads, [[line] for line in lines])]
-    if not told:
+            parts += [tag("h4", title), table(title, heads, [[line] for line in lines])]
+    if not parts:
         return Html("")
     note = (
         "Exact match in %, about people of the trained half whose questions were held back; the "
-        "best way is the one that the other half is asked by."
+        "best row answers about the other half."
     )
-    return join([tag("h3", "Ways of finetuning"), tag("p", note, class_="note"), *told])
+    return join([tag("h3", "Ways of finetuning"), tag("p", note, class_="note"), *parts])
 
 
-def by_stated(found: Sequence[Group]) -> Html:
+def by_stated(groups: Sequence[Group]) -> Html:
     """P-probing of couples by whether the other of the pair was read before (Figs. 6 and 15)."""
     bodies = []
-    for group in found:
+    for group in groups:
         if not all("by_stated" in row["p_probe"] for row in group.rows):
             continue
         bodies.append([_title(group, 8)])
@@ -192,15 +194,15 @@ def by_stated(found: Sequence[Group]) -> Html:
                 for pair in zip(ATTRIBUTES[::2], ATTRIBUTES[1::2], strict=True)
                 for attribute in pair
             }
-            known = [share for share in shares.values() if share is not None]
-            shares["mean"] = sum(known) / len(known)
+            measured = [share for share in shares.values() if share is not None]
+            shares["mean"] = sum(measured) / len(measured)
             bodies[-1].append(_cells(kind, name, (), shares))
-    told = (
+    note = (
         "First tokens in %, over all places before the fact is stated: birth date and city, "
-        "university and major, company and its city stand together in these texts, in this order."
+        "university and major, company and its city are adjacent in these texts, in this order."
     )
     title = "P-probing before and after the other half of a pair was read"
-    return _part(title, told, ["mean"], bodies)
+    return _part(title, note, ["mean"], bodies)
 
 
 def _share_stated(group: Group, attribute: str, pair: Sequence[str], after: bool) -> float | None:
@@ -212,12 +214,12 @@ def _share_stated(group: Group, attribute: str, pair: Sequence[str], after: bool
         for cell in row["p_probe"]["by_stated"]["first"][attribute]
         if (other in cell["stated"]) == after
     ]
-    readings = sum(cell["readings"] for cell in cells)
-    return sum(cell["right"] * cell["readings"] for cell in cells) / readings if readings else None
+    count = sum(cell["readings"] for cell in cells)
+    return sum(cell["right"] * cell["readings"] for cell in cells) / count if count else None
 
 
-def told_from(found: Sequence[Group]) -> Html:
-    """What bidirectional models tell values in biographies from; nothing where there are none."""
+def masked_recall(groups: Sequence[Group]) -> Html:
+    """How bidirectional models predict hidden values; nothing without such models."""
     lines = {"name": "names hidden, too", "value": "all words of the value hidden"}
     lines["values"] = "all words of all values hidden"
     bodies = [
@@ -229,25 +231,26 @@ def told_from(found: Sequence[Group]) -> Html:
                 for hidden, line in lines.items()
             ),
         ]
-        for group in found
+        for group in groups
         if all(row.get("bio_recall_hidden") for row in group.rows)
     ]
-    return _part("What masked words are told from", _TOLD_FROM, ["mean"], bodies)
+    return _part("Masked values in biographies", _MASKED_NOTE, ["mean"], bodies)
 
 
-_TOLD_FROM = (
-    "Values told whole, in %, in the biographies that were read in pretraining. With all values "
-    "hidden there is but the name to tell them from, as there is in a question. The paper's "
-    "(Part 3.1, section 7): masked words are told from the words beside them, and tied to the name "
-    "only where these do not tell: the parts of a birth date, majors of one word. So its BERT "
-    "answers birth dates and majors in part, and the rest hardly more often than a guess."
+_MASKED_NOTE = (
+    "Values predicted whole, in %, in the biographies that pretraining read. With all values "
+    "hidden only the name is left to predict them from, as in a question. In the paper (Part 3.1, "
+    "section 7) BERT predicts masked words from the words beside them, and ties them to the name "
+    "only where these do not determine them: the parts of a birth date, majors of one word. So "
+    "its BERT answers birth dates and majors in part, and the rest hardly more often than a "
+    "guess."
 )
 
 
-def reworded(found: Sequence[Group]) -> Html:
-    """Answers in wordings never trained; nothing where no row knows of them."""
+def reworded(groups: Sequence[Group]) -> Html:
+    """Answers in untrained wordings; nothing where no row has them."""
     bodies = []
-    for group in found:
+    for group in groups:
         if not (wordings := group.reworded):
             continue
         means = [wording["mean"] for wording in wordings]
@@ -261,18 +264,18 @@ def reworded(found: Sequence[Group]) -> Html:
             ]
         )
     title = "Questions in wordings never trained"
-    return _part(title, _REWORDED_TOLD, ["from wording to wording", "mean"], bodies)
+    return _part(title, _REWORDED_NOTE, ["from wording to wording", "mean"], bodies)
 
 
-_REWORDED_TOLD = (
-    "Accuracy in %, exact match about people held out. Finetuning asks in one wording; here the "
-    "same model is asked in others, and where it answers fewer, what it learned hangs in part on "
-    "the words of the question. From wording to wording: the lowest and the highest of their means."
+_REWORDED_NOTE = (
+    "Accuracy in %, exact match about people held out. Finetuning trains one wording; here the "
+    "same model answers others. Where it answers fewer, what it learned depends in part on the "
+    "words of the question. From wording to wording: the lowest and the highest of their means."
 )
 
 
-def all_rows(found: Sequence[Group]) -> list[list]:
-    """Every row of the results, a line each under a line of heads; accuracies in %."""
+def all_rows(groups: Sequence[Group]) -> list[list]:
+    """Every row of the results as lines of a CSV file, heads first; accuracies in %."""
     heads = ["group", "dataset", "seed", "people", *_LEARNED, *(f"qa {c}" for c in _COLUMNS)]
     heads += [f"q_probe first {name}" for name in ATTRIBUTES]
     lines = [
@@ -286,7 +289,7 @@ def all_rows(found: Sequence[Group]) -> list[list]:
             *(round(100 * row["qa"][name], 3) for name in _COLUMNS),
             *(round(100 * row["q_probe"]["first"][name][0], 3) for name in ATTRIBUTES),
         ]
-        for group in found
+        for group in groups
         for row in group.rows
     ]
     return [heads, *lines]
