@@ -1,14 +1,13 @@
-"""Settings and materials of all tests."""
+"""Settings and fixtures of all tests."""
 
 import os
 import pathlib
 import subprocess
 import sys
 
-# Read by JAX and matplotlib when they are imported, here and in the processes that tests start.
+# Read by JAX when it is imported, here and in the processes that tests start.
 os.environ["JAX_NUMPY_DTYPE_PROMOTION"] = "strict"
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
-os.environ["MPLBACKEND"] = "Agg"
 
 import filelock
 import numpy as np
@@ -64,7 +63,8 @@ def get_config():
     config.data.vocabulary = "compact"
     config.model.update(layers=1, heads=2, width=16, dtype="float32")
     often = dict(steps_per_call=1, checkpoint_every=2)
-    config.pretrain.update(steps=24, batch_size=4, seq_len=32, learning_rate=3e-3, warmup_steps=4, **often)
+    config.pretrain.update(steps=24, batch_size=4, seq_len=32, warmup_steps=4, **often)
+    config.pretrain.learning_rate = 3e-3
     config.finetune.update(steps=24, batch_size=8, rank=2, embedding_rank=4, **often)
     config.p_probe.update(steps=24, batch_size=6, learning_rate=1e-2, **often)
     config.q_probe.update(steps=24, batch_size=8, embedding_rank=2, **often)

@@ -171,7 +171,9 @@ def read_results(run: pathlib.Path) -> Results:
             _check(row)
         stages = run / content.get("stages", "stages")
         rows = list(content["rows"])
-        provenances = [dict(one) for one in content.get("provenance") or ()]
+        made = content.get("provenance") or []
+        made = [made] if isinstance(made, dict) else made  # in results of older versions
+        provenances = [dict(one) for one in made]
         failed = {int(row["row"]): str(row["name"]) for row in content.get("failed", ())}
         configs = _read_configs(run, rows, failed)
         names = tuple(f"row {i} ({name})" for i, name in failed.items())

@@ -3,6 +3,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from kstore_jax.config.fields import flatten, identity
 from kstore_jax.report import paper
@@ -62,7 +63,7 @@ def _apart(group: Group, field: str, beside: set[str]) -> tuple[float, dict[str,
     """The number of a group, and the settings that the groups of one curve share, as text."""
     own = {"name", "seed", "world.seed", *beside}
     fields = flatten(identity(group.configs[0]))
-    number = float(fields.pop(field))
+    number: Any = fields.pop(field)
     return number, {name: str(value) for name, value in fields.items() if name not in own}
 
 

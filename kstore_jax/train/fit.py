@@ -271,8 +271,9 @@ class _Log:
             loss = float(of_job["loss"][taken].mean()) if taken.any() else None
             if fault := _fault(job.training, of_job, taken, loss, float(norms[i])):
                 steps = f"steps {pending.step - len(taken) + 1} to {pending.step}"
-                newest = self._checkpoints[i].steps[-1:]
-                last = f"the checkpoint of step {newest[0]} is kept" if newest else "no checkpoint"
+                last = "there is no checkpoint yet"
+                if newest := self._checkpoints[i].steps[-1:]:
+                    last = f"the checkpoint of step {newest[0]} is kept"
                 raise UserError(
                     f"{job.task.name}: {fault} in {steps}; lower learning_rate or set "
                     f"clip_global_norm; {last}"

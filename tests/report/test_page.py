@@ -9,6 +9,7 @@ import shutil
 
 import pytest
 
+from kstore_jax.report import drawing
 from kstore_jax.report import page as report
 from kstore_jax.world.people import ATTRIBUTES
 from tests.report.test_agreement import sixteen
@@ -94,11 +95,11 @@ def test_a_table_is_sorted_by_pointer_and_keyboard(opened):
     assert rows_of(tab, "Questions in wordings never trained")[0].startswith("multi5+permute")
 
 
-def test_a_mark_tells_its_value_where_the_pointer_is(opened):
+def test_a_mark_shows_its_value_where_the_pointer_is(opened):
     tab = opened()
     tip = tab.locator("#tip")
     assert tip.is_hidden()
-    for chart, mark, told in (
+    for chart, mark, text in (
         ("multi5+permute: answers", "this run – university", "this run – university: 86.7 %"),
         ("single: P-probing, the paper", "before the 1st attribute, univ", "university: 38.0 %"),
         ("single, seed 1: while it was pretrained", "step 4 ", "answers, P_test: 1.0 %"),
@@ -107,7 +108,7 @@ def test_a_mark_tells_its_value_where_the_pointer_is(opened):
         figure = tab.locator("figure", has=tab.locator(f'svg[aria-label^="{chart}"]')).first
         figure.locator(f'[aria-label^="{mark}"]').first.hover(force=True)
         assert tip.is_visible()
-        assert told in tip.inner_text().replace("\N{NARROW NO-BREAK SPACE}", " ")
+        assert text in tip.inner_text().replace("\N{NARROW NO-BREAK SPACE}", " ")
         box = tip.bounding_box()
         assert box["x"] >= 0
         assert box["x"] + box["width"] <= tab.viewport_size["width"]
@@ -174,7 +175,7 @@ def test_tab_goes_down_the_page_and_every_stop_has_a_name(opened):
     assert tab.evaluate("document.activeElement.textContent") == "At a glance"
 
 
-def test_a_screen_reader_is_told_what_everything_is(opened):
+def test_a_screen_reader_is_shown_what_everything_is(opened):
     tab = opened()
     for values in tab.locator("summary").all():
         values.click()
@@ -210,9 +211,9 @@ def test_what_is_linked_is_downloaded(opened, page):
     with tab.expect_download() as download:
         tab.get_by_role("link", name="CSV of single: answers").click()
     assert download.value.suggested_filename == "answers-1-single.csv"
-    told = pathlib.Path(download.value.path()).read_text()
+    text = pathlib.Path(download.value.path()).read_text()
     expected = csv_of(page.read_text(), "answers-1-")
-    assert [line.split(",") for line in io.StringIO(told).read().splitlines()] == expected
+    assert [line.split(",") for line in io.StringIO(text).read().splitlines()] == expected
     for link in tab.locator("a[href]").all():
         href = link.get_attribute("href")
         if not href.startswith(("#", "data:")):
@@ -285,7 +286,7 @@ def test_the_page_of_50_runs_is_under_5_megabytes(tmp_path, monkeypatch):
         row.update({probe: {**row[probe], "ceiling": ceiling} for probe in ("p_probe", "q_probe")})
     configs = [{**a_config(row, steps=2000 + i), "name": row["name"]} for i, row in enumerate(rows)]
     run = an_evaluated_run(tmp_path, rows, configs)
-    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda *_, **__: None)
+    monkeypatch.setattr(drawing.vl_convert, "vegalite_to_png", lambda *_, **__: b"")
     page = report.write([run], tmp_path / "out").read_text()
     assert page.count('<svg class="chart"') == 2 + 5 * 50 + 1
     assert len(page.encode()) < 5_000_000

@@ -45,7 +45,7 @@ def test_json_holds_the_person_the_entries_with_spans_and_the_questions(variant)
     assert len({question["prompt"] for question in found["questions"]}) == 30
 
 
-def test_groups_are_told_apart():
+def test_groups_are_shown_apart():
     groups = [json.loads(shown(i).json())["person"]["group"] for i in range(PEOPLE + 5)]
     assert sorted(groups) == ["P_test"] * 15 + ["P_train"] * 15 + ["celebrity"] * 5
     assert groups[PEOPLE:] == ["celebrity"] * 5
@@ -80,7 +80,7 @@ def test_the_shares_of_the_pools_stand_beside_the_papers():
     assert (shares[:, 0] <= shares[:, 2]).all()
 
 
-def test_the_pools_are_also_told_as_json(capsys):
+def test_the_pools_are_also_shown_as_json(capsys):
     assert main(["show", "--pools", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert list(found) == list(ATTRIBUTES)

@@ -39,11 +39,11 @@ DIALS = (
 )
 
 
-def lanes(folder: pathlib.Path, interrupted_at: int = 10**9, read=None, **changes) -> list[TrainJob]:
+def jobs(folder: pathlib.Path, interrupted_at: int = 10**9, read=None, **changes) -> list[TrainJob]:
     """Four that differ in what one program may differ in; a batch of the last one is where they
     are interrupted."""
     found = []
-    for i, dials in enumerate(DIALS):
+    for i, hparams in enumerate(DIALS):
         plain = task()
 
         def make_batch(step, rows, i=i, plain=plain):
@@ -58,14 +58,14 @@ def lanes(folder: pathlib.Path, interrupted_at: int = 10**9, read=None, **change
         own = dataclasses.replace(
             plain, name=f"model {i}", make_batch=make_batch, trainable=scaled, seed=i
         )
-        training = dataclasses.replace(TRAINING, **dials, **changes)
+        training = dataclasses.replace(TRAINING, **hparams, **changes)
         (folder / str(i)).mkdir(parents=True, exist_ok=True)
         found.append(TrainJob(own, training, folder / str(i), TelemetryConfig()))
     return found
 
 
-def alone(lane: TrainJob):
-    return fit(lane.task, lane.training, lane.folder)
+def alone(job: TrainJob):
+    return fit(job.task, job.training, job.folder)
 
 
 def assert_alike(ours, theirs) -> None:
@@ -77,14 +77,14 @@ def assert_alike(ours, theirs) -> None:
 def undisturbed(tmp_path_factory):
     """The folder of four trained together, and what they came to."""
     folder = tmp_path_factory.mktemp("together")
-    return folder, fit_batched(lanes(folder))
+    return folder, fit_batched(jobs(folder))
 
 
 def test_each_ends_as_alone(undisturbed, tmp_path):
     folder, trained = undisturbed
-    for i, lane in enumerate(lanes(tmp_path)):
-        assert_alike(trained[i], alone(lane))
-        together, by_itself = losses(folder / str(i)), losses(lane.folder)
+    for i, job in enumerate(jobs(tmp_path)):
+        assert_alike(trained[i], alone(job))
+        together, by_itself = losses(folder / str(i)), losses(job.folder)
         assert [step for step, _ in together] == [5, 10, 15, 20]
         np.testing.assert_allclose(together, by_itself, rtol=1e-4)
         assert steps_saved(folder / str(i)) == [10, 20]
@@ -94,51 +94,51 @@ def test_each_ends_as_alone(undisturbed, tmp_path):
 
 def test_each_reads_what_it_reads_alone(tmp_path):
     together, by_itself = [], []
-    fit_batched(lanes(tmp_path / "together", read=together))
-    for lane in lanes(tmp_path / "alone", read=by_itself):
-        alone(lane)
+    fit_batched(jobs(tmp_path / "together", read=together))
+    for job in jobs(tmp_path / "alone", read=by_itself):
+        alone(job)
     assert sorted(together) == sorted(by_itself)
 
 
 @pytest.mark.parametrize("step", [10, 15])
 def test_interrupted_they_end_as_undisturbed_ones(tmp_path, undisturbed, step):
     with pytest.raises(Interrupted):
-        fit_batched(lanes(tmp_path, interrupted_at=step))
+        fit_batched(jobs(tmp_path, interrupted_at=step))
     assert [steps_saved(tmp_path / str(i)) for i in range(4)] == [[10]] * 4
-    fit_batched(lanes(tmp_path))
+    fit_batched(jobs(tmp_path))
     assert_same(tmp_path, undisturbed[0])
 
 
 def assert_same(ours: pathlib.Path, theirs: pathlib.Path) -> None:
-    for lane in lanes(ours):
-        one, other = lane.folder, theirs / lane.folder.name
+    for job in jobs(ours):
+        one, other = job.folder, theirs / job.folder.name
         assert losses(one) == losses(other)
-        assert same_bits(saved(one, 20, lane.training), saved(other, 20, lane.training))
+        assert same_bits(saved(one, 20, job.training), saved(other, 20, job.training))
 
 
 def test_killed_while_they_are_saved_they_end_as_undisturbed_ones(tmp_path, undisturbed):
     """Two of them have a checkpoint less than the others."""
-    fit_batched(lanes(tmp_path))
+    fit_batched(jobs(tmp_path))
     for i in (2, 3):
         shutil.rmtree(tmp_path / str(i) / "checkpoints" / "20")
-    fit_batched(lanes(tmp_path))
+    fit_batched(jobs(tmp_path))
     assert_same(tmp_path, undisturbed[0])
 
 
 def test_they_go_on_in_other_company_and_alone(tmp_path, undisturbed):
     with pytest.raises(Interrupted):
-        fit_batched(lanes(tmp_path, interrupted_at=15))
-    members = lanes(tmp_path)
+        fit_batched(jobs(tmp_path, interrupted_at=15))
+    members = jobs(tmp_path)
     ended = [alone(members[0]), *fit_batched(members[1:3]), alone(members[3])]
     for ours, theirs in zip(ended, undisturbed[1], strict=True):
         assert_alike(ours, theirs)
 
 
 def test_one_that_is_behind_is_trained_from_where_it_is(tmp_path, undisturbed):
-    members = lanes(tmp_path, checkpoint_every=5)
+    members = jobs(tmp_path, checkpoint_every=5)
     fit_batched(members[:2])
     read = []
-    trained = fit_batched(lanes(tmp_path, read=read, checkpoint_every=5))
+    trained = fit_batched(jobs(tmp_path, read=read, checkpoint_every=5))
     assert {i for i, _, _ in read} == {2, 3}
     for ours, theirs in zip(trained, undisturbed[1], strict=True):
         assert_alike(ours, theirs)
@@ -160,12 +160,12 @@ def test_those_go_on_together_that_are_equally_far_or_one_checkpoint_ahead(saved
 
 
 def test_one_that_diverges_is_named_and_ends_all(tmp_path):
-    members = lanes(tmp_path, checkpoint_every=5)
+    members = jobs(tmp_path, checkpoint_every=5)
     wild = dataclasses.replace(members[2].training, learning_rate=1e30)
     members[2] = dataclasses.replace(members[2], training=wild)
     with pytest.raises(UserError, match=r"^model 2: the loss became \S+ in steps 1 to 5; lower"):
         fit_batched(members)
-    assert [steps_saved(lane.folder) for lane in members] == [[]] * 4
+    assert [steps_saved(job.folder) for job in members] == [[]] * 4
 
 
 def test_seeds_and_what_is_evaluated_are_those_of_each(tmp_path):
@@ -178,8 +178,8 @@ def test_seeds_and_what_is_evaluated_are_those_of_each(tmp_path):
     def own(folder):
         changes = {"objective": dropping, "evaluate": evaluate, "evaluate_every": 10}
         return [
-            dataclasses.replace(lane, task=dataclasses.replace(lane.task, **changes))
-            for lane in lanes(folder)
+            dataclasses.replace(job, task=dataclasses.replace(job.task, **changes))
+            for job in jobs(folder)
         ]
 
     together = own(tmp_path / "together")
@@ -187,28 +187,28 @@ def test_seeds_and_what_is_evaluated_are_those_of_each(tmp_path):
     for one, other in zip(together, own(tmp_path / "alone"), strict=True):
         alone(other)
         np.testing.assert_allclose(losses(one.folder), losses(other.folder), rtol=1e-4)
-        ours, theirs = (read_metrics(lane.folder / METRICS)[-1] for lane in (one, other))
+        ours, theirs = (read_metrics(job.folder / METRICS)[-1] for job in (one, other))
         assert ours["evaluation"]["norm"] == pytest.approx(theirs["evaluation"]["norm"], rel=1e-4)
 
 
 def test_each_took_its_share_of_the_time(tmp_path):
     started = time.monotonic()
-    fit_batched(lanes(tmp_path))
+    fit_batched(jobs(tmp_path))
     took = time.monotonic() - started
-    told = [read_metrics(tmp_path / str(i) / METRICS)[-1] for i in range(4)]
-    assert sum(line["seconds"] for line in told) <= took
-    assert sum(sum(line["spent"].values()) for line in told) <= took
+    lines = [read_metrics(tmp_path / str(i) / METRICS)[-1] for i in range(4)]
+    assert sum(line["seconds"] for line in lines) <= took
+    assert sum(sum(line["spent"].values()) for line in lines) <= took
 
 
 PROGRAM = """
 import json, pathlib, sys
 import jax, numpy as np
 from kstore_jax.train.fit import fit_batched
-from tests.train.test_batched import lanes
+from tests.train.test_batched import jobs
 from tests.train.training import losses
 
 folder = pathlib.Path(sys.argv[1])
-trained = fit_batched(lanes(folder)[: int(sys.argv[2])])
+trained = fit_batched(jobs(folder)[: int(sys.argv[2])])
 print(json.dumps({
     "devices": jax.device_count(),
     "losses": [losses(path) for path in sorted(folder.iterdir())][: int(sys.argv[2])],

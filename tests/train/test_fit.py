@@ -134,11 +134,11 @@ def test_a_loss_that_is_not_finite_ends_the_training_at_the_last_good_checkpoint
     spoiled = dataclasses.replace(plain, objective=objective, make_batch=make_batch)
     training = dataclasses.replace(TRAINING, checkpoint_every=5)
     for _ in range(2):  # the second time it goes on from step 10
-        with pytest.raises(UserError, match="steps 11 to 15") as told:
+        with pytest.raises(UserError, match="steps 11 to 15") as raised:
             fit(spoiled, training, tmp_path)
-        assert "the loss became nan" in str(told.value)
-        assert str(told.value).endswith("; the checkpoint of step 10 is kept")
-        assert "\n" not in str(told.value)
+        assert "the loss became nan" in str(raised.value)
+        assert str(raised.value).endswith("; the checkpoint of step 10 is kept")
+        assert "\n" not in str(raised.value)
         assert steps_saved(tmp_path) == [5, 10]
         assert [step for step, _ in losses(tmp_path)] == [5, 10]
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(saved(tmp_path, 10)))
@@ -243,14 +243,16 @@ def test_evaluations_are_written_with_their_steps_and_change_nothing(tmp_path, u
         fit(dataclasses.replace(interrupted_at(15), **evaluated), TRAINING, tmp_path)
     trained = fit(dataclasses.replace(task(), **evaluated), TRAINING, tmp_path)
     assert same_bits(saved(tmp_path, 20), saved(undisturbed, 20))
-    told = {line["step"]: line.get("evaluation") for line in read_metrics(tmp_path / METRICS)}
-    assert told.keys() == {5, 10, 15, 20}
-    assert told[5] is told[15] is None
+    evaluations = {
+        line["step"]: line.get("evaluation") for line in read_metrics(tmp_path / METRICS)
+    }
+    assert evaluations.keys() == {5, 10, 15, 20}
+    assert evaluations[5] is evaluations[15] is None
     expected = {
         "norm": {"of embedding": pytest.approx(float(jnp.linalg.norm(trained["embedding"])))}
     }
-    assert told[20] == expected
-    assert told[10] != told[20]
+    assert evaluations[20] == expected
+    assert evaluations[10] != evaluations[20]
 
 
 EVALUATED_EVERY = 5
@@ -296,12 +298,12 @@ def test_killed_in_an_evaluation_it_ends_as_an_undisturbed_one(tmp_path, undistu
     assert not (tmp_path / "killed" / "checkpoints" / "20").exists()
     for name in ("killed", "whole"):
         fit(evaluated(norm_of_embedding), TRAINING, tmp_path / name)
-    told = [
+    losses_of_each = [
         [(line["step"], line["evaluation"]) for line in read_metrics(tmp_path / name / METRICS)]
         for name in ("killed", "whole")
     ]
-    assert told[0] == told[1]
-    assert [at for at, _ in told[0]] == [5, 10, 15, 20]
+    assert losses_of_each[0] == losses_of_each[1]
+    assert [at for at, _ in losses_of_each[0]] == [5, 10, 15, 20]
     assert losses(tmp_path / "killed") == losses(undisturbed)
     assert same_bits(saved(tmp_path / "killed", 20), saved(undisturbed, 20))
 
@@ -385,15 +387,15 @@ def test_checkpoints_of_multiples_are_kept_for_good(tmp_path):
 
 
 def test_checkpoints_leave_no_thread_and_no_file_open(tmp_path):
-    def held() -> tuple[int, int]:
+    def locked() -> tuple[int, int]:
         gc.collect()
         return threading.active_count(), len(os.listdir("/dev/fd"))
 
     often = dataclasses.replace(TRAINING, checkpoint_every=5)
     fit(task(), often, tmp_path / "first")
-    threads, files = held()
+    threads, files = locked()
     fit(task(), often, tmp_path / "second")
-    after = held()
+    after = locked()
     assert after[0] <= threads
     assert after[1] <= files
 
@@ -453,7 +455,7 @@ def test_where_the_time_went_is_told_over_all_restarts(tmp_path):
     lines = read_metrics(tmp_path / METRICS)
     assert [line["step"] for line in lines] == [5, 10, 15, 20]
     spent = [line["spent"] for line in lines]
-    assert all(told.keys() == set(PHASES) for told in spent)
+    assert all(phases.keys() == set(PHASES) for phases in spent)
     for before, after in itertools.pairwise(spent):
         assert all(after[part] >= before[part] for part in PHASES)
     assert spent[1]["lost"] == 0.0
@@ -481,7 +483,7 @@ def test_mfu_is_told_where_the_peak_of_the_device_is_known(tmp_path, monkeypatch
 
 
 def test_the_chosen_steps_are_profiled_and_no_others(tmp_path):
-    """Steps that take longer than to start them: what is not waited for would be missing."""
+    """Steps that take longer than to start them: unfinished steps would be missing from it."""
 
     def objective(params, batch):
         totals, counts = next_token(SHAPE)(params, batch)
@@ -495,8 +497,8 @@ def test_the_chosen_steps_are_profiled_and_no_others(tmp_path):
     assert not (tmp_path / "plain" / "profile").exists()
     found = []
     for steps in (1, 3):
-        watch = TelemetryConfig(profile_from=3, profile_steps=steps)
-        assert same_bits(fit(slow, singly, tmp_path / str(steps), telemetry=watch), trained)
+        telemetry = TelemetryConfig(profile_from=3, profile_steps=steps)
+        assert same_bits(fit(slow, singly, tmp_path / str(steps), telemetry=telemetry), trained)
         found.append(operations_in(tmp_path / str(steps) / "profile"))
     one, three = found
     assert len(one) > 50
@@ -517,8 +519,8 @@ def operations_in(profile: pathlib.Path) -> collections.Counter:
     )
 
 
-def killed_at(step: int, folder: pathlib.Path, watch: TelemetryConfig) -> None:
-    """Trains, and is killed when the batch of a step is asked for and a checkpoint is there."""
+def killed_at(step: int, folder: pathlib.Path, telemetry: TelemetryConfig) -> None:
+    """Trains, and is killed when it requests the batch of a step after a checkpoint was written."""
     plain = task()
 
     def make_batch(now, rows):
@@ -528,20 +530,20 @@ def killed_at(step: int, folder: pathlib.Path, watch: TelemetryConfig) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         return plain.make_batch(now, rows)
 
-    fit(dataclasses.replace(plain, make_batch=make_batch), TRAINING, folder, telemetry=watch)
+    fit(dataclasses.replace(plain, make_batch=make_batch), TRAINING, folder, telemetry=telemetry)
 
 
 def test_tensorboard_has_every_step_once_also_of_a_training_that_was_killed(tmp_path):
     pytest.importorskip("tensorboardX")
-    watch = TelemetryConfig(tensorboard=True)
+    telemetry = TelemetryConfig(tensorboard=True)
     process = multiprocessing.get_context("spawn").Process(
-        target=killed_at, args=(15, tmp_path, watch)
+        target=killed_at, args=(15, tmp_path, telemetry)
     )
     process.start()
     process.join()
     assert process.exitcode == -signal.SIGKILL
     assert [step for step, _ in losses(tmp_path)] == [5, 10]
-    fit(task(), TRAINING, tmp_path, telemetry=watch)
+    fit(task(), TRAINING, tmp_path, telemetry=telemetry)
     from tensorboardX.proto.event_pb2 import Event
 
     found = []
@@ -571,33 +573,35 @@ def records(path: pathlib.Path):
 
 def test_what_is_asked_for_and_is_not_installed_is_told_in_one_line(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    for watch, said in (
+    for telemetry, message in (
         (
             TelemetryConfig(tensorboard=True),
             "telemetry.tensorboard: needs the package tensorboardX; pip",
         ),
         (TelemetryConfig(wandb="project"), "telemetry.wandb: needs the package wandb; pip install"),
     ):
-        with pytest.raises(UserError, match=f"^{said}"):
-            trackers.check_installed(watch)
+        with pytest.raises(UserError, match=f"^{message}"):
+            trackers.check_installed(telemetry)
 
 
 def test_weights_and_biases_gets_every_line(tmp_path, monkeypatch):
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
-    watch, runs = TelemetryConfig(wandb="kstore"), {}
+    telemetry, runs = TelemetryConfig(wandb="kstore"), {}
     with pytest.raises(Interrupted):
-        fit(interrupted_at(15), TRAINING, tmp_path / "one" / "stage", telemetry=watch)
+        fit(interrupted_at(15), TRAINING, tmp_path / "one" / "stage", telemetry=telemetry)
     for name in ("one", "other"):
         folder = tmp_path / name / "stage"
-        fit(task(), TRAINING, folder, telemetry=watch)
+        fit(task(), TRAINING, folder, telemetry=telemetry)
         files = sorted((folder / "wandb").glob("offline-run-*/*.wandb"))
-        told = [line for path in files for line in logged(path)]
+        logged_lines = [line for path in files for line in logged(path)]
         lines = read_metrics(folder / METRICS)
-        assert [line.pop("_step") for line in told] == [line["step"] for line in lines]
-        for line, expected in zip(told, lines, strict=True):
-            assert {key: line[key] for key in trackers.flatten_metrics(expected)} == trackers.flatten_metrics(expected)
+        assert [line.pop("_step") for line in logged_lines] == [line["step"] for line in lines]
+        for line, expected in zip(logged_lines, lines, strict=True):
+            assert {
+                key: line[key] for key in trackers.flatten_metrics(expected)
+            } == trackers.flatten_metrics(expected)
         (runs[name],) = {path.stem.removeprefix("run-") for path in files}
     assert runs["one"] != runs["other"]
 
@@ -643,7 +647,7 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_is_gone_on_from(
     fit(task(), TRAINING, tmp_path)
     path = tmp_path / "checkpoints" / "20"
     notes = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: ")]
-    assert notes == [f"note: {path}: damaged; going on from step 10"]
+    assert notes == [f"note: {path}: damaged; resuming from step 10"]
     assert losses(tmp_path) == losses(undisturbed)
     assert same_bits(saved(tmp_path, 20), saved(undisturbed, 20))
 
@@ -653,8 +657,8 @@ def test_where_no_checkpoint_is_whole_the_newest_is_named_and_all_are_left(tmp_p
     shutil.copytree(undisturbed, tmp_path, dirs_exist_ok=True)
     damage(tmp_path, 10)
     damage(tmp_path, 20)
-    said = f"{tmp_path / 'checkpoints' / '20'}: damaged; remove {tmp_path} and run again"
-    with pytest.raises(DamagedFileError, match=f"^{re.escape(said)}$"):
+    output = f"{tmp_path / 'checkpoints' / '20'}: damaged; remove {tmp_path} and run again"
+    with pytest.raises(DamagedFileError, match=f"^{re.escape(output)}$"):
         fit(task(), TRAINING, tmp_path)
     assert steps_saved(tmp_path) == [10, 20]
 
@@ -674,7 +678,7 @@ def flip(path: pathlib.Path, place: float) -> None:
 @orbax_drops_coroutines
 @pytest.mark.parametrize("place", [0.05, 0.3, 0.6, 0.9])
 def test_no_byte_of_a_checkpoint_changes_unnoticed(tmp_path, undisturbed, place):
-    """Bytes that are not read may change: what is loaded is what was saved."""
+    """Bytes that are not read may change: the loaded arrays are the saved ones."""
     noticed = 0
     for i, path in enumerate(data_files(undisturbed)):
         copy = tmp_path / str(i)
@@ -700,7 +704,7 @@ def test_a_training_goes_on_from_the_checkpoint_before_one_with_changed_arrays(
         for place in (0.2, 0.5, 0.8):
             flip(copy / path.relative_to(undisturbed), place)
         fit(task(), TRAINING, copy)
-        note = f"note: {copy / 'checkpoints' / '20'}: damaged; going on from step 10"
+        note = f"note: {copy / 'checkpoints' / '20'}: damaged; resuming from step 10"
         assert note in capsys.readouterr().err
         assert losses(copy) == losses(undisturbed)
         assert same_bits(saved(copy, 20), saved(undisturbed, 20))
@@ -735,19 +739,19 @@ def test_a_digest_tells_arrays_apart_and_not_where_they_lie():
 def test_a_checkpoint_of_before_there_were_digests_is_read(tmp_path, undisturbed):
     shutil.copytree(undisturbed, tmp_path, dirs_exist_ok=True)
     path = tmp_path / "checkpoints" / "20" / "_CHECKPOINT_METADATA"
-    told = json.loads(path.read_text())
-    assert told["custom_metadata"]["digests"].keys() == {"trainable", "optimizer"}
-    path.write_text(json.dumps({**told, "custom_metadata": {}}))
+    metadata = json.loads(path.read_text())
+    assert metadata["custom_metadata"]["digests"].keys() == {"trainable", "optimizer"}
+    path.write_text(json.dumps({**metadata, "custom_metadata": {}}))
     assert same_bits(saved(tmp_path, 20), saved(undisturbed, 20))
 
 
-def on_a_full_disk(folder: pathlib.Path, said: pathlib.Path) -> None:
-    """Trains; the files of the second checkpoint end where a disk might. Writes what is said."""
-    kept, save = folder / "checkpoints", Checkpoints.save
+def on_a_full_disk(folder: pathlib.Path, message: pathlib.Path) -> None:
+    """Trains; the files of the second checkpoint end where a disk might. Writes the error to `message`."""
+    saved_steps, save = folder / "checkpoints", Checkpoints.save
 
     def save_and_end(self, step, **trees):
         if step == 20:
-            while not (kept / "10").exists():
+            while not (saved_steps / "10").exists():
                 time.sleep(0.01)
             _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
             resource.setrlimit(resource.RLIMIT_FSIZE, (6000, most))
@@ -757,23 +761,23 @@ def on_a_full_disk(folder: pathlib.Path, said: pathlib.Path) -> None:
     try:
         fit(task(), TRAINING, folder)
     except UserError as error:
-        said.write_text(str(error))
+        message.write_text(str(error))
 
 
 def test_a_full_disk_is_told_in_one_line_and_leaves_the_last_checkpoint(tmp_path, undisturbed):
-    kept, said = tmp_path / "run" / "checkpoints", tmp_path / "said"
-    kept.parent.mkdir()
+    saved_steps, message = tmp_path / "run" / "checkpoints", tmp_path / "message"
+    saved_steps.parent.mkdir()
     process = multiprocessing.get_context("spawn").Process(
-        target=on_a_full_disk, args=(kept.parent, said)
+        target=on_a_full_disk, args=(saved_steps.parent, message)
     )
     process.start()
     process.join()
-    expected = f"{kept}: a checkpoint could not be written; the last whole one is kept"
-    assert re.fullmatch(f"{re.escape(expected)} .*File too large.*", said.read_text())
-    assert (kept / "10").exists()
-    assert not (kept / "20").exists()
-    fit(task(), TRAINING, kept.parent)
-    assert same_bits(saved(kept.parent, 20), saved(undisturbed, 20))
+    expected = f"{saved_steps}: a checkpoint could not be written; the last whole one is kept"
+    assert re.fullmatch(f"{re.escape(expected)} .*File too large.*", message.read_text())
+    assert (saved_steps / "10").exists()
+    assert not (saved_steps / "20").exists()
+    fit(task(), TRAINING, saved_steps.parent)
+    assert same_bits(saved(saved_steps.parent, 20), saved(undisturbed, 20))
 
 
 def test_what_goes_wrong_in_a_save_and_is_not_of_the_disk_is_left_as_it_is(tmp_path, monkeypatch):
@@ -790,9 +794,9 @@ def test_a_damaged_line_of_the_metrics_is_told_by_its_file(tmp_path, undisturbed
     whole = (undisturbed / METRICS).read_bytes()
     path = tmp_path / METRICS
     path.write_bytes(line + b"\n" + whole)
-    with pytest.raises(DamagedFileError) as told:
+    with pytest.raises(DamagedFileError) as raised:
         read_metrics(path)
-    assert str(told.value) == f"{path}: damaged; remove it and run again"
+    assert str(raised.value) == f"{path}: damaged; remove it and run again"
     assert last_metrics(path) == read_metrics(undisturbed / METRICS)[-1]
 
 
@@ -868,7 +872,7 @@ def test_eight_devices_train_and_go_on_as_one():
         np.testing.assert_allclose(many[batch]["losses"], one[batch]["losses"], rtol=1e-5)
 
 
-def answering(folder, training: Training):
+def train_answers(folder, training: Training):
     """Trains on answers of different lengths: the parts of a batch weigh differently."""
 
     def make_batch(step, rows):
@@ -890,10 +894,12 @@ def answering(folder, training: Training):
 @pytest.mark.parametrize("grad_accum_steps", [2, 4, 8])
 def test_accumulated_gradients_are_those_of_the_whole_batch(tmp_path, grad_accum_steps):
     training = dataclasses.replace(TRAINING, batch_size=8)
-    whole, told = answering(tmp_path / "whole", training)
+    whole, losses_at_once = train_answers(tmp_path / "whole", training)
     training = dataclasses.replace(training, grad_accum_steps=grad_accum_steps)
-    parts, told_by_parts = answering(tmp_path / "parts", training)
-    np.testing.assert_allclose([x for _, x in told_by_parts], [x for _, x in told], rtol=1e-5)
+    parts, losses_by_parts = train_answers(tmp_path / "parts", training)
+    np.testing.assert_allclose(
+        [x for _, x in losses_by_parts], [x for _, x in losses_at_once], rtol=1e-5
+    )
     for a, b in zip(jax.tree.leaves(parts), jax.tree.leaves(whole), strict=True):
         np.testing.assert_allclose(a, b, atol=2e-3)  # Adam blows up rounding where all is flat
 
@@ -927,7 +933,7 @@ def test_what_was_asked_to_stop_saves_and_says_so(tmp_path, undisturbed):
             fit(dataclasses.replace(plain, make_batch=make_batch), TRAINING, tmp_path)
     finally:
         signal.signal(signal.SIGTERM, before)
-        preemption._asked.clear()
+        preemption._requested.clear()
     (step,) = steps_saved(tmp_path)[-1:]
     assert 0 < step < 20
     assert step % TRAINING.steps_per_call == 0

@@ -71,7 +71,8 @@ assert jax.process_count() == processes == jax.device_count()
 axes = ("data", "tensor")
 mesh = jax.make_mesh((data, processes // data), axes, axis_types=(AxisType.Auto,) * 2)
 lengths = np.arange(1, 40)
-windows = Windows(RepeatedTexts(without_spans(np.arange(lengths.sum(), dtype=np.uint16), lengths)), 16, 3)
+tokens = np.arange(lengths.sum(), dtype=np.uint16)
+windows = Windows(RepeatedTexts(without_spans(tokens, lengths)), 16, 3)
 read = set()
 
 def make(step, rows):
