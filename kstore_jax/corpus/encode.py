@@ -1,8 +1,9 @@
 """Pieces -> token ids and spans, vectorised: no Python loop over biographies.
 
-Each piece of a language is tokenised once. A biography's tokens are then those of its pieces,
-joined, because a tokenizer's merges never cross the boundary of a piece (`world/language.py`
-places boundaries only where GPT-2's pre-tokenizer splits; others are checked when loaded).
+Each piece of a language is tokenised once. The tokens of a text are the concatenation of the tokens
+of its pieces, because no merge of a tokenizer crosses the boundary of a piece: `world/language.py`
+sets boundaries only where GPT-2's pre-tokenizer splits, and other tokenizers are checked when they
+are loaded.
 """
 
 import dataclasses
@@ -17,11 +18,12 @@ from kstore_jax.world.language import NAME, PERSON, PRONOUN, Language, Texts
 from kstore_jax.world.people import People
 from kstore_jax.world.questions import Questions
 
-SPAN_DTYPE = np.int16  # of places inside a row
+SPAN_DTYPE = np.int16
+"""Type of spans: token offsets from the start of a row."""
 
 
 def ragged_indices(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """The indices `starts[0], starts[0] + 1, ...` of ranges of the given lengths, joined."""
+    """Returns the concatenated ranges `starts[i], ..., starts[i] + lengths[i] - 1` (int64)."""
     ends = np.cumsum(lengths)
     total = int(ends[-1]) if len(ends) else 0
     return np.arange(total) + np.repeat(starts - (ends - lengths), lengths)
@@ -29,11 +31,11 @@ def ragged_indices(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TokenTable:
-    """The ids of every piece of a language.
+    """The token ids of every piece of a language.
 
     Attributes:
-      tokens: (pieces, W) the ids of each piece, filled up with zeros.
-      lengths: (pieces,) int32 how many ids each piece has.
+      tokens: (pieces, W) the ids of each piece, padded with zeros.
+      lengths: (pieces,) int32: the number of ids of each piece.
     """
 
     language: Language
@@ -42,28 +44,28 @@ class TokenTable:
     lengths: np.ndarray
 
     def join_tokens(self, pieces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The ids of a sequence of pieces (T,), and where each piece ends in them.
+        """Returns the concatenated ids (T,) of pieces of any shape, and the end of each piece in
+        them, in that shape.
 
-        Whole rows of `tokens` are written in order, each over the filling of the one before: one
-        copy of fixed size a piece, several times faster than a gather of single ids.
+        Rows of `tokens` are written in order at full width, each over the padding of the row
+        before: one copy of fixed size per piece, several times faster than a gather of single ids.
         """
         flat = pieces.ravel()
-        widest = flat.size * self.tokens.shape[1]
-        counting = np.int32 if widest < 2**31 else np.int64  # twice as fast where it is enough
-        ends = np.cumsum(self.lengths.take(flat), dtype=counting)
+        width, itemsize = self.tokens.shape[1], self.tokens.itemsize
+        count_dtype = np.int32 if flat.size * width < 2**31 else np.int64  # int32 is twice as fast
+        ends = np.cumsum(self.lengths.take(flat), dtype=count_dtype)
         total = int(ends[-1]) if len(ends) else 0
-        width, item = self.tokens.shape[1], self.tokens.itemsize
         out = np.empty(total + width, self.tokens.dtype)
-        row = np.dtype((np.void, width * item))
-        places = np.ndarray((total + 1,), row, out, strides=(item,))
+        row_dtype = np.dtype((np.void, width * itemsize))
+        rows_at = np.ndarray((total + 1,), row_dtype, out, strides=(itemsize,))
         starts = np.concatenate([[0], ends[:-1]])[: len(flat)]
-        places[starts] = self.tokens.view(row)[:, 0].take(flat)
+        rows_at[starts] = self.tokens.view(row_dtype)[:, 0].take(flat)
         return out[:total], ends.reshape(pieces.shape)
 
 
 @functools.cache
 def token_table(language: Language, tokenizer: Tokenizer) -> TokenTable:
-    """Tokenises every piece of a language, once a process."""
+    """Tokenises every piece of a language, once per process."""
     encoded = tokenizer.encode(language.pieces)
     lengths = np.array([len(ids) for ids in encoded], np.int32)
     tokens = np.zeros((len(encoded), lengths.max()), tokenizer.dtype)
@@ -73,10 +75,10 @@ def token_table(language: Language, tokenizer: Tokenizer) -> TokenTable:
 
 @dataclasses.dataclass(frozen=True)
 class TokenizedTexts:
-    """B texts as tokens.
+    """B texts as rows of tokens.
 
     Attributes:
-      tokens: (T,) unsigned: the tokenizer's ids of all rows, joined.
+      tokens: (T,) unsigned: the tokenizer's ids of all rows, concatenated.
       offsets: (B + 1,) int64; row b is `tokens[offsets[b] : offsets[b + 1]]`.
       value_spans: (B, 6, 2) start and end of the value of each attribute, from the start of the
         row; for questions (B, 1, 2), the answer; for other texts (B, 0, 2).
@@ -93,48 +95,49 @@ class TokenizedTexts:
 
     @property
     def lengths(self) -> np.ndarray:
+        """(B,) int64: tokens of each row."""
         return np.diff(self.offsets)
 
-    def take(self, which: np.ndarray) -> "TokenizedTexts":
-        """Some of these rows, by their place here."""
-        lengths = self.lengths[which]
+    def take(self, rows: np.ndarray) -> "TokenizedTexts":
+        """The texts in these rows; `rows` are indices."""
+        lengths = self.lengths[rows]
         return TokenizedTexts(
-            tokens=self.tokens[ragged_indices(self.offsets[which], lengths)],
+            tokens=self.tokens[ragged_indices(self.offsets[rows], lengths)],
             offsets=np.concatenate([[0], np.cumsum(lengths)]),
-            value_spans=self.value_spans[which],
-            name_spans=self.name_spans[which],
+            value_spans=self.value_spans[rows],
+            name_spans=self.name_spans[rows],
         )
 
 
 def without_spans(tokens: np.ndarray, lengths: np.ndarray) -> TokenizedTexts:
-    """Rows of the given lengths without spans."""
-    nowhere = np.empty((len(lengths), 0, 2), SPAN_DTYPE)
+    """Returns texts without spans from concatenated tokens (T,) and the length of each row (B,)."""
+    no_spans = np.empty((len(lengths), 0, 2), SPAN_DTYPE)
     offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
-    return TokenizedTexts(tokens, offsets, nowhere, nowhere)
+    return TokenizedTexts(tokens, offsets, no_spans, no_spans)
 
 
 def concatenate(several: Sequence[TokenizedTexts]) -> TokenizedTexts:
-    """All rows of several as one, without spans."""
-    lengths = np.concatenate([rows.lengths for rows in several])
-    return without_spans(np.concatenate([rows.tokens for rows in several]), lengths)
+    """Returns the rows of several `TokenizedTexts` in order, without spans."""
+    lengths = np.concatenate([texts.lengths for texts in several])
+    return without_spans(np.concatenate([texts.tokens for texts in several]), lengths)
 
 
-def encode_biographies(table: TokenTable, entries: Biographies) -> TokenizedTexts:
-    """Tokens and spans of biographies; `value_spans[:, a]` is the span of attribute a."""
-    rows = encode_pieces(table, entries.texts)
-    by_attribute = np.empty_like(rows.value_spans)
-    lines = np.arange(len(by_attribute))[:, None] * by_attribute.shape[1]
-    by_attribute.reshape(-1, 2)[lines + entries.order] = rows.value_spans
-    return dataclasses.replace(rows, value_spans=by_attribute)
+def encode_biographies(table: TokenTable, biographies: Biographies) -> TokenizedTexts:
+    """Returns tokens and spans of biographies; `value_spans[:, a]` is the span of attribute a."""
+    texts = encode_pieces(table, biographies.texts)
+    by_attribute = np.empty_like(texts.value_spans)
+    first = np.arange(len(by_attribute))[:, None] * by_attribute.shape[1]
+    by_attribute.reshape(-1, 2)[first + biographies.order] = texts.value_spans
+    return dataclasses.replace(texts, value_spans=by_attribute)
 
 
 def encode_questions(table: TokenTable, questions: Questions) -> TokenizedTexts:
-    """Tokens and spans of questions with their answers."""
+    """Returns tokens and spans of questions with their answers."""
     return encode_pieces(table, questions.texts)
 
 
 def encode_pieces(table: TokenTable, texts: Texts) -> TokenizedTexts:
-    """Tokens and spans of texts; `value_spans[:, s]` is the span of the value of sentence s."""
+    """Returns tokens and spans of texts; `value_spans[:, s]` is the span of sentence s's value."""
     tokens, ends = table.join_tokens(texts.pieces)
     offsets = np.concatenate([[0], ends[:, -1]])
 
@@ -152,28 +155,30 @@ def encode_pieces(table: TokenTable, texts: Texts) -> TokenizedTexts:
 
 
 def full_vocabulary(tokenizer: Tokenizer) -> Vocabulary:
-    """Every id of the tokenizer."""
+    """Returns the vocabulary of all ids of a tokenizer."""
     return Vocabulary(tokenizer, np.arange(tokenizer.size))
 
 
-def compact_vocabulary(table: TokenTable, who: People, reverse: bool = False) -> Vocabulary:
-    """The tokens that texts about these people can use: all templates and questions, and the names
-    and values of these people; the same for every variant, but for `reverse`, which adds those
-    that say "the person"."""
+def compact_vocabulary(table: TokenTable, people: People, reverse: bool = False) -> Vocabulary:
+    """Returns the vocabulary of the ids that texts about these people can use.
+
+    These are the ids of all templates and questions, and of the names and values of these people.
+    All variants share them; `reverse` adds the texts that say "the person".
+    """
     language = table.language
-    kinds = (PRONOUN, NAME, PERSON) if reverse else (PRONOUN, NAME)
-    names, values = who.names + language.name_offsets, who.values + language.value_offsets
-    parts = [language.forms[:, :, kinds], language.questions, names, values]
-    parts += [language.closing] * reverse
-    used, _ = table.join_tokens(np.unique(np.concatenate([part.ravel() for part in parts])))
+    references = (PRONOUN, NAME, PERSON) if reverse else (PRONOUN, NAME)
+    names, values = people.names + language.name_offsets, people.values + language.value_offsets
+    pieces = [language.forms[:, :, references], language.questions, names, values]
+    pieces += [language.closing] * reverse
+    used, _ = table.join_tokens(np.unique(np.concatenate([part.ravel() for part in pieces])))
     ids = np.union1d(used.astype(np.int64), [table.tokenizer.end_of_text])
     return Vocabulary(table.tokenizer, ids)
 
 
-def pad_texts(rows: TokenizedTexts, length: int, padding: int) -> np.ndarray:
-    """All rows as (B, length): one padding token, the row, then padding."""
-    out = np.full((len(rows), length), padding, rows.tokens.dtype)
-    lengths = rows.lengths
-    line = np.repeat(np.arange(len(rows)), lengths)
-    out[line, 1 + ragged_indices(np.zeros_like(lengths), lengths)] = rows.tokens
+def pad_texts(texts: TokenizedTexts, length: int, padding: int) -> np.ndarray:
+    """Returns all rows as (B, length): one token `padding`, the row, then `padding`."""
+    out = np.full((len(texts), length), padding, texts.tokens.dtype)
+    lengths = texts.lengths
+    rows = np.repeat(np.arange(len(texts)), lengths)
+    out[rows, 1 + ragged_indices(np.zeros_like(lengths), lengths)] = texts.tokens
     return out

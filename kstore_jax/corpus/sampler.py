@@ -1,4 +1,4 @@
-"""(seed, step) -> what is trained on at that step; no state, no history."""
+"""Training windows as pure functions of the seed and their index; no state."""
 
 import bisect
 import dataclasses
@@ -16,29 +16,32 @@ from kstore_jax.world import random
 
 
 class Epochs(Protocol):
-    """An endless sequence of passes over a corpus, each a set of closed texts."""
+    """An endless sequence of epochs, each a set of texts."""
 
-    def read(self, number: int) -> TokenizedTexts:
-        """The texts of a pass, each closed by the end of text, in any order."""
+    def read(self, epoch: int) -> TokenizedTexts:
+        """Returns the texts of an epoch in any order; each ends with the end of text."""
+        ...
 
-    def tokens_before(self, number: int) -> int:
-        """How many tokens all passes before this one hold."""
+    def tokens_before(self, epoch: int) -> int:
+        """Returns the number of tokens in all epochs before this one."""
+        ...
 
     def epoch_of(self, token: int) -> int:
-        """The pass that holds that token of the stream."""
+        """Returns the epoch of a token, which is counted from the start of epoch 0."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class RepeatedTexts:
-    """The same texts in every pass."""
+    """The same texts in every epoch."""
 
     texts: TokenizedTexts
 
-    def read(self, number: int) -> TokenizedTexts:
+    def read(self, epoch: int) -> TokenizedTexts:
         return self.texts
 
-    def tokens_before(self, number: int) -> int:
-        return number * int(self.texts.offsets[-1])
+    def tokens_before(self, epoch: int) -> int:
+        return epoch * int(self.texts.offsets[-1])
 
     def epoch_of(self, token: int) -> int:
         return token // int(self.texts.offsets[-1])
@@ -46,24 +49,30 @@ class RepeatedTexts:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FreshTexts:
-    """Other texts in every pass (Part 3.3): `write` makes those of a pass, a pure function.
+    """New texts in every epoch (Part 3.3).
 
-    To find where a pass starts the passes before it are written once, to count their tokens.
+    The start of an epoch depends on the lengths of all epochs before it, which are written once to
+    count their tokens.
+
+    Attributes:
+      write: returns the texts of an epoch; a pure function.
     """
 
     write: Callable[[int], TokenizedTexts]
     _starts: list[int] = dataclasses.field(default_factory=lambda: [0], init=False)
 
     @functools.cached_property
-    def read(self) -> Callable[[int], TokenizedTexts]:
-        return functools.lru_cache(maxsize=2)(self.write)  # where one pass ends the next begins
+    def _cached_write(self) -> Callable[[int], TokenizedTexts]:
+        return functools.lru_cache(maxsize=2)(self.write)  # a window may span two epochs
 
-    def tokens_before(self, number: int) -> int:
-        while len(self._starts) <= number:
-            self._starts.append(
-                self._starts[-1] + int(self.read(len(self._starts) - 1).offsets[-1])
-            )
-        return self._starts[number]
+    def read(self, epoch: int) -> TokenizedTexts:
+        return self._cached_write(epoch)
+
+    def tokens_before(self, epoch: int) -> int:
+        while len(self._starts) <= epoch:
+            last = self.read(len(self._starts) - 1)
+            self._starts.append(self._starts[-1] + int(last.offsets[-1]))
+        return self._starts[epoch]
 
     def epoch_of(self, token: int) -> int:
         while self._starts[-1] <= token:
@@ -75,14 +84,14 @@ class FreshTexts:
 class Windows:
     """Texts packed into windows (Part 3.1, section 3).
 
-    Every pass shuffles all its texts, `(seed, pass)` being the key, and joins them; the passes
-    make one endless stream. Window k is tokens `[k * length, (k + 1) * length]`, both ends
-    included: neighbours share one token, so that every token is predicted exactly once a pass.
+    Every epoch shuffles all its texts, keyed by `(seed, epoch)`, and concatenates them; the epochs
+    form one endless stream. Window k is tokens `[k * seq_len, (k + 1) * seq_len]`, both ends
+    included: neighbours share one token, so that every token is predicted exactly once per epoch.
 
     Attributes:
-      passes: where the texts come from.
-      length: predicted tokens a window.
-      purpose: keeps the orders of several sources independent.
+      epochs: the texts.
+      seq_len: predicted tokens per window.
+      purpose: key of the draws that keeps the orders of several sources independent.
     """
 
     epochs: Epochs
@@ -92,34 +101,34 @@ class Windows:
 
     @functools.cached_property
     def _order(self) -> Callable[[int], tuple[np.ndarray, np.ndarray]]:
-        """The order of the texts in a pass (E,) and where each ends in it (E,)."""
+        """epoch -> the order of its texts (E,) and the end of each in that order (E,)."""
 
-        def drawn(number: int) -> tuple[np.ndarray, np.ndarray]:
-            rows = self.epochs.read(number)
-            order = random.permutation(len(rows), self.seed, self.purpose, number)
-            return order, np.cumsum(rows.lengths[order])
+        def order_of(epoch: int) -> tuple[np.ndarray, np.ndarray]:
+            texts = self.epochs.read(epoch)
+            order = random.permutation(len(texts), self.seed, self.purpose, epoch)
+            return order, np.cumsum(texts.lengths[order])
 
-        return functools.lru_cache(maxsize=2)(drawn)  # a window seldom spans more passes
+        return functools.lru_cache(maxsize=2)(order_of)  # a window seldom spans more epochs
 
     def stream(self, start: int, stop: int) -> np.ndarray:
-        """Tokens [start, stop) of the stream."""
-        pieces = []
+        """Returns tokens [start, stop) of the stream."""
+        parts = []
         while start < stop:
-            number = self.epochs.epoch_of(start)
-            before = self.epochs.tokens_before(number)
-            begin, end = start - before, min(stop, self.epochs.tokens_before(number + 1)) - before
-            rows, (order, ends) = self.epochs.read(number), self._order(number)
+            epoch = self.epochs.epoch_of(start)
+            before = self.epochs.tokens_before(epoch)
+            begin, end = start - before, min(stop, self.epochs.tokens_before(epoch + 1)) - before
+            texts, (order, ends) = self.epochs.read(epoch), self._order(epoch)
             first, last = np.searchsorted(ends, [begin, end - 1], side="right")
-            which = order[first : last + 1]
-            lengths = rows.offsets[which + 1] - rows.offsets[which]
-            tokens = rows.tokens.take(ragged_indices(rows.offsets[which], lengths))
+            rows = order[first : last + 1]
+            lengths = texts.offsets[rows + 1] - texts.offsets[rows]
+            tokens = texts.tokens.take(ragged_indices(texts.offsets[rows], lengths))
             skip = begin - (int(ends[first]) - int(lengths[0]))
-            pieces.append(tokens[skip : skip + end - begin])
+            parts.append(tokens[skip : skip + end - begin])
             start = before + end
-        return np.concatenate(pieces)
+        return np.concatenate(parts)
 
     def read(self, first: int, count: int) -> np.ndarray:
-        """Windows first .. first + count - 1, (count, length + 1)."""
+        """Returns windows first .. first + count - 1, (count, seq_len + 1)."""
         start = first * self.seq_len
         stream = self.stream(start, start + count * self.seq_len + 1)
         return np.lib.stride_tricks.sliding_window_view(stream, self.seq_len + 1)[:: self.seq_len]
@@ -129,12 +138,12 @@ class Windows:
 class Mixture:
     """Windows of several sources, in exact shares.
 
-    Of every `sum(weights)` windows, `weights[s]` are the next ones of source s, in an order drawn
-    for each such group: window k of the mixture is found from k alone.
+    Windows come in groups of `sum(weights)`. A group holds the next `weights[s]` windows of each
+    source s, in an order drawn for the group. So window k of the mixture depends on k alone.
 
     Attributes:
-      sources: windows of one length.
-      weights: as many integers, as `integer_weights` returns them.
+      sources: windows of one `seq_len`.
+      weights: windows of each source per group, from `integer_weights`.
     """
 
     sources: tuple[Windows, ...]
@@ -142,71 +151,77 @@ class Mixture:
     seed: int
 
     def source_of(self, first: int, count: int) -> np.ndarray:
-        """Where each of the windows first .. first + count - 1 comes from, (count,)."""
-        return self._groups(first, count)[0]
+        """Returns the source of each of the windows first .. first + count - 1, (count,)."""
+        return self._sources(first, count)[0]
 
-    def _groups(self, first: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """The source of each window, and how many windows of each came before the first one."""
-        group = sum(self.weights)
-        cards = np.repeat(np.arange(len(self.weights)), self.weights)
-        number, skip = divmod(first, group)
-        groups = range(number, -(-(first + count) // group))
+    def _sources(self, first: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """The source of each window (count,), and the number of windows of each source before the
+        first one (sources,)."""
+        group_size = sum(self.weights)
+        unshuffled = np.repeat(np.arange(len(self.weights)), self.weights)
+        group, skip = divmod(first, group_size)
+        groups = range(group, -(-(first + count) // group_size))
         order = np.concatenate(
-            [cards[random.permutation(group, self.seed, "mixture", n)] for n in groups]
+            [unshuffled[random.permutation(group_size, self.seed, "mixture", g)] for g in groups]
         )
         before = np.bincount(order[:skip], minlength=len(self.weights))
-        return order[skip : skip + count], number * np.array(self.weights) + before
+        return order[skip : skip + count], group * np.array(self.weights) + before
 
     def read(self, first: int, count: int) -> np.ndarray:
-        """Windows first .. first + count - 1, (count, length + 1)."""
-        source, before = self._groups(first, count)
-        parts = [
-            windows.read(int(before[s]), int((source == s).sum()))
+        """Returns windows first .. first + count - 1, (count, seq_len + 1)."""
+        source, before = self._sources(first, count)
+        parts = {
+            s: windows.read(int(before[s]), int((source == s).sum()))
             for s, windows in enumerate(self.sources)
             if (source == s).any()
-        ]
-        out = np.empty((count, parts[0].shape[1]), np.result_type(*parts))
-        for s, part in zip(np.unique(source), parts, strict=True):
+        }
+        arrays = list(parts.values())
+        out = np.empty((count, arrays[0].shape[1]), np.result_type(*arrays))
+        for s, part in parts.items():
             out[source == s] = part
         return out
 
 
 def integer_weights(shares: Sequence[float]) -> tuple[int, ...]:
-    """The smallest integers in the proportion of these shares, which sum to at most 1000: where no
-    such integers are, the nearest thousandths.
+    """Returns the smallest integers in the proportion of these shares, with a sum of at most 1000.
+
+    Where there are none, the shares are rounded to thousandths.
 
     Raises:
       UserError: a share is less than half a thousandth.
     """
-    parts = [fractions.Fraction(share).limit_denominator(1000) for share in shares]
-    common = math.lcm(*(part.denominator for part in parts))
+    ratios = [fractions.Fraction(share).limit_denominator(1000) for share in shares]
+    common = math.lcm(*(ratio.denominator for ratio in ratios))
     common = common if common <= 1000 else 1000
     exact = [share * common / sum(shares) for share in shares]
     weights = [math.floor(weight + 1e-6) for weight in exact]
-    largest_rest_first = sorted(range(len(shares)), key=lambda s: weights[s] - exact[s])
-    for s in largest_rest_first[: common - sum(weights)]:
+    largest_remainder_first = sorted(range(len(shares)), key=lambda s: weights[s] - exact[s])
+    for s in largest_remainder_first[: common - sum(weights)]:
         weights[s] += 1
     if not all(weights):
-        raise UserError(f"data: {min(shares):g} of the windows is less than a thousandth")
+        raise UserError(
+            f"data: expected at least a thousandth of the windows, got a share of {min(shares):g}"
+        )
     return tuple(weight // math.gcd(*weights) for weight in weights)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ShuffledIndices:
-    """Indices of `count` items, each exactly once a pass, shuffled anew for every pass."""
+    """An endless sequence of the indices of `count` items: each once per epoch, in a new order."""
 
     count: int
     seed: int
 
     @functools.cached_property
-    def _pass(self) -> Callable[[int], np.ndarray]:
-        drawn = functools.partial(random.permutation, self.count, self.seed, "rows")
-        return functools.lru_cache(maxsize=2)(drawn)
+    def _order(self) -> Callable[[int], np.ndarray]:
+        """epoch -> the order of the items (count,)."""
+        permutation = functools.partial(random.permutation, self.count, self.seed, "rows")
+        return functools.lru_cache(maxsize=2)(permutation)
 
     def read(self, first: int, count: int) -> np.ndarray:
-        """Items first .. first + count - 1 of the endless sequence, (count,) int64."""
-        number, place = np.divmod(np.arange(first, first + count), self.count)
+        """Returns items first .. first + count - 1 of the sequence, (count,) int64."""
+        epochs, positions = np.divmod(np.arange(first, first + count), self.count)
         out = np.empty(count, np.int64)
-        for n in np.unique(number):
-            out[number == n] = self._pass(int(n))[place[number == n]]
+        for epoch in np.unique(epochs):
+            out[epochs == epoch] = self._order(int(epoch))[positions[epochs == epoch]]
         return out
