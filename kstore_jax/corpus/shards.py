@@ -1,9 +1,9 @@
 """Datasets on disk: ArrayRecord parts and a manifest.
 
 A record is a block of consecutive entries as columns, in the safetensors format. A dataset is
-written under a temporary name, part by part, and renamed when whole; interrupted writing goes on
-after the last whole part. A reader checks every part against the manifest before anything else and
-refuses one that is missing, cut short or altered, naming it.
+written under a temporary name, part by part, and renamed when it is complete; an interrupted writer
+resumes after the last complete part. A reader first checks every part against the manifest and
+names one that is missing, truncated or altered.
 """
 
 import contextlib
@@ -20,26 +20,32 @@ from concurrent import futures
 import filelock
 import numpy as np
 import safetensors.numpy
-from array_record.python import array_record_module
+from array_record.python import array_record_module  # pyright: ignore[reportAttributeAccessIssue]
 from tqdm import tqdm
 
 from kstore_jax.corpus.encode import TokenizedTexts, TokenTable, concatenate, encode_biographies
 from kstore_jax.corpus.tokenizer import Tokenizer
 from kstore_jax.errors import DamagedFileError, UserError
-from kstore_jax.files import read_json, write_json
+from kstore_jax.files import PARTIAL_SUFFIX, read_json, write_json
 from kstore_jax.world.biographies import Variant, write_biographies
 from kstore_jax.world.people import draw_people
 
 FORMAT = 2
-ENTRIES_PER_RECORD = 8192  # entries a record
-ENTRIES_PER_PART = 32 * ENTRIES_PER_RECORD  # entries a part
+ENTRIES_PER_RECORD = 8192
+ENTRIES_PER_PART = 32 * ENTRIES_PER_RECORD
 MANIFEST = "manifest.json"
-_BEGUN = "config.json"
+_CONFIG = "config.json"  # beside the parts while they are written
 
 
 @dataclasses.dataclass(frozen=True)
 class Corpus:
-    """A dataset in memory: E entries. `people` (E,) and `entries` (E,) say whose and which."""
+    """A dataset in memory.
+
+    Attributes:
+      people: (E,) the person of each entry; -1 for real text.
+      entries: (E,) the number of each entry: among those of its person, or among documents.
+      texts: the E texts.
+    """
 
     people: np.ndarray
     entries: np.ndarray
@@ -47,33 +53,35 @@ class Corpus:
 
 
 Part = Callable[[], Iterable[Corpus]]
+"""Returns the blocks of entries of one file."""
 
 
 def biography_block(
     table: TokenTable, seed: int, variant: Variant, first: int, entries: np.ndarray
 ) -> Corpus:
-    """Some biographies of people `first` and following.
+    """Returns some biographies of person `first` and the following people.
 
     Args:
-      entries: ascending numbers of biographies, `variant.entries` a person, the first person's
-        first being 0.
+      entries: ascending numbers of biographies, `variant.biographies_per_person` per person; number
+        0 is the first biography of person `first`.
     """
     person, entry = np.divmod(np.asarray(entries, np.int64), variant.biographies_per_person)
-    lowest, highest = int(person[0]), int(person[-1])
-    who = draw_people(table.language.pools, seed, first + np.arange(lowest, highest + 1))
-    written = write_biographies(table.language, seed, variant, who.take(person - lowest), entry)
+    start, stop = int(person[0]), int(person[-1]) + 1
+    people = draw_people(table.language.pools, seed, first + np.arange(start, stop))
+    written = write_biographies(table.language, seed, variant, people.take(person - start), entry)
     return Corpus(first + person, entry, encode_biographies(table, written))
 
 
 def fresh_epoch(
-    table: TokenTable, seed: int, variant: Variant, first: int, size: int, number: int
+    table: TokenTable, seed: int, variant: Variant, first: int, size: int, epoch: int
 ) -> TokenizedTexts:
-    """All texts of a pass of fresh text: entry `number` of people first .. first + size - 1."""
+    """Returns an epoch of fresh text: biography `epoch` of people first .. first + size - 1."""
     blocks = []
     for start in range(0, size, ENTRIES_PER_RECORD):
         ids = first + np.arange(start, min(size, start + ENTRIES_PER_RECORD))
-        who = draw_people(table.language.pools, seed, ids)
-        written = write_biographies(table.language, seed, variant, who, np.full(len(who), number))
+        people = draw_people(table.language.pools, seed, ids)
+        entries = np.full(len(people), epoch)
+        written = write_biographies(table.language, seed, variant, people, entries)
         blocks.append(encode_biographies(table, written))
     return concatenate(blocks)
 
@@ -81,7 +89,7 @@ def fresh_epoch(
 def biography_parts(
     table: TokenTable, seed: int, variant: Variant, first: int, size: int
 ) -> list[Part]:
-    """The parts of the dataset of all entries of people first .. first + size - 1."""
+    """Returns the parts of the dataset of all biographies of people first .. first + size - 1."""
     return entry_parts(
         size * variant.biographies_per_person,
         lambda entries: biography_block(table, seed, variant, first, entries),
@@ -89,27 +97,28 @@ def biography_parts(
 
 
 def entry_parts(total: int, block: Callable[[np.ndarray], Corpus]) -> list[Part]:
-    """The parts of a dataset of `total` entries; `block` makes those of ascending numbers."""
+    """Returns the parts of a dataset of `total` entries.
 
-    def part(start: int, stop: int) -> Iterator[Corpus]:
+    Args:
+      block: ascending numbers of entries -> these entries.
+    """
+
+    def part(start: int) -> Iterator[Corpus]:
+        stop = min(total, start + ENTRIES_PER_PART)
         for first in range(start, stop, ENTRIES_PER_RECORD):
             yield block(np.arange(first, min(stop, first + ENTRIES_PER_RECORD)))
 
-    starts = range(0, total, ENTRIES_PER_PART)
-    return [
-        functools.partial(part, start, min(total, start + ENTRIES_PER_PART)) for start in starts
-    ]
+    return [functools.partial(part, start) for start in range(0, total, ENTRIES_PER_PART)]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class DatasetSpec:
-    """A dataset to be written.
+    """A dataset to write.
 
     Attributes:
-      config: the full generating configuration, plain JSON; kept in the manifest.
-      tokenizer: the one that makes the tokens.
-      parts: opens the sources and returns the parts, each a function that yields the blocks of one
-        file.
+      config: the full generating configuration, plain JSON; it goes into the manifest.
+      tokenizer: the tokenizer of the tokens.
+      parts: opens the sources and returns the parts, one per file.
     """
 
     config: dict
@@ -120,21 +129,21 @@ class DatasetSpec:
 def write_dataset(dataset: DatasetSpec, folder: pathlib.Path, workers: int = 1) -> dict:
     """Writes a dataset and returns its manifest.
 
-    The bytes do not depend on the number of workers. A dataset of the same configuration that
-    stands there already is whole, and is only checked; what an interrupted attempt wrote of it is
-    kept.
+    The bytes do not depend on the number of workers. Where `folder` holds the dataset of the same
+    configuration, it is checked and not written again. Parts that an interrupted call completed are
+    not written again.
 
     Args:
-      folder: where the dataset will stand.
-      workers: how many parts are written at a time.
+      folder: the folder of the dataset.
+      workers: the number of parts written at a time.
 
     Raises:
-      UserError: another dataset stands there.
-      DamagedFileError: the dataset that stands there is not as it was written.
+      UserError: `folder` holds another dataset or other files.
+      DamagedFileError: a file of the dataset in `folder` has changed since it was written.
     """
     folder = folder.absolute()
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = folder.with_name(f"{folder.name}.writing")
+    temporary = folder.with_name(folder.name + PARTIAL_SUFFIX)
     with filelock.FileLock(folder.with_name(f".{folder.name}.lock")):
         if folder.exists() and any(folder.iterdir()):
             if not (folder / MANIFEST).exists():
@@ -144,41 +153,42 @@ def write_dataset(dataset: DatasetSpec, folder: pathlib.Path, workers: int = 1) 
                 raise UserError(f"{folder}: holds a dataset of another configuration")
             return manifest
         parts = dataset.parts()
-        _begin(temporary, dataset.config)
+        _make_folder(temporary, dataset.config)
         names = [f"part-{i:05d}-of-{len(parts):05d}.array_record" for i in range(len(parts))]
-        described = _write_parts([temporary / name for name in names], parts, workers)
+        summaries = _write_parts([temporary / name for name in names], parts, workers)
         manifest = {
             "format": FORMAT,
             "config": dataset.config,
-            "entries": sum(part["entries"] for part in described),
-            "tokens": sum(part["tokens"] for part in described),
+            "entries": sum(part["entries"] for part in summaries),
+            "tokens": sum(part["tokens"] for part in summaries),
             "tokenizer": dataset.tokenizer.fingerprint,
-            "parts": described,
+            "parts": summaries,
         }
         manifest["sha256"] = _checksum(manifest)
         write_json(temporary / MANIFEST, manifest)
         for name in names:
-            _description(temporary / name).unlink()
-        (temporary / _BEGUN).unlink()
+            _summary_path(temporary / name).unlink()
+        (temporary / _CONFIG).unlink()
         os.rename(temporary, folder)
     return manifest
 
 
-def _begin(temporary: pathlib.Path, config: dict) -> None:
-    """Makes the folder; what another configuration left there is removed."""
-    begun, described = temporary / _BEGUN, json.dumps(config)
-    if not begun.exists() or begun.read_text() != described:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir()
-        begun.write_text(described)
+def _make_folder(folder: pathlib.Path, config: dict) -> None:
+    """Makes the folder of a dataset, or keeps the one of an interrupted call with this `config`."""
+    path, content = folder / _CONFIG, json.dumps(config)
+    if not path.exists() or path.read_text() != content:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        path.write_text(content)
 
 
-def _description(path: pathlib.Path) -> pathlib.Path:
-    """What is beside a part once it is whole."""
+def _summary_path(path: pathlib.Path) -> pathlib.Path:
+    """The file beside a complete part with its entry of the manifest."""
     return path.with_suffix(".json")
 
 
 def _write_parts(paths: list[pathlib.Path], parts: Sequence[Part], workers: int) -> list[dict]:
+    """Writes parts and returns their entries of the manifest."""
     pool = futures.ThreadPoolExecutor(workers)
     try:
         writing = [pool.submit(_write_part, *both) for both in zip(paths, parts, strict=True)]
@@ -191,12 +201,12 @@ def _write_parts(paths: list[pathlib.Path], parts: Sequence[Part], workers: int)
 
 
 def _write_part(path: pathlib.Path, part: Part) -> dict:
-    described = _description(path)
-    if described.exists():
-        found = read_json(described)
+    summary_path = _summary_path(path)
+    if summary_path.exists():
+        summary = read_json(summary_path)
         with contextlib.suppress(DamagedFileError):  # it is written again
-            _check_part(path, found)
-            return found
+            _check_part(path, summary)
+            return summary
     entries = tokens = 0
     writer = array_record_module.ArrayRecordWriter(str(path), "group_size:1,uncompressed")
     for corpus in part():
@@ -206,27 +216,27 @@ def _write_part(path: pathlib.Path, part: Part) -> dict:
     writer.close()
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    found = {
+    summary = {
         "name": path.name,
         "bytes": path.stat().st_size,
         "sha256": sha256,
         "entries": entries,
         "tokens": tokens,
     }
-    write_json(described, found)
-    return found
+    write_json(summary_path, summary)
+    return summary
 
 
 def _pack(corpus: Corpus) -> bytes:
-    rows = corpus.texts
+    texts = corpus.texts
     return safetensors.numpy.save(
         {
             "people": corpus.people,
             "entries": corpus.entries.astype(np.int32),
-            "lengths": rows.lengths.astype(np.int32),
-            "tokens": rows.tokens,
-            "value_spans": rows.value_spans,
-            "name_spans": rows.name_spans,
+            "lengths": texts.lengths.astype(np.int32),
+            "tokens": texts.tokens,
+            "value_spans": texts.value_spans,
+            "name_spans": texts.name_spans,
         }
     )
 
@@ -237,11 +247,11 @@ def _checksum(manifest: dict) -> str:
 
 
 def read_manifest(folder: pathlib.Path) -> dict:
-    """The manifest of a dataset, after checking every part against it.
+    """Returns the manifest of a dataset, after a check of every part against it.
 
     Raises:
-      DamagedFileError: a part or the manifest is missing, cut short or altered, or was written
-        in another format.
+      DamagedFileError: a part or the manifest is missing, truncated or altered, or has another
+        format.
     """
     path = folder / MANIFEST
     try:
@@ -251,7 +261,7 @@ def read_manifest(folder: pathlib.Path) -> dict:
         raise DamagedFileError(f"{path}: missing or unreadable") from None
     if version != FORMAT:
         age = "newer" if version > FORMAT else "older"
-        raise DamagedFileError(f"{path}: format {version} is {age} than this program's ({FORMAT})")
+        raise DamagedFileError(f"{path}: format {version} is {age}; expected format {FORMAT}")
     if manifest.get("sha256") != _checksum(manifest):
         raise DamagedFileError(f"{path}: changed since it was written (SHA-256 differs)")
     for part in manifest["parts"]:
@@ -263,14 +273,18 @@ def _check_part(path: pathlib.Path, part: dict) -> None:
     if not path.exists():
         raise DamagedFileError(f"{path}: missing")
     if (size := path.stat().st_size) != part["bytes"]:
-        raise DamagedFileError(f"{path}: {size} bytes, not {part['bytes']} as written")
+        raise DamagedFileError(f"{path}: has {size} bytes; expected {part['bytes']}")
     with path.open("rb") as file:
         if hashlib.file_digest(file, "sha256").hexdigest() != part["sha256"]:
             raise DamagedFileError(f"{path}: changed since it was written (SHA-256 differs)")
 
 
 def read_dataset(folder: pathlib.Path) -> Corpus:
-    """A dataset, checked and read into memory as flat arrays."""
+    """Checks a dataset and reads it into memory.
+
+    Raises:
+      DamagedFileError: as for `read_manifest`.
+    """
     manifest = read_manifest(folder)
     counts = {name: manifest["entries"] for name in ("people", "entries", "lengths")}
     counts |= {name: manifest["entries"] for name in ("value_spans", "name_spans")}
@@ -287,16 +301,17 @@ def read_dataset(folder: pathlib.Path) -> Corpus:
                 filled[name] += len(block)
         reader.close()
     offsets = np.concatenate([[0], np.cumsum(columns["lengths"], dtype=np.int64)])
-    rows = TokenizedTexts(columns["tokens"], offsets, columns["value_spans"], columns["name_spans"])
-    return Corpus(columns["people"], columns["entries"], rows)
+    texts = TokenizedTexts(
+        columns["tokens"], offsets, columns["value_spans"], columns["name_spans"]
+    )
+    return Corpus(columns["people"], columns["entries"], texts)
 
 
-def with_end_of_text(rows: TokenizedTexts, end_of_text: int) -> TokenizedTexts:
-    """The same rows, each closed by the end of text; spans keep their places."""
-    lengths = rows.lengths
-    offsets = rows.offsets + np.arange(len(rows) + 1)
-    tokens = np.full(offsets[-1], end_of_text, rows.tokens.dtype)
-    keep = np.ones(len(tokens), bool)
-    keep[offsets[1:] - 1] = False
-    tokens[keep] = rows.tokens[: int(lengths.sum())]
-    return dataclasses.replace(rows, tokens=tokens, offsets=offsets)
+def with_end_of_text(texts: TokenizedTexts, end_of_text: int) -> TokenizedTexts:
+    """Returns the texts with the token `end_of_text` after each; spans stay as they are."""
+    offsets = texts.offsets + np.arange(len(texts) + 1)
+    tokens = np.full(offsets[-1], end_of_text, texts.tokens.dtype)
+    is_text = np.ones(len(tokens), bool)
+    is_text[offsets[1:] - 1] = False
+    tokens[is_text] = texts.tokens[: int(texts.lengths.sum())]
+    return dataclasses.replace(texts, tokens=tokens, offsets=offsets)

@@ -1,8 +1,9 @@
-"""Real text to mix in, as the paper does with WikiBook: documents read from the disk by number.
+"""Real text to mix in, as the paper does with WikiBook: documents on the disk, read by number.
 
-Nothing is downloaded, and documents are read a block at a time.
+Nothing is downloaded. Documents are read in blocks.
 """
 
+import bisect
 import contextlib
 import dataclasses
 import functools
@@ -11,7 +12,7 @@ import itertools
 import json
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 
@@ -20,74 +21,77 @@ from kstore_jax.corpus.shards import Corpus, Part
 from kstore_jax.corpus.tokenizer import Tokenizer
 from kstore_jax.errors import UserError
 
-_BLOCK, _PART = 256, 65_536  # documents a record and a part
+_DOCUMENTS_PER_RECORD = 256
+_DOCUMENTS_PER_PART = 65_536
 
 
 class Documents(Protocol):
-    """Texts, by number."""
+    """Texts by number."""
 
     @property
     def fingerprint(self) -> str:
-        """Changes where the documents do: of files, their names, sizes and times."""
+        """Differs between different documents; of files: their names, sizes and times."""
+        ...
 
     def __len__(self) -> int: ...
 
     def read(self, start: int, stop: int) -> list[str]:
-        """Documents start, ..., stop - 1, in order, 0 <= start <= stop <= len.
+        """Returns documents start, ..., stop - 1 in order, 0 <= start <= stop <= len.
 
         Raises:
-          UserError: one of them is not the text it has to be; says where it stands.
+          UserError: one of them is not text; names its file and line.
         """
+        ...
 
 
 def open_documents(source: str) -> Documents:
-    """The documents of a source.
+    """Opens a source of documents.
 
     Args:
       source: one of
-        `tfds:NAME`, a TFDS data set prepared in TFDS's own folder (`TFDS_DATA_DIR`), or
-        `tfds:DIR`, the folder of a prepared version, beginning with `/`, `.` or `~`; split train;
-        `hf:FOLDER`, what `save_to_disk` of Hugging Face wrote; of several splits, train;
-        a `.txt` file, one document, or a `.jsonl` file, one document a line;
+        `tfds:NAME`: split train of a TFDS data set prepared in TFDS's folder (`TFDS_DATA_DIR`);
+        `tfds:FOLDER`: the same in the folder of a prepared version; begins with `/`, `.` or `~`;
+        `hf:FOLDER`: a folder written by Hugging Face's `save_to_disk`; of several splits, train;
+        a `.txt` file: one document; a `.jsonl` file: one document per line;
         a folder: all such files in it and below, in the order of their paths.
-        Everywhere but in a `.txt` file the field `text` is read.
+        The text is the field `text`, except in a `.txt` file.
 
     Raises:
-      UserError: there is no such source, it has no text, or its first text is not one.
+      UserError: there is no such source, it has no text, or its first documents are not text.
     """
     kind, colon, name = source.partition(":")
     if colon and kind == "tfds":
-        documents = _tfds(name)
+        documents = _open_tfds(name)
     elif colon and kind == "hf":
-        documents = _hugging_face(_existing(name))
+        documents = _open_hugging_face(_existing(name))
     else:
-        documents = _files(_existing(source))
+        documents = _open_files(_existing(source))
     if not _have_text(documents):
-        raise UserError(f"data.text: {source}: there is no text in it")
+        raise UserError(f"data.text: {source}: has no text")
     return documents
 
 
 def encode_documents(tokenizer: Tokenizer, texts: Sequence[str]) -> TokenizedTexts:
-    """The tokens of documents, one row each; those without text are left out."""
+    """Returns the tokens of documents, one row each; documents without text are left out."""
     backend = tokenizer.backend
-    some = [text for text in texts if text.strip()]
-    ids = [e.ids for e in backend.encode_batch(some, add_special_tokens=False)]
+    not_blank = [text for text in texts if text.strip()]
+    ids = [e.ids for e in backend.encode_batch(not_blank, add_special_tokens=False)]
     lengths = np.array([len(row) for row in ids], np.int64)
     tokens = np.fromiter(itertools.chain.from_iterable(ids), tokenizer.dtype, lengths.sum())
     return without_spans(tokens, lengths)
 
 
 def text_parts(tokenizer: Tokenizer, documents: Documents) -> list[Part]:
-    """The parts of a dataset of documents; an entry is a document, its person is -1."""
+    """Returns the parts of a dataset of documents; an entry is a document, its person is -1."""
 
     def part(first: int, last: int) -> Iterator[Corpus]:
-        for start in range(first, last, _BLOCK):
-            texts = documents.read(start, min(start + _BLOCK, last))
+        for start in range(first, last, _DOCUMENTS_PER_RECORD):
+            texts = documents.read(start, min(start + _DOCUMENTS_PER_RECORD, last))
             numbers = start + np.flatnonzero([bool(text.strip()) for text in texts])
             yield Corpus(np.full(len(numbers), -1), numbers, encode_documents(tokenizer, texts))
 
-    ends = itertools.pairwise([*range(0, len(documents), _PART), len(documents)])
-    return [functools.partial(part, first, last) for first, last in ends]
+    bounds = [*range(0, len(documents), _DOCUMENTS_PER_PART), len(documents)]
+    return [functools.partial(part, first, last) for first, last in itertools.pairwise(bounds)]
 
 
 def _have_text(documents: Documents, block: int = 64) -> bool:
@@ -97,14 +101,14 @@ def _have_text(documents: Documents, block: int = 64) -> bool:
 
 
 def _existing(path: str) -> pathlib.Path:
-    found = pathlib.Path(path).expanduser()
-    if not found.exists():
+    expanded = pathlib.Path(path).expanduser()
+    if not expanded.exists():
         raise UserError(f"data.text: {path}: no such file or folder")
-    return found
+    return expanded
 
 
 @contextlib.contextmanager
-def _opened(path: pathlib.Path) -> Iterator[BinaryIO]:
+def _open(path: pathlib.Path) -> Iterator[BinaryIO]:
     try:
         with path.open("rb") as file:
             yield file
@@ -112,12 +116,12 @@ def _opened(path: pathlib.Path) -> Iterator[BinaryIO]:
         raise UserError(f"data.text: {path}: cannot be read ({error.strerror})") from None
 
 
-def _of_file(path: pathlib.Path) -> str:
+def _file_fingerprint(path: pathlib.Path) -> str:
     state = path.stat()
     return f"{path.name} {state.st_size} {state.st_mtime_ns}"
 
 
-def _decoded(content: bytes, where: object) -> str:
+def _decode(content: bytes, where: object) -> str:
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -125,48 +129,48 @@ def _decoded(content: bytes, where: object) -> str:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Whole:
+class _TextFile:
     """A file that is one document."""
 
     path: pathlib.Path
 
     @property
     def fingerprint(self) -> str:
-        return _of_file(self.path)
+        return _file_fingerprint(self.path)
 
     def __len__(self) -> int:
         return 1
 
     def read(self, start: int, stop: int) -> list[str]:
-        with _opened(self.path) as file:
-            return [_decoded(file.read(), self.path)][start:stop]
+        with _open(self.path) as file:
+            return [_decode(file.read(), self.path)][start:stop]
 
 
-class _Lines:
-    """A file of one JSON object a line; what is kept is where each line begins."""
+class _JsonLinesFile:
+    """A file of one JSON object per line. Only the offsets of the lines are in memory."""
 
     def __init__(self, path: pathlib.Path):
         self.path = path
-        with _opened(path) as file:
+        with _open(path) as file:
             lengths = np.fromiter(map(len, file), np.int64)
         self.offsets = np.concatenate([[0], np.cumsum(lengths)])
-        self.fingerprint = _of_file(path)
+        self.fingerprint = _file_fingerprint(path)
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
     def read(self, start: int, stop: int) -> list[str]:
-        places = self.offsets[start : stop + 1] - self.offsets[start]
-        with _opened(self.path) as file:
+        bounds = self.offsets[start : stop + 1] - self.offsets[start]
+        with _open(self.path) as file:
             file.seek(self.offsets[start])
-            content = file.read(places[-1])
-        lines = (content[i:j] for i, j in itertools.pairwise(places))
-        return [self._text(line, number) for number, line in enumerate(lines, start + 1)]
+            content = file.read(bounds[-1])
+        lines = (content[i:j] for i, j in itertools.pairwise(bounds))
+        return [self._parse(line, number) for number, line in enumerate(lines, start + 1)]
 
-    def _text(self, line: bytes, number: int) -> str:
+    def _parse(self, line: bytes, number: int) -> str:
         try:
             text = json.loads(line.decode("utf-8"))["text"]
-            text.encode("utf-8")  # JSON can spell half a character, which is no text
+            text.encode("utf-8")  # JSON can escape a lone surrogate, which is not text
         except (ValueError, LookupError, TypeError, AttributeError):
             raise UserError(
                 f'data.text: {self.path}:{number}: expected an object with a string "text", UTF-8'
@@ -174,37 +178,37 @@ class _Lines:
         return text
 
 
-class _Joined:
-    """Several sources, one after the other."""
+class _Concatenated:
+    """Several sources in order."""
 
     def __init__(self, parts: Sequence[Documents]):
         self.parts = parts
-        self.starts = np.cumsum([0, *map(len, parts)])
-        told = "\n".join(part.fingerprint for part in parts)
-        self.fingerprint = hashlib.sha256(told.encode()).hexdigest()
+        self.starts = np.cumsum([0, *map(len, parts)]).tolist()
+        fingerprints = "\n".join(part.fingerprint for part in parts)
+        self.fingerprint = hashlib.sha256(fingerprints.encode()).hexdigest()
 
     def __len__(self) -> int:
-        return int(self.starts[-1])
+        return self.starts[-1]
 
     def read(self, start: int, stop: int) -> list[str]:
-        first = np.searchsorted(self.starts, start, side="right") - 1
+        first = bisect.bisect_right(self.starts, start) - 1
         texts = []
-        for part, begin in zip(self.parts[first:], self.starts[first:-1].tolist(), strict=True):
+        for part, begin in zip(self.parts[first:], self.starts[first:-1], strict=True):
             if begin >= stop:
                 break
             texts += part.read(max(start - begin, 0), min(stop - begin, len(part)))
         return texts
 
 
-_FORMATS = {".txt": _Whole, ".jsonl": _Lines}
+_FORMATS = {".txt": _TextFile, ".jsonl": _JsonLinesFile}
 
 
-def _files(path: pathlib.Path) -> Documents:
+def _open_files(path: pathlib.Path) -> Documents:
     if path.is_dir():
         paths = sorted(p for p in path.rglob("*") if p.suffix in _FORMATS and p.is_file())
         if not paths:
             raise UserError(f"data.text: {path}: a folder without .txt and .jsonl files")
-        return _Joined([_FORMATS[p.suffix](p) for p in paths])
+        return _Concatenated([_FORMATS[p.suffix](p) for p in paths])
     if path.suffix not in _FORMATS:
         raise UserError(
             f"data.text: {path}: expected tfds:NAME, hf:FOLDER, a .txt or .jsonl file or a folder"
@@ -213,8 +217,8 @@ def _files(path: pathlib.Path) -> Documents:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Fetched:
-    """A data set of a library; `fetch(start, stop)` gives its texts."""
+class _LibraryDataset:
+    """A data set of a library; `fetch(start, stop)` returns its texts."""
 
     fingerprint: str
     length: int
@@ -227,37 +231,37 @@ class _Fetched:
         return self.fetch(start, stop)
 
 
-def _tfds(name: str) -> Documents:
+def _open_tfds(name: str) -> Documents:
     import tensorflow_datasets as tfds  # slow to import, and most experiments read no text
     from tensorflow_datasets.core.read_only_builder import builder_from_files
 
     folder = _existing(name) if name.startswith(("/", ".", "~")) else None
-    # By its files and not by its code (tfds.data_source): any version that is on the disk is read,
+    # From its files, not from its code (tfds.data_source): so any version on the disk can be read,
     # and no name leads to the network.
     try:
-        builder = tfds.builder_from_directory(folder) if folder else builder_from_files(name)
+        builder: Any = tfds.builder_from_directory(folder) if folder else builder_from_files(name)
         examples = builder.as_data_source(split="train")
-    except Exception as error:  # TFDS raises nothing narrower
+    except Exception as error:  # TFDS raises no narrower type
         raise UserError(
             f"data.text: tfds:{name}: no split train prepared as ArrayRecord "
             f"({_first_line(error)}); prepare it with tfds.builder(NAME)"
             '.download_and_prepare(file_format="array_record")'
         ) from None
     if not isinstance(dict(builder.info.features.items()).get("text"), tfds.features.Text):
-        raise UserError(f"data.text: tfds:{name}: has no feature 'text' that is a text")
+        raise UserError(f"data.text: tfds:{name}: has no text feature 'text'")
 
     def fetch(start: int, stop: int) -> list[str]:
         rows = enumerate(examples.__getitems__(list(range(start, stop))), start)
-        return [_decoded(row["text"], f"tfds:{name}, document {i}") for i, row in rows]
+        return [_decode(row["text"], f"tfds:{name}, document {i}") for i, row in rows]
 
     splits = builder.info.splits["train"]
-    told = f"{builder.info.full_name} {splits.num_bytes} {splits.shard_lengths}"
-    return _Fetched(told, len(examples), fetch)
+    fingerprint = f"{builder.info.full_name} {splits.num_bytes} {splits.shard_lengths}"
+    return _LibraryDataset(fingerprint, len(examples), fetch)
 
 
-def _hugging_face(folder: pathlib.Path) -> Documents:
+def _open_hugging_face(folder: pathlib.Path) -> Documents:
     try:
-        import datasets
+        import datasets  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise UserError(
             f"data.text: hf:{folder}: needs the package datasets (pip install 'kstore_jax[hf]')"
@@ -265,18 +269,18 @@ def _hugging_face(folder: pathlib.Path) -> Documents:
     try:
         rows = datasets.load_from_disk(str(folder))
         rows = rows["train"] if isinstance(rows, datasets.DatasetDict) else rows
-    except Exception as error:  # it raises nothing narrower
+    except Exception as error:  # datasets raises no narrower type
         raise UserError(
-            f"data.text: hf:{folder}: no split train that save_to_disk wrote ({_first_line(error)})"
+            f"data.text: hf:{folder}: no split train written by save_to_disk ({_first_line(error)})"
         ) from None
     if getattr(rows.features.get("text"), "dtype", None) not in ("string", "large_string"):
         raise UserError(f"data.text: hf:{folder}: has no column 'text' of strings")
 
     def fetch(start: int, stop: int) -> list[str]:
-        # A row may hold no text at all (None), which is a document to leave out.
+        # A row may be None: a document without text, which is left out.
         return [text or "" for text in rows[start:stop]["text"]]
 
-    return _Fetched(rows._fingerprint, len(rows), fetch)
+    return _LibraryDataset(rows._fingerprint, len(rows), fetch)
 
 
 def _first_line(error: Exception) -> str:

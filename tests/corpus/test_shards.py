@@ -1,4 +1,4 @@
-"""A dataset is written whole or not at all, and read back only as it was written."""
+"""Datasets on disk: atomic writes, checked reads, resumed writers."""
 
 import itertools
 import json
@@ -12,15 +12,14 @@ from kstore_jax.corpus import shards
 from kstore_jax.corpus.encode import encode_biographies
 from kstore_jax.corpus.tokenizer import gpt2
 from kstore_jax.errors import DamagedFileError, UserError
-from kstore_jax.world.biographies import Variant
-from kstore_jax.world.biographies import write_biographies as biographies_of
+from kstore_jax.world.biographies import Variant, write_biographies
 from kstore_jax.world.people import draw_people
 
 PEOPLE, FIRST, VARIANT, SEED, CONFIG = 150, 1000, "multi2+permute", 4, {"anything": 1}
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _several_blocks_and_parts():
+def _small_records_and_parts():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(shards, "ENTRIES_PER_RECORD", 64)
         patch.setattr(shards, "ENTRIES_PER_PART", 128)
@@ -28,8 +27,8 @@ def _several_blocks_and_parts():
 
 
 def dataset_of(table, people=PEOPLE, variant=VARIANT, config=CONFIG) -> shards.DatasetSpec:
-    how = table, SEED, Variant.parse(variant), FIRST, people
-    return shards.DatasetSpec(config, gpt2(), lambda: shards.biography_parts(*how))
+    source = table, SEED, Variant.parse(variant), FIRST, people
+    return shards.DatasetSpec(config, gpt2(), lambda: shards.biography_parts(*source))
 
 
 def write(folder, table, people=PEOPLE, variant=VARIANT, workers=1):
@@ -47,19 +46,19 @@ def contents(folder) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_what_is_read_is_what_was_generated(table, biographies, dataset):
+def test_a_dataset_is_read_back_as_it_was_written(table, biographies, dataset):
     corpus = shards.read_dataset(dataset)
-    entries = biographies(VARIANT, FIRST + np.arange(PEOPLE), SEED)
-    rows = encode_biographies(table, entries)
-    assert np.array_equal(corpus.people, entries.people)
-    assert np.array_equal(corpus.entries, entries.entries)
+    written = biographies(VARIANT, FIRST + np.arange(PEOPLE), SEED)
+    texts = encode_biographies(table, written)
+    assert np.array_equal(corpus.people, written.people)
+    assert np.array_equal(corpus.entries, written.entries)
     for column in ("tokens", "offsets", "value_spans", "name_spans"):
-        read, written = getattr(corpus.texts, column), getattr(rows, column)
-        assert read.dtype == written.dtype
-        assert np.array_equal(read, written)
+        actual, expected = getattr(corpus.texts, column), getattr(texts, column)
+        assert actual.dtype == expected.dtype
+        assert np.array_equal(actual, expected)
 
 
-def test_the_manifest_says_what_is_there(dataset):
+def test_the_manifest_describes_the_dataset(dataset):
     manifest = shards.read_manifest(dataset)
     corpus = shards.read_dataset(dataset)
     assert manifest["config"] == CONFIG
@@ -72,19 +71,19 @@ def test_the_manifest_says_what_is_there(dataset):
 
 
 @pytest.mark.parametrize("people", [1, 64, 65])
-def test_any_number_of_people_is_written_whole(table, tmp_path, people):
+def test_any_number_of_people_is_written(table, tmp_path, people):
     write(tmp_path / "dataset", table, people, "single")
     corpus = shards.read_dataset(tmp_path / "dataset")
     assert corpus.people.tolist() == [FIRST + i for i in range(people)]
 
 
 @pytest.mark.parametrize("workers", [1, 2, 5])
-def test_same_configuration_same_bytes_whatever_the_workers(table, dataset, tmp_path, workers):
+def test_the_bytes_do_not_depend_on_the_number_of_workers(table, dataset, tmp_path, workers):
     write(tmp_path / "again", table, workers=workers)
     assert contents(tmp_path / "again") == contents(dataset)
 
 
-def test_a_dataset_that_stands_there_is_left_as_it_is(table, dataset):
+def test_an_existing_dataset_is_not_written_again(table, dataset):
     before = contents(dataset)
     assert write(dataset, table) == shards.read_manifest(dataset)
     assert contents(dataset) == before
@@ -97,18 +96,18 @@ def test_a_dataset_of_another_configuration_is_refused(table, dataset):
     assert contents(dataset) == before
 
 
-@given(part=st.integers(0, 2), place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
-def test_a_flipped_bit_is_found(dataset, part, place, bit):
+@given(part=st.integers(0, 2), where=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
+def test_a_flipped_bit_is_detected(dataset, part, where, bit):
     path = dataset / f"part-0000{part}-of-00003.array_record"
-    whole = path.read_bytes()
-    flipped = bytearray(whole)
-    flipped[int(place * len(whole))] ^= 1 << bit
+    content = path.read_bytes()
+    flipped = bytearray(content)
+    flipped[int(where * len(content))] ^= 1 << bit
     path.write_bytes(flipped)
     try:
         with pytest.raises(DamagedFileError, match=f"^{path}: changed"):
             shards.read_dataset(dataset)
     finally:
-        path.write_bytes(whole)
+        path.write_bytes(content)
 
 
 @pytest.fixture
@@ -118,17 +117,18 @@ def copy(table, tmp_path):
 
 
 @pytest.mark.parametrize("part", range(3))
-@pytest.mark.parametrize("damage", ["cut", "emptied", "removed", "lengthened"])
-def test_a_part_cut_short_or_removed_is_named(copy, part, damage):
+@pytest.mark.parametrize("damage", ["truncated", "emptied", "removed", "lengthened"])
+def test_a_damaged_part_is_named(copy, part, damage):
     path = copy / f"part-0000{part}-of-00003.array_record"
-    whole = path.read_bytes()
+    content = path.read_bytes()
+    damaged = {"truncated": content[:-1], "emptied": b"", "lengthened": content + b"\0"}
     if damage == "removed":
         path.unlink()
     else:
-        path.write_bytes({"cut": whole[:-1], "emptied": b"", "lengthened": whole + b"\0"}[damage])
-    with pytest.raises(DamagedFileError, match=f"^{path}: ") as found:
+        path.write_bytes(damaged[damage])
+    with pytest.raises(DamagedFileError, match=f"^{path}: ") as error:
         shards.read_dataset(copy)
-    assert found.value.status == 1
+    assert error.value.status == 1
 
 
 @pytest.mark.parametrize("content", [None, "", "{", "[]", "3", "{}", '{"format": "x"}'])
@@ -141,12 +141,12 @@ def test_a_missing_or_broken_manifest_is_named(copy, content):
         shards.read_manifest(copy)
 
 
-@pytest.mark.parametrize(("change", "said"), [(1, "newer"), (-1, "older")])
-def test_another_format_is_refused(copy, change, said):
+@pytest.mark.parametrize(("change", "age"), [(1, "newer"), (-1, "older")])
+def test_another_format_is_refused(copy, change, age):
     path = copy / shards.MANIFEST
     manifest = json.loads(path.read_text())
     path.write_text(json.dumps({**manifest, "format": shards.FORMAT + change}))
-    with pytest.raises(DamagedFileError, match=f"^{path}: format [13] is {said}"):
+    with pytest.raises(DamagedFileError, match=f"^{path}: format [13] is {age}"):
         shards.read_manifest(copy)
 
 
@@ -169,15 +169,15 @@ def test_a_changed_manifest_is_refused(copy, field):
         (shards.os, "rename", 1),
     ],
 )
-def test_an_interrupted_write_leaves_no_dataset_and_can_be_gone_on_with(
+def test_an_interrupted_write_leaves_no_dataset_and_resumes(
     table, dataset, tmp_path, monkeypatch, where, name, call
 ):
-    whole, calls = getattr(where, name), itertools.count(1)
+    original, calls = getattr(where, name), itertools.count(1)
 
     def interrupted(*args, **kwargs):
         if next(calls) == call:
             raise KeyboardInterrupt
-        return whole(*args, **kwargs)
+        return original(*args, **kwargs)
 
     with monkeypatch.context() as patch:
         patch.setattr(where, name, interrupted)
@@ -189,13 +189,14 @@ def test_an_interrupted_write_leaves_no_dataset_and_can_be_gone_on_with(
     assert {path.name for path in tmp_path.iterdir()} == {"dataset", ".dataset.lock"}
 
 
-def interrupted_after(parts: int, table, folder, monkeypatch) -> None:
-    whole, calls = shards._write_part, itertools.count()
+def interrupt_after(parts: int, table, folder, monkeypatch) -> None:
+    """Starts to write a dataset and interrupts it after some parts."""
+    original, calls = shards._write_part, itertools.count()
 
     def interrupted(*args):
         if next(calls) == parts:
             raise KeyboardInterrupt
-        return whole(*args)
+        return original(*args)
 
     with monkeypatch.context() as patch:
         patch.setattr(shards, "_write_part", interrupted)
@@ -203,43 +204,43 @@ def interrupted_after(parts: int, table, folder, monkeypatch) -> None:
             write(folder, table)
 
 
-def test_going_on_writes_only_the_parts_that_are_missing(table, tmp_path, monkeypatch):
-    interrupted_after(2, table, tmp_path / "dataset", monkeypatch)
+def test_a_resumed_writer_writes_only_the_missing_parts(table, tmp_path, monkeypatch):
+    interrupt_after(2, table, tmp_path / "dataset", monkeypatch)
     written, pack = [], shards._pack
     monkeypatch.setattr(shards, "_pack", lambda corpus: written.append(corpus) or pack(corpus))
     write(tmp_path / "dataset", table)
     assert sum(len(corpus.texts) for corpus in written) == 2 * PEOPLE - 2 * shards.ENTRIES_PER_PART
 
 
-def test_a_part_that_was_damaged_meanwhile_is_written_again(table, dataset, tmp_path, monkeypatch):
-    interrupted_after(2, table, tmp_path / "dataset", monkeypatch)
+def test_a_part_that_was_damaged_in_between_is_written_again(table, dataset, tmp_path, monkeypatch):
+    interrupt_after(2, table, tmp_path / "dataset", monkeypatch)
     part = tmp_path / "dataset.writing" / "part-00000-of-00003.array_record"
     part.write_bytes(part.read_bytes()[:-1])
     write(tmp_path / "dataset", table)
     assert contents(tmp_path / "dataset") == contents(dataset)
 
 
-def test_what_another_configuration_left_is_not_gone_on_with(table, tmp_path, monkeypatch):
-    interrupted_after(2, table, tmp_path / "dataset", monkeypatch)
-    before = dataset_of(table, variant="multi5", config={"anything": 2})
-    shards.write_dataset(before, tmp_path / "dataset")
+def test_a_writer_does_not_resume_another_configuration(table, tmp_path, monkeypatch):
+    interrupt_after(2, table, tmp_path / "dataset", monkeypatch)
+    other = dataset_of(table, variant="multi5", config={"anything": 2})
+    shards.write_dataset(other, tmp_path / "dataset")
     assert shards.read_manifest(tmp_path / "dataset")["entries"] == 5 * PEOPLE
 
 
-def test_fresh_text_of_a_pass_is_that_entry_of_everyone(table, language):
+def test_an_epoch_of_fresh_text_is_that_biography_of_everyone(table, language):
     fresh = shards.fresh_epoch(table, SEED, Variant.parse("fresh"), FIRST, 100, 7)
-    who = draw_people(language.pools, SEED, FIRST + np.arange(100))
-    expected = biographies_of(language, SEED, Variant.parse("fresh"), who, np.full(100, 7))
+    people = draw_people(language.pools, SEED, FIRST + np.arange(100))
+    expected = write_biographies(language, SEED, Variant.parse("fresh"), people, np.full(100, 7))
     assert np.array_equal(fresh.tokens, encode_biographies(table, expected).tokens)
 
 
-def test_every_row_is_closed_by_one_end_of_text(dataset):
-    rows = shards.read_dataset(dataset).texts
-    closed = shards.with_end_of_text(rows, 50256)
-    assert len(closed) == len(rows)
-    for b in range(len(rows)):
-        row = rows.tokens[rows.offsets[b] : rows.offsets[b + 1]].tolist()
-        line = closed.tokens[closed.offsets[b] : closed.offsets[b + 1]].tolist()
-        assert line == [*row, 50256]
-    assert closed.offsets[-1] == len(closed.tokens)
-    assert np.array_equal(closed.value_spans, rows.value_spans)
+def test_with_end_of_text_appends_one_token_to_every_text(dataset):
+    texts = shards.read_dataset(dataset).texts
+    longer = shards.with_end_of_text(texts, 50256)
+    assert len(longer) == len(texts)
+    for b in range(len(texts)):
+        text = texts.tokens[texts.offsets[b] : texts.offsets[b + 1]].tolist()
+        line = longer.tokens[longer.offsets[b] : longer.offsets[b + 1]].tolist()
+        assert line == [*text, 50256]
+    assert longer.offsets[-1] == len(longer.tokens)
+    assert np.array_equal(longer.value_spans, texts.value_spans)

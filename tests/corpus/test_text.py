@@ -1,4 +1,4 @@
-"""Documents are read by number from every source; what is no text is refused by name."""
+"""Documents of every source are read by number; errors name the source."""
 
 import importlib.metadata
 import json
@@ -33,7 +33,7 @@ def write_jsonl(path: pathlib.Path, texts: list[str]) -> pathlib.Path:
 
 
 class TextBuilder(tfds.core.GeneratorBasedBuilder):
-    """A data set of one document an example, in the order of TEXTS."""
+    """A data set of one document per example, in the order of TEXTS."""
 
     VERSION = tfds.core.Version("1.0.0")
     url_infos = None  # nothing is downloaded
@@ -51,20 +51,20 @@ class TextBuilder(tfds.core.GeneratorBasedBuilder):
 
 
 class OtherField(TextBuilder):
-    """One without a feature `text`."""
+    """A data set without a feature `text`."""
 
     field = "content"
 
 
 class OtherSplit(TextBuilder):
-    """One without a split `train`."""
+    """A data set without a split `train`."""
 
     split = "validation"
 
 
 @pytest.fixture
 def prepared(tmp_path, monkeypatch):
-    """`builder class -> its builder`, prepared where TFDS looks by itself."""
+    """`builder class -> its builder`, prepared in TFDS's own folder."""
     monkeypatch.setattr("tensorflow_datasets.core.constants.DATA_DIR", str(tmp_path))
 
     def prepare(kind: type[TextBuilder]) -> TextBuilder:
@@ -100,14 +100,14 @@ def test_a_text_file_is_one_document_byte_for_byte(tmp_path):
     assert_reads(str(tmp_path / "windows.txt"), ["one\r\ntwo\r\n"])
 
 
-def test_a_jsonl_file_is_one_document_a_line(tmp_path):
+def test_a_jsonl_file_is_one_document_per_line(tmp_path):
     assert_reads(str(write_jsonl(tmp_path / "a.jsonl", TEXTS)), TEXTS)
-    whole = (tmp_path / "a.jsonl").read_bytes()
-    (tmp_path / "b.jsonl").write_bytes(whole[:-1].replace(b"\n", b"\r\n"))
+    content = (tmp_path / "a.jsonl").read_bytes()
+    (tmp_path / "b.jsonl").write_bytes(content[:-1].replace(b"\n", b"\r\n"))
     assert_reads(str(tmp_path / "b.jsonl"), TEXTS)
 
 
-def test_a_folder_is_its_files_in_order_and_nothing_else(tmp_path):
+def test_a_folder_is_its_text_files_in_order(tmp_path):
     (tmp_path / "inner").mkdir()
     write_jsonl(tmp_path / "b.jsonl", TEXTS)
     (tmp_path / "c.jsonl").touch()
@@ -141,18 +141,17 @@ def test_hugging_face(tmp_path):
 
 
 def assert_refused(source: str, message: str) -> None:
-    """Opening or reading all of it says so in one line."""
+    """Opening or reading the source raises this error, in one line."""
 
     def read_all():
         documents = open_documents(source)
         return documents.read(0, len(documents))
 
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(UserError) as error:
         read_all()
-    said = str(caught.value)
-    assert said.startswith("data.text: ")
-    assert message in said
-    assert "\n" not in said
+    assert str(error.value).startswith("data.text: ")
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 def test_hugging_face_without_its_package(tmp_path, monkeypatch):
@@ -166,7 +165,7 @@ def test_a_tfds_data_set_that_is_not_prepared(prepared, name):
 
 
 def test_tfds_data_sets_without_text(prepared, tmp_path):
-    assert_refused(f"tfds:{prepared(OtherField).data_dir}", "no feature 'text'")
+    assert_refused(f"tfds:{prepared(OtherField).data_dir}", "has no text feature 'text'")
     prepared(OtherSplit)
     assert_refused("tfds:other_split", "no split train")
     (tmp_path / "empty").mkdir()
@@ -175,17 +174,17 @@ def test_tfds_data_sets_without_text(prepared, tmp_path):
 
 
 @pytest.mark.parametrize("source", ["none.txt", "none", "hf:none", "other:none", "tfds:./none"])
-def test_nothing_there(source):
+def test_a_missing_source_is_named(source):
     assert_refused(source, "no such file or folder")
 
 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.txt", b"", "there is no text"),
-        ("a.txt", b" \n\t", "there is no text"),
-        ("a.jsonl", b"", "there is no text"),
-        ("a.jsonl", b'{"text": " "}\n{"text": ""}\n', "there is no text"),
+        ("a.txt", b"", "has no text"),
+        ("a.txt", b" \n\t", "has no text"),
+        ("a.jsonl", b"", "has no text"),
+        ("a.jsonl", b'{"text": " "}\n{"text": ""}\n', "has no text"),
         ("a.txt", b"caf\xe9", "a.txt: not UTF-8 at byte 3"),
         ("a.txt", "text".encode("utf-16"), "a.txt: not UTF-8 at byte 0"),
         ("a.md", b"text", "expected tfds:NAME"),
@@ -200,7 +199,7 @@ def test_nothing_there(source):
         ("a.jsonl", rb'{"text": "\ud800"}', "a.jsonl:1: expected"),
     ],
 )
-def test_files_that_are_no_text(tmp_path, name, content, message):
+def test_a_file_that_is_not_text_is_named(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
     assert_refused(str(tmp_path / name), message)
 
@@ -210,7 +209,7 @@ def test_a_folder_without_text(tmp_path):
     assert_refused(str(tmp_path), "a folder without .txt and .jsonl files")
 
 
-def test_a_bad_line_far_down_is_named_by_its_line(tmp_path):
+def test_an_error_names_the_line_of_a_document_read_later(tmp_path):
     path = write_jsonl(tmp_path / "a.jsonl", ["text"] * 1000)
     with path.open("a") as file:
         file.write("broken\n")
@@ -221,7 +220,7 @@ def test_a_bad_line_far_down_is_named_by_its_line(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a.jsonl"])
-def test_a_file_that_went_away_is_named(tmp_path, name):
+def test_a_file_removed_after_opening_is_named(tmp_path, name):
     path = write_jsonl(tmp_path / name, TEXTS)
     documents = open_documents(str(path))
     path.unlink()
@@ -233,36 +232,36 @@ def test_tokens_decode_to_the_text():
     texts = [shipped_with(package).read_text("utf-8") for package in ("numpy", "tqdm")] + TEXTS
     tokenizer = gpt2()
     rows = encode_documents(tokenizer, texts)
-    kept = [text for text in texts if text]
+    not_empty = [text for text in texts if text]
     assert rows.tokens.dtype == np.uint16
-    assert len(rows) == len(kept)
-    for text, start, stop in zip(kept, rows.offsets, rows.offsets[1:], strict=False):
+    assert len(rows) == len(not_empty)
+    for text, start, stop in zip(not_empty, rows.offsets, rows.offsets[1:], strict=False):
         ids = rows.tokens[start:stop].tolist()
         assert tokenizer.decode(ids) == text
         assert ids == tokenizer.backend.encode(text, add_special_tokens=False).ids
-    assert rows.value_spans.shape == rows.name_spans.shape == (len(kept), 0, 2)
+    assert rows.value_spans.shape == rows.name_spans.shape == (len(not_empty), 0, 2)
 
 
-def test_known_tokens_and_no_documents():
+def test_tokens_of_two_words_and_of_nothing():
     assert_array_equal(encode_documents(gpt2(), ["Hello world", ""]).tokens, [15496, 995])
     nothing = encode_documents(gpt2(), ["", " \n"])
     assert (len(nothing), len(nothing.tokens)) == (0, 0)
 
 
-def test_documents_become_a_data_set_and_are_read_back(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "_BLOCK", 3)
-    monkeypatch.setattr(module, "_PART", 7)
-    told = [f"Document {i} tells of {i * i} things." if i % 5 else " \n" for i in range(1, 24)]
-    lines = "".join(json.dumps({"text": document}) + "\n" for document in told)
+def test_a_dataset_of_documents_is_read_back(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_DOCUMENTS_PER_RECORD", 3)
+    monkeypatch.setattr(module, "_DOCUMENTS_PER_PART", 7)
+    texts = [f"Document {i} has {i * i} words." if i % 5 else " \n" for i in range(1, 24)]
+    lines = "".join(json.dumps({"text": text}) + "\n" for text in texts)
     (tmp_path / "some.jsonl").write_text(lines)
     documents = open_documents(str(tmp_path / "some.jsonl"))
     dataset = DatasetSpec({}, gpt2(), lambda: text_parts(gpt2(), documents))
     manifest = write_dataset(dataset, tmp_path / "shards")
     assert len(manifest["parts"]) == 4
     corpus = read_dataset(tmp_path / "shards")
-    kept = [i for i, document in enumerate(told) if document.strip()]
-    assert corpus.entries.tolist() == kept
+    not_blank = [i for i, text in enumerate(texts) if text.strip()]
+    assert corpus.entries.tolist() == not_blank
     assert set(corpus.people) == {-1}
-    for row, i in enumerate(kept):
+    for row, i in enumerate(not_blank):
         ids = corpus.texts.tokens[corpus.texts.offsets[row] : corpus.texts.offsets[row + 1]]
-        assert gpt2().decode(ids) == told[i]
+        assert gpt2().decode(ids) == texts[i]
