@@ -13,12 +13,12 @@ import json
 import statistics
 import sys
 
-from kstore_jax.pipeline.lab import with_dtype
-
-from kstore_jax.bench.bench import TrainingSteps, described
+from kstore_jax.bench.bench import TrainingSteps, temporary_context
 from kstore_jax.errors import run_guarded
 from kstore_jax.pipeline.experiment import Experiment, parse_rows
-from kstore_jax.train import objectives
+from kstore_jax.pipeline.graph import resolve_auto
+from kstore_jax.pipeline.pretrain import pretraining_objective
+from kstore_jax.train.masking import most_masked
 
 GPT, BERT, UNGATHERED = "GPT", "BERT", "BERT, logits of every token"
 
@@ -27,12 +27,11 @@ def training_steps(experiment: Experiment, name: str) -> TrainingSteps:
     """The compiled steps of a competitor."""
     direction = "causal" if name == GPT else "bidirectional"
     model = dataclasses.replace(experiment.model, direction=direction)
-    experiment = with_dtype(dataclasses.replace(experiment, model=model))
-    with described(experiment) as lab:
-        objective = lab.objective
-        if name == UNGATHERED:
-            objective = objectives.masked_words(lab.shape, lab.words, most=lambda length: length)
-        return TrainingSteps(lab.shape, experiment.pretrain, objective)
+    experiment = resolve_auto(dataclasses.replace(experiment, model=model))
+    with temporary_context(experiment) as context:
+        most = (lambda length: length) if name == UNGATHERED else most_masked
+        objective = pretraining_objective(context, most)
+        return TrainingSteps(context.shape, experiment.pretrain, objective)
 
 
 def compare(experiment: Experiment, rounds: int, calls: int) -> list[dict]:

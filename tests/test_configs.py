@@ -125,7 +125,7 @@ def protocol(e: Experiment) -> dict:
     p, f, m = e.pretrain, e.finetune, e.model
     found = {
         "people": e.world.people,
-        "shape": (m.layers, m.heads, m.width, m.rotary),
+        "shape": (m.layers, m.heads, m.width, m.rotary_pct),
         "pretraining": (
             *(p.steps, p.batch_size, p.seq_len, p.learning_rate, p.warmup_steps),
             *(p.schedule, p.final_lr_ratio, p.weight_decay, p.eps),
@@ -226,4 +226,4 @@ def test_the_gpu_scale_reads_about_each_person_as_often_as_the_paper():
     for part in ("pretrain", "finetune", "p_probe", "q_probe"):
         one, other = getattr(few, part), getattr(many, part)
         assert one.steps / few.world.people == other.steps / many.world.people
-        assert one.batch == other.batch
+        assert one.batch_size == other.batch_size

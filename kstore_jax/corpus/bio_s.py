@@ -1,7 +1,7 @@
-"""bioS as a TFDS data set, for the pipelines of others.
+"""bioS as a TFDS data set, for other pipelines.
 
-Importing this module registers the builder `bio_s`. Nothing is downloaded and TensorFlow is not
-needed; without it ArrayRecord has to be asked for:
+Importing this module registers the builder `bio_s`. Nothing is downloaded. TensorFlow is optional;
+without it, pass `file_format="array_record"`:
 
     import tensorflow_datasets as tfds
     import kstore_jax.corpus.bio_s
@@ -9,8 +9,8 @@ needed; without it ArrayRecord has to be asked for:
     tfds.builder("bio_s/multi5_permute").download_and_prepare(file_format="array_record")
     biographies = tfds.data_source("bio_s/multi5_permute", split="train")
 
-Another world is another configuration, `BioSConfig(content="multi5+permute", people=1000, seed=7)`,
-given to `tfds.builder("bio_s", config=...)`. What is prepared is read without this module.
+For another world, pass `BioSConfig(content="multi5+permute", people=1000, seed=7)` as `config` to
+`tfds.builder("bio_s", config=...)`. A prepared data set is read without this module.
 """
 
 import dataclasses

@@ -1,6 +1,7 @@
 """Pretraining on biographies (Part 3.1, section 3)."""
 
 import pathlib
+from collections.abc import Callable
 
 import jax
 
@@ -13,20 +14,21 @@ from kstore_jax.readouts.dynamics import dynamics
 from kstore_jax.train import objectives
 from kstore_jax.train.fit import TrainJob, TrainTask, merge_all
 from kstore_jax.train.flops import flops_per_token
-from kstore_jax.train.masking import WordMasking
+from kstore_jax.train.masking import WordMasking, most_masked
 
 VERSION = 1
 
 
-def pretraining_objective(context: Context) -> objectives.Objective:
-    """The next token or, of a bidirectional model, masked words."""
+def pretraining_objective(
+    context: Context, most: Callable[[int], int] = most_masked
+) -> objectives.Objective:
+    """The next token or, of a bidirectional model, masked words; `most` as in `masked_words`."""
     if context.mask_token is None:
         return objectives.next_token(context.shape)
     vocabulary = context.vocabulary
     bounds, end = vocabulary.word_bounds, vocabulary.end_of_text
-    return objectives.masked_words(
-        context.shape, WordMasking(*bounds, end_of_text=end, mask=context.mask_token)
-    )
+    words = WordMasking(*bounds, end_of_text=end, mask=context.mask_token)
+    return objectives.masked_words(context.shape, words, most)
 
 
 class Pretraining:

@@ -1,4 +1,4 @@
-"""Every tokenizer cuts the pieces of a text as it cuts the whole text; others are refused."""
+"""Tokenizers: the tokens of a text are the tokens of its pieces; errors."""
 
 import numpy as np
 import pytest
@@ -18,17 +18,17 @@ SEED = 5
 
 
 @pytest.fixture(scope="module")
-def who(language):
+def people(language):
     return draw_people(language.pools, SEED, np.arange(200))
 
 
-def texts_of(language, entries) -> list[str]:
-    return [pieces_to_text(language, pieces) for pieces in entries.texts.pieces]
+def texts_of(language, written) -> list[str]:
+    return [pieces_to_text(language, pieces) for pieces in written.texts.pieces]
 
 
 @pytest.fixture(scope="module")
 def files(language, biographies, tmp_path_factory):
-    """GPT-2 as Hugging Face keeps it, a SentencePiece-like tokenizer, and three of no use."""
+    """GPT-2 as a tokenizer.json, a tokenizer like SentencePiece's, and three that are refused."""
     folder = tmp_path_factory.mktemp("tokenizers")
     corpus = texts_of(language, biographies("multi2+permute", np.arange(200), SEED))
 
@@ -52,66 +52,68 @@ def files(language, biographies, tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", ["gpt2", "word", "bpe1000", "gpt2.json", "metaspace.json"])
-def test_pieces_are_cut_as_the_whole_text_is(language, biographies, files, who, name):
-    found = load_tokenizer(str(files / name) if "." in name else name, language, SEED, who)
-    table = token_table(language, found)
-    entries = biographies("multi2+permute", who.ids, SEED)
-    rows = encode_biographies(table, entries)
-    expected = found.encode(texts_of(language, entries))
+def test_the_tokens_of_pieces_are_those_of_the_text(language, biographies, files, people, name):
+    tokenizer = load_tokenizer(str(files / name) if "." in name else name, language, SEED, people)
+    table = token_table(language, tokenizer)
+    written = biographies("multi2+permute", people.ids, SEED)
+    rows = encode_biographies(table, written)
+    expected = tokenizer.encode(texts_of(language, written))
     assert_array_equal(rows.lengths, [len(ids) for ids in expected])
     assert_array_equal(rows.tokens, np.concatenate(expected))
-    assert rows.tokens.dtype == found.dtype
+    assert rows.tokens.dtype == tokenizer.dtype
 
-    asked = write_questions(language, who, np.arange(200) % 6, 2)
-    questions = encode_questions(table, asked)
-    assert_array_equal(questions.tokens, np.concatenate(found.encode(texts_of(language, asked))))
-    values = who.values[np.arange(200), np.arange(200) % 6]
+    written = write_questions(language, people, np.arange(200) % 6, 2)
+    questions = encode_questions(table, written)
+    expected = tokenizer.encode(texts_of(language, written))
+    assert_array_equal(questions.tokens, np.concatenate(expected))
+    values = people.values[np.arange(200), np.arange(200) % 6]
     for row in range(200):
         start, end = questions.offsets[row] + questions.value_spans[row, 0]
         value = language.pools.values[ATTRIBUTES[row % 6]][values[row]]
-        assert found.decode(questions.tokens[start:end]).strip() == value
+        assert tokenizer.decode(questions.tokens[start:end]).strip() == value
 
 
 @pytest.mark.parametrize("name", ["word", "bpe1000"])
-def test_training_a_tokenizer_twice_gives_the_same(language, who, name):
-    first, again = (load_tokenizer(name, language, SEED, who) for _ in range(2))
+def test_training_is_deterministic(language, people, name):
+    first, again = (load_tokenizer(name, language, SEED, people) for _ in range(2))
     assert first is not again
     assert first.fingerprint == again.fingerprint
 
 
-def test_a_trained_vocabulary_has_the_size_asked_for_and_every_byte(language, who):
-    assert load_tokenizer("bpe1000", language, SEED, who).size == 1000
-    found = load_tokenizer("bpe300", language, SEED, who)
-    (ids,) = found.encode(["Zürich, 東京"])
-    assert found.decode(ids) == "Zürich, 東京"
+def test_a_trained_vocabulary_has_the_given_size_and_every_byte(language, people):
+    assert load_tokenizer("bpe1000", language, SEED, people).size == 1000
+    tokenizer = load_tokenizer("bpe300", language, SEED, people)
+    (ids,) = tokenizer.encode(["Zürich, 東京"])
+    assert tokenizer.decode(ids) == "Zürich, 東京"
 
 
-def test_a_word_vocabulary_has_one_token_a_word(language, who):
-    found = load_tokenizer("word", language, SEED, who)
-    assert [found.decode([i]) for i in found.encode([" born on October 2, 1996."])[0]] == [
+def test_a_word_vocabulary_has_one_token_per_word(language, people):
+    tokenizer = load_tokenizer("word", language, SEED, people)
+    (ids,) = tokenizer.encode([" born on October 2, 1996."])
+    assert [tokenizer.decode([i]) for i in ids] == [
         " born", " on", " October", " 2", ",", " 1996", ".",
     ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [
-        ("gtp2", "'gtp2' is no tokenizer; expected gpt2, bpeN, word or a path of a tokenizer.json"),
-        ("bpe", "'bpe' is no tokenizer"),
-        ("bpe0", "'bpe0' is no tokenizer"),
+        ("gtp2", "no tokenizer 'gtp2'; expected gpt2, bpeN, word or the path of a tokenizer.json"),
+        ("bpe", "no tokenizer 'bpe'"),
+        ("bpe0", "no tokenizer 'bpe0'"),
         ("bpe256", "expected bpeN with N over 256, got 256"),
         ("nowhere.json", "nowhere.json: no such file"),
         ("broken.json", "not a tokenizer.json"),
         ("no_end.json", "has no end of text"),
-        ("no_words.json", "joins words"),
+        ("no_words.json", "merges across words"),
     ],
 )
-def test_what_is_no_tokenizer_is_refused_in_one_line(language, files, who, name, said):
-    with pytest.raises(UserError) as refused:
-        load_tokenizer(str(files / name) if "." in name else name, language, SEED, who)
-    assert str(refused.value).startswith("data.tokenizer: ")
-    assert said in str(refused.value)
-    assert "\n" not in str(refused.value)
+def test_an_error_is_one_line_that_names_the_field(language, files, people, name, message):
+    with pytest.raises(UserError) as error:
+        load_tokenizer(str(files / name) if "." in name else name, language, SEED, people)
+    assert str(error.value).startswith("data.tokenizer: ")
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 def test_a_changed_file_of_gpt2_is_named(monkeypatch):

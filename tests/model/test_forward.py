@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kstore_jax.corpus.examples import Spans
+from kstore_jax.corpus.examples import SpanExamples
 from kstore_jax.model import forward as module
 from kstore_jax.model.transformer import Shape
 from kstore_jax.readouts import probes, spans
@@ -20,7 +20,7 @@ SHAPE = Shape(vocabulary=16, layers=1, heads=2, width=16, init_std=0.0201)  # tr
 TOKENS = np.zeros((2, 6), np.int32)
 LENGTHS = np.full(2, 6, np.int32)
 PLACES = np.ones((2, 1), np.int32)
-SPANS = Spans(
+SPANS = SpanExamples(
     TOKENS, PLACES[:, :, None], PLACES[:, :, None], np.ones((2, 1, 1), np.float32), LENGTHS
 )
 CLASSES = (3, 2)

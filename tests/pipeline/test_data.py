@@ -199,7 +199,7 @@ def test_ones_own_pools_of_another_content_are_another_dataset(runner, tmp_path)
             "data.celebrity_share: expected less than 1",
         ),
         ({"data__celebrity_share": 0.5}, "data.celebrity_share: expected world.celebrities"),
-        ({"data__tokenizer": "gtp2"}, "data.tokenizer: 'gtp2' is no tokenizer"),
+        ({"data__tokenizer": "gtp2"}, "data.tokenizer: no tokenizer 'gtp2'"),
         ({"data__text": "nowhere"}, "data.text: "),
         (
             {"world__celebrities": 5, "data__variant": "fresh"},

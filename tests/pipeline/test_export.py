@@ -128,8 +128,8 @@ def test_pretraining_starts_from_the_exported_model(exported, tmp_path):
 
 def test_a_start_from_a_model_of_other_tokens_or_another_shape_is_refused(exported, tmp_path):
     runner, out = exported
+    other = started(runner.graph.experiment, out, tmp_path)
     with pytest.raises(UserError, match="its token "):
-        other = started(runner.graph.experiment, out, tmp_path)
         other.ensure(other.graph.pretrain)
     wider = dataclasses.replace(runner.graph.experiment.model, width=32)
     with pytest.raises(UserError, match=r"model\.width: expected 16, as in .*config\.json, got 32"):

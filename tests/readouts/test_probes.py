@@ -186,7 +186,8 @@ def test_the_loss_is_the_mean_over_the_active_positions_summed_over_tasks(norm):
         lambda x: jnp.asarray(draw.normal(0, 0.5, x.shape), jnp.float32),
         init_probe(SHAPE, PROBE, classes, jax.random.key(0)),
     )
-    loss = total_loss(*probe_objective(SHAPE, classes, norm)(with_probe(frozen, probe), vars(batch)))
+    objective = probe_objective(SHAPE, classes, norm)
+    loss = total_loss(*objective(with_probe(frozen, probe), vars(batch)))
     exact, head = reference.as_float64(frozen), reference.as_float64(probe["head"])
     update = reference.as_float64(probe["embedding"])
     expected = 0.0

@@ -7,7 +7,7 @@ import pytest
 
 from kstore_jax.cli import main as cli
 from kstore_jax.errors import UserError
-from kstore_jax.pipeline.lab import Lab
+from kstore_jax.pipeline.run import Runner
 from kstore_jax.pipeline.stages import RESULT
 from kstore_jax.report.groups import read_results
 from kstore_jax.sweep import run as sweep
@@ -16,8 +16,8 @@ from tests.sweep.test_resume import contents, rows
 
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 
-ROWS = 'c.product(data__variant=["single", "multi2+permute"])'
-BAD = 'c.row("bad", data__variant="single", pretrain__learning_rate=1e30)'
+ROWS = 'product(data__variant=["single", "multi2+permute"])'
+BAD = 'row("bad", data__variant="single", pretrain__learning_rate=1e30)'
 
 
 @pytest.fixture
@@ -32,7 +32,8 @@ def with_bad_row(config_file, tmp_path) -> pathlib.Path:
     text = config_file.read_text()
     assert ROWS in text
     path = tmp_path / "bad.py"
-    path.write_text(text.replace(ROWS, f"c.chain({BAD}, {ROWS})"))
+    text = text.replace(ROWS, f"chain({BAD}, {ROWS})")
+    path.write_text(text.replace("import product", "import chain, product, row"))
     return path
 
 
@@ -83,7 +84,7 @@ def test_results_of_rows_that_were_taken_out_are_nowhere_beside_others(
     def run(_):
         raise MemoryError("no room for a batch\nof many\nlines")
 
-    monkeypatch.setattr(Lab, "run", run)
+    monkeypatch.setattr(Runner, "run", run)
     flags = "--drop", "--workers=1", "--config.data.variant=multi5"
     assert asked(config_file, copied, *flags) == 1
     assert not (copied / "results.json").exists()
@@ -111,7 +112,7 @@ def test_what_nobody_expected_of_a_row_is_told_with_its_traceback(
     def run(_):
         raise MemoryError("no room for a batch")
 
-    monkeypatch.setattr(Lab, "run", run)
+    monkeypatch.setattr(Runner, "run", run)
     assert asked(with_bad_row, copied) == 1
     said = capsys.readouterr().err
     assert "Traceback" in said
@@ -121,11 +122,11 @@ def test_what_nobody_expected_of_a_row_is_told_with_its_traceback(
 def test_a_row_that_cannot_start_is_named_before_anything_is_written(
     config_file, tmp_path, capsys, monkeypatch
 ):
-    def check(lab):
-        if lab.experiment.data.variant != "single":
+    def check(graph):
+        if graph.experiment.data.variant != "single":
             raise UserError("mesh.data: expected less")
 
-    monkeypatch.setattr(Lab, "check", check)
+    monkeypatch.setattr(sweep, "check", check)
     assert asked(config_file, tmp_path / "run") == 2
     said = "kstore: row 1 (multi2+permute, seed 0): mesh.data: expected less\n"
     assert capsys.readouterr().err == said
@@ -142,7 +143,7 @@ def test_rows_of_other_tasks_are_waited_for_where_one_of_its_own_fails(
 
     next(copied.glob(f"stages/qa-*/{RESULT}")).unlink()
     before = (copied / "results.json").read_bytes()
-    monkeypatch.setattr(Lab, "run", run)
+    monkeypatch.setattr(Runner, "run", run)
     monkeypatch.setattr(sweep, "_publish", None)
     assert asked(with_bad_row, copied, "--workers=1", "--shard=0/3") == 2
     assert capsys.readouterr().err.splitlines()[-1] == "kstore: 1 of 3 rows failed"

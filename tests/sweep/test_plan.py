@@ -238,13 +238,14 @@ def test_a_row_added_to_a_finished_sweep_computes_only_its_own_stages(
     copied, config_file, tmp_path, capsys
 ):
     more = tmp_path / "more.py"
-    added = 'c.row("short", q_probe__steps=4, data__variant="single")'
-    sweep_line = 'config.sweep = c.product(data__variant=["single", "multi2+permute"])'
+    added = 'row("short", q_probe__steps=4, data__variant="single")'
+    sweep_line = 'config.sweep = product(data__variant=["single", "multi2+permute"])'
     text = config_file.read_text()
     assert sweep_line in text
+    text = text.replace("import product", "import chain, product, row")
     more.write_text(f"{text.rstrip().removesuffix('return config')}")
     with more.open("a") as file:
-        file.write(f"config.sweep = c.chain({added}, config.sweep)\n    return config\n")
+        file.write(f"config.sweep = chain({added}, config.sweep)\n    return config\n")
     before, found = contents(copied / "stages"), rows(copied)
     argv = ["sweep", f"--config={more}", f"--workdir={copied}", "--workers=1"]
     assert cli.main(argv) == 0

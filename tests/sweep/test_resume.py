@@ -21,9 +21,10 @@ from orbax.checkpoint import v1 as ocp
 
 from kstore_jax.cli import main as cli
 from kstore_jax.errors import UserError
-from kstore_jax.pipeline import stages
+from kstore_jax.pipeline import cores as core_limits
 from kstore_jax.pipeline.experiment import parse
-from kstore_jax.pipeline.lab import Lab
+from kstore_jax.pipeline.graph import ExperimentGraph
+from kstore_jax.pipeline.run import Runner
 from kstore_jax.pipeline.stages import Cache
 from kstore_jax.report import page as report
 from kstore_jax.sweep import run as sweep_module
@@ -184,7 +185,7 @@ def test_a_sweep_killed_in_pretraining_and_in_a_probe_ends_as_an_undisturbed_one
     assert (status, out) == (75, "")
     assert unfinished
     assert "Traceback" not in err
-    assert err.count("kstore: stopped; the same command goes on from here") == 1
+    assert err.count("kstore: stopped; run the same command to resume") == 1
 
     complete(start())
     assert_alike(workdir, finished)
@@ -441,14 +442,14 @@ def test_the_parameters_of_a_row_are_gone_when_the_next_begins(copied, config_fi
     alive = weakref.WeakSet()
     began_with = []
 
-    class Watched(Lab):
+    class Watched(Runner):
         def run(self):
-            began_with.append([lab for lab in alive if "pretrained" in vars(lab)])
-            alive.add(self)
+            began_with.append([context for context in alive if "pretrained" in vars(context)])
             super().run()
-            assert "pretrained" in vars(self)
+            assert "pretrained" in vars(self.context)
+            alive.add(self.context)
 
-    monkeypatch.setattr(sweep_module, "Lab", Watched)
+    monkeypatch.setattr(sweep_module, "Runner", Watched)
     config = f"--config={config_file}"
     assert cli.main(["sweep", config, f"--workdir={copied}", "--workers=1"]) == 0
     assert began_with == [[], []]
@@ -478,9 +479,9 @@ def test_several_workers_on_an_accelerator_are_refused(tmp_path, config_file, mo
 
 def test_by_default_there_are_no_more_workers_than_cores_that_may_be_used(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {4, 7, 9})
-    monkeypatch.setattr(stages, "cores_granted", lambda: 3.0)
+    monkeypatch.setattr(core_limits, "cores_granted", lambda: 3.0)
     assert [sweep_module.default_workers(rows) for rows in (1, 2, 5)] == [1, 2, 3]
-    monkeypatch.setattr(stages, "cores_granted", lambda: 2.5)
+    monkeypatch.setattr(core_limits, "cores_granted", lambda: 2.5)
     assert [sweep_module.default_workers(rows) for rows in (1, 2, 5)] == [1, 2, 2]
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     assert sweep_module.default_workers(5) == 1
@@ -488,8 +489,8 @@ def test_by_default_there_are_no_more_workers_than_cores_that_may_be_used(monkey
 
 def test_progress_is_read_from_the_stage_at_work_alone(copied, finished, monkeypatch):
     config = json.loads((copied / "config.json").read_text())["rows"][0]
-    lab = Lab(parse(config), Cache(copied / "stages"))
-    (copied / "stages" / lab.cache.folder(lab.p_probe).name / "result.json").unlink()
+    graph = ExperimentGraph(parse(config), Cache(copied / "stages"))
+    (copied / "stages" / graph.cache.folder(graph.p_probe).name / "result.json").unlink()
     read = []
 
     def reading(path):
@@ -497,7 +498,7 @@ def test_progress_is_read_from_the_stage_at_work_alone(copied, finished, monkeyp
         return last_metrics(path)
 
     monkeypatch.setattr(workers, "last_metrics", reading)
-    bar = workers._Bar(lab, 0)
+    bar = workers._Bar(graph, 0)
     bar.show()
     bar.show()
     assert read == ["p_probe", "p_probe"]
@@ -518,8 +519,8 @@ def test_how_a_worker_failed_is_told_and_the_next_is_started(
 ):
     commands = iter([ended, "exit 0"])
     log = worker_that_says(tmp_path, monkeypatch, lambda: next(commands))
-    lab = Lab(parse({}), Cache(tmp_path / "stages"))
-    ((which, failure),) = workers.run_in_processes(tmp_path, {0: lab, 1: lab}, 1).items()
+    graph = ExperimentGraph(parse({}), Cache(tmp_path / "stages"))
+    ((which, failure),) = workers.run_in_processes(tmp_path, {0: graph, 1: graph}, 1).items()
     assert (which, str(failure)) == (0, f"{said} (its output: {log})")
     assert failure.status == status
     assert next(commands, None) is None
@@ -547,9 +548,9 @@ def worker_that_says(tmp_path, monkeypatch, command) -> pathlib.Path:
 )
 def test_how_a_worker_was_killed_is_how_the_sweep_ends(tmp_path, monkeypatch, ended, status, said):
     log = worker_that_says(tmp_path, monkeypatch, lambda: ended)
-    lab = Lab(parse({}), Cache(tmp_path / "stages"))
+    graph = ExperimentGraph(parse({}), Cache(tmp_path / "stages"))
     with pytest.raises(UserError) as caught:
-        workers.run_in_processes(tmp_path, {0: lab}, 1)
+        workers.run_in_processes(tmp_path, {0: graph}, 1)
     assert str(caught.value) == f"{said} (its output: {log})"
     assert caught.value.status == status
 
@@ -574,7 +575,7 @@ def test_the_last_row_goes_on_with_its_share_of_the_cores(copied, config_file, m
 @pytest.mark.parametrize("cores", [1, 2, 3, 5, 16])
 def test_all_workers_get_as_many_cores(monkeypatch, cores):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(10, 10 + cores)))
-    monkeypatch.setattr(stages, "cores_granted", lambda: math.inf)
+    monkeypatch.setattr(core_limits, "cores_granted", lambda: math.inf)
     for count in range(1, 8):
         shares = workers._shares_of_cores(count)
         assert len(shares) == count

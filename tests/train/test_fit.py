@@ -746,7 +746,7 @@ def test_a_checkpoint_of_before_there_were_digests_is_read(tmp_path, undisturbed
 
 
 def on_a_full_disk(folder: pathlib.Path, message: pathlib.Path) -> None:
-    """Trains; the files of the second checkpoint end where a disk might. Writes the error to `message`."""
+    """Trains on a disk that is full at the second checkpoint; writes the error to `message`."""
     saved_steps, save = folder / "checkpoints", Checkpoints.save
 
     def save_and_end(self, step, **trees):
