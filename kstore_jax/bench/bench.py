@@ -1,4 +1,4 @@
-"""How fast this machine is at what the project does; every figure is measured on the spot."""
+"""Benchmarks of this machine: data, training, profile, questions. Every number is measured."""
 
 import contextlib
 import dataclasses
@@ -129,7 +129,7 @@ def train(experiment: Experiment, together: int = 1) -> dict[str, float | int | 
     Returns: `tokens_per_s` and `step_ms`, medians of several rounds in the steady state;
     `mfu_full` and `mfu_causal`, the parts of the devices' peak by the two definitions of
     `flops_per_token`; `peak_flops_per_s` of all devices; `peak_memory_bytes`: of the fullest
-    device, or of the process where devices do not tell, as CPUs do not; `checkpoint_blocks_s`: how
+    device, or of the process where devices do not report it, as on CPUs; `checkpoint_blocks_s`: how
     long a training waits for a checkpoint, and `checkpoint_s`: until it is whole on the disk of
     temporary files; and what was measured. Of several models `together` also `models_tokens_per_s`,
     the tokens that all of them read when one program trains them, `one_by_one_tokens_per_s`,

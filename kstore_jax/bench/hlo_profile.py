@@ -1,4 +1,4 @@
-"""What the time of a program goes to, by the operations of the model."""
+"""The time of a compiled program by operations of the model."""
 
 import collections
 import pathlib
@@ -43,15 +43,15 @@ def costs(run: Callable[[], object], compiled: jax.stages.Compiled) -> dict[str,
 def operations(text: str) -> dict[str, str]:
     """Instructions of a program of XLA and the operations they are part of; "" for those that only
     hold others."""
-    found = {}
+    names = {}
     for line in text.splitlines():
-        told = re.match(r"\s*(?:ROOT )?%?([\w.-]+) = .*? ([a-z][a-z-]*)\(", line)
+        instruction = re.match(r"\s*(?:ROOT )?%?([\w.-]+) = .*? ([a-z][a-z-]*)\(", line)
         origin = re.search(r'op_name="([^"]+)"', line)
-        if told and told[2] in _OUTER:
-            found[told[1]] = ""
-        elif told and origin:
-            found[told[1]] = _readable(origin[1])
-    return found
+        if instruction and instruction[2] in _OUTER:
+            names[instruction[1]] = ""
+        elif instruction and origin:
+            names[instruction[1]] = _readable(origin[1])
+    return names
 
 
 def _readable(origin: str) -> str:

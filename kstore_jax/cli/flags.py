@@ -1,4 +1,4 @@
-"""The command line as it is read: flags, and a configuration file with the fields set over it."""
+"""Reads the command line: flags, and a configuration file with overridden fields."""
 
 import itertools
 import pathlib
@@ -15,7 +15,7 @@ _HERE = pathlib.Path(__file__).parents[1]
 
 
 def configs_folder() -> pathlib.Path:
-    """Where the configuration files are: in the wheel, or beside the package in a checkout."""
+    """The folder of the configuration files: in the wheel, or in the checkout."""
     installed = _HERE / "configs"
     return installed if installed.is_dir() else _HERE.parent / "configs"
 
@@ -49,7 +49,7 @@ _FLAGS = {
 
 
 def defined(**defaults: str | int | None) -> flags.FlagValues:
-    """The flags of a command, with their defaults; it takes no other."""
+    """Defines the flags of a command, with their defaults."""
     values = flags.FlagValues()
     values.set_gnu_getopt()
     for name, default in defaults.items():
@@ -59,7 +59,7 @@ def defined(**defaults: str | int | None) -> flags.FlagValues:
 
 
 def folders(argv: Sequence[str], values: flags.FlagValues) -> list[pathlib.Path]:
-    """Reads the flags of a command that takes folders; returns these."""
+    """Reads the flags of a command that takes folders; returns the folders."""
     try:
         left = values(["kstore", *argv])[1:]
     except flags.Error as error:
@@ -69,7 +69,7 @@ def folders(argv: Sequence[str], values: flags.FlagValues) -> list[pathlib.Path]
 
 
 def nothing_else(argv: Sequence[str], values: flags.FlagValues) -> None:
-    """Reads the flags of a command that takes nothing else."""
+    """Reads the flags of a command without further arguments."""
     if left := folders(argv, values):
         raise UserError(f"unexpected argument {str(left[0])!r}")
 
@@ -84,12 +84,12 @@ def expect(values: flags.FlagValues, **examples: str) -> None:
 def configured(
     argv: Sequence[str], values: flags.FlagValues, config: pathlib.Path | None
 ) -> tuple[ml_collections.ConfigDict, set[str]]:
-    """Reads the flags of a command that takes a configuration, which `config` is by default.
+    """Reads the flags of a command with a configuration; its default file is `config`.
 
-    Returns: the configuration, and which of its fields the command line set.
+    Returns: the configuration, and the fields that the command line sets.
 
     Raises:
-      UserError: a flag, a field, its value or the file is not what was expected.
+      UserError: a flag, a field, its value or the file is wrong.
     """
     if config is None and not any(re.match(r"--?config(=|$)", a) for a in argv):
         raise UserError("--config is missing; expected a file such as configs/quickstart.py")
@@ -117,8 +117,7 @@ def configured(
 
 
 def _in_one_line(error: Exception, argv: Sequence[str], values: flags.FlagValues) -> str:
-    """What absl and ml_collections say in several lines, or in Python's words, by the flag it is
-    about."""
+    """An error of absl or ml_collections as one line that names its flag."""
     _check_values(argv, values)
     if isinstance(error, flags.UnrecognizedFlagError):
         name = error.flagname
@@ -147,7 +146,7 @@ def _in_one_line(error: Exception, argv: Sequence[str], values: flags.FlagValues
 
 
 def _check_values(argv: Sequence[str], values: flags.FlagValues) -> None:
-    """Raises UserError where a flag stands in the place of another's value, or nothing does."""
+    """Raises UserError where a flag has no value, or another flag in its place."""
     for given, after in itertools.pairwise([*argv, "--end"]):
         name, separator, value = given.lstrip("-").partition("=")
         valued = given.startswith("-") and name in values and not values[name].boolean
@@ -157,7 +156,7 @@ def _check_values(argv: Sequence[str], values: flags.FlagValues) -> None:
 
 
 def _wanted(flag: flags.Flag) -> str:
-    """What a flag takes, in words."""
+    """The expected value of a flag, in words."""
     if flag.boolean:
         return "true or false"
     if flag.parser.syntactic_help or not flag.name.startswith("config."):
@@ -167,9 +166,9 @@ def _wanted(flag: flags.Flag) -> str:
 
 
 def _nearest_file(path: pathlib.Path) -> str:
-    """The configuration file whose name is nearest to that of one that is not there."""
+    """A hint at the configuration file whose name is nearest to a missing one."""
     ours, here = configs_folder(), pathlib.Path.cwd()
     ours = ours.relative_to(here) if ours.is_relative_to(here) else ours
     there = {file.stem: str(file) for folder in (ours, path.parent) for file in folder.glob("*.py")}
-    hint, known = nearest(path.stem, sorted(there)), "|".join(map(re.escape, there))
-    return re.sub(rf"\b({known})\b", lambda name: there[name[0]], hint)
+    hint, names = nearest(path.stem, sorted(there)), "|".join(map(re.escape, there))
+    return re.sub(rf"\b({names})\b", lambda name: there[name[0]], hint)

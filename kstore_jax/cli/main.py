@@ -35,7 +35,7 @@ def _sweep(argv: Sequence[str], values: flags.FlagValues) -> None:
 def _sweep_of(
     values: flags.FlagValues, config: ml_collections.ConfigDict, overridden: set[str]
 ) -> None:
-    """Computes the rows of a sweep; stderr is told where they are not those of the file."""
+    """Computes the rows of a sweep; notes on stderr where they differ from the file's."""
     rows, notes = parse_rows(config, overridden), []
     if over := sorted(overridden & {field for row in config.sweep for field, _ in row}):
         notes.append(f"note: {', '.join(over)}: as set here in all rows of the sweep")
@@ -49,14 +49,15 @@ def _compute(values: flags.FlagValues, rows: Sequence[Experiment], notes: Sequen
     if values.workdir is None:
         raise UserError("--workdir is missing; expected a folder such as runs/x")
     from kstore_jax.sweep import run as sweep
+    from kstore_jax.sweep import workdir
 
     folder, cache = pathlib.Path(values.workdir), values.cache and pathlib.Path(values.cache)
     drop = "drop" in values and values.drop
-    if drop and (out := sweep.taken_out(folder, rows)):
+    if drop and (out := workdir.dropped_rows(folder, rows)):
         print(f"note: --drop takes out {', '.join(out)}", file=sys.stderr)
     shard = sweep.Shard.parse(values.shard) if "shard" in values else sweep.WHOLE
     if "dry-run" in values and values["dry-run"].value:
-        print(sweep.dry_run(folder, rows, cache, shard, drop, notes).told(values.json))
+        print(sweep.dry_run(folder, rows, cache, shard, drop, notes).format(values.json))
         return
     workers = values.workers if "workers" in values else 1
     distributed = "distributed" in values and values.distributed
@@ -65,15 +66,15 @@ def _compute(values: flags.FlagValues, rows: Sequence[Experiment], notes: Sequen
     if page:
         print(page)
     elif "shard" in values:
-        print(f"{folder}: rows of other tasks are not done; `kstore status {folder}` tells more")
+        print(f"{folder}: rows of other tasks are not done; see `kstore status {folder}`")
 
 
 def _status(argv: Sequence[str], values: flags.FlagValues) -> None:
     folder = _of_run("status", argv, values)
-    from kstore_jax.sweep.plan import Plan, Report
+    from kstore_jax.sweep.plan import Plan, PlanStatus
 
     planned = Plan.read(folder)
-    print(Report(planned, planned.progress()).told(values.json))
+    print(PlanStatus(planned, planned.progress()).format(values.json))
 
 
 def _gc(argv: Sequence[str], values: flags.FlagValues) -> None:
@@ -201,8 +202,8 @@ def _bench(argv: Sequence[str], values: flags.FlagValues) -> None:
     if values.json:
         print(json.dumps(found))
     else:
-        told = {k: v if isinstance(v, str) else f"{v:,}" for k, v in found.items()}
-        print("\n".join(f"{name:<24} {value:>24}" for name, value in told.items()))
+        texts = {k: v if isinstance(v, str) else f"{v:,}" for k, v in found.items()}
+        print("\n".join(f"{name:<24} {value:>24}" for name, value in texts.items()))
 
 
 def _export(argv: Sequence[str], values: flags.FlagValues) -> None:
@@ -257,22 +258,20 @@ COMMANDS = {
             **{"workdir": None, "cache": None, "workers": None, "together": 1, "shard": "0/1"},
             **{"drop": False, **_PLANNED},
         },
-        "every row of a configuration, or what is to be done for it",
+        "every row of a configuration",
     ),
-    "status": Command(
-        _status, "DIR [--json]", {"json": False}, "how far a sweep is, whoever computes it"
-    ),
+    "status": Command(_status, "DIR [--json]", {"json": False}, "progress of a sweep"),
     "gc": Command(
         _gc,
         "CACHE --keep=DIR,... [--remove]",
         {"keep": None, "remove": False},
-        "the stages that no kept sweep needs",
+        "list or remove the stages that no kept sweep needs",
     ),
     "eval": Command(
         _eval,
         "DIR [--row=N] [--beam=4] [--show=10] [--json]",
         {"row": None, "beam": 4, "show": 10, "json": False},
-        "what the models of a run answer",
+        "evaluate the models of a run",
     ),
     "report": Command(
         _report, "DIR [DIR ...] [--out=DIR]", {"out": None}, "the page of finished runs"
@@ -281,13 +280,13 @@ COMMANDS = {
         _data,
         "--config=FILE --out=DIR [--workers=N]",
         {"out": None, "workers": 1},
-        "write the data set alone",
+        "write the datasets alone",
     ),
     "show": Command(
         _show,
         "[--config=FILE] --person=N | --pools [--json]",
         {"person": 0, "pools": False, "json": False},
-        "a person and all that is written, or the pools",
+        "a person's facts, texts and questions, or the pools",
     ),
     "export": Command(
         _export,
@@ -308,13 +307,13 @@ COMMANDS = {
             **{"run": None, "server": None, "model": None, "items": None, "out": None},
             **{"concurrency": 8, "json": False},
         },
-        "recites, and answers",
+        "how much another model, or a run, recites and answers",
     ),
     "bench": Command(
         _bench,
         "data | train [--together=K] | profile | qa [--config=FILE] [--json]",
         {"together": 1, "json": False},
-        "how fast this machine is",
+        "measure this machine",
     ),
 }
 
@@ -339,7 +338,7 @@ def _help() -> None:
     print(f"kstore COMMAND [--config.FIELD=VALUE ...]; {_FIELDS}\n")
     for name, command in COMMANDS.items():
         print(f"  {name:<11} {command.given}: {command.purpose}")
-    print("\nkstore COMMAND --help tells the flags of one")
+    print("\nkstore COMMAND --help lists the flags of a command")
 
 
 def _help_of(name: str, command: Command) -> None:

@@ -1,8 +1,8 @@
-"""How much work the stages of an experiment are, in tokens, before anything like them was measured.
+"""Estimates the work of an experiment's stages in tokens, before similar stages were measured.
 
-A token that is only read counts a third of one that is trained: the backward pass takes twice what
-the forward pass does. A probe reads a text once a task, with the embedding of that task. Texts are
-as long as the longest about some people: rows of a batch are filled up.
+A token that is only read counts a third of a trained one: the backward pass takes twice as long as
+the forward pass. A probe reads a text once a task, with the embedding of that task. Texts are as
+long as the longest about some people, since rows of a batch are padded.
 """
 
 import dataclasses

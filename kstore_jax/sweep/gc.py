@@ -1,4 +1,4 @@
-"""What of a cache no kept sweep needs: found by the plans of those that are kept."""
+"""Finds and removes the stages of a cache that no kept sweep needs."""
 
 import os
 import pathlib
@@ -19,12 +19,11 @@ _FOLDER = re.compile(r"[a-z_]+-[0-9a-f]{12}" + f"({re.escape(_REMOVED)})?")
 def unneeded(root: pathlib.Path, keep: Sequence[pathlib.Path]) -> list[tuple[pathlib.Path, int]]:
     """The stage folders in `root` that no workdir in `keep` needs, and their bytes.
 
-    What an earlier removal left, killed in between, is among them.
-    The workdir that a cache lies in is kept as well, and so is a stage that a process is at, with
-    all it depends on.
+    Leftovers of an interrupted removal are among them. The workdir around the cache is kept as
+    well, and so is a stage that a process computes, with its dependencies.
 
     Raises:
-      UserError: there is no such cache, or one of `keep` has no plan, or that of another cache.
+      UserError: there is no such cache, or a folder in `keep` has no plan or one of another cache.
       DamagedFileError: a file in a workdir or the cache is not as it was written.
     """
     if not root.is_dir():
@@ -38,7 +37,7 @@ def unneeded(root: pathlib.Path, keep: Sequence[pathlib.Path]) -> list[tuple[pat
     plans |= {home: Plan.read(home) for home in homes if (home / PLAN).exists()}
     needed = {folder for plan in plans.values() for folder in plan.stages}
     there = [path.name for path in sorted(root.iterdir()) if _FOLDER.fullmatch(path.name)]
-    parents = {folder: told.parents for folder, told in cache.specs().items()}
+    parents = {folder: spec.parents for folder, spec in cache.specs().items()}
     todo = [folder for folder in there if cache.is_locked(folder)]
     while todo:
         needed.add(folder := todo.pop())
@@ -47,12 +46,12 @@ def unneeded(root: pathlib.Path, keep: Sequence[pathlib.Path]) -> list[tuple[pat
 
 
 def remove(folders: Iterable[pathlib.Path]) -> list[pathlib.Path]:
-    """Removes stage folders, and returns those it did; one that a process is at by now is left.
+    """Removes stage folders and returns the removed ones; a stage that a process computes by now is
+    left.
 
-    A folder gets a name that is no stage's before its files go: killed in between, the stage is
-    computed anew, and what is left of the folder is removed the next time. The file of its lock
-    goes last: who opened it before and locks it then sees that it is gone, and opens it anew (so
-    does filelock).
+    A folder is renamed before its files are deleted: after a kill in between, the stage is computed
+    again, and the next removal deletes the rest. The lock file is deleted last; a process that
+    opened it before notices and opens a new one, as filelock does.
     """
     removed = []
     for folder in folders:

@@ -1,7 +1,7 @@
-"""What a sweep needs, stage by stage, and how far each is: told from files alone.
+"""The stages of a sweep, their progress and the time left, from files alone.
 
-`plan.json` in a workdir names the folders of its stages and what each depends on. Who reads it
-needs neither the configuration file nor an accelerator, and disturbs no worker.
+`plan.json` in a workdir names the folders of its stages and their dependencies. Reading it needs
+neither the configuration file nor an accelerator, and disturbs no worker.
 """
 
 import collections
@@ -21,27 +21,26 @@ from kstore_jax.world.biographies import Variant
 
 PLAN = "plan.json"
 _BENCHMARK, _TOKENS = "benchmark", "its tokens, at pretraining's pace"
-_TIMELESS = {  # settings of a training that change nothing about the time a step takes
+_TIMELESS = {  # settings of a training that do not change the time of a step
     *("steps", "warmup_steps", "schedule", "final_lr_ratio", "learning_rate", "weight_decay"),
     *("b1", "b2", "eps", "clip_global_norm", "alpha", "init_std"),
 }
-_READ_WHOLE = {"shards", "celebrities", "recall"}  # stages whose work is every biography
+_READ_WHOLE = {"shards", "celebrities", "recall"}  # stages that read or write every biography
 
-Benchmark = Callable[[str], float | None]  # a folder to the seconds of its stage
+Benchmark = Callable[[str], float | None]  # the folder of a stage -> its seconds
 
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """How far a stage is.
+    """The progress of a stage.
 
     Attributes:
       folder: the name of its folder in the cache. kind: the first part of it.
-      rows: how many rows of the sweep need it.
-      state: `done`; `running`, which a process holds the lock of; `stopped`, begun and left; or
-        `waiting`.
+      rows: rows of the sweep that need it.
+      state: `done`; `running`: a process holds its lock; `stopped`: begun and left; or `waiting`.
       step, steps: of its training, None where it has none or has not begun.
-      seconds: that it took so far. left: that it will take, None where that is not known.
-      measured: what `left` was told from; compilation is not in it where that is a benchmark.
+      seconds: spent so far. left: estimated seconds to its end, None where unknown.
+      measured: the source of the estimate; a benchmark leaves out compilation.
     """
 
     folder: str
@@ -61,7 +60,7 @@ class Plan:
 
     Attributes:
       cache: where the stages are.
-      rows: each by its name, or else its dataset and seed, and the folders it needs, in order.
+      rows: the name of each, or its dataset and seed, and the folders it needs, in order.
       stages: every stage once, parents before children, by the name of its folder.
     """
 
@@ -77,7 +76,7 @@ class Plan:
         return dataclasses.replace(self, rows=rows, stages=stages)
 
     def path_from(self, workdir: pathlib.Path) -> str:
-        """The cache as seen from a workdir, so that a folder with both in it may be moved."""
+        """The path of the cache relative to a workdir, so that a folder with both may be moved."""
         return os.path.relpath(self.cache.root.resolve(), workdir.resolve())
 
     def write(self, workdir: pathlib.Path) -> None:
@@ -91,70 +90,72 @@ class Plan:
         """The plan of a workdir.
 
         Raises:
-          UserError: there is none.
-          DamagedFileError: it is not what `write` wrote.
+          UserError: there is no plan.
+          DamagedFileError: it is not as `write` wrote it.
         """
         path = workdir / PLAN
         if not path.exists():
             raise UserError(
                 f"{path}: no such file; expected the folder of a run, which its own command writes"
             )
-        found = read_json(path)
+        content = read_json(path)
         try:
-            rows = tuple((row["name"], tuple(row["stages"])) for row in found["rows"])
-            stages = {folder: StageSpec(**told) for folder, told in found["stages"].items()}
-            return cls(Cache(workdir / found["cache"]), rows, stages)
+            rows = tuple((row["name"], tuple(row["stages"])) for row in content["rows"])
+            stages = {folder: StageSpec(**spec) for folder, spec in content["stages"].items()}
+            return cls(Cache(workdir / content["cache"]), rows, stages)
         except (KeyError, TypeError, AttributeError):
             raise DamagedFileError(
                 f"{path}: damaged; run `kstore sweep` again, it writes it"
             ) from None
 
     def progress(self, benchmark: Benchmark = lambda _: None) -> list[Progress]:
-        """How far every stage is; `benchmark` is asked about one that the cache has none like."""
+        """The progress of every stage; `benchmark` estimates stages that the cache has none like."""
         needed = collections.Counter(folder for _, folders in self.rows for folder in folders)
         pace = _paces(self.cache)
-        known = {**self.cache.specs(), **self.stages}
-        return [self._one(folder, needed[folder], known, pace, benchmark) for folder in self.stages]
+        specs = {**self.cache.specs(), **self.stages}
+        return [self._one(folder, needed[folder], specs, pace, benchmark) for folder in self.stages]
 
-    def _one(self, folder: str, rows: int, known, pace, benchmark: Benchmark) -> Progress:
+    def _one(self, folder: str, rows: int, specs, pace, benchmark: Benchmark) -> Progress:
         stage = self.stages[folder]
-        told = functools.partial(Progress, folder, stage.kind, rows)
+        progress = functools.partial(Progress, folder, stage.kind, rows)
         line = last_metrics(self.cache.root / folder / METRICS) or {}
         step, steps = line.get("step"), line.get("steps")
         if (seconds := self.cache.seconds(folder)) is not None:
-            return told("done", step, steps, seconds, 0.0, "")
+            return progress("done", step, steps, seconds, 0.0, "")
         begun = (self.cache.root / folder / "config.json").exists()
         state = "running" if self.cache.is_locked(folder) else "stopped" if begun else "waiting"
         seconds = line.get("seconds", 0.0)
         if step and steps:
             left = (steps - step) * seconds / step
-            return told(state, step, steps, seconds, left, "its own pace")
-        key, work = _cost(stage, known)
+            return progress(state, step, steps, seconds, left, "its own pace")
+        key, work = _cost(stage, specs)
         if key in pace:
             each, count = pace[key]
-            return told(state, step, steps, seconds, each * work, f"{count} like it")
+            return progress(state, step, steps, seconds, each * work, f"{count} like it")
         left = benchmark(folder)
-        told_from = _BENCHMARK if stage.kind == "pretrain" else _TOKENS
-        return told(state, step, steps, seconds, left, told_from if left is not None else "")
+        source = _BENCHMARK if stage.kind == "pretrain" else _TOKENS
+        return progress(state, step, steps, seconds, left, source if left is not None else "")
 
 
 def _paces(cache: Cache) -> dict[str, tuple[float, int]]:
-    """Seconds a unit of work of every kind of stage that was finished, and how many those were."""
-    found, seconds, work = cache.specs(), collections.Counter(), collections.Counter()
-    count = collections.Counter()
-    for folder, stage in found.items():
+    """Seconds a unit of work, and the number of finished stages, of stages that are alike."""
+    specs = cache.specs()
+    seconds: dict[str, float] = collections.defaultdict(float)
+    work: dict[str, float] = collections.defaultdict(float)
+    count: collections.Counter[str] = collections.Counter()
+    for folder, stage in specs.items():
         if (took := cache.seconds(folder)) is not None:
-            key, done = _cost(stage, found)
+            key, done = _cost(stage, specs)
             seconds[key] += took
             work[key] += done
             count[key] += 1
     return {key: (seconds[key] / work[key], count[key]) for key in seconds if work[key]}
 
 
-def _cost(stage: StageSpec, known: Mapping[str, StageSpec]) -> tuple[str, float]:
-    """What stages must agree on to take as long for as much work, and how much work it is: steps,
-    or biographies or people read."""
-    before = list(_ancestors(stage, known))
+def _cost(stage: StageSpec, specs: Mapping[str, StageSpec]) -> tuple[str, float]:
+    """A key that is equal for stages with the same time a unit of work, and the units of a stage:
+    steps, or biographies or people that it reads."""
+    before = list(_ancestors(stage, specs))
     models = [each.config["model"] for each in before if each.kind == "pretrain"]
     settings = {name: value for name, value in stage.config.items() if name not in ("seed", "data")}
     if "training" in settings:
@@ -167,19 +168,19 @@ def _cost(stage: StageSpec, known: Mapping[str, StageSpec]) -> tuple[str, float]
         whole = stage.kind in _READ_WHOLE
         settings = {} if whole else settings
         work = sum(
-            told["people"] * (Variant.parse(told["variant"]).biographies_per_person if whole else 1)
-            for told in read
+            one["people"] * (Variant.parse(one["variant"]).biographies_per_person if whole else 1)
+            for one in read
         )
     return json.dumps([stage.kind, settings, models], sort_keys=True), max(work, 1)
 
 
-def _ancestors(stage: StageSpec, known: Mapping[str, StageSpec]) -> Iterable[StageSpec]:
-    """A stage and all it depends on, as far as it is known, each once."""
+def _ancestors(stage: StageSpec, specs: Mapping[str, StageSpec]) -> Iterable[StageSpec]:
+    """A stage and the stages it depends on, as far as `specs` has them, each once."""
     found, todo = {}, [("", stage)]
     while todo:
         folder, one = todo.pop()
         found[folder] = one
-        todo += [(p, known[p]) for p in one.parents if p in known and p not in found]
+        todo += [(p, specs[p]) for p in one.parents if p in specs and p not in found]
     return found.values()
 
 
@@ -191,19 +192,20 @@ def _duration(seconds: float) -> str:
 
 
 @dataclasses.dataclass(frozen=True)
-class Report:
-    """A plan and how far it is, to be told."""
+class PlanStatus:
+    """A plan with its progress, as text or JSON."""
 
     plan: Plan
     stages: Sequence[Progress]
 
     @property
     def left(self) -> tuple[float, int]:
-        """Seconds of work left, and how many stages are not in it, as their time is not known."""
-        told = [stage.left for stage in self.stages]
-        return sum(seconds or 0.0 for seconds in told), told.count(None)
+        """Seconds of work left, and the number of stages whose time is unknown."""
+        estimates = [stage.left for stage in self.stages]
+        return sum(seconds or 0.0 for seconds in estimates), estimates.count(None)
 
-    def told(self, as_json: bool) -> str:
+    def format(self, as_json: bool) -> str:
+        """The status as JSON or as text for a terminal."""
         return json.dumps(self._json()) if as_json else self._text()
 
     def _json(self) -> dict:
@@ -222,18 +224,18 @@ class Report:
         }
 
     def _text(self) -> str:
-        """A line a stage, and what they come to."""
+        """A line a stage, and a summary."""
         width = max((len(stage.folder) for stage in self.stages), default=0)
         lines = [f"{'stage':<{width}}  rows  state    {'step':>15}  time"]
         lines += [_line(stage, width) for stage in self.stages]
         counts = collections.Counter(stage.state for stage in self.stages)
         states = ("done", "running", "stopped", "waiting")
-        told = ", ".join(f"{counts[state]} {state}" for state in states if counts[state])
+        summary = ", ".join(f"{counts[state]} {state}" for state in states if counts[state])
         shared = sum(stage.rows > 1 for stage in self.stages)
-        lines += ["", f"{len(self.stages)} stages: {told}; {shared} shared by several rows"]
+        lines += ["", f"{len(self.stages)} stages: {summary}; {shared} shared by several rows"]
         seconds, unknown = self.left
         if seconds or unknown:
-            more = f", and {unknown} stages of which nothing like was measured" if unknown else ""
+            more = f", and {unknown} stages without an estimate" if unknown else ""
             lines.append(f"left: about {_duration(seconds)} for one worker{more}")
         return "\n".join(lines)
 

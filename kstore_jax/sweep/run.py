@@ -1,11 +1,10 @@
-"""A sweep: a list of configurations over one cache of stages.
+"""Runs a sweep: a list of experiments over one cache of stages.
 
-Nothing of a sweep lives in memory alone: killed at any moment and started again, it goes on from
-the newest checkpoints. Several processes, on machines that share the folders, may be at one sweep:
-each takes its share of the rows, and the last one writes the results.
+Nothing of a sweep lives in memory alone: killed at any moment, the same command resumes from the
+newest checkpoints. Several processes, on machines that share the folders, may run one sweep: each
+computes its share of the rows, and the last one writes the results.
 """
 
-import contextlib
 import functools
 import itertools
 import json
@@ -13,18 +12,17 @@ import os
 import pathlib
 import re
 import sys
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple, Self
 
-import filelock
 import jax
 
 from kstore_jax.bench import bench
-from kstore_jax.config.fields import as_dict, identity, identity_of
+from kstore_jax.config.fields import as_dict
 from kstore_jax.errors import DamagedFileError, UserError, one_line_error
-from kstore_jax.files import PARTIAL_SUFFIX, read_json, write_json
+from kstore_jax.files import read_json, write_json
 from kstore_jax.pipeline.cores import usable_cores
-from kstore_jax.pipeline.experiment import Experiment, parse
+from kstore_jax.pipeline.experiment import Experiment
 from kstore_jax.pipeline.graph import ExperimentGraph, resolve_auto
 from kstore_jax.pipeline.results import result_row
 from kstore_jax.pipeline.run import Runner, check, pretrain_batched
@@ -32,12 +30,12 @@ from kstore_jax.pipeline.stages import Cache
 from kstore_jax.report import agreement
 from kstore_jax.report.groups import groups
 from kstore_jax.sweep import estimates
-from kstore_jax.sweep.plan import Plan, Report
+from kstore_jax.sweep.plan import Plan, PlanStatus
+from kstore_jax.sweep.workdir import check_claim, claim, exclusive, expect_folder
 from kstore_jax.sweep.workers import run_in_processes, write_experiments
 from kstore_jax.train import distributed as distributed_runtime
 from kstore_jax.train import preemption, trackers
 
-_LOCK = ".lock"
 _INDICES = ("SLURM_ARRAY_TASK_ID", "JOB_COMPLETION_INDEX")  # of tasks numbered from 0
 
 
@@ -49,8 +47,8 @@ class Shard(NamedTuple):
 
     @classmethod
     def parse(cls, text: str, environment: Mapping[str, str] = os.environ) -> Self:
-        """`I/N`, counted from 0; or `auto/N`, where the number of the task in a SLURM array or an
-        indexed Job of Kubernetes, which the environment tells, is I.
+        """Parses `I/N`, counted from 0, or `auto/N`: I is the task number of a SLURM array or an
+        indexed Kubernetes Job, from the environment.
 
         Raises:
           UserError: it is neither, or I is not less than N.
@@ -59,12 +57,12 @@ class Shard(NamedTuple):
             raise UserError(f"shard: expected I/N, such as 0/4, or auto/N, got {text!r}")
         index, count = match.groups()
         if index == "auto":
-            told = [environment[name] for name in _INDICES if name in environment]
-            if not told:
+            numbers = [environment[name] for name in _INDICES if name in environment]
+            if not numbers:
                 raise UserError(
                     f"shard: auto needs one of {', '.join(_INDICES)} in the environment"
                 )
-            index = told[0]
+            index = numbers[0]
         if not index.isdecimal() or int(index) >= int(count):
             raise UserError(f"shard: expected a number from 0 to {int(count) - 1}, got {index}")
         return cls(int(index), int(count))
@@ -73,101 +71,8 @@ class Shard(NamedTuple):
 WHOLE = Shard()
 
 
-@contextlib.contextmanager
-def _alone(workdir: pathlib.Path) -> Iterator[None]:
-    """Inside, no other process writes the files of `workdir` itself; its workers may be at work."""
-    with filelock.FileLock(workdir / _LOCK):
-        yield
-
-
-def claim(
-    workdir: pathlib.Path, plan: Plan, rows: Sequence[Experiment], drop: bool = False
-) -> None:
-    """Makes `workdir` the folder of these rows, which may be more than it had before.
-
-    A workdir that has other rows is refused, though its stages would do no harm: its results are
-    somebody's record. Where `drop` is true its other rows are taken out; their stages stay.
-    """
-    given = {"rows": [as_dict(experiment) for experiment in rows]}
-    _check_claim(workdir, given, drop)
-    workdir.mkdir(parents=True, exist_ok=True)
-    with _alone(workdir):
-        if _check_claim(workdir, given, drop):  # what is there tells of rows that are taken out
-            (workdir / "report.html").unlink(missing_ok=True)
-            (workdir / "results.json").unlink(missing_ok=True)
-        write_json(workdir / "config.json", given)
-        plan.write(workdir)
-
-
-def _check_claim(workdir: pathlib.Path, given: dict, drop: bool) -> bool:
-    """Whether rows of `workdir` are not among those given; raises UserError where that, or what
-    else is there, forbids to claim it."""
-    path = workdir / "config.json"
-    _expect_folder("--workdir", workdir)
-    there = [*workdir.iterdir()] if workdir.exists() else []
-    # looked for after the others: who claims it at the same time writes it before any of them
-    if not all(map(_is_passing, there)) and not path.exists():
-        raise UserError(f"{workdir} is not empty and holds no run of ours; give another --workdir")
-    before = read_json(path, remove=workdir) if path.exists() else {}
-    differing = _lost(before, given)
-    if differing and not drop:
-        raise UserError(
-            f"{workdir} was made by another configuration ({differing}); give another --workdir, "
-            "with --cache to share its stages, or let kstore sweep --drop take out the rows that "
-            "are not asked for"
-        )
-    return bool(differing)
-
-
-def taken_out(workdir: pathlib.Path, rows: Sequence[Experiment]) -> list[str]:
-    """The rows of `workdir` that are not among these, as a reader knows them."""
-    path = workdir / "config.json"
-    before = read_json(path, remove=workdir).get("rows", []) if path.exists() else []
-    given = [identity(resolve_auto(row)) for row in rows]
-    return [
-        f"row {i} ({parse(row).label})"
-        for i, row in enumerate(before)
-        if all(_first_difference(identity_of(Experiment, row), one) for one in given)
-    ]
-
-
-def _expect_folder(flag: str, path: pathlib.Path) -> None:
-    """Raises UserError where no folder can be at `path`, as it or one above it is a file."""
-    there = next(one for one in (path, *path.absolute().parents) if one.exists())
-    if not there.is_dir():
-        raise UserError(f"{flag}: {there} is no folder")
-
-
-def _is_passing(path: pathlib.Path) -> bool:
-    return path.suffix == PARTIAL_SUFFIX or path.name == _LOCK
-
-
-def _lost(there: dict, given: dict) -> str | None:
-    """What a row that is there, and not asked for, differs in from the one in its place."""
-    before, now = (
-        [identity_of(Experiment, row) for row in told.get("rows", [])] for told in (there, given)
-    )
-    for i, one in enumerate(before):
-        if one not in now and all(_first_difference(one, other) for other in now):
-            if i >= len(now):
-                return f"rows: {len(before)} there, {len(now)} asked for"
-            return _first_difference(one, now[i], f".rows.{i}")
-    return None
-
-
-def _first_difference(there, given, path: str = "") -> str | None:
-    if isinstance(there, dict) and isinstance(given, dict):
-        pairs = ((k, there.get(k), given.get(k)) for k in {**there, **given})
-    elif there == given:
-        return None
-    else:
-        return f"{path[1:]}: {there!r} there, {given!r} asked for"
-    found = (_first_difference(a, b, f"{path}.{name}") for name, a, b in pairs)
-    return next(filter(None, found), None)
-
-
 def default_workers(rows: int) -> int:
-    """One worker a row, as far as there are cores; one where an accelerator would be shared."""
+    """One worker a row, at most one a core; one on an accelerator, which workers cannot share."""
     if jax.default_backend() != "cpu":
         return 1
     return min(rows, len(usable_cores()))
@@ -176,24 +81,24 @@ def default_workers(rows: int) -> int:
 def planned(
     workdir: pathlib.Path, rows: Sequence[Experiment], cache: pathlib.Path | None
 ) -> tuple[list[ExperimentGraph], Plan]:
-    """The experiments of a sweep, checked, and the stages they need; nothing is written.
+    """The checked experiments of a sweep, and the stages they need; writes nothing.
 
     Raises:
       UserError: an experiment is impossible.
       DamagedFileError: a file in `cache` is not as it was written.
     """
     stages = Cache(cache or workdir / "stages")
-    _expect_folder("--cache" if cache else "--workdir", stages.root)
+    expect_folder("--cache" if cache else "--workdir", stages.root)
     graphs = _checked(rows, stages)
-    described = {stage.folder: stage.spec for graph in graphs for stage in graph.stages}
+    specs = {stage.folder: stage.spec for graph in graphs for stage in graph.stages}
     needed = tuple(
         (graph.experiment.label, tuple(stage.folder for stage in graph.stages)) for graph in graphs
     )
-    return graphs, Plan(stages, needed, described)
+    return graphs, Plan(stages, needed, specs)
 
 
 def _checked(rows: Sequence[Experiment], stages: Cache) -> list[ExperimentGraph]:
-    """The experiments of a sweep; what is wrong with some, and not with all, is said of its row."""
+    """The experiments of a sweep; an error that not all rows share names its row."""
     graphs, wrong = [], {}
     for i, experiment in enumerate(rows):
         try:
@@ -219,13 +124,15 @@ def dry_run(
     shard: Shard = WHOLE,
     drop: bool = False,
     notes: Sequence[str] = (),
-) -> Report:
-    """What `run` would do and how long it would take; where the cache has nothing like a stage, a
-    step of its pretraining is tried for a moment, as stderr is told, unless that is done, and a
-    token of the stage is taken to last as long as one there. Nothing is written, and what `run`
-    refuses is refused."""
+) -> PlanStatus:
+    """The stages that `run` would compute, and how long they would take.
+
+    Where the cache has no similar stage, one step of its pretraining is timed, with a note on
+    stderr; a token of another stage is assumed to take as long as one of pretraining. Writes
+    nothing, and refuses what `run` refuses.
+    """
     graphs, plan = planned(workdir, rows, cache)
-    _check_claim(workdir, {"rows": [as_dict(graph.experiment) for graph in graphs]}, drop)
+    check_claim(workdir, {"rows": [as_dict(graph.experiment) for graph in graphs]}, drop)
     _note(notes)
     graphs, plan = graphs[shard.index :: shard.count], plan.share(shard.index, shard.count)
     pretrainings = [graph.experiment for graph in graphs]
@@ -251,11 +158,11 @@ def dry_run(
             return None
         return pretraining_seconds(graph) * tokens[folder] / tokens[graph.pretrain.folder]
 
-    return Report(plan, plan.progress(benchmark))
+    return PlanStatus(plan, plan.progress(benchmark))
 
 
 def _same_step(one: Experiment, other: Experiment) -> bool:
-    """Whether a step of pretraining takes as long, but for vocabularies of different size."""
+    """Whether a step of pretraining takes as long, apart from the size of the vocabulary."""
     sizes = ("batch_size", "seq_len", "optimizer", "grad_accum_steps")
     trained = one.pretrain, other.pretrain
     return one.model == other.model and all(
@@ -274,29 +181,28 @@ def run(
     drop: bool = False,
     notes: Sequence[str] = (),
 ) -> pathlib.Path | None:
-    """Computes every row of `shard` that is not done, `workers` at a time (`default_workers` where
-    that is None); the process that finds all rows done writes `results.json` and the page.
+    """Computes every unfinished row of `shard`, `workers` at a time (`default_workers` where None).
+    The process that finds all rows finished writes `results.json` and the page.
 
-    A row that fails stops no other: why it failed is told on stderr when all else is done, and the
-    page shows the others. The same command tries it again.
+    A row that fails stops no other: its error is printed at the end, and the page shows the others.
+    The same command tries it again.
 
     Args:
-      cache: the folder of the stages, which several workdirs may share; `workdir / "stages"` where
-        none is given.
-      together: how many rows are pretrained in one program, where they can be; in this process,
-        before the workers go on from there.
-      distributed: whether this process is one of several that are at this together, which it joins.
-      drop: whether rows of `workdir` that are not among these are taken out of it.
-      notes: what stderr is told once nothing is refused.
+      cache: the folder of the stages, which workdirs may share; `workdir / "stages"` where None.
+      distributed: joins this process to a multi-process run.
+      together: rows that are pretrained in one program where they can be, in this process, before
+        the workers continue.
+      drop: takes out rows of `workdir` that are not given.
+      notes: printed on stderr once nothing is refused.
 
-    Returns: the page, None where rows of other shards are not done yet, and in the other processes
-      of a run of several.
+    Returns: the page; None where rows of other shards are unfinished, and in all processes of a
+      multi-process run except the first.
 
     Raises:
       UserError: an experiment is impossible, `workdir` holds something else, or several workers
         would open one accelerator; nothing is written. Or rows failed, or a worker was killed.
       DamagedFileError: a file in `workdir` or `cache` is not as it was written.
-      Stopped: the process got SIGTERM; the trainings under way wrote a checkpoint.
+      Stopped: the process got SIGTERM; running trainings wrote a checkpoint.
     """
     preemption.handle_sigterm()
     if distributed:
@@ -316,7 +222,7 @@ def run(
     waiting = {i: graph for i, graph in mine.items() if not graph.done}
     failed: dict[int, UserError] = {}
     if workers > 1 and waiting:
-        with _alone(workdir):
+        with exclusive(workdir):
             write_experiments(workdir, waiting)
         failed = run_in_processes(workdir, waiting, workers)
     for i, graph in mine.items():
@@ -327,7 +233,7 @@ def run(
         ):
             failed[i] = error
     if len(graphs) > 1:
-        _tell(graphs, failed)
+        _print_failures(graphs, failed)
     page, left = None, {i for i, graph in enumerate(graphs) if not graph.done}
     if distributed_runtime.is_first() and left <= failed.keys() and len(left) < len(graphs):
         page = _publish(workdir, graphs, plan, left)
@@ -352,17 +258,17 @@ def _compute(graph: ExperimentGraph) -> UserError | None:
     return None
 
 
-def _tell(graphs: Sequence[ExperimentGraph], failed: Mapping[int, UserError]) -> None:
-    """Says on stderr which rows failed, and why."""
+def _print_failures(graphs: Sequence[ExperimentGraph], failed: Mapping[int, UserError]) -> None:
+    """Prints the failed rows and their errors on stderr."""
     for i, error in sorted(failed.items()):
-        said = " ".join(str(error).split())
-        print(f"kstore: row {i} ({graphs[i].experiment.label}): {said}", file=sys.stderr)
+        reason = " ".join(str(error).split())
+        print(f"kstore: row {i} ({graphs[i].experiment.label}): {reason}", file=sys.stderr)
 
 
 def _failure(
     graphs: Sequence[ExperimentGraph], failed: Mapping[int, UserError], page: pathlib.Path | None
 ) -> UserError:
-    """What a sweep ends with whose rows failed."""
+    """The error of a sweep with failed rows."""
     if len(graphs) == 1:
         return failed[0]
     others = f"; the others are in {page}" if page else ""
@@ -374,9 +280,9 @@ def _failure(
 def _publish(
     workdir: pathlib.Path, graphs: Sequence[ExperimentGraph], plan: Plan, failed: Collection[int]
 ) -> pathlib.Path:
-    """Writes the results and the page, unless they are there and the same; returns the page.
+    """Writes the results and the page where they changed; returns the page.
 
-    Both are a function of the rows and the stages: who asks, where and with what, is not in them.
+    Both are functions of the rows and the stages.
     """
     named = {i: graph.experiment.label for i, graph in enumerate(graphs) if i in failed}
     graphs = [graph for i, graph in enumerate(graphs) if i not in failed]
@@ -389,11 +295,11 @@ def _publish(
     made = [one for folder in plan.stages for one in plan.cache.attempts(folder)]
     results["provenance"] = [*{json.dumps(one, sort_keys=True): one for one in made}.values()]
     path, page = workdir / "results.json", workdir / "report.html"
-    with _alone(workdir):
+    with exclusive(workdir):
         if page.exists() and path.exists() and read_json(path) == json.loads(json.dumps(results)):
             return page
-        from kstore_jax.report import page as report
+        from kstore_jax.report import page as report  # loads the chart renderer
 
-        page.unlink(missing_ok=True)  # it tells of other results than those of the next line
+        page.unlink(missing_ok=True)  # it shows older results than the next line writes
         write_json(path, results)
         return report.write([workdir], workdir)

@@ -1,7 +1,7 @@
-"""Rows computed by worker processes of this machine, each bound to its share of the cores.
+"""Computes rows in worker processes of this machine, each bound to its share of the cores.
 
-A worker is `python -m kstore_jax.sweep.workers WORKDIR ROW CACHE`. It ends when the process that
-started it does, however that one ended: its standard input closes.
+A worker is `python -m kstore_jax.sweep.workers WORKDIR ROW CACHE`. It ends with the process that
+started it, however that one ends, because its standard input closes.
 """
 
 import contextlib
@@ -26,11 +26,11 @@ from kstore_jax.train import preemption
 from kstore_jax.train.telemetry import METRICS, last_metrics
 
 _POLL_SECONDS = 0.5
-_SECONDS_TO_STOP = 120.0  # for a checkpoint; one may have to wait for a compilation
+_SECONDS_TO_STOP = 120.0  # a checkpoint may have to wait for a compilation
 
 
 def write_experiments(workdir: pathlib.Path, waiting: dict[int, ExperimentGraph]) -> None:
-    """Writes what each worker reads: the experiment of its row, by number."""
+    """Writes the experiment of each waiting row, by number, for its worker to read."""
     folder = workdir / "workers"
     folder.mkdir(exist_ok=True)
     for row, graph in waiting.items():
@@ -40,17 +40,17 @@ def write_experiments(workdir: pathlib.Path, waiting: dict[int, ExperimentGraph]
 def run_in_processes(
     workdir: pathlib.Path, waiting: dict[int, ExperimentGraph], workers: int
 ) -> dict[int, UserError]:
-    """Computes the rows `waiting`, by number, at most `workers` at a time, and shows how far each
-    is; `write_experiments` was called before.
+    """Computes the rows `waiting`, by number, at most `workers` at a time, and shows their progress;
+    `write_experiments` has to come first.
 
-    A row's share of the cores depends on `workers` alone, not on how many rows wait: XLA's sums
-    depend on the number of threads, and a sweep that goes on must end as an undisturbed one.
+    A row's share of the cores depends on `workers` alone, not on the number of waiting rows: XLA's
+    sums depend on the number of threads, and a resumed sweep has to end as an undisturbed one.
 
-    Returns: what the workers of the rows that failed said, with their statuses.
+    Returns: the errors of the workers whose rows failed, with their statuses.
 
     Raises:
-      UserError: a worker was killed, which its status tells; the others are stopped.
-      Stopped: a worker got SIGTERM; likewise.
+      UserError: a worker was killed; its status has the signal. The others are stopped.
+      Stopped: a worker got SIGTERM. The others are stopped.
     """
     folder = workdir / "workers"
     todo = list(waiting)
@@ -90,7 +90,7 @@ def run_in_processes(
 
 
 def _shares_of_cores(workers: int) -> list[set[int]]:
-    """The usable cores, dealt out evenly."""
+    """The usable cores in equal shares."""
     cores = usable_cores()
     each = max(1, len(cores) // workers)
     return [{cores[(i * each + k) % len(cores)] for k in range(each)} for i in range(workers)]
@@ -98,7 +98,7 @@ def _shares_of_cores(workers: int) -> list[set[int]]:
 
 def _start(workdir: pathlib.Path, row: int, cache: Cache, cores: set[int]) -> subprocess.Popen:
     of_row = map(str, (workdir, row, cache.root))
-    from_here = os.getcwd() in sys.path  # -m puts it there, which the command kstore does not
+    from_here = os.getcwd() in sys.path  # true under -m, not under the command kstore
     python = [sys.executable, *(() if from_here else ("-P",))]
     command = [*python, "-m", "kstore_jax.sweep.workers", *of_row]
     with (workdir / "workers" / f"row-{row}.log").open("w") as log:
@@ -109,18 +109,18 @@ def _start(workdir: pathlib.Path, row: int, cache: Cache, cores: set[int]) -> su
 
 
 def _failure(log: pathlib.Path, status: int) -> UserError:
-    """What a worker said last; its status is the worker's, 128 + N where signal N killed it."""
+    """The last error of a worker, with its status, or 128 + N where signal N killed it."""
     lines = log.read_text().splitlines()
-    said = [line.removeprefix("kstore: ") for line in lines if line.startswith("kstore: ")]
+    errors = [line.removeprefix("kstore: ") for line in lines if line.startswith("kstore: ")]
     how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
-    last = said[-1] if said and status > 0 else f"a worker {how}"
+    last = errors[-1] if errors and status > 0 else f"a worker {how}"
     error = UserError(f"{last} (its output: {log})")
     error.status = status if status > 0 else 128 - status
     return error
 
 
 class _Bar:
-    """Shows the training that a row is at, from the metrics its worker writes."""
+    """Shows the current training of a row, from the metrics its worker writes."""
 
     def __init__(self, graph: ExperimentGraph, place: int):
         self._label = graph.experiment.label

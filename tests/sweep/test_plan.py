@@ -23,7 +23,7 @@ from kstore_jax.pipeline.experiment import parse
 from kstore_jax.pipeline.stages import RESULT, Cache, Stage
 from kstore_jax.sweep import gc
 from kstore_jax.sweep import run as sweep
-from kstore_jax.sweep.plan import Plan, Report
+from kstore_jax.sweep.plan import Plan, PlanStatus
 from tests.sweep.test_resume import contents, rows
 
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
@@ -146,9 +146,9 @@ def test_rows_of_one_world_draw_its_people_once(monkeypatch, tmp_path):
     data._everyone.cache_clear()
     worlds = [{"people": 30}, {"people": 30}, {"people": 40, "celebrities": 5}]
     experiments = [parse({"world": world, "seed": i}) for i, world in enumerate(worlds)]
-    labs, _ = sweep.planned(tmp_path, experiments, None)
-    assert [len(runner.graph.data.everyone) for runner in labs] == [30, 30, 45]
-    assert [len(runner.graph.data.people) for runner in labs] == [30, 30, 40]
+    graphs, _ = sweep.planned(tmp_path, experiments, None)
+    assert [len(graph.data.everyone) for graph in graphs] == [30, 30, 45]
+    assert [len(graph.data.people) for graph in graphs] == [30, 30, 40]
     assert len(drawn) == 2
 
 
@@ -184,11 +184,11 @@ def test_a_stage_that_several_rows_need_is_told_once(tmp_path):
     cache = Cache(tmp_path)
     shared = a_stage("pretrain", model={}, training={"steps": 3})
     own = [a_stage("finetune", shared, training={"steps": steps}) for steps in (1, 2)]
-    stages = {stage.folder: stage.described for stage in (shared, *own)}
+    stages = {stage.folder: stage.spec for stage in (shared, *own)}
     rows = tuple((f"row {i}", (shared.folder, one.folder)) for i, one in enumerate(own))
     plan = Plan(cache, rows, stages)
     assert [stage.rows for stage in plan.progress()] == [2, 1, 1]
-    assert "3 stages: 3 waiting; 1 shared" in Report(plan, plan.progress()).told(False)
+    assert "3 stages: 3 waiting; 1 shared" in PlanStatus(plan, plan.progress()).format(False)
 
 
 def test_a_step_is_measured_on_this_machine(finished):
@@ -216,12 +216,12 @@ def test_the_status_is_told_from_files_by_anyone(copied, kstore):
 
 def test_asking_whether_a_stage_is_held_disturbs_nobody(tmp_path):
     cache = Cache(tmp_path)
-    assert not cache.held("stage-0")
+    assert not cache.is_locked("stage-0")
     assert list(tmp_path.iterdir()) == []
     with cache.lock("stage-0"):
-        assert cache.held("stage-0")
-        assert cache.held("stage-0")
-    assert not cache.held("stage-0")
+        assert cache.is_locked("stage-0")
+        assert cache.is_locked("stage-0")
+    assert not cache.is_locked("stage-0")
     with cache.lock("stage-0").acquire(timeout=0):
         pass
 
@@ -316,7 +316,12 @@ def test_a_shard_that_is_none_is_refused(text):
 
 
 def a_stage(kind: str, *parents: Stage, **config) -> Stage:
-    return Stage(kind, config, parents, lambda folder: {})
+    return Stage(kind, 1, config, parents)
+
+
+def nothing(folder: pathlib.Path) -> dict:
+    """The computation of a stage without a result of its own."""
+    return {}
 
 
 @given(st.integers(1, 10**6), st.integers(1, 10**6), st.floats(0.01, 1e5))
@@ -328,16 +333,16 @@ def test_time_is_told_in_proportion_to_the_steps_of_a_stage_like_it(
 
     cache = Cache(tmp_path_factory.mktemp("cache"))
     before = pretrain(others, learning_rate=0.1)
-    cache.ensure(before)
+    cache.ensure(before, nothing)
     (cache.folder(before) / RESULT).write_text(json.dumps({"seconds": seconds}))
     like, unlike = pretrain(steps, learning_rate=0.2), pretrain(steps, width=16)
     child = a_stage("finetune", unlike, training={"steps": 1})
-    stages = {s.folder: s.described for s in (before, like, unlike, child)}
+    stages = {s.folder: s.spec for s in (before, like, unlike, child)}
     plan = Plan(cache, (("row", tuple(stages)),), stages)
     told = {stage.folder: stage for stage in plan.progress()}
     assert told[like.folder].left == pytest.approx(seconds * steps / others)
     assert told[unlike.folder].left is None
-    assert Report(plan, [*told.values()]).left[1] == 2
+    assert PlanStatus(plan, [*told.values()]).left[1] == 2
 
 
 def test_gc_removes_what_no_kept_sweep_needs_after_showing_it(copied, tmp_path, kstore):
@@ -422,8 +427,8 @@ def test_gc_killed_in_between_leaves_no_stage_and_the_next_removes_the_rest(tmp_
     cache = Cache(tmp_path / "stages")
     stage, kept = a_stage("pretrain", x=1), a_stage("pretrain", x=2)
     for one in (stage, kept):
-        cache.ensure(one)
-    Plan(cache, (("kept", (kept.folder,)),), {kept.folder: kept.described}).write(tmp_path)
+        cache.ensure(one, nothing)
+    Plan(cache, (("kept", (kept.folder,)),), {kept.folder: kept.spec}).write(tmp_path)
 
     def killed(folder):
         (folder / "config.json").unlink()
@@ -434,9 +439,9 @@ def test_gc_killed_in_between_leaves_no_stage_and_the_next_removes_the_rest(tmp_
         with pytest.raises(KeyboardInterrupt):
             gc.remove([cache.folder(stage)])
     assert cache.result(stage) is None
-    assert [*cache.described()] == [kept.folder]
+    assert [*cache.specs()] == [kept.folder]
     (rest,) = (folder for folder, _ in gc.unneeded(cache.root, []))
-    cache.ensure(stage)
+    cache.ensure(stage, nothing)
     found = [folder for folder, _ in gc.unneeded(cache.root, [])]
     assert found == [cache.folder(stage), rest]
     assert gc.remove(found) == found
@@ -445,9 +450,9 @@ def test_gc_killed_in_between_leaves_no_stage_and_the_next_removes_the_rest(tmp_
 
 def test_a_stage_that_is_removed_while_it_is_read_is_none(tmp_path):
     cache, stage = Cache(tmp_path), a_stage("pretrain", x=1)
-    cache.ensure(stage)
+    cache.ensure(stage, nothing)
     (cache.folder(stage) / "config.json").unlink()
-    assert cache.described() == {}
+    assert cache.specs() == {}
 
 
 def test_tasks_that_claim_a_workdir_at_the_same_time_both_get_it(tmp_path, monkeypatch):
@@ -486,7 +491,7 @@ def test_gc_refuses_to_keep_the_sweep_of_another_cache(copied, tmp_path, capsys)
 
 
 def test_a_stage_that_does_not_say_what_it_depends_on_is_named(copied, capsys):
-    path = next(copied.glob("stages/pretrain-*/parents.json"))
+    path = next(copied.glob("stages/pretrain-*/stage.json"))
     path.write_text("{}")
     for command in (["status", copied], ["gc", copied / "stages", f"--keep={copied}"]):
         assert cli.main([*map(str, command)]) == 1
