@@ -11,14 +11,14 @@ import jax
 import jax.numpy as jnp
 
 from kstore_jax.errors import UserError
-from kstore_jax.model.dropout import kept, share_kept
-from kstore_jax.model.matmul import dot, transposed
+from kstore_jax.model.dropout import keep_mask, keep_prob
+from kstore_jax.model.matmul import dot, transpose_copy
 
 _LANES = 128  # of a TPU: splash attention takes lengths in multiples of it
 _BLOCK, _MOST_BLOCKS = 128, 4  # queries at least: products of fewer are slow on a CPU
 
 
-def attend(
+def dot_product_attention(
     q_NxLxK: jax.Array,
     k_MxLxK: jax.Array,
     v_MxLxK: jax.Array,
@@ -27,7 +27,7 @@ def attend(
     batch: int = 1,
     lengths: jax.Array | None = None,
     causal: bool = True,
-    program: str = "dense",
+    implementation: str = "dense",
     dropout: float = 0.0,
     key: jax.Array | None = None,
 ) -> jax.Array:
@@ -41,14 +41,14 @@ def attend(
       batch: B, which `dense` needs not know without `lengths`.
       lengths: (B,) int32: how much of each text is there; nothing sees what fills it up to L.
       causal: whether a position sees only itself and what is before it.
-      program: what computes it, as `choose` gives it.
+      implementation: what computes it, as `choose` gives it.
       dropout: the share of the weights that is dropped, where there is a `key`.
 
     Raises:
-      UserError: the program is not here, or cannot do it.
+      UserError: the implementation is not here, or cannot do it.
     """
-    program = choose(program, dtype, q_NxLxK.shape[-1], dropout)
-    if program == "dense":
+    implementation = choose_implementation(implementation, dtype, q_NxLxK.shape[-1], dropout)
+    if implementation == "dense":
         dropout = 0.0 if key is None else dropout
         if lengths is not None:
             lengths = lengths.repeat(k_MxLxK.shape[0] // batch)
@@ -56,13 +56,15 @@ def attend(
     q_BxHxLxK, k_BxGxLxK, v_BxGxLxK = (
         x.reshape(batch, -1, *x.shape[1:]).astype(dtype) for x in (q_NxLxK, k_MxLxK, v_MxLxK)
     )
-    compute = _splash if program == "splash" else functools.partial(_library, program)
+    compute = _splash if implementation == "splash" else functools.partial(_library, implementation)
     out_BxHxLxK = compute(q_BxHxLxK, k_BxGxLxK, v_BxGxLxK, lengths, causal)
     return out_BxHxLxK.astype(jnp.float32).reshape(q_NxLxK.shape)
 
 
-def choose(program: str, dtype: str, head_width: int, dropout: float = 0.0) -> str:
-    """The program that `model.attention` means on this machine.
+def choose_implementation(
+    implementation: str, dtype: str, head_width: int, dropout: float = 0.0
+) -> str:
+    """The implementation that `model.attention` means on this machine.
 
     `dense` keeps the matrix of weights, and reaches the matrix unit of CPUs (`matmul.py`); `xla`
     and `cudnn` are those of `jax.nn.dot_product_attention`; `splash` is JAX's for a TPU. `auto` is
@@ -81,11 +83,13 @@ def choose(program: str, dtype: str, head_width: int, dropout: float = 0.0) -> s
     if dropout:
         lacks.update(dict.fromkeys(("xla", "cudnn", "splash"), "model.dropout = 0"))
     best = "dense" if lacks["cudnn"] else "cudnn"
-    if program == "auto":
+    if implementation == "auto":
         return best
-    if lacks[program]:
-        raise UserError(f"model.attention: {program} needs {lacks[program]}; auto is {best} here")
-    return program
+    if lacks[implementation]:
+        raise UserError(
+            f"model.attention: {implementation} needs {lacks[implementation]}; auto is {best} here"
+        )
+    return implementation
 
 
 def _cudnn_lacks(backend: str, dtype: str, head_width: int) -> str | None:
@@ -106,10 +110,12 @@ def _splash_lacks(backend: str) -> str | None:
     return None
 
 
-def _library(program: str, q_BxHxLxK, k_BxGxLxK, v_BxGxLxK, lengths, causal: bool) -> jax.Array:
+def _library(
+    implementation: str, q_BxHxLxK, k_BxGxLxK, v_BxGxLxK, lengths, causal: bool
+) -> jax.Array:
     """JAX's own attention, which takes the heads after the positions."""
     given = (x.swapaxes(1, 2) for x in (q_BxHxLxK, k_BxGxLxK, v_BxGxLxK))
-    how = {"is_causal": causal, "implementation": program, "key_value_seq_lengths": lengths}
+    how = {"is_causal": causal, "implementation": implementation, "key_value_seq_lengths": lengths}
     out_BxLxHxK = jax.nn.dot_product_attention(*given, **how)
     return out_BxLxHxK.swapaxes(1, 2)
 
@@ -146,7 +152,7 @@ def _dense(q_NxLxK, k_MxTxK, v_MxTxK, lengths_M, dtype, causal, dropout, key):
     rows, _, width = k_MxTxK.shape
     length = q_NxLxK.shape[1]
     if dropout:
-        v_MxTxK = v_MxTxK / share_kept(dropout)
+        v_MxTxK = v_MxTxK / keep_prob(dropout)
     q_MxRxLxK = (q_NxLxK * width**-0.5).reshape(rows, -1, length, width)
     outs = []
     for first, end in _blocks(length) if causal else [(0, length)]:
@@ -155,9 +161,11 @@ def _dense(q_NxLxK, k_MxTxK, v_MxTxK, lengths_M, dtype, causal, dropout, key):
         used = None
         if dropout:
             shape = (*q_MxQxK.shape[:2], k_MxSxK.shape[1])
-            used = kept(jax.random.fold_in(key, first), dropout, shape)
+            used = keep_mask(jax.random.fold_in(key, first), dropout, shape)
         queries = end - first if causal else None
-        out = _attend(q_MxQxK, k_MxSxK, v_MxSxK, used, lengths_M, queries, jnp.dtype(dtype))
+        out = _softmax_attention(
+            q_MxQxK, k_MxSxK, v_MxSxK, used, lengths_M, queries, jnp.dtype(dtype)
+        )
         outs.append(out.reshape(rows, -1, end - first, width))
     return jnp.concatenate(outs, axis=2).reshape(q_NxLxK.shape)
 
@@ -169,14 +177,14 @@ def _blocks(length: int) -> list[tuple[int, int]]:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))
-def _attend(q, k, v, used, lengths, queries, dtype):
+def _softmax_attention(q, k, v, used, lengths, queries, dtype):
     """`used`: which weights are not dropped, None where none are. `queries`: how many of each head
     there are, the last of which sees all keys, the one before all but the last, and so on; None
     where every query sees all keys."""
-    return _attend_forward(q, k, v, used, lengths, queries, dtype)[0]
+    return _softmax_attention_forward(q, k, v, used, lengths, queries, dtype)[0]
 
 
-def _attend_forward(q, k, v, used, lengths, queries, dtype):
+def _softmax_attention_forward(q, k, v, used, lengths, queries, dtype):
     q, k, v = (x.astype(dtype) for x in (q, k, v))
     scores = dot(q, k, -1, dtype)
     if queries is not None:
@@ -192,18 +200,18 @@ def _attend_forward(q, k, v, used, lengths, queries, dtype):
     return out, (q, k, v, weights.astype(dtype), mixing, used, out.astype(dtype))
 
 
-def _attend_backward(queries, dtype, saved, dout):
+def _softmax_attention_backward(queries, dtype, saved, dout):
     q, k, v, weights, mixing, used, out = saved
     dout = dout.astype(dtype)
-    dv = transposed(dot(transposed(dout), mixing, -2, dtype))
+    dv = transpose_copy(dot(transpose_copy(dout), mixing, -2, dtype))
     dweights = dot(dout, v, -1, dtype)
     if used is not None:
         dweights = jnp.where(used, dweights, 0.0)
     row = (dout.astype(jnp.float32) * out.astype(jnp.float32)).sum(-1, keepdims=True)
     dscores = (weights.astype(jnp.float32) * (dweights - row)).astype(dtype)
     dq = dot(dscores, k, -2, dtype)
-    dk = transposed(dot(transposed(q), dscores, -2, dtype))
+    dk = transpose_copy(dot(transpose_copy(q), dscores, -2, dtype))
     return dq, dk, dv, None, None
 
 
-_attend.defvjp(_attend_forward, _attend_backward)
+_softmax_attention.defvjp(_softmax_attention_forward, _softmax_attention_backward)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 
-def kept(key: jax.Array, rate: float, shape: tuple[int, ...]) -> jax.Array:
+def keep_mask(key: jax.Array, rate: float, shape: tuple[int, ...]) -> jax.Array:
     """Which elements stay, bool of `shape`; each does with probability `share_kept(rate)`."""
     *leading, last = shape
     words = jax.random.bits(key, (*leading, -(-last // 4)), jnp.uint32)
@@ -12,7 +12,7 @@ def kept(key: jax.Array, rate: float, shape: tuple[int, ...]) -> jax.Array:
     return drawn[..., :last] < jnp.uint8(_kept_of_256(rate))
 
 
-def share_kept(rate: float) -> float:
+def keep_prob(rate: float) -> float:
     """The share of elements that stay, what is left by a rate of dropout, in whole 256ths."""
     return _kept_of_256(rate) / 256
 

@@ -10,7 +10,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from kstore_jax.model.matmul import dense, transposed
+from kstore_jax.model.matmul import dense, transpose_copy
 from kstore_jax.model.transformer import Shape, Transformer
 
 Params = dict
@@ -56,7 +56,7 @@ def _network(shape: Shape, params: Params) -> tuple[Shape, Params]:
     return dataclasses.replace(shape, vocabulary=network["embedding"].shape[0]), network
 
 
-def empty_cache(shape: Shape, rows: int, length: int) -> Cache:
+def init_cache(shape: Shape, rows: int, length: int) -> Cache:
     """Room for the keys and values of so many texts of at most `length` tokens."""
     size = rows * shape.kv_heads, length, shape.width // shape.heads
     return {
@@ -66,22 +66,22 @@ def empty_cache(shape: Shape, rows: int, length: int) -> Cache:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def forward_on(
-    shape: Shape, params: Params, tokens: jax.Array, places: jax.Array, cache: Cache
+def forward_cached(
+    shape: Shape, params: Params, tokens: jax.Array, cache_positions: jax.Array, cache: Cache
 ) -> tuple[jax.Array, Cache]:
     """`forward` of what comes next in texts whose keys and values are remembered.
 
     Args:
       tokens: (B, L) int32: the beginning of each text, or one token a text that is begun.
       places: (B,) int32: 0, or how many tokens of each text are in the cache.
-      cache: as `empty_cache` and this make it.
+      cache: as `init_cache` and this make it.
 
     Returns: hidden states (B, L, D), and the cache with these tokens. What stands in the cache
     beyond a text is not seen, and is written over as it goes on.
     """
     shape, network = _network(shape, params)
     given = {"params": network, "cache": cache}
-    hidden, told = Transformer(shape).apply(given, tokens, None, places, mutable=["cache"])
+    hidden, told = Transformer(shape).apply(given, tokens, None, cache_positions, mutable=["cache"])
     return hidden, told["cache"]
 
 
@@ -93,4 +93,4 @@ def unembed(shape: Shape, params: Params, hidden: jax.Array) -> jax.Array:
     an adapter changed the embedding's input side alone and left the head as it was there.
     """
     table = params.get("unembedding", params["embedding"])
-    return dense(hidden, transposed(table), None, jnp.dtype(shape.dtype))
+    return dense(hidden, transpose_copy(table), None, jnp.dtype(shape.dtype))

@@ -29,9 +29,9 @@ from safetensors.flax import load_file
 from safetensors.numpy import save_file
 
 from kstore_jax.errors import UserError
-from kstore_jax.model.architectures import HEADS, KINDS
 from kstore_jax.model.config import Network
 from kstore_jax.model.forward import Params, init
+from kstore_jax.model.hf_layouts import HEAD_NAMES, HF_LAYOUTS
 from kstore_jax.model.transformer import Shape
 
 _WEIGHTS = "model.safetensors"
@@ -40,7 +40,7 @@ _OURS_ALONE = ("dropout", "attention", "init_std", "dtype")  # they change no pr
 _BUFFERS = (".attn.bias", ".masked_bias", ".attention.bias", ".rotary_emb.inv_freq")  # of old files
 
 
-def kind_of(shape: Shape) -> str:
+def model_type_of(shape: Shape) -> str:
     """The `model_type` that computes what a network of this shape does.
 
     Raises:
@@ -48,25 +48,25 @@ def kind_of(shape: Shape) -> str:
     """
 
     def fits(name: str) -> bool:
-        kind, grouped = KINDS[name], shape.kv_heads < shape.heads
+        kind, grouped = HF_LAYOUTS[name], shape.kv_heads < shape.heads
         styled = all(getattr(shape, field) == value for field, value in kind.style.items())
         return styled and (kind.grouped_queries or not grouped)
 
-    found = [name for name in KINDS if fits(name)]
+    found = [name for name in HF_LAYOUTS if fits(name)]
     if "mistral" in found and shape.kv_heads < shape.heads:
         return "mistral"
     if not found:
         fields = ("positions", "rotary_pct", "norm", "activation", "bias", "num_kv_heads")
         described = ", ".join(f"{field} = {getattr(shape, field)!r}" for field in fields)
-        raise UserError(f"model: none of {', '.join(KINDS)} of Hugging Face has {described}")
+        raise UserError(f"model: none of {', '.join(HF_LAYOUTS)} of Hugging Face has {described}")
     return found[0]
 
 
 def to_config(shape: Shape) -> dict:
     """What `config.json` says of a network."""
-    name = kind_of(shape)
-    kind = KINDS[name]
-    written_out = dataclasses.replace(shape, mlp_width=shape.inner)
+    name = model_type_of(shape)
+    kind = HF_LAYOUTS[name]
+    written_out = dataclasses.replace(shape, mlp_width=shape.resolved_mlp_width)
     config = {
         "architectures": [kind.architecture],
         "model_type": name,
@@ -100,9 +100,11 @@ def from_config(config: dict, where: str) -> Shape:
       UserError: a setting is missing, or ours cannot be what it says.
     """
     name = config.get("model_type")
-    if name not in KINDS:
-        raise UserError(f"{where}: model_type: expected one of {', '.join(KINDS)}, got {name!r}")
-    kind = KINDS[name]
+    if name not in HF_LAYOUTS:
+        raise UserError(
+            f"{where}: model_type: expected one of {', '.join(HF_LAYOUTS)}, got {name!r}"
+        )
+    kind = HF_LAYOUTS[name]
     given = {**kind.always, **kind.defaults, **config}
 
     def expect(setting: str, value, right) -> None:
@@ -140,8 +142,8 @@ def from_config(config: dict, where: str) -> Shape:
 
 def _sites(shape: Shape) -> Iterator[tuple[str, tuple[str, ...]]]:
     """The name of each of their tensors, and the paths of ours that are in it."""
-    name = kind_of(shape)
-    kind = KINDS[name]
+    name = model_type_of(shape)
+    kind = HF_LAYOUTS[name]
     ours = _flat_shapes(shape)
     modules = {kind.base + theirs: part for theirs, part in kind.outside.items()}
     for layer in range(shape.layers):
@@ -155,7 +157,7 @@ def _sites(shape: Shape) -> Iterator[tuple[str, tuple[str, ...]]]:
             if f"{part[0]}/{leaf}" in ours:
                 yield f"{path}.{suffix}", tuple(f"{one}/{leaf}" for one in part)
     if not shape.tie_embeddings:
-        yield f"{HEADS.get(name, 'lm_head')}.weight", ("unembedding",)
+        yield f"{HEAD_NAMES.get(name, 'lm_head')}.weight", ("unembedding",)
 
 
 def _flat_shapes(shape: Shape) -> dict[str, jax.ShapeDtypeStruct]:
@@ -175,7 +177,7 @@ def to_tensors(shape: Shape, params: Params) -> dict[str, np.ndarray]:
 
 def _pack(shape: Shape, parts: list[np.ndarray]) -> np.ndarray:
     """Kernels (inputs, outputs) or biases (outputs,) as one of theirs."""
-    turned = KINDS[kind_of(shape)].turned
+    turned = HF_LAYOUTS[model_type_of(shape)].turned
     if len(parts) > 1 and turned:  # for each head the query's rows, the key's, the value's
         per_head = [x.T.reshape(shape.heads, -1, *x.T.shape[1:]) for x in parts]
         return np.stack(per_head, axis=1).reshape(-1, *parts[0].T.shape[1:])
@@ -184,7 +186,7 @@ def _pack(shape: Shape, parts: list[np.ndarray]) -> np.ndarray:
 
 
 def _unpack(shape: Shape, tensor: np.ndarray, parts: int) -> list[np.ndarray]:
-    turned = KINDS[kind_of(shape)].turned
+    turned = HF_LAYOUTS[model_type_of(shape)].turned
     if parts > 1 and turned:
         per_head = tensor.reshape(shape.heads, parts, -1, *tensor.shape[1:])
         return [per_head[:, i].reshape(-1, *tensor.shape[1:]).T for i in range(parts)]
@@ -197,10 +199,10 @@ def from_tensors(shape: Shape, tensors: dict[str, np.ndarray], where: str) -> Pa
     Raises:
       UserError: a tensor is missing, has another shape, or belongs to no network of ours.
     """
-    kind = KINDS[kind_of(shape)]
+    kind = HF_LAYOUTS[model_type_of(shape)]
     expected, found = _flat_shapes(shape), {}
     left = dict(tensors)
-    if "lm_head.weight" in left and kind is KINDS["gpt_neox"]:
+    if "lm_head.weight" in left and kind is HF_LAYOUTS["gpt_neox"]:
         left["embed_out.weight"] = left.pop("lm_head.weight")
     for theirs, paths in _sites(shape):
         name = theirs if theirs in left else theirs.removeprefix(kind.base)
@@ -218,7 +220,7 @@ def from_tensors(shape: Shape, tensors: dict[str, np.ndarray], where: str) -> Pa
             found[path] = jnp.asarray(part)
     heads = ("lm_head.weight", "embed_out.weight") if shape.tie_embeddings else ()
     if extra := [name for name in left if name not in heads and not name.endswith(_BUFFERS)]:
-        raise UserError(f"{where}: {extra[0]}: no such tensor in our {kind_of(shape)}")
+        raise UserError(f"{where}: {extra[0]}: no such tensor in our {model_type_of(shape)}")
     return unflatten_dict(found, sep="/")
 
 
@@ -277,7 +279,7 @@ def _weights(folder: pathlib.Path) -> list[pathlib.Path]:
     return paths
 
 
-def check(network: Network, folder: pathlib.Path) -> str:
+def init_digest(network: Network, folder: pathlib.Path) -> str:
     """A hash of the weights in a folder, which training of this network may start from.
 
     Raises:
@@ -292,7 +294,7 @@ def check(network: Network, folder: pathlib.Path) -> str:
     except UserError as error:
         raise UserError(f"model.init_from: {error}") from None
     ours = Shape.of(network, theirs.vocabulary)
-    ours = dataclasses.replace(ours, mlp_width=ours.inner)
+    ours = dataclasses.replace(ours, mlp_width=ours.resolved_mlp_width)
     ignored = (
         *_OURS_ALONE,
         *(("rotary_pct", "rotary_base") if ours.positions == "learned" else ()),
@@ -308,7 +310,7 @@ def check(network: Network, folder: pathlib.Path) -> str:
     return digest.hexdigest()
 
 
-def start_from(folder: pathlib.Path, shape: Shape, ids: np.ndarray) -> Params:
+def load_init(folder: pathlib.Path, shape: Shape, ids: np.ndarray) -> Params:
     """Parameters of `shape` from a folder; its token k is token `ids[k]` there.
 
     Tokens beyond those, which fill the vocabulary up and are in no text, are the mean token, which

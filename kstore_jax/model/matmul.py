@@ -26,7 +26,7 @@ def dot(a: jax.Array, b: jax.Array, contract_b: int, dtype: jnp.dtype) -> jax.Ar
 
 
 @jax.custom_vjp
-def transposed(x: jax.Array) -> jax.Array:
+def transpose_copy(x: jax.Array) -> jax.Array:
     """`x` with its last two dimensions swapped, laid out anew in memory on CPU.
 
     XLA folds an ordinary transpose into the product that reads it, which then leaves the fast path.
@@ -40,7 +40,7 @@ def transposed(x: jax.Array) -> jax.Array:
     return jax.lax.bitcast_convert_type(swapped, x.dtype)
 
 
-transposed.defvjp(lambda x: (transposed(x), None), lambda _, dy: (transposed(dy),))
+transpose_copy.defvjp(lambda x: (transpose_copy(x), None), lambda _, dy: (transpose_copy(dy),))
 
 
 def dense(x: jax.Array, kernel: jax.Array, bias: jax.Array | None, dtype: jnp.dtype) -> jax.Array:
@@ -64,16 +64,16 @@ def _product_backward(dtype, saved, dy):
     x, w = saved
     dy = dy.astype(dtype)
     if x.shape[1] <= dy.shape[1]:
-        dw = dot(transposed(x), dy, -2, dtype)
+        dw = dot(transpose_copy(x), dy, -2, dtype)
     else:  # the narrower is laid out anew; a wide x is what a GELU made, once more for each element
-        dw = transposed(dot(transposed(dy), x, -2, dtype))
+        dw = transpose_copy(dot(transpose_copy(dy), x, -2, dtype))
     return dot(dy, w, -1, dtype), dw
 
 
 _product.defvjp(_product_forward, _product_backward)
 
 
-def fastest_dtype() -> str:
+def fastest_matmul_dtype() -> str:
     """The dtype for the inputs of products on this machine: bfloat16 where hardware multiplies it,
     accelerators and CPUs with AMX or AVX512-BF16; float32 elsewhere."""
     if jax.default_backend() != "cpu":

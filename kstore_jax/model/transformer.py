@@ -12,9 +12,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from kstore_jax.errors import UserError
-from kstore_jax.model.attention import attend
+from kstore_jax.model.attention import dot_product_attention
 from kstore_jax.model.config import Network
-from kstore_jax.model.dropout import kept, share_kept
+from kstore_jax.model.dropout import keep_mask, keep_prob
 from kstore_jax.model.matmul import dense
 
 
@@ -37,7 +37,7 @@ class Shape(Network):
         return cls(vocabulary=vocabulary, **fields)
 
     @property
-    def inner(self) -> int:
+    def resolved_mlp_width(self) -> int:
         """The width between the two halves of a block's second part."""
         if self.mlp_width:
             return self.mlp_width
@@ -71,30 +71,32 @@ class Block(nn.Module):
     shape: Shape
 
     @nn.compact
-    def __call__(self, x_BxLxD, rotation, lengths_B, places_B):
+    def __call__(self, x_BxLxD, rotation, lengths_B, cache_positions_B):
         s = self.shape
-        into_residual = s.init_std / (2 * s.layers) ** 0.5
-        y_BxLxD = self._mixed(_norm(s, "ln_1")(x_BxLxD), rotation, lengths_B, places_B)
-        x_BxLxD += dropped(self, Dense(s.width, into_residual, s, name="out")(y_BxLxD))
-        h_BxLxF = self._hidden(_norm(s, "ln_2")(x_BxLxD))
-        return x_BxLxD + dropped(self, Dense(s.width, into_residual, s, name="down")(h_BxLxF))
+        residual_init_std = s.init_std / (2 * s.layers) ** 0.5
+        y_BxLxD = self._attention(_norm(s, "ln_1")(x_BxLxD), rotation, lengths_B, cache_positions_B)
+        x_BxLxD += apply_dropout(self, Dense(s.width, residual_init_std, s, name="out")(y_BxLxD))
+        h_BxLxF = self._mlp_hidden(_norm(s, "ln_2")(x_BxLxD))
+        return x_BxLxD + apply_dropout(
+            self, Dense(s.width, residual_init_std, s, name="down")(h_BxLxF)
+        )
 
-    def _mixed(self, y_BxLxD, rotation, lengths_B, places_B):
+    def _attention(self, y_BxLxD, rotation, lengths_B, cache_positions_B):
         s = self.shape
         head_width = s.width // s.heads
-        causal, program = s.direction == "causal", s.attention
+        causal, implementation = s.direction == "causal", s.attention
         q_NxLxK, k_MxLxK, v_MxLxK = (
             _to_heads(Dense(heads * head_width, s.init_std, s, name=name)(y_BxLxD), heads)
             for name, heads in (("query", s.heads), ("key", s.kv_heads), ("value", s.kv_heads))
         )
-        q_NxLxK, k_MxLxK = rotate(q_NxLxK, rotation), rotate(k_MxLxK, rotation)
-        if places_B is not None:
-            keys_MxTxK = self._remembered("keys", k_MxLxK, places_B)
-            values_MxTxK = self._remembered("values", v_MxLxK, places_B)
+        q_NxLxK, k_MxLxK = apply_rotary(q_NxLxK, rotation), apply_rotary(k_MxLxK, rotation)
+        if cache_positions_B is not None:
+            keys_MxTxK = self._update_kv_cache("keys", k_MxLxK, cache_positions_B)
+            values_MxTxK = self._update_kv_cache("values", v_MxLxK, cache_positions_B)
             if y_BxLxD.shape[1] == 1:
-                k_MxLxK, v_MxLxK, lengths_B = keys_MxTxK, values_MxTxK, places_B + 1
-                causal, program = False, "dense"
-        y_NxLxK = attend(
+                k_MxLxK, v_MxLxK, lengths_B = keys_MxTxK, values_MxTxK, cache_positions_B + 1
+                causal, implementation = False, "dense"
+        y_NxLxK = dot_product_attention(
             q_NxLxK,
             k_MxLxK,
             v_MxLxK,
@@ -102,35 +104,37 @@ class Block(nn.Module):
             batch=y_BxLxD.shape[0],
             lengths=lengths_B,
             causal=causal,
-            program=program,
+            implementation=implementation,
             dropout=s.dropout,
             key=self.make_rng("dropout") if s.dropout and self.has_rng("dropout") else None,
         )
         return _from_heads(y_NxLxK, s.heads)
 
-    def _remembered(self, name: str, new_MxLxK, places_B) -> jax.Array:
+    def _update_kv_cache(self, name: str, new_MxLxK, cache_positions_B) -> jax.Array:
         """The keys or values of the text so far (M, T, K), with new ones at each row's place."""
         cache = self.variable("cache", name, lambda: None)
-        starts_M = places_B.repeat(self.shape.kv_heads)
+        starts_M = cache_positions_B.repeat(self.shape.kv_heads)
         write = jax.vmap(lambda old, new, at: jax.lax.dynamic_update_slice(old, new, (at, 0)))
         cache.value = write(cache.value, new_MxLxK, starts_M)
         return cache.value
 
-    def _hidden(self, y_BxLxD):
+    def _mlp_hidden(self, y_BxLxD):
         s = self.shape
         if s.activation == "gelu":
-            return gelu(Dense(s.inner, s.init_std, s, name="up")(y_BxLxD))
-        gate_BxLxF = Dense(s.inner, s.init_std, s, name="gate")(y_BxLxD)
-        return jax.nn.silu(gate_BxLxF) * Dense(s.inner, s.init_std, s, name="up")(y_BxLxD)
+            return gelu(Dense(s.resolved_mlp_width, s.init_std, s, name="up")(y_BxLxD))
+        gate_BxLxF = Dense(s.resolved_mlp_width, s.init_std, s, name="gate")(y_BxLxD)
+        return jax.nn.silu(gate_BxLxF) * Dense(s.resolved_mlp_width, s.init_std, s, name="up")(
+            y_BxLxD
+        )
 
 
-def dropped(module: nn.Module, x: jax.Array) -> jax.Array:
+def apply_dropout(module: nn.Module, x: jax.Array) -> jax.Array:
     """`x` with the dropout of `module.shape`, where the network was given a key for it."""
     rate = module.shape.dropout
     if not rate or not module.has_rng("dropout"):
         return x
-    stays = kept(module.make_rng("dropout"), rate, x.shape)
-    return jnp.where(stays, x / share_kept(rate), 0.0)
+    stays = keep_mask(module.make_rng("dropout"), rate, x.shape)
+    return jnp.where(stays, x / keep_prob(rate), 0.0)
 
 
 @jax.custom_vjp
@@ -181,7 +185,7 @@ class Transformer(nn.Module):
     shape: Shape
 
     @nn.compact
-    def __call__(self, tokens_BxL, lengths_B=None, places_B=None):
+    def __call__(self, tokens_BxL, lengths_B=None, cache_positions_B=None):
         s = self.shape
         length = tokens_BxL.shape[1]
         table = nn.initializers.normal(s.init_std)
@@ -189,8 +193,8 @@ class Transformer(nn.Module):
         if not s.tie_embeddings and self.is_initializing():
             self.param("unembedding", table, (s.vocabulary, s.width))  # for `unembed`
         x_BxLxD = embedding_VxD[tokens_BxL]
-        begun = places_B is not None and length == 1
-        at_BxL = places_B[:, None] if begun else jnp.arange(length)[None]
+        begun = cache_positions_B is not None and length == 1
+        at_BxL = cache_positions_B[:, None] if begun else jnp.arange(length)[None]
         rotated = 0
         if s.positions == "rotary":
             rotated = int(s.rotary_pct * s.width / s.heads)
@@ -200,14 +204,16 @@ class Transformer(nn.Module):
             )
         else:
             x_BxLxD += self.param("positions", table, (s.max_positions, s.width))[at_BxL]
-        rotation = rotary_angles(at_BxL, rotated, s.rotary_base)
-        x_BxLxD = dropped(self, x_BxLxD)
+        rotation = rotary_cos_sin(at_BxL, rotated, s.rotary_base)
+        x_BxLxD = apply_dropout(self, x_BxLxD)
         for layer in range(s.layers):
-            x_BxLxD = Block(s, name=f"block_{layer}")(x_BxLxD, rotation, lengths_B, places_B)
+            x_BxLxD = Block(s, name=f"block_{layer}")(
+                x_BxLxD, rotation, lengths_B, cache_positions_B
+            )
         return _norm(s, "ln_f")(x_BxLxD)
 
 
-def rotary_angles(at_BxL: jax.Array, rotated: int, base: float) -> tuple[jax.Array, jax.Array]:
+def rotary_cos_sin(at_BxL: jax.Array, rotated: int, base: float) -> tuple[jax.Array, jax.Array]:
     """Cosines and sines (B, L, rotated) of the GPT-NeoX rotary embedding (half-split pairs) of
     positions; B is 1 where all rows have the same."""
     frequency = base ** (-jnp.arange(0, rotated, 2, dtype=jnp.float32) / max(rotated, 1))
@@ -216,7 +222,7 @@ def rotary_angles(at_BxL: jax.Array, rotated: int, base: float) -> tuple[jax.Arr
     return jnp.cos(angle), jnp.sin(angle)
 
 
-def rotate(x_NxLxK: jax.Array, rotation: tuple[jax.Array, jax.Array]) -> jax.Array:
+def apply_rotary(x_NxLxK: jax.Array, rotation: tuple[jax.Array, jax.Array]) -> jax.Array:
     """Turns the first dimensions of each head by its position; the others pass unchanged."""
     rows = rotation[0].shape[0]
     cos, sin = (table.repeat(len(x_NxLxK) // rows if rows > 1 else 1, 0) for table in rotation)

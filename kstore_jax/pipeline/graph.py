@@ -6,8 +6,8 @@ import pathlib
 from kstore_jax.config.fields import identity
 from kstore_jax.corpus import shards
 from kstore_jax.model import hf_checkpoint
-from kstore_jax.model.attention import choose
-from kstore_jax.model.matmul import fastest_dtype
+from kstore_jax.model.attention import choose_implementation
+from kstore_jax.model.matmul import fastest_matmul_dtype
 from kstore_jax.pipeline import finetune, pretrain
 from kstore_jax.pipeline.data import ExperimentData
 from kstore_jax.pipeline.experiment import Experiment, Finetune
@@ -25,8 +25,8 @@ def resolve_auto(experiment: Experiment) -> Experiment:
       UserError: the attention implementation is not available here.
     """
     m = experiment.model
-    dtype = fastest_dtype() if m.dtype == "auto" else m.dtype
-    attention = choose(m.attention, dtype, m.width // m.heads, m.dropout)
+    dtype = fastest_matmul_dtype() if m.dtype == "auto" else m.dtype
+    attention = choose_implementation(m.attention, dtype, m.width // m.heads, m.dropout)
     model = dataclasses.replace(m, dtype=dtype, attention=attention)
     return dataclasses.replace(experiment, model=model)
 
@@ -58,7 +58,7 @@ class ExperimentGraph:
             "training": identity(e.pretrain),
         }
         if e.model.init_from:
-            model["initial"] = hf_checkpoint.check(e.model, pathlib.Path(e.model.init_from))
+            model["initial"] = hf_checkpoint.init_digest(e.model, pathlib.Path(e.model.init_from))
         datasets = (*self.datasets.values(),)
         self.pretrain = Stage("pretrain", pretrain.VERSION, model, datasets)
         on_pretrained = (self.pretrain,)

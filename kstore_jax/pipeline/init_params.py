@@ -21,7 +21,7 @@ def init_params(context: Context, init_from: str) -> forward.Params:
     folder = pathlib.Path(init_from)
     if (tokenizer := folder / "tokenizer.json").is_file():
         _check_tokens(context.vocabulary, tokenizer)
-    return hf_checkpoint.start_from(folder, context.shape, context.vocabulary.ids)
+    return hf_checkpoint.load_init(folder, context.shape, context.vocabulary.ids)
 
 
 def _check_tokens(vocabulary: Vocabulary, path: pathlib.Path) -> None:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kstore_jax.corpus.examples import SpanExamples
-from kstore_jax.model.forward import Params, empty_cache, forward_on, unembed
+from kstore_jax.model.forward import Params, forward_cached, init_cache, unembed
 from kstore_jax.model.transformer import Shape
 
 
@@ -41,8 +41,8 @@ def beam_search(
     Returns: tokens (B, S) int32, the end of text from where it ended; log-likelihoods (B,).
     """
     batch, longest = prompts_BxP.shape
-    cache = empty_cache(shape, batch, longest + steps)
-    hidden, cache = forward_on(shape, params, prompts_BxP, jnp.zeros_like(lengths_B), cache)
+    cache = init_cache(shape, batch, longest + steps)
+    hidden, cache = forward_cached(shape, params, prompts_BxP, jnp.zeros_like(lengths_B), cache)
     last = jnp.take_along_axis(hidden, lengths_B[:, None, None] - 1, axis=1)[:, 0]
 
     def likelihoods(hidden_NxD):
@@ -65,7 +65,7 @@ def beam_search(
         beam, cache, parents = state
         cache = jax.tree.map(lambda x: _select_beams(x, parents), cache)
         tokens = beam["texts"][:, :, i - 1].reshape(-1, 1)
-        hidden, cache = forward_on(shape, params, tokens, places + i - 1, cache)
+        hidden, cache = forward_cached(shape, params, tokens, places + i - 1, cache)
         beam, parents = _extend(beam, likelihoods(hidden[:, 0]), i, end)
         return (beam, cache, parents), None
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from kstore_jax.model.matmul import dense, dot, transposed
+from kstore_jax.model.matmul import dense, dot, transpose_copy
 
 _ROTARY_BASE = 10_000.0
 
@@ -19,14 +19,14 @@ _ROTARY_BASE = 10_000.0
 class Shape:
     """Everything that fixes the parameters and the computation of a Transformer.
 
-    `rotary`: the rotated part of each head, GPT-NeoX style. `dtype`: of the inputs of products.
+    `rotary_pct`: the rotated part of each head, GPT-NeoX style. `dtype`: of the inputs of products.
     """
 
     vocabulary: int
     layers: int
     heads: int
     width: int
-    rotary: float = 0.25
+    rotary_pct: float = 0.25
     init_std: float = 0.02
     dtype: str = "float32"
 
@@ -146,12 +146,12 @@ def _attend_forward(q, k, v, dtype):
 def _attend_backward(dtype, saved, dout):
     q, k, v, weights, out = saved
     dout = dout.astype(dtype)
-    dv = transposed(dot(transposed(dout), weights, -2, dtype))
+    dv = transpose_copy(dot(transpose_copy(dout), weights, -2, dtype))
     dweights = dot(dout, v, -1, dtype)
     row = (dout.astype(jnp.float32) * out.astype(jnp.float32)).sum(-1, keepdims=True)
     dscores = (weights.astype(jnp.float32) * (dweights - row)).astype(dtype)
     dq = dot(dscores, k, -2, dtype)
-    dk = transposed(dot(transposed(q), dscores, -2, dtype))
+    dk = transpose_copy(dot(transpose_copy(q), dscores, -2, dtype))
     return dq, dk, dv
 
 

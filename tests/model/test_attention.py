@@ -1,4 +1,4 @@
-"""Every program computes a plain softmax over what a position sees, and its gradients."""
+"""Every implementation computes a plain softmax over what a position sees, and its gradients."""
 
 import functools
 
@@ -12,8 +12,8 @@ from jax.test_util import check_grads
 
 from kstore_jax.errors import UserError
 from kstore_jax.model import attention
-from kstore_jax.model.attention import attend, choose
-from kstore_jax.model.dropout import kept, share_kept
+from kstore_jax.model.attention import choose_implementation, dot_product_attention
+from kstore_jax.model.dropout import keep_mask, keep_prob
 
 
 def plain(q, k, v, causal=True):
@@ -45,7 +45,7 @@ def with_gradients(attention, given, *how):
 )
 def test_attend_is_a_causal_softmax(sizes, scale):
     given = inputs(*sizes, scale)
-    out, ours = with_gradients(attend, given, "float32")
+    out, ours = with_gradients(dot_product_attention, given, "float32")
     expected, theirs = with_gradients(plain, given)
     np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-5)
     for a, b in zip(ours, theirs, strict=True):
@@ -56,12 +56,12 @@ def test_attend_is_a_causal_softmax(sizes, scale):
 def test_the_gradients_of_attend_are_the_limits_of_differences():
     *qkv, _ = inputs(2, 5, 3)
     with jax.numpy_dtype_promotion("standard"):
-        check_grads(lambda *x: attend(*x, "float32"), qkv, order=1, modes=["rev"])
+        check_grads(lambda *x: dot_product_attention(*x, "float32"), qkv, order=1, modes=["rev"])
 
 
 def test_attend_in_bfloat16_stays_near_float32():
     given = inputs(4, 32, 16)
-    out, ours = with_gradients(attend, given, "bfloat16")
+    out, ours = with_gradients(dot_product_attention, given, "bfloat16")
     expected, theirs = with_gradients(plain, given)
     assert float(jnp.abs(out - expected).max()) < 0.05
     for a, b in zip((out, *ours), (expected, *theirs), strict=True):
@@ -83,15 +83,24 @@ def close(ours, theirs):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-5)
 
 
-PROGRAMS = ["dense", "xla"]  # `cudnn` needs a GPU, below; `splash` a TPU or to be interpreted
+IMPLEMENTATIONS = [
+    "dense",
+    "xla",
+]  # `cudnn` needs a GPU, below; `splash` a TPU or to be interpreted
 
 
 @pytest.mark.parametrize("causal", [True, False], ids=["causal", "bidirectional"])
 @pytest.mark.parametrize("group", [1, 2, 4])
-@pytest.mark.parametrize("program", PROGRAMS)
-def test_a_program_is_the_plain_softmax(program, group, causal):
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_a_program_is_the_plain_softmax(implementation, group, causal):
     given = grouped(2, 4, group, 7, 8)
-    how = functools.partial(attend, dtype="float32", batch=2, causal=causal, program=program)
+    how = functools.partial(
+        dot_product_attention,
+        dtype="float32",
+        batch=2,
+        causal=causal,
+        implementation=implementation,
+    )
     close(
         with_gradients(how, given), with_gradients(functools.partial(plain, causal=causal), given)
     )
@@ -104,7 +113,7 @@ def test_a_program_is_the_plain_softmax(program, group, causal):
 def test_blocks_of_queries_are_the_plain_softmax(length, group):
     given = grouped(1, 2, group, length, 4)
     close(
-        with_gradients(functools.partial(attend, dtype="float32"), given),
+        with_gradients(functools.partial(dot_product_attention, dtype="float32"), given),
         with_gradients(plain, given),
     )
 
@@ -113,22 +122,27 @@ def test_causal_attention_leaves_out_what_no_query_sees():
     given = grouped(1, 2, 1, 512, 8)
 
     def flops(causal):
-        how = functools.partial(attend, dtype="float32", causal=causal)
+        how = functools.partial(dot_product_attention, dtype="float32", causal=causal)
         return with_gradients.lower(how, given).compile().cost_analysis()["flops"]
 
     assert flops(True) < 0.7 * flops(False)
 
 
 @pytest.mark.parametrize("group", [1, 2])
-@pytest.mark.parametrize("program", PROGRAMS)
-def test_what_fills_a_text_up_is_not_seen(program, group):
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_what_fills_a_text_up_is_not_seen(implementation, group):
     """The texts before what fills them up come out as they do alone, gradients included."""
     q, k, v, weight = grouped(2, 4, group, 7, 8)
     lengths = jnp.array([4, 7])
     inside = jnp.arange(7)[None] < lengths[:, None]
     weight = jnp.where(inside.repeat(4, 0)[:, :, None], weight, 0.0)
     how = functools.partial(
-        attend, dtype="float32", batch=2, lengths=lengths, causal=False, program=program
+        dot_product_attention,
+        dtype="float32",
+        batch=2,
+        lengths=lengths,
+        causal=False,
+        implementation=implementation,
     )
     out, gradients = with_gradients(how, [q, k, v, weight])
     for b, length in enumerate(lengths.tolist()):
@@ -164,7 +178,9 @@ def test_splash_interpreted_sees_no_further_than_a_text_is_long():
 @pytest.mark.parametrize("group", [1, 4])
 def test_cudnn_stays_near_the_plain_softmax(group, causal):
     given = grouped(2, 4, group, 33, 64)
-    how = functools.partial(attend, dtype="bfloat16", batch=2, causal=causal, program="cudnn")
+    how = functools.partial(
+        dot_product_attention, dtype="bfloat16", batch=2, causal=causal, implementation="cudnn"
+    )
     out, ours = with_gradients(how, given)
     expected, theirs = with_gradients(functools.partial(plain, causal=causal), given)
     for a, b in zip((out, *ours), (expected, *theirs), strict=True):
@@ -173,22 +189,22 @@ def test_cudnn_stays_near_the_plain_softmax(group, causal):
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="what a CPU has")
 def test_a_program_that_is_not_here_is_refused_and_auto_is_one_that_is():
-    assert choose("auto", "bfloat16", 64) == "dense"
+    assert choose_implementation("auto", "bfloat16", 64) == "dense"
     with pytest.raises(UserError, match="cudnn needs an NVIDIA GPU; auto is dense"):
-        choose("cudnn", "bfloat16", 64)
+        choose_implementation("cudnn", "bfloat16", 64)
     with pytest.raises(UserError, match="splash needs a TPU"):
-        attend(*inputs(1, 2, 4)[:3], "float32", program="splash")
+        dot_product_attention(*inputs(1, 2, 4)[:3], "float32", implementation="splash")
     with pytest.raises(UserError, match="xla needs model"):
-        choose("xla", "float32", 64, dropout=0.1)
+        choose_implementation("xla", "float32", 64, dropout=0.1)
 
 
 def test_splash_is_chosen_on_one_tpu_device_alone(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
     monkeypatch.setattr(jax, "device_count", lambda: 1)
-    assert choose("splash", "bfloat16", 64) == "splash"
+    assert choose_implementation("splash", "bfloat16", 64) == "splash"
     monkeypatch.setattr(jax, "device_count", lambda: 4)
     with pytest.raises(UserError, match=r"splash needs a single TPU device, not 4; auto is dense"):
-        choose("splash", "bfloat16", 64)
+        choose_implementation("splash", "bfloat16", 64)
 
 
 def test_dropout_drops_its_share_of_the_weights_and_keeps_their_mean():
@@ -196,19 +212,19 @@ def test_dropout_drops_its_share_of_the_weights_and_keeps_their_mean():
     q = jnp.zeros((50, length, length))  # each weight is 1 / length
     given = q, q, jnp.broadcast_to(jnp.eye(length), (50, length, length))
     how = {"causal": False, "dropout": rate, "key": jax.random.key(0)}
-    weights = attend(*given, "float32", **how) * length
+    weights = dot_product_attention(*given, "float32", **how) * length
     stays = weights > 0
-    share = share_kept(rate)
+    share = keep_prob(rate)
     assert abs(float(stays.mean()) - share) < 5 * (share * (1 - share) / stays.size) ** 0.5
     np.testing.assert_allclose(weights[stays], 1 / share, rtol=1e-5)
 
 
 @given(rate=st.floats(0.001, 0.99), last=st.integers(1, 9))
 def test_what_is_dropped_is_the_rate_to_a_256th_and_never_nothing_or_all(rate, last):
-    share = share_kept(rate)
+    share = keep_prob(rate)
     assert 0 < share < 1
     assert abs(share - (1 - rate)) <= 1 / 256
-    stays = np.asarray(kept(jax.random.key(0), rate, (30_000, last)))
+    stays = np.asarray(keep_mask(jax.random.key(0), rate, (30_000, last)))
     spread = (share * (1 - share) / 30_000) ** 0.5
     assert stays.shape == (30_000, last)
     assert np.all(abs(stays.mean(0) - share) < 6 * spread)
@@ -219,4 +235,9 @@ def test_the_gradients_of_attend_with_dropout_are_the_limits_of_differences():
     q, k, v, _ = grouped(1, 2, 2, 5, 3)
     how = {"dropout": 0.4, "key": jax.random.key(1)}
     with jax.numpy_dtype_promotion("standard"):
-        check_grads(lambda *x: attend(*x, "float32", **how), (q, k, v), order=1, modes=["rev"])
+        check_grads(
+            lambda *x: dot_product_attention(*x, "float32", **how),
+            (q, k, v),
+            order=1,
+            modes=["rev"],
+        )

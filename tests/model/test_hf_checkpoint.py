@@ -55,7 +55,7 @@ def written(folder, shape):
 def test_what_is_written_is_read_back_bit_for_bit(tmp_path, shape):
     params = written(tmp_path / "out", shape)
     back, found = hf_checkpoint.read(tmp_path / "out")
-    assert back == dataclasses.replace(shape, mlp_width=shape.inner)
+    assert back == dataclasses.replace(shape, mlp_width=shape.resolved_mlp_width)
     assert jax.tree.structure(found) == jax.tree.structure(params)
     jax.tree.map(np.testing.assert_array_equal, found, params)
     assert (tmp_path / "out" / "note.txt").read_text() == "hello"
@@ -64,7 +64,7 @@ def test_what_is_written_is_read_back_bit_for_bit(tmp_path, shape):
 
 @pytest.mark.parametrize(("style", "kind"), KIND.items())
 def test_each_style_is_an_architecture_of_hugging_face(style, kind):
-    assert hf_checkpoint.kind_of(STYLED[style]) == kind
+    assert hf_checkpoint.model_type_of(STYLED[style]) == kind
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
@@ -222,10 +222,10 @@ def test_training_may_start_where_every_field_agrees(tmp_path):
     folder = tmp_path / "out"
     params = written(folder, SMALL)
     network = Network(layers=2, heads=4, width=32, dropout=0.1, dtype="bfloat16", max_positions=7)
-    found = hf_checkpoint.check(network, folder)
+    found = hf_checkpoint.init_digest(network, folder)
     params["embedding"] += 1.0
     hf_checkpoint.write(tmp_path / "other", SMALL, params, {}, {})
-    assert hf_checkpoint.check(network, tmp_path / "other") != found
+    assert hf_checkpoint.init_digest(network, tmp_path / "other") != found
     for field, value in {
         "layers": 3,
         "tie_embeddings": False,
@@ -233,9 +233,9 @@ def test_training_may_start_where_every_field_agrees(tmp_path):
         "mlp_width": 64,
     }.items():
         with pytest.raises(UserError, match=f"model.{field}: expected .* as in .*config.json, got"):
-            hf_checkpoint.check(dataclasses.replace(network, **{field: value}), folder)
+            hf_checkpoint.init_digest(dataclasses.replace(network, **{field: value}), folder)
     with pytest.raises(UserError, match=r"init_from: .*config\.json: no such file"):
-        hf_checkpoint.check(network, tmp_path / "nowhere")
+        hf_checkpoint.init_digest(network, tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize("style", ["gpt2-rotary", "llama"])
@@ -243,7 +243,7 @@ def test_training_starts_from_the_rows_of_its_own_tokens(tmp_path, style):
     shape = STYLED[style]
     params = written(tmp_path / "out", shape)
     ids = np.array([1, 5, 22])
-    started = hf_checkpoint.start_from(
+    started = hf_checkpoint.load_init(
         tmp_path / "out", dataclasses.replace(shape, vocabulary=8, dropout=0.1), ids
     )
     for name in {"embedding", "unembedding"}.intersection(params):
@@ -252,4 +252,4 @@ def test_training_starts_from_the_rows_of_its_own_tokens(tmp_path, style):
         np.testing.assert_allclose(started[name][7], params[name].mean(0), atol=1e-6)
     jax.tree.map(np.testing.assert_array_equal, started["block_1"], params["block_1"])
     with pytest.raises(UserError, match="has 23 tokens, and the texts use token 23"):
-        hf_checkpoint.start_from(tmp_path / "out", shape, np.array([23]))
+        hf_checkpoint.load_init(tmp_path / "out", shape, np.array([23]))

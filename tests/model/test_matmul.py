@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from kstore_jax.model.matmul import dense, dot, transposed
+from kstore_jax.model.matmul import dense, dot, transpose_copy
 
 F32, BF16 = jnp.dtype("float32"), jnp.dtype("bfloat16")
 
@@ -19,7 +19,7 @@ def normal(*shape: int, seed: int = 0) -> jax.Array:
 @pytest.mark.parametrize("dtype", [F32, BF16])
 def test_transposed_swaps_the_last_two_dimensions(shape, dtype):
     x = normal(*shape).astype(dtype)
-    swapped = jax.jit(transposed)(x)
+    swapped = jax.jit(transpose_copy)(x)
     assert swapped.dtype == dtype
     assert np.array_equal(swapped, np.asarray(x).swapaxes(-1, -2))
 
@@ -27,7 +27,7 @@ def test_transposed_swaps_the_last_two_dimensions(shape, dtype):
 @pytest.mark.parametrize("shape", [(1, 1), (5, 3), (2, 3, 5)])
 def test_the_gradient_of_transposed_is_the_transpose_of_the_gradient(shape):
     x, weight = normal(*shape), normal(*shape, seed=1)
-    gradient = jax.grad(lambda x: (transposed(x) * weight.swapaxes(-1, -2)).sum())(x)
+    gradient = jax.grad(lambda x: (transpose_copy(x) * weight.swapaxes(-1, -2)).sum())(x)
     assert np.array_equal(gradient, weight)
 
 

@@ -8,7 +8,7 @@ import optax
 import pytest
 
 from kstore_jax.model.forward import forward, init, unembed
-from kstore_jax.model.matmul import dense, transposed
+from kstore_jax.model.matmul import dense, transpose_copy
 from kstore_jax.model.transformer import Shape
 from tests.model import recorded
 
@@ -36,7 +36,7 @@ def test_names_initial_values_and_logits_are_the_same_bits_and_gradients_the_sam
 
     def theirs(params):
         hidden = network.apply({"params": params}, TOKENS)
-        return dense(hidden, transposed(params["embedding"]), None, jnp.dtype(dtype))
+        return dense(hidden, transpose_copy(params["embedding"]), None, jnp.dtype(dtype))
 
     def with_gradient(logits):
         def run(params):

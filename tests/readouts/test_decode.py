@@ -10,7 +10,7 @@ import pytest
 
 from kstore_jax.corpus.examples import SpanExamples
 from kstore_jax.model.config import STYLES, style_fields
-from kstore_jax.model.forward import empty_cache, forward, forward_on, unembed
+from kstore_jax.model.forward import forward, forward_cached, init_cache, unembed
 from kstore_jax.model.transformer import Shape
 from kstore_jax.readouts.decode import beam_search, exact_match, generate
 from kstore_jax.readouts.spans import span_accuracy
@@ -41,10 +41,10 @@ def test_cached_hidden_states_are_those_of_the_whole_text(style, dtype):
     params = reference.parameters(shape)
     tokens, lengths = prompts(5, 6)
     more = np.random.default_rng(1).integers(0, KNOWN, (5, 4)).astype(np.int32)
-    cache = empty_cache(shape, 5, 10)
-    _, cache = forward_on(shape, params, tokens, np.zeros(5, np.int32), cache)
+    cache = init_cache(shape, 5, 10)
+    _, cache = forward_cached(shape, params, tokens, np.zeros(5, np.int32), cache)
     for i in range(4):
-        one, cache = forward_on(shape, params, more[:, i : i + 1], lengths + np.int32(i), cache)
+        one, cache = forward_cached(shape, params, more[:, i : i + 1], lengths + np.int32(i), cache)
         for b, length in enumerate(lengths):
             text = [*tokens[b, :length], *more[b, : i + 1]]
             line = np.array([[*text, *[END] * (12 - len(text))]], np.int32)

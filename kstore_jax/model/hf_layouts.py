@@ -4,7 +4,7 @@ import dataclasses
 
 
 @dataclasses.dataclass(frozen=True)
-class Kind:
+class HFLayout:
     """How an architecture of Hugging Face says what ours does.
 
     Attributes:
@@ -36,7 +36,7 @@ class Kind:
     grouped_queries: bool = False
 
 
-_GPT2 = Kind(
+_GPT2 = HFLayout(
     architecture="GPT2LMHeadModel",
     style={"positions": "learned", "norm": "layer", "activation": "gelu", "bias": True},
     settings={
@@ -63,7 +63,7 @@ _SETTINGS = {
     "num_hidden_layers": "layers", "num_attention_heads": "heads", "hidden_size": "width",
     "intermediate_size": "mlp_width", "max_position_embeddings": "max_positions",
 }  # fmt: skip
-_NEOX = Kind(
+_NEOX = HFLayout(
     architecture="GPTNeoXForCausalLM",
     style={"positions": "rotary", "norm": "layer", "activation": "gelu", "bias": True},
     settings={**_SETTINGS, "layer_norm_eps": "norm_epsilon"},
@@ -84,7 +84,7 @@ _NEOX = Kind(
     tables={"embed_in": "embedding"},
     turned=True,
 )  # fmt: skip
-_LLAMA = Kind(
+_LLAMA = HFLayout(
     architecture="LlamaForCausalLM",
     style={"positions": "rotary", "rotary_pct": 1.0, "norm": "rms", "activation": "swiglu"},
     settings={**_SETTINGS, "rms_norm_eps": "norm_epsilon"},
@@ -111,5 +111,5 @@ _MISTRAL = dataclasses.replace(
     always={**_LLAMA.always, "sliding_window": None},
     defaults={**_LLAMA.defaults, "sliding_window": 4096},
 )
-KINDS = {"gpt_neox": _NEOX, "gpt2": _GPT2, "llama": _LLAMA, "mistral": _MISTRAL}
-HEADS = {"gpt_neox": "embed_out"}  # the head's name, `lm_head` in the others
+HF_LAYOUTS = {"gpt_neox": _NEOX, "gpt2": _GPT2, "llama": _LLAMA, "mistral": _MISTRAL}
+HEAD_NAMES = {"gpt_neox": "embed_out"}  # the head's name, `lm_head` in the others
