@@ -39,33 +39,38 @@ from kstore_jax.world.people import (
 from kstore_jax.world.questions import write_questions
 
 HALVES = ("P_train", "P_test")
-PEOPLE_PER_BLOCK = 1024  # people generated at once
-EXAMPLES_PER_SHARD = 100_000  # examples a file, some 55 MB of biographies
+PEOPLE_PER_BLOCK = 1024
+"""People generated at a time."""
+EXAMPLES_PER_SHARD = 100_000
+"""Examples per file, about 55 MB of biographies."""
 
 Example = dict[str, object]
 
 
 class Examples(Protocol):
-    """What the examples of a configuration are."""
+    """The kind of examples of a configuration."""
 
     def features(self) -> dict[str, tfds.features.FeatureConnector]:
-        """The features of one example."""
+        """Returns the features of one example."""
+        ...
 
     def per_person(self, language: Language) -> int:
-        """How many examples there are about one person."""
+        """Returns the number of examples about one person."""
+        ...
 
-    def generate(self, language: Language, seed: int, who: People) -> Iterator[Example]:
-        """The examples about some people, person by person."""
+    def generate(self, language: Language, seed: int, people: People) -> Iterator[Example]:
+        """Yields the examples about some people, person by person."""
+        ...
 
 
-def _halves(seed: int, who: People) -> np.ndarray:
-    """The place of each person's half in HALVES."""
-    return np.where(in_train_half(seed, who.ids), 0, 1)
+def _halves(seed: int, people: People) -> np.ndarray:
+    """The index of each person's half in HALVES."""
+    return np.where(in_train_half(seed, people.ids), 0, 1)
 
 
 @dataclasses.dataclass(frozen=True)
 class BiographyExamples:
-    """Every entry of a variant, with its GPT-2 tokens and spans."""
+    """The biographies of a variant, with GPT-2 tokens and spans."""
 
     variant: Variant
 
@@ -84,27 +89,28 @@ class BiographyExamples:
     def per_person(self, language: Language) -> int:
         return self.variant.biographies_per_person
 
-    def generate(self, language: Language, seed: int, who: People) -> Iterator[Example]:
-        each = np.repeat(np.arange(len(who)), self.variant.biographies_per_person)
-        numbers = np.tile(np.arange(self.variant.biographies_per_person), len(who))
-        entries = write_biographies(language, seed, self.variant, who.take(each), numbers)
-        rows = encode_biographies(token_table(language, gpt2()), entries)
-        halves = _halves(seed, who)[each]
-        for b, (start, stop) in enumerate(itertools.pairwise(rows.offsets)):
+    def generate(self, language: Language, seed: int, people: People) -> Iterator[Example]:
+        count = self.variant.biographies_per_person
+        each = np.repeat(np.arange(len(people)), count)
+        numbers = np.tile(np.arange(count), len(people))
+        written = write_biographies(language, seed, self.variant, people.take(each), numbers)
+        tokenized = encode_biographies(token_table(language, gpt2()), written)
+        halves = _halves(seed, people)[each]
+        for b, (start, stop) in enumerate(itertools.pairwise(tokenized.offsets)):
             yield {
-                "person": entries.people[b],
+                "person": written.people[b],
                 "half": halves[b],
                 "entry": numbers[b],
-                "text": pieces_to_text(language, entries.texts.pieces[b]),
-                "tokens": rows.tokens[start:stop],
-                "value_spans": rows.value_spans[b],
-                "name_spans": rows.name_spans[b],
+                "text": pieces_to_text(language, written.texts.pieces[b]),
+                "tokens": tokenized.tokens[start:stop],
+                "value_spans": tokenized.value_spans[b],
+                "name_spans": tokenized.name_spans[b],
             }
 
 
 @dataclasses.dataclass(frozen=True)
 class PersonExamples:
-    """The truth itself, one example a person."""
+    """The facts, one example per person."""
 
     def features(self) -> dict[str, tfds.features.FeatureConnector]:
         return {
@@ -118,15 +124,16 @@ class PersonExamples:
     def per_person(self, language: Language) -> int:
         return 1
 
-    def generate(self, language: Language, seed: int, who: People) -> Iterator[Example]:
-        halves = _halves(seed, who)
-        names, values = who.names + language.name_offsets, who.values + language.value_offsets
-        for b in range(len(who)):
+    def generate(self, language: Language, seed: int, people: People) -> Iterator[Example]:
+        halves = _halves(seed, people)
+        names = people.names + language.name_offsets
+        values = people.values + language.value_offsets
+        for b in range(len(people)):
             yield {
-                "person": who.ids[b],
+                "person": people.ids[b],
                 "half": halves[b],
                 "name": pieces_to_text(language, names[b])[1:],
-                "pronoun": who.pronouns[b],
+                "pronoun": people.pronouns[b],
                 **{a: pieces_to_text(language, values[b, k])[1:] for k, a in enumerate(ATTRIBUTES)},
             }
 
@@ -149,17 +156,18 @@ class QuestionExamples:
     def per_person(self, language: Language) -> int:
         return len(ATTRIBUTES) * language.questions.shape[1]
 
-    def generate(self, language: Language, seed: int, who: People) -> Iterator[Example]:
+    def generate(self, language: Language, seed: int, people: People) -> Iterator[Example]:
         wordings = range(language.questions.shape[1])
-        each = np.repeat(np.arange(len(who)), len(ATTRIBUTES))
-        attributes = np.tile(np.arange(len(ATTRIBUTES)), len(who))
-        asked = [write_questions(language, who.take(each), attributes, w).texts for w in wordings]
-        (answer,) = asked[0].value_slots
-        halves = _halves(seed, who)[each]
-        for b, wording in itertools.product(range(len(each)), wordings):
-            pieces = asked[wording].pieces[b]
+        each = np.repeat(np.arange(len(people)), len(ATTRIBUTES))
+        attributes = np.tile(np.arange(len(ATTRIBUTES)), len(people))
+        some = people.take(each)
+        texts = [write_questions(language, some, attributes, w).texts for w in wordings]
+        (answer,) = texts[0].value_slots
+        halves = _halves(seed, some)
+        for b, wording in itertools.product(range(len(some)), wordings):
+            pieces = texts[wording].pieces[b]
             yield {
-                "person": who.ids[each[b]],
+                "person": some.ids[b],
                 "half": halves[b],
                 "attribute": attributes[b],
                 "wording": wording,
@@ -171,17 +179,17 @@ class QuestionExamples:
 
 @dataclasses.dataclass(kw_only=True)
 class BioSConfig(tfds.core.BuilderConfig):
-    """One world and what is told of it.
+    """A world and the kind of examples about it.
 
     Attributes:
-      content: a variant as the papers write it (`multi5+permute`), `people` or `questions`.
-      people: how many people there are, at least 2.
-      seed: of everything that is drawn.
-      name: of the folder; made from the others, so that no two worlds share one, if not given.
+      content: the name of a variant (`multi5+permute`), `people` or `questions`.
+      people: the number of people, at least 2.
+      seed: the seed of all draws.
+      name: the name of the folder; empty: a name that is unique to the other fields.
 
     Raises:
-      UserError: no such variant or a `fresh` one, which has no last entry; or a number of people
-        that the pools do not make.
+      UserError: there is no such variant; it is `fresh`, which has no last biography; or the pools
+        do not make that many people.
     """
 
     content: str
@@ -197,16 +205,16 @@ class BioSConfig(tfds.core.BuilderConfig):
         world = (self.people, self.seed)
         suffix = "" if world == (100_000, 0) else f"_people{self.people}_seed{self.seed}"
         self.name = self.name or self.content.replace("+", "_") + suffix
-        told = f"{self.content}: {self.people} people, seed {self.seed}"
-        self.description = self.description or told
+        description = f"{self.content}: {self.people} people, seed {self.seed}"
+        self.description = self.description or description
 
     def examples(self) -> Examples:
-        """What the examples are."""
+        """Returns the kind of examples that `content` names."""
         if self.content in ("people", "questions"):
             return PersonExamples() if self.content == "people" else QuestionExamples()
         variant = Variant.parse(self.content, "bio_s.content")
         if variant.fresh:
-            raise UserError(f"bio_s.content: {self.content} never ends; expected another variant")
+            raise UserError(f"bio_s.content: {self.content} has no end; expected another variant")
         return BiographyExamples(variant)
 
 
@@ -215,29 +223,30 @@ _VARIANTS = [v for v in (*FIG3_VARIANTS, *OTHER_VARIANTS) if not v.startswith("f
 
 class BioS(tfds.core.ShardBasedBuilder):
     """Synthetic biographies of people who do not exist, for studies of how language models store
-    facts and whether they can be asked for them (bioS of Physics of Language Models, Part 3.1).
+    facts and whether they can answer questions about them (bioS of Physics of Language Models,
+    Part 3.1).
 
-    Each person has a unique full name, a pronoun and six attributes. The configurations are:
+    Each person has a unique full name, a pronoun and six attributes (birth date, birth city,
+    university, major, company, work city). The configurations are:
 
-    * one a variant of the biographies, `+` written as `_` (`single`, `multi5_permute_fullname`):
-      the text, with a space in front, its GPT-2 tokens, and where in them each attribute (birth
-      date, birth city, university, major, company, work city) and each occurrence of the full name
-      stands, as [start, end). One split, `train`: models are pretrained on the biographies of
-      everybody. Entry m of person i of a variant with M entries is example i * M + m.
-    * `people`: what is true. One split, `train`; person i is example i.
-    * `questions`: the six questions about each person in every wording, of which a model is
-      finetuned on wording 0; `text` is the question, " Answer: " and the answer, the paper's way
-      to join them. Two splits: `train` asks about P_train, `test` about P_test.
+    * one per variant of the biographies, with `_` for `+` (`single`, `multi5_permute_fullname`):
+      the text, which starts with a space; its GPT-2 tokens; and the spans [start, end) of each
+      attribute and of each occurrence of the full name in the tokens. One split, `train`: models
+      are pretrained on the biographies of everybody. Biography m of person i, of a variant with M
+      biographies per person, is example i * M + m.
+    * `people`: the facts. One split, `train`; person i is example i.
+    * `questions`: the six questions about each person in every wording. Models are finetuned on
+      wording 0. `text` is the question, " Answer: " and the answer, as in the paper. Two splits:
+      `train` has questions about P_train, `test` about P_test.
 
-    `half` says everywhere whether a person belongs to P_train, whose questions a model may be
-    trained on, or to P_test, whose questions it is tested with. Examples are not shuffled, so that
-    they can be found by number.
+    Every example has `half`: P_train, whose questions a model may be trained on, or P_test, whose
+    questions it is tested on. Examples are not shuffled, so that they can be found by number.
     """
 
-    # Nothing is downloaded; to look for checksums TFDS needs a package that it does not declare.
+    # Nothing is downloaded. To look for checksums TFDS needs a package that it does not declare.
     url_infos = None
     VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES: dict[str, str] = {"1.0.0": "First release."}  # noqa: RUF012 (as TFDS has it)
+    RELEASE_NOTES: dict[str, str] = {"1.0.0": "First release."}  # noqa: RUF012 (as in TFDS)
     BUILDER_CONFIGS = [  # noqa: RUF012
         BioSConfig(content=content) for content in (*_VARIANTS, "people", "questions")
     ]
@@ -250,21 +259,26 @@ class BioS(tfds.core.ShardBasedBuilder):
   archivePrefix={arXiv}
 }"""
 
+    @property
+    def _bio_s_config(self) -> BioSConfig:
+        assert isinstance(self.builder_config, BioSConfig)
+        return self.builder_config
+
     def _info(self) -> tfds.core.DatasetInfo:
-        config = self.builder_config
+        config = self._bio_s_config
         world = {"content": config.content, "people": config.people, "seed": config.seed}
         return tfds.core.DatasetInfo(
             builder=self,
-            description=inspect.cleandoc(self.__doc__),
+            description=inspect.cleandoc(self.__doc__ or ""),
             features=tfds.features.FeaturesDict(config.examples().features()),
             citation=self.CITATION,
             disable_shuffling=True,
             metadata=tfds.core.MetadataDict(world),
         )
 
-    # Written in order, shard by shard; TFDS's other kind of builder sorts all examples by key.
+    # A ShardBasedBuilder writes shards in order; a GeneratorBasedBuilder sorts examples by key.
     def _shard_iterators_per_split(self, dl_manager) -> dict[str, list[Callable]]:
-        config = self.builder_config
+        config = self._bio_s_config
         ids = np.arange(config.people)
         if config.content != "questions":
             return {"train": self._shards(ids)}
@@ -272,17 +286,16 @@ class BioS(tfds.core.ShardBasedBuilder):
         return {"train": self._shards(ids[trained]), "test": self._shards(ids[~trained])}
 
     def _shards(self, ids: np.ndarray) -> list[Callable]:
-        step = max(
-            1, EXAMPLES_PER_SHARD // self.builder_config.examples().per_person(load_language())
-        )
-        some = (ids[start : start + step] for start in range(0, len(ids), step))
-        return [functools.partial(self._examples, of_shard) for of_shard in some]
+        per_person = self._bio_s_config.examples().per_person(load_language())
+        size = max(1, EXAMPLES_PER_SHARD // per_person)
+        shards = (ids[start : start + size] for start in range(0, len(ids), size))
+        return [functools.partial(self._examples, shard) for shard in shards]
 
     def _examples(self, ids: np.ndarray) -> Iterator[tuple[int, Example]]:
-        config, language = self.builder_config, load_language()
-        blocks = (
-            ids[start : start + PEOPLE_PER_BLOCK] for start in range(0, len(ids), PEOPLE_PER_BLOCK)
-        )
-        worlds = (draw_people(language.pools, config.seed, block) for block in blocks)
-        told = (config.examples().generate(language, config.seed, who) for who in worlds)
-        return enumerate(itertools.chain.from_iterable(told))
+        """The examples about people `ids`, numbered."""
+        config, language = self._bio_s_config, load_language()
+        size = PEOPLE_PER_BLOCK
+        blocks = (ids[start : start + size] for start in range(0, len(ids), size))
+        groups = (draw_people(language.pools, config.seed, block) for block in blocks)
+        examples = (config.examples().generate(language, config.seed, group) for group in groups)
+        return enumerate(itertools.chain.from_iterable(examples))

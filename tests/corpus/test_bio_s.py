@@ -1,4 +1,4 @@
-"""What TFDS reads back is what the generator says, for every kind of configuration."""
+"""The TFDS data set holds what the package generates, for every kind of configuration."""
 
 import hashlib
 import subprocess
@@ -50,17 +50,17 @@ def column(examples: list[dict], name: str) -> np.ndarray:
     "content",
     ["single", "multi2+permute", "single+permute5+fullname", "couple2", "multi5+reverse6"],
 )
-def test_biographies_are_the_generators(prepared, language, biographies, content):
+def test_biographies_are_those_of_the_package(prepared, language, biographies, content):
     variant = Variant.parse(content)
     examples = read(prepared(content))
-    entries = biographies(content, np.arange(PEOPLE), SEED)
-    rows = encode_biographies(token_table(language, gpt2()), entries)
-    assert_array_equal(column(examples, "person"), entries.people)
-    assert_array_equal(column(examples, "entry"), entries.entries)
-    trained = in_train_half(SEED, entries.people)
+    written = biographies(content, np.arange(PEOPLE), SEED)
+    rows = encode_biographies(token_table(language, gpt2()), written)
+    assert_array_equal(column(examples, "person"), written.people)
+    assert_array_equal(column(examples, "entry"), written.entries)
+    trained = in_train_half(SEED, written.people)
     assert_array_equal(column(examples, "half"), np.where(trained, 0, 1))
-    texts = [pieces_to_text(language, pieces) for pieces in entries.texts.pieces]
-    assert column(examples, "text").tolist() == [written.encode() for written in texts]
+    texts = [pieces_to_text(language, pieces) for pieces in written.texts.pieces]
+    assert column(examples, "text").tolist() == [text.encode() for text in texts]
     assert_array_equal(np.concatenate([example["tokens"] for example in examples]), rows.tokens)
     assert_array_equal([len(example["tokens"]) for example in examples], rows.lengths)
     assert_array_equal(column(examples, "value_spans"), rows.value_spans)
@@ -68,11 +68,11 @@ def test_biographies_are_the_generators(prepared, language, biographies, content
     assert len(examples) == PEOPLE * variant.biographies_per_person
 
 
-def test_spans_decode_to_the_values_and_the_name_that_people_tells(prepared):
-    truth = read(prepared("people"))
+def test_spans_decode_to_the_values_and_the_name_of_the_person(prepared):
+    people = read(prepared("people"))
     biographies = read(prepared("multi2+permute+fullname"))
     for example in biographies:
-        person, tokens = truth[example["person"]], example["tokens"]
+        person, tokens = people[example["person"]], example["tokens"]
         for attribute, (start, stop) in zip(ATTRIBUTES, example["value_spans"], strict=True):
             assert gpt2().decode(tokens[start:stop]).encode() == b" " + person[attribute]
         for start, stop in example["name_spans"]:
@@ -81,26 +81,26 @@ def test_spans_decode_to_the_values_and_the_name_that_people_tells(prepared):
         assert example["half"] == person["half"]
 
 
-def test_people_are_the_worlds(prepared, language):
+def test_people_are_those_of_the_package(prepared, language):
     builder = prepared("people")
     examples = read(builder)
-    who = draw_people(language.pools, SEED, np.arange(PEOPLE))
-    assert_array_equal(column(examples, "person"), who.ids)
+    people = draw_people(language.pools, SEED, np.arange(PEOPLE))
+    assert_array_equal(column(examples, "person"), people.ids)
     for name, classes, expected in (
-        ("half", ("P_train", "P_test"), np.where(in_train_half(SEED, who.ids), 0, 1)),
-        ("pronoun", PRONOUNS, who.pronouns),
+        ("half", ("P_train", "P_test"), np.where(in_train_half(SEED, people.ids), 0, 1)),
+        ("pronoun", PRONOUNS, people.pronouns),
     ):
         assert tuple(builder.info.features[name].names) == classes
         assert_array_equal(column(examples, name), expected)
     for k, attribute in enumerate(ATTRIBUTES):
-        values = [language.pools.values[attribute][value] for value in who.values[:, k]]
+        values = [language.pools.values[attribute][value] for value in people.values[:, k]]
         assert column(examples, attribute).tolist() == [value.encode() for value in values]
     assert len(set(column(examples, "name"))) == PEOPLE
 
 
 def test_questions_of_the_two_halves_are_the_two_splits(prepared, language):
     builder = prepared("questions")
-    truth = {person["person"]: person for person in read(prepared("people"))}
+    people = {person["person"]: person for person in read(prepared("people"))}
     trained = in_train_half(SEED, np.arange(PEOPLE))
     for split, half in (("train", trained), ("test", ~trained)):
         examples = read(builder, split)
@@ -109,7 +109,7 @@ def test_questions_of_the_two_halves_are_the_two_splits(prepared, language):
         assert_array_equal(column(examples, "attribute"), np.tile(np.repeat(np.arange(6), 5), 20))
         assert_array_equal(column(examples, "wording"), np.tile(np.arange(5), 20 * 6))
         for example in examples:
-            person, attribute = truth[example["person"]], ATTRIBUTES[example["attribute"]]
+            person, attribute = people[example["person"]], ATTRIBUTES[example["attribute"]]
             assert example["half"] == person["half"]
             assert example["answer"] == person[attribute]
             assert b" " + person["name"] in example["question"]
@@ -117,35 +117,35 @@ def test_questions_of_the_two_halves_are_the_two_splits(prepared, language):
 
 
 @pytest.mark.parametrize("wording", range(5))
-def test_questions_are_the_generators(prepared, language, wording):
+def test_questions_are_those_of_the_package(prepared, language, wording):
     examples = read(prepared("questions"), "test")
     some = [example for example in examples if example["wording"] == wording]
-    who = draw_people(language.pools, SEED, column(some, "person"))
-    asked = write_questions(language, who, column(some, "attribute"), wording)
-    texts = [pieces_to_text(language, pieces).encode() for pieces in asked.texts.pieces]
+    people = draw_people(language.pools, SEED, column(some, "person"))
+    written = write_questions(language, people, column(some, "attribute"), wording)
+    texts = [pieces_to_text(language, pieces).encode() for pieces in written.texts.pieces]
     assert column(some, "text").tolist() == texts
 
 
 def test_several_shards_and_blocks_are_in_order(prepared, monkeypatch):
-    whole = read(prepared("multi5"))
+    one_shard = read(prepared("multi5"))
     monkeypatch.setattr(bio_s, "EXAMPLES_PER_SHARD", 30)
     monkeypatch.setattr(bio_s, "PEOPLE_PER_BLOCK", 4)
-    config = BioSConfig(content="multi5", people=PEOPLE, seed=SEED, name="in_pieces")
+    config = BioSConfig(content="multi5", people=PEOPLE, seed=SEED, name="several_shards")
     folder = prepared("people").data_dir_root
     builder = tfds.builder("bio_s", config=config, data_dir=folder)
     builder.download_and_prepare(file_format="array_record")
     assert builder.info.splits["train"].num_shards == 7
-    assert column(read(builder), "text").tolist() == column(whole, "text").tolist()
+    assert column(read(builder), "text").tolist() == column(one_shard, "text").tolist()
 
 
-def test_grain_reads_it(prepared):
+def test_grain_reads_the_data_set(prepared):
     builder = prepared("single")
     source = builder.as_data_source(split="train")
     dataset = grain.MapDataset.source(source).shuffle(seed=0).map(lambda example: example["person"])
     assert sorted(dataset) == list(range(PEOPLE))
 
 
-def test_the_configurations_are_the_variants_that_end():
+def test_the_configurations_are_the_variants_with_an_end():
     expected = {v.replace("+", "_") for v in FIG3_VARIANTS + OTHER_VARIANTS} - {
         "fresh",
         "fresh_fullname",
@@ -154,7 +154,7 @@ def test_the_configurations_are_the_variants_that_end():
     assert {(c.people, c.seed) for c in BioS.BUILDER_CONFIGS} == {(100_000, 0)}
 
 
-def test_a_data_set_says_how_it_was_made(prepared):
+def test_a_data_set_records_its_configuration(prepared):
     builder = prepared("single")
     assert builder.info.metadata == {"content": "single", "people": PEOPLE, "seed": SEED}
     assert "2309.14316" in builder.info.citation
@@ -170,21 +170,21 @@ def test_no_two_worlds_share_a_folder():
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("fields", "message"),
     [
         ({"content": "multi5+permut"}, r"^bio_s\.content: .*did you mean 'multi5\+permute'"),
-        ({"content": "fresh"}, r"^bio_s\.content: fresh never ends"),
+        ({"content": "fresh"}, r"^bio_s\.content: fresh has no end"),
         ({"content": "single", "people": 1}, r"^bio_s\.people: expected at least 2, got 1$"),
         ({"content": "single", "people": 10**12}, "full names"),
     ],
 )
-def test_a_configuration_that_cannot_be_is_refused(given, message):
+def test_an_impossible_configuration_is_refused(fields, message):
     with pytest.raises(UserError, match=message):
-        BioSConfig(**given)
+        BioSConfig(**fields)
 
 
-def test_what_is_prepared_stays_the_same_while_the_version_does(prepared):
-    """A change here changes published data: raise BioS.VERSION with it."""
+def test_the_data_of_a_version_do_not_change(prepared):
+    """Raise BioS.VERSION where these numbers change: they are published data."""
     digest = hashlib.sha256()
     for example in read(prepared("multi2+permute")):
         digest.update(example["text"])
