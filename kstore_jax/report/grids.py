@@ -8,7 +8,7 @@ from kstore_jax.pipeline.experiment import Finetune
 from kstore_jax.report.groups import Group
 
 Cells = Mapping[tuple[str, str], float]
-"""Answers about people held out, by the rank of queries and values and that of the embedding."""
+"""Answers about people held out, by the ranks of queries and values, and of the embedding."""
 
 _ALL = "all"
 
@@ -40,12 +40,12 @@ class Grid:
 
 def of(groups: Sequence[Group]) -> list[Grid]:
     """The grids among these groups: at least two ranks of each kind."""
-    together: dict[str, list[Group]] = {}
+    by_settings: dict[str, list[Group]] = {}
     for group in groups:
         if group.configs and _is_lora(group.configs[0].finetune):
-            together.setdefault(str(_settings(group)), []).append(group)
+            by_settings.setdefault(str(_settings(group)), []).append(group)
     grids = []
-    for members in together.values():
+    for members in by_settings.values():
         ours = {_ranks(group): group.mean("qa", "mean") for group in members}
         if all(len({pair[i] for pair in ours}) > 1 for i in (0, 1)):
             published = members[0].published

@@ -22,8 +22,9 @@ from kstore_jax.pipeline.graph import ExperimentGraph
 from kstore_jax.pipeline.stages import Cache
 from kstore_jax.report import agreement, charts, curves, grids, paper, series, tables
 from kstore_jax.report.drawing import Chart, as_csv, is_ours
-from kstore_jax.report.groups import Group, read_results, together
+from kstore_jax.report.groups import Group, groups_of_runs
 from kstore_jax.report.markup import Html, join, tag
+from kstore_jax.report.results import read_results
 from kstore_jax.report.settings import what_was_run
 from kstore_jax.report.summary import Summary, percent, summarise
 from kstore_jax.train.telemetry import METRICS, read_metrics
@@ -49,7 +50,7 @@ def write(runs: Sequence[pathlib.Path], out: pathlib.Path) -> pathlib.Path:
       UserError: a run holds no results, or damaged ones; nothing is written.
     """
     results = [read_results(run) for run in runs]
-    groups = together(results)
+    groups = groups_of_runs(results)
     drawn = _charts(groups)
     provenances = [record for one in results for record in one.provenances]
     sections = [

@@ -134,5 +134,5 @@ def _read(row: dict) -> Published:
 
 
 def _by_name(names, percentages: list[float | None] | None) -> dict[str, float]:
-    together = zip(names, percentages, strict=True) if percentages else ()
-    return {name: x / 100 for name, x in together if x is not None}
+    pairs = zip(names, percentages, strict=True) if percentages else ()
+    return {name: x / 100 for name, x in pairs if x is not None}

@@ -2,7 +2,8 @@
 
 import pathlib
 
-from kstore_jax.report.groups import groups, read_results
+from kstore_jax.report.groups import groups
+from kstore_jax.report.results import read_results
 from kstore_jax.report.summary import percent
 
 

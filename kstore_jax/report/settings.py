@@ -8,8 +8,9 @@ from kstore_jax.config.fields import as_dict, flatten
 from kstore_jax.model.config import Model
 from kstore_jax.pipeline.experiment import Experiment
 from kstore_jax.report import paper
-from kstore_jax.report.groups import Group, mixed
+from kstore_jax.report.groups import Group
 from kstore_jax.report.markup import Html, tag
+from kstore_jax.report.results import mixed
 from kstore_jax.report.summary import percent
 from kstore_jax.report.tables import table
 

@@ -9,7 +9,7 @@ from kstore_jax.cli import main as cli
 from kstore_jax.errors import UserError
 from kstore_jax.pipeline.run import Runner
 from kstore_jax.pipeline.stages import RESULT
-from kstore_jax.report.groups import read_results
+from kstore_jax.report.results import read_results
 from kstore_jax.sweep import run as sweep
 from kstore_jax.sweep.plan import Plan
 from tests.sweep.test_resume import contents, rows
@@ -64,7 +64,7 @@ def test_a_row_that_diverges_stops_no_other_and_can_be_taken_out(
     before = contents(copied)
     assert asked(config_file, copied) == 2
     said = capfd.readouterr().err
-    assert "rows.0.pretrain.learning_rate: 1e+30 there, 0.003 asked for" in said
+    assert "rows.0.pretrain.learning_rate: 1e+30 there, 0.003 given" in said
     assert "kstore sweep --drop" in said
     assert contents(copied) == before
     assert asked(config_file, copied, "--drop", "--dry-run") == 0

@@ -1,0 +1,166 @@
+"""Reads and checks `results.json` and `config.json` of a finished run."""
+
+import dataclasses
+import json
+import math
+import pathlib
+from collections.abc import Collection, Sequence
+
+from kstore_jax.errors import DamagedFileError, UserError
+from kstore_jax.pipeline.experiment import Experiment, parse
+from kstore_jax.world.people import ATTRIBUTES
+
+_COLUMNS = ("mean", *ATTRIBUTES)
+
+
+@dataclasses.dataclass(frozen=True)
+class Results:
+    """The results of a run.
+
+    Attributes:
+      rows: rows of `results.json`, as `pipeline.results.result_row` returns them.
+      configs: the configuration of each row; None where `config.json` lacks it.
+      stages: the folder of the stages.
+      provenances: of the stages, as `telemetry.provenance` returns them.
+      failed: number and name of each row that failed.
+    """
+
+    rows: list[dict]
+    configs: list[Experiment] | None
+    stages: pathlib.Path
+    provenances: list[dict]
+    failed: tuple[str, ...] = ()
+
+
+def mixed(row: dict) -> dict:
+    """What pretraining read besides the people's biographies; older rows do not have it."""
+    return row.get("mixed", {})
+
+
+def read_results(run: pathlib.Path) -> Results:
+    """`results.json`, checked; its stages are in `run` unless it names another folder.
+
+    Raises:
+      UserError: the file is missing or has no rows.
+      DamagedFileError: it is not as `sweep.run` wrote it.
+    """
+    path = run / "results.json"
+    try:
+        results = _parse(run, path.read_text())
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(f"{path}: no results here; run `kstore run` first") from None
+    except UnicodeDecodeError:
+        raise _damaged(path, "not text") from None
+    except KeyError as error:
+        raise _damaged(path, f"{error.args[0]} is missing") from None
+    except (TypeError, ValueError, IndexError, AttributeError) as error:
+        raise _damaged(path, error) from None
+    if not results.rows:
+        raise UserError(f"{path}: no results here; run `kstore run` first")
+    return results
+
+
+def _damaged(path: pathlib.Path, fault: object) -> DamagedFileError:
+    return DamagedFileError(f"{path}: damaged ({fault}); `kstore run` writes it again")
+
+
+def _parse(run: pathlib.Path, text: str) -> Results:
+    content = json.loads(text)
+    for row in content["rows"]:
+        _check_row(row)
+    provenances = content.get("provenance") or []
+    if isinstance(provenances, dict):  # in results of older versions
+        provenances = [provenances]
+    failed = {int(row["row"]): str(row["name"]) for row in content.get("failed", ())}
+    return Results(
+        rows=list(content["rows"]),
+        configs=_read_configs(run, content["rows"], failed),
+        stages=run / content.get("stages", "stages"),
+        provenances=[dict(one) for one in provenances],
+        failed=tuple(f"row {i} ({name})" for i, name in failed.items()),
+    )
+
+
+def _read_configs(
+    run: pathlib.Path, rows: Sequence[dict], failed: Collection[int]
+) -> list[Experiment] | None:
+    """The configuration of each row that did not fail; None where `config.json` is missing or has
+    other rows."""
+    try:
+        config_rows = json.loads((run / "config.json").read_text())["rows"]
+        configs = [parse(row) for i, row in enumerate(config_rows) if i not in failed]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, UserError):
+        return None
+    names = [(config.data.variant, config.seed) for config in configs]
+    return configs if names == [(row["dataset"], row["seed"]) for row in rows] else None
+
+
+def _check_row(row: dict) -> None:
+    _check_text("name", row.get("name", ""))
+    _check_text("dataset", row["dataset"])
+    for name in ("seed", "people", "parameters", "vocabulary", "exposures", "seconds"):
+        _check_number(name, row[name])
+    for name, value in row["seconds_by_stage"].items():
+        _check_number(f"seconds_by_stage.{name}", value)
+    for name in ("bio_recall", "qa_train"):
+        _check_share(name, row[name])
+    _check_share("goodput", row.get("goodput", 0.0))
+    for table in ("qa", "qa_baseline", "bio_recall_by_attribute"):
+        _check_shares(table, row[table])
+    for half in ("train", "test"):
+        _check_shares(f"qa_first.{half}", row["qa_first"][half])
+    for hidden, shares in row.get("bio_recall_hidden", {}).items():
+        _check_shares(f"bio_recall_hidden.{hidden}", shares)
+    for wording in row.get("qa_wordings", ()):
+        _check_shares("qa_wordings", wording)
+    _check_mixed(mixed(row))
+    for code in row.get("code", ()):
+        _check_text("code", code)
+    _check_probe("p_probe", row["p_probe"], positions=6)
+    _check_probe("q_probe", row["q_probe"], positions=1)
+
+
+def _check_mixed(beside: dict) -> None:
+    if "rewritten" in beside:
+        _check_text("mixed.rewritten", beside["rewritten"])
+    if "celebrities" in beside:
+        _check_number("mixed.celebrities", beside["celebrities"])
+        _check_share("mixed.celebrity_share", beside["celebrity_share"])
+        _check_text("mixed.celebrity_variant", beside["celebrity_variant"])
+    if "text" in beside:
+        _check_share("mixed.text_share", beside["text_share"])
+    _check_share("mixed.qa_share", beside.get("qa_share", 0.0))
+
+
+def _check_probe(probe: str, result: dict, positions: int) -> None:
+    for kind, names in (("first", ATTRIBUTES), ("whole", result["whole"])):
+        for name in names:
+            _check_share(f"{probe}.baseline", result["baseline"][kind][name])
+            if result.get("ceiling"):
+                _check_share(f"{probe}.ceiling", result["ceiling"][kind][name])
+            cells = result[kind][name]
+            if len(cells) != positions:
+                raise ValueError(f"{probe}.{kind}.{name}: expected {positions} positions")
+            for cell in filter(lambda cell: cell is not None, cells):
+                _check_share(f"{probe}.{kind}.{name}", cell)
+
+
+def _check_shares(table: str, shares: dict) -> None:
+    for name in _COLUMNS:
+        _check_share(f"{table}.{name}", shares[name])
+
+
+def _check_share(name: str, value: object) -> None:
+    if not 0.0 <= _check_number(name, value) <= 1.0:
+        raise ValueError(f"{name}: expected a share from 0 to 1, got {value!r}")
+
+
+def _check_text(name: str, value: object) -> None:
+    if not isinstance(value, str):
+        raise TypeError(f"{name}: expected text, got {value!r}")
+
+
+def _check_number(name: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"{name}: expected a number, got {value!r}")
+    return value
