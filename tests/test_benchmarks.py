@@ -18,7 +18,7 @@ from kstore_jax.model.config import Model
 from kstore_jax.pipeline.experiment import Experiment, Finetune, Pretrain
 from kstore_jax.report import groups
 from kstore_jax.world.config import World
-from tests.report.test_report import a_row, a_run
+from tests.report.runs import a_row, a_run
 
 SIZES = ("--layers=1", "--width=16", "--heads=2", "--window=8", "--batch=2", "--vocabulary=32")
 TINY = Shape(layers=1, width=16, heads=2, window=8, batch=2, vocabulary=32)

@@ -109,7 +109,7 @@ class Plan:
             ) from None
 
     def progress(self, benchmark: Benchmark = lambda _: None) -> list[Progress]:
-        """The progress of every stage; `benchmark` estimates stages that the cache has none like."""
+        """The progress of every stage; `benchmark` estimates those unlike any in the cache."""
         needed = collections.Counter(folder for _, folders in self.rows for folder in folders)
         pace = _paces(self.cache)
         specs = {**self.cache.specs(), **self.stages}

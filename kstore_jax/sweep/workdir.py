@@ -46,8 +46,10 @@ def claim(
 
 
 def check_claim(workdir: pathlib.Path, given: dict, drop: bool) -> bool:
-    """Whether `workdir` holds rows that are not given; raises UserError where these, or other files,
-    forbid to claim it."""
+    """Whether `workdir` holds rows that are not given.
+
+    Raises UserError where these, or other files, forbid to claim it.
+    """
     path = workdir / "config.json"
     expect_folder("--workdir", workdir)
     files = [*workdir.iterdir()] if workdir.exists() else []

@@ -40,7 +40,8 @@ def write_experiments(workdir: pathlib.Path, waiting: dict[int, ExperimentGraph]
 def run_in_processes(
     workdir: pathlib.Path, waiting: dict[int, ExperimentGraph], workers: int
 ) -> dict[int, UserError]:
-    """Computes the rows `waiting`, by number, at most `workers` at a time, and shows their progress;
+    """Computes the rows `waiting`, by number, at most `workers` at a time; shows their progress.
+
     `write_experiments` has to come first.
 
     A row's share of the cores depends on `workers` alone, not on the number of waiting rows: XLA's

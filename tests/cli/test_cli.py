@@ -73,7 +73,10 @@ def complaint(capsys, *argv: str) -> str:
         ("--config.world.pools=nowhere", "world.pools: nowhere is not a folder"),
         ("--config.world.templates=nowhere", "world.templates: nowhere is not a folder"),
         ("--config.mesh.fsdp=999", "mesh: data 1 x fsdp 999 x tensor 1 are 999 devices; expected "),
-        ("--config.mesh.tensor=999", "mesh: data 1 x fsdp 1 x tensor 999 are 999 devices; expected "),
+        (
+            "--config.mesh.tensor=999",
+            "mesh: data 1 x fsdp 1 x tensor 999 are 999 devices; expected ",
+        ),
         ("--config.sweep=3", "sweep: expected rows"),
         ("--config.model=3", "--config.model: expected fields, got '3'"),
         ("--config=nowhere.py", "--config: 'nowhere.py': no such file; valid: "),

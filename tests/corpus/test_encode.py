@@ -1,5 +1,6 @@
-"""Tokens are GPT-2's tokens of the text, and every span is exactly its value or name."""
+"""Tokens are GPT-2's tokens of the text, and spans decode to values and names."""
 
+import itertools
 import shutil
 
 import numpy as np
@@ -23,15 +24,19 @@ from kstore_jax.world.people import ATTRIBUTES, BUNDLED_POOLS, draw_people
 from kstore_jax.world.questions import write_questions
 
 
-def full_names(pools, who) -> list[str]:
+def full_names(pools, people) -> list[str]:
     columns = (pools.first_names, pools.middle_names, pools.last_names)
-    return [" ".join(c[i] for c, i in zip(columns, row, strict=True)) for row in who.names]
+    return [" ".join(c[i] for c, i in zip(columns, row, strict=True)) for row in people.names]
+
+
+def texts_of(language, written) -> list[str]:
+    return [pieces_to_text(language, pieces) for pieces in written.texts.pieces]
 
 
 def spans_as_text(rows, spans: np.ndarray) -> list[str]:
     """The text of spans (B, S, 2), row by row."""
-    places = rows.offsets[:-1, None, None] + spans
-    pieces = [rows.tokens[start:end].tolist() for start, end in places.reshape(-1, 2)]
+    bounds = rows.offsets[:-1, None, None] + spans
+    pieces = [rows.tokens[start:end].tolist() for start, end in bounds.reshape(-1, 2)]
     return gpt2().backend.decode_batch(pieces)
 
 
@@ -49,35 +54,32 @@ def test_known_ids():
     assert gpt2().dtype == np.uint16
 
 
-# 25 variants x 3 seeds x 420 entries: over 30 000 biographies. No seed is simpler than another.
+# 25 variants x 3 seeds x 420 biographies. No seed is simpler than another: no shrinking.
 @pytest.mark.parametrize("variant", FIG3_VARIANTS + OTHER_VARIANTS)
 @settings(max_examples=3, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 @given(seed=st.integers(0, 2**64), first=st.integers(0, 100_000_000))
 def test_biographies_are_gpt2s_tokens_of_their_text(biographies, variant, seed, first):
-    language = load_language()  # as an argument it would be printed whole with a failure
+    language = load_language()  # as an argument a failure would print it in full
     parsed = Variant.parse(variant)
     ids = first + np.arange(420 // parsed.biographies_per_person)
-    entries = biographies(variant, ids, seed)
-    rows = encode_biographies(token_table(language, gpt2()), entries)
-    assert_tokens_are_gpt2s(
-        rows, [pieces_to_text(language, pieces) for pieces in entries.texts.pieces]
-    )
+    written = biographies(variant, ids, seed)
+    rows = encode_biographies(token_table(language, gpt2()), written)
+    assert_tokens_are_gpt2s(rows, texts_of(language, written))
 
-    who = draw_people(language.pools, seed, entries.people)
+    people = draw_people(language.pools, seed, written.people)
     values = [
         f" {language.pools.values[attribute][value]}"
-        for person in who.values
+        for person in people.values
         for attribute, value in zip(ATTRIBUTES, person, strict=True)
     ]
     assert_array_equal(spans_as_text(rows, rows.value_spans), values)
     assert rows.name_spans.shape == (len(rows), 6 if parsed.fullname else 1, 2)
-    names = np.repeat(
-        [f" {name}" for name in full_names(language.pools, who)], 1 + 5 * parsed.fullname
-    )
-    assert_array_equal(spans_as_text(rows, rows.name_spans), names)
+    names = [f" {name}" for name in full_names(language.pools, people)]
+    expected = np.repeat(names, 1 + 5 * parsed.fullname)
+    assert_array_equal(spans_as_text(rows, rows.name_spans), expected)
 
 
-def test_a_name_inside_a_city_and_a_company_is_no_span_of_its_own(tmp_path):
+def test_a_name_inside_a_city_or_a_company_has_no_span(tmp_path):
     folder = tmp_path / "pools"
     shutil.copytree(BUNDLED_POOLS, folder)
     for pool in ("first_names", "middle_names", "last_names"):
@@ -85,63 +87,55 @@ def test_a_name_inside_a_city_and_a_company_is_no_span_of_its_own(tmp_path):
     (folder / "birth_cities.txt").write_text("Santa Ana, CA\nAna, CA\n")
     (folder / "companies.txt").write_text("Tesla; Santa Ana, CA\nTesla Ana; Ana, CA\n")
     language = load_language(pools_folder=str(folder))
-    who = draw_people(language.pools, 1, np.repeat(np.arange(27), 20))
-    entries = write_biographies(
-        language, 1, Variant.parse("multi20+permute"), who, np.tile(np.arange(20), 27)
-    )
-    rows = encode_biographies(token_table(language, gpt2()), entries)
-    assert_tokens_are_gpt2s(
-        rows, [pieces_to_text(language, pieces) for pieces in entries.texts.pieces]
-    )
+    people = draw_people(language.pools, 1, np.repeat(np.arange(27), 20))
+    variant, numbers = Variant.parse("multi20+permute"), np.tile(np.arange(20), 27)
+    written = write_biographies(language, 1, variant, people, numbers)
+    rows = encode_biographies(token_table(language, gpt2()), written)
+    assert_tokens_are_gpt2s(rows, texts_of(language, written))
     for a, attribute in enumerate(ATTRIBUTES):
-        found = spans_as_text(rows, rows.value_spans[:, [a]])
-        assert found == [f" {language.pools.values[attribute][v]}" for v in who.values[:, a]]
-    assert spans_as_text(rows, rows.name_spans) == [
-        f" {n}" for n in full_names(language.pools, who)
-    ]
+        values = spans_as_text(rows, rows.value_spans[:, [a]])
+        assert values == [f" {language.pools.values[attribute][v]}" for v in people.values[:, a]]
+    names = [f" {name}" for name in full_names(language.pools, people)]
+    assert spans_as_text(rows, rows.name_spans) == names
 
 
 @pytest.mark.parametrize("wording", range(5))
 def test_questions_are_gpt2s_tokens_of_their_text(language, table, wording):
-    who = draw_people(language.pools, 5, np.repeat(np.arange(200), 6))
+    people = draw_people(language.pools, 5, np.repeat(np.arange(200), 6))
     attributes = np.tile(np.arange(6), 200)
-    asked = write_questions(language, who, attributes, wording)
-    rows = encode_questions(table, asked)
-    assert_tokens_are_gpt2s(
-        rows, [pieces_to_text(language, pieces) for pieces in asked.texts.pieces]
-    )
-    held = zip(attributes, who.values[np.arange(1200), attributes], strict=True)
-    answers = [f" {language.pools.values[ATTRIBUTES[a]][value]}" for a, value in held]
+    written = write_questions(language, people, attributes, wording)
+    rows = encode_questions(table, written)
+    assert_tokens_are_gpt2s(rows, texts_of(language, written))
+    facts = zip(attributes, people.values[np.arange(1200), attributes], strict=True)
+    answers = [f" {language.pools.values[ATTRIBUTES[a]][value]}" for a, value in facts]
     assert_array_equal(spans_as_text(rows, rows.value_spans), answers)
     assert np.array_equal(rows.value_spans[:, 0, 1], rows.lengths)
     names = [name.strip() for name in spans_as_text(rows, rows.name_spans)]
-    assert_array_equal(names, full_names(language.pools, who))
+    assert_array_equal(names, full_names(language.pools, people))
 
 
-def test_rows_picks_rows_in_the_order_asked_for(table, biographies):
+def test_take_returns_rows_in_the_given_order(table, biographies):
     rows = encode_biographies(table, biographies("multi2", np.arange(20)))
     which = np.array([7, 0, 39, 7])
     picked = rows.take(which)
-    for place, row in enumerate(which):
+    for i, row in enumerate(which):
         expected = rows.tokens[rows.offsets[row] : rows.offsets[row + 1]]
-        assert np.array_equal(
-            picked.tokens[picked.offsets[place] : picked.offsets[place + 1]], expected
-        )
+        actual = picked.tokens[picked.offsets[i] : picked.offsets[i + 1]]
+        assert np.array_equal(actual, expected)
     assert np.array_equal(picked.value_spans, rows.value_spans[which])
     assert np.array_equal(picked.name_spans, rows.name_spans[which])
 
 
-def test_padded_rows_begin_with_one_padding_token(table, biographies):
+def test_pad_texts_puts_one_padding_token_in_front(table, biographies):
     rows = encode_biographies(table, biographies("single", np.arange(20)))
     length = int(rows.lengths.max()) + 3
-    table = pad_texts(rows, length, 7)
-    for b, line in enumerate(table):
+    for b, line in enumerate(pad_texts(rows, length, 7)):
         row = rows.tokens[rows.offsets[b] : rows.offsets[b + 1]].tolist()
         assert line.tolist() == [7, *row] + [7] * (length - len(row) - 1)
 
 
 @given(ids=st.sets(st.integers(0, 50256), min_size=1, max_size=50), data=st.data())
-def test_a_vocabulary_and_its_ids_are_one_to_one(ids, data):
+def test_a_vocabulary_maps_its_ids_one_to_one(ids, data):
     vocabulary = Vocabulary(gpt2(), np.array(sorted(ids)))
     drawn = np.array(data.draw(st.lists(st.sampled_from(sorted(ids)), max_size=20)), np.int64)
     tokens = vocabulary.encode(drawn)
@@ -151,32 +145,28 @@ def test_a_vocabulary_and_its_ids_are_one_to_one(ids, data):
     assert vocabulary.decode(tokens) == gpt2().decode(drawn.tolist())
 
 
-def test_an_id_left_out_of_a_vocabulary_is_an_error():
+def test_an_id_outside_a_vocabulary_is_an_error():
     vocabulary = Vocabulary(gpt2(), np.array([5, 7, 50256]))
     assert vocabulary.end_of_text == 2
     with pytest.raises(ValueError, match=r"\[6, 8\]"):
         vocabulary.encode(np.array([[5, 6], [8, 6]]))
 
 
-def test_the_full_vocabulary_is_gpt2s_own():
+def test_the_full_vocabulary_is_gpt2s():
     assert np.array_equal(full_vocabulary(gpt2()).encode(np.arange(50257)), np.arange(50257))
     assert full_vocabulary(gpt2()).end_of_text == 50256
 
 
 def test_the_compact_vocabulary_covers_all_texts_about_its_people(language, table, biographies):
     ids = np.arange(300)
-    who = draw_people(language.pools, 0, ids)
-    vocabulary = compact_vocabulary(table, who)
-    with_reverse = compact_vocabulary(table, who, reverse=True)
+    people = draw_people(language.pools, 0, ids)
+    vocabulary = compact_vocabulary(table, people)
+    with_reverse = compact_vocabulary(table, people, reverse=True)
     assert (np.diff(vocabulary.ids) > 0).all()
     assert vocabulary.ids[vocabulary.end_of_text] == 50256
-    asked = [
-        encode_questions(table, write_questions(language, who, np.full(300, a), wording))
-        for a in range(6)
-        for wording in range(5)
-    ]
-    for rows in asked:
-        vocabulary.encode(rows.tokens)
+    for a, wording in itertools.product(range(6), range(5)):
+        written = write_questions(language, people, np.full(300, a), wording)
+        vocabulary.encode(encode_questions(table, written).tokens)
     for variant in FIG3_VARIANTS + OTHER_VARIANTS:
         rows = encode_biographies(table, biographies(variant, ids))
         reverse = Variant.parse(variant).name_at
@@ -187,7 +177,7 @@ def test_the_compact_vocabulary_covers_all_texts_about_its_people(language, tabl
     assert vocabulary.size < with_reverse.size < 5000
 
 
-def test_the_compact_vocabulary_holds_nothing_that_only_others_need(language, table):
+def test_the_compact_vocabulary_leaves_out_ids_of_other_people(language, table):
     few, many = (
         compact_vocabulary(table, draw_people(language.pools, 0, np.arange(n))) for n in (3, 300)
     )

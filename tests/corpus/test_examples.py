@@ -1,5 +1,6 @@
-"""Padded rows and their spans, against the same written slowly."""
+"""Padded texts and their spans, against the same in plain Python."""
 
+import collections
 import re
 
 import numpy as np
@@ -36,22 +37,23 @@ def assert_spans_are_right(rows, spans, vocabulary):
     assert examples.positions.shape == (*spans.shape[:2], longest)
     for b, s in np.ndindex(spans.shape[:2]):
         start, end = spans[b, s]
-        filling = longest - (end - start)
-        # The token in front of token k of the row is token k of the line, which the end of text
-        # begins; that is from where k is predicted.
-        positions = [*range(start, end)] + [0] * filling
-        targets = [*vocabulary.encode(row(rows, b)[start:end])] + [0] * filling
+        padding = longest - (end - start)
+        # Each padded row starts with the end of text: token k of the text is at position k + 1 and
+        # is predicted from position k.
+        positions = [*range(start, end)] + [0] * padding
+        targets = [*vocabulary.encode(row(rows, b)[start:end])] + [0] * padding
         assert examples.positions[b, s].tolist() == positions
         assert examples.targets[b, s].tolist() == targets
-        assert examples.weights[b, s].tolist() == [1.0] * (end - start) + [0.0] * filling
+        assert examples.weights[b, s].tolist() == [1.0] * (end - start) + [0.0] * padding
     dtypes = [examples.tokens.dtype, examples.positions.dtype, examples.targets.dtype]
     assert dtypes == [np.int32] * 3
     assert examples.weights.dtype == np.float32
 
 
 def test_answers_of_questions(language, table, vocabulary):
-    who = draw_people(language.pools, 0, np.repeat(IDS, 6))
-    rows = encode_questions(table, write_questions(language, who, np.tile(np.arange(6), len(IDS))))
+    people = draw_people(language.pools, 0, np.repeat(IDS, 6))
+    attributes = np.tile(np.arange(6), len(IDS))
+    rows = encode_questions(table, write_questions(language, people, attributes))
     assert_spans_are_right(rows, rows.value_spans, vocabulary)
 
 
@@ -61,7 +63,7 @@ def test_values_and_names_of_biographies(table, biographies, vocabulary):
     assert_spans_are_right(rows, rows.name_spans, vocabulary)
 
 
-def test_lines_begin_and_are_filled_up_with_the_end_of_text(table, biographies, vocabulary):
+def test_padded_rows_begin_and_end_with_the_end_of_text(table, biographies, vocabulary):
     rows = encode_biographies(table, biographies("single", IDS))
     tokens, lengths = padded_tokens(rows, vocabulary)
     assert lengths.tolist() == (1 + rows.lengths).tolist()
@@ -76,42 +78,41 @@ def test_lines_begin_and_are_filled_up_with_the_end_of_text(table, biographies, 
 MASK = 60_000
 
 
-def test_a_hidden_span_is_predicted_from_its_own_places(language, table, vocabulary):
-    who = draw_people(language.pools, 0, np.repeat(IDS, 6))
-    rows = encode_questions(table, write_questions(language, who, np.tile(np.arange(6), len(IDS))))
-    shown = span_examples(rows, rows.value_spans, vocabulary)
-    hidden = span_examples(rows, rows.value_spans, vocabulary, MASK)
-    assert np.array_equal(hidden.targets, shown.targets)
-    assert np.array_equal(hidden.weights, shown.weights)
-    assert np.array_equal(hidden.lengths, shown.lengths)
+def test_a_masked_span_is_predicted_from_its_own_positions(language, table, vocabulary):
+    people = draw_people(language.pools, 0, np.repeat(IDS, 6))
+    attributes = np.tile(np.arange(6), len(IDS))
+    rows = encode_questions(table, write_questions(language, people, attributes))
+    unmasked = span_examples(rows, rows.value_spans, vocabulary)
+    masked = span_examples(rows, rows.value_spans, vocabulary, MASK)
+    assert np.array_equal(masked.targets, unmasked.targets)
+    assert np.array_equal(masked.weights, unmasked.weights)
+    assert np.array_equal(masked.lengths, unmasked.lengths)
     for b in range(len(rows)):
-        kept = hidden.weights[b, 0] > 0
-        places = hidden.positions[b, 0][kept]
-        assert np.flatnonzero(hidden.tokens[b] == MASK).tolist() == places.tolist()
-        restored = hidden.tokens[b].copy()
-        restored[places] = hidden.targets[b, 0][kept]
-        assert np.array_equal(restored, shown.tokens[b])
+        inside = masked.weights[b, 0] > 0
+        positions = masked.positions[b, 0][inside]
+        assert np.flatnonzero(masked.tokens[b] == MASK).tolist() == positions.tolist()
+        restored = masked.tokens[b].copy()
+        restored[positions] = masked.targets[b, 0][inside]
+        assert np.array_equal(restored, unmasked.tokens[b])
 
 
-def test_words_of_values_are_hidden_one_at_a_time(table, biographies, vocabulary):
+def test_words_of_values_are_masked_one_at_a_time(table, biographies, vocabulary):
     rows = encode_biographies(table, biographies("multi2+permute", IDS))
-    shown = span_examples(rows, rows.value_spans, vocabulary)
-    found = {}
+    unmasked = span_examples(rows, rows.value_spans, vocabulary)
+    words = collections.defaultdict(list)
     for which, part in word_examples(rows, rows.value_spans, vocabulary, MASK):
-        for b, line, places, targets, weights in zip(
+        for b, line, positions, targets, weights in zip(
             which, part.tokens, part.positions, part.targets, part.weights, strict=True
         ):
-            hidden = weights > 0
-            assert np.flatnonzero(line == MASK).tolist() == sorted(places[hidden])
+            masked = weights > 0
+            assert np.flatnonzero(line == MASK).tolist() == sorted(positions[masked])
             restored = line.copy()
-            restored[places[hidden]] = targets[hidden]
-            assert np.array_equal(restored, shown.tokens[b])
-            for s in range(6):
-                if hidden[s].any():
-                    word = vocabulary.decode(targets[s][hidden[s]])
-                    found[b, s] = [*found.get((b, s), []), word]
+            restored[positions[masked]] = targets[masked]
+            assert np.array_equal(restored, unmasked.tokens[b])
+            for s in np.flatnonzero(masked.any(axis=1)):
+                words[b, s].append(vocabulary.decode(targets[s][masked[s]]))
     for b, s in np.ndindex(len(rows), 6):
-        value = vocabulary.decode(shown.targets[b, s][shown.weights[b, s] > 0])
-        assert "".join(found[b, s]) == value
-        letters = [word for word in found[b, s] if word.strip(" ").isalnum()]
+        value = vocabulary.decode(unmasked.targets[b, s][unmasked.weights[b, s] > 0])
+        assert "".join(words[b, s]) == value
+        letters = [word for word in words[b, s] if word.strip(" ").isalnum()]
         assert letters == re.findall(r"(?<!') ?[A-Za-z0-9]+", value)

@@ -12,7 +12,7 @@ from kstore_jax.report import agreement, groups, page, paper
 from kstore_jax.sweep import run as sweep
 from kstore_jax.world.biographies import FIG3_VARIANTS
 from kstore_jax.world.people import ATTRIBUTES
-from tests.report.test_report import a_config, a_row
+from tests.report.runs import SINGLE, a_config, a_row, a_run, csv_of, written
 
 ties = st.integers(0, 6)
 pairs = st.lists(st.tuples(ties, ties), min_size=2, max_size=20)
@@ -99,3 +99,22 @@ def test_results_have_it_where_a_sweep_is_of_all_datasets(finished, monkeypatch,
     plan = types.SimpleNamespace(path_from=lambda workdir: "stages", stages=())
     sweep._publish(tmp_path, graphs, plan, failed=())
     assert json.loads((tmp_path / "results.json").read_text())["spearman"] == correlations(rows)
+
+
+def test_ours_stand_against_the_paper_s_from_three_datasets_on(tmp_path, page):
+    assert "Ours against the paper" not in page
+    rows = [SINGLE, a_row("multi2", qa=0.95), a_row("multi5+permute", qa=0.9)]
+    text = written(a_run(tmp_path, rows, metrics=False))
+    assert "Spearman’s ρ = 0.500" in text
+    assert "Furthest apart: multi2 (rank 3, the paper&#x27;s 2), multi5+permute (rank 2" in text
+    _, first, *_ = csv_of(text, "agreement-qa-mean")
+    assert first == ["multi2", "95.0", "41.1", "3.0", "2.0"]
+
+
+def test_a_dataset_in_two_settings_does_not_count_twice(tmp_path):
+    rows = [SINGLE, a_row("multi2", qa=0.95), a_row("multi5+permute", qa=0.9)]
+    configs = [a_config(row) for row in (*rows, SINGLE)]
+    configs[-1]["finetune"]["steps"] += 10
+    text = written(a_run(tmp_path, [*rows, {**SINGLE, "name": "longer"}], configs, metrics=False))
+    assert "single (finetune.steps" in text
+    assert "Spearman" not in text

@@ -1,292 +1,210 @@
-"""The page as a reader has it: opened in a browser, with pointer, keyboard, phone and printer."""
+"""The page is complete, self-contained, and a function of the results."""
 
-import collections
-import contextlib
-import io
+import base64
+import hashlib
+import html
+import itertools
 import json
-import pathlib
-import shutil
+import re
+import urllib.parse
 
 import pytest
 
-from kstore_jax.report import drawing
 from kstore_jax.report import page as report
-from kstore_jax.world.people import ATTRIBUTES
-from tests.report.test_agreement import sixteen
-from tests.report.test_report import a_config, a_row, a_run, csv_of
+from kstore_jax.report import paper
+from tests.report.runs import (
+    CONTRAST,
+    SHUFFLED,
+    SINGLE,
+    a_config,
+    a_row,
+    a_run,
+    csv_of,
+    text_of,
+    written,
+)
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chrome"))), None)
-ROWS = (a_row(qa=0.031), a_row("multi2", qa=0.4), a_row("multi5+permute", qa=0.864, probe=0.93))
-NAMES = ("bio_train_first", "bio_test_first", "qa_train_first", "qa_test_first", "qa_test_exact")
+
+def test_the_page_needs_nothing_outside_itself(page):
+    assert not re.search(r"https?:|@import|<link|<img|src=|url\(", page)
+    (script,) = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'" in page
 
 
-def an_evaluated_run(folder: pathlib.Path, rows, configs) -> pathlib.Path:
-    """A run whose pretraining was looked at while it went on."""
-    a_run(folder, rows, configs)
-    lines = [
-        {"step": s, "loss": 7 / s, "seconds": s, "evaluation": dict.fromkeys(NAMES, s / 400)}
-        for s in range(4, 400, 4)
+def test_the_page_is_well_formed(page):
+    page = re.sub(r"<script>.*?</script>", "", page, flags=re.DOTALL)
+    opened = re.findall(r"<([a-zA-Z0-9]+)(?: [^>]*[^>/])?>", page)
+    closed = re.findall(r"</([a-zA-Z0-9]+)>", page)
+    void = ("meta", "input")
+    assert sorted(name for name in opened if name not in void) == sorted(closed)
+
+
+def test_headings_are_in_order(page):
+    levels = [int(level) for level in re.findall(r"<h([1-6])", page)]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(level <= before + 1 for before, level in itertools.pairwise(levels))
+
+
+def test_the_page_holds_our_numbers_and_the_papers(page):
+    text = text_of(page)
+    for row in CONTRAST:
+        for share in row["qa"].values():
+            assert f" {100 * share:.1f} " in text
+        for share in paper.published(row["dataset"]).qa.values():
+            assert f" {100 * share:.1f} " in text
+    for text in ("100,000 people, 124M parameters", "287", "1,065,728", "jax 0.10.2", "402.1"):
+        assert text in text
+    for text in ("git b5ec04e05f", "cpu:0", "below 100 %", "results.json"):
+        assert text in text
+
+
+def test_what_comes_from_data_is_escaped(tmp_path):
+    page = written(a_run(tmp_path, [a_row('<b onx="1">&$x_$')], None))
+    assert "<b onx" not in page
+    assert "&lt;b onx=&quot;1&quot;&gt;&amp;$x_$" in page
+
+
+def test_every_figure_is_in_the_page_and_a_file(run, page):
+    files = sorted((run / "figures").glob("*"))
+    assert len(files) == 2 * 4 + 1 == page.count("<figure>") == page.count("<svg ")
+    for file in files:
+        assert file.suffix == ".png"
+        assert file.read_bytes().startswith(b"\x89PNG")
+        assert file.stat().st_size > 10_000
+        assert f'href="figures/{file.name.replace("+", "%2B")}"' in page
+    alts = re.findall(r'class="alt">([^<]+)', page)
+    assert len(alts) == len(files)
+    assert any("university 86.7" in alt for alt in alts)
+    assert any("Pretraining loss" in alt for alt in alts)
+
+
+def test_a_second_report_is_the_same_and_leaves_nothing_else(run, page, tmp_path):
+    other = report.write([run], tmp_path / "deep" / "out")
+    assert len(re.findall("<figure>", other.read_text())) == page.count("<figure>")
+    assert 'href="results.json"' in page
+    assert 'href="results.json"' not in other.read_text()
+    link = re.search(r'href="([^"]*results\.json)"', other.read_text())[1]
+    assert (other.parent / link).resolve() == (run / "results.json").resolve()
+    assert not list(tmp_path.rglob("*.writing")) + list(run.rglob("*.writing"))
+    assert written(run) == page
+
+
+def test_pictures_that_are_drawn_no_more_go_and_those_of_others_stay(tmp_path):
+    def pictures():
+        return {path.name for path in (tmp_path / "figures").iterdir()}
+
+    written(a_run(tmp_path, [SINGLE], metrics=False))
+    theirs = {"answers-9-single.png": b"\x89PNG, by another hand", "mine.txt": b"words"}
+    for name, content in theirs.items():
+        (tmp_path / "figures" / name).write_bytes(content)
+    alone = pictures()
+    assert "answers-1-single.png" in alone
+    page = written(a_run(tmp_path, [SHUFFLED], metrics=False))
+    linked = {urllib.parse.unquote(name) for name in re.findall(r'href="figures/([^"]+)"', page)}
+    assert pictures() == linked | set(theirs)
+    assert not (alone - set(theirs)) & linked
+    for name, content in theirs.items():
+        assert (tmp_path / "figures" / name).read_bytes() == content
+
+
+def test_every_chart_has_its_values_as_a_table_and_as_csv(page):
+    assert page.count(">Values</summary>") == page.count("<figure>")
+    for which, row in enumerate(CONTRAST):
+        head, *lines = csv_of(page, f"answers-{which + 1}-")
+        assert head == ["", "this run", "majority guess", "the paper"]
+        ours = {line[0]: float(line[1]) for line in lines}
+        assert ours == {name: pytest.approx(100 * x, abs=6e-4) for name, x in row["qa"].items()}
+        theirs = {line[0]: float(line[3]) for line in lines}
+        assert theirs == pytest.approx(
+            {n: 100 * x for n, x in paper.published(row["dataset"]).qa.items()}
+        )
+    head, *lines = csv_of(page, "p-probing-1-")
+    assert len(lines) == 7
+    assert lines[1][1:3] == ["", "5.0"]  # before the second fact the first is not asked for
+    head, *lines = csv_of(page, "rows")
+    assert [line[1] for line in lines] == ["single", "multi5+permute"]
+
+
+def test_every_value_is_shown_at_its_mark(page):
+    text = html.unescape(page).replace("\N{NARROW NO-BREAK SPACE}", " ")
+    for mark in (
+        "this run – university: 86.7 %",
+        "the paper – birth date: 33.5 %",
+        "majority guess – birth date: 2.0 %",
+        "before the 1st attribute, university: 38.0 %",
+        "this run – university, first token: 93.0 %",
+        "single – step 1: 7.000",
+    ):
+        assert f'aria-label="{mark}"' in text
+
+
+def test_several_seeds_are_shown_each_and_as_a_mean(tmp_path):
+    rows = [
+        a_row(row["dataset"], s, row["qa"]["mean"] + s / 50) for row in CONTRAST for s in (0, 1)
     ]
-    for metrics in folder.glob("stages/pretrain-*/metrics.jsonl"):
-        metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return folder
+    text = text_of(written(a_run(tmp_path, rows)))
+    for share in (0.031, 0.051, 0.041, 0.864, 0.884, 0.874):
+        assert f" {100 * share:.1f} " in text
+    assert text.count("this run, mean of 2") == 2
+    assert "seed 1" in text
+    assert "one text about each person answers 4.1 %" in text
 
 
-@pytest.fixture(scope="module")
-def page(tmp_path_factory):
-    rows = [{**row, "seed": seed} for row in ROWS for seed in (0, 1)]
-    folder = an_evaluated_run(tmp_path_factory.mktemp("run"), rows, "of the rows")
-    return report.write([folder], folder)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    sync_api = pytest.importorskip("playwright.sync_api")
-    if not CHROMIUM:
-        pytest.skip("no Chromium here: apt-get install chromium, or chromium-browser")
-    with sync_api.sync_playwright() as playwright:
-        flags = ["--no-sandbox", "--disable-background-networking", "--disable-component-update"]
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def opened(browser, page):
-    """`(**how) -> page` opened so; the browser must ask for the file alone and find no fault."""
-    faults, asked = [], []
-    with contextlib.ExitStack() as stack:
-
-        def open_(**how):
-            context = stack.enter_context(contextlib.closing(browser.new_context(**how)))
-            tab = context.new_page()
-            tab.on("console", lambda message: faults.append(message.text))
-            tab.on("pageerror", lambda error: faults.append(str(error)))
-            tab.on("request", lambda request: asked.append(request.url))
-            tab.goto(page.as_uri())
-            return tab
-
-        yield open_
-        assert not faults
-        assert {url.partition("#")[0] for url in asked} <= {page.as_uri()}
-
-
-def rows_of(tab, title):
-    table = tab.get_by_role("group", name=title, exact=True).first
-    return table.locator("tr.dataset th").all_inner_texts()
-
-
-def test_a_table_is_sorted_by_pointer_and_keyboard(opened):
-    tab = opened()
-    as_run = rows_of(tab, "Answers")
-    head = tab.get_by_role("button", name="answers, held out: mean")
-    head.click()
-    assert [row.split()[0] for row in rows_of(tab, "Answers")][:3] == [
+def test_several_runs_make_one_page_and_a_row_of_both_is_shown_once(tmp_path):
+    a = a_run(tmp_path / "a", CONTRAST)
+    b = a_run(tmp_path / "b", [SINGLE, a_row("multi2", qa=0.5)])
+    page = report.write([a, b], tmp_path / "out").read_text()
+    assert [line[1] for line in csv_of(page, "rows")[1:]] == ["single", "multi5+permute", "multi2"]
+    for link in ("../a/results.json", "../b/results.json"):
+        assert f'href="{link}"' in page
+    assert "this run, mean of" not in page
+    assert "multi2: answers" in page
+    assert {label for label, *_ in csv_of(page, "loss")[1:]} == {
+        "single",
         "multi5+permute",
         "multi2",
-        "single",
+    }
+
+
+@pytest.mark.parametrize("configs", ["of the rows", None, [{"seed": "?"}], [a_config(SHUFFLED)]])
+def test_without_metrics_or_configuration_there_is_no_loss_curve(tmp_path, configs):
+    page = written(a_run(tmp_path, [SINGLE], configs, metrics=False))
+    assert page.count("<figure>") == 4
+    assert "Pretraining loss" not in page
+    assert "3.1" in text_of(page)
+
+
+def test_damaged_metrics_leave_the_curve_out(tmp_path):
+    folder = a_run(tmp_path, [SINGLE])
+    (metrics,) = folder.glob("stages/pretrain-*/metrics.jsonl")
+    metrics.write_text("{not json\n")
+    assert "Pretraining loss" not in written(folder)
+
+
+@pytest.mark.parametrize("text", ["{}/cache", "../cache"])
+def test_losses_are_read_where_the_stages_are(tmp_path, text):
+    folder = a_run(tmp_path / "run")
+    (folder / "stages").rename(tmp_path / "cache")
+    assert "Pretraining loss" not in written(folder)
+    content = json.loads((folder / "results.json").read_text())
+    content["stages"] = text.format(tmp_path)
+    (folder / "results.json").write_text(json.dumps(content))
+    assert "Pretraining loss" in written(folder)
+
+
+def test_dynamics_are_drawn_where_a_pretraining_was_evaluated(tmp_path):
+    run = a_run(tmp_path, [SINGLE])
+    assert "dynamics" not in "".join(path.name for path in (tmp_path / "figures").glob("*"))
+    (metrics,) = run.glob("stages/pretrain-*/metrics.jsonl")
+    names = ("bio_train_first", "bio_test_first", "qa_train_first", "qa_test_first")
+    lines = [
+        {"step": s, "loss": 1.0, "seconds": s, "evaluation": {**dict.fromkeys(names, s / 40)}}
+        for s in range(10, 40, 10)
     ]
-    assert head.locator("..").get_attribute("aria-sort") == "descending"
-    head.press("Enter")
-    assert rows_of(tab, "Answers")[-1].startswith("multi5+permute")
-    head.press("Space")
-    assert rows_of(tab, "Answers") == as_run
-    tab.get_by_role("button", name="from wording to wording").click()  # "84.7 to 86.7"
-    assert rows_of(tab, "Questions in wordings never trained")[0].startswith("multi5+permute")
-
-
-def test_a_mark_shows_its_value_where_the_pointer_is(opened):
-    tab = opened()
-    tip = tab.locator("#tip")
-    assert tip.is_hidden()
-    for chart, mark, text in (
-        ("multi5+permute: answers", "this run – university", "this run – university: 86.7 %"),
-        ("single: P-probing, the paper", "before the 1st attribute, univ", "university: 38.0 %"),
-        ("single, seed 1: while it was pretrained", "step 4 ", "answers, P_test: 1.0 %"),
-        ("Answers about people held out", "multi2", "the paper: 41.1 %, rank 2"),
-    ):
-        figure = tab.locator("figure", has=tab.locator(f'svg[aria-label^="{chart}"]')).first
-        figure.locator(f'[aria-label^="{mark}"]').first.hover(force=True)
-        assert tip.is_visible()
-        assert text in tip.inner_text().replace("\N{NARROW NO-BREAK SPACE}", " ")
-        box = tip.bounding_box()
-        assert box["x"] >= 0
-        assert box["x"] + box["width"] <= tab.viewport_size["width"]
-    tab.mouse.move(1, 1)
-    assert tip.is_hidden()
-
-
-def test_a_tap_shows_a_value_until_another_place_is_tapped(opened):
-    tab = opened(viewport={"width": 390, "height": 800}, has_touch=True, is_mobile=True)
-    tip = tab.locator("#tip")
-    figure = tab.locator("figure", has=tab.locator('svg[aria-label^="multi5+permute: answers"]'))
-    for mark in ("this run – birth date", "this run – university"):  # the first takes the focus
-        figure.locator(f'[aria-label^="{mark}"]').first.tap(force=True)
-        tab.wait_for_timeout(100)
-        assert tip.is_visible()
-        assert tip.inner_text().startswith(mark)
-    figure.locator("figcaption").tap()
-    assert tip.is_hidden()
-
-
-def test_the_settings_are_sorted_by_their_values(opened):
-    tab = opened()
-    tab.get_by_text("Every setting").click()
-    settings = tab.get_by_role("group", name="every setting")
-    values = settings.locator("tbody td").all_inner_texts
-    as_run = values()
-    settings.get_by_role("button", name="value").click()
-    numbers = [float(text) for text in values() if text.replace(".", "", 1).isdigit()]
-    assert len(numbers) > 20
-    assert numbers == sorted(numbers, reverse=True)
-    assert values() != as_run
-    assert sorted(values()) == sorted(as_run)
-
-
-def test_the_keyboard_reaches_every_value(opened):
-    tab = opened()
-    charts = tab.locator("svg.chart")
-    assert tab.locator('svg.chart [tabindex="0"]').count() == charts.count()
-    first = tab.locator('svg[aria-label^="single: answers"] [tabindex="0"]')
-    first.focus()
-    tab.keyboard.press("ArrowRight")
-    label = "document.activeElement.getAttribute('aria-label')"
-    assert tab.evaluate(label).startswith("this run – birth city")
-    assert tab.locator("#tip").inner_text() == tab.evaluate(label)
-    tab.keyboard.press("End")
-    assert tab.evaluate(label).startswith("the paper – company city")
-    tab.keyboard.press("Escape")
-    assert tab.locator("#tip").is_hidden()
-    tab.keyboard.press("Tab")  # one stop a chart
-    assert tab.evaluate("document.activeElement.textContent") == "Values"
-    tab.keyboard.press("Enter")
-    assert tab.get_by_role("group", name="values of single: answers").is_visible()
-
-
-def test_tab_goes_down_the_page_and_every_stop_has_a_name(opened):
-    tab = opened()
-    order = tab.evaluate("""() => [...document.querySelectorAll(
-        'a[href], button, input, summary, [tabindex="0"]')].map((stop) => [
-        stop.tabIndex, stop.getAttribute('aria-label') || stop.textContent.trim()
-            || stop.labels?.[0]?.textContent])""")
-    assert len(order) > 60
-    assert all(index == 0 and name for index, name in order)
-    tab.keyboard.press("Tab")
-    assert tab.evaluate("document.activeElement.textContent") == "At a glance"
-
-
-def test_a_screen_reader_is_shown_what_everything_is(opened):
-    tab = opened()
-    for values in tab.locator("summary").all():
-        values.click()
-    tree = tab.context.new_cdp_session(tab).send("Accessibility.getFullAXTree")["nodes"]
-    names = collections.defaultdict(list)
-    for node in tree:
-        if not node["ignored"]:
-            names[node["role"]["value"]].append(node.get("name", {}).get("value", ""))
-    named = ("heading", "table", "link", "button", "checkbox", "rowheader", "DisclosureTriangle")
-    for role in (*named, "graphics-document", "graphics-symbol"):
-        assert names[role]
-        assert all(names[role]), role
-    charts = tab.locator("svg.chart").count()
-    assert len(names["graphics-document"]) == charts
-    assert len(names["table"]) == tab.locator("table").count() > charts
-    assert "this run – university: 86.7\N{NARROW NO-BREAK SPACE}%" in names["graphics-symbol"]
-
-
-def test_marks_are_hidden_by_their_switch(opened):
-    tab = opened()
-    papers = tab.locator('svg[aria-label^="single: answers"] .paper_marks')
-    assert papers.is_visible()
-    tab.locator("#answers").get_by_role("checkbox", name="the paper").uncheck()
-    assert papers.is_hidden()
-    assert tab.locator('svg[aria-label^="single: Q-probing"] .paper_marks').is_visible()
-    tab.locator("#answers").get_by_role("checkbox", name="this run").uncheck()
-    reached = tab.locator('svg[aria-label^="single: answers"] [tabindex="0"]')
-    assert reached.get_attribute("aria-label").startswith("majority guess")
-
-
-def test_what_is_linked_is_downloaded(opened, page):
-    tab = opened(accept_downloads=True)
-    with tab.expect_download() as download:
-        tab.get_by_role("link", name="CSV of single: answers").click()
-    assert download.value.suggested_filename == "answers-1-single.csv"
-    text = pathlib.Path(download.value.path()).read_text()
-    expected = csv_of(page.read_text(), "answers-1-")
-    assert [line.split(",") for line in io.StringIO(text).read().splitlines()] == expected
-    for link in tab.locator("a[href]").all():
-        href = link.get_attribute("href")
-        if not href.startswith(("#", "data:")):
-            assert (page.parent / href.replace("%2B", "+")).is_file()
-
-
-@pytest.mark.parametrize("how", ["light", "dark"])
-def test_a_phone_scrolls_down_alone_and_reads_its_words(opened, how):
-    tab = opened(viewport={"width": 360, "height": 740}, color_scheme=how, has_touch=True)
-    width = "document.documentElement.scrollWidth"
-    assert tab.evaluate(width) == 360
-    for values in tab.locator("summary").all():
-        values.click()
-    assert tab.evaluate(width) == 360
-    contrast = tab.evaluate("""() => {
-        const light = (colour) => {
-            const linear = colour.match(/[\\d.]+/g).slice(0, 3).map((part) => part / 255)
-                .map((c) => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
-            return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2];
-        };
-        const ground = light(getComputedStyle(document.body).backgroundColor);
-        const words = [...document.querySelectorAll('p, td, th, dt, dd, a, summary, label')];
-        return Math.min(...words.filter((word) => !word.closest('.warn')).map((word) => {
-            const ink = light(getComputedStyle(word).color);
-            return (Math.max(ink, ground) + 0.05) / (Math.min(ink, ground) + 0.05);
-        }));
-    }""")
-    assert contrast >= 4.5  # WCAG 2.2, level AA
-
-
-def test_in_print_all_charts_and_tables_are_there_and_no_controls(opened):
-    tab = opened(color_scheme="dark")
-    values = tab.locator("figure details")
-    values.nth(1).locator("summary").click()
-    tab.emulate_media(media="print", color_scheme="dark")
-    assert values.nth(1).locator("table").is_visible()
-    assert not values.nth(0).is_visible()
-    assert tab.locator("svg.chart").first.is_visible()
-    assert tab.locator("nav").is_hidden()
-    assert tab.locator(".below").first.is_hidden()
-    assert tab.locator("input").first.is_hidden()
-    assert tab.evaluate("getComputedStyle(document.body).color") == "rgb(29, 35, 41)"
-    paper = 186 / 25.4 * 96  # A4 without its margins, in pixels
-    tab.set_viewport_size({"width": int(paper), "height": 1000})
-    beside = tab.evaluate(
-        """(width) => [...document.querySelectorAll('body *')]
-        .filter((part) => part.checkVisibility() && !part.matches('.alt, .spoken, #glance h2'))
-        .filter((part) => {
-            const box = part.getBoundingClientRect();
-            return box.width && (box.left < 0 || box.right > width);
-        }).map((part) => part.textContent)""",
-        int(paper),
-    )
-    assert not beside
-    assert tab.pdf(format="A4").startswith(b"%PDF")
-
-
-def test_without_scripts_everything_is_there(opened):
-    tab = opened(java_script_enabled=False)
-    assert tab.locator("svg.chart").first.is_visible()
-    assert tab.get_by_text("Values").first.is_visible()
-
-
-@pytest.mark.slow
-def test_the_page_of_50_runs_is_under_5_megabytes(tmp_path, monkeypatch):
-    rows = [{**row, "name": f"{i} {row['dataset']}"} for i in range(3) for row in sixteen()]
-    rows = [*rows, {**ROWS[0], "name": "48"}, {**ROWS[2], "name": "49"}]
-    ceiling = {kind: dict.fromkeys(ATTRIBUTES, 0.97) for kind in ("first", "whole")}
-    for row in rows:
-        row.update({probe: {**row[probe], "ceiling": ceiling} for probe in ("p_probe", "q_probe")})
-    configs = [{**a_config(row, steps=2000 + i), "name": row["name"]} for i, row in enumerate(rows)]
-    run = an_evaluated_run(tmp_path, rows, configs)
-    monkeypatch.setattr(drawing.vl_convert, "vegalite_to_png", lambda *_, **__: b"")
-    page = report.write([run], tmp_path / "out").read_text()
-    assert page.count('<svg class="chart"') == 2 + 5 * 50 + 1
-    assert len(page.encode()) < 5_000_000
+    metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    page = written(run)
+    assert "The model while it was pretrained" in page
+    assert "biographies, P_test 75.0" in page
+    assert any("dynamics-0" in path.name for path in (tmp_path / "figures").glob("*"))

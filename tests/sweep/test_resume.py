@@ -340,8 +340,8 @@ def test_a_byte_changed_in_a_shard_is_told_in_one_line(copied, config_file, caps
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("--config.seed=1", "rows.0.seed: 0 there, 1 asked for"),
-        ("--config.finetune.steps=48", "rows.0.finetune.steps: 24 there, 48 asked for"),
+        ("--config.seed=1", "rows.0.seed: 0 there, 1 given"),
+        ("--config.finetune.steps=48", "rows.0.finetune.steps: 24 there, 48 given"),
         ("--config.data.variant=single", "rows: "),
     ],
 )

@@ -1,0 +1,126 @@
+"""Builds small runs, and reads their page back."""
+
+import csv
+import html
+import io
+import json
+import pathlib
+import re
+import urllib.parse
+
+from kstore_jax.config.fields import as_dict
+from kstore_jax.pipeline.experiment import Experiment, parse
+from kstore_jax.pipeline.graph import ExperimentGraph
+from kstore_jax.pipeline.run import Runner
+from kstore_jax.pipeline.stages import Cache
+from kstore_jax.report import page as report
+from kstore_jax.world.people import ATTRIBUTES
+
+
+def shares(value, names=ATTRIBUTES):
+    """A share for each name, and their mean."""
+    each = {name: value + 0.0013 * i for i, name in enumerate(names)}
+    return {"mean": sum(each.values()) / len(each), **each}
+
+
+def without_date(table):
+    return {name: table[name] for name in ATTRIBUTES[1:]}
+
+
+def a_row(dataset="single", seed=0, qa=0.031, recall=0.998, trained=0.993, probe=0.05):
+    asked = {a: list(range(6 if "permute" in dataset else i + 1)) for i, a in enumerate(ATTRIBUTES)}
+    levels = {"first": dict.fromkeys(ATTRIBUTES, 0.041), "whole": dict.fromkeys(ATTRIBUTES, 0.012)}
+    p_first = {a: [probe if p in asked[a] else None for p in range(6)] for a in ATTRIBUTES}
+    q_first = {a: [probe] for a in ATTRIBUTES}
+    return {
+        "dataset": dataset,
+        "seed": seed,
+        "people": 400,
+        "mixed": {},
+        "exposures": 287.4,
+        "parameters": 1_065_728,
+        "vocabulary": 2031,
+        "bio_recall": recall,
+        "bio_recall_by_attribute": shares(recall - 0.01),
+        "qa": {**shares(qa), "mean": qa},
+        "qa_train": trained,
+        "qa_first": {"train": shares(0.9), "test": shares(qa)},
+        "qa_baseline": {**shares(0.02), "mean": 0.027},
+        "p_probe": {"first": p_first, "whole": without_date(p_first), "baseline": levels},
+        "q_probe": {"first": q_first, "whole": without_date(q_first), "baseline": levels},
+        "qa_wordings": [shares(qa - shift) for shift in (0.0, 0.005, 0.011, 0.02)],
+        "code": ["b5ec04e05fc84dfd3e0d83a1e7a4a6f0b1b2c3d4"],
+        "seconds": 701.2,
+        "seconds_by_stage": {"shards": 2.2, "pretrain": 402.1, "qa": 1.9},
+    }
+
+
+SINGLE = a_row()
+
+
+SHUFFLED = a_row("multi5+permute", qa=0.864, recall=1.0, probe=0.93)
+
+
+CONTRAST = (SINGLE, SHUFFLED)
+
+
+def without(field):
+    return {name: value for name, value in SINGLE.items() if name != field}
+
+
+PROVENANCE = {
+    "versions": {"jax": "0.10.2"},
+    "python": "3.11.7",
+    "platform": "Linux",
+    "devices": ["cpu:0"],
+    "git": "0123abc",
+    "git_dirty": True,
+}
+
+
+def a_config(row, **pretrain):
+    config = as_dict(Experiment())
+    config["seed"] = row["seed"]
+    config["data"]["variant"] = row["dataset"]
+    config["model"].update(layers=4, heads=4, width=128, dtype="bfloat16")
+    config["pretrain"].update(pretrain)
+    return config
+
+
+def parsed(*rows, **pretrain):
+    return [parse(a_config(row, **pretrain)) for row in rows]
+
+
+def a_run(folder: pathlib.Path, rows=CONTRAST, configs="of the rows", metrics=True):
+    """A run folder as `sweep.run` leaves it, as far as a report reads it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "results.json").write_text(json.dumps({"rows": rows, "provenance": [PROVENANCE]}))
+    if configs == "of the rows":
+        configs = [a_config(row) for row in rows]
+    if configs is None:
+        return folder
+    (folder / "config.json").write_text(json.dumps({"rows": configs}))
+    for config in configs if metrics else ():
+        runner = Runner(ExperimentGraph(parse(config), Cache(folder / "stages")))
+        stage = runner.graph.cache.folder(runner.graph.pretrain)
+        stage.mkdir(parents=True, exist_ok=True)
+        lines = [{"step": s, "loss": 7 / s, "seconds": s} for s in range(1, 30)]
+        (stage / "metrics.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
+    return folder
+
+
+def written(folder: pathlib.Path) -> str:
+    return report.write([folder], folder).read_text()
+
+
+def text_of(page: str) -> str:
+    body = page[page.index("<body>") :]
+    return html.unescape(re.sub(r"<[^>]+>", " ", body)).replace("\N{NARROW NO-BREAK SPACE}", " ")
+
+
+def csv_of(page, name):
+    """The table behind the link called that."""
+    (href,) = re.findall(
+        rf'download="{re.escape(name)}[^"]*"[^>]* href="data:text/csv[^,]*,([^"]*)', page
+    )
+    return list(csv.reader(io.StringIO(urllib.parse.unquote(href))))
