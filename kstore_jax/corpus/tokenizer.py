@@ -63,7 +63,7 @@ class Tokenizer:
         pairs = zip(words, encoded, strict=True)
         return [e.ids[before if word else 0 :] for word, e in pairs]
 
-    def decode(self, ids: Sequence[int]) -> str:
+    def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """Returns the text of ids, special tokens included."""
         return self.backend.decode(list(ids), skip_special_tokens=False)
 

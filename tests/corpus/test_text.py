@@ -21,7 +21,7 @@ TEXTS = ["A first one.", "", "Ünïcode — 你好 🙂\r\nand a second line", "
 
 def shipped_with(package: str) -> pathlib.Path:
     """Plain text that an installed package ships: its licence."""
-    files = importlib.metadata.files(package)
+    files = importlib.metadata.files(package) or []
     return pathlib.Path(
         next(f for f in files if f.name.startswith(("LICENSE", "LICENCE"))).locate()
     )
