@@ -24,7 +24,7 @@ def costs(run: Callable[[], object], compiled: jax.stages.Compiled) -> dict[str,
             run()
         (path,) = pathlib.Path(folder).rglob("*.xplane.pb")
         profile = jax.profiler.ProfileData.from_file(str(path))
-    names = operations(compiled.as_text())
+    names = operations(compiled.as_text() or "")
     spent: collections.Counter = collections.Counter()
     for plane in profile.planes:
         on_device = plane.name.startswith("/device:")

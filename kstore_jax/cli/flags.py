@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import ml_collections
 from absl import flags
 from ml_collections import config_flags
+from ml_collections.config_flags import tuple_parser
 
 from kstore_jax.errors import UserError, nearest
 
@@ -161,7 +162,7 @@ def _wanted(flag: flags.Flag) -> str:
         return "true or false"
     if flag.parser.syntactic_help or not flag.name.startswith("config."):
         return flag.parser.syntactic_help or flag.help
-    kinds = {flags.ArgumentParser: "text", config_flags.tuple_parser.TupleParser: "rows"}
+    kinds = {flags.ArgumentParser: "text", tuple_parser.TupleParser: "rows"}
     return kinds.get(type(flag.parser), "fields")
 
 

@@ -5,7 +5,7 @@ import os
 import pathlib
 import sys
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import ml_collections
 from absl import flags
@@ -37,11 +37,12 @@ def _sweep_of(
 ) -> None:
     """Computes the rows of a sweep; notes on stderr where they differ from the file's."""
     rows, notes = parse_rows(config, overridden), []
-    if over := sorted(overridden & {field for row in config.sweep for field, _ in row}):
+    given: Any = config.sweep  # a field of a ConfigDict has no type of its own
+    if over := sorted(overridden & {field for row in given for field, _ in row}):
         notes.append(f"note: {', '.join(over)}: as set here in all rows of the sweep")
-    if (again := len(config.sweep) - len(rows)) > 0:
-        which = f"{again} of the {len(config.sweep)} rows of the sweep"
-        notes.append(f"note: {which} are like one before, which stands for them")
+    if (again := len(given) - len(rows)) > 0:
+        which = f"{again} of the {len(given)} rows of the sweep"
+        notes.append(f"note: {which} repeat an earlier one and are computed once")
     _compute(values, rows, notes)
 
 

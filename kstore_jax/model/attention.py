@@ -6,6 +6,7 @@ and R = H / G query heads to one key and value head.
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -71,7 +72,8 @@ def choose_implementation(
     `cudnn` where it can do it, else `dense`.
 
     Raises:
-      UserError: the one asked for is not here or cannot do it; none takes its place.
+      UserError: this machine lacks the given implementation, or it cannot do this; there is no
+        fallback.
     """
     backend = jax.default_backend()
     lacks = {
@@ -123,8 +125,10 @@ def _library(
 def _splash(
     q_BxHxLxK, k_BxGxLxK, v_BxGxLxK, lengths, causal: bool, interpret: bool = False
 ) -> jax.Array:
-    """JAX's flash attention for TPUs. Texts are filled up to a length that it takes; what fills
-    them is a document of its own that no other position sees. `interpret`: without a TPU."""
+    """JAX's flash attention for TPUs; `interpret`: without a TPU.
+
+    Texts are padded to a length that it takes. The padding is a document of its own.
+    """
     from jax.experimental.pallas.ops.tpu import splash_attention as splash
 
     heads, length, width = q_BxHxLxK.shape[1:]
@@ -139,7 +143,7 @@ def _splash(
     ends = jnp.full(q_BxHxLxK.shape[0], length) if lengths is None else lengths
     document_BxL = (jnp.arange(length + missing)[None] >= ends[:, None]).astype(jnp.int32)
     segments = splash.SegmentIds(document_BxL, document_BxL)
-    out_BxHxLxK = jax.vmap(kernel)(*given, segments)
+    out_BxHxLxK: Any = jax.vmap(kernel)(*given, segments)
     return out_BxHxLxK[:, :, :length]
 
 
@@ -163,7 +167,7 @@ def _dense(q_NxLxK, k_MxTxK, v_MxTxK, lengths_M, dtype, causal, dropout, key):
             shape = (*q_MxQxK.shape[:2], k_MxSxK.shape[1])
             used = keep_mask(jax.random.fold_in(key, first), dropout, shape)
         queries = end - first if causal else None
-        out = _softmax_attention(
+        out: Any = _softmax_attention(
             q_MxQxK, k_MxSxK, v_MxSxK, used, lengths_M, queries, jnp.dtype(dtype)
         )
         outs.append(out.reshape(rows, -1, end - first, width))

@@ -19,7 +19,7 @@ Cache = dict
 
 def init(shape: Shape, key: jax.Array) -> Params:
     """Initial parameters: a plain dictionary of float32 arrays."""
-    return Transformer(shape).init(key, jnp.zeros((1, 2), jnp.int32))["params"]
+    return dict(Transformer(shape).init(key, jnp.zeros((1, 2), jnp.int32))["params"])
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -43,9 +43,9 @@ def forward(
         here.
     """
     shape, network = _network(shape, params)
-    randomness = {} if dropout_key is None else {"rngs": {"dropout": dropout_key}}
+    rngs = None if dropout_key is None else {"dropout": dropout_key}
     seen = lengths if shape.direction == "bidirectional" else None
-    return Transformer(shape).apply({"params": network}, tokens, seen, **randomness)
+    return jnp.asarray(Transformer(shape).apply({"params": network}, tokens, seen, rngs=rngs))
 
 
 def _network(shape: Shape, params: Params) -> tuple[Shape, Params]:
@@ -73,16 +73,18 @@ def forward_cached(
 
     Args:
       tokens: (B, L) int32: the beginning of each text, or one token a text that is begun.
-      places: (B,) int32: 0, or how many tokens of each text are in the cache.
+      cache_positions: (B,) int32: 0, or how many tokens of each text are in the cache.
       cache: as `init_cache` and this make it.
 
-    Returns: hidden states (B, L, D), and the cache with these tokens. What stands in the cache
-    beyond a text is not seen, and is written over as it goes on.
+    Returns: hidden states (B, L, D), and the cache with these tokens. Entries of the
+    cache beyond a text are not seen, and are overwritten as it goes on.
     """
     shape, network = _network(shape, params)
     given = {"params": network, "cache": cache}
-    hidden, told = Transformer(shape).apply(given, tokens, None, cache_positions, mutable=["cache"])
-    return hidden, told["cache"]
+    hidden, updated = Transformer(shape).apply(
+        given, tokens, None, cache_positions, mutable=["cache"]
+    )
+    return hidden, dict(updated["cache"])
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -19,6 +19,7 @@ import os
 import pathlib
 import shutil
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -160,7 +161,8 @@ def _sites(shape: Shape) -> Iterator[tuple[str, tuple[str, ...]]]:
         yield f"{HEAD_NAMES.get(name, 'lm_head')}.weight", ("unembedding",)
 
 
-def _flat_shapes(shape: Shape) -> dict[str, jax.ShapeDtypeStruct]:
+def _flat_shapes(shape: Shape) -> dict[str, Any]:
+    """The arrays of a network by path, as `jax.ShapeDtypeStruct`."""
     return flatten_dict(jax.eval_shape(lambda key: init(shape, key), jax.random.key(0)), sep="/")
 
 
@@ -249,7 +251,7 @@ def read(folder: pathlib.Path) -> tuple[Shape, Params]:
       UserError: there is none of ours, or it is not whole.
     """
     shape = read_shape(folder)
-    tensors: dict[str, np.ndarray] = {}
+    tensors: dict[str, Any] = {}
     for path in _weights(folder):
         try:
             tensors |= load_file(path)

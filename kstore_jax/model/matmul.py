@@ -8,6 +8,7 @@ XLA's CPU backend reaches the matrix unit (AMX) under these rules only.
 
 import functools
 import pathlib
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -45,7 +46,7 @@ transpose_copy.defvjp(lambda x: (transpose_copy(x), None), lambda _, dy: (transp
 
 def dense(x: jax.Array, kernel: jax.Array, bias: jax.Array | None, dtype: jnp.dtype) -> jax.Array:
     """`x @ kernel + bias` for x (..., I) and kernel (I, O): (..., O) float32."""
-    y = _product(x.reshape(-1, x.shape[-1]), kernel, dtype)
+    y: Any = _product(x.reshape(-1, x.shape[-1]), kernel, dtype)
     y = y if bias is None else y + bias[None]
     return y.reshape(*x.shape[:-1], kernel.shape[-1])
 

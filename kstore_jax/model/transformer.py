@@ -6,6 +6,7 @@ F feed-forward, V vocabulary, C longest text with learned positions; N = B H, M 
 """
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -112,7 +113,7 @@ class Block(nn.Module):
 
     def _update_kv_cache(self, name: str, new_MxLxK, cache_positions_B) -> jax.Array:
         """The keys or values of the text so far (M, T, K), with new ones at each row's place."""
-        cache = self.variable("cache", name, lambda: None)
+        cache: Any = self.variable("cache", name, lambda: None)
         starts_M = cache_positions_B.repeat(self.shape.kv_heads)
         write = jax.vmap(lambda old, new, at: jax.lax.dynamic_update_slice(old, new, (at, 0)))
         cache.value = write(cache.value, new_MxLxK, starts_M)
@@ -193,8 +194,9 @@ class Transformer(nn.Module):
         if not s.tie_embeddings and self.is_initializing():
             self.param("unembedding", table, (s.vocabulary, s.width))  # for `unembed`
         x_BxLxD = embedding_VxD[tokens_BxL]
-        begun = cache_positions_B is not None and length == 1
-        at_BxL = cache_positions_B[:, None] if begun else jnp.arange(length)[None]
+        at_BxL = jnp.arange(length)[None]
+        if cache_positions_B is not None and length == 1:
+            at_BxL = cache_positions_B[:, None]
         rotated = 0
         if s.positions == "rotary":
             rotated = int(s.rotary_pct * s.width / s.heads)

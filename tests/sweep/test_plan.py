@@ -125,7 +125,7 @@ def test_rows_that_are_not_those_of_the_file_are_told(copied, tmp_path, config_f
     assert cli.main([*argv, f"--config={config_file}", "--config.data.variant=single"]) == 0
     assert capsys.readouterr().err == (
         "note: data.variant: as set here in all rows of the sweep\n"
-        "note: 1 of the 2 rows of the sweep are like one before, which stands for them\n"
+        "note: 1 of the 2 rows of the sweep repeat an earlier one and are computed once\n"
     )
 
 
