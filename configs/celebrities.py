@@ -1,17 +1,22 @@
-"""Celebrities help the people nobody writes about twice (Part 3.1, section 6, Figs. 4, 8, 17-19).
+"""Celebrities improve answers about people with one biography (Part 3.1, section 6, Figs. 4, 8 and
+17 to 19).
 
-The people have one fixed biography each. In the second row celebrities, of whom there are five
-shuffled wordings, are read about beside them; questions about celebrities alone are finetuned, and
-the people are asked about.
+The people have one fixed biography each. The second row adds celebrities with five shuffled
+wordings each. The model is finetuned on questions about celebrities alone and tested on questions
+about the people.
 
-Command: `kstore sweep --config=configs/celebrities.py --workdir=runs/celebrities`. Hardware: 2 CPU
-cores, half an hour, for 500 people and 500 celebrities; another data set by
-`--config.data.variant=single`. `:gpu` has 10,000 people and as many celebrities, 7e16 FLOP a row,
-for one GPU: 262 s at the speed measured on an H200; `:paper` 100,000 of both, 2.9e18 FLOP a row,
-for a node of GPUs: 2 h 23 min at the speed of one H200. Neither was run yet. Scores:
-`docs/RESULTS.md`. Expected, from the paper: with celebrities single+permute1 goes from 4.4 to
-86.8 %, single from 9.7 to 63.2 %, single+permute1+fullname from 31.7 to 52.7 %. Biographies that
-another model wrote, and real text in place of celebrities: `rewritten.py`.
+Command: `kstore sweep --config=configs/celebrities.py --workdir=runs/celebrities`; another data set
+by `--config.data.variant=single`. Scales:
+
+- `laptop` (the default): 500 people and 500 celebrities, on 2 CPU cores: half an hour.
+- `:gpu`: 10,000 of each, 7e16 FLOP per row, on one GPU: 262 s at the speed measured on an H200; not
+  yet run.
+- `:paper`: 100,000 of each, 2.9e18 FLOP per row, on a node of GPUs: 2 h 23 min at the speed of one
+  H200; not yet run.
+
+Scores: `docs/RESULTS.md`. Expected, from the paper: celebrities raise single+permute1 from 4.4 to
+86.8 %, single from 9.7 to 63.2 %, single+permute1+fullname from 31.7 to 52.7 %. `rewritten.py` has
+biographies by another model, and real text in place of celebrities.
 """
 
 from kstore_jax.config.rows import product, zipped

@@ -1,19 +1,26 @@
-"""GPT beside BERT, one field apart (Part 3.1, section 7, Fig. 9).
+"""GPT and BERT, which differ in one field (Part 3.1, section 7, Fig. 9).
 
-The same network, people, texts, number of tokens and questions; one reads from left to right and
-tells the next token, the other sees all and tells masked words. It answers a question by as many
-masks as the answer has tokens.
+Network, people, texts, number of tokens and questions are the same. GPT predicts the next token;
+BERT sees the whole text and predicts masked words. BERT answers a question by as many masks as the
+answer has tokens.
 
 Command: `kstore sweep --config=configs/directions.py --workdir=runs/directions`; other data sets by
-`--config.data.variant=single`, other worlds by `--config.seed=1`. Hardware: 2 CPU cores, 40
-minutes, a core a row. `:gpu` has 10,000 people, 1.4e17 FLOP of pretraining a row, for one GPU: 9
-minutes at the speed measured on an H200; `:paper` 100,000, 5.5e18 FLOP a row, for a node of GPUs:
-4.5 hours at the speed of one H200: 16 datasets, of each the GPT, the BERT, and two BERTs with
-questions mixed in. Neither was run yet. Scores: `docs/RESULTS.md`. Expected, from the paper: GPT
-answers every attribute of multi5+permute (96.6 %); BERT answers birth dates and majors in part, the
-rest at or near the majority guess, although it can tell every masked word of the biographies. A
-laptop has 150 people and a twentieth of the values; there majors are answered best too, and no
-birth dates: of so few people the other facts name the one who was born then.
+`--config.data.variant=single`, other worlds by `--config.seed=1`. Scales:
+
+- `laptop` (the default): 150 people and a twentieth of the values, on 2 CPU cores: 40 minutes, one
+  core per row.
+- `:gpu`: 10,000 people, 1.4e17 FLOP of pretraining per row, on one GPU: 9 minutes at the speed
+  measured on an H200; not yet run.
+- `:paper`: 100,000 people, 5.5e18 FLOP per row, on a node of GPUs: 4.5 hours at the speed of one
+  H200; not yet run.
+
+On `gpu` and `paper` each of 16 datasets has four rows: GPT, BERT, and two BERTs with questions
+mixed in.
+
+Scores: `docs/RESULTS.md`. Expected, from the paper: GPT answers every attribute of multi5+permute
+(96.6 %). BERT answers birth dates and majors in part, the rest at or near the majority guess,
+although it predicts every masked word of the biographies. On a laptop majors are answered best too,
+but no birth dates: the other facts identify each of so few people.
 """
 
 from kstore_jax.config.rows import chain, product, row

@@ -1,19 +1,23 @@
 """Which weights to finetune: LoRA of several ranks, or all weights (Part 3.1, Figs. 2 and 11).
 
-One model is pretrained and asked after each way of finetuning. Full finetuning takes the best of a
-grid of learning rates and weight decays, judged on people of the trained half that it is not
-trained on.
+One model is pretrained and tested after each way of finetuning. Full finetuning takes the best of a
+grid of learning rates and weight decays, judged on people of P_train that it is not trained on.
 
 Command: `kstore sweep --config=configs/finetuning.py --workdir=runs/finetuning`; the paper's other
-cases by `--config.data.variant=`. Its larger models, which no finetuning makes answer (Fig. 2 b to
-d, on single): `--config.model.size=302M --config.pretrain.steps=150000` and
+cases by `--config.data.variant=`. The paper's larger models, for which no finetuning works (Fig. 2
+b to d, on single): `--config.model.size=302M --config.pretrain.steps=150000` and
 `--config.model.size=682M --config.pretrain.steps=200000`, both with
-`--config.data.rewritten=runs/written` (see `rewritten.py`), the second without, too. Hardware: 2
-CPU cores, half an hour by `--dry-run`. `:gpu` has the paper's ranks on 10,000 people, 7e16 FLOP of
-pretraining, for one GPU: 262 s at the speed measured on an H200; `:paper` its people and size,
-2.9e18 FLOP, for a node of GPUs: 2 h 23 min at the speed of one H200. Neither was run yet. Scores:
-`docs/RESULTS.md`. Expected, from the paper: for single no way answers more than 10.5 % about people
-held out; for multi5+permute LoRA of ranks 8 and 128 answers 96.4 %, full finetuning 94.6 %.
+`--config.data.rewritten=runs/written` (see `rewritten.py`), the second also without. Scales:
+
+- `laptop` (the default): 500 people and fewer ranks, on 2 CPU cores: half an hour by `--dry-run`.
+- `:gpu`: the paper's ranks on 10,000 people, 7e16 FLOP of pretraining, on one GPU: 262 s at the
+  speed measured on an H200; not yet run.
+- `:paper`: the paper's people and size, 2.9e18 FLOP, on a node of GPUs: 2 h 23 min at the speed of
+  one H200; not yet run.
+
+Scores: `docs/RESULTS.md`. Expected, from the paper: for single no way answers more than 10.5 %
+about held-out people; for multi5+permute LoRA of ranks 8 and 128 answers 96.4 %, full finetuning
+94.6 %.
 """
 
 from kstore_jax.config.rows import chain, product, row

@@ -1,21 +1,29 @@
-"""Questions mixed into pretraining on one fixed biography a person (Part 3.1, Figs. 1 and 10).
+"""Questions mixed into pretraining on one fixed biography per person (Part 3.1, Figs. 1 and 10).
 
-Half of the windows are questions about half of the people; the model is asked about the other half
-as it is, without finetuning. On a laptop there are rows of more and more people, each read about as
-often, and beside the last one the same people pretrained without questions and finetuned
-afterwards.
+Half of the windows are questions about half of the people. The pretrained model is tested on the
+other half without finetuning. On a laptop there are rows for more and more people, with equal
+exposures, and one row with the same people as the last one, pretrained without questions and
+finetuned afterwards.
 
-Command: `kstore sweep --config=configs/mixed.py --workdir=runs/mixed`. Hardware: 2 CPU cores; an
-hour of one of them. A fifth of the values keeps the guess low (4 %). A weight decay of 1 helps the
-questions mixed in as dropout does, but hardly what finetuning finds afterwards. `:together`, with
-`--together=4`, has 3,000 and 6,000 people and dropout, for one GPU: 132 s of pretraining on an
-H200. `:gpu` has 10,000 people, 7e16 FLOP a row, for one GPU: 262 s at the speed measured on an
-H200; `:paper` 100,000, 2.9e18 FLOP a row, for a node of GPUs: 2 h 23 min at the speed of one H200;
-both a share of 0.8, and not run yet. `docs/RESULTS.md` has the scores of the others. Expected, from
-the paper: 86.6 % mixed, 9.7 % finetuned afterwards. Other shares: `qa_ratio.py`.
+Command: `kstore sweep --config=configs/mixed.py --workdir=runs/mixed`. Scales:
+
+- `laptop` (the default): a fifth of the values, which keeps the majority guess low (4 %), on 2 CPU
+  cores; an hour of one of them. A weight decay of 1 helps mixed training as dropout does, but
+  hardly finetuning afterwards.
+- `:together`, with `--together=4`: 3,000 and 6,000 people with dropout, on one GPU: 132 s of
+  pretraining on an H200.
+- `:gpu`: 10,000 people, 7e16 FLOP per row, a share of 0.8, on one GPU: 262 s at the speed measured
+  on an H200; not yet run.
+- `:paper`: 100,000 people, 2.9e18 FLOP per row, a share of 0.8, on a node of GPUs: 2 h 23 min at
+  the speed of one H200; not yet run.
+
+Scores: `docs/RESULTS.md`. Expected, from the paper: 86.6 % mixed, 9.7 % finetuned afterwards. Other
+shares: `qa_ratio.py`.
 """
 
-from kstore_jax.config.rows import chain, product, row
+from typing import Any
+
+from kstore_jax.config.rows import Rows, chain, product, row
 from kstore_jax.pipeline import recipes
 
 MIXED = 0.5
@@ -38,21 +46,21 @@ def get_config(scale: str = "laptop"):
         config.pretrain.update(steps=22_000, batch_size=24, learning_rate=2e-3, warmup_steps=960)
         config.pretrain.checkpoint_every = 2000
         config.finetune.steps = 1000
-        config.sweep = product(_mixed_and_alone(MIXED), world__people=[3000, 6000])
+        config.sweep = product(_mixed_and_finetuned(MIXED), world__people=[3000, 6000])
     else:
         config.pretrain.evaluate_every = config.pretrain.steps // 40
-        config.sweep = _mixed_and_alone(0.8)
+        config.sweep = _mixed_and_finetuned(0.8)
     return config
 
 
-def _mixed_and_alone(share: float):
-    asked_as_it_is = {"finetune__steps": 0, "finetune__grid": ()}
+def _mixed_and_finetuned(share: float) -> Rows:
+    no_finetuning = {"finetune__steps": 0, "finetune__grid": ()}
     return chain(
-        row("questions mixed in", data__qa_share=share, **asked_as_it_is),
+        row("questions mixed in", data__qa_share=share, **no_finetuning),
         row("finetuned afterwards"),
     )
 
 
-def _row(people: int, what: str, **fields):
-    fields["pretrain__batch_size"] = people // 125  # everyone is read as often per step
-    return row(f"{people:,} people, {what}", world__people=people, **fields)
+def _row(people: int, training: str, **fields: Any) -> Rows:
+    fields["pretrain__batch_size"] = people // 125  # equal exposures per step in every row
+    return row(f"{people:,} people, {training}", world__people=people, **fields)

@@ -1,16 +1,22 @@
-"""How many of the windows should be questions? (Part 3.1, Fig. 10).
+"""The share of questions in mixed training (Part 3.1, Fig. 10).
 
-Questions about half of the people are mixed into pretraining in several shares (QA_r), and the
-model is asked about the other half as it is. Steps are the same in every row, so that more
-questions mean fewer biographies. Biographies of another model (Fig. 10 b): one variant at a time,
-by `--config.data.rewritten=runs/written --config.data.variant=multi3` (see `rewritten.py`).
+Questions about half of the people are mixed into pretraining in several shares (QA_r). The
+pretrained model is tested on the other half without finetuning. The number of steps is the same in
+every row, so more questions mean fewer biographies. Biographies by another model (Fig. 10 b), one
+variant at a time: `--config.data.rewritten=runs/written --config.data.variant=multi3` (see
+`rewritten.py`).
 
-Command: `kstore sweep --config=configs/qa_ratio.py --workdir=runs/qa_ratio`. `laptop` (the
-default): 500 people and a twentieth of the values, on 2 CPU cores: two hours by `--dry-run`. `gpu`:
-10,000 people, 7e16 FLOP a row, on one GPU: 262 s at the speed measured on an H200. `paper`: 100,000
-people, 2.9e18 FLOP a row, on a node of GPUs: 2 h 23 min at the speed of one H200. None of them was
-run yet. Expected, from the paper, for shares of 0.1, 0.2, 0.3, 0.4, 0.6, 0.8 and 0.9: single 24.5,
-53.6, 70.5, 77.5, 87.1, 85.7, 81.8 %; multi5+permute 96.6, 96.3, 95.9, 96.2, 95.8, 95.2, 93.9 %.
+Command: `kstore sweep --config=configs/qa_ratio.py --workdir=runs/qa_ratio`. Scales:
+
+- `laptop` (the default): 500 people and a twentieth of the values, on 2 CPU cores: two hours by
+  `--dry-run`; not yet run.
+- `:gpu`: 10,000 people, 7e16 FLOP per row, on one GPU: 262 s at the speed measured on an H200; not
+  yet run.
+- `:paper`: 100,000 people, 2.9e18 FLOP per row, on a node of GPUs: 2 h 23 min at the speed of one
+  H200; not yet run.
+
+Expected, from the paper, for shares of 0.1, 0.2, 0.3, 0.4, 0.6, 0.8 and 0.9: single 24.5, 53.6,
+70.5, 77.5, 87.1, 85.7, 81.8 %; multi5+permute 96.6, 96.3, 95.9, 96.2, 95.8, 95.2, 93.9 %.
 """
 
 from kstore_jax.config.rows import product

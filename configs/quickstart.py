@@ -1,10 +1,11 @@
-"""The paper's central finding, small: `kstore quickstart`.
+"""The paper's central finding at a small scale: `kstore quickstart`.
 
-Two GPTs of 1.1 M parameters, one pretrained on one fixed biography of each of 500 people, one on
-five shuffled wordings, then finetuned on questions about half of the people, asked about the other
-half, and probed. Hardware: 2 CPU cores, 6 to 10 minutes. Scores: `docs/RESULTS.md`.
+Two GPTs of 1.1 M parameters: one is pretrained on one fixed biography of each of 500 people, the
+other on five shuffled wordings. Both are finetuned on questions about half of the people, tested on
+the other half, and probed. Hardware: 2 CPU cores, 6 to 10 minutes. Scores: `docs/RESULTS.md`.
 
-`:smallest` only shows that everything runs; `:longer` trains on more people for longer.
+- `:smallest` only shows that everything runs.
+- `:longer` trains on more people for longer.
 """
 
 from kstore_jax.config.rows import product

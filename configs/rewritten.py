@@ -1,23 +1,28 @@
-"""Biographies that another model wrote (bioR, Part 3.1, Figs. 12, 14, 16 c, d and 17 to 19).
+"""Biographies written by another model (bioR, Part 3.1, Figs. 12, 14, 16 c, d and 17 to 19).
 
-The texts have to be there first. Any server of OpenAI's chat protocol writes those of all rows
-(README, "Biographies by another model"):
+First let a model behind a server of OpenAI's chat protocol write the texts of all rows (README,
+"Biographies by another model"):
 
     kstore rewrite --config=configs/rewritten.py:SCALE \
       --server=http://localhost:8000 --model=NAME --out=runs/written
 
-Then `kstore sweep --config=configs/rewritten.py:SCALE --workdir=runs/rewritten`. Rows: six variants
-by the paper's GPT-2 and by a Llama of the same size (on GPT-2's tokens; its own by
-`--config.data.tokenizer=FOLDER/tokenizer.json`), finetuned, and with questions mixed in; and single
-and single+fullname beside as many celebrities, and with half of the windows from real text, which
-`--config.data.text=` names (`runs/wikibook` here: a folder of .txt or .jsonl files).
+Then run `kstore sweep --config=configs/rewritten.py:SCALE --workdir=runs/rewritten`. Rows:
 
-`laptop` (the default): 500 people, on 2 CPU cores. `gpu`: 10,000 people, 1.4e17 FLOP of pretraining
-a row, on one GPU. `paper`: 100,000 people, 302M parameters, 150,000 steps, 1.3e19 FLOP a row, on a
-node of GPUs: 11 hours at the FLOP/s of one H200 at 124M. No row was run yet; `--dry-run` tells the
-time on the machine at hand. Expected, from the paper: single 10.0 % (GPT-2), with celebrities
-76.3 %, with real text 7.3 %; single+fullname 40.9 %, with celebrities 82.2 %, with real text
-27.7 %; multi5 about 93.6 %.
+- six variants by the paper's GPT-2 and by a Llama of the same size, on GPT-2's tokens (on Llama's
+  by `--config.data.tokenizer=FOLDER/tokenizer.json`), finetuned, and with questions mixed in;
+- single and single+fullname with as many celebrities as people;
+- both with half of the windows from real text, which `--config.data.text=` names (`runs/wikibook`
+  here: a folder of .txt or .jsonl files).
+
+Scales, none of which has been run; `--dry-run` estimates the time on this machine:
+
+- `laptop` (the default): 500 people, on 2 CPU cores.
+- `:gpu`: 10,000 people, 1.4e17 FLOP of pretraining per row, on one GPU.
+- `:paper`: 100,000 people, 302M parameters, 150,000 steps, 1.3e19 FLOP per row, on a node of GPUs:
+  11 hours at the FLOP/s of one H200 at 124M.
+
+Expected, from the paper: single 10.0 % (GPT-2), with celebrities 76.3 %, with real text 7.3 %;
+single+fullname 40.9 %, with celebrities 82.2 %, with real text 27.7 %; multi5 about 93.6 %.
 """
 
 from kstore_jax.config.rows import chain, product, row

@@ -1,4 +1,4 @@
-"""Every figure of the paper has a configuration, at three scales; the largest is its protocol."""
+"""Every figure of the paper has a configuration at three scales; the largest is its protocol."""
 
 import dataclasses
 import importlib.util
@@ -9,7 +9,7 @@ import re
 import pytest
 
 from kstore_jax.cli.flags import configured, defined
-from kstore_jax.model.config import SIZES, STYLES
+from kstore_jax.model.config import SIZES, style_fields
 from kstore_jax.pipeline.experiment import Experiment, parse_rows
 from kstore_jax.pipeline.graph import ExperimentGraph, resolve_auto
 from kstore_jax.pipeline.run import Runner, shared_program
@@ -19,13 +19,13 @@ FOLDER = pathlib.Path(__file__).parents[1] / "configs"
 README = FOLDER.parent / "README.md"
 FILES = sorted(path.stem for path in FOLDER.glob("*.py"))
 SCALES = ("laptop", "gpu", "paper")
-SCALED = [name for name in FILES if name != "quickstart"]
-TOGETHER = ("datasets", "mixed")  # have a scale more, for models trained in one program
+TOGETHER = ("datasets", "mixed")  # have one more scale, for models trained in one program
 SCALES_OF = [
-    *((name, scale) for name in SCALED for scale in SCALES),
+    *((name, scale) for name in FILES if name != "quickstart" for scale in SCALES),
     *((name, "together") for name in TOGETHER),
+    *(("quickstart", size) for size in ("default", "smallest", "longer")),
 ]
-FIGURES = {  # of Part 3.1, and how many rows the paper has there
+FIGURES = {  # figures of Part 3.1, and the number of rows they have in the paper
     "datasets": ((3, 5, 7, 13), 16),
     "mixed": ((1,), 2),
     "finetuning": ((2, 11), 36 + 1),
@@ -39,9 +39,15 @@ FIGURES = {  # of Part 3.1, and how many rows the paper has there
 
 def module(name: str):
     spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
-    found = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(found)
-    return found
+    assert spec is not None
+    assert spec.loader is not None
+    loaded = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loaded)
+    return loaded
+
+
+def docstring(name: str) -> str:
+    return module(name).__doc__ or ""
 
 
 def rows(name: str, *scale: str) -> list[Experiment]:
@@ -49,67 +55,67 @@ def rows(name: str, *scale: str) -> list[Experiment]:
 
 
 @pytest.mark.parametrize(("name", "scale"), SCALES_OF)
-def test_every_file_has_every_scale(name, scale):
-    found = rows(name, scale)
-    assert found
-    for e in found:  # nothing is left to be found out after hours
+def test_every_scale_can_be_run(name, scale):
+    experiments = rows(name, scale)
+    assert len(set(experiments)) == len(experiments) > 0
+    for e in experiments:  # errors that would come after hours
         assert e.pretrain.steps % e.pretrain.steps_per_call == 0
         assert e.finetune.steps % e.finetune.steps_per_call == 0
         assert e.qa.beam_size == 1 or e.model.direction == "causal"
 
 
 @pytest.mark.parametrize("name", TOGETHER)
-def test_one_program_pretrains_all_that_is_trained_together(name, tmp_path):
+def test_one_program_pretrains_all_rows_of_together(name, tmp_path):
     experiments = [resolve_auto(row) for row in rows(name, "together")]
     runners = [Runner(ExperimentGraph(one, Cache(tmp_path))) for one in experiments]
     assert len({shared_program(runner) for runner in runners}) == 1 < len(runners)
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_scale_that_is_not_there_is_refused_by_name(name):
+def test_an_unknown_scale_names_the_valid_ones(name):
     with pytest.raises(ValueError, match=r"'enormous'; valid: .*(laptop|smallest)"):
         module(name).get_config("enormous")
 
 
 @pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 @pytest.mark.parametrize("name", FILES)
-def test_what_a_file_tells_to_set_is_accepted_at_every_scale_and_heeded(name):
-    text = module(name).__doc__
-    told = [span.split() for span in re.findall(r"`(--config\.[^`]+)`", text)]
-    for scale in (scale for one, scale in SCALES_OF if one == name):
-        for argv in told:
+def test_the_flags_in_the_docstring_of_a_file_set_their_fields(name):
+    flag_lists = [text.split() for text in re.findall(r"`(--config\.[^`]+)`", docstring(name))]
+    for scale in (scale for file, scale in SCALES_OF if file == name):
+        for argv in flag_lists:
             flag = f"--config={FOLDER / name}.py:{scale}"
             for e in parse_rows(*configured([flag, *argv], defined(), None)):
-                every = [dataclasses.replace(e, finetune=row) for row in e.finetune.rows]
-                for field, value in (one.removeprefix("--config.").split("=") for one in argv):
-                    stands_for = {"model.size": SIZES, "model.style": STYLES}.get(field)
-                    if stands_for:
-                        assert stands_for[value].items() <= vars(e.model).items()
-                        continue
-                    read = operator.attrgetter(field)
-                    assert {str(read(one)) for one in (e, *every)} == {value}
-    assert told or name != "datasets"
+                finetunings = [dataclasses.replace(e, finetune=row) for row in e.finetune.rows]
+                for field, value in (arg.removeprefix("--config.").split("=") for arg in argv):
+                    if field == "model.size":
+                        assert SIZES[value].items() <= vars(e.model).items()
+                    elif field == "model.style":
+                        assert style_fields(value, e.model.heads).items() <= vars(e.model).items()
+                    else:
+                        read = operator.attrgetter(field)
+                        assert {str(read(each)) for each in (e, *finetunings)} == {value}
+    assert flag_lists or name != "datasets"
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_file_says_how_it_is_run_and_what_to_expect(name):
-    said = module(name).__doc__
-    assert re.search(rf"kstore (run|sweep) --config=configs/{name}\.py|kstore quickstart", said)
-    assert "CPU" in said or "GPU" in said
-    assert re.search(r"\b(hours?|minutes?|min|s)\b", said)
-    assert name == "quickstart" or "Expected" in said
+def test_a_docstring_has_command_hardware_time_and_expected_scores(name):
+    text = docstring(name)
+    assert re.search(rf"kstore (run|sweep) --config=configs/{name}\.py|kstore quickstart", text)
+    assert "CPU" in text or "GPU" in text
+    assert re.search(r"\b(hours?|minutes?|min|s)\b", text)
+    assert name == "quickstart" or "Expected" in text
     assert f"configs/{name}.py" in README.read_text()
 
 
 @pytest.mark.parametrize("name", FIGURES)
-def test_every_figure_is_told_and_has_the_rows_of_the_paper(name):
+def test_a_figure_is_in_the_docstring_and_has_the_rows_of_the_paper(name):
     figures, count = FIGURES[name]
-    told = {int(number) for number in re.findall(r"\b\d+\b", module(name).__doc__)}
-    assert set(figures) <= told
+    numbers = {int(number) for number in re.findall(r"\b\d+\b", docstring(name))}
+    assert set(figures) <= numbers
     assert len(rows(name, "paper")) == count
 
 
-PAPER = {  # Part 3.1, sections 2 to 5, of every row unless another is told below
+PAPER = {  # Part 3.1, sections 2 to 5; of every row unless a test below has another value
     "people": 100_000,
     "shape": (12, 12, 768, 0.25),
     "pretraining": (80_000, 96, 512, 1e-3, 1000, "cosine", 0.1, 0.1, 1e-6),
@@ -123,7 +129,7 @@ PAPER = {  # Part 3.1, sections 2 to 5, of every row unless another is told belo
 
 def protocol(e: Experiment) -> dict:
     p, f, m = e.pretrain, e.finetune, e.model
-    found = {
+    settings = {
         "people": e.world.people,
         "shape": (m.layers, m.heads, m.width, m.rotary_pct),
         "pretraining": (
@@ -139,48 +145,48 @@ def protocol(e: Experiment) -> dict:
     }
     for name in ("p_probe", "q_probe"):
         q = getattr(e, name)
-        found[name] = (
+        settings[name] = (
             *(q.steps, q.batch_size, q.learning_rate, q.schedule, q.final_lr_ratio, q.weight_decay),
             *(q.embedding_rank, q.head, q.embedding_update),
         )
-    return found
+    return settings
 
 
 @pytest.mark.parametrize("name", ["paper", "datasets", "couples", "celebrities"])
-def test_the_scale_of_the_paper_is_its_protocol(name):
+def test_the_paper_scale_is_the_papers_protocol(name):
     for e in rows(name, "paper"):
         assert protocol(e) == PAPER
 
 
-def test_celebrities_are_as_many_and_read_about_in_five_shuffled_texts():
-    found = [(e.data.variant, e.world.celebrities) for e in rows("celebrities", "paper")]
+def test_there_are_as_many_celebrities_with_five_shuffled_biographies():
+    actual = {(e.data.variant, e.world.celebrities) for e in rows("celebrities", "paper")}
     of_figure_17 = ("single+permute1", "single", "single+permute1+fullname")
-    assert {*found} == {(v, n) for v in of_figure_17 for n in (0, 100_000)}
+    assert actual == {(v, n) for v in of_figure_17 for n in (0, 100_000)}
     assert {e.data.celebrity_variant for e in rows("celebrities", "paper")} == {"multi5+permute"}
 
 
-def test_mixed_training_has_two_questions_of_eight_windows_the_other_way_round():
+def test_mixed_training_differs_in_questions_alone():
     mixed, afterwards = rows("mixed", "paper")
     assert (mixed.data.variant, mixed.data.qa_share, mixed.finetune.steps) == ("single", 0.8, 0)
     assert protocol(afterwards) == PAPER
     assert protocol(mixed)["pretraining"] == PAPER["pretraining"]
 
 
-def test_on_a_laptop_every_row_of_mixed_training_reads_about_everyone_as_often():
+def test_on_a_laptop_every_row_of_mixed_training_has_equal_exposures():
     *mixed, afterwards = rows("mixed", "laptop")
-    read = {
+    exposures = {
         e.pretrain.steps * e.pretrain.batch_size * (1 - e.data.qa_share) / e.world.people
         for e in (*mixed, afterwards)
     }
-    assert len(read) == 1
+    assert len(exposures) == 1
     assert afterwards.world == mixed[-1].world
     assert {e.finetune.steps for e in mixed} == {0} != {afterwards.finetune.steps}
 
 
 def test_the_shares_of_questions_are_those_of_figure_10():
-    found = rows("qa_ratio", "paper")
-    assert {e.data.qa_share for e in found} == {0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 0.9}
-    assert {e.finetune.steps for e in found} == {0}
+    experiments = rows("qa_ratio", "paper")
+    assert {e.data.qa_share for e in experiments} == {0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 0.9}
+    assert {e.finetune.steps for e in experiments} == {0}
 
 
 def test_the_grid_of_finetuning_is_that_of_figure_2():
@@ -194,36 +200,36 @@ def test_the_grid_of_finetuning_is_that_of_figure_2():
 
 
 def test_bert_is_trained_and_finetuned_as_in_section_7():
-    found = [e for e in rows("directions", "paper") if e.model.direction == "bidirectional"]
-    assert len({e.data.variant for e in found}) == 16
-    for e in found:
+    berts = [e for e in rows("directions", "paper") if e.model.direction == "bidirectional"]
+    assert len({e.data.variant for e in berts}) == 16
+    for e in berts:
         expected = (150_000, 96, 512, 3e-4, 1000, "cosine", 0.1, 0.1, 1e-6)
         assert protocol(e)["pretraining"] == expected
-    finetuned = [e.finetune for e in found if e.finetune.steps]
+    finetuned = [e.finetune for e in berts if e.finetune.steps]
     assert {(f.schedule, f.final_lr_ratio, f.learning_rate, f.batch_size) for f in finetuned} == {
         ("linear", 0.0, 3e-4, 48)
     }
     cells = {(row.rank, row.embedding_rank) for row in finetuned[0].rows}
     assert cells == {(8, 128), (8, -1), (32, 128), (32, -1)}
-    assert {e.data.qa_share for e in found} == {0.0, 0.2, 0.8}
+    assert {e.data.qa_share for e in berts} == {0.0, 0.2, 0.8}
 
 
 def test_rewritten_biographies_have_the_larger_model_and_more_steps():
     for e in rows("rewritten", "paper"):
-        found = protocol(e)
-        assert found["shape"][:3] == (12, 20, 1280)
-        assert found["pretraining"] == (150_000, *PAPER["pretraining"][1:])
+        settings = protocol(e)
+        assert settings["shape"][:3] == (12, 20, 1280)
+        assert settings["pretraining"] == (150_000, *PAPER["pretraining"][1:])
         assert e.q_probe.embedding_rank == 32
-    beside = [e for e in rows("rewritten", "paper") if e.data.text]
-    assert [(e.data.variant, e.data.text_share) for e in beside] == [
+    with_text = [e for e in rows("rewritten", "paper") if e.data.text]
+    assert [(e.data.variant, e.data.text_share) for e in with_text] == [
         ("single", 0.5),
         ("single+fullname", 0.5),
     ]
 
 
-def test_the_gpu_scale_reads_about_each_person_as_often_as_the_paper():
-    (few,), (many,) = rows("paper", "gpu"), rows("paper", "paper")
-    for part in ("pretrain", "finetune", "p_probe", "q_probe"):
-        one, other = getattr(few, part), getattr(many, part)
-        assert one.steps / few.world.people == other.steps / many.world.people
-        assert one.batch_size == other.batch_size
+def test_the_gpu_scale_has_the_exposures_of_the_paper():
+    (gpu,), (paper,) = rows("paper", "gpu"), rows("paper", "paper")
+    for section in ("pretrain", "finetune", "p_probe", "q_probe"):
+        of_gpu, of_paper = getattr(gpu, section), getattr(paper, section)
+        assert of_gpu.steps / gpu.world.people == of_paper.steps / paper.world.people
+        assert of_gpu.batch_size == of_paper.batch_size
