@@ -1,10 +1,10 @@
-"""How large the page of many runs is, and how fast it is written and opens in a browser.
+"""Measures the page of many runs: its size, and the seconds to write and to open it.
 
     python -m benchmarks.page runs/quickstart --runs=50 [--repeat=5] [--json]
 
-The rows of a finished run are taken again and again, as if each had been finetuned otherwise, so
-that each has tables and charts of its own. Opening is from the request to the end of the load
-event, when the page is laid out and its script has run; it needs Chromium on this machine.
+The rows of a finished run are repeated, each with another number of finetuning steps, so that each
+has tables and charts of its own. Opening lasts from the request to the end of the load event, when
+the page is laid out and its script has run. It needs Chromium.
 """
 
 import argparse
@@ -21,11 +21,11 @@ from kstore_jax.report import page as report
 
 
 def multiplied(run: pathlib.Path, runs: int, out: pathlib.Path) -> None:
-    """Writes to `out` the results of `runs` rows with the figures of those of `run`."""
+    """Writes results of `runs` rows to `out`, with the numbers of the rows of `run`."""
     results, config = (read_json(run / name) for name in ("results.json", "config.json"))
-    found = itertools.cycle(zip(results["rows"], config["rows"], strict=True))
+    originals = itertools.cycle(zip(results["rows"], config["rows"], strict=True))
     rows, configs = [], []
-    for i, (row, own) in enumerate(itertools.islice(found, runs)):
+    for i, (row, own) in enumerate(itertools.islice(originals, runs)):
         rows.append(row)
         finetune = {**own["finetune"], "steps": own["finetune"]["steps"] + i}
         configs.append({**own, "finetune": finetune})
@@ -35,7 +35,7 @@ def multiplied(run: pathlib.Path, runs: int, out: pathlib.Path) -> None:
 
 
 def opening_seconds(page: pathlib.Path, repeat: int) -> list[float]:
-    """How long each of several openings took, in one browser that was warmed up by another."""
+    """The seconds of each of `repeat` openings in one browser, after one to warm up."""
     from playwright.sync_api import sync_playwright
 
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
@@ -53,7 +53,7 @@ def opening_seconds(page: pathlib.Path, repeat: int) -> list[float]:
 
 
 def measure(run: pathlib.Path, runs: int, repeat: int) -> dict:
-    """Size, seconds of writing, and the median and the slowest of the openings."""
+    """Size, seconds to write, and the median and the slowest seconds to open."""
     with tempfile.TemporaryDirectory() as folder:
         out = pathlib.Path(folder)
         multiplied(run, runs, out)
@@ -72,17 +72,17 @@ def measure(run: pathlib.Path, runs: int, repeat: int) -> dict:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("run", type=pathlib.Path)
     parser.add_argument("--runs", type=int, default=50)
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--json", action="store_true")
-    given = parser.parse_args()
-    found = measure(given.run, given.runs, given.repeat)
-    if given.json:
-        print(json.dumps(found))
+    flags = parser.parse_args()
+    measured = measure(flags.run, flags.runs, flags.repeat)
+    if flags.json:
+        print(json.dumps(measured))
     else:
-        print("\n".join(f"{name:<16} {value:>10,}" for name, value in found.items()))
+        print("\n".join(f"{name:<16} {value:>10,}" for name, value in measured.items()))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Builds small runs, and reads their page back."""
+"""Small finished runs for the tests of the report, and their pages read back."""
 
 import csv
 import html
@@ -7,13 +7,15 @@ import json
 import pathlib
 import re
 import urllib.parse
+from typing import Any
 
 from kstore_jax.config.fields import as_dict
 from kstore_jax.pipeline.experiment import Experiment, parse
 from kstore_jax.pipeline.graph import ExperimentGraph
-from kstore_jax.pipeline.run import Runner
 from kstore_jax.pipeline.stages import Cache
 from kstore_jax.report import page as report
+from kstore_jax.report import paper
+from kstore_jax.report.groups import Group
 from kstore_jax.world.people import ATTRIBUTES
 
 
@@ -24,13 +26,15 @@ def shares(value, names=ATTRIBUTES):
 
 
 def without_date(table):
+    """A table without the birth date, which has no probe of whole values."""
     return {name: table[name] for name in ATTRIBUTES[1:]}
 
 
 def a_row(dataset="single", seed=0, qa=0.031, recall=0.998, trained=0.993, probe=0.05):
-    asked = {a: list(range(6 if "permute" in dataset else i + 1)) for i, a in enumerate(ATTRIBUTES)}
+    """A row of `results.json`; P-probing has no values after an attribute is stated."""
+    probed = {a: range(6 if "permute" in dataset else i + 1) for i, a in enumerate(ATTRIBUTES)}
     levels = {"first": dict.fromkeys(ATTRIBUTES, 0.041), "whole": dict.fromkeys(ATTRIBUTES, 0.012)}
-    p_first = {a: [probe if p in asked[a] else None for p in range(6)] for a in ATTRIBUTES}
+    p_first = {a: [probe if p in probed[a] else None for p in range(6)] for a in ATTRIBUTES}
     q_first = {a: [probe] for a in ATTRIBUTES}
     return {
         "dataset": dataset,
@@ -56,15 +60,12 @@ def a_row(dataset="single", seed=0, qa=0.031, recall=0.998, trained=0.993, probe
 
 
 SINGLE = a_row()
-
-
 SHUFFLED = a_row("multi5+permute", qa=0.864, recall=1.0, probe=0.93)
-
-
 CONTRAST = (SINGLE, SHUFFLED)
 
 
 def without(field):
+    """The row of `single` without a field."""
     return {name: value for name, value in SINGLE.items() if name != field}
 
 
@@ -78,8 +79,9 @@ PROVENANCE = {
 }
 
 
-def a_config(row, **pretrain):
-    config = as_dict(Experiment())
+def a_config(row, **pretrain) -> dict[str, Any]:
+    """The configuration of a row, as `config.json` has it."""
+    config: dict[str, Any] = as_dict(Experiment())
     config["seed"] = row["seed"]
     config["data"]["variant"] = row["dataset"]
     config["model"].update(layers=4, heads=4, width=128, dtype="bfloat16")
@@ -91,8 +93,13 @@ def parsed(*rows, **pretrain):
     return [parse(a_config(row, **pretrain)) for row in rows]
 
 
-def a_run(folder: pathlib.Path, rows=CONTRAST, configs="of the rows", metrics=True):
-    """A run folder as `sweep.run` leaves it, as far as a report reads it."""
+def a_run(folder: pathlib.Path, rows=CONTRAST, configs: Any = "of the rows", metrics=True):
+    """The files of a finished run that a report reads.
+
+    Args:
+      configs: rows of `config.json`, which is not written for None.
+      metrics: whether the stages of pretraining have metrics.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "results.json").write_text(json.dumps({"rows": rows, "provenance": [PROVENANCE]}))
     if configs == "of the rows":
@@ -101,26 +108,41 @@ def a_run(folder: pathlib.Path, rows=CONTRAST, configs="of the rows", metrics=Tr
         return folder
     (folder / "config.json").write_text(json.dumps({"rows": configs}))
     for config in configs if metrics else ():
-        runner = Runner(ExperimentGraph(parse(config), Cache(folder / "stages")))
-        stage = runner.graph.cache.folder(runner.graph.pretrain)
+        cache = Cache(folder / "stages")
+        stage = cache.folder(ExperimentGraph(parse(config), cache).pretrain)
         stage.mkdir(parents=True, exist_ok=True)
         lines = [{"step": s, "loss": 7 / s, "seconds": s} for s in range(1, 30)]
         (stage / "metrics.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
     return folder
 
 
-def written(folder: pathlib.Path) -> str:
+def write_page(folder: pathlib.Path) -> str:
+    """The page of a run folder, written there."""
     return report.write([folder], folder).read_text()
 
 
 def text_of(page: str) -> str:
+    """The words of a page, without tags."""
     body = page[page.index("<body>") :]
     return html.unescape(re.sub(r"<[^>]+>", " ", body)).replace("\N{NARROW NO-BREAK SPACE}", " ")
 
 
-def csv_of(page, name):
-    """The table behind the link called that."""
+def csv_of(page: str, name: str) -> list[list[str]]:
+    """The lines of the CSV that a page links under a name."""
     (href,) = re.findall(
         rf'download="{re.escape(name)}[^"]*"[^>]* href="data:text/csv[^,]*,([^"]*)', page
     )
     return list(csv.reader(io.StringIO(urllib.parse.unquote(href))))
+
+
+def published(dataset: str, setting: str = paper.THE_16) -> paper.Published:
+    """The paper's numbers for a dataset that has some."""
+    numbers = paper.published(dataset, setting)
+    assert numbers is not None
+    return numbers
+
+
+def published_beside(group: Group) -> paper.Published:
+    """The paper's numbers that stand beside a group."""
+    assert group.published is not None
+    return group.published

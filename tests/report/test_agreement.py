@@ -2,32 +2,34 @@
 
 import json
 import types
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from kstore_jax.pipeline.experiment import parse
-from kstore_jax.report import agreement, groups, page, paper
+from kstore_jax.report import agreement, groups, page
 from kstore_jax.sweep import run as sweep
 from kstore_jax.world.biographies import FIG3_VARIANTS
 from kstore_jax.world.people import ATTRIBUTES
-from tests.report.runs import SINGLE, a_config, a_row, a_run, csv_of, written
+from tests.report.runs import SINGLE, a_config, a_row, a_run, csv_of, published, write_page
 
 ties = st.integers(0, 6)
 pairs = st.lists(st.tuples(ties, ties), min_size=2, max_size=20)
 
 
 @given(pairs)
-def test_the_correlation_is_symmetric_between_minus_1_and_1_and_none_of_equal_values(points):
+def test_the_correlation_is_symmetric_and_none_for_equal_values(points):
     x, y = zip(*points, strict=True)
-    found = agreement.spearman(x, y)
+    rho = agreement.spearman(x, y)
     if len(set(x)) == 1 or len(set(y)) == 1:
-        assert found is None
+        assert rho is None
     else:
-        assert -1.0001 < found < 1.0001
-        assert found == pytest.approx(agreement.spearman(y, x))
-        assert found == pytest.approx(-agreement.spearman(x, [-value for value in y]))
+        assert rho is not None
+        assert -1.0001 < rho < 1.0001
+        assert rho == pytest.approx(agreement.spearman(y, x))
+        assert -rho == pytest.approx(agreement.spearman(x, [-value for value in y]))
 
 
 def sixteen(scale=0.5, swapped=()):
@@ -35,7 +37,7 @@ def sixteen(scale=0.5, swapped=()):
     swap = dict(zip(swapped, reversed(swapped), strict=True))
     rows = []
     for dataset in FIG3_VARIANTS:
-        theirs = paper.published(swap.get(dataset, dataset))
+        theirs = published(swap.get(dataset, dataset))
         row = a_row(dataset, qa=scale * theirs.qa["mean"])
         row["q_probe"]["first"] = {a: [scale * theirs.q_first[a]] for a in ATTRIBUTES}
         rows.append(row)
@@ -64,39 +66,39 @@ def test_seeds_count_as_their_mean():
     assert correlations([*rows, *against])["qa_mean"] == pytest.approx(-1)
 
 
-def test_fewer_datasets_and_other_models_have_none():
+def test_fewer_datasets_and_other_models_have_no_correlation():
     rows = sixteen()
     assert correlations(rows[1:]) == {}
     assert correlations([{**rows[0], "direction": "bidirectional"}, *rows[1:]]) == {}
     assert correlations([{**rows[0], "mixed": {"qa_share": 0.8}}, *rows[1:]]) == {}
 
 
-def test_the_furthest_apart_are_shown_first():
+def test_the_furthest_apart_are_first():
     swapped = ("single", "multi5+permute")
-    found = groups.groups(sixteen(swapped=swapped), None)
-    answers, read = agreement.agreements(found)
+    answers, probed = agreement.agreements(groups.groups(sixteen(swapped=swapped), None))
     assert {label for label, _, _ in answers.misses()[:2]} == set(swapped)
-    assert {label for label, _, _ in read.misses()[:2]} == set(swapped)
+    assert {label for label, _, _ in probed.misses()[:2]} == set(swapped)
     assert all(ours == theirs for _, ours, theirs in answers.misses()[2:])
+    assert answers.spearman is not None
     assert -1 < answers.spearman < 1
 
 
 def test_two_datasets_are_too_few():
     rows = [a_row("single"), a_row("multi5"), a_row("multi3")]
     assert agreement.agreements(groups.groups(rows, None)) == []
-    more = groups.groups([*rows, a_row("multi2")], None)
-    assert [each.labels for each in agreement.agreements(more)] == [
+    three = groups.groups([*rows, a_row("multi2")], None)
+    assert [each.labels for each in agreement.agreements(three)] == [
         ("single", "multi5", "multi2")
     ] * 2
 
 
-def test_results_have_it_where_a_sweep_is_of_all_datasets(finished, monkeypatch, tmp_path):
+def test_a_sweep_over_all_datasets_writes_the_correlations(finished, monkeypatch, tmp_path):
     assert "spearman" not in json.loads((finished / "results.json").read_text())
     rows = sixteen()
-    graphs = [types.SimpleNamespace(experiment=parse(a_config(row)), row=row) for row in rows]
+    graphs: Any = [types.SimpleNamespace(experiment=parse(a_config(row)), row=row) for row in rows]
     monkeypatch.setattr(sweep, "result_row", lambda graph: graph.row)
     monkeypatch.setattr(page, "write", lambda *paths: paths[0])
-    plan = types.SimpleNamespace(path_from=lambda workdir: "stages", stages=())
+    plan: Any = types.SimpleNamespace(path_from=lambda workdir: "stages", stages=())
     sweep._publish(tmp_path, graphs, plan, failed=())
     assert json.loads((tmp_path / "results.json").read_text())["spearman"] == correlations(rows)
 
@@ -104,7 +106,7 @@ def test_results_have_it_where_a_sweep_is_of_all_datasets(finished, monkeypatch,
 def test_ours_stand_against_the_paper_s_from_three_datasets_on(tmp_path, page):
     assert "Ours against the paper" not in page
     rows = [SINGLE, a_row("multi2", qa=0.95), a_row("multi5+permute", qa=0.9)]
-    text = written(a_run(tmp_path, rows, metrics=False))
+    text = write_page(a_run(tmp_path, rows, metrics=False))
     assert "Spearman’s ρ = 0.500" in text
     assert "Furthest apart: multi2 (rank 3, the paper&#x27;s 2), multi5+permute (rank 2" in text
     _, first, *_ = csv_of(text, "agreement-qa-mean")
@@ -115,6 +117,8 @@ def test_a_dataset_in_two_settings_does_not_count_twice(tmp_path):
     rows = [SINGLE, a_row("multi2", qa=0.95), a_row("multi5+permute", qa=0.9)]
     configs = [a_config(row) for row in (*rows, SINGLE)]
     configs[-1]["finetune"]["steps"] += 10
-    text = written(a_run(tmp_path, [*rows, {**SINGLE, "name": "longer"}], configs, metrics=False))
+    text = write_page(
+        a_run(tmp_path, [*rows, {**SINGLE, "name": "longer"}], configs, metrics=False)
+    )
     assert "single (finetune.steps" in text
     assert "Spearman" not in text

@@ -1,4 +1,4 @@
-"""The page as a reader has it: opened in a browser, with pointer, keyboard, phone and printer."""
+"""The page in a browser, with pointer, keyboard, phone and printer."""
 
 import collections
 import contextlib
@@ -21,7 +21,7 @@ NAMES = ("bio_train_first", "bio_test_first", "qa_train_first", "qa_test_first",
 
 
 def an_evaluated_run(folder: pathlib.Path, rows, configs) -> pathlib.Path:
-    """A run whose pretraining was looked at while it went on."""
+    """A run whose pretraining was evaluated every 4 steps."""
     a_run(folder, rows, configs)
     lines = [
         {"step": s, "loss": 7 / s, "seconds": s, "evaluation": dict.fromkeys(NAMES, s / 400)}
@@ -53,22 +53,23 @@ def browser():
 
 @pytest.fixture
 def opened(browser, page):
-    """`(**how) -> page` opened so; the browser must ask for the file alone and find no fault."""
-    faults, asked = [], []
+    """`(**options) -> tab` with the page. Afterwards it checks that the browser logged no error and
+    requested this file only."""
+    errors, requests = [], []
     with contextlib.ExitStack() as stack:
 
-        def open_(**how):
-            context = stack.enter_context(contextlib.closing(browser.new_context(**how)))
+        def open_(**options):
+            context = stack.enter_context(contextlib.closing(browser.new_context(**options)))
             tab = context.new_page()
-            tab.on("console", lambda message: faults.append(message.text))
-            tab.on("pageerror", lambda error: faults.append(str(error)))
-            tab.on("request", lambda request: asked.append(request.url))
+            tab.on("console", lambda message: errors.append(message.text))
+            tab.on("pageerror", lambda error: errors.append(str(error)))
+            tab.on("request", lambda request: requests.append(request.url))
             tab.goto(page.as_uri())
             return tab
 
         yield open_
-        assert not faults
-        assert {url.partition("#")[0] for url in asked} <= {page.as_uri()}
+        assert not errors
+        assert {url.partition("#")[0] for url in requests} <= {page.as_uri()}
 
 
 def rows_of(tab, title):
@@ -95,7 +96,7 @@ def test_a_table_is_sorted_by_pointer_and_keyboard(opened):
     assert rows_of(tab, "Questions in wordings never trained")[0].startswith("multi5+permute")
 
 
-def test_a_mark_shows_its_value_where_the_pointer_is(opened):
+def test_the_pointer_shows_the_value_of_a_mark(opened):
     tab = opened()
     tip = tab.locator("#tip")
     assert tip.is_hidden()
@@ -116,7 +117,7 @@ def test_a_mark_shows_its_value_where_the_pointer_is(opened):
     assert tip.is_hidden()
 
 
-def test_a_tap_shows_a_value_until_another_place_is_tapped(opened):
+def test_a_tap_shows_a_value_until_the_next_tap(opened):
     tab = opened(viewport={"width": 390, "height": 800}, has_touch=True, is_mobile=True)
     tip = tab.locator("#tip")
     figure = tab.locator("figure", has=tab.locator('svg[aria-label^="multi5+permute: answers"]'))
@@ -175,7 +176,7 @@ def test_tab_goes_down_the_page_and_every_stop_has_a_name(opened):
     assert tab.evaluate("document.activeElement.textContent") == "At a glance"
 
 
-def test_a_screen_reader_is_shown_what_everything_is(opened):
+def test_everything_has_a_name_for_a_screen_reader(opened):
     tab = opened()
     for values in tab.locator("summary").all():
         values.click()
@@ -194,7 +195,7 @@ def test_a_screen_reader_is_shown_what_everything_is(opened):
     assert "this run – university: 86.7\N{NARROW NO-BREAK SPACE}%" in names["graphics-symbol"]
 
 
-def test_marks_are_hidden_by_their_switch(opened):
+def test_a_switch_hides_its_marks(opened):
     tab = opened()
     papers = tab.locator('svg[aria-label^="single: answers"] .paper_marks')
     assert papers.is_visible()
@@ -206,7 +207,7 @@ def test_marks_are_hidden_by_their_switch(opened):
     assert reached.get_attribute("aria-label").startswith("majority guess")
 
 
-def test_what_is_linked_is_downloaded(opened, page):
+def test_links_lead_to_files_and_downloads(opened, page):
     tab = opened(accept_downloads=True)
     with tab.expect_download() as download:
         tab.get_by_role("link", name="CSV of single: answers").click()
@@ -220,9 +221,9 @@ def test_what_is_linked_is_downloaded(opened, page):
             assert (page.parent / href.replace("%2B", "+")).is_file()
 
 
-@pytest.mark.parametrize("how", ["light", "dark"])
-def test_a_phone_scrolls_down_alone_and_reads_its_words(opened, how):
-    tab = opened(viewport={"width": 360, "height": 740}, color_scheme=how, has_touch=True)
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_phone_scrolls_in_one_direction_and_its_text_has_contrast(opened, scheme):
+    tab = opened(viewport={"width": 360, "height": 740}, color_scheme=scheme, has_touch=True)
     width = "document.documentElement.scrollWidth"
     assert tab.evaluate(width) == 360
     for values in tab.locator("summary").all():
@@ -244,7 +245,7 @@ def test_a_phone_scrolls_down_alone_and_reads_its_words(opened, how):
     assert contrast >= 4.5  # WCAG 2.2, level AA
 
 
-def test_in_print_all_charts_and_tables_are_there_and_no_controls(opened):
+def test_print_has_all_charts_and_tables_and_no_controls(opened):
     tab = opened(color_scheme="dark")
     values = tab.locator("figure details")
     values.nth(1).locator("summary").click()

@@ -11,7 +11,6 @@ import urllib.parse
 import pytest
 
 from kstore_jax.report import page as report
-from kstore_jax.report import paper
 from tests.report.runs import (
     CONTRAST,
     SHUFFLED,
@@ -20,8 +19,9 @@ from tests.report.runs import (
     a_row,
     a_run,
     csv_of,
+    published,
     text_of,
-    written,
+    write_page,
 )
 
 
@@ -47,26 +47,26 @@ def test_headings_are_in_order(page):
     assert all(level <= before + 1 for before, level in itertools.pairwise(levels))
 
 
-def test_the_page_holds_our_numbers_and_the_papers(page):
+def test_the_page_holds_our_numbers_and_the_paper_s(page):
     text = text_of(page)
     for row in CONTRAST:
         for share in row["qa"].values():
             assert f" {100 * share:.1f} " in text
-        for share in paper.published(row["dataset"]).qa.values():
+        for share in published(row["dataset"]).qa.values():
             assert f" {100 * share:.1f} " in text
-    for text in ("100,000 people, 124M parameters", "287", "1,065,728", "jax 0.10.2", "402.1"):
-        assert text in text
-    for text in ("git b5ec04e05f", "cpu:0", "below 100 %", "results.json"):
-        assert text in text
+    for words in ("100,000 people, 124M parameters", "287", "1,065,728", "jax 0.10.2", "402.1"):
+        assert words in text
+    for words in ("git b5ec04e05f", "cpu:0", "below 100 %", "results.json"):
+        assert words in text
 
 
-def test_what_comes_from_data_is_escaped(tmp_path):
-    page = written(a_run(tmp_path, [a_row('<b onx="1">&$x_$')], None))
+def test_text_from_data_is_escaped(tmp_path):
+    page = write_page(a_run(tmp_path, [a_row('<b onx="1">&$x_$')], None))
     assert "<b onx" not in page
     assert "&lt;b onx=&quot;1&quot;&gt;&amp;$x_$" in page
 
 
-def test_every_figure_is_in_the_page_and_a_file(run, page):
+def test_every_chart_is_on_the_page_and_a_file(run, page):
     files = sorted((run / "figures").glob("*"))
     assert len(files) == 2 * 4 + 1 == page.count("<figure>") == page.count("<svg ")
     for file in files:
@@ -80,28 +80,28 @@ def test_every_figure_is_in_the_page_and_a_file(run, page):
     assert any("Pretraining loss" in alt for alt in alts)
 
 
-def test_a_second_report_is_the_same_and_leaves_nothing_else(run, page, tmp_path):
+def test_a_second_page_is_the_same_and_leaves_nothing_else(run, page, tmp_path):
     other = report.write([run], tmp_path / "deep" / "out")
     assert len(re.findall("<figure>", other.read_text())) == page.count("<figure>")
     assert 'href="results.json"' in page
     assert 'href="results.json"' not in other.read_text()
-    link = re.search(r'href="([^"]*results\.json)"', other.read_text())[1]
+    (link,) = re.findall(r'href="([^"]*results\.json)"', other.read_text())
     assert (other.parent / link).resolve() == (run / "results.json").resolve()
     assert not list(tmp_path.rglob("*.writing")) + list(run.rglob("*.writing"))
-    assert written(run) == page
+    assert write_page(run) == page
 
 
-def test_pictures_that_are_drawn_no_more_go_and_those_of_others_stay(tmp_path):
+def test_stale_pictures_are_removed_and_pictures_of_others_stay(tmp_path):
     def pictures():
         return {path.name for path in (tmp_path / "figures").iterdir()}
 
-    written(a_run(tmp_path, [SINGLE], metrics=False))
+    write_page(a_run(tmp_path, [SINGLE], metrics=False))
     theirs = {"answers-9-single.png": b"\x89PNG, by another hand", "mine.txt": b"words"}
     for name, content in theirs.items():
         (tmp_path / "figures" / name).write_bytes(content)
     alone = pictures()
     assert "answers-1-single.png" in alone
-    page = written(a_run(tmp_path, [SHUFFLED], metrics=False))
+    page = write_page(a_run(tmp_path, [SHUFFLED], metrics=False))
     linked = {urllib.parse.unquote(name) for name in re.findall(r'href="figures/([^"]+)"', page)}
     assert pictures() == linked | set(theirs)
     assert not (alone - set(theirs)) & linked
@@ -117,17 +117,16 @@ def test_every_chart_has_its_values_as_a_table_and_as_csv(page):
         ours = {line[0]: float(line[1]) for line in lines}
         assert ours == {name: pytest.approx(100 * x, abs=6e-4) for name, x in row["qa"].items()}
         theirs = {line[0]: float(line[3]) for line in lines}
-        assert theirs == pytest.approx(
-            {n: 100 * x for n, x in paper.published(row["dataset"]).qa.items()}
-        )
+        printed = {name: 100 * share for name, share in published(row["dataset"]).qa.items()}
+        assert theirs == pytest.approx(printed)
     head, *lines = csv_of(page, "p-probing-1-")
     assert len(lines) == 7
-    assert lines[1][1:3] == ["", "5.0"]  # before the second fact the first is not asked for
+    assert lines[1][1:3] == ["", "5.0"]  # the first fact is stated by then
     head, *lines = csv_of(page, "rows")
     assert [line[1] for line in lines] == ["single", "multi5+permute"]
 
 
-def test_every_value_is_shown_at_its_mark(page):
+def test_every_mark_has_its_value_as_a_label(page):
     text = html.unescape(page).replace("\N{NARROW NO-BREAK SPACE}", " ")
     for mark in (
         "this run – university: 86.7 %",
@@ -140,11 +139,11 @@ def test_every_value_is_shown_at_its_mark(page):
         assert f'aria-label="{mark}"' in text
 
 
-def test_several_seeds_are_shown_each_and_as_a_mean(tmp_path):
+def test_several_seeds_have_a_row_each_and_a_mean(tmp_path):
     rows = [
         a_row(row["dataset"], s, row["qa"]["mean"] + s / 50) for row in CONTRAST for s in (0, 1)
     ]
-    text = text_of(written(a_run(tmp_path, rows)))
+    text = text_of(write_page(a_run(tmp_path, rows)))
     for share in (0.031, 0.051, 0.041, 0.864, 0.884, 0.874):
         assert f" {100 * share:.1f} " in text
     assert text.count("this run, mean of 2") == 2
@@ -152,10 +151,12 @@ def test_several_seeds_are_shown_each_and_as_a_mean(tmp_path):
     assert "one text about each person answers 4.1 %" in text
 
 
-def test_several_runs_make_one_page_and_a_row_of_both_is_shown_once(tmp_path):
-    a = a_run(tmp_path / "a", CONTRAST)
-    b = a_run(tmp_path / "b", [SINGLE, a_row("multi2", qa=0.5)])
-    page = report.write([a, b], tmp_path / "out").read_text()
+def test_several_runs_make_one_page_with_each_row_once(tmp_path):
+    runs = [
+        a_run(tmp_path / "a", CONTRAST),
+        a_run(tmp_path / "b", [SINGLE, a_row("multi2", qa=0.5)]),
+    ]
+    page = report.write(runs, tmp_path / "out").read_text()
     assert [line[1] for line in csv_of(page, "rows")[1:]] == ["single", "multi5+permute", "multi2"]
     for link in ("../a/results.json", "../b/results.json"):
         assert f'href="{link}"' in page
@@ -170,7 +171,7 @@ def test_several_runs_make_one_page_and_a_row_of_both_is_shown_once(tmp_path):
 
 @pytest.mark.parametrize("configs", ["of the rows", None, [{"seed": "?"}], [a_config(SHUFFLED)]])
 def test_without_metrics_or_configuration_there_is_no_loss_curve(tmp_path, configs):
-    page = written(a_run(tmp_path, [SINGLE], configs, metrics=False))
+    page = write_page(a_run(tmp_path, [SINGLE], configs, metrics=False))
     assert page.count("<figure>") == 4
     assert "Pretraining loss" not in page
     assert "3.1" in text_of(page)
@@ -180,23 +181,23 @@ def test_damaged_metrics_leave_the_curve_out(tmp_path):
     folder = a_run(tmp_path, [SINGLE])
     (metrics,) = folder.glob("stages/pretrain-*/metrics.jsonl")
     metrics.write_text("{not json\n")
-    assert "Pretraining loss" not in written(folder)
+    assert "Pretraining loss" not in write_page(folder)
 
 
 @pytest.mark.parametrize("text", ["{}/cache", "../cache"])
 def test_losses_are_read_where_the_stages_are(tmp_path, text):
     folder = a_run(tmp_path / "run")
     (folder / "stages").rename(tmp_path / "cache")
-    assert "Pretraining loss" not in written(folder)
+    assert "Pretraining loss" not in write_page(folder)
     content = json.loads((folder / "results.json").read_text())
     content["stages"] = text.format(tmp_path)
     (folder / "results.json").write_text(json.dumps(content))
-    assert "Pretraining loss" in written(folder)
+    assert "Pretraining loss" in write_page(folder)
 
 
-def test_dynamics_are_drawn_where_a_pretraining_was_evaluated(tmp_path):
+def test_evaluations_during_pretraining_are_drawn(tmp_path):
     run = a_run(tmp_path, [SINGLE])
-    assert "dynamics" not in "".join(path.name for path in (tmp_path / "figures").glob("*"))
+    assert "The model while it was pretrained" not in write_page(run)
     (metrics,) = run.glob("stages/pretrain-*/metrics.jsonl")
     names = ("bio_train_first", "bio_test_first", "qa_train_first", "qa_test_first")
     lines = [
@@ -204,7 +205,7 @@ def test_dynamics_are_drawn_where_a_pretraining_was_evaluated(tmp_path):
         for s in range(10, 40, 10)
     ]
     metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    page = written(run)
+    page = write_page(run)
     assert "The model while it was pretrained" in page
     assert "biographies, P_test 75.0" in page
     assert any("dynamics-0" in path.name for path in (tmp_path / "figures").glob("*"))

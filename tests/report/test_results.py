@@ -33,7 +33,7 @@ from tests.report.runs import SINGLE, without
         (json.dumps({"rows": [{**SINGLE, "qa_wordings": [{}]}]}), "damaged (mean is missing)"),
     ],
 )
-def test_bad_results_are_shown_in_one_line_and_nothing_is_written(tmp_path, content, text):
+def test_bad_results_are_one_line_and_nothing_is_written(tmp_path, content, text):
     if content is not None:
         data = content if isinstance(content, bytes) else content.encode()
         (tmp_path / "results.json").write_bytes(data)
@@ -45,6 +45,8 @@ def test_bad_results_are_shown_in_one_line_and_nothing_is_written(tmp_path, cont
     assert not (tmp_path / "out").exists()
 
 
-def test_no_run_at_all(tmp_path):
+@pytest.mark.parametrize("name", ["nowhere", "a_file"])
+def test_a_path_that_is_no_run(tmp_path, name):
+    (tmp_path / "a_file").touch()
     with pytest.raises(UserError, match="no results here"):
-        report.write([tmp_path / "nowhere"], tmp_path / "out")
+        report.write([tmp_path / name], tmp_path / "out")

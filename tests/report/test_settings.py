@@ -14,34 +14,34 @@ from tests.report.runs import (
     a_run,
     text_of,
     without,
-    written,
+    write_page,
 )
 
 
-def mind(folder, **changed):
-    """What the page of a run with changed parts of the configuration says to keep in mind."""
+def keep_in_mind(folder, **changed):
+    """The notes to keep in mind, on the page of a run with changed sections."""
     config = {**a_config(SINGLE), **changed}
-    page = written(a_run(folder, [{**SINGLE, "people": 100_000}], [config], metrics=False))
+    page = write_page(a_run(folder, [{**SINGLE, "people": 100_000}], [config], metrics=False))
     return text_of(page).partition("What to keep in mind")[2]
 
 
-def test_what_is_unlike_the_paper_is_shown(tmp_path):
+def test_differences_from_the_paper_are_listed(tmp_path):
     like = as_dict(Experiment())
-    text = mind(tmp_path, model=like["model"])
+    text = keep_in_mind(tmp_path, model=like["model"])
     assert "P-probing and Q-probing: a linear head" in text
     assert "Pretraining had no dropout" in text
     assert "drops nothing" not in text
     assert "beam of 4" in text
-    for untrue in ("Compare shapes", "only the tokens", "output rows", "at most", "templates"):
-        assert untrue not in text
+    for other_note in ("Compare shapes", "only the tokens", "output rows", "at most", "templates"):
+        assert other_note not in text
 
 
-def test_settings_unlike_the_paper_s_are_shown_of_each_probe(tmp_path):
+def test_each_probe_s_differences_from_the_paper_are_listed(tmp_path):
     like = as_dict(Experiment())
     p_probe = {**like["p_probe"], "embedding_update": "shared", "biographies_per_person": 1}
     q_probe = {**like["q_probe"], "head": "unembedding"}
     data = {"variant": "single", "vocabulary": "compact"}
-    text = mind(tmp_path, p_probe=p_probe, q_probe=q_probe, data=data)
+    text = keep_in_mind(tmp_path, p_probe=p_probe, q_probe=q_probe, data=data)
     assert "P-probing: a linear head" in text
     assert "Q-probing: first tokens are read through the model's own output rows" in text
     assert "P-probing: the embedding is updated for the tokens of the templates" in text
@@ -50,40 +50,41 @@ def test_settings_unlike_the_paper_s_are_shown_of_each_probe(tmp_path):
     assert "only the tokens that these texts use" in text
 
 
-def test_the_code_is_that_of_the_stages_and_not_of_who_asked_last(tmp_path):
+def test_the_code_is_the_code_that_computed_the_stages(tmp_path):
     codes = ["b5ec04e05fc84dfd-dirty", "0a1b2c3"], ["0a1b2c3", "kstore_jax 0.1.0"]
     rows = [{**row, "code": code} for row, code in zip(CONTRAST, codes, strict=True)]
-    text = text_of(written(a_run(tmp_path / "new", rows)))
+    text = text_of(write_page(a_run(tmp_path / "new", rows)))
     assert "git 0a1b2c3, git b5ec04e05f with uncommitted changes, kstore_jax 0.1.0" in text
     assert "0123abc" not in text
-    older = written(a_run(tmp_path / "older", [without("code")]))
+    older = write_page(a_run(tmp_path / "older", [without("code")]))
     assert re.search(r"code\s+not known", text_of(older))
 
 
-def test_all_that_the_stages_were_made_with_is_shown(tmp_path):
+def test_every_machine_that_computed_a_stage_is_listed(tmp_path):
     def text(*machines):
         run = a_run(tmp_path)
-        made = [{**PROVENANCE, "platform": machine} for machine in machines]
-        results = json.loads((run / "results.json").read_text())
-        results["provenance"] = made if len(made) > 1 else made[0]  # an older one text of one
-        (run / "results.json").write_text(json.dumps(results))
-        return text_of(written(run))
+        provenances = [{**PROVENANCE, "platform": machine} for machine in machines]
+        content = json.loads((run / "results.json").read_text())
+        older = len(machines) == 1  # results of older versions have one provenance
+        content["provenance"] = provenances[0] if older else provenances
+        (run / "results.json").write_text(json.dumps(content))
+        return text_of(write_page(run))
 
     assert re.search(r"machine\s+north, Python 3\.11\.7 / south, Python", text("north", "south"))
     assert re.search(r"machine\s+north, Python 3\.11\.7\s+versions", text("north"))
 
 
-def test_goodput_peak_and_flags_are_shown_where_they_are_known(tmp_path):
-    older = text_of(written(a_run(tmp_path / "older")))
+def test_goodput_peak_and_flags_are_listed_if_recorded(tmp_path):
+    older = text_of(write_page(a_run(tmp_path / "older")))
     assert "87.1" not in older
     assert "TFLOP" not in older
     run = a_run(tmp_path / "run", [{**row, "goodput": 0.871} for row in CONTRAST])
-    results = json.loads((run / "results.json").read_text())
+    content = json.loads((run / "results.json").read_text())
     peak = {"flops": 989e12, "source": "data sheet of an accelerator"}
-    results["provenance"][0] |= {"peak": peak, "flags": {"XLA_FLAGS": "--xla_some=1"}}
-    results["provenance"][0]["versions"]["scipy"] = "1.99"
-    (run / "results.json").write_text(json.dumps(results))
-    text = text_of(written(run))
+    content["provenance"][0] |= {"peak": peak, "flags": {"XLA_FLAGS": "--xla_some=1"}}
+    content["provenance"][0]["versions"]["scipy"] = "1.99"
+    (run / "results.json").write_text(json.dumps(content))
+    text = text_of(write_page(run))
     assert text.count("87.1") == len(CONTRAST)
     assert "989.0 TFLOP/s (data sheet of an accelerator)" in text
     assert "XLA_FLAGS --xla_some=1" in text
@@ -101,7 +102,7 @@ MIXED = {
 }
 
 
-def test_what_is_mixed_in_is_shown_as_the_configuration_has_it():
+def test_mixed_follows_from_the_configuration():
     config = a_config(SINGLE)
     assert results.mixed(parse(config)) == {}
     config["world"]["celebrities"] = 1000
@@ -109,9 +110,9 @@ def test_what_is_mixed_in_is_shown_as_the_configuration_has_it():
     assert results.mixed(parse(config)) == MIXED
 
 
-def test_what_was_mixed_in_is_listed_and_is_not_the_papers(tmp_path):
+def test_sources_mixed_in_are_listed_and_have_no_numbers_of_the_paper(tmp_path):
     rows = [{**SINGLE, "mixed": {}}, {**SINGLE, "mixed": MIXED}]
-    page = written(a_run(tmp_path, rows, None))
+    page = write_page(a_run(tmp_path, rows, None))
     text = (
         "nothing / 1,000 celebrities in multi5+permute, shuffled in; "
         "questions with answers, 80.0 % of the windows; text of hf:books, 10.0 % of the windows"
@@ -120,16 +121,16 @@ def test_what_was_mixed_in_is_listed_and_is_not_the_papers(tmp_path):
     assert "single (celebrities=1000, " in text_of(page)
     assert page.count("the paper, just before") == 1
     row = {**SINGLE, "mixed": {**MIXED, "celebrity_share": 0.25}}
-    often = text_of(written(a_run(tmp_path / "often", [row], None)))
-    assert "25.0 % of the windows of biographies" in often
+    in_windows = text_of(write_page(a_run(tmp_path / "in_windows", [row], None)))
+    assert "25.0 % of the windows of biographies" in in_windows
 
 
-def test_where_nothing_is_mixed_in_nothing_is_said_of_it(tmp_path, page):
+def test_without_sources_mixed_in_the_term_is_left_out(tmp_path, page):
     assert "mixed in" not in text_of(page)
-    assert "mixed in" not in text_of(written(a_run(tmp_path, [without("mixed")])))
+    assert "mixed in" not in text_of(write_page(a_run(tmp_path, [without("mixed")])))
 
 
-def test_every_setting_is_shown(page):
+def test_every_setting_is_listed(page):
     text = text_of(page).partition("Every setting")[2]
     assert re.search(r"data\.variant\s+single / multi5\+permute", text)
     assert re.search(r"pretrain\.steps\s+80000", text)

@@ -6,13 +6,14 @@ from kstore_jax.report import groups, summary
 from tests.report.runs import CONTRAST, SHUFFLED, SINGLE, a_row, parsed, text_of
 
 
-def finding_of(*rows, configs=None):
-    found = summary.summarise(groups.groups(rows, configs))
-    parts = (found.headline, found.verdict, *found.caveats)
+def summary_of(*rows, configs=None):
+    """The sentences of the summary of these rows."""
+    result = summary.summarise(groups.groups(rows, configs))
+    parts = (result.headline, result.verdict, *result.caveats)
     return " ".join(parts).replace("\N{NARROW NO-BREAK SPACE}", " ")
 
 
-def test_the_page_says_what_was_found_first(page):
+def test_the_page_begins_with_the_summary(page):
     heading = text_of(page[page.index("<body>") : page.index("</h1>")])
     assert "Both models recite the biographies (99.8 % / 100.0 % of attribute values)" in heading
     assert "one text about each person answers 3.1 %" in heading
@@ -20,7 +21,7 @@ def test_the_page_says_what_was_found_first(page):
 
 
 def test_a_null_result_claims_no_contrast():
-    text = finding_of(SINGLE, a_row("multi5+permute", qa=0.04))
+    text = summary_of(SINGLE, a_row("multi5+permute", qa=0.04))
     assert "they answer 3.1 % to 4.0 %: this run shows no clear contrast" in text
     assert "gives 2.7 %" in text
     assert "decides" not in text
@@ -29,27 +30,27 @@ def test_a_null_result_claims_no_contrast():
 def test_seeds_that_overlap_are_no_contrast():
     apart = [a_row("single", seed=s, qa=qa) for s, qa in enumerate((0.05, 0.55))]
     other = [a_row("multi5", seed=s, qa=qa) for s, qa in enumerate((0.5, 0.7))]
-    assert "no clear contrast" in finding_of(*apart, *other)
+    assert "no clear contrast" in summary_of(*apart, *other)
 
 
 def test_a_run_too_short_says_so():
-    text = finding_of(a_row(recall=0.31), a_row("multi5+permute", recall=0.62, qa=0.5))
+    text = summary_of(a_row(recall=0.31), a_row("multi5+permute", recall=0.62, qa=0.5))
     assert text.startswith("This run is too short to show the effect.")
     assert "recite 31.0 % to 62.0 %" in text
     assert "Asked about" not in text
-    assert "too short" in finding_of(a_row(recall=0.31))
+    assert "too short" in summary_of(a_row(recall=0.31))
 
 
 def test_a_model_that_did_not_learn_is_left_out_of_the_comparison():
-    text = finding_of(SINGLE, SHUFFLED, a_row("multi2", recall=0.62))
+    text = summary_of(SINGLE, SHUFFLED, a_row("multi2", recall=0.62))
     assert "Both models recite" in text
     assert "Left out" in text
     assert "multi2 62.0 %" in text
 
 
-def test_a_finetuning_that_works_nowhere_is_shown_and_forbids_the_verdict():
+def test_a_finetuning_that_works_nowhere_is_a_caveat_and_forbids_the_verdict():
     rows = a_row(trained=0.4), a_row("multi5+permute", qa=0.864, trained=0.89)
-    text = finding_of(*rows, configs=parsed(*rows))
+    text = summary_of(*rows, configs=parsed(*rows))
     assert "(single 40.0 %, multi5+permute 89.0 %)" in text
     assert "may come from the finetuning" in text
     assert "Fig. 2a" in text
@@ -59,7 +60,7 @@ def test_a_finetuning_that_works_nowhere_is_shown_and_forbids_the_verdict():
 def test_a_finetuning_that_works_on_one_dataset_is_not_in_doubt():
     """What `kstore quickstart` finds: LoRA does not teach `single` all its trained questions."""
     rows = a_row(trained=0.63), SHUFFLED
-    text = finding_of(*rows, configs=parsed(*rows))
+    text = summary_of(*rows, configs=parsed(*rows))
     assert "Both store the facts." in text
     assert "may come from the finetuning" not in text
 
@@ -69,31 +70,31 @@ def test_another_finetuning_that_works_proves_nothing():
     configs = parsed(*rows)
     finetune = dataclasses.replace(configs[1].finetune, steps=9)
     configs[1] = dataclasses.replace(configs[1], finetune=finetune)
-    assert "(single 63.0 %)" in finding_of(*rows, configs=configs)
-    assert "(single 63.0 %)" in finding_of(*rows)
+    assert "(single 63.0 %)" in summary_of(*rows, configs=configs)
+    assert "(single 63.0 %)" in summary_of(*rows)
 
 
 def test_single_alone_cites_the_paper_on_its_trained_questions():
-    assert "19 to 41 %" in finding_of(a_row(trained=0.63))
-    assert "19 to 41 %" not in finding_of(a_row("multi2", trained=0.63))
+    assert "19 to 41 %" in summary_of(a_row(trained=0.63))
+    assert "19 to 41 %" not in summary_of(a_row("multi2", trained=0.63))
 
 
 def test_the_verdict_needs_runs_that_differ_in_the_dataset_alone():
-    assert "Both store the facts." in finding_of(*CONTRAST, configs=parsed(*CONTRAST))
-    assert "store the facts" not in finding_of(*CONTRAST)
+    assert "Both store the facts." in summary_of(*CONTRAST, configs=parsed(*CONTRAST))
+    assert "store the facts" not in summary_of(*CONTRAST)
     unlike = [*parsed(SINGLE, steps=2000), *parsed(SHUFFLED, steps=9000)]
-    assert "store the facts" not in finding_of(*CONTRAST, configs=unlike)
+    assert "store the facts" not in summary_of(*CONTRAST, configs=unlike)
 
 
 def test_one_dataset_alone():
-    text = finding_of(SHUFFLED)
+    text = summary_of(SHUFFLED)
     assert "The model that read five shuffled wordings" in text
     assert "answers 86.4 %" in text
     assert "gives 2.7 %" in text
 
 
 def test_many_datasets_name_the_least_and_the_most():
-    text = finding_of(SINGLE, a_row("multi2", qa=0.4), SHUFFLED)
+    text = summary_of(SINGLE, a_row("multi2", qa=0.4), SHUFFLED)
     assert "All three models recite" in text
     assert "answers 3.1 % (the least)" in text
     assert "answers 86.4 % (the most)" in text
