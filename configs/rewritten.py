@@ -14,7 +14,7 @@ Then run `kstore sweep --config=configs/rewritten.py:SCALE --workdir=runs/rewrit
 - both with half of the windows from real text, which `--config.data.text=` names (`runs/wikibook`
   here: a folder of .txt or .jsonl files).
 
-Scales, none of which has been run; `--dry-run` estimates the time on this machine:
+Scales. No row has been run yet; `--dry-run` estimates the time on this machine:
 
 - `laptop` (the default): 500 people, on 2 CPU cores.
 - `:gpu`: 10,000 people, 1.4e17 FLOP of pretraining per row, on one GPU.

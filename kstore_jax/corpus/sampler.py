@@ -157,12 +157,15 @@ class Mixture:
     def _sources(self, first: int, count: int) -> tuple[np.ndarray, np.ndarray]:
         """The source of each window (count,), and the number of windows of each source before the
         first one (sources,)."""
-        group_size = sum(self.weights)
+        windows_per_group = sum(self.weights)
         unshuffled = np.repeat(np.arange(len(self.weights)), self.weights)
-        group, skip = divmod(first, group_size)
-        groups = range(group, -(-(first + count) // group_size))
+        group, skip = divmod(first, windows_per_group)
+        groups = range(group, -(-(first + count) // windows_per_group))
         order = np.concatenate(
-            [unshuffled[random.permutation(group_size, self.seed, "mixture", g)] for g in groups]
+            [
+                unshuffled[random.permutation(windows_per_group, self.seed, "mixture", g)]
+                for g in groups
+            ]
         )
         before = np.bincount(order[:skip], minlength=len(self.weights))
         return order[skip : skip + count], group * np.array(self.weights) + before

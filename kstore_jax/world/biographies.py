@@ -148,8 +148,8 @@ def _sentence_order(
     """ids, entries (B, 1) -> (B, 6): the attribute that each sentence states."""
     if variant.order == "fixed":
         return np.broadcast_to(np.arange(len(ATTRIBUTES)), (len(ids), len(ATTRIBUTES)))
-    group_size = 2 if variant.order == "couples" else 1
-    groups = np.arange(len(ATTRIBUTES) // group_size)
+    sentences_per_group = 2 if variant.order == "couples" else 1
+    groups = np.arange(len(ATTRIBUTES) // sentences_per_group)
     keys = random.bits(seed, "order", ids, entries, groups)
-    first = group_size * np.argsort(keys, axis=1)
-    return (first[:, :, None] + np.arange(group_size)).reshape(len(ids), len(ATTRIBUTES))
+    first = sentences_per_group * np.argsort(keys, axis=1)
+    return (first[:, :, None] + np.arange(sentences_per_group)).reshape(len(ids), len(ATTRIBUTES))

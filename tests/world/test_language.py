@@ -147,7 +147,7 @@ def error_of(tmp_path, file: str, line: str) -> str:
         "In {value} {name} was born.",
         "{name} left {value} for {value}.",
         "They were born in {value}.",
-        "{name} told {name:them} of {value}.",
+        "{name} showed {name:them} {value}.",
         "{name} was born in {value} with {thier} mother.",
         "{name} {was|is|were} born in {value}.",
         "{name} was born in} {value}.",
