@@ -12,7 +12,7 @@ from kstore_jax.cli.flags import configured, defined
 from kstore_jax.model.config import SIZES, style_fields
 from kstore_jax.pipeline.experiment import Experiment, parse_rows
 from kstore_jax.pipeline.graph import ExperimentGraph, resolve_auto
-from kstore_jax.pipeline.run import Runner, shared_program
+from kstore_jax.pipeline.run import Runner, program_key
 from kstore_jax.pipeline.stages import Cache
 
 FOLDER = pathlib.Path(__file__).parents[1] / "configs"
@@ -68,7 +68,7 @@ def test_every_scale_can_be_run(name, scale):
 def test_one_program_pretrains_all_rows_of_together(name, tmp_path):
     experiments = [resolve_auto(row) for row in rows(name, "together")]
     runners = [Runner(ExperimentGraph(one, Cache(tmp_path))) for one in experiments]
-    assert len({shared_program(runner) for runner in runners}) == 1 < len(runners)
+    assert len({program_key(runner) for runner in runners}) == 1 < len(runners)
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -27,7 +27,7 @@ from kstore_jax.pipeline.pretrain import pretraining_objective
 from kstore_jax.pipeline.run import Runner
 from kstore_jax.pipeline.stages import Cache
 from kstore_jax.readouts.base import Context
-from kstore_jax.readouts.spans import span_accuracy
+from kstore_jax.readouts.spans import span_hits
 from kstore_jax.train.batched import ModelAxis
 from kstore_jax.train.checkpoint import open_checkpoints
 from kstore_jax.train.fit import merge_all
@@ -268,7 +268,7 @@ def qa(experiment: Experiment) -> dict[str, float | int | str]:
     asked = SpanExamples(**{name: column[:_QUESTIONS] for name, column in columns.items()})
 
     def answered(_: int) -> np.ndarray:
-        return np.array([len(span_accuracy(shape, params, asked)[0])])
+        return np.array([len(span_hits(shape, params, asked)[0])])
 
     return {
         "questions_per_s": round(float(_rates(answered)[0]), 1),

@@ -124,18 +124,18 @@ def _eval(argv: Sequence[str], values: flags.FlagValues) -> None:
         print(json.dumps({"rows": [*rows]}))
         return
     for row in rows:
-        print(evaluation.text(row))
+        print(evaluation.format_evaluation(row))
 
 
 def _show(argv: Sequence[str], values: flags.FlagValues) -> None:
     rows = parse_rows(*configured(argv, values, configs_folder() / "quickstart.py"))
-    from kstore_jax.report.show import Shown, pools, pools_text
+    from kstore_jax.report.show import PersonText, pools, pools_text
 
     if values.pools:
         found = pools(rows[0])
         print(json.dumps(found) if values.json else pools_text(found))
         return
-    shown = Shown(rows[0], values.person)
+    shown = PersonText(rows[0], values.person)
     coloured = sys.stdout.isatty() and "NO_COLOR" not in os.environ
     print(shown.json() if values.json else shown.text(coloured))
 

@@ -16,11 +16,11 @@ def usable_cores() -> list[int]:
     """
     bound = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else ()
     cores = sorted(bound) or list(range(os.cpu_count() or 1))
-    granted = max(1, int(min(cores_granted(), len(cores))))
+    granted = max(1, int(min(cgroup_cpu_limit(), len(cores))))
     return sorted(random.sample(cores, granted))
 
 
-def cores_granted(
+def cgroup_cpu_limit(
     proc: pathlib.Path = pathlib.Path("/proc"), root: pathlib.Path = pathlib.Path("/sys/fs/cgroup")
 ) -> float:
     """Returns the CPU limit of this process's cgroups (version 2), in cores: 1.5 in a container

@@ -88,7 +88,7 @@ def _shown(context: Context, params: Params, beam_size: int, show: int) -> list[
     return shown
 
 
-def text(row: dict) -> str:
+def format_evaluation(row: dict) -> str:
     """An evaluation as text for a terminal; shares in %."""
     lines = [f"{row['dataset']}, seed {row['seed']}, {row['direction']}", ""]
     heads = "".join(f"{name:>14}" for name in ("mean", *ATTRIBUTES))

@@ -89,7 +89,7 @@ class Finetune(Training):
         if not self.steps or not self.validation:
             raise UserError("grid: expected steps and validation to be more than 0 with it")
         plain = {**dataclasses.asdict(self), "grid": ()}
-        rows = _without((), self.grid, "grid")
+        rows = _drop_fields((), self.grid, "grid")
         return tuple(parsing.parse(Finetune, {**plain, **dict(row)}, "grid.") for row in rows)
 
 
@@ -190,7 +190,7 @@ def _parse_row(base: dict, row: Row, number: int | None, overridden: Collection[
     alone raises the same."""
 
     def parsed(row: Row) -> Experiment:
-        return parse(_over_grid(overridden, _with(base, row)))
+        return parse(_override_grid(overridden, _set_fields(base, row)))
 
     try:
         return parsed(row)
@@ -215,7 +215,7 @@ def parse_base(
     """
     base, rows = _base_and_rows(config, overridden)
     different = {tuple((field, value) for field, value in row if field != "name") for row in rows}
-    experiment = parse(_over_grid(overridden, _with(base, ())))
+    experiment = parse(_override_grid(overridden, _set_fields(base, ())))
     return experiment, 0 if different == {()} else len(different)
 
 
@@ -228,12 +228,14 @@ def _base_and_rows(
     for name, presets in PRESETS.items():
         if f"model.{name}" in overridden:
             listed = {f"model.{field}" for fields in presets.values() for field in fields}
-            base = _with(base, tuple((field, None) for field in listed.difference(overridden)))
+            base = _set_fields(
+                base, tuple((field, None) for field in listed.difference(overridden))
+            )
             overridden = listed.union(overridden)
-    return base, _without(overridden, sweep, "sweep")
+    return base, _drop_fields(overridden, sweep, "sweep")
 
 
-def _without(fields: Collection[str], rows: Iterable[Row], name: str) -> list[Row]:
+def _drop_fields(fields: Collection[str], rows: Iterable[Row], name: str) -> list[Row]:
     """The distinct rows without `fields`; UserError names `name` where they are not rows."""
     try:
         given = [[(field, value) for field, value in row] for row in rows]
@@ -247,20 +249,20 @@ def _without(fields: Collection[str], rows: Iterable[Row], name: str) -> list[Ro
         ) from None
 
 
-def _over_grid(overridden: Collection[str], given: dict) -> dict:
+def _override_grid(overridden: Collection[str], given: dict) -> dict:
     """`given` without the overridden fields in its finetuning grid; no grid where none are left or
     the command line asks for no finetuning."""
     finetune = given.get("finetune")
     if not isinstance(finetune, dict) or not finetune.get("grid"):
         return given
     fields = {field.removeprefix("finetune.") for field in overridden}
-    left = _without(fields, finetune["grid"], "finetune.grid")
+    left = _drop_fields(fields, finetune["grid"], "finetune.grid")
     if left == [()] or ("steps" in fields and finetune["steps"] == 0):
         left = []
     return {**given, "finetune": {**finetune, "grid": tuple(left)}}
 
 
-def _with(base: dict, row: tuple[tuple[str, Any], ...]) -> dict:
+def _set_fields(base: dict, row: tuple[tuple[str, Any], ...]) -> dict:
     """A copy of `base` with the fields of a row set."""
     changed = copy.deepcopy(base)
     for field, value in row:

@@ -59,7 +59,7 @@ def finetune(context: Context, training: Finetune, held_back: float, folder: pat
     result: dict = {"questions": len(train_rows)}
     if held_back_mask.any():
         rows = np.flatnonzero(np.repeat(held_back_mask, len(ATTRIBUTES)))
-        exact, _ = spans.span_accuracy(context.shape, params, examples.take(rows))
+        exact, _ = spans.span_hits(context.shape, params, examples.take(rows))
         result["validation"] = float(exact.mean())
     return result
 
@@ -86,15 +86,15 @@ def finetuned_params(context: Context, training: Finetune, trained: dict) -> Par
     return _merge(training)(context.pretrained, trained)
 
 
-def best_row(validation: Mapping[Finetune, dict]) -> Finetune | None:
+def best_row(results: Mapping[Finetune, dict]) -> Finetune | None:
     """The row of a grid with the best `validation`; the only row, or None, where there is no grid.
 
     Args:
       validation: the results of the finetunings.
     """
-    if len(validation) < 2:
-        return next(iter(validation), None)
-    return max(validation, key=lambda row: validation[row]["validation"])
+    if len(results) < 2:
+        return next(iter(results), None)
+    return max(results, key=lambda row: results[row]["validation"])
 
 
 def _merge(training: Finetune) -> Callable[[Params, dict], Params]:

@@ -80,7 +80,7 @@ def result_row(graph: ExperimentGraph) -> dict:
         "direction": graph.experiment.model.direction,
         "seed": graph.experiment.seed,
         "people": graph.experiment.world.people,
-        "mixed": mixed(graph.experiment),
+        "mixed": mixed_sources(graph.experiment),
         "exposures": results["pretrain"]["exposures"],
         "parameters": results["pretrain"]["parameters"],
         "vocabulary": results["pretrain"]["vocabulary"],
@@ -102,7 +102,7 @@ def result_row(graph: ExperimentGraph) -> dict:
     }
 
 
-def mixed(experiment: Experiment) -> dict:
+def mixed_sources(experiment: Experiment) -> dict:
     """What pretraining reads besides the people's biographies of templates, or instead of them."""
     world, data = experiment.world, experiment.data
     sources = {}

@@ -123,7 +123,7 @@ def pretrain_batched(graphs: Sequence[ExperimentGraph], size: int) -> None:
             runner = Runner(graph)
             for parent in graph.pretrain.parents:
                 runner.ensure(parent)
-            alike.setdefault(shared_program(runner), []).append(graph)
+            alike.setdefault(program_key(runner), []).append(graph)
     for rows in alike.values():
         for first in range(0, len(rows), size):
             if len(batch := rows[first : first + size]) > 1:
@@ -150,7 +150,7 @@ def _pretrain(graphs: Mapping[Stage, ExperimentGraph], stages: Sequence[Stage]) 
     return [pretraining.result for pretraining in pretrainings]
 
 
-def shared_program(runner: Runner) -> Hashable:
+def program_key(runner: Runner) -> Hashable:
     """A key that is equal for pretrainings which one compiled program can compute."""
     context, e = runner.context, runner.graph.experiment
     masked = context.vocabulary.ids.tobytes() if context.mask_token is not None else b""

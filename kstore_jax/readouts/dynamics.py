@@ -31,7 +31,9 @@ def dynamics(context: Context, people: int) -> Callable[[Params], dict[str, jax.
         if read.any():
             biographies = context.corpus.texts.take(np.flatnonzero(read))
             parts[f"bio_{name}"] = context.recall_examples(biographies)[0][1]
-    batches = {name: shard_tree(context.mesh, spans.stack(part)) for name, part in parts.items()}
+    batches = {
+        name: shard_tree(context.mesh, spans.stack_batches(part)) for name, part in parts.items()
+    }
 
     def evaluate(params: Params) -> dict[str, jax.Array]:
         scalars = {}

@@ -6,7 +6,7 @@ import numpy as np
 
 from kstore_jax.readouts.base import Context
 from kstore_jax.readouts.config import PProbe
-from kstore_jax.readouts.probe_data import ProbeTasks, biography_examples, labels
+from kstore_jax.readouts.probe_data import ProbeTasks, biography_examples, person_labels
 from kstore_jax.readouts.probe_training import probe_tasks, train_probe
 from kstore_jax.world.people import ATTRIBUTES
 
@@ -21,7 +21,7 @@ def p_probe(context: Context, training: PProbe, folder: pathlib.Path) -> dict:
       `stated` before (Figs. 6 and 15).
     """
     tasks = probe_tasks(training)
-    of_people, num_classes = labels(context.table, context.people, tasks)
+    of_people, num_classes = person_labels(context.table, context.people, tasks)
     biographies = training.biographies_per_person or context.variant.biographies_per_person
     chosen = np.flatnonzero(context.corpus.entries < biographies)
     people = context.corpus.people[chosen]

@@ -42,7 +42,7 @@ class ProbeExamples:
     def __len__(self) -> int:
         return len(self.tokens)
 
-    def rows(self, which: np.ndarray) -> dict[str, np.ndarray]:
+    def batch(self, which: np.ndarray) -> dict[str, np.ndarray]:
         """Some of the texts, as a batch."""
         return {f.name: getattr(self, f.name)[which] for f in dataclasses.fields(self)}
 
@@ -53,7 +53,7 @@ def _first_tokens(table: TokenTable, attribute: int) -> np.ndarray:
     return table.tokens[table.language.value_offsets[attribute] + values, 0]
 
 
-def labels(
+def person_labels(
     table: TokenTable, people: People, tasks: ProbeTasks = TASKS
 ) -> tuple[np.ndarray, tuple[int, ...]]:
     """The class of each person in each task (N, T) int32, and the number of classes of each task.
@@ -116,7 +116,7 @@ def name_examples(
     joined, _ = table.join_tokens(names)
     rows = without_spans(joined, table.lengths[names].sum(axis=1))
     closed = with_end_of_text(rows, table.tokenizer.end_of_text)
-    of_people, num_classes = labels(table, people, tasks)
+    of_people, num_classes = person_labels(table, people, tasks)
     tokens, lengths = padded_tokens(closed, vocabulary)
     return ProbeExamples(
         tokens=tokens,

@@ -50,7 +50,7 @@ def train_probe(
 
     def make_batch(step, rows):
         chosen = order.read(step * training.batch_size + rows.start, len(rows))
-        return examples.rows(train_rows[chosen])
+        return examples.batch(train_rows[chosen])
 
     frozen = dict(context.pretrained)
     trainable = probes.init_probe(context.shape, training, num_classes, context.key(name))
@@ -77,10 +77,10 @@ def train_probe(
     fitted = fit(task, training, folder, context.mesh, context.telemetry)
     params = probes.with_probe(frozen, gather_to_host(context.mesh, fitted))
     trained, held_out = (
-        ProbeExamples(**examples.rows(which)) for which in (train_rows, held_out_rows)
+        ProbeExamples(**examples.batch(which)) for which in (train_rows, held_out_rows)
     )
     hits = probes.probe_hits(context.shape, params, num_classes, norm, trained, held_out)
-    return _scores(training, probes.accuracy(hits, held_out), trained, held_out), hits
+    return _scores(training, probes.accuracy_by_position(hits, held_out), trained, held_out), hits
 
 
 def _scores(

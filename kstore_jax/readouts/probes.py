@@ -128,7 +128,7 @@ def probe_objective(shape: Shape, num_classes: tuple[int, ...], norm: str) -> Ob
     return objective
 
 
-def accuracy(hits_TxNxQ: np.ndarray, held_out: ProbeExamples) -> np.ndarray:
+def accuracy_by_position(hits_TxNxQ: np.ndarray, held_out: ProbeExamples) -> np.ndarray:
     """The accuracy of each task at each position, (T, Q); NaN where it is active for nobody."""
     active = held_out.active.transpose(2, 0, 1)
     with np.errstate(invalid="ignore"):
@@ -169,4 +169,4 @@ def _features(shape, params, batch):
 
 def _batches(examples: ProbeExamples, size: int):
     for start in range(0, len(examples), size):
-        yield examples.rows(np.arange(start, min(start + size, len(examples))))
+        yield examples.batch(np.arange(start, min(start + size, len(examples))))

@@ -6,7 +6,7 @@ from kstore_jax.corpus.examples import SpanExamples
 from kstore_jax.model.forward import Params
 from kstore_jax.readouts import decode, spans
 from kstore_jax.readouts.base import Context
-from kstore_jax.tasks.extraction import by_attribute, majority_guess
+from kstore_jax.tasks.extraction import accuracy_by_attribute, majority_baseline
 from kstore_jax.world.people import ATTRIBUTES
 from kstore_jax.world.questions import TRAINED_WORDING
 
@@ -23,23 +23,25 @@ def evaluate_questions(context: Context, params: Params, beam_size: int) -> dict
       tokens and of `beam` search in the trained wording; `wordings`: exact match in each other
       wording; `baseline`: the majority guess.
     """
-    exact, first = _answered(context, params, context.questions())
+    exact, first = _answer_hits(context, params, context.questions())
     trained = context.qa_train_mask
     wordings = range(TRAINED_WORDING + 1, context.table.language.questions.shape[1])
-    reworded = [_answered(context, params, context.questions(wording))[0] for wording in wordings]
+    reworded = [
+        _answer_hits(context, params, context.questions(wording))[0] for wording in wordings
+    ]
     scores = {"exact": exact, "first": first}
     if beam_size > 1:
         examples = context.questions()
         generated = generate_answers(context, params, examples, beam_size)
         scores["beam"] = decode.exact_match(generated, examples).reshape(exact.shape)
     return {
-        "train": {name: by_attribute(right[trained]) for name, right in scores.items()},
-        "test": {name: by_attribute(right[~trained]) for name, right in scores.items()},
+        "train": {name: accuracy_by_attribute(right[trained]) for name, right in scores.items()},
+        "test": {name: accuracy_by_attribute(right[~trained]) for name, right in scores.items()},
         "wordings": {
-            "train": [by_attribute(right[trained]) for right in reworded],
-            "test": [by_attribute(right[~trained]) for right in reworded],
+            "train": [accuracy_by_attribute(right[trained]) for right in reworded],
+            "test": [accuracy_by_attribute(right[~trained]) for right in reworded],
         },
-        "baseline": majority_guess(context.everyone.values, trained),
+        "baseline": majority_baseline(context.everyone.values, trained),
     }
 
 
@@ -56,10 +58,10 @@ def generate_answers(
     return decode.generate(context.shape, params, examples, end, vocab_size, beam_size)
 
 
-def _answered(
+def _answer_hits(
     context: Context, params: Params, questions: SpanExamples
 ) -> tuple[np.ndarray, np.ndarray]:
     """Whether each answer, and its first token, is right: (everyone, 6) bool both."""
-    scores = spans.span_accuracy(context.shape, params, questions)
+    scores = spans.span_hits(context.shape, params, questions)
     exact, first = (right.reshape(-1, len(ATTRIBUTES)) for right in scores)
     return exact, first

@@ -8,7 +8,7 @@ from kstore_jax.corpus.encode import TokenizedTexts
 from kstore_jax.corpus.examples import SpanExamples, span_examples
 from kstore_jax.readouts import spans
 from kstore_jax.readouts.base import Context
-from kstore_jax.tasks.extraction import by_attribute
+from kstore_jax.tasks.extraction import accuracy_by_attribute
 
 VERSION = 1
 _TEXTS = 1000  # biographies that are read with more hidden
@@ -24,21 +24,26 @@ def recall(context: Context) -> dict:
       alone to predict them from.
     """
     rows = context.corpus.texts
-    whole, first = _predicted(context, rows)
-    shares = {"whole": by_attribute(whole), "first": by_attribute(first)}
+    whole, first = _recall_hits(context, rows)
+    shares = {"whole": accuracy_by_attribute(whole), "first": accuracy_by_attribute(first)}
     if context.mask_token is None:
         return shares
     some = rows.take(np.arange(0, len(rows), -(-len(rows) // _TEXTS)))
     values = [some.value_spans[:, a : a + 1] for a in range(some.value_spans.shape[1])]
     hidden = {
-        "name": _predicted(context, some, context.mask_token)[0],
-        "value": np.concatenate([_unmasked(context, some, one) for one in values], axis=1),
-        "values": _unmasked(context, some, some.value_spans),
+        "name": _recall_hits(context, some, context.mask_token)[0],
+        "value": np.concatenate(
+            [_jointly_masked_hits(context, some, one) for one in values], axis=1
+        ),
+        "values": _jointly_masked_hits(context, some, some.value_spans),
     }
-    return {**shares, "hidden": {what: by_attribute(right) for what, right in hidden.items()}}
+    return {
+        **shares,
+        "hidden": {what: accuracy_by_attribute(right) for what, right in hidden.items()},
+    }
 
 
-def _predicted(
+def _recall_hits(
     context: Context, rows: TokenizedTexts, name_mask: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Whether each value is predicted whole, and whether its first token is: (N, 6) bool both;
@@ -48,17 +53,17 @@ def _predicted(
     for which, examples in context.recall_examples(rows):
         if name_mask is not None:
             examples = _hide(examples, rows.name_spans[which], name_mask)
-        right, first_right = spans.span_accuracy(context.shape, context.pretrained, examples)
+        right, first_right = spans.span_hits(context.shape, context.pretrained, examples)
         whole[which] &= right
         first = first_right if first is None else first
     assert first is not None
     return whole, first
 
 
-def _unmasked(context: Context, rows: TokenizedTexts, hidden: np.ndarray) -> np.ndarray:
+def _jointly_masked_hits(context: Context, rows: TokenizedTexts, hidden: np.ndarray) -> np.ndarray:
     """Whether each of the spans, all hidden at once, is predicted whole: (N, S) bool."""
     examples = span_examples(rows, hidden, context.vocabulary, context.mask_token)
-    return spans.span_accuracy(context.shape, context.pretrained, examples)[0]
+    return spans.span_hits(context.shape, context.pretrained, examples)[0]
 
 
 def _hide(examples: SpanExamples, hidden: np.ndarray, mask_token: int) -> SpanExamples:

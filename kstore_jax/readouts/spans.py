@@ -35,11 +35,11 @@ def predict(shape: Shape, params: Params, examples: SpanExamples, batch: int = 2
             for column in (examples.tokens, examples.positions, examples.lengths)
         ]
         count = len(examples.tokens[part])
-        tokens.append(jax.device_get(_predicted(shape, params, *rows))[:count])
+        tokens.append(jax.device_get(_predict_batch(shape, params, *rows))[:count])
     return np.concatenate(tokens)
 
 
-def span_accuracy(
+def span_hits(
     shape: Shape, params: Params, examples: SpanExamples, batch: int = 256
 ) -> tuple[np.ndarray, np.ndarray]:
     """Whether each span is predicted whole, and whether its first token is: (N, S) bool both."""
@@ -47,7 +47,7 @@ def span_accuracy(
     return (right | (examples.weights == 0)).all(-1), right[..., 0]
 
 
-def stack(examples: SpanExamples, batch: int = 256) -> dict[str, np.ndarray]:
+def stack_batches(examples: SpanExamples, batch: int = 256) -> dict[str, np.ndarray]:
     """The columns of `examples` as (batches, batch, ...), padded; `real` (batches, batch) bool is
     False for padding."""
     batch = min(batch, len(examples))
@@ -72,7 +72,9 @@ def span_shares(
     """
 
     def right(batch):
-        tokens = _predicted(shape, params, *(batch[x] for x in ("tokens", "positions", "lengths")))
+        tokens = _predict_batch(
+            shape, params, *(batch[x] for x in ("tokens", "positions", "lengths"))
+        )
         right = (tokens == batch["targets"]) & batch["real"][:, None, None]
         whole = (right | (batch["weights"] == 0)).all(-1) & batch["real"][:, None]
         return whole.sum(dtype=jnp.float32), right[..., 0].sum(dtype=jnp.float32)
@@ -83,7 +85,7 @@ def span_shares(
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _predicted(shape, params, tokens, positions, lengths):
+def _predict_batch(shape, params, tokens, positions, lengths):
     rows, spans, width = positions.shape
     hidden = forward(shape, params, tokens, lengths)
     hidden = at_positions(hidden, positions.reshape(rows, spans * width))

@@ -41,13 +41,13 @@ def question_examples(
     return span_examples(closed, spans, vocabulary, mask_token)
 
 
-def by_attribute(right: np.ndarray) -> dict[str, float]:
+def accuracy_by_attribute(right: np.ndarray) -> dict[str, float]:
     """The share of `right` (N, 6) bool for each attribute, and their mean."""
     shares = {name: float(right[:, a].mean()) for a, name in enumerate(ATTRIBUTES)}
     return {"mean": float(np.mean(list(shares.values()))), **shares}
 
 
-def majority_guess(values: np.ndarray, qa_train_mask: np.ndarray) -> dict[str, float]:
+def majority_baseline(values: np.ndarray, qa_train_mask: np.ndarray) -> dict[str, float]:
     """The share of held-out `values` (people, 6) that equal the trained half's commonest, for each
     attribute, and their mean."""
     baseline = {

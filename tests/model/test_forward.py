@@ -62,8 +62,8 @@ def with_head(params):
     return probes.with_probe(params, trainable)
 
 
-def span_accuracy(params):
-    return spans.span_accuracy(SHAPE, params, SPANS)
+def span_hits(params):
+    return spans.span_hits(SHAPE, params, SPANS)
 
 
 class Reached(Exception):
@@ -72,7 +72,7 @@ class Reached(Exception):
 
 @pytest.mark.parametrize(
     "user",
-    [next_token, masked_words, answers, probe_objective, probe_hits, span_accuracy],
+    [next_token, masked_words, answers, probe_objective, probe_hits, span_hits],
 )
 def test_training_answers_and_probes_go_through_the_one_forward(monkeypatch, user):
     params = reference.parameters(SHAPE)

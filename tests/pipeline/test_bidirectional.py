@@ -81,11 +81,11 @@ def test_recall_hides_what_it_says(context, hidden, monkeypatch):
     """Every value is told where the places of what it is told from are in sight, and only then."""
     seen = []
 
-    def span_accuracy(shape, params, examples):
+    def span_hits(shape, params, examples):
         seen.append(examples)
         return np.ones(examples.weights.shape[:2], bool), np.ones(examples.weights.shape[:2], bool)
 
-    monkeypatch.setattr(spans, "span_accuracy", span_accuracy)
+    monkeypatch.setattr(spans, "span_hits", span_hits)
     rows = context.corpus.texts
     words = len(context.recall_examples(rows))
     assert recall(context)["whole"]["mean"] == 1.0

@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from kstore_jax.cli.main import main
-from kstore_jax.pipeline.evaluation import evaluate, text
+from kstore_jax.pipeline.evaluation import evaluate, format_evaluation
 from kstore_jax.pipeline.results import read_graphs
 from kstore_jax.world.people import ATTRIBUTES
 
@@ -41,7 +41,7 @@ def test_what_is_shown_is_asked_about_people_held_out(finished, evaluated):
             assert shown["question"].endswith("? Answer:")
             assert shown["truth"] not in shown["question"]
             assert shown["right"] == (shown["answer"] == shown["truth"])
-        told = text(row)
+        told = format_evaluation(row)
         assert all(shown["truth"] in told for shown in row["shown"])
         assert f"{100 * row['test']['exact']['mean']:.1f}" in told
 

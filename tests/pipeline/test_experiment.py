@@ -183,7 +183,7 @@ def test_qa_is_scored_by_half_and_attribute(runner, context, monkeypatch, tmp_pa
         calls.append(context.vocabulary.decode(examples.tokens[1]))
         return tuple(right.reshape(-1, 1) for right in answered[len(calls) - 1])
 
-    monkeypatch.setattr(spans, "span_accuracy", scored)
+    monkeypatch.setattr(spans, "span_hits", scored)
     found, in_train = runner.compute(runner.graph.qa, tmp_path), runner.graph.data.in_train
     for right, kind in ((whole, "exact"), (first, "first")):
         for half, inside in (("train", in_train), ("test", ~in_train)):
@@ -205,7 +205,7 @@ def test_qa_reads_the_finetuned_model(runner, context, monkeypatch, tmp_path):
         given.append(params)
         return np.zeros((120, 1), bool), np.zeros((120, 1), bool)
 
-    monkeypatch.setattr(spans, "span_accuracy", scored)
+    monkeypatch.setattr(spans, "span_hits", scored)
     runner.compute(runner.graph.qa, tmp_path)
     block = given[0]["block_0"]
     for name, changed in (("query", True), ("value", True), ("key", False), ("out", False)):

@@ -17,7 +17,7 @@ from kstore_jax.config.rows import product
 from kstore_jax.model.hf_checkpoint import to_config
 from kstore_jax.model.transformer import Shape
 from kstore_jax.pipeline import cores
-from kstore_jax.pipeline.cores import cores_granted, usable_cores
+from kstore_jax.pipeline.cores import cgroup_cpu_limit, usable_cores
 from kstore_jax.pipeline.experiment import Experiment, Finetune
 from kstore_jax.pipeline.graph import ExperimentGraph
 from kstore_jax.pipeline.run import Runner
@@ -344,9 +344,9 @@ def test_no_more_cores_are_used_than_the_cgroups_grant_the_time_of(
         (root / group).mkdir(parents=True, exist_ok=True)
         if limit:
             (root / group / "cpu.max").write_text(f"{limit}\n")
-    assert cores_granted(tmp_path, root) == granted
+    assert cgroup_cpu_limit(tmp_path, root) == granted
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {2, 4, 7, 8, 9}, raising=False)
-    monkeypatch.setattr(cores, "cores_granted", lambda: granted)
+    monkeypatch.setattr(cores, "cgroup_cpu_limit", lambda: granted)
     usable = usable_cores()
     assert len(usable) == {1.5: 1, 0.5: 1, 4.0: 4}.get(granted, 5)
     assert usable == sorted({*usable} & {2, 4, 7, 8, 9})

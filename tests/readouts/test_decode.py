@@ -13,7 +13,7 @@ from kstore_jax.model.config import STYLES, style_fields
 from kstore_jax.model.forward import forward, forward_cached, init_cache, unembed
 from kstore_jax.model.transformer import Shape
 from kstore_jax.readouts.decode import beam_search, exact_match, generate
-from kstore_jax.readouts.spans import span_accuracy
+from kstore_jax.readouts.spans import span_hits
 from tests.model import reference
 
 END, KNOWN, VOCABULARY = 0, 14, 16
@@ -143,7 +143,7 @@ def test_exact_match_of_greedy_decoding_is_that_of_one_forward(batch):
         asked.targets[i, 0], asked.weights[i, 0] = 0, 0
         asked.targets[i, 0, : len(text)], asked.weights[i, 0, : len(text)] = text, 1
         asked.positions[i, 0, : len(text)] = start - 1 + np.arange(len(text))
-    by_forward = span_accuracy(PLAIN, params, asked)[0]
+    by_forward = span_hits(PLAIN, params, asked)[0]
     assert np.array_equal(exact_match(greedy, asked), by_forward)
     assert 0.3 < by_forward.mean() < 0.9
 

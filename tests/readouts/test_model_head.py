@@ -8,7 +8,12 @@ from kstore_jax.corpus.encode import compact_vocabulary
 from kstore_jax.corpus.tokenizer import gpt2
 from kstore_jax.model.transformer import Shape
 from kstore_jax.readouts.config import PProbe
-from kstore_jax.readouts.probe_data import FIRST_TOKEN_TASKS, class_tokens, labels, shared_tokens
+from kstore_jax.readouts.probe_data import (
+    FIRST_TOKEN_TASKS,
+    class_tokens,
+    person_labels,
+    shared_tokens,
+)
 from kstore_jax.readouts.probes import class_logits, init_probe, model_head, moments, with_probe
 from kstore_jax.world.people import ATTRIBUTES, draw_people
 from tests.model import reference
@@ -46,7 +51,7 @@ def test_an_update_of_shared_tokens_leaves_the_others_as_they_are():
 def test_the_class_of_a_person_is_the_first_token_of_the_value(language, table):
     who = draw_people(language.pools, 0, np.arange(50))
     vocabulary = compact_vocabulary(table, who)
-    found, _ = labels(table, who, FIRST_TOKEN_TASKS)
+    found, _ = person_labels(table, who, FIRST_TOKEN_TASKS)
     tokens = class_tokens(table, vocabulary)
     for task, (name, _) in enumerate(FIRST_TOKEN_TASKS):
         a = ATTRIBUTES.index(name)

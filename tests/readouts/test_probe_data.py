@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from kstore_jax.corpus.encode import compact_vocabulary, encode_biographies
-from kstore_jax.readouts.probe_data import TASKS, biography_examples, labels, name_examples
+from kstore_jax.readouts.probe_data import TASKS, biography_examples, name_examples, person_labels
 from kstore_jax.world.people import ATTRIBUTES, draw_people
 
 IDS = np.arange(30)
@@ -17,7 +17,7 @@ def read(request, table, biographies):
     rows = encode_biographies(table, written)
     who = draw_people(table.language.pools, 0, written.people)
     vocabulary = compact_vocabulary(table, who)
-    examples = biography_examples(rows, labels(table, who)[0], vocabulary)
+    examples = biography_examples(rows, person_labels(table, who)[0], vocabulary)
     return examples, vocabulary, who
 
 
@@ -64,7 +64,7 @@ def test_names_are_read_at_the_end_of_text_that_closes_them(language, table):
 
 def test_classes_are_values_or_their_first_tokens(language, table):
     who = draw_people(language.pools, 0, np.arange(400))
-    found, classes = labels(table, who)
+    found, classes = person_labels(table, who)
     pools = language.pools
     for t, (name, kind) in enumerate(TASKS):
         values = [pools.values[name][v] for v in who.values[:, ATTRIBUTES.index(name)]]

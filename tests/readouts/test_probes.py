@@ -11,9 +11,9 @@ from scipy.stats import binom
 from kstore_jax.corpus.encode import compact_vocabulary
 from kstore_jax.model.transformer import Shape
 from kstore_jax.readouts.config import PProbe, Probe
-from kstore_jax.readouts.probe_data import TASKS, ProbeExamples, labels, name_examples
+from kstore_jax.readouts.probe_data import TASKS, ProbeExamples, name_examples, person_labels
 from kstore_jax.readouts.probes import (
-    accuracy,
+    accuracy_by_position,
     class_logits,
     init_probe,
     model_head,
@@ -52,19 +52,21 @@ def planted(seed: int = 0) -> tuple[ProbeExamples, tuple[int, ...]]:
 
 def probe_accuracy(shape, params, classes, norm, seen, held_out, batch: int = 64) -> np.ndarray:
     hits = probe_hits(shape, params, classes, norm, seen, held_out, batch)
-    return accuracy(hits, held_out)
+    return accuracy_by_position(hits, held_out)
 
 
 def halves(examples: ProbeExamples) -> tuple[ProbeExamples, ProbeExamples]:
     which = np.arange(len(examples))
-    return ProbeExamples(**examples.rows(which[::2])), ProbeExamples(**examples.rows(which[1::2]))
+    return ProbeExamples(**examples.batch(which[::2])), ProbeExamples(**examples.batch(which[1::2]))
 
 
 def trained(folder, shape, frozen, seen, classes, norm, how, start=None):
     folder.mkdir(exist_ok=True)
 
     def make_batch(step, rows):
-        return seen.rows(np.random.default_rng(step).permutation(len(seen))[rows.start : rows.stop])
+        return seen.batch(
+            np.random.default_rng(step).permutation(len(seen))[rows.start : rows.stop]
+        )
 
     start = start or init_probe(shape, PROBE, classes, jax.random.key(0))
     objective = probe_objective(shape, classes, norm)
@@ -128,7 +130,7 @@ def test_a_task_does_not_depend_on_the_others(tmp_path):
 def test_accuracy_equals_a_loop_over_texts(probed):
     norm, _, frozen, examples, probe = probed
     seen, held_out = halves(examples)
-    held_out = ProbeExamples(**held_out.rows(np.arange(60)))
+    held_out = ProbeExamples(**held_out.batch(np.arange(60)))
     exact = reference.as_float64(frozen)
     update, head = (reference.as_float64(probe[part]) for part in ("embedding", "head"))
     active = np.random.default_rng(0).random((60, 1, 3)) < 0.5
@@ -276,9 +278,9 @@ def test_an_untrained_network_says_nothing_about_people_by_their_names(language,
     who = draw_people(language.pools, 1, np.arange(400))
     vocabulary = compact_vocabulary(table, who)
     examples = name_examples(table, who, vocabulary)
-    of_people, classes = labels(table, who)
+    of_people, classes = person_labels(table, who)
     inside = in_train_half(1, who.ids)
-    seen, held_out = (ProbeExamples(**examples.rows(np.flatnonzero(x))) for x in (inside, ~inside))
+    seen, held_out = (ProbeExamples(**examples.batch(np.flatnonzero(x))) for x in (inside, ~inside))
     shape = Shape(vocabulary=vocabulary.size, layers=1, heads=2, width=16)
     frozen = reference.parameters(shape)
     probe = trained(tmp_path, shape, frozen, seen, classes, "batch", training(50))
@@ -286,7 +288,7 @@ def test_an_untrained_network_says_nothing_about_people_by_their_names(language,
     # It does learn the people it is trained on, so that there would be something to carry over.
     own = probe_accuracy(shape, params, classes, "batch", seen, seen)
     found = probe_accuracy(shape, params, classes, "batch", seen, held_out)
-    everybody, _ = labels(table, draw_people(language.pools, 2, np.arange(200_000)))
+    everybody, _ = person_labels(table, draw_people(language.pools, 2, np.arange(200_000)))
     assert of_people.shape == (400, len(TASKS))
     for t in range(len(TASKS)):
         likeliest = np.bincount(everybody[:, t]).max() / len(everybody)

@@ -479,9 +479,9 @@ def test_several_workers_on_an_accelerator_are_refused(tmp_path, config_file, mo
 
 def test_by_default_there_are_no_more_workers_than_cores_that_may_be_used(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {4, 7, 9})
-    monkeypatch.setattr(core_limits, "cores_granted", lambda: 3.0)
+    monkeypatch.setattr(core_limits, "cgroup_cpu_limit", lambda: 3.0)
     assert [sweep_module.default_workers(rows) for rows in (1, 2, 5)] == [1, 2, 3]
-    monkeypatch.setattr(core_limits, "cores_granted", lambda: 2.5)
+    monkeypatch.setattr(core_limits, "cgroup_cpu_limit", lambda: 2.5)
     assert [sweep_module.default_workers(rows) for rows in (1, 2, 5)] == [1, 2, 2]
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     assert sweep_module.default_workers(5) == 1
@@ -575,7 +575,7 @@ def test_the_last_row_goes_on_with_its_share_of_the_cores(copied, config_file, m
 @pytest.mark.parametrize("cores", [1, 2, 3, 5, 16])
 def test_all_workers_get_as_many_cores(monkeypatch, cores):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(10, 10 + cores)))
-    monkeypatch.setattr(core_limits, "cores_granted", lambda: math.inf)
+    monkeypatch.setattr(core_limits, "cgroup_cpu_limit", lambda: math.inf)
     for count in range(1, 8):
         shares = workers._shares_of_cores(count)
         assert len(shares) == count

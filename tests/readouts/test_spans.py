@@ -12,7 +12,7 @@ from kstore_jax.corpus.examples import SpanExamples, span_examples
 from kstore_jax.corpus.shards import with_end_of_text
 from kstore_jax.model.forward import forward, unembed
 from kstore_jax.model.transformer import Shape
-from kstore_jax.readouts.spans import span_accuracy
+from kstore_jax.readouts.spans import span_hits
 from kstore_jax.tasks.extraction import majority_share
 from kstore_jax.train.config import Training
 from kstore_jax.train.fit import TrainTask, fit
@@ -89,7 +89,7 @@ def decoded(shape, params, examples) -> tuple[np.ndarray, np.ndarray]:
 
 def test_a_trained_model_is_scored_as_greedy_decoding_scores_it(questions, trained):
     shape, examples, _ = questions
-    whole, first = span_accuracy(shape, trained, examples)
+    whole, first = span_hits(shape, trained, examples)
     assert 0.05 < whole.mean() < first.mean() < 0.95  # or the comparison would say little
     expected = decoded(shape, trained, examples)
     assert np.array_equal(whole[:, 0], expected[0])
@@ -102,9 +102,9 @@ def test_an_answer_without_its_end_is_no_match(questions, trained):
     table, end = trained["embedding"], vocabulary.end_of_text
     assert end == shape.vocabulary - 1  # so that of two equal logits it has the later one
     mute = {**trained, "unembedding": table.at[end].set(table[0])}
-    whole, first = span_accuracy(shape, mute, examples)
+    whole, first = span_hits(shape, mute, examples)
     assert not whole.any()
-    assert np.array_equal(first, span_accuracy(shape, trained, examples)[1])
+    assert np.array_equal(first, span_hits(shape, trained, examples)[1])
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
@@ -128,7 +128,7 @@ def test_a_random_model_is_scored_as_greedy_decoding_scores_it(questions, seed):
     lines = np.arange(len(tokens))[:, None, None]
     targets = np.where(examples.weights > 0, tokens[lines, examples.positions + 1], 0)
     own = dataclasses.replace(examples, tokens=tokens, targets=targets.astype(np.int32))
-    whole, first = span_accuracy(shape, params, own)
+    whole, first = span_hits(shape, params, own)
     expected = decoded(shape, params, own)
     assert np.array_equal(whole[:, 0], expected[0])
     assert np.array_equal(first[:, 0], expected[1])
@@ -138,8 +138,8 @@ def test_a_random_model_is_scored_as_greedy_decoding_scores_it(questions, seed):
 @pytest.mark.parametrize("batch", [7, 100, 300])
 def test_the_size_of_a_batch_does_not_matter(questions, trained, batch):
     shape, examples, _ = questions
-    expected = span_accuracy(shape, trained, examples)
-    found = span_accuracy(shape, trained, examples, batch)
+    expected = span_hits(shape, trained, examples)
+    found = span_hits(shape, trained, examples, batch)
     assert all(map(np.array_equal, found, expected))
     assert found[0].shape == (6 * PEOPLE, 1)
 
@@ -155,7 +155,7 @@ def test_each_span_of_a_text_is_scored_by_itself():
     targets = said[lines, positions].astype(np.int32)
     wrong = np.random.default_rng(1).random(targets.shape) < 0.3
     targets[wrong] = (targets[wrong] + 1) % 16
-    whole, first = span_accuracy(
+    whole, first = span_hits(
         shape, params, SpanExamples(tokens, positions, targets, weights, np.full(40, 8, np.int32))
     )
     assert np.array_equal(first, ~wrong[:, :, 0])
@@ -179,8 +179,8 @@ def test_a_model_that_never_saw_a_person_answers_no_more_than_a_guess(questions,
     rows = encode_questions(table, write_questions(language, others.take(asked[0]), asked[1]))
     rows = with_end_of_text(rows, table.tokenizer.end_of_text)
     examples = span_examples(rows, rows.value_spans + np.array([0, 1]), vocabulary)
-    right = span_accuracy(shape, trained, examples)[0].reshape(count, 6)
-    assert span_accuracy(shape, trained, seen)[0].mean() > 0.3
+    right = span_hits(shape, trained, examples)[0].reshape(count, 6)
+    assert span_hits(shape, trained, seen)[0].mean() > 0.3
     for a in range(6):
         likeliest = np.bincount(known.values[:, a]).max() / PEOPLE
         assert right[:, a].sum() <= binom.isf(1e-6, count, likeliest)
