@@ -10,17 +10,17 @@ from typing import Any, NamedTuple
 import ml_collections
 from absl import flags
 
-from kstore_jax.cli.flags import configs_folder, configured, defined, expect, folders, nothing_else
+from kstore_jax.cli.flags import configs_folder, parse_config, define_flags, require_flags, parse_folders, parse_flags
 from kstore_jax.errors import UserError, nearest, run_guarded
 from kstore_jax.pipeline.experiment import Experiment, parse_base, parse_rows
 
 
 def _quickstart(argv: Sequence[str], values: flags.FlagValues) -> None:
-    _sweep_of(values, *configured(argv, values, configs_folder() / "quickstart.py"))
+    _sweep_of(values, *parse_config(argv, values, configs_folder() / "quickstart.py"))
 
 
 def _run(argv: Sequence[str], values: flags.FlagValues) -> None:
-    one, rows = parse_base(*configured(argv, values, None))
+    one, rows = parse_base(*parse_config(argv, values, None))
     note = (
         f"note: the sweep in --config (rows: {rows}) is left out; run computes what its rows "
         f"start from ({one.data.variant}, seed {one.seed}), kstore sweep every row"
@@ -29,7 +29,7 @@ def _run(argv: Sequence[str], values: flags.FlagValues) -> None:
 
 
 def _sweep(argv: Sequence[str], values: flags.FlagValues) -> None:
-    _sweep_of(values, *configured(argv, values, None))
+    _sweep_of(values, *parse_config(argv, values, None))
 
 
 def _sweep_of(
@@ -98,14 +98,14 @@ def _of_run(
     command: str, argv: Sequence[str], values: flags.FlagValues, what: str = "run"
 ) -> pathlib.Path:
     """Reads the flags of a command about a run; returns the folder, its one argument."""
-    given = folders(argv, values)
+    given = parse_folders(argv, values)
     if len(given) != 1:
         raise UserError(f"{command}: expected one folder of a {what}")
     return given[0]
 
 
 def _report(argv: Sequence[str], values: flags.FlagValues) -> None:
-    runs = folders(argv, values)
+    runs = parse_folders(argv, values)
     if not runs:
         raise UserError("report: expected one folder of a run, or several")
     if len(runs) > 1 and values.out is None:
@@ -128,7 +128,7 @@ def _eval(argv: Sequence[str], values: flags.FlagValues) -> None:
 
 
 def _show(argv: Sequence[str], values: flags.FlagValues) -> None:
-    rows = parse_rows(*configured(argv, values, configs_folder() / "quickstart.py"))
+    rows = parse_rows(*parse_config(argv, values, configs_folder() / "quickstart.py"))
     from kstore_jax.report.show import PersonText, pools, pools_text
 
     if values.pools:
@@ -141,7 +141,7 @@ def _show(argv: Sequence[str], values: flags.FlagValues) -> None:
 
 
 def _data(argv: Sequence[str], values: flags.FlagValues) -> None:
-    rows = parse_rows(*configured(argv, values, None))
+    rows = parse_rows(*parse_config(argv, values, None))
     if values.out is None:
         raise UserError("--out is missing; expected a folder such as data/x")
     if pathlib.Path(values.out).absolute() == pathlib.Path.cwd():
@@ -159,8 +159,8 @@ def _data(argv: Sequence[str], values: flags.FlagValues) -> None:
 
 
 def _rewrite(argv: Sequence[str], values: flags.FlagValues) -> None:
-    rows = parse_rows(*configured(argv, values, None))
-    expect(values, server="http://localhost:8000", model="the server's", out="runs/written")
+    rows = parse_rows(*parse_config(argv, values, None))
+    require_flags(values, server="http://localhost:8000", model="the server's", out="runs/written")
     from kstore_jax.writers import rewriting
 
     sections = [(row.world, row.data) for row in rows]
@@ -173,7 +173,7 @@ def _rewrite(argv: Sequence[str], values: flags.FlagValues) -> None:
 
 
 def _ask(argv: Sequence[str], values: flags.FlagValues) -> None:
-    nothing_else(argv, values)
+    parse_flags(argv, values)
     from kstore_jax.report import recitation
     from kstore_jax.writers import asking
 
@@ -182,7 +182,7 @@ def _ask(argv: Sequence[str], values: flags.FlagValues) -> None:
             raise UserError(f"--{given[0]}: expected without --run, whose results are there")
         scores = recitation.run_scores(pathlib.Path(values.run))
     else:
-        expect(values, server="http://localhost:8000 (or --run=runs/x)", model="the server's")
+        require_flags(values, server="http://localhost:8000 (or --run=runs/x)", model="the server's")
         out = pathlib.Path(values.out or "runs/ask")
         items = pathlib.Path(values.items) if values.items else asking.PASSAGES
         scores = asking.ask(values.server, values.model, items, out, values.concurrency)
@@ -191,11 +191,11 @@ def _ask(argv: Sequence[str], values: flags.FlagValues) -> None:
 
 def _bench(argv: Sequence[str], values: flags.FlagValues) -> None:
     what, *rest = argv or [""]
-    if what not in BENCHES:
-        raise UserError(f"bench: {what!r} is no benchmark{nearest(what, BENCHES)}")
+    if what not in BENCHMARKS:
+        raise UserError(f"bench: {what!r} is no benchmark{nearest(what, BENCHMARKS)}")
     if what != "train":
         del values.together
-    rows = parse_rows(*configured(rest, values, configs_folder() / BENCHES[what]))
+    rows = parse_rows(*parse_config(rest, values, configs_folder() / BENCHMARKS[what]))
     from kstore_jax.bench import bench
 
     more = [values.together] if what == "train" else []
@@ -208,7 +208,7 @@ def _bench(argv: Sequence[str], values: flags.FlagValues) -> None:
 
 
 def _export(argv: Sequence[str], values: flags.FlagValues) -> None:
-    nothing_else(argv, values)
+    parse_flags(argv, values)
     if values.run is None or values.out is None:
         missing = "run" if values.run is None else "out"
         raise UserError(f"--{missing} is missing; expected a folder")
@@ -220,7 +220,7 @@ def _export(argv: Sequence[str], values: flags.FlagValues) -> None:
     print(values.out)
 
 
-BENCHES = {
+BENCHMARKS = {
     "data": "paper.py",
     "train": "quickstart.py",
     "profile": "quickstart.py",
@@ -231,10 +231,10 @@ BENCHES = {
 class Command(NamedTuple):
     """What a command does, what it is given, the defaults of its flags, and what it is for."""
 
-    act: Callable[[Sequence[str], flags.FlagValues], None]
-    given: str
+    run: Callable[[Sequence[str], flags.FlagValues], None]
+    usage: str
     flags: dict[str, str | int | None]
-    purpose: str
+    summary: str
 
 
 _PLANNED = {"dry-run": False, "json": False}
@@ -328,7 +328,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return run_guarded(lambda: _unknown(name))
     if any(argument in _HELP for argument in rest):
         return run_guarded(lambda: _help_of(name, command))
-    return run_guarded(lambda: command.act(rest, defined(**command.flags)))
+    return run_guarded(lambda: command.run(rest, define_flags(**command.flags)))
 
 
 _HELP = ("-h", "--help")
@@ -338,16 +338,16 @@ _FIELDS = "kstore_jax/*/config.py declare every field"
 def _help() -> None:
     print(f"kstore COMMAND [--config.FIELD=VALUE ...]; {_FIELDS}\n")
     for name, command in COMMANDS.items():
-        print(f"  {name:<11} {command.given}: {command.purpose}")
+        print(f"  {name:<11} {command.usage}: {command.summary}")
     print("\nkstore COMMAND --help lists the flags of a command")
 
 
 def _help_of(name: str, command: Command) -> None:
-    print(f"kstore {name} {command.given}: {command.purpose}\n")
-    if "--config" in command.given:
+    print(f"kstore {name} {command.usage}: {command.summary}\n")
+    if "--config" in command.usage:
         print("  --config        a configuration file, FILE.py[:ARGUMENT]")
         print(f"  --config.FIELD  any field of it; {_FIELDS}")
-    values = defined(**command.flags)
+    values = define_flags(**command.flags)
     for flag in command.flags:
         default = values[flag].default
         unless = "" if default in (None, False) else f", {default} unless given"

@@ -25,13 +25,13 @@ from kstore_jax.report.drawing import Chart, as_csv, is_ours
 from kstore_jax.report.groups import Group, groups_of_runs
 from kstore_jax.report.markup import Html, join, tag
 from kstore_jax.report.results import read_results
-from kstore_jax.report.settings import what_was_run
+from kstore_jax.report.settings import run_settings
 from kstore_jax.report.summary import Summary, percent, summarise
 from kstore_jax.train.telemetry import METRICS, read_metrics
 
 
 class Section(NamedTuple):
-    """A part of the page with a heading; nothing of it is shown where `parts` are none."""
+    """A part of the page with a heading; left out without `parts`."""
 
     name: str
     title: str
@@ -57,14 +57,14 @@ def write(runs: Sequence[pathlib.Path], out: pathlib.Path) -> pathlib.Path:
         Section("glance", "At a glance", [_glance(groups)]),
         Section("numbers", "In numbers", _numbers(groups)),
         *(Section(name, title, _figures(text, drawn[name])) for name, title, text in _FIGURES),
-        Section("run", "What was run", what_was_run(groups, provenances)),
+        Section("run", "Settings of the run", run_settings(groups, provenances)),
         Section("files", "Files", [_files(runs, out, groups)]),
     ]
     (out / "figures").mkdir(parents=True, exist_ok=True)
     pictures = {
         out / "figures" / f"{chart.name}.png": chart.png
-        for of_section in drawn.values()
-        for chart in of_section
+        for section_charts in drawn.values()
+        for chart in section_charts
     }
     for path, png in pictures.items():
         write_bytes(path, png)
@@ -250,53 +250,53 @@ _FIGURES = (
     (
         "agreement",
         "Ours against the paper's",
-        "Each point is a dataset; on the line our share is the paper's. Models and worlds of other "
-        "sizes answer more or less of everything, so compare the order. The datasets whose ranks "
-        "are furthest apart are in full colour.",
+        "Each point is a dataset. On the line both shares are equal. Models and worlds of other "
+        "sizes answer more or fewer questions overall, so compare the order. The datasets whose "
+        "ranks are furthest apart are in full colour.",
     ),
     (
         "answers",
         "Answers about people held out",
-        "Every person's biography is in pretraining; the questions about half of them, or about "
-        "the celebrities where there are any, are finetuned on. These are the answers about the "
-        "others, by attribute: right when every token is.",
+        "Pretraining reads the biography of every person. Finetuning trains the questions about "
+        "half of them, or about the celebrities if there are any. The charts show the answers "
+        "about the others, by attribute. An answer is right when every token is right.",
     ),
     (
         "lora",
         "Ways of finetuning: the ranks of LoRA",
-        "Answers about people held out, by the rank of the change to queries and values, down, and "
-        "to the embedding, across; all: these weights themselves, which in the paper's last corner "
-        "means every weight of the model (Fig. 2a, 2b and 11).",
+        "Answers about people held out. Rows: the rank of the change to queries and values. "
+        "Columns: the rank of the change to the embedding. All: these weights themselves are "
+        "trained; in the paper's last cell, every weight of the model (Fig. 2a, 2b and 11).",
     ),
     (
         "series",
         "More questions, or more people",
-        "Answers about people held out, of models that differ in the share of pretraining that is "
-        "questions (Fig. 10 of the paper), or in the number of people and of windows read.",
+        "Answers about people held out, for models that differ in the share of questions in "
+        "pretraining (Fig. 10 of the paper), or in the number of people and of windows read.",
     ),
     (
         "p_probing",
         "P-probing: where in the text is the fact readable?",
-        "A biography is fed to the frozen model, and linear probes on its last layer, just before "
-        "each attribute is stated, name the attributes still to come. In the first row little but "
-        "the name was read: high numbers there mean that the fact is stored with the name, "
-        "numbers that are high only further down that it is tied to the text before it.",
+        "The frozen model reads a biography. Just before each attribute is stated, linear probes "
+        "on its last layer predict the attributes still to come. In the first row the model has "
+        "read little more than the name: high numbers there mean that the fact is stored with the "
+        "name. Numbers that are high only further down mean that it is tied to the text before it.",
     ),
     (
         "q_probing",
         "Q-probing: is the fact readable from the name alone?",
-        "Only the full name is fed to the frozen model, and linear probes at its end name each "
-        "attribute: the first token, or the whole value (not asked for the birth date, which has "
-        "too many). High accuracy means that the name alone brings up the fact; where it is at the "
-        "majority guess, questions about the person cannot be expected to work.",
+        "The frozen model reads the full name only. Linear probes at its end predict each "
+        "attribute: the first token, and the whole value (except the birth date, which has too "
+        "many values). High accuracy means that the name alone recalls the fact. Where accuracy "
+        "is at the majority guess, expect no answers to questions about the person.",
     ),
     (
         "dynamics",
         "The model while it was pretrained",
-        "First tokens of the values in the biographies, and of the answers, of people whose "
-        "questions are trained (P_train) and of the others (P_test), and whole answers about "
-        "these. Where questions are mixed in, the paper sees answers about P_train first, then "
-        "their biographies, then those of P_test, and answers about P_test last (Fig. 1).",
+        "First tokens of the values in the biographies, and of the answers, for people whose "
+        "questions are trained (P_train) and for the others (P_test); and whole answers about "
+        "P_test. With questions mixed in, they rise in this order in the paper (Fig. 1): answers "
+        "about P_train, biographies of P_train, biographies of P_test, answers about P_test.",
     ),
     (
         "losses",

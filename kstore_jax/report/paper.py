@@ -16,28 +16,28 @@ from kstore_jax.world.people import ATTRIBUTES
 _PRINTED = json.loads(pathlib.Path(__file__).with_name("paper.json").read_text())
 
 SOURCE: str = _PRINTED["source"]
-SETTING = "100,000 people, 124M parameters (of bioR 302M)"
+SETTING = "100,000 people, 124M parameters, 302M for bioR"
 EXPOSURES = 540
 """How often the paper's models read about each person in the 16 datasets (section 3)."""
 THE_16 = "bioS"
 """The setting of the 16 datasets."""
 LORA_ON_SINGLE = (
-    "On single, LoRA leaves most trained questions open in the paper too: 19 to 41 % of the first "
-    "tokens are right. Training all weights makes that 98.9 %, and no more is answered about "
-    "people held out, 7.5 % (Fig. 2a)."
+    "On single, LoRA leaves most trained questions unanswered in the paper too: 19 to 41 % of the "
+    "first tokens are right. Training all weights raises this to 98.9 %, but does not raise the "
+    "answers about people held out: 7.5 % (Fig. 2a)."
 )
 
 DEPARTURES = (
-    "An answer counts where greedy decoding gives it. The paper decodes with a beam of 4, and "
-    "reports similar results without.",
+    "Answers are decoded greedily. The paper decodes with a beam of 4, and reports similar results "
+    "without.",
     "The names, values and sentences are this package's own.",
 )
 """Departures from the paper in every configuration."""
 CHOSEN = (
     "AdamW's b1 and b2, clipping of gradients, the scale of initial weights, number formats; how "
-    "question and answer are joined, one question a row, the loss on the answer alone; LoRA on "
-    "the input side only of the embedding; the end of text before and after the name in "
-    "Q-probing, the statistics of its BatchNorm, and which biographies of a person P-probing reads."
+    "question and answer are joined, one question a row, the loss on the answer only; LoRA on the "
+    "input side of the embedding only; the end of text before and after the name in Q-probing, the "
+    "statistics of its BatchNorm, and which biographies of a person P-probing reads."
 )
 """Choices that the paper leaves open."""
 

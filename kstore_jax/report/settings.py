@@ -15,8 +15,8 @@ from kstore_jax.report.summary import percent
 from kstore_jax.report.tables import table
 
 
-def what_was_run(groups: Sequence[Group], provenances: Sequence[dict]) -> list[Html]:
-    """A list of terms, tables of times and of every setting, and what to keep in mind.
+def run_settings(groups: Sequence[Group], provenances: Sequence[dict]) -> list[Html]:
+    """A list of terms, tables of times and of every setting, and differences from the paper.
 
     Args:
       provenances: of the stages, as `telemetry.provenance` returns them.
@@ -46,7 +46,7 @@ def what_was_run(groups: Sequence[Group], provenances: Sequence[dict]) -> list[H
         tag("h3", "Seconds of each stage"),
         _times(groups),
         *_every_setting(configs),
-        tag("h3", "What to keep in mind"),
+        tag("h3", "Differences from the paper"),
         *(tag("p", text) for text in _of_this_run(rows, configs)),
         tag("p", "In every run of this package, unlike the paper:"),
         tag("ul", *(tag("li", text) for text in paper.DEPARTURES)),
@@ -56,9 +56,9 @@ def what_was_run(groups: Sequence[Group], provenances: Sequence[dict]) -> list[H
 
 def _of_this_run(rows: Sequence[dict], configs: Sequence[Experiment]) -> list[str]:
     """What the settings of this run mean for its comparison with the paper."""
-    notes, theirs = [], Experiment()
-    other_people = any(row["people"] != theirs.world.people for row in rows)
-    if other_people or any(_size(config.model) != _size(theirs.model) for config in configs):
+    notes, default = [], Experiment()  # the paper's sizes
+    other_people = any(row["people"] != default.world.people for row in rows)
+    if other_people or any(_size(config.model) != _size(default.model) for config in configs):
         notes.append(_SIZE)
     if any(config.data.vocabulary == "compact" for config in configs):
         notes.append(_COMPACT)
@@ -91,22 +91,22 @@ _COMPACT = (
 )
 _PROBING = {
     ("head", "linear"): (
-        "a linear head has a class for each value, and cannot name a value that nobody of the "
+        "a linear head has a class for each value, and cannot predict a value that nobody in the "
         "half it was trained on has. With few people there are such values, so the ceiling of the "
-        "probes is below 100 %; the paper, with 100,000 people, does not meet it."
+        "probes is below 100 %. The paper has 100,000 people and no such values."
     ),
     ("head", "unembedding"): (
         "first tokens are read through the model's own output rows, and only the low-rank update "
         "of the embedding is trained. The paper trains a linear head on 50,000 people; a few "
-        "hundred are too few for a head of as many classes."
+        "hundred people are too few for a head with as many classes."
     ),
     ("dropout", 0.0): (
-        "the frozen model drops nothing while they are trained; the paper leaves its dropout on."
+        "the frozen model has no dropout while probes are trained; the paper leaves its dropout on."
     ),
     ("embedding_update", "shared"): (
-        "the embedding is updated for the tokens of the templates and the end of text only, in "
-        "the paper for all. With few people a name's token is nearly the person's own, and its "
-        "update would learn the half trained on by heart."
+        "the embedding is updated for the tokens of the templates and the end of text only; in "
+        "the paper for all tokens. With few people, hardly anybody else shares a token of a name, "
+        "and its update would memorise the half trained on."
     ),
 }
 """Settings of the probes, and how to read their numbers."""
@@ -160,8 +160,8 @@ def _versions(versions: dict) -> str:
     return _pairs({name: versions[name] for name in _NAMED if name in versions})
 
 
-def _pairs(found: dict) -> str:
-    return ", ".join(f"{name} {value}" for name, value in found.items())
+def _pairs(values: dict) -> str:
+    return ", ".join(f"{name} {value}" for name, value in values.items())
 
 
 def _mixed(row: dict) -> str:

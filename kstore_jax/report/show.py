@@ -21,7 +21,7 @@ _Line = Callable[[bool], str]
 _NAME_COLOUR, _VALUE_COLOUR, _PLAIN = "\033[1m", "\033[36m", "\033[0m"
 
 
-class Shown:
+class PersonText:
     """One person of an experiment's world, with biographies and questions.
 
     Raises:
@@ -30,21 +30,21 @@ class Shown:
 
     def __init__(self, experiment: Experiment, person: int):
         world, data = experiment.world, experiment.data
-        self._data = made = ExperimentData(world, data)
+        self._data = ExperimentData(world, data)
         if person >= (count := world.people + world.celebrities):
             raise UserError(f"person: expected less than {count}, got {person}")
         famous = person >= world.people
-        self._variant = made.celebrity_variant if famous else made.variant
+        self._variant = self._data.celebrity_variant if famous else self._data.variant
         self._variant_name = data.celebrity_variant if famous else data.variant
         half = "P_train" if in_train_half(world.seed, person) else "P_test"
         self._group = "celebrity" if famous else half
-        self._who = draw_people(made.language.pools, world.seed, np.array([person]))
+        self._who = draw_people(self._data.language.pools, world.seed, np.array([person]))
         self._rows, self._lines = self._rewritten() if data.rewritten else self._of_templates()
         who = self._who.take(np.zeros(len(ATTRIBUTES), int))
-        wordings = range(made.language.questions.shape[1])
+        language = self._data.language
         self._questions = [
-            write_questions(made.language, who, np.arange(len(ATTRIBUTES)), wording).texts
-            for wording in wordings
+            write_questions(language, who, np.arange(len(ATTRIBUTES)), wording).texts
+            for wording in range(language.questions.shape[1])
         ]
 
     def _of_templates(self) -> tuple[TokenizedTexts, list[_Line]]:
@@ -106,10 +106,10 @@ class Shown:
         return json.dumps(shown)
 
     def _json_entries(self) -> list[dict]:
-        rows, found = self._rows, []
+        rows, entries = self._rows, []
         for m, line in enumerate(self._lines):
             spans = dict(zip(ATTRIBUTES, rows.value_spans[m].tolist(), strict=True))
-            found.append(
+            entries.append(
                 {
                     "entry": m,
                     "text": line(False),
@@ -117,7 +117,7 @@ class Shown:
                     "spans": {**spans, "name": [s for s in rows.name_spans[m].tolist() if s[1]]},
                 }
             )
-        return found
+        return entries
 
 
 def _line(language: Language, texts: Texts, row: int, coloured: bool) -> str:
@@ -151,31 +151,31 @@ def _decoded(tokenizer: Tokenizer, rows: TokenizedTexts, row: int, coloured: boo
 
 def pools(experiment: Experiment) -> dict[str, dict[str, float]]:
     """For each attribute the number of `values`, and the shares of the `commonest` value and the
-    commonest `first_word`; `paper_commonest` and `paper_first_word` are those of the paper's pools
-    (Part 3.1, Fig. 7, first row)."""
+    commonest `first_word`; `paper_commonest` and `paper_first_word` are the same shares of the
+    paper's pools (Part 3.1, Fig. 7, first row)."""
     drawn_from = ExperimentData(experiment.world, experiment.data).language.pools
-    printed, found = paper.baseline(), {}
+    printed, sizes = paper.baseline(), {}
     for attribute in ATTRIBUTES:
         values = np.array(drawn_from.values[attribute])
         drawn = values[drawn_from.headquarters] if attribute == "company_city" else values
         words = np.array([value.split(" ")[0].rstrip(",") for value in drawn])
         value, word = (np.unique(x, return_counts=True)[1].max() / len(x) for x in (drawn, words))
-        found[attribute] = {
+        sizes[attribute] = {
             "values": len(values),
             "commonest": float(value),
             "paper_commonest": printed.qa[attribute],
             "first_word": float(word),
             "paper_first_word": printed.q_first[attribute],
         }
-    return found
+    return sizes
 
 
-def pools_text(found: dict[str, dict[str, float]]) -> str:
+def pools_text(sizes: dict[str, dict[str, float]]) -> str:
     """The result of `pools` as text for a terminal; shares in %."""
     lines = ["attribute      values  commonest  (paper)  first word  (paper)"]
     lines += [
         f"{attribute:<13} {of['values']:>7} {of['commonest']:>10.1%} {of['paper_commonest']:>8.1%}"
         f" {of['first_word']:>11.1%} {of['paper_first_word']:>8.1%}"
-        for attribute, of in found.items()
+        for attribute, of in sizes.items()
     ]
     return "\n".join(lines)

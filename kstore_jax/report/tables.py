@@ -42,15 +42,15 @@ def _by_attribute(name: str, heads: Sequence[str], bodies: Sequence[Sequence[Htm
 
 
 _COLUMNS_NOTE = (
-    "Accuracy in %. Exposures: how often each person is read about in pretraining. Recited: "
-    "attribute values predicted whole inside the biographies. Answers: exact match, about the "
-    "people whose questions were finetuned on (half of them, or the celebrities where there are "
-    "any), and about those held out. Majority guess: always the commonest answer of the former."
+    "Accuracy in %. Exposures: how often pretraining reads about each person. Recited: attribute "
+    "values predicted whole inside the biographies. Answers: exact match, about people whose "
+    "questions were finetuned on (half of them, or the celebrities if there are any), and about "
+    "the people held out. Majority guess: always the commonest answer about the people trained on."
 )
 _PAPER_NOTE = (
-    f"The paper: {paper.SOURCE}, Fig. 1, 3, 7, 10, 17; {paper.SETTING}. The mean is what it "
-    "prints. Of recitation it says in words only: above 99 %. Of trained answers it prints the "
-    f"first tokens alone. {paper.LORA_ON_SINGLE}"
+    f"The paper: {paper.SOURCE}, Fig. 1, 3, 7, 10, 17; {paper.SETTING}. Its means are "
+    "the printed ones. It states recitation in words only: above 99 %. For trained answers it "
+    f"prints first tokens only. {paper.LORA_ON_SINGLE}"
 )
 
 
@@ -130,9 +130,9 @@ def _part(title: str, note: str, heads: Sequence[str], bodies: Sequence[Sequence
 
 
 _FIRST_NOTE = (
-    "Accuracy in %. The first token of a birth date is the month, that of many a university its "
-    "first word, so the majority guess is higher than above. The paper prints means of the "
-    "trained half (Fig. 2a and 11; here those of LoRA of rank 8, and 128 for the embedding)."
+    "Accuracy in %. The first token of a birth date is the month, and many universities begin with "
+    "the same word, so the majority guess is higher than above. The paper prints means of the "
+    "trained half (Fig. 2a and 11; here for LoRA of rank 8, and 128 for the embedding)."
 )
 
 
@@ -175,8 +175,8 @@ def grid(groups: Sequence[Group]) -> Html:
     if not parts:
         return Html("")
     note = (
-        "Exact match in %, about people of the trained half whose questions were held back; the "
-        "best row answers about the other half."
+        "Exact match in %, about people of the trained half whose questions were held back. The "
+        "best row answers the questions about the other half."
     )
     return join([tag("h3", "Ways of finetuning"), tag("p", note, class_="note"), *parts])
 
@@ -239,11 +239,11 @@ def masked_recall(groups: Sequence[Group]) -> Html:
 
 _MASKED_NOTE = (
     "Values predicted whole, in %, in the biographies that pretraining read. With all values "
-    "hidden only the name is left to predict them from, as in a question. In the paper (Part 3.1, "
-    "section 7) BERT predicts masked words from the words beside them, and ties them to the name "
-    "only where these do not determine them: the parts of a birth date, majors of one word. So "
-    "its BERT answers birth dates and majors in part, and the rest hardly more often than a "
-    "guess."
+    "hidden, only the name is left to predict them from, as in a question. In the paper (Part 3.1, "
+    "section 7), BERT predicts masked words from the words beside them. It ties them to the name "
+    "only where those words do not determine them: the parts of a birth date, majors of one word. "
+    "So its BERT answers birth dates and majors in part, and the other attributes hardly more "
+    "often than a guess."
 )
 
 

@@ -143,6 +143,6 @@ def published(dataset: str, setting: str = paper.THE_16) -> paper.Published:
 
 
 def published_beside(group: Group) -> paper.Published:
-    """The paper's numbers that stand beside a group."""
+    """The paper's numbers for the dataset of a group."""
     assert group.published is not None
     return group.published

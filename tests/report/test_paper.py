@@ -1,4 +1,4 @@
-"""The paper's numbers, and the groups that they stand beside."""
+"""The paper's numbers, and which groups have them beside their own."""
 
 import re
 

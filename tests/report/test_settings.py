@@ -18,19 +18,19 @@ from tests.report.runs import (
 )
 
 
-def keep_in_mind(folder, **changed):
-    """The notes to keep in mind, on the page of a run with changed sections."""
+def differences(folder, **changed):
+    """The differences from the paper, on the page of a run with changed sections."""
     config = {**a_config(SINGLE), **changed}
     page = write_page(a_run(folder, [{**SINGLE, "people": 100_000}], [config], metrics=False))
-    return text_of(page).partition("What to keep in mind")[2]
+    return text_of(page).partition("Differences from the paper")[2]
 
 
 def test_differences_from_the_paper_are_listed(tmp_path):
     like = as_dict(Experiment())
-    text = keep_in_mind(tmp_path, model=like["model"])
+    text = differences(tmp_path, model=like["model"])
     assert "P-probing and Q-probing: a linear head" in text
     assert "Pretraining had no dropout" in text
-    assert "drops nothing" not in text
+    assert "no dropout while" not in text
     assert "beam of 4" in text
     for other_note in ("Compare shapes", "only the tokens", "output rows", "at most", "templates"):
         assert other_note not in text
@@ -41,7 +41,7 @@ def test_each_probe_s_differences_from_the_paper_are_listed(tmp_path):
     p_probe = {**like["p_probe"], "embedding_update": "shared", "biographies_per_person": 1}
     q_probe = {**like["q_probe"], "head": "unembedding"}
     data = {"variant": "single", "vocabulary": "compact"}
-    text = keep_in_mind(tmp_path, p_probe=p_probe, q_probe=q_probe, data=data)
+    text = differences(tmp_path, p_probe=p_probe, q_probe=q_probe, data=data)
     assert "P-probing: a linear head" in text
     assert "Q-probing: first tokens are read through the model's own output rows" in text
     assert "P-probing: the embedding is updated for the tokens of the templates" in text
@@ -104,10 +104,10 @@ MIXED = {
 
 def test_mixed_follows_from_the_configuration():
     config = a_config(SINGLE)
-    assert results.mixed(parse(config)) == {}
+    assert results.mixed_sources(parse(config)) == {}
     config["world"]["celebrities"] = 1000
     config["data"].update(text="hf:books", text_share=0.1, qa_share=0.8)
-    assert results.mixed(parse(config)) == MIXED
+    assert results.mixed_sources(parse(config)) == MIXED
 
 
 def test_sources_mixed_in_are_listed_and_have_no_numbers_of_the_paper(tmp_path):

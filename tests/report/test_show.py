@@ -1,4 +1,4 @@
-"""What `kstore show` prints is what is written about a person."""
+"""`kstore show` prints a person, biographies and questions."""
 
 import json
 import re
@@ -10,7 +10,7 @@ from kstore_jax.cli.main import main
 from kstore_jax.corpus.tokenizer import gpt2
 from kstore_jax.errors import UserError
 from kstore_jax.pipeline.experiment import default, parse_rows
-from kstore_jax.report.show import Shown, pools, pools_text
+from kstore_jax.report.show import PersonText, pools, pools_text
 from kstore_jax.world.people import ATTRIBUTES
 
 # How ml_collections loads a configuration file.
@@ -18,42 +18,42 @@ pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarni
 PEOPLE = 30
 
 
-def shown(person: int, variant: str = "multi2+permute") -> Shown:
+def person_text(person: int, variant: str = "multi2+permute") -> PersonText:
     config = default()
     config.world.people, config.world.celebrities = PEOPLE, 5
     config.data.variant, config.data.celebrity_share = variant, 0.5
-    return Shown(parse_rows(config)[0], person)
+    return PersonText(parse_rows(config)[0], person)
 
 
 @pytest.mark.parametrize("variant", ["single", "multi2+permute+fullname", "couple2", "fresh"])
 def test_json_holds_the_person_the_entries_with_spans_and_the_questions(variant):
-    found = json.loads(shown(7, variant).json())
-    attributes = found["person"]["attributes"]
+    printed = json.loads(person_text(7, variant).json())
+    attributes = printed["person"]["attributes"]
     assert list(attributes) == list(ATTRIBUTES)
-    for entry in found["entries"]:
+    for entry in printed["entries"]:
         assert gpt2().decode(entry["tokens"]) == entry["text"]
         for name, (start, end) in ((a, entry["spans"][a]) for a in ATTRIBUTES):
             assert gpt2().decode(entry["tokens"][start:end]) == f" {attributes[name]}"
         for start, end in entry["spans"]["name"]:
-            assert gpt2().decode(entry["tokens"][start:end]) == f" {found['person']['name']}"
+            assert gpt2().decode(entry["tokens"][start:end]) == f" {printed['person']['name']}"
         assert len(entry["spans"]["name"]) == (6 if "fullname" in variant else 1)
-    assert len(found["questions"]) == 30
-    assert [q["attribute"] for q in found["questions"] if q["trained"]] == list(ATTRIBUTES)
-    for question in found["questions"]:
+    assert len(printed["questions"]) == 30
+    assert [q["attribute"] for q in printed["questions"] if q["trained"]] == list(ATTRIBUTES)
+    for question in printed["questions"]:
         assert question["prompt"].endswith("? Answer:")
         assert question["answer"] == f" {attributes[question['attribute']]}"
-    assert len({question["prompt"] for question in found["questions"]}) == 30
+    assert len({question["prompt"] for question in printed["questions"]}) == 30
 
 
 def test_groups_are_shown_apart():
-    groups = [json.loads(shown(i).json())["person"]["group"] for i in range(PEOPLE + 5)]
+    groups = [json.loads(person_text(i).json())["person"]["group"] for i in range(PEOPLE + 5)]
     assert sorted(groups) == ["P_test"] * 15 + ["P_train"] * 15 + ["celebrity"] * 5
     assert groups[PEOPLE:] == ["celebrity"] * 5
-    assert len(json.loads(shown(PEOPLE).json())["entries"]) == 5
+    assert len(json.loads(person_text(PEOPLE).json())["entries"]) == 5
 
 
 def test_colours_mark_names_and_values_and_nothing_else():
-    one = shown(3)
+    one = person_text(3)
     coloured, plain = one.text(coloured=True), one.text(coloured=False)
     assert re.sub(r"\033\[\d*m", "", coloured) == plain
     person = json.loads(one.json())["person"]
@@ -65,7 +65,7 @@ def test_colours_mark_names_and_values_and_nothing_else():
 
 def test_somebody_beyond_the_world_is_refused():
     with pytest.raises(UserError, match=r"^person: expected less than"):
-        shown(PEOPLE + 5)
+        person_text(PEOPLE + 5)
 
 
 def test_the_shares_of_the_pools_stand_beside_the_papers():
@@ -82,8 +82,8 @@ def test_the_shares_of_the_pools_stand_beside_the_papers():
 
 def test_the_pools_are_also_shown_as_json(capsys):
     assert main(["show", "--pools", "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert list(found) == list(ATTRIBUTES)
-    assert found["university"]["values"] == 300
-    assert 0 < found["university"]["commonest"] <= found["university"]["first_word"] < 1
-    assert found["company_city"]["paper_commonest"] == pytest.approx(0.137)
+    printed = json.loads(capsys.readouterr().out)
+    assert list(printed) == list(ATTRIBUTES)
+    assert printed["university"]["values"] == 300
+    assert 0 < printed["university"]["commonest"] <= printed["university"]["first_word"] < 1
+    assert printed["company_city"]["paper_commonest"] == pytest.approx(0.137)

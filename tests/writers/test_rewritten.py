@@ -13,7 +13,7 @@ from kstore_jax.pipeline.graph import ExperimentGraph
 from kstore_jax.pipeline.mixture import pretraining_windows
 from kstore_jax.pipeline.run import Runner
 from kstore_jax.pipeline.stages import Cache
-from kstore_jax.report.show import Shown
+from kstore_jax.report.show import PersonText
 from kstore_jax.world.people import ATTRIBUTES, draw_people
 from kstore_jax.writers import journal
 from kstore_jax.writers.prompts import person_facts
@@ -87,7 +87,7 @@ def test_an_experiment_trains_on_rewritten_texts_with_a_compact_vocabulary(writt
 
 def test_show_prints_the_rewritten_texts(written):
     folder, _ = written
-    shown = Shown(experiment(data__rewritten=str(folder)), 7)
+    shown = PersonText(experiment(data__rewritten=str(folder)), 7)
     texts = [r["text"] for r in read(folder) if r["person"] == 7 and not r["refused"]]
     entries = json.loads(shown.json())["entries"]
     assert sorted(entry["text"] for entry in entries) == sorted(f" {text}" for text in texts)
