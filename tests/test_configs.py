@@ -8,7 +8,7 @@ import re
 
 import pytest
 
-from kstore_jax.cli.flags import configured, defined
+from kstore_jax.cli.flags import define_flags, parse_config
 from kstore_jax.model.config import SIZES, style_fields
 from kstore_jax.pipeline.experiment import Experiment, parse_rows
 from kstore_jax.pipeline.graph import ExperimentGraph, resolve_auto
@@ -84,7 +84,7 @@ def test_the_flags_in_the_docstring_of_a_file_set_their_fields(name):
     for scale in (scale for file, scale in SCALES_OF if file == name):
         for argv in flag_lists:
             flag = f"--config={FOLDER / name}.py:{scale}"
-            for e in parse_rows(*configured([flag, *argv], defined(), None)):
+            for e in parse_rows(*parse_config([flag, *argv], define_flags(), None)):
                 finetunings = [dataclasses.replace(e, finetune=row) for row in e.finetune.rows]
                 for field, value in (arg.removeprefix("--config.").split("=") for arg in argv):
                     if field == "model.size":

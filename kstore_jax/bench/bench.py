@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 import jax
 import numpy as np
 
-from kstore_jax.bench.hlo_profile import costs
+from kstore_jax.bench.hlo_profile import milliseconds_by_operation
 from kstore_jax.corpus import shards
 from kstore_jax.corpus.encode import full_vocabulary
 from kstore_jax.corpus.examples import SpanExamples
@@ -194,7 +194,7 @@ def profile(experiment: Experiment) -> dict[str, float]:
         shape, objective = context.shape, pretraining_objective(context)
     steps = TrainingSteps(shape, experiment.pretrain, objective)
     steps.run(1)
-    found = costs(lambda: steps.run(_PROFILED), steps.compiled)
+    found = milliseconds_by_operation(lambda: steps.run(_PROFILED), steps.compiled)
     each = _PROFILED * steps.steps_a_call
     return {name: round(spent / each, 3) for name, spent in found.items()}
 

@@ -12,7 +12,9 @@ _BODY = r"(?:closed_call|eval_jaxpr)/"  # of a scan, as JAX 0.10 and 0.12 call i
 _OUTER = ("while", "call", "conditional")  # their time is that of what is inside
 
 
-def costs(run: Callable[[], object], compiled: jax.stages.Compiled) -> dict[str, float]:
+def milliseconds_by_operation(
+    run: Callable[[], object], compiled: jax.stages.Compiled
+) -> dict[str, float]:
     """Runs a compiled program under JAX's profiler.
 
     Returns: milliseconds by operation, the costliest first, alike blocks taken together and summed
@@ -24,7 +26,7 @@ def costs(run: Callable[[], object], compiled: jax.stages.Compiled) -> dict[str,
             run()
         (path,) = pathlib.Path(folder).rglob("*.xplane.pb")
         profile = jax.profiler.ProfileData.from_file(str(path))
-    names = operations(compiled.as_text() or "")
+    names = operation_names(compiled.as_text() or "")
     spent: collections.Counter = collections.Counter()
     for plane in profile.planes:
         on_device = plane.name.startswith("/device:")
@@ -40,7 +42,7 @@ def costs(run: Callable[[], object], compiled: jax.stages.Compiled) -> dict[str,
     return dict(spent.most_common())
 
 
-def operations(text: str) -> dict[str, str]:
+def operation_names(text: str) -> dict[str, str]:
     """Instructions of a program of XLA and the operations they are part of; "" for those that only
     hold others."""
     names = {}

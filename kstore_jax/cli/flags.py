@@ -49,7 +49,7 @@ _FLAGS = {
 }
 
 
-def defined(**defaults: str | int | None) -> flags.FlagValues:
+def define_flags(**defaults: str | int | None) -> flags.FlagValues:
     """Defines the flags of a command, with their defaults."""
     values = flags.FlagValues()
     values.set_gnu_getopt()
@@ -59,7 +59,7 @@ def defined(**defaults: str | int | None) -> flags.FlagValues:
     return values
 
 
-def folders(argv: Sequence[str], values: flags.FlagValues) -> list[pathlib.Path]:
+def parse_folders(argv: Sequence[str], values: flags.FlagValues) -> list[pathlib.Path]:
     """Reads the flags of a command that takes folders; returns the folders."""
     try:
         left = values(["kstore", *argv])[1:]
@@ -69,20 +69,20 @@ def folders(argv: Sequence[str], values: flags.FlagValues) -> list[pathlib.Path]
     return [pathlib.Path(folder) for folder in left]
 
 
-def nothing_else(argv: Sequence[str], values: flags.FlagValues) -> None:
+def parse_flags(argv: Sequence[str], values: flags.FlagValues) -> None:
     """Reads the flags of a command without further arguments."""
-    if left := folders(argv, values):
+    if left := parse_folders(argv, values):
         raise UserError(f"unexpected argument {str(left[0])!r}")
 
 
-def expect(values: flags.FlagValues, **examples: str) -> None:
+def require_flags(values: flags.FlagValues, **examples: str) -> None:
     """Raises UserError where a flag is not given."""
     for name, example in examples.items():
         if not getattr(values, name):
             raise UserError(f"--{name} is missing; expected one such as {example}")
 
 
-def configured(
+def parse_config(
     argv: Sequence[str], values: flags.FlagValues, config: pathlib.Path | None
 ) -> tuple[ml_collections.ConfigDict, set[str]]:
     """Reads the flags of a command with a configuration; its default file is `config`.

@@ -10,7 +10,14 @@ from typing import Any, NamedTuple
 import ml_collections
 from absl import flags
 
-from kstore_jax.cli.flags import configs_folder, parse_config, define_flags, require_flags, parse_folders, parse_flags
+from kstore_jax.cli.flags import (
+    configs_folder,
+    define_flags,
+    parse_config,
+    parse_flags,
+    parse_folders,
+    require_flags,
+)
 from kstore_jax.errors import UserError, nearest, run_guarded
 from kstore_jax.pipeline.experiment import Experiment, parse_base, parse_rows
 
@@ -56,7 +63,7 @@ def _compute(values: flags.FlagValues, rows: Sequence[Experiment], notes: Sequen
     drop = "drop" in values and values.drop
     if drop and (out := workdir.dropped_rows(folder, rows)):
         print(f"note: --drop takes out {', '.join(out)}", file=sys.stderr)
-    shard = sweep.Shard.parse(values.shard) if "shard" in values else sweep.WHOLE
+    shard = sweep.RowShard.parse(values.shard) if "shard" in values else sweep.ALL_ROWS
     if "dry-run" in values and values["dry-run"].value:
         print(sweep.dry_run(folder, rows, cache, shard, drop, notes).format(values.json))
         return
@@ -84,12 +91,12 @@ def _gc(argv: Sequence[str], values: flags.FlagValues) -> None:
         raise UserError("--keep is missing; expected the folders of sweeps, such as runs/x,runs/y")
     from kstore_jax.sweep import gc
 
-    found = gc.unneeded(cache, [pathlib.Path(folder) for folder in values.keep])
+    found = gc.unneeded_stages(cache, [pathlib.Path(folder) for folder in values.keep])
     for folder, size in found:
         print(f"{size / 1e6:>12,.1f} MB  {folder}")
     print(f"{sum(size for _, size in found) / 1e6:>12,.1f} MB  in {len(found)} stages")
     if values.remove:
-        print(f"removed {len(gc.remove(folder for folder, _ in found))} of them")
+        print(f"removed {len(gc.remove_stages(folder for folder, _ in found))} of them")
     elif found:
         print("nothing was removed; --remove does")
 
@@ -182,7 +189,9 @@ def _ask(argv: Sequence[str], values: flags.FlagValues) -> None:
             raise UserError(f"--{given[0]}: expected without --run, whose results are there")
         scores = recitation.run_scores(pathlib.Path(values.run))
     else:
-        require_flags(values, server="http://localhost:8000 (or --run=runs/x)", model="the server's")
+        require_flags(
+            values, server="http://localhost:8000 (or --run=runs/x)", model="the server's"
+        )
         out = pathlib.Path(values.out or "runs/ask")
         items = pathlib.Path(values.items) if values.items else asking.PASSAGES
         scores = asking.ask(values.server, values.model, items, out, values.concurrency)

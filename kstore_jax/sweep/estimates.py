@@ -20,7 +20,7 @@ _PEOPLE = 100
 _READ = 1 / 3
 
 
-def tokens(graph: ExperimentGraph) -> dict[str, float]:
+def stage_tokens(graph: ExperimentGraph) -> dict[str, float]:
     """The tokens each stage trains, plus a third of those it reads, by its folder.
 
     Stages that write text have none. The dynamics of pretraining, people held back from finetuning

@@ -16,7 +16,9 @@ _REMOVED = ".removed"  # the suffix of a stage folder whose files go
 _FOLDER = re.compile(r"[a-z_]+-[0-9a-f]{12}" + f"({re.escape(_REMOVED)})?")
 
 
-def unneeded(root: pathlib.Path, keep: Sequence[pathlib.Path]) -> list[tuple[pathlib.Path, int]]:
+def unneeded_stages(
+    root: pathlib.Path, keep: Sequence[pathlib.Path]
+) -> list[tuple[pathlib.Path, int]]:
     """The stage folders in `root` that no workdir in `keep` needs, and their bytes.
 
     Leftovers of an interrupted removal are among them. The workdir around the cache is kept as
@@ -45,7 +47,7 @@ def unneeded(root: pathlib.Path, keep: Sequence[pathlib.Path]) -> list[tuple[pat
     return [(root / folder, _size(root / folder)) for folder in there if folder not in needed]
 
 
-def remove(folders: Iterable[pathlib.Path]) -> list[pathlib.Path]:
+def remove_stages(folders: Iterable[pathlib.Path]) -> list[pathlib.Path]:
     """Removes stage folders and returns the removed ones; a stage that a process computes by now is
     left.
 

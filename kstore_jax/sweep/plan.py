@@ -31,7 +31,7 @@ Benchmark = Callable[[str], float | None]  # the folder of a stage -> its second
 
 
 @dataclasses.dataclass(frozen=True)
-class Progress:
+class StageProgress:
     """The progress of a stage.
 
     Attributes:
@@ -68,7 +68,7 @@ class Plan:
     rows: tuple[tuple[str, tuple[str, ...]], ...]
     stages: Mapping[str, StageSpec]
 
-    def share(self, index: int, count: int) -> Self:
+    def shard(self, index: int, count: int) -> Self:
         """The plan of the rows index, index + count, ... alone."""
         rows = self.rows[index::count]
         needed = {folder for _, folders in rows for folder in folders}
@@ -108,16 +108,16 @@ class Plan:
                 f"{path}: damaged; run `kstore sweep` again, it writes it"
             ) from None
 
-    def progress(self, benchmark: Benchmark = lambda _: None) -> list[Progress]:
+    def progress(self, benchmark: Benchmark = lambda _: None) -> list[StageProgress]:
         """The progress of every stage; `benchmark` estimates those unlike any in the cache."""
         needed = collections.Counter(folder for _, folders in self.rows for folder in folders)
         pace = _paces(self.cache)
         specs = {**self.cache.specs(), **self.stages}
         return [self._one(folder, needed[folder], specs, pace, benchmark) for folder in self.stages]
 
-    def _one(self, folder: str, rows: int, specs, pace, benchmark: Benchmark) -> Progress:
+    def _one(self, folder: str, rows: int, specs, pace, benchmark: Benchmark) -> StageProgress:
         stage = self.stages[folder]
-        progress = functools.partial(Progress, folder, stage.kind, rows)
+        progress = functools.partial(StageProgress, folder, stage.kind, rows)
         line = last_metrics(self.cache.root / folder / METRICS) or {}
         step, steps = line.get("step"), line.get("steps")
         if (seconds := self.cache.seconds(folder)) is not None:
@@ -196,10 +196,10 @@ class PlanStatus:
     """A plan with its progress, as text or JSON."""
 
     plan: Plan
-    stages: Sequence[Progress]
+    stages: Sequence[StageProgress]
 
     @property
-    def left(self) -> tuple[float, int]:
+    def time_left(self) -> tuple[float, int]:
         """Seconds of work left, and the number of stages whose time is unknown."""
         estimates = [stage.left for stage in self.stages]
         return sum(seconds or 0.0 for seconds in estimates), estimates.count(None)
@@ -209,7 +209,7 @@ class PlanStatus:
         return json.dumps(self._json()) if as_json else self._text()
 
     def _json(self) -> dict:
-        seconds, unknown = self.left
+        seconds, unknown = self.time_left
         done = {stage.folder for stage in self.stages if stage.state == "done"}
         rows = [
             {"name": name, "done": done.issuperset(needed), "stages": list(needed)}
@@ -233,14 +233,14 @@ class PlanStatus:
         summary = ", ".join(f"{counts[state]} {state}" for state in states if counts[state])
         shared = sum(stage.rows > 1 for stage in self.stages)
         lines += ["", f"{len(self.stages)} stages: {summary}; {shared} shared by several rows"]
-        seconds, unknown = self.left
+        seconds, unknown = self.time_left
         if seconds or unknown:
             more = f", and {unknown} stages without an estimate" if unknown else ""
             lines.append(f"left: about {_duration(seconds)} for one worker{more}")
         return "\n".join(lines)
 
 
-def _line(stage: Progress, width: int) -> str:
+def _line(stage: StageProgress, width: int) -> str:
     step = f"{stage.step:,}/{stage.steps:,}" if stage.step is not None else ""
     if stage.state == "done":
         time = f"took {_duration(stage.seconds)}"

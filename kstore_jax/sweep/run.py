@@ -31,7 +31,7 @@ from kstore_jax.report import agreement
 from kstore_jax.report.groups import groups
 from kstore_jax.sweep import estimates
 from kstore_jax.sweep.plan import Plan, PlanStatus
-from kstore_jax.sweep.workdir import check_claim, claim, exclusive, expect_folder
+from kstore_jax.sweep.workdir import check_is_folder, check_workdir, claim_workdir, lock_workdir
 from kstore_jax.sweep.workers import run_in_processes, write_experiments
 from kstore_jax.train import distributed as distributed_runtime
 from kstore_jax.train import preemption, trackers
@@ -39,7 +39,7 @@ from kstore_jax.train import preemption, trackers
 _INDICES = ("SLURM_ARRAY_TASK_ID", "JOB_COMPLETION_INDEX")  # of tasks numbered from 0
 
 
-class Shard(NamedTuple):
+class RowShard(NamedTuple):
     """The rows index, index + count, index + 2 count, ... of a sweep."""
 
     index: int = 0
@@ -68,7 +68,7 @@ class Shard(NamedTuple):
         return cls(int(index), int(count))
 
 
-WHOLE = Shard()
+ALL_ROWS = RowShard()
 
 
 def default_workers(rows: int) -> int:
@@ -78,7 +78,7 @@ def default_workers(rows: int) -> int:
     return min(rows, len(usable_cores()))
 
 
-def planned(
+def plan_sweep(
     workdir: pathlib.Path, rows: Sequence[Experiment], cache: pathlib.Path | None
 ) -> tuple[list[ExperimentGraph], Plan]:
     """The checked experiments of a sweep, and the stages they need; writes nothing.
@@ -88,7 +88,7 @@ def planned(
       DamagedFileError: a file in `cache` is not as it was written.
     """
     stages = Cache(cache or workdir / "stages")
-    expect_folder("--cache" if cache else "--workdir", stages.root)
+    check_is_folder("--cache" if cache else "--workdir", stages.root)
     graphs = _checked(rows, stages)
     specs = {stage.folder: stage.spec for graph in graphs for stage in graph.stages}
     needed = tuple(
@@ -121,8 +121,8 @@ def dry_run(
     workdir: pathlib.Path,
     rows: Sequence[Experiment],
     cache: pathlib.Path | None,
-    shard: Shard = WHOLE,
-    drop: bool = False,
+    shard: RowShard = ALL_ROWS,
+    drop_other_rows: bool = False,
     notes: Sequence[str] = (),
 ) -> PlanStatus:
     """The stages that `run` would compute, and how long they would take.
@@ -131,10 +131,12 @@ def dry_run(
     stderr; a token of another stage is assumed to take as long as one of pretraining. Writes
     nothing, and refuses what `run` refuses.
     """
-    graphs, plan = planned(workdir, rows, cache)
-    check_claim(workdir, {"rows": [as_dict(graph.experiment) for graph in graphs]}, drop)
-    _note(notes)
-    graphs, plan = graphs[shard.index :: shard.count], plan.share(shard.index, shard.count)
+    graphs, plan = plan_sweep(workdir, rows, cache)
+    check_workdir(
+        workdir, {"rows": [as_dict(graph.experiment) for graph in graphs]}, drop_other_rows
+    )
+    _print_notes(notes)
+    graphs, plan = graphs[shard.index :: shard.count], plan.shard(shard.index, shard.count)
     pretrainings = [graph.experiment for graph in graphs]
     graph_of = {stage.folder: graph for graph in reversed(graphs) for stage in graph.stages}
 
@@ -149,7 +151,7 @@ def dry_run(
         one = next(e for e in pretrainings if _same_step(e, graph.experiment))
         return step_seconds(one) * graph.experiment.pretrain.steps
 
-    tokens_of = functools.cache(estimates.tokens)
+    tokens_of = functools.cache(estimates.stage_tokens)
 
     def benchmark(folder: str) -> float | None:
         graph = graph_of[folder]
@@ -175,10 +177,10 @@ def run(
     rows: Sequence[Experiment],
     workers: int | None = None,
     cache: pathlib.Path | None = None,
-    shard: Shard = WHOLE,
+    shard: RowShard = ALL_ROWS,
     distributed: bool = False,
     together: int = 1,
-    drop: bool = False,
+    drop_other_rows: bool = False,
     notes: Sequence[str] = (),
 ) -> pathlib.Path | None:
     """Computes every unfinished row of `shard`, `workers` at a time (`default_workers` where None).
@@ -212,17 +214,17 @@ def run(
         raise UserError(
             f"workers: expected 1 on {backend}, where each would open every device, got {workers}"
         )
-    graphs, plan = planned(workdir, rows, cache)
+    graphs, plan = plan_sweep(workdir, rows, cache)
     if distributed_runtime.is_first():
-        claim(workdir, plan, [graph.experiment for graph in graphs], drop)
-        _note(notes)
+        claim_workdir(workdir, plan, [graph.experiment for graph in graphs], drop_other_rows)
+        _print_notes(notes)
     mine = dict(itertools.islice(enumerate(graphs), shard.index, None, shard.count))
     workers = min(workers or default_workers(len(mine)), len(mine))
     pretrain_batched([*mine.values()], together)
     waiting = {i: graph for i, graph in mine.items() if not graph.done}
     failed: dict[int, UserError] = {}
     if workers > 1 and waiting:
-        with exclusive(workdir):
+        with lock_workdir(workdir):
             write_experiments(workdir, waiting)
         failed = run_in_processes(workdir, waiting, workers)
     for i, graph in mine.items():
@@ -236,13 +238,13 @@ def run(
         _print_failures(graphs, failed)
     page, left = None, {i for i, graph in enumerate(graphs) if not graph.done}
     if distributed_runtime.is_first() and left <= failed.keys() and len(left) < len(graphs):
-        page = _publish(workdir, graphs, plan, left)
+        page = _write_report(workdir, graphs, plan, left)
     if failed:
         raise _failure(graphs, failed, page)
     return page
 
 
-def _note(notes: Sequence[str]) -> None:
+def _print_notes(notes: Sequence[str]) -> None:
     for note in notes:
         print(note, file=sys.stderr)
 
@@ -277,7 +279,7 @@ def _failure(
     return found
 
 
-def _publish(
+def _write_report(
     workdir: pathlib.Path, graphs: Sequence[ExperimentGraph], plan: Plan, failed: Collection[int]
 ) -> pathlib.Path:
     """Writes the results and the page where they changed; returns the page.
@@ -295,7 +297,7 @@ def _publish(
     made = [one for folder in plan.stages for one in plan.cache.attempts(folder)]
     results["provenance"] = [*{json.dumps(one, sort_keys=True): one for one in made}.values()]
     path, page = workdir / "results.json", workdir / "report.html"
-    with exclusive(workdir):
+    with lock_workdir(workdir):
         if page.exists() and path.exists() and read_json(path) == json.loads(json.dumps(results)):
             return page
         from kstore_jax.report import page as report  # loads the chart renderer

@@ -17,14 +17,14 @@ _LOCK = ".lock"
 
 
 @contextlib.contextmanager
-def exclusive(workdir: pathlib.Path) -> Iterator[None]:
+def lock_workdir(workdir: pathlib.Path) -> Iterator[None]:
     """Keeps other processes from writing the files of `workdir` itself; its workers may run."""
     with filelock.FileLock(workdir / _LOCK):
         yield
 
 
-def claim(
-    workdir: pathlib.Path, plan: Plan, rows: Sequence[Experiment], drop: bool = False
+def claim_workdir(
+    workdir: pathlib.Path, plan: Plan, rows: Sequence[Experiment], drop_other_rows: bool = False
 ) -> None:
     """Makes `workdir` the folder of these rows, which may be more than before.
 
@@ -35,30 +35,32 @@ def claim(
       UserError: it holds other rows or other files.
     """
     given = {"rows": [as_dict(experiment) for experiment in rows]}
-    check_claim(workdir, given, drop)
+    check_workdir(workdir, given, drop_other_rows)
     workdir.mkdir(parents=True, exist_ok=True)
-    with exclusive(workdir):
-        if check_claim(workdir, given, drop):  # the old page shows rows that are taken out
+    with lock_workdir(workdir):
+        if check_workdir(
+            workdir, given, drop_other_rows
+        ):  # the old page shows rows that are taken out
             (workdir / "report.html").unlink(missing_ok=True)
             (workdir / "results.json").unlink(missing_ok=True)
         write_json(workdir / "config.json", given)
         plan.write(workdir)
 
 
-def check_claim(workdir: pathlib.Path, given: dict, drop: bool) -> bool:
+def check_workdir(workdir: pathlib.Path, given: dict, drop_other_rows: bool) -> bool:
     """Whether `workdir` holds rows that are not given.
 
     Raises UserError where these, or other files, forbid to claim it.
     """
     path = workdir / "config.json"
-    expect_folder("--workdir", workdir)
+    check_is_folder("--workdir", workdir)
     files = [*workdir.iterdir()] if workdir.exists() else []
     # config.json is checked last: a process that claims the folder meanwhile writes it first
     if not all(map(_is_temporary, files)) and not path.exists():
         raise UserError(f"{workdir} is not empty and holds no run of ours; give another --workdir")
     before = read_json(path, remove=workdir) if path.exists() else {}
     differing = _lost(before, given)
-    if differing and not drop:
+    if differing and not drop_other_rows:
         raise UserError(
             f"{workdir} was made by another configuration ({differing}); give another --workdir, "
             "with --cache to share its stages, or let kstore sweep --drop take out the other rows"
@@ -78,7 +80,7 @@ def dropped_rows(workdir: pathlib.Path, rows: Sequence[Experiment]) -> list[str]
     ]
 
 
-def expect_folder(flag: str, path: pathlib.Path) -> None:
+def check_is_folder(flag: str, path: pathlib.Path) -> None:
     """Raises UserError where `path` cannot be a folder: it, or a folder above it, is a file."""
     nearest = next(one for one in (path, *path.absolute().parents) if one.exists())
     if not nearest.is_dir():

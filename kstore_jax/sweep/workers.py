@@ -58,7 +58,7 @@ def run_in_processes(
     free = _shares_of_cores(workers)
     failed: dict[int, UserError] = {}
     running: dict[int, tuple[subprocess.Popen, set[int]]] = {}
-    bars = {row: _Bar(graph, place) for place, (row, graph) in enumerate(waiting.items())}
+    bars = {row: RowProgress(graph, place) for place, (row, graph) in enumerate(waiting.items())}
     try:
         while todo or running:
             while todo and free:
@@ -120,7 +120,7 @@ def _failure(log: pathlib.Path, status: int) -> UserError:
     return error
 
 
-class _Bar:
+class RowProgress:
     """Shows the current training of a row, from the metrics its worker writes."""
 
     def __init__(self, graph: ExperimentGraph, place: int):

@@ -79,7 +79,7 @@ def test_bench_profile_tells_what_the_time_of_a_step_goes_to(config_file):
 
 
 def test_operations_are_named_as_in_the_model():
-    named = hlo_profile.operations(
+    named = hlo_profile.operation_names(
         """
   %fusion.7 = (f32[2]{0}, f32[]) fusion(%a), metadata={op_name="jit(f)/transpose(jvp(g))/block_3/h"}
   ROOT %dot.1 = f32[2]{1,0:T(8,128)} dot(%a, %b), metadata={op_name="jit(f)/h/dot_general"}

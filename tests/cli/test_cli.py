@@ -307,7 +307,7 @@ def test_help_of_a_command_tells_its_own_flags_alone(capsys, name):
     assert said.err == ""
     first, _, *lines = said.out.splitlines()
     command = COMMANDS[name]
-    assert first == f"kstore {name} {command.given}: {command.purpose}"
+    assert first == f"kstore {name} {command.usage}: {command.summary}"
     told = [line.split()[0].removeprefix("--") for line in lines]
     assert [flag for flag in told if not flag.startswith("config")] == [*command.flags]
     given = {flag for flag in re.findall(r"--([\w-]+)", first) if flag != "config"}

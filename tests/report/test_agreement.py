@@ -99,7 +99,7 @@ def test_a_sweep_over_all_datasets_writes_the_correlations(finished, monkeypatch
     monkeypatch.setattr(sweep, "result_row", lambda graph: graph.row)
     monkeypatch.setattr(page, "write", lambda *paths: paths[0])
     plan: Any = types.SimpleNamespace(path_from=lambda workdir: "stages", stages=())
-    sweep._publish(tmp_path, graphs, plan, failed=())
+    sweep._write_report(tmp_path, graphs, plan, failed=())
     assert json.loads((tmp_path / "results.json").read_text())["spearman"] == correlations(rows)
 
 

@@ -54,7 +54,7 @@ def trained(monkeypatch, runner: Runner, stage: Stage) -> int:
 
 
 def test_tokens_are_those_that_the_stages_train_and_read(runner, context, monkeypatch):
-    found = estimates.tokens(runner.graph)
+    found = estimates.stage_tokens(runner.graph)
     (tuned,) = runner.graph.finetune.values()
     assert found[runner.graph.pretrain.folder] == 24 * 4 * 32
     assert found[tuned.folder] == trained(monkeypatch, runner, tuned)
@@ -78,7 +78,7 @@ def test_tokens_are_those_that_the_stages_train_and_read(runner, context, monkey
 def test_work_grows_with_the_people_though_few_are_looked_at(runner):
     world = dataclasses.replace(runner.graph.experiment.world, people=20_000)
     many = changed_from(runner, runner.graph.cache, world=world)
-    few, more = estimates.tokens(runner.graph), estimates.tokens(many.graph)
+    few, more = estimates.stage_tokens(runner.graph), estimates.stage_tokens(many.graph)
     for name in ("qa", "recall"):
         before, after = (getattr(of.graph, name).folder for of in (runner, many))
         assert more[after] == pytest.approx(1000 * few[before], rel=0.2)

@@ -99,7 +99,7 @@ def test_why_rows_failed_is_told_though_the_page_cannot_be_written(
     def write(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(sweep, "_publish", write)
+    monkeypatch.setattr(sweep, "_write_report", write)
     assert asked(with_bad_row, copied) == 2
     said = capsys.readouterr().err
     assert "kstore: row 0 (bad): pretrain bad: the loss became nan" in said
@@ -144,7 +144,7 @@ def test_rows_of_other_tasks_are_waited_for_where_one_of_its_own_fails(
     next(copied.glob(f"stages/qa-*/{RESULT}")).unlink()
     before = (copied / "results.json").read_bytes()
     monkeypatch.setattr(Runner, "run", run)
-    monkeypatch.setattr(sweep, "_publish", None)
+    monkeypatch.setattr(sweep, "_write_report", None)
     assert asked(with_bad_row, copied, "--workers=1", "--shard=0/3") == 2
     assert capsys.readouterr().err.splitlines()[-1] == "kstore: 1 of 3 rows failed"
     assert (copied / "results.json").read_bytes() == before

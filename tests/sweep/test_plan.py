@@ -146,7 +146,7 @@ def test_rows_of_one_world_draw_its_people_once(monkeypatch, tmp_path):
     data._everyone.cache_clear()
     worlds = [{"people": 30}, {"people": 30}, {"people": 40, "celebrities": 5}]
     experiments = [parse({"world": world, "seed": i}) for i, world in enumerate(worlds)]
-    graphs, _ = sweep.planned(tmp_path, experiments, None)
+    graphs, _ = sweep.plan_sweep(tmp_path, experiments, None)
     assert [len(graph.data.everyone) for graph in graphs] == [30, 30, 45]
     assert [len(graph.data.people) for graph in graphs] == [30, 30, 40]
     assert len(drawn) == 2
@@ -297,14 +297,14 @@ def test_processes_that_are_at_one_sweep_together_end_well(copied, finished, con
 
 @given(st.integers(1, 50), st.integers(1, 20))
 def test_shards_have_every_row_once(count, many):
-    shards = [sweep.Shard.parse(f"{i}/{many}") for i in range(many)]
+    shards = [sweep.RowShard.parse(f"{i}/{many}") for i in range(many)]
     every = [i for shard in shards for i in range(count)[shard.index :: shard.count]]
     assert sorted(every) == list(range(count))
 
 
 @pytest.mark.parametrize("name", ["SLURM_ARRAY_TASK_ID", "JOB_COMPLETION_INDEX"])
 def test_a_shard_is_numbered_by_the_environment(name):
-    assert sweep.Shard.parse("auto/8", {name: "3"}) == (3, 8)
+    assert sweep.RowShard.parse("auto/8", {name: "3"}) == (3, 8)
 
 
 @pytest.mark.parametrize(
@@ -312,7 +312,7 @@ def test_a_shard_is_numbered_by_the_environment(name):
 )
 def test_a_shard_that_is_none_is_refused(text):
     with pytest.raises(UserError, match=r"^shard: "):
-        sweep.Shard.parse(text, {"SLURM_ARRAY_TASK_ID": "x"} if text == "auto/4" else {})
+        sweep.RowShard.parse(text, {"SLURM_ARRAY_TASK_ID": "x"} if text == "auto/4" else {})
 
 
 def a_stage(kind: str, *parents: Stage, **config) -> Stage:
@@ -342,7 +342,7 @@ def test_time_is_told_in_proportion_to_the_steps_of_a_stage_like_it(
     told = {stage.folder: stage for stage in plan.progress()}
     assert told[like.folder].left == pytest.approx(seconds * steps / others)
     assert told[unlike.folder].left is None
-    assert PlanStatus(plan, [*told.values()]).left[1] == 2
+    assert PlanStatus(plan, [*told.values()]).time_left[1] == 2
 
 
 def test_gc_removes_what_no_kept_sweep_needs_after_showing_it(copied, tmp_path, kstore):
@@ -373,28 +373,28 @@ def test_gc_removes_what_no_kept_sweep_needs_after_showing_it(copied, tmp_path, 
 
 def test_gc_keeps_what_is_at_work_and_what_the_sweep_beside_it_needs(copied, tmp_path):
     cache, alone = Cache(copied / "stages"), tmp_path / "alone"
-    assert gc.unneeded(cache.root, [copied]) == []
+    assert gc.unneeded_stages(cache.root, [copied]) == []
     shutil.copytree(copied / "stages", alone / "stages")
     shutil.copy(copied / "plan.json", tmp_path / "plan.json")
     (tmp_path / "keep").mkdir()
     none = {"cache": "../alone/stages", "rows": [], "stages": {}}
     (tmp_path / "keep" / "plan.json").write_text(json.dumps(none))
     keep = [tmp_path / "keep"]
-    assert gc.unneeded(copied / "stages", []) == []  # its own workdir's plan is beside it
+    assert gc.unneeded_stages(copied / "stages", []) == []  # its own workdir's plan is beside it
     alone = Cache(alone / "stages")
-    everything = {folder.name for folder, _ in gc.unneeded(alone.root, keep)}
+    everything = {folder.name for folder, _ in gc.unneeded_stages(alone.root, keep)}
     assert len(everything) == 14
     probe = next(alone.root.glob("p_probe-*")).name
     with alone.lock(probe):
-        found = {folder.name for folder, _ in gc.unneeded(alone.root, keep)}
+        found = {folder.name for folder, _ in gc.unneeded_stages(alone.root, keep)}
         assert {name.split("-")[0] for name in everything - found} == {
             "p_probe",
             "pretrain",
             "shards",
         }
-        assert gc.remove([alone.root / probe]) == []
+        assert gc.remove_stages([alone.root / probe]) == []
     assert (alone.root / probe / RESULT).exists()
-    assert gc.remove([alone.root / probe]) == [alone.root / probe]
+    assert gc.remove_stages([alone.root / probe]) == [alone.root / probe]
     assert list(alone.root.glob(f"*{probe}*")) == []
 
 
@@ -410,7 +410,7 @@ def test_while_locks_are_removed_nobody_is_at_a_stage_beside_another(tmp_path, m
     def remove():
         for _ in range(300):
             folder.mkdir(exist_ok=True)
-            gc.remove([folder])
+            gc.remove_stages([folder])
 
     def compute():
         for _ in range(100):
@@ -437,14 +437,14 @@ def test_gc_killed_in_between_leaves_no_stage_and_the_next_removes_the_rest(tmp_
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "rmtree", killed)
         with pytest.raises(KeyboardInterrupt):
-            gc.remove([cache.folder(stage)])
+            gc.remove_stages([cache.folder(stage)])
     assert cache.result(stage) is None
     assert [*cache.specs()] == [kept.folder]
-    (rest,) = (folder for folder, _ in gc.unneeded(cache.root, []))
+    (rest,) = (folder for folder, _ in gc.unneeded_stages(cache.root, []))
     cache.ensure(stage, nothing)
-    found = [folder for folder, _ in gc.unneeded(cache.root, [])]
+    found = [folder for folder, _ in gc.unneeded_stages(cache.root, [])]
     assert found == [cache.folder(stage), rest]
-    assert gc.remove(found) == found
+    assert gc.remove_stages(found) == found
     assert [path for path in cache.root.iterdir() if path.is_dir()] == [cache.folder(kept)]
 
 
@@ -461,11 +461,11 @@ def test_tasks_that_claim_a_workdir_at_the_same_time_both_get_it(tmp_path, monke
 
     def claimed_by_another(path):
         monkeypatch.setattr(pathlib.Path, "iterdir", listed)
-        sweep.claim(path, plan, rows)
+        sweep.claim_workdir(path, plan, rows)
         return listed(path)
 
     monkeypatch.setattr(pathlib.Path, "iterdir", claimed_by_another)
-    sweep.claim(tmp_path, plan, rows)
+    sweep.claim_workdir(tmp_path, plan, rows)
     assert (tmp_path / "plan.json").exists()
 
 
@@ -479,7 +479,7 @@ def test_gc_keeps_the_workdir_that_the_cache_lies_in_however_it_is_named(
     (tmp_path / "link").symlink_to(copied / "stages")
     monkeypatch.chdir(copied / "stages")
     ways = {"LINK": tmp_path / "link", "STAGES": copied / "stages"}
-    assert gc.unneeded(pathlib.Path(ways.get(way, way)), [other]) == []
+    assert gc.unneeded_stages(pathlib.Path(ways.get(way, way)), [other]) == []
 
 
 def test_gc_refuses_to_keep_the_sweep_of_another_cache(copied, tmp_path, capsys):

@@ -498,7 +498,7 @@ def test_progress_is_read_from_the_stage_at_work_alone(copied, finished, monkeyp
         return last_metrics(path)
 
     monkeypatch.setattr(workers, "last_metrics", reading)
-    bar = workers._Bar(graph, 0)
+    bar = workers.RowProgress(graph, 0)
     bar.show()
     bar.show()
     assert read == ["p_probe", "p_probe"]
