@@ -14,13 +14,13 @@ from kstore_jax.readouts.dynamics import dynamics
 from kstore_jax.train import objectives
 from kstore_jax.train.fit import TrainJob, TrainTask, merge_all
 from kstore_jax.train.flops import flops_per_token
-from kstore_jax.train.masking import WordMasking, most_masked
+from kstore_jax.train.masking import WordMasking, max_predictions
 
 VERSION = 1
 
 
 def pretraining_objective(
-    context: Context, most: Callable[[int], int] = most_masked
+    context: Context, most: Callable[[int], int] = max_predictions
 ) -> objectives.Objective:
     """The next token or, of a bidirectional model, masked words; `most` as in `masked_words`."""
     if context.mask_token is None:

@@ -19,7 +19,7 @@ from kstore_jax.model.lora import low_rank, merge
 from kstore_jax.model.transformer import Shape
 from kstore_jax.readouts.config import PProbe, QProbe
 from kstore_jax.readouts.probe_data import ProbeExamples
-from kstore_jax.train.objectives import Objective, at_positions, hidden_states
+from kstore_jax.train.objectives import Objective, at_positions, forward_batch
 
 _EPSILON = 1e-5
 
@@ -81,7 +81,7 @@ def features(shape: Shape, params: Params, batch: dict[str, jax.Array]) -> jax.A
     tables = shape.vocabulary * jnp.arange(tasks, dtype=jnp.int32)
     tokens = (batch["tokens"][None] + tables[:, None, None]).reshape(-1, batch["tokens"].shape[1])
     of_copies = {**batch, "lengths": jnp.tile(batch["lengths"], tasks)}
-    hidden = hidden_states(shape, params, tokens, of_copies)
+    hidden = forward_batch(shape, params, tokens, of_copies)
     positions = jnp.tile(batch["positions"], (tasks, 1))
     return at_positions(hidden, positions).reshape(tasks, *batch["positions"].shape, shape.width)
 

@@ -29,16 +29,16 @@ class ModelAxis:
     """
 
     count: int
-    alone: jax.sharding.Mesh
+    model_mesh: jax.sharding.Mesh
 
     @property
     def mesh(self) -> jax.sharding.Mesh:
         """The mesh of all models together."""
         if self.count == 1:
-            return self.alone
-        devices = self.alone.devices
+            return self.model_mesh
+        devices = self.model_mesh.devices
         ways = math.gcd(self.count, len(devices))
-        axes = (_MODELS, *self.alone.axis_names)
+        axes = (_MODELS, *self.model_mesh.axis_names)
         types = (jax.sharding.AxisType.Auto,) * len(axes)
         split = devices.reshape(ways, -1, *devices.shape[1:])
         return jax.sharding.Mesh(split, axes, axis_types=types)
@@ -64,7 +64,7 @@ class ModelAxis:
         def one(i: int):
             return jax.tree.map(lambda x: x[i], tree)
 
-        return [shard_tree(self.alone, one(i)) for i in range(self.count)]
+        return [shard_tree(self.model_mesh, one(i)) for i in range(self.count)]
 
     def make_batch(self, makes: Sequence[MakeBatch]) -> MakeBatch:
         """Joins the batch functions of the models into one that stacks their batches."""

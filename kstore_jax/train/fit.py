@@ -24,7 +24,7 @@ from kstore_jax.train.loader import MakeBatch, batches
 from kstore_jax.train.mesh import batch_sharding, make_mesh, shard_tree
 from kstore_jax.train.objectives import Objective
 from kstore_jax.train.preemption import defer_sigterm
-from kstore_jax.train.step import compiled_steps, job_hparams, start
+from kstore_jax.train.step import compiled_steps, init_state, job_hparams
 from kstore_jax.train.telemetry import Telemetry
 from kstore_jax.train.timing import PhaseTimer
 
@@ -166,7 +166,7 @@ def fit_batched(jobs: Sequence[TrainJob], mesh: jax.sharding.Mesh | None = None)
 
 def _saved_state(job: TrainJob, mesh: jax.sharding.Mesh) -> dict[str, Tree]:
     """The part of a job's state that checkpoints hold, before the first step."""
-    state = start(job.task.trainable, job.training, mesh)
+    state = init_state(job.task.trainable, job.training, mesh)
     return {name: state[name] for name in _SAVED}
 
 
@@ -183,9 +183,11 @@ def _train(
     tasks, training, mesh = [job.task for job in jobs], jobs[0].training, axis.mesh
     train = compiled_steps(axis, tasks[0].objective, tasks[0].merge, training)
     merge = jax.jit(tasks[0].merge)
-    frozen_of_each = [shard_tree(axis.alone, task.frozen) for task in tasks]
+    frozen_of_each = [shard_tree(axis.model_mesh, task.frozen) for task in tasks]
     frozen = axis.stack(frozen_of_each)
-    hparams = axis.stack([job_hparams(job.training, job.task.seed, axis.alone) for job in jobs])
+    hparams = axis.stack(
+        [job_hparams(job.training, job.task.seed, axis.model_mesh) for job in jobs]
+    )
     rows, stride = training.batch_size, training.steps_per_call
     make_batch = axis.make_batch([task.make_batch for task in tasks])
     feed = batches(make_batch, first, training.steps, stride, batch_sharding(mesh, rows), rows)

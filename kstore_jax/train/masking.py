@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-SHARE = 0.15  # of the words are chosen
-MASKED, UNCHANGED = 0.8, 0.1  # of the chosen words; the rest become random tokens
+CHOSEN_FRACTION = 0.15  # of the words are chosen
+MASKED_FRACTION, UNCHANGED_FRACTION = 0.8, 0.1  # of the chosen words; the rest become random tokens
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -24,17 +24,17 @@ class WordMasking:
       mask: the token that replaces a masked one.
     """
 
-    begins: np.ndarray
-    joins: np.ndarray
+    starts_word: np.ndarray
+    joins_next: np.ndarray
     end_of_text: int
     mask: int
 
 
 def word_starts(words: WordMasking, tokens_BxL: jax.Array) -> jax.Array:
     """Tokens that begin a word, (B, L) bool; the first token of a row always does."""
-    joined = jnp.asarray(words.joins)[tokens_BxL[:, :-1]]
+    joined = jnp.asarray(words.joins_next)[tokens_BxL[:, :-1]]
     joined = jnp.pad(joined, ((0, 0), (1, 0)))
-    return jnp.asarray(words.begins)[tokens_BxL] | ~joined
+    return jnp.asarray(words.starts_word)[tokens_BxL] | ~joined
 
 
 def mask_words(
@@ -49,15 +49,17 @@ def mask_words(
     first = jax.lax.cummax(jnp.where(word_starts(words, tokens_BxL), positions, 0), axis=1)
     drawn_Bx2xL = jax.vmap(lambda key: jax.random.uniform(key, (2, length)))(keys_B)
     chosen, fate = jnp.take_along_axis(drawn_Bx2xL, first[:, None], axis=2).swapaxes(0, 1)
-    chosen = (chosen < SHARE) & (tokens_BxL != words.end_of_text)
+    chosen = (chosen < CHOSEN_FRACTION) & (tokens_BxL != words.end_of_text)
     random = jax.vmap(
-        lambda key: jax.random.randint(jax.random.fold_in(key, 1), (length,), 0, len(words.begins))
+        lambda key: jax.random.randint(
+            jax.random.fold_in(key, 1), (length,), 0, len(words.starts_word)
+        )
     )(keys_B)
-    hidden = jnp.where(fate < MASKED, words.mask, tokens_BxL)
-    hidden = jnp.where(fate >= MASKED + UNCHANGED, random, hidden)
+    hidden = jnp.where(fate < MASKED_FRACTION, words.mask, tokens_BxL)
+    hidden = jnp.where(fate >= MASKED_FRACTION + UNCHANGED_FRACTION, random, hidden)
     return jnp.where(chosen, hidden, tokens_BxL), chosen
 
 
-def most_masked(length: int) -> int:
+def max_predictions(length: int) -> int:
     """The largest number of predicted tokens a row; more are hardly ever masked."""
     return min(length, length // 4 + 8)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from kstore_jax.model.forward import Params, forward, unembed
 from kstore_jax.model.transformer import Shape
-from kstore_jax.train.masking import WordMasking, mask_words, most_masked
+from kstore_jax.train.masking import WordMasking, mask_words, max_predictions
 
 Batch = dict[str, jax.Array]
 Objective = Callable[[Params, Batch], tuple[jax.Array, jax.Array]]
@@ -48,7 +48,7 @@ def _cross_entropy_backward(saved, dloss):
 cross_entropy.defvjp(_cross_entropy_forward, _cross_entropy_backward)
 
 
-def hidden_states(shape: Shape, params: Params, tokens: jax.Array, batch: Batch) -> jax.Array:
+def forward_batch(shape: Shape, params: Params, tokens: jax.Array, batch: Batch) -> jax.Array:
     """`forward` with the `lengths` of the batch, if it has them, and with the dropout of `shape` if
     the batch has `keys`, as in training."""
     keys = batch.get("keys") if shape.dropout else None
@@ -61,7 +61,7 @@ def next_token(shape: Shape) -> Objective:
 
     def objective(params, batch):
         tokens = batch["tokens"]
-        hidden = hidden_states(shape, params, tokens[:, :-1], batch)
+        hidden = forward_batch(shape, params, tokens[:, :-1], batch)
         logits = unembed(shape, params, hidden.reshape(-1, hidden.shape[-1]))
         losses = cross_entropy(logits, tokens[:, 1:].ravel())
         return losses.sum(), jnp.float32(losses.size)
@@ -70,7 +70,7 @@ def next_token(shape: Shape) -> Objective:
 
 
 def masked_words(
-    shape: Shape, words: WordMasking, most: Callable[[int], int] = most_masked
+    shape: Shape, words: WordMasking, limit: Callable[[int], int] = max_predictions
 ) -> Objective:
     """Mean loss of masked tokens (whole words, Part 3.1, section 7).
 
@@ -82,8 +82,8 @@ def masked_words(
     def objective(params, batch):
         tokens = batch["tokens"][:, :-1]
         inputs, masked = mask_words(words, batch["keys"], tokens)
-        hidden = hidden_states(shape, params, inputs, batch)
-        positions = jnp.argsort(~masked, axis=1)[:, : most(tokens.shape[1])]
+        hidden = forward_batch(shape, params, inputs, batch)
+        positions = jnp.argsort(~masked, axis=1)[:, : limit(tokens.shape[1])]
         hidden = at_positions(hidden, positions)
         logits = unembed(shape, params, hidden.reshape(-1, hidden.shape[-1]))
         targets, weights = (jnp.take_along_axis(x, positions, axis=1) for x in (tokens, masked))
@@ -99,7 +99,7 @@ def at_positions(hidden_BxLxD: jax.Array, positions_BxP: jax.Array) -> jax.Array
 
 
 @functools.cache
-def answers(shape: Shape) -> Objective:
+def answer_tokens(shape: Shape) -> Objective:
     """Mean loss of chosen tokens.
 
     The batch has `tokens` (B, L), their `lengths` (B,), the `positions` (B, P) that predict the
@@ -107,7 +107,7 @@ def answers(shape: Shape) -> Objective:
     """
 
     def objective(params, batch):
-        hidden = hidden_states(shape, params, batch["tokens"], batch)
+        hidden = forward_batch(shape, params, batch["tokens"], batch)
         hidden = at_positions(hidden, batch["positions"])
         logits = unembed(shape, params, hidden.reshape(-1, hidden.shape[-1]))
         weights = batch["weights"].ravel()

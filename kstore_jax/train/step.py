@@ -18,7 +18,7 @@ Tree = Any
 _COMPILED_FUNCTIONS = 16  # training steps kept compiled in a process
 
 
-def start(trainable: Tree, training: Training, mesh: jax.sharding.Mesh) -> dict[str, Tree]:
+def init_state(trainable: Tree, training: Training, mesh: jax.sharding.Mesh) -> dict[str, Tree]:
     """The state of a training before its first step; `trainable` is copied."""
     trainable = jax.tree.map(jnp.copy, trainable)
     opt_state = optimizer(training).init(trainable)

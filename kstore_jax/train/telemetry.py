@@ -60,11 +60,11 @@ class Telemetry:
         token_flops: tuple[int, int] | None,
         timer: PhaseTimer,
         config: TelemetryConfig,
-        together: int = 1,
+        num_models: int = 1,
     ):
         self._step_tokens = step_tokens
         self._folder, self._config, self._profiling = folder, config, False
-        self._timer, self._together = timer, together
+        self._timer, self._together = timer, num_models
         self._mfu = _mfu(token_flops)
         silent = not is_first()
         path = folder / METRICS if not silent else pathlib.Path(os.devnull)

@@ -45,7 +45,7 @@ def masked_words(params):
 def answers(params):
     batch = {"tokens": TOKENS, "positions": PLACES, "targets": PLACES}
     weights = np.ones((2, 1), np.float32)
-    return objectives.answers(SHAPE)(params, {**batch, "weights": weights})
+    return objectives.answer_tokens(SHAPE)(params, {**batch, "weights": weights})
 
 
 def probe_objective(params):

@@ -16,7 +16,7 @@ from kstore_jax.readouts.spans import span_hits
 from kstore_jax.tasks.extraction import majority_share
 from kstore_jax.train.config import Training
 from kstore_jax.train.fit import TrainTask, fit
-from kstore_jax.train.objectives import answers
+from kstore_jax.train.objectives import answer_tokens
 from kstore_jax.world.people import draw_people
 from kstore_jax.world.questions import write_questions
 from tests.model import reference
@@ -54,7 +54,7 @@ def trained(questions, tmp_path_factory):
         }
 
     start = jax.tree.map(lambda x: 0.3 * x if x.ndim > 1 else x, reference.parameters(shape))
-    task = TrainTask("qa", answers(shape), lambda _, t: t, {}, start, make_batch, 1)
+    task = TrainTask("qa", answer_tokens(shape), lambda _, t: t, {}, start, make_batch, 1)
     training = Training(
         steps=200,
         batch_size=64,

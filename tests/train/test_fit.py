@@ -34,7 +34,7 @@ from kstore_jax.train.config import TelemetryConfig, Training
 from kstore_jax.train.fit import TrainTask, fit, merge_all
 from kstore_jax.train.loader import batches
 from kstore_jax.train.mesh import make_mesh, shard_tree
-from kstore_jax.train.objectives import answers, next_token
+from kstore_jax.train.objectives import answer_tokens, next_token
 from kstore_jax.train.step import compiled_steps
 from kstore_jax.train.telemetry import METRICS, Telemetry, last_metrics, read_metrics
 from kstore_jax.train.timing import PHASES, PhaseTimer
@@ -887,7 +887,7 @@ def train_answers(folder, training: Training):
         }
         return {name: column[rows.start : rows.stop] for name, column in batch.items()}
 
-    plain = task(training.batch_size, objective=answers(SHAPE), make_batch=make_batch)
+    plain = task(training.batch_size, objective=answer_tokens(SHAPE), make_batch=make_batch)
     return fit(plain, training, folder), losses(folder)
 
 

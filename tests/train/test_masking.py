@@ -14,7 +14,7 @@ from kstore_jax.corpus.encode import encode_biographies, full_vocabulary
 from kstore_jax.corpus.tokenizer import gpt2
 from kstore_jax.model.forward import forward, unembed
 from kstore_jax.model.transformer import Shape
-from kstore_jax.train.masking import WordMasking, mask_words, most_masked, word_starts
+from kstore_jax.train.masking import WordMasking, mask_words, max_predictions, word_starts
 from kstore_jax.train.objectives import cross_entropy, masked_words
 from tests.model import reference
 
@@ -31,7 +31,9 @@ def words(table) -> WordMasking:
 def some_words() -> WordMasking:
     """Of 50 tokens the even ones begin a word, and the first five are words of their own."""
     tokens = np.arange(50)
-    return WordMasking(begins=tokens % 2 == 0, joins=tokens >= 5, end_of_text=END, mask=MASK)
+    return WordMasking(
+        starts_word=tokens % 2 == 0, joins_next=tokens >= 5, end_of_text=END, mask=MASK
+    )
 
 
 def keys(rows: int, seed: int = 0) -> jax.Array:
@@ -90,7 +92,7 @@ def test_fifteen_percent_of_the_words_are_chosen_and_of_them_eighty_ten_ten(
     random = given[chosen & (given != texts) & (given != words.mask)]
     assert random.min() < 2000
     assert random.max() > words.mask - 2000
-    assert chosen.sum(1).max() <= most_masked(length)
+    assert chosen.sum(1).max() <= max_predictions(length)
 
 
 def within(share: float, expected: float, count: int) -> None:

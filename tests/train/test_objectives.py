@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from kstore_jax.train.objectives import (
-    answers,
+    answer_tokens,
     at_positions,
     cross_entropy,
     next_token,
@@ -69,7 +69,7 @@ def test_answers_is_the_mean_over_the_tokens_with_a_weight():
     log_probs = log_probabilities(params, TOKENS)
     by_hand = [-log_probs[b, positions[b, k], targets[b, k]] for b, k in np.argwhere(weights)]
     assert len(by_hand) == 6
-    loss = total_loss(*answers(SHAPE)(params, batch))
+    loss = total_loss(*answer_tokens(SHAPE)(params, batch))
     np.testing.assert_allclose(loss, np.mean(by_hand), rtol=1e-5)
 
 
