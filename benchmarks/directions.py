@@ -13,12 +13,12 @@ import json
 import statistics
 import sys
 
-from kstore_jax.bench.bench import TrainingSteps, temporary_context
+from kstore_jax.bench.train import TrainingSteps, temporary_context
 from kstore_jax.errors import run_guarded
 from kstore_jax.pipeline.experiment import Experiment, parse_rows
 from kstore_jax.pipeline.graph import resolve_auto
 from kstore_jax.pipeline.pretrain import pretraining_objective
-from kstore_jax.train.masking import most_masked
+from kstore_jax.train.masking import max_predictions
 
 GPT, BERT, UNGATHERED = "GPT", "BERT", "BERT, logits of every token"
 
@@ -29,7 +29,7 @@ def training_steps(experiment: Experiment, name: str) -> TrainingSteps:
     model = dataclasses.replace(experiment.model, direction=direction)
     experiment = resolve_auto(dataclasses.replace(experiment, model=model))
     with temporary_context(experiment) as context:
-        most = (lambda length: length) if name == UNGATHERED else most_masked
+        most = (lambda length: length) if name == UNGATHERED else max_predictions
         objective = pretraining_objective(context, most)
         return TrainingSteps(context.shape, experiment.pretrain, objective)
 

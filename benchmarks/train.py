@@ -35,7 +35,7 @@ def training_steps(name: str, shape: Shape, dtype: str):
     """The competitor: `run(calls)` gives seconds, of `steps_a_call` steps each; `parameters` is how
     many numbers are trained."""
     if name == OURS:
-        from kstore_jax.bench.bench import TrainingSteps
+        from kstore_jax.bench.train import TrainingSteps
         from kstore_jax.model import transformer
         from kstore_jax.pipeline.experiment import Pretrain
 

@@ -8,18 +8,18 @@ from collections.abc import Callable
 
 import jax
 
-_BODY = r"(?:closed_call|eval_jaxpr)/"  # of a scan, as JAX 0.10 and 0.12 call it
-_OUTER = ("while", "call", "conditional")  # their time is that of what is inside
+_SCAN_BODY = r"(?:closed_call|eval_jaxpr)/"  # the names that JAX 0.10 and 0.12 give it
+_CONTAINERS = ("while", "call", "conditional")  # their time is the time of the operations inside
 
 
 def milliseconds_by_operation(
     run: Callable[[], object], compiled: jax.stages.Compiled
 ) -> dict[str, float]:
-    """Runs a compiled program under JAX's profiler.
+    """Runs a compiled program under JAX's profiler and returns its time by operation.
 
-    Returns: milliseconds by operation, the costliest first, alike blocks taken together and summed
-    over threads and devices. An operation has the name it has in the model, and `backward` before
-    it where it computes gradients; what XLA gives none has the name of its kernel.
+    Returns: milliseconds, the costliest operation first, summed over threads, devices and equal
+    blocks. An operation has its name in the model, and `backward` before it where it computes
+    gradients; an operation without a name in XLA has the name of its kernel.
     """
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder):
@@ -43,21 +43,27 @@ def milliseconds_by_operation(
 
 
 def operation_names(text: str) -> dict[str, str]:
-    """Instructions of a program of XLA and the operations they are part of; "" for those that only
-    hold others."""
+    """Returns the operation of the model that each instruction is part of.
+
+    Args:
+      text: the optimized HLO of a program.
+
+    Returns: names of operations by instruction; "" for instructions that only contain others.
+    """
     names = {}
     for line in text.splitlines():
         instruction = re.match(r"\s*(?:ROOT )?%?([\w.-]+) = .*? ([a-z][a-z-]*)\(", line)
         origin = re.search(r'op_name="([^"]+)"', line)
-        if instruction and instruction[2] in _OUTER:
+        if instruction and instruction[2] in _CONTAINERS:
             names[instruction[1]] = ""
         elif instruction and origin:
-            names[instruction[1]] = _readable(origin[1])
+            names[instruction[1]] = _model_name(origin[1])
     return names
 
 
-def _readable(origin: str) -> str:
-    path = re.split(_BODY, re.sub(r"\w+\(|\)", "", origin))[-1]
+def _model_name(origin: str) -> str:
+    """An `op_name` of XLA without the parts that JAX adds, all blocks under one name."""
+    path = re.split(_SCAN_BODY, re.sub(r"\w+\(|\)", "", origin))[-1]
     path = re.sub(r"forward/Transformer/|\w+\._\w+/", "", path.strip("/"))
     path = re.sub(r"block_\d+", "block", path)
     return f"backward {path}" if "transpose(" in origin else path

@@ -205,14 +205,21 @@ def _bench(argv: Sequence[str], values: flags.FlagValues) -> None:
     if what != "train":
         del values.together
     rows = parse_rows(*parse_config(rest, values, configs_folder() / BENCHMARKS[what]))
-    from kstore_jax.bench import bench
+    from kstore_jax.bench import data, qa, train
 
-    more = [values.together] if what == "train" else []
-    found = getattr(bench, what)(rows[0], *more)
-    if values.json:
-        print(json.dumps(found))
+    if what == "train":
+        results = train.measure_training(rows[0], values.together)
     else:
-        texts = {k: v if isinstance(v, str) else f"{v:,}" for k, v in found.items()}
+        measure = {
+            "data": data.measure_data,
+            "profile": train.profile_training,
+            "qa": qa.measure_qa,
+        }[what]
+        results = measure(rows[0])
+    if values.json:
+        print(json.dumps(results))
+    else:
+        texts = {k: v if isinstance(v, str) else f"{v:,}" for k, v in results.items()}
         print("\n".join(f"{name:<24} {value:>24}" for name, value in texts.items()))
 
 

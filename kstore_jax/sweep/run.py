@@ -17,7 +17,7 @@ from typing import NamedTuple, Self
 
 import jax
 
-from kstore_jax.bench import bench
+from kstore_jax.bench import train as training_bench
 from kstore_jax.config.fields import as_dict
 from kstore_jax.errors import DamagedFileError, UserError, one_line_error
 from kstore_jax.files import read_json, write_json
@@ -143,7 +143,7 @@ def dry_run(
     @functools.cache
     def step_seconds(experiment: Experiment) -> float:
         print("note: measuring a step of pretraining, which is compiled first", file=sys.stderr)
-        return bench.step_seconds(experiment)
+        return training_bench.step_seconds(experiment)
 
     def pretraining_seconds(graph: ExperimentGraph) -> float:
         if (took := plan.cache.seconds(graph.pretrain.folder)) is not None:

@@ -8,7 +8,7 @@ import jax
 import pytest
 
 from kstore_jax.bench import hlo_profile
-from kstore_jax.bench.bench import TrainingSteps
+from kstore_jax.bench.train import TrainingSteps
 from kstore_jax.model import forward
 from kstore_jax.model.transformer import Shape
 from kstore_jax.pipeline.experiment import Pretrain

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kstore_jax.bench import bench
+from kstore_jax.bench import train as training_bench
 from kstore_jax.cli import main as cli
 from kstore_jax.errors import UserError
 from kstore_jax.pipeline import data
@@ -60,7 +60,7 @@ def test_a_dry_run_tells_what_is_to_be_done_and_writes_nothing(
 ):
     before = contents(copied)
     workdir = tmp_path / "new"
-    monkeypatch.setattr(bench, "step_seconds", lambda _: 100.0)
+    monkeypatch.setattr(training_bench, "step_seconds", lambda _: 100.0)
     grid = "--config.finetune.steps=48"
     argv = f"--workdir={workdir}", f"--cache={copied / 'stages'}", "--dry-run", grid
     told = json.loads(kstore("sweep", *argv, "--json"))
@@ -170,7 +170,7 @@ def test_a_run_says_that_it_leaves_the_sweep_out(config_file, copied, tmp_path, 
 def test_a_dry_run_says_that_it_measures_and_that_compilation_is_not_in_it(
     config_file, tmp_path, capsys, monkeypatch
 ):
-    monkeypatch.setattr(bench, "step_seconds", lambda _: 100.0)
+    monkeypatch.setattr(training_bench, "step_seconds", lambda _: 100.0)
     argv = [f"--config={config_file}", f"--workdir={tmp_path / 'new'}", "--dry-run"]
     assert cli.main(["sweep", *argv]) == 0
     said = capsys.readouterr()
@@ -193,7 +193,7 @@ def test_a_stage_that_several_rows_need_is_told_once(tmp_path):
 
 def test_a_step_is_measured_on_this_machine(finished):
     first = json.loads((finished / "config.json").read_text())["rows"][0]
-    assert 0 < bench.step_seconds(parse(first)) < 60
+    assert 0 < training_bench.step_seconds(parse(first)) < 60
 
 
 def test_the_status_is_told_from_files_by_anyone(copied, kstore):
