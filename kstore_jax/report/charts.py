@@ -11,13 +11,12 @@ from kstore_jax.report.drawing import (
     INK,
     LINE,
     PAPER,
-    UPRIGHT,
+    PERCENT,
     UPRIGHT_LONG,
     WIDTH,
     Chart,
     in_percent,
     picture_name,
-    rounded,
 )
 from kstore_jax.report.grids import Grid
 from kstore_jax.report.groups import Group
@@ -27,28 +26,21 @@ from kstore_jax.world.people import ATTRIBUTES
 _NAMES = [name.replace("_", " ") for name in ATTRIBUTES]
 _WORD_A_LINE = "split(datum.label, ' ')"
 
-MARKS = {
-    "run": "this run",
-    "whole": "this run, whole value",
-    "guess": "majority guess",
-    "ceiling": "ceiling of the probe",
-    "seed": "each seed",
-    "paper": "the paper",
+_MARKS = {
+    "run": ("this run", "filled bar"),
+    "whole": ("this run, whole value", "pale bar"),
+    "guess": ("majority guess", "black line"),
+    "ceiling": ("ceiling of the probe", "grey line"),
+    "seed": ("each seed", "circle"),
+    "paper": ("the paper", "diamond"),
 }
+MARKS = {mark: meaning for mark, (meaning, _) in _MARKS.items()}
 """The marks of bar charts, from back to front, and their meaning."""
 MEASURES = {
     "qa_mean": "Answers about people held out",
     "q_first_mean": "Q-probing, first tokens",
 }
 """The measures that are compared with the paper's."""
-_PRINTED = {
-    "run": "filled bar",
-    "whole": "pale bar",
-    "guess": "black line",
-    "ceiling": "grey line",
-    "seed": "circle",
-    "paper": "diamond",
-}
 
 
 def _mark(name: str, width: float) -> dict:
@@ -84,10 +76,7 @@ def _bar_spec(values: Sequence[dict], width: float) -> tuple[dict, str]:
             "scale": {"domain": _NAMES, "paddingInner": 0.25, "paddingOuter": 0.1},
             "axis": {"labelExpr": _WORD_A_LINE},
         },
-        "y": {
-            "field": "accuracy", "type": "quantitative", "title": "%", "axis": UPRIGHT,
-            "scale": {"domain": [0, 100]},
-        },
+        "y": {"field": "accuracy", **PERCENT},
         "description": {"field": "tooltip"},
     }  # fmt: skip
     if len(kinds) > 1:
@@ -103,7 +92,8 @@ def _bar_spec(values: Sequence[dict], width: float) -> tuple[dict, str]:
         if any(value["mark"] == mark for value in drawn)
     ]
     spec = {"width": WIDTH, "height": 190, "data": {"values": drawn}, "layer": layers}
-    legend = "; ".join(f"{_PRINTED[one['name']]}: {MARKS[one['name']]}" for one in layers)
+    names = {layer["name"] for layer in layers}
+    legend = "; ".join(f"{look}: {mean}" for mark, (mean, look) in _MARKS.items() if mark in names)
     return spec, legend[:1].upper() + legend[1:]
 
 
@@ -128,7 +118,7 @@ def answers(which: int, group: Group) -> Chart:
         alt=alt,
         spec=spec,
         columns=("", *(name for name, _ in lines)),
-        rows=rounded(rows),
+        rows=rows,
         legend=legend,
     )
 
@@ -183,7 +173,7 @@ def q_probing(which: int, group: Group) -> Chart:
         alt=alt + _theirs(levels.get(("paper", "first token"))),
         spec=spec,
         columns=columns,
-        rows=rounded(rows),
+        rows=rows,
         legend=legend,
     )
 
@@ -212,20 +202,14 @@ def _p_probing(
     name: str, label: str, whose: str, cells: Mapping[str, Sequence], levels: Mapping[str, Mapping]
 ) -> Chart:
     lines = {_ORDINALS[p]: {a: cells[a][p] for a in ATTRIBUTES} for p in range(6)}
-    values = [
-        _cell(line, a.replace("_", " "), shares.get(a), f"before the {line} attribute")
-        for line, shares in lines.items()
-        for a in ATTRIBUTES
-    ]
-    values += [
-        _cell(line, a.replace("_", " "), shares.get(a), line)
-        for line, shares in levels.items()
-        for a in ATTRIBUTES
-    ]
-    rows = [
-        (line, *(in_percent(shares.get(a)) for a in ATTRIBUTES))
-        for line, shares in {**lines, **levels}.items()
-    ]
+    where = {line: f"before the {line} attribute" for line in lines}
+    values, rows = [], []
+    for line, shares in {**lines, **levels}.items():
+        rows.append((line, *(in_percent(shares.get(a)) for a in ATTRIBUTES)))
+        values += [
+            _cell(line, column, shares.get(a), where.get(line, line))
+            for a, column in zip(ATTRIBUTES, _NAMES, strict=True)
+        ]
     before_first = _listed(_at_name(cells))
     return Chart(
         name=name,
@@ -234,7 +218,7 @@ def _p_probing(
         f"{before_first}.",
         spec=_heat(values, "before the", [*lines, " ", *levels], "", _NAMES),
         columns=("before the", *ATTRIBUTES),
-        rows=rounded(rows),
+        rows=rows,
         legend="Accuracy in % of the first token, read just before the 1st to 6th attribute.",
     )
 
@@ -309,7 +293,7 @@ def lora(which: int, grid: Grid) -> list[Chart]:
                 alt=f"{grid.label}: answers by the ranks of LoRA, {whose}, from {least} to {most}.",
                 spec=_heat(values, "rank", ranks, "rank of the embedding", embedding),
                 columns=("rank, and of the embedding", *embedding),
-                rows=rounded(rows),
+                rows=rows,
                 legend="Exact match in % on people held out.",
             )
         )
@@ -330,10 +314,9 @@ def scatter(agreement: Agreement) -> Chart:
         point = {"ours": 100 * ours, "theirs": 100 * theirs}
         values.append({**point, "tooltip": tooltip, "strength": strength})
     rows.sort(key=lambda row: -abs(row[3] - row[4]))
-    scale = {"scale": {"domain": [0, 100]}, "type": "quantitative"}
     position = {
-        "x": {"field": "theirs", "title": "the paper, %", "axis": {"tickCount": 5}, **scale},
-        "y": {"field": "ours", "title": "this run, %", "axis": UPRIGHT_LONG, **scale},
+        "x": {**PERCENT, "field": "theirs", "title": "the paper, %", "axis": {"tickCount": 5}},
+        "y": {**PERCENT, "field": "ours", "title": "this run, %", "axis": UPRIGHT_LONG},
     }
     strength = {"field": "strength", "type": "quantitative", "scale": None}
     spec = {
@@ -367,5 +350,5 @@ def scatter(agreement: Agreement) -> Chart:
         alt=alt,
         spec=spec,
         columns=("", "this run", "the paper", "rank", "the paper's rank"),
-        rows=rounded(rows),
+        rows=rows,
     )

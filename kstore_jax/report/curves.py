@@ -7,14 +7,13 @@ from kstore_jax.report.drawing import (
     DASHES,
     GREY,
     INK,
-    UPRIGHT,
+    PERCENT,
     UPRIGHT_LONG,
     WIDTH,
     Chart,
     in_percent,
     look,
     picture_name,
-    rounded,
 )
 from kstore_jax.report.groups import Group
 from kstore_jax.report.series import Series
@@ -53,7 +52,7 @@ def dynamics(which: int, group: Group, seed: int, lines: Sequence[dict]) -> Char
         for line in lines
     ]
     styles = [(colour, dash) for _, colour, dash in curves.values()]
-    drawn = _curves(values, labels, styles, {"title": "%", "scale": {"domain": [0, 100]}})
+    drawn = _curves(values, labels, styles, PERCENT)
     rule = {
         "mark": {"type": "rule", "strokeWidth": 9, "color": GREY, "opacity": 0},
         "name": "steps",
@@ -69,7 +68,7 @@ def dynamics(which: int, group: Group, seed: int, lines: Sequence[dict]) -> Char
         f"At the end: {ends}.",
         spec={"width": WIDTH, "height": 210, "layer": [drawn, rule]},
         columns=("step", *labels),
-        rows=rounded(rows),
+        rows=rows,
     )
 
 
@@ -93,7 +92,7 @@ def _curves(values: list[dict], labels, styles: Sequence[tuple[str, str]], y: di
         "data": {"values": values},
         "encoding": {
             "x": _STEP,
-            "y": {"field": "y", "type": "quantitative", "axis": UPRIGHT, **y},
+            "y": {"field": "y", **y},
             "color": by_curve(colours),
             "strokeDash": by_curve(DASHES[dash] for dash in dashes),
             "detail": {"field": "row"},
@@ -122,10 +121,7 @@ def along(which: int, series: Series) -> Chart:
             "field": "x", "type": "quantitative", "title": series.along,
             "axis": {"tickCount": 5}, "scale": {"zero": True},
         },
-        "y": {
-            "field": "y", "type": "quantitative", "title": "%", "axis": UPRIGHT,
-            "scale": {"domain": [0, 100]},
-        },
+        "y": {"field": "y", **PERCENT},
         "color": colour,
     }  # fmt: skip
     tooltip = {"description": {"field": "tooltip"}}
@@ -154,7 +150,7 @@ def along(which: int, series: Series) -> Chart:
         alt=alt,
         spec=spec,
         columns=(series.along, *sides),
-        rows=rounded(rows),
+        rows=rows,
     )
 
 
@@ -172,7 +168,7 @@ def losses(curves: Sequence[Curve]) -> Chart:
         ]  # fmt: skip
 
     styles = {label: look(which) for label, which, _, _ in curves}
-    y = {"title": "nats a token", "scale": {"zero": True}, "axis": UPRIGHT_LONG}
+    y = {**PERCENT, "title": "nats a token", "scale": {"zero": True}, "axis": UPRIGHT_LONG}
     points = sampled(max(8, _MOST_POINTS // len(curves)))
     rings = {
         "mark": {"type": "point", "filled": True, "size": 90, "opacity": 0, "color": GREY},
@@ -192,7 +188,7 @@ def losses(curves: Sequence[Curve]) -> Chart:
         alt=f"Pretraining loss over steps, in nats a token. At the end: {ends}.",
         spec={"width": 2 * WIDTH, "height": 220, "layer": layers},
         columns=("", "step", "loss"),
-        rows=rounded((point["curve"], point["step"], point["y"]) for point in points),
+        rows=[(point["curve"], point["step"], point["y"]) for point in points],
     )
 
 

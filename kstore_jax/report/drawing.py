@@ -75,8 +75,16 @@ class Chart:
     alt: str
     spec: dict
     columns: tuple[str, ...]
-    rows: tuple[tuple, ...]
+    rows: Sequence[Sequence]
     legend: str = ""
+
+    @property
+    def values(self) -> list[tuple]:
+        """The rows, with three decimals."""
+        return [
+            tuple(round(cell, 3) if isinstance(cell, float) else cell for cell in row)
+            for row in self.rows
+        ]
 
     @functools.cached_property
     def svg(self) -> Html:
@@ -135,13 +143,6 @@ def as_csv(lines: Iterable[Sequence]) -> str:
     return text.getvalue()
 
 
-def rounded(rows: Iterable[Sequence]) -> tuple[tuple, ...]:
-    """Rows of a table of values, with three decimals."""
-    return tuple(
-        tuple(round(cell, 3) if isinstance(cell, float) else cell for cell in row) for row in rows
-    )
-
-
 def _round_coordinates(attribute: re.Match) -> str:
     """Coordinates to a hundredth of a pixel."""
     return re.sub(r"(?<=\.\d\d)\d+", "", attribute[0])
@@ -162,5 +163,10 @@ def in_percent(share: float | None) -> float | None:
     return None if share is None else 100 * share
 
 
-UPRIGHT = {"tickCount": 5, "titleAngle": 0, "titleAlign": "right", "titleY": -8}
-UPRIGHT_LONG = {**UPRIGHT, "titleAlign": "left", "titleX": -24}
+_UPRIGHT = {"tickCount": 5, "titleAngle": 0, "titleAlign": "right", "titleY": -8}
+UPRIGHT_LONG = {**_UPRIGHT, "titleAlign": "left", "titleX": -24}
+"""The axis of a title of several words, above the labels."""
+PERCENT: dict[str, Any] = {
+    "type": "quantitative", "title": "%", "axis": _UPRIGHT, "scale": {"domain": [0, 100]}
+}  # fmt: skip
+"""The y encoding of accuracies, without its field."""

@@ -221,10 +221,10 @@ def _figure(chart: Chart) -> Html:
         chart.columns,
         [
             [tag("tr", tag("th", row[0], scope="row"), *(tag("td", _cell(x)) for x in row[1:]))]
-            for row in chart.rows
+            for row in chart.values
         ],
     )
-    csv = as_csv([chart.columns, *chart.rows])
+    csv = as_csv([chart.columns, *chart.values])
     links = [
         tag(
             "a", "CSV", download=f"{chart.name}.csv", aria_label=f"CSV of {chart.title}",

@@ -21,7 +21,7 @@ class Results:
       rows: rows of `results.json`, as `pipeline.results.result_row` returns them.
       configs: the configuration of each row; None where `config.json` lacks it.
       stages: the folder of the stages.
-      provenances: of the stages, as `telemetry.provenance` returns them.
+      provenances: of the stages, as `provenance.provenance` returns them.
       failed: number and name of each row that failed.
     """
 

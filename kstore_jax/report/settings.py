@@ -19,7 +19,7 @@ def run_settings(groups: Sequence[Group], provenances: Sequence[dict]) -> list[H
     """A list of terms, tables of times and of every setting, and differences from the paper.
 
     Args:
-      provenances: of the stages, as `telemetry.provenance` returns them.
+      provenances: of the stages, as `provenance.provenance` returns them.
     """
     rows = [row for group in groups for row in group.rows]
     configs = [config for group in groups for config in group.configs]
