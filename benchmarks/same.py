@@ -59,14 +59,14 @@ def main() -> int:
     differs = False
     with tempfile.TemporaryDirectory() as folder:
         temporary = pathlib.Path(folder)
-        kept = arguments.cache_dir / f"{commit[:12]}-{_key(sweeps)}"
+        base_results = arguments.cache_dir / f"{commit[:12]}-{_key(sweeps)}"
         ours = arguments.keep or temporary / "tree"
         try:
-            run_sides(commit, kept, ours, sweeps, temporary)
+            run_sides(commit, base_results, ours, sweeps, temporary)
         except SideError as error:
             print(f"differs: {error}")
             return 1
-        for verdict, line in compare(kept, ours, sweeps):
+        for verdict, line in compare(base_results, ours, sweeps):
             differs |= verdict == "difference"
             print(f"{'differs' if verdict == 'difference' else verdict}: {line}", flush=True)
     print(f"{'DIFFERENT from' if differs else 'the same as'} {commit[:12]}")
@@ -97,12 +97,12 @@ def _key(sweeps: dict) -> str:
 
 def run_sides(
     commit: str,
-    kept: pathlib.Path,
+    base_results: pathlib.Path,
     ours: pathlib.Path,
     sweeps: dict,
     temporary: pathlib.Path,
 ) -> None:
-    """Runs the tree, and beside it the base unless `kept` is there, each on a core of its own.
+    """Runs the tree, and beside it the base unless `base_results` is there, each on a core of its own.
 
     Raises:
       SideError: a side failed.
@@ -111,15 +111,15 @@ def run_sides(
     with contextlib.ExitStack() as stack:
         copied = _copied(temporary / "copy")
         sides = {"tree": stack.enter_context(_running(copied, ours, sweeps, cores[-1]))}
-        if not kept.exists():
+        if not base_results.exists():
             checkout = stack.enter_context(_worktree(commit, temporary / "checkout"))
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            made = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory(dir=kept.parent)))
+            base_results.parent.mkdir(parents=True, exist_ok=True)
+            made = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory(dir=base_results.parent)))
             theirs = made / "side"
             sides["base"] = stack.enter_context(_running(checkout, theirs, sweeps, cores[0]))
             _wait("base", sides["base"], theirs)
             with contextlib.suppress(OSError):  # another process kept it meanwhile
-                theirs.rename(kept)
+                theirs.rename(base_results)
         _wait("tree", sides["tree"], ours)
 
 
@@ -177,8 +177,8 @@ def _running(
 def _wait(name: str, process: subprocess.Popen, out: pathlib.Path) -> None:
     if status := process.wait():
         lines = (out / "log").read_text(errors="replace").splitlines()[-_LAST_LINES:]
-        said = "\n".join(f"    {line}" for line in lines)
-        raise SideError(f"the experiments of the {name} ended with status {status}:\n{said}")
+        log_tail = "\n".join(f"    {line}" for line in lines)
+        raise SideError(f"the experiments of the {name} ended with status {status}:\n{log_tail}")
 
 
 if __name__ == "__main__":

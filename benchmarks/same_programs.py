@@ -83,7 +83,7 @@ def _compare_steps(sides: list[dict[str, str]], steps: list[set[str]]) -> Iterat
     ]
     if reordered := left[0].keys() & left[1].keys():
         many = f"lowered text of {len(reordered)} training steps"
-        yield "equal", f"{many}, but for the order of arguments and results"
+        yield "equal", f"{many}, except the order of arguments and results"
     only = [[t for key, t in of.items() if key not in reordered] for of in left]
     pairs = [*zip(*only, strict=False)]
     for theirs, ours in pairs[:_MOST]:

@@ -161,8 +161,8 @@ def main() -> None:
         print(json.dumps({"shape": given, "rounds": rounds, "rows": rows}))
         return
     for each in rows:
-        told = f"{each['name']:<20} {each['dtype']:<9} {each['tokens_per_s']:>9,} tokens/s"
-        print(f"{told}  {each['ratio_to_best_peer']:.2f} of the best peer")
+        row = f"{each['name']:<20} {each['dtype']:<9} {each['tokens_per_s']:>9,} tokens/s"
+        print(f"{row}  {each['ratio_to_best_peer']:.2f} of the best peer")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the user gave wrong is said in one line, with status 2, before anything is written."""
+"""Bad input gets one line and status 2 before anything is written."""
 
 import json
 import pathlib
@@ -36,18 +36,18 @@ def kstore(*argv: str) -> subprocess.CompletedProcess:
 
 
 def complaint(capsys, *argv: str) -> str:
-    """The one line said about a command that fails with status 2."""
+    """The one line on stderr of a command that fails with status 2."""
     assert main(argv) == 2
-    said = capsys.readouterr()
-    assert said.out == ""
-    lines = said.err.splitlines()
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    lines = captured.err.splitlines()
     assert len(lines) == 1
     return lines[0]
 
 
 @pytest.mark.usefixtures("nothing_written")
 @pytest.mark.parametrize(
-    ("argument", "said"),
+    ("argument", "message"),
     [
         ("--config.pretrain.stepz=5", "pretrain.stepz: no such field; did you mean 'steps'?"),
         ("--config.pretrian.steps=5", "pretrian.steps: no such field; did you mean 'pretrain'?"),
@@ -96,13 +96,13 @@ def complaint(capsys, *argv: str) -> str:
         ("extra", "unexpected argument 'extra'"),
     ],
 )
-def test_a_bad_argument_is_named_in_one_line(capsys, argument, said):
-    assert said in complaint(capsys, "sweep", CONFIG, "--workdir=run", argument)
+def test_a_bad_argument_is_named_in_one_line(capsys, argument, message):
+    assert message in complaint(capsys, "sweep", CONFIG, "--workdir=run", argument)
 
 
 @pytest.mark.usefixtures("nothing_written")
 @pytest.mark.parametrize(
-    ("argv", "said"),
+    ("argv", "message"),
     [
         (["shwo"], "'shwo' is no command; did you mean 'show'?"),
         (["shwo", "--help"], "'shwo' is no command; did you mean 'show'?"),
@@ -131,8 +131,8 @@ def test_a_bad_argument_is_named_in_one_line(capsys, argument, said):
         (["report", "a", "b", "--out"], "--out has no value; expected folder to write to"),
     ],
 )
-def test_a_bad_command_is_named_in_one_line(capsys, argv, said):
-    assert said in complaint(capsys, *argv)
+def test_a_bad_command_is_named_in_one_line(capsys, argv, message):
+    assert message in complaint(capsys, *argv)
 
 
 @pytest.mark.usefixtures("nothing_written")
@@ -153,7 +153,7 @@ def test_bad_pools_are_named_in_one_line(capsys, tmp_path):
 
 @pytest.mark.usefixtures("nothing_written")
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         ("def get_config(:\n    pass\n", "SyntaxError"),
         ("import nowhere\n", "No module named 'nowhere'"),
@@ -173,10 +173,10 @@ def test_bad_pools_are_named_in_one_line(capsys, tmp_path):
         ),
     ],
 )
-def test_a_broken_configuration_file_is_named_in_one_line(capsys, tmp_path, content, said):
+def test_a_broken_configuration_file_is_named_in_one_line(capsys, tmp_path, content, message):
     path = tmp_path / "broken.py"
     path.write_text(content)
-    assert said in complaint(capsys, "sweep", f"--config={path}", "--workdir=run")
+    assert message in complaint(capsys, "sweep", f"--config={path}", "--workdir=run")
 
 
 @pytest.mark.usefixtures("nothing_written")
@@ -241,8 +241,8 @@ def test_data_leaves_another_data_set_as_it_is(tmp_path, capsys):
     assert main(["data", CONFIG, *TINY, f"--out={out}"]) == 0
     before = (out / "manifest.json").read_bytes()
     capsys.readouterr()
-    said = complaint(capsys, "data", CONFIG, *TINY, "--config.seed=3", f"--out={out}")
-    assert f"{out}: holds a dataset of another configuration" in said
+    output = complaint(capsys, "data", CONFIG, *TINY, "--config.seed=3", f"--out={out}")
+    assert f"{out}: holds a dataset of another configuration" in output
     assert (out / "manifest.json").read_bytes() == before
 
 
@@ -253,19 +253,19 @@ def test_data_leaves_what_is_no_data_set_and_takes_an_empty_folder(tmp_path, cap
     assert main(["data", CONFIG, *TINY, "--out=out"]) == 0
     (out / "manifest.json").unlink()
     capsys.readouterr()
-    said = complaint(capsys, "data", CONFIG, *TINY, "--out=out")
-    assert f"{out}: is not empty and holds no dataset" in said
+    output = complaint(capsys, "data", CONFIG, *TINY, "--out=out")
+    assert f"{out}: is not empty and holds no dataset" in output
     assert "--out: expected another" in complaint(capsys, "data", CONFIG, *TINY, "--out=.")
 
 
 def test_data_of_a_sweep_has_to_be_chosen(capsys, tmp_path):
-    said = complaint(capsys, "data", CONFIG, f"--out={tmp_path / 'x'}")
-    assert "several data sets; choose one" in said
+    output = complaint(capsys, "data", CONFIG, f"--out={tmp_path / 'x'}")
+    assert "several data sets; choose one" in output
 
 
 @pytest.mark.usefixtures("nothing_written")
 @pytest.mark.parametrize(
-    ("argument", "said"),
+    ("argument", "message"),
     [
         ("--workers=1", "--out is missing"),
         ("--out=x --config.data.variant=fresh", "data.variant: fresh text is drawn"),
@@ -273,8 +273,8 @@ def test_data_of_a_sweep_has_to_be_chosen(capsys, tmp_path):
         ("--out=x --config.data.text=nowhere.txt", "data.text: "),
     ],
 )
-def test_data_that_cannot_be_written_is_refused(capsys, argument, said):
-    assert said in complaint(capsys, "data", CONFIG, *TINY, *argument.split())
+def test_data_that_cannot_be_written_is_refused(capsys, argument, message):
+    assert message in complaint(capsys, "data", CONFIG, *TINY, *argument.split())
 
 
 def test_bench_data_prints_one_json_object():
@@ -294,29 +294,29 @@ def test_an_unknown_benchmark_is_refused(capsys):
 @pytest.mark.parametrize("argv", [[], ["help"], ["--help"], ["-h"]])
 def test_help_names_every_command(capsys, argv):
     assert main(argv) == 0
-    said = capsys.readouterr()
-    assert said.err == ""
+    captured = capsys.readouterr()
+    assert captured.err == ""
     for command in COMMANDS:
-        assert f"  {command} " in said.out
+        assert f"  {command} " in captured.out
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help_of_a_command_tells_its_own_flags_alone(capsys, name):
     assert main([name, "--help"]) == 0
-    said = capsys.readouterr()
-    assert said.err == ""
-    first, _, *lines = said.out.splitlines()
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    first, _, *lines = captured.out.splitlines()
     command = COMMANDS[name]
     assert first == f"kstore {name} {command.usage}: {command.summary}"
-    told = [line.split()[0].removeprefix("--") for line in lines]
-    assert [flag for flag in told if not flag.startswith("config")] == [*command.flags]
+    shown = [line.split()[0].removeprefix("--") for line in lines]
+    assert [flag for flag in shown if not flag.startswith("config")] == [*command.flags]
     given = {flag for flag in re.findall(r"--([\w-]+)", first) if flag != "config"}
     assert given <= {*command.flags}
-    assert ("config.FIELD" in told) == ("--config" in first)
+    assert ("config.FIELD" in shown) == ("--config" in first)
 
 
 def test_help_of_a_command_tells_the_defaults_that_are_not_nothing(capsys):
     assert main(["eval", "runs/x", "-h"]) == 0
-    said = capsys.readouterr().out
-    assert "--beam          width of the beam, 4 unless given\n" in said
-    assert "--row           one row of a sweep\n" in said
+    output = capsys.readouterr().out
+    assert "--beam          width of the beam, 4 unless given\n" in output
+    assert "--row           one row of a sweep\n" in output

@@ -1,4 +1,4 @@
-"""The work of a stage is told before it is done: in the tokens that it trains and reads."""
+"""The work of a stage is known before it runs: the tokens that it trains on and reads."""
 
 import dataclasses
 import json

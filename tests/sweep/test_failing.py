@@ -49,12 +49,12 @@ def test_a_row_that_diverges_stops_no_other_and_can_be_taken_out(
     for path in copied.glob(f"stages/qa-*/{RESULT}"):
         path.unlink()
     assert asked(with_bad_row, copied, f"--workers={workers}") == 2
-    said = capfd.readouterr()
-    row, last = [line for line in said.err.splitlines() if line.startswith("kstore:")]
+    captured = capfd.readouterr()
+    row, last = [line for line in captured.err.splitlines() if line.startswith("kstore:")]
     assert row.startswith("kstore: row 0 (bad): pretrain bad: the loss became nan in steps 2 to 2;")
     page = copied / "report.html"
     assert last == f"kstore: 1 of 3 rows failed; the others are in {page}"
-    assert said.out == ""
+    assert captured.out == ""
     assert rows(copied) == rows(finished)
     found = read_results(copied)
     assert found.failed == ("row 0 (bad)",)
@@ -63,9 +63,9 @@ def test_a_row_that_diverges_stops_no_other_and_can_be_taken_out(
 
     before = contents(copied)
     assert asked(config_file, copied) == 2
-    said = capfd.readouterr().err
-    assert "rows.0.pretrain.learning_rate: 1e+30 there, 0.003 given" in said
-    assert "kstore sweep --drop" in said
+    captured = capfd.readouterr().err
+    assert "rows.0.pretrain.learning_rate: 1e+30 there, 0.003 given" in captured
+    assert "kstore sweep --drop" in captured
     assert contents(copied) == before
     assert asked(config_file, copied, "--drop", "--dry-run") == 0
     assert "note: --drop takes out row 0 (bad)\n" in capfd.readouterr().err
@@ -89,8 +89,8 @@ def test_results_of_rows_that_were_taken_out_are_nowhere_beside_others(
     assert asked(config_file, copied, *flags) == 1
     assert not (copied / "results.json").exists()
     assert not (copied / "report.html").exists()
-    said = capsys.readouterr().err
-    assert "of many" not in said.splitlines()[-1]
+    output = capsys.readouterr().err
+    assert "of many" not in output.splitlines()[-1]
 
 
 def test_why_rows_failed_is_told_though_the_page_cannot_be_written(
@@ -101,9 +101,9 @@ def test_why_rows_failed_is_told_though_the_page_cannot_be_written(
 
     monkeypatch.setattr(sweep, "_write_report", write)
     assert asked(with_bad_row, copied) == 2
-    said = capsys.readouterr().err
-    assert "kstore: row 0 (bad): pretrain bad: the loss became nan" in said
-    assert said.splitlines()[-1] == "kstore: No space left on device"
+    output = capsys.readouterr().err
+    assert "kstore: row 0 (bad): pretrain bad: the loss became nan" in output
+    assert output.splitlines()[-1] == "kstore: No space left on device"
 
 
 def test_what_nobody_expected_of_a_row_is_told_with_its_traceback(
@@ -114,9 +114,9 @@ def test_what_nobody_expected_of_a_row_is_told_with_its_traceback(
 
     monkeypatch.setattr(Runner, "run", run)
     assert asked(with_bad_row, copied) == 1
-    said = capsys.readouterr().err
-    assert "Traceback" in said
-    assert said.splitlines()[-2] == "kstore: row 0 (bad): MemoryError: no room for a batch"
+    output = capsys.readouterr().err
+    assert "Traceback" in output
+    assert output.splitlines()[-2] == "kstore: row 0 (bad): MemoryError: no room for a batch"
 
 
 def test_a_row_that_cannot_start_is_named_before_anything_is_written(
@@ -128,8 +128,8 @@ def test_a_row_that_cannot_start_is_named_before_anything_is_written(
 
     monkeypatch.setattr(sweep, "check", check)
     assert asked(config_file, tmp_path / "run") == 2
-    said = "kstore: row 1 (multi2+permute, seed 0): mesh.data: expected less\n"
-    assert capsys.readouterr().err == said
+    expected = "kstore: row 1 (multi2+permute, seed 0): mesh.data: expected less\n"
+    assert capsys.readouterr().err == expected
     assert not (tmp_path / "run").exists()
     assert asked(config_file, tmp_path / "run", "--config.data.variant=multi5") == 2
     assert capsys.readouterr().err == "kstore: mesh.data: expected less\n"

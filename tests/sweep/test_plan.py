@@ -1,5 +1,5 @@
-"""What a sweep needs and how far it is, told from files; several processes at one sweep; and what
-of a cache is needed no more."""
+"""What a sweep needs and its progress, read from files; several processes at one sweep; and what
+of a cache no sweep needs."""
 
 import concurrent.futures
 import dataclasses
@@ -63,16 +63,16 @@ def test_a_dry_run_tells_what_is_to_be_done_and_writes_nothing(
     monkeypatch.setattr(training_bench, "step_seconds", lambda _: 100.0)
     grid = "--config.finetune.steps=48"
     argv = f"--workdir={workdir}", f"--cache={copied / 'stages'}", "--dry-run", grid
-    told = json.loads(kstore("sweep", *argv, "--json"))
+    status = json.loads(kstore("sweep", *argv, "--json"))
     states = {
-        kind: {stage["state"] for stage in told["stages"] if stage["kind"] == kind}
+        kind: {stage["state"] for stage in status["stages"] if stage["kind"] == kind}
         for kind in ("pretrain", "finetune", "qa", "p_probe")
     }
     done, waiting = {"done"}, {"waiting"}
     assert states == {"pretrain": done, "finetune": waiting, "qa": waiting, "p_probe": done}
-    assert [row["done"] for row in told["rows"]] == [False, False]
+    assert [row["done"] for row in status["rows"]] == [False, False]
     took = [Cache(copied / "stages").seconds(p.name) for p in copied.glob("stages/finetune-*")]
-    for stage in told["stages"]:
+    for stage in status["stages"]:
         if stage["kind"] == "finetune":  # twice the steps of the two in the cache
             assert stage["left"] == pytest.approx(sum(took))
             assert stage["measured"] == "2 like it"
@@ -90,7 +90,7 @@ def test_a_dry_run_tells_what_is_to_be_done_and_writes_nothing(
 
 
 @pytest.mark.parametrize(
-    ("argv", "said"),
+    ("argv", "message"),
     [
         (["--workdir=TMP/others"], "TMP/others is not empty and holds no run of ours"),
         (["--workdir=TMP/run", "--config.seed=1"], "TMP/run was made by another configuration"),
@@ -103,7 +103,7 @@ def test_a_dry_run_tells_what_is_to_be_done_and_writes_nothing(
     ],
 )
 def test_a_dry_run_refuses_what_the_sweep_refuses(
-    copied, tmp_path, config_file, capsys, argv, said
+    copied, tmp_path, config_file, capsys, argv, message
 ):
     (tmp_path / "file").touch()
     (tmp_path / "others").mkdir()
@@ -112,9 +112,9 @@ def test_a_dry_run_refuses_what_the_sweep_refuses(
     before = contents(tmp_path)
     for more in ([], ["--dry-run"]):
         assert cli.main(["sweep", *argv, *more]) == 2
-        told = capsys.readouterr()
-        assert told.err.startswith(f"kstore: {said.replace('TMP', str(tmp_path))}")
-        assert told.err.count("\n") == 1
+        captured = capsys.readouterr()
+        assert captured.err.startswith(f"kstore: {message.replace('TMP', str(tmp_path))}")
+        assert captured.err.count("\n") == 1
     assert contents(tmp_path) == before
 
 
@@ -156,10 +156,10 @@ def test_a_run_says_that_it_leaves_the_sweep_out(config_file, copied, tmp_path, 
     argv = [f"--config={config_file}", f"--workdir={tmp_path / 'new'}", "--dry-run", "--json"]
     argv += [f"--cache={copied / 'stages'}"]
     assert cli.main(["run", *argv]) == 0
-    said = capsys.readouterr()
-    (row,) = json.loads(said.out)["rows"]
+    captured = capsys.readouterr()
+    (row,) = json.loads(captured.out)["rows"]
     assert row["name"] == "multi5+permute, seed 0"
-    assert said.err == (
+    assert captured.err == (
         "note: the sweep in --config (rows: 2) is left out; run computes what its rows start from "
         "(multi5+permute, seed 0), kstore sweep every row\n"
     )
@@ -173,9 +173,9 @@ def test_a_dry_run_says_that_it_measures_and_that_compilation_is_not_in_it(
     monkeypatch.setattr(training_bench, "step_seconds", lambda _: 100.0)
     argv = [f"--config={config_file}", f"--workdir={tmp_path / 'new'}", "--dry-run"]
     assert cli.main(["sweep", *argv]) == 0
-    said = capsys.readouterr()
-    assert said.err == "note: measuring a step of pretraining, which is compiled first\n"
-    measured = [line for line in said.out.splitlines() if line.startswith("pretrain-")]
+    captured = capsys.readouterr()
+    assert captured.err == "note: measuring a step of pretraining, which is compiled first\n"
+    measured = [line for line in captured.out.splitlines() if line.startswith("pretrain-")]
     assert len(measured) == 2
     assert all("about 40 min (benchmark, compilation left out)" in line for line in measured)
 
@@ -205,11 +205,11 @@ def test_the_status_is_told_from_files_by_anyone(copied, kstore):
         os.chmod(cache.lock(folder).lock_file, 0o444)
     before = contents(copied)
     with cache.lock(folders[0]):
-        told = json.loads(kstore("status", copied, "--json"))
-    stages = {stage["folder"]: stage for stage in told["stages"]}
+        status_json = json.loads(kstore("status", copied, "--json"))
+    stages = {stage["folder"]: stage for stage in status_json["stages"]}
     assert [stages[folder]["state"] for folder in folders] == ["running", "stopped"]
     assert [(stages[f]["step"], stages[f]["steps"]) for f in folders] == [(24, 24)] * 2
-    assert told["seconds_left"] == 0.0
+    assert status_json["seconds_left"] == 0.0
     assert " running " not in kstore("status", copied)
     assert contents(copied) == before
 
@@ -270,8 +270,8 @@ def test_the_last_of_several_tasks_writes_the_results(copied, finished, kstore):
     undone(copied, "qa")
     (copied / "report.html").unlink()
     share = f"--workdir={copied}", "--workers=1"
-    said = kstore("sweep", *share, "--shard=1/2")
-    assert "rows of other tasks are not done" in said
+    output = kstore("sweep", *share, "--shard=1/2")
+    assert "rows of other tasks are not done" in output
     assert len(list(copied.glob(f"stages/qa-*/{RESULT}"))) == 1
     assert not (copied / "results.json").exists()
     assert kstore("sweep", *share, "--shard=0/2").strip() == str(copied / "report.html")
@@ -289,8 +289,8 @@ def test_processes_that_are_at_one_sweep_together_end_well(copied, finished, con
         )
         for share in ([], ["--shard=0/2"], ["--shard=1/2"])
     ]
-    said = [process.communicate(timeout=300) for process in together]
-    assert [process.returncode for process in together] == [0, 0, 0], said
+    output = [process.communicate(timeout=300) for process in together]
+    assert [process.returncode for process in together] == [0, 0, 0], output
     assert rows(copied) == rows(finished)
     assert len(list(copied.glob("stages/qa-*/provenance-*.json"))) == 4  # one attempt more each
 
@@ -339,10 +339,10 @@ def test_time_is_told_in_proportion_to_the_steps_of_a_stage_like_it(
     child = a_stage("finetune", unlike, training={"steps": 1})
     stages = {s.folder: s.spec for s in (before, like, unlike, child)}
     plan = Plan(cache, (("row", tuple(stages)),), stages)
-    told = {stage.folder: stage for stage in plan.progress()}
-    assert told[like.folder].left == pytest.approx(seconds * steps / others)
-    assert told[unlike.folder].left is None
-    assert PlanStatus(plan, [*told.values()]).time_left[1] == 2
+    progress = {stage.folder: stage for stage in plan.progress()}
+    assert progress[like.folder].left == pytest.approx(seconds * steps / others)
+    assert progress[unlike.folder].left is None
+    assert PlanStatus(plan, [*progress.values()]).time_left[1] == 2
 
 
 def test_gc_removes_what_no_kept_sweep_needs_after_showing_it(copied, tmp_path, kstore):
@@ -353,18 +353,18 @@ def test_gc_removes_what_no_kept_sweep_needs_after_showing_it(copied, tmp_path, 
         kstore("sweep", *share, "--config.data.variant=single", f"--config.q_probe.steps={steps}")
     before = contents(cache)
     there = {path.name for path in cache.iterdir() if path.is_dir()}
-    kept = {folder for workdir in workdirs for folder in Plan.read(workdir).stages}
-    assert len(there - kept) == 7  # those of multi2+permute
+    needed = {folder for workdir in workdirs for folder in Plan.read(workdir).stages}
+    assert len(there - needed) == 7  # those of multi2+permute
 
-    told = kstore("gc", cache, f"--keep={workdirs[0]},{workdirs[1]}")
-    listed = {pathlib.Path(line.split()[-1]).name for line in told.splitlines() if "-" in line}
-    assert there - kept <= listed
-    assert not kept & listed
-    assert "nothing was removed" in told
+    output = kstore("gc", cache, f"--keep={workdirs[0]},{workdirs[1]}")
+    listed = {pathlib.Path(line.split()[-1]).name for line in output.splitlines() if "-" in line}
+    assert there - needed <= listed
+    assert not needed & listed
+    assert "nothing was removed" in output
     assert contents(cache) == before
 
-    told = kstore("gc", cache, f"--keep={workdirs[0]}", "--remove")
-    assert "removed 8 of them" in told
+    output = kstore("gc", cache, f"--keep={workdirs[0]}", "--remove")
+    assert "removed 8 of them" in output
     left = {path.name for path in cache.iterdir() if path.is_dir()}
     assert left == set(Plan.read(workdirs[0]).stages)
     assert "14 stages" not in kstore("status", workdirs[1])
@@ -425,10 +425,10 @@ def test_while_locks_are_removed_nobody_is_at_a_stage_beside_another(tmp_path, m
 
 def test_gc_killed_in_between_leaves_no_stage_and_the_next_removes_the_rest(tmp_path, monkeypatch):
     cache = Cache(tmp_path / "stages")
-    stage, kept = a_stage("pretrain", x=1), a_stage("pretrain", x=2)
-    for one in (stage, kept):
+    stage, needed = a_stage("pretrain", x=1), a_stage("pretrain", x=2)
+    for one in (stage, needed):
         cache.ensure(one, nothing)
-    Plan(cache, (("kept", (kept.folder,)),), {kept.folder: kept.spec}).write(tmp_path)
+    Plan(cache, (("needed", (needed.folder,)),), {needed.folder: needed.spec}).write(tmp_path)
 
     def killed(folder):
         (folder / "config.json").unlink()
@@ -439,13 +439,13 @@ def test_gc_killed_in_between_leaves_no_stage_and_the_next_removes_the_rest(tmp_
         with pytest.raises(KeyboardInterrupt):
             gc.remove_stages([cache.folder(stage)])
     assert cache.result(stage) is None
-    assert [*cache.specs()] == [kept.folder]
+    assert [*cache.specs()] == [needed.folder]
     (rest,) = (folder for folder, _ in gc.unneeded_stages(cache.root, []))
     cache.ensure(stage, nothing)
     found = [folder for folder, _ in gc.unneeded_stages(cache.root, [])]
     assert found == [cache.folder(stage), rest]
     assert gc.remove_stages(found) == found
-    assert [path for path in cache.root.iterdir() if path.is_dir()] == [cache.folder(kept)]
+    assert [path for path in cache.root.iterdir() if path.is_dir()] == [cache.folder(needed)]
 
 
 def test_a_stage_that_is_removed_while_it_is_read_is_none(tmp_path):
@@ -495,8 +495,8 @@ def test_a_stage_that_does_not_say_what_it_depends_on_is_named(copied, capsys):
     path.write_text("{}")
     for command in (["status", copied], ["gc", copied / "stages", f"--keep={copied}"]):
         assert cli.main([*map(str, command)]) == 1
-        said = f"kstore: {path}: damaged; remove {path.parent} and run again\n"
-        assert capsys.readouterr().err == said
+        expected = f"kstore: {path}: damaged; remove {path.parent} and run again\n"
+        assert capsys.readouterr().err == expected
 
 
 def test_gc_without_a_kept_sweep_is_refused(copied, tmp_path, capsys):
