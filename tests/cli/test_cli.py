@@ -12,9 +12,6 @@ import pytest
 from kstore_jax.cli.main import COMMANDS, main
 from kstore_jax.world.people import BUNDLED_POOLS
 
-# How ml_collections loads a configuration file.
-pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
-
 QUICKSTART = pathlib.Path(__file__).parents[2] / "configs" / "quickstart.py"
 CONFIG = f"--config={QUICKSTART}"
 PAPER = f"--config={QUICKSTART.with_name('paper.py')}"
@@ -83,7 +80,7 @@ def complaint(capsys, *argv: str) -> str:
         ("--config=quikstart.py", f"no such file; did you mean '{QUICKSTART}'?"),
         (f"{CONFIG}:smalest", "--config: no size 'smalest'; did you mean 'smallest'?"),
         (f"{PAPER}:papper", "--config: no scale 'papper'; did you mean 'paper'?"),
-        ("--config=.", "--config: Is a directory: '.'"),
+        ("--config=.", "--config: '.': no such file; valid: "),
         ("--confg=nowhere.py", "--confg: no such flag; did you mean 'config'?"),
         ("--worker=2", "--worker: no such flag; did you mean 'workers'?"),
         ("--people=3", "--people: no such flag; valid: "),
@@ -162,7 +159,7 @@ def test_bad_pools_are_named_in_one_line(capsys, tmp_path):
         (
             "from kstore_jax.pipeline.experiment import default\n"
             "def get_config():\n    c = default()\n    c.sweep = {'seed': [1]}\n    return c\n",
-            "--config: Could not override field 'sweep'",
+            "--config: TypeError: Could not override field 'sweep'",
         ),
         (
             "from kstore_jax.config.rows import row\n"

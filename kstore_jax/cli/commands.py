@@ -1,0 +1,266 @@
+"""The work of each command of `kstore`: it reads its arguments and calls a room of the package.
+
+A room is imported when its command runs, so that no command waits for libraries it does not use.
+"""
+
+import json
+import os
+import pathlib
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from absl import flags
+from ml_collections import ConfigDict
+
+from kstore_jax.cli.flags import (
+    configs_folder,
+    parse_arguments,
+    parse_config,
+    parse_flags,
+    require_flags,
+)
+from kstore_jax.errors import UserError, nearest
+from kstore_jax.pipeline.experiment import Experiment, parse_base, parse_rows
+
+BENCHMARKS = {
+    "data": "paper.py",
+    "train": "quickstart.py",
+    "profile": "quickstart.py",
+    "qa": "quickstart.py",
+}
+"""The configuration file that each benchmark measures without `--config`."""
+
+
+def quickstart(argv: Sequence[str], values: flags.FlagValues) -> None:
+    _compute_sweep(values, *parse_config(argv, values, configs_folder() / "quickstart.py"))
+
+
+def run(argv: Sequence[str], values: flags.FlagValues) -> None:
+    experiment, rows = parse_base(*parse_config(argv, values, None))
+    note = (
+        f"note: kstore run ignores the sweep in --config (rows: {rows}) and computes the "
+        f"experiment its rows start from ({experiment.data.variant}, seed {experiment.seed}); "
+        "kstore sweep computes every row"
+    )
+    _compute_rows(values, [experiment], [note] if rows else [])
+
+
+def sweep(argv: Sequence[str], values: flags.FlagValues) -> None:
+    _compute_sweep(values, *parse_config(argv, values, None))
+
+
+def _compute_sweep(values: flags.FlagValues, config: ConfigDict, overridden: set[str]) -> None:
+    """Computes the rows of a sweep; notes on stderr where they differ from the file's."""
+    rows, notes = parse_rows(config, overridden), []
+    rows_of_file: Any = config.sweep  # a field of a ConfigDict has no type of its own
+    if fields := sorted(overridden & {field for row in rows_of_file for field, _ in row}):
+        notes.append(f"note: the command line sets {', '.join(fields)} in every row of the sweep")
+    if (repeated := len(rows_of_file) - len(rows)) > 0:
+        which = f"{repeated} of {len(rows_of_file)} rows of the sweep"
+        notes.append(f"note: {which} repeat an earlier row, which is computed once")
+    _compute_rows(values, rows, notes)
+
+
+def _compute_rows(
+    values: flags.FlagValues, rows: Sequence[Experiment], notes: Sequence[str]
+) -> None:
+    require_flags(values, workdir="a folder such as runs/x")
+    from kstore_jax.sweep import run as sweep
+    from kstore_jax.sweep import workdir
+
+    def flag(name: str, default: Any) -> Any:  # of the commands that have it
+        return values[name].value if name in values else default
+
+    folder, cache = pathlib.Path(values.workdir), values.cache and pathlib.Path(values.cache)
+    drop = flag("drop", False)
+    if drop and (dropped := workdir.dropped_rows(folder, rows)):
+        print(f"note: --drop removes {', '.join(dropped)}", file=sys.stderr)
+    shard = sweep.RowShard.parse(flag("shard", "0/1"))
+    if flag("dry-run", False):
+        print(sweep.dry_run(folder, rows, cache, shard, drop, notes).format(values.json))
+        return
+    page = sweep.run(
+        folder,
+        rows,
+        flag("workers", 1),
+        cache,
+        shard,
+        flag("distributed", False),
+        flag("together", 1),
+        drop,
+        notes,
+    )
+    if page:
+        print(page)
+    elif "shard" in values:
+        print(f"{folder}: other tasks have rows left; see `kstore status {folder}`")
+
+
+def status(argv: Sequence[str], values: flags.FlagValues) -> None:
+    folder = _parse_folder("status", argv, values)
+    from kstore_jax.sweep.plan import Plan, PlanStatus
+
+    plan = Plan.read(folder)
+    print(PlanStatus(plan, plan.progress()).format(values.json))
+
+
+def gc(argv: Sequence[str], values: flags.FlagValues) -> None:
+    cache = _parse_folder("gc", argv, values, "cache")
+    require_flags(values, keep="the folders of sweeps, such as runs/x,runs/y")
+    from kstore_jax.sweep import gc
+
+    sizes = gc.unneeded_stages(cache, [pathlib.Path(folder) for folder in values.keep])
+    for folder, size in sizes:
+        print(f"{size / 1e6:>12,.1f} MB  {folder}")
+    print(f"{sum(size for _, size in sizes) / 1e6:>12,.1f} MB  in {len(sizes)} stages")
+    if values.remove:
+        print(f"removed {len(gc.remove_stages(folder for folder, _ in sizes))} of them")
+    elif sizes:
+        print("nothing was removed; --remove removes them")
+
+
+def _parse_folder(
+    command: str, argv: Sequence[str], values: flags.FlagValues, content: str = "run"
+) -> pathlib.Path:
+    """Reads the flags of a command whose only argument is a folder; returns the folder."""
+    arguments = parse_arguments(argv, values)
+    if len(arguments) != 1:
+        raise UserError(f"{command}: expected one folder of a {content}")
+    return pathlib.Path(arguments[0])
+
+
+def report(argv: Sequence[str], values: flags.FlagValues) -> None:
+    runs = [pathlib.Path(run) for run in parse_arguments(argv, values)]
+    if not runs:
+        raise UserError("report: expected one folder of a run, or several")
+    if len(runs) > 1:
+        require_flags(values, out="a folder for the page of several runs")
+    from kstore_jax.report import page as report
+
+    print(report.write(runs, pathlib.Path(values.out or runs[0])))
+
+
+def eval(argv: Sequence[str], values: flags.FlagValues) -> None:
+    folder = _parse_folder("eval", argv, values)
+    from kstore_jax.pipeline import evaluation
+
+    rows = evaluation.evaluate(folder, values.row, values.beam, values.show)
+    if values.json:
+        print(json.dumps({"rows": [*rows]}))
+        return
+    for row in rows:
+        print(evaluation.format_evaluation(row))
+
+
+def show(argv: Sequence[str], values: flags.FlagValues) -> None:
+    rows = parse_rows(*parse_config(argv, values, configs_folder() / "quickstart.py"))
+    from kstore_jax.report.show import PersonText, pools, pools_text
+
+    if values.pools:
+        values_by_pool = pools(rows[0])
+        print(json.dumps(values_by_pool) if values.json else pools_text(values_by_pool))
+        return
+    person = PersonText(rows[0], values.person)
+    coloured = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    print(person.json() if values.json else person.text(coloured))
+
+
+def config(argv: Sequence[str], values: flags.FlagValues) -> None:
+    names = parse_arguments(argv, values)
+    if len(names) > 1:
+        raise UserError(f"config: expected one section or field, got {' '.join(names)}")
+    from kstore_jax.cli.config_table import config_table
+
+    print(config_table(*names))
+
+
+def data(argv: Sequence[str], values: flags.FlagValues) -> None:
+    rows = parse_rows(*parse_config(argv, values, None))
+    require_flags(values, out="a folder such as data/x")
+    out = pathlib.Path(values.out)
+    if out.absolute() == pathlib.Path.cwd():
+        raise UserError("--out: expected another folder than the current one, such as data/x")
+    if len({(row.world, row.data) for row in rows}) > 1:
+        raise UserError(
+            "the configuration is a sweep over several data sets; choose one, "
+            "such as --config.data.variant=single"
+        )
+    from kstore_jax.pipeline.data import write_datasets
+
+    for folder, manifest in write_datasets(rows[0].world, rows[0].data, out, values.workers):
+        print(f"{folder}: {manifest['entries']:,} entries, {manifest['tokens']:,} tokens")
+
+
+def rewrite(argv: Sequence[str], values: flags.FlagValues) -> None:
+    rows = parse_rows(*parse_config(argv, values, None))
+    require_flags(
+        values,
+        server="an address such as http://localhost:8000",
+        model="the name of a model of the server",
+        out="a folder such as runs/written",
+    )
+    from kstore_jax.writers import rewriting
+
+    sections = [(row.world, row.data) for row in rows]
+    out, attempts = pathlib.Path(values.out), values.attempts
+    job = rewriting.rewrite(
+        sections, values.server, values.model, out, values.concurrency, attempts
+    )
+    print(rewriting.summary(job), flush=True)
+    rewriting.check_complete(job, attempts)
+
+
+def ask(argv: Sequence[str], values: flags.FlagValues) -> None:
+    parse_flags(argv, values)
+    from kstore_jax.report import recitation
+    from kstore_jax.writers import asking
+
+    if values.run:
+        for name in ("server", "model", "items", "out"):
+            if getattr(values, name):
+                raise UserError(f"--{name}: expected without --run, which has its own results")
+        scores = recitation.run_scores(pathlib.Path(values.run))
+    else:
+        require_flags(
+            values,
+            server="an address such as http://localhost:8000, or --run=runs/x",
+            model="the name of a model of the server",
+        )
+        out = pathlib.Path(values.out or "runs/ask")
+        items = pathlib.Path(values.items) if values.items else asking.PASSAGES
+        scores = asking.ask(values.server, values.model, items, out, values.concurrency)
+    print(json.dumps(scores) if values.json else recitation.score_table(scores))
+
+
+def bench(argv: Sequence[str], values: flags.FlagValues) -> None:
+    what, *rest = argv or [""]
+    if what not in BENCHMARKS:
+        raise UserError(f"bench: {what!r} is no benchmark{nearest(what, BENCHMARKS)}")
+    if what != "train":
+        del values.together
+    experiment, *_ = parse_rows(*parse_config(rest, values, configs_folder() / BENCHMARKS[what]))
+    from kstore_jax.bench import data, qa, train
+
+    if what == "train":
+        results = train.measure_training(experiment, values.together)
+    elif what == "profile":
+        results = train.profile_training(experiment)
+    else:
+        results = qa.measure_qa(experiment) if what == "qa" else data.measure_data(experiment)
+    if values.json:
+        print(json.dumps(results))
+        return
+    for name, value in results.items():
+        print(f"{name:<24} {value if isinstance(value, str) else f'{value:,}':>24}")
+
+
+def export(argv: Sequence[str], values: flags.FlagValues) -> None:
+    parse_flags(argv, values)
+    require_flags(values, run="the folder of a run", out="a folder such as runs/model")
+    if values.format != "hf":
+        raise UserError(f"--format: expected hf, got {values.format!r}")
+    from kstore_jax.pipeline.export import export
+
+    export(pathlib.Path(values.run), pathlib.Path(values.out), values.row)
+    print(values.out)
