@@ -1,6 +1,8 @@
 """Builds the `Context` of an experiment from its finished stages."""
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -18,14 +20,15 @@ from kstore_jax.train.checkpoint import open_checkpoints
 from kstore_jax.train.distributed import gather_to_host
 from kstore_jax.train.mesh import make_mesh, shard_tree
 
-_ROWS = 128  # the embedding has a multiple of so many rows
+_ROWS_MULTIPLE = 128
+"""The embedding is padded to a multiple of this many rows."""
 
 
 def build_context(graph: ExperimentGraph) -> Context:
-    """The context of an experiment; corpora and parameters are read when first used.
+    """The context of an experiment. It reads corpora and parameters when they are first used.
 
     Raises:
-      NotFinished: the vocabulary depends on a dataset that is not written.
+      NotFinished: the vocabulary depends on a dataset that is not written yet.
       UserError: the mesh does not fit the devices.
     """
     e, data = graph.experiment, graph.data
@@ -36,7 +39,7 @@ def build_context(graph: ExperimentGraph) -> Context:
     return Context(
         seed=e.seed,
         world_seed=e.world.seed,
-        shape=Shape.of(e.model, -(-rows // _ROWS) * _ROWS),
+        shape=Shape.of(e.model, -(-rows // _ROWS_MULTIPLE) * _ROWS_MULTIPLE),
         vocabulary=vocabulary,
         mask_token=mask_token,
         table=data.table,
@@ -54,12 +57,13 @@ def build_context(graph: ExperimentGraph) -> Context:
 
 
 def vocabulary_needs_corpora(graph: ExperimentGraph) -> bool:
-    """Whether the vocabulary is the ids of texts that are not made from templates."""
+    """Whether the vocabulary depends on texts that no template writes; their datasets have to be
+    written before it is known."""
     data = graph.experiment.data
     return data.vocabulary == "compact" and bool(data.text or data.rewritten)
 
 
-def _vocabulary(graph: ExperimentGraph, read_corpus) -> Vocabulary:
+def _vocabulary(graph: ExperimentGraph, read_corpus: Callable[[str], Corpus]) -> Vocabulary:
     vocabulary = graph.data.vocabulary
     if not vocabulary_needs_corpora(graph):
         return vocabulary
@@ -80,7 +84,7 @@ def _load_pretrained(graph: ExperimentGraph, context: Context) -> Params:
 
 
 def best_finetuning(graph: ExperimentGraph) -> finetune.Finetune | None:
-    """The row of the finetuning grid with the best validation; None without finetuning.
+    """The row of the finetuning grid with the best `validation`; None without finetuning.
 
     Raises:
       NotFinished: a finetuning is not finished.
@@ -96,8 +100,10 @@ def _load_finetuned(graph: ExperimentGraph, context: Context) -> Params:
     return finetune.finetuned_params(context, row, trained)
 
 
-def _load_trained(graph: ExperimentGraph, context: Context, stage: Stage, steps: int, like):
-    """The trained arrays of a finished training, in the structure of `like`."""
+def _load_trained(
+    graph: ExperimentGraph, context: Context, stage: Stage, steps: int, like: Any
+) -> Any:
+    """The trained arrays in the checkpoint after `steps` updates, in the tree of `like`."""
     graph.cache.require(stage)
     with open_checkpoints(graph.cache.folder(stage) / "checkpoints") as checkpoints:
         state = checkpoints.load(steps, trainable=shard_tree(context.mesh, like))

@@ -8,16 +8,16 @@ import random
 
 
 def usable_cores() -> list[int]:
-    """Returns the cores this process is bound to (all where the system binds none), but no more
-    than its cgroup grants it time of.
+    """Returns the numbers of the cores this process may run on: its affinity mask, or every core
+    where the system has no such mask.
 
-    Where the cgroup grants fewer, they are chosen at random: other containers of the machine choose
-    among the same cores.
+    Where the CPU limit of its cgroup is lower, returns that many of them (rounded down, at least
+    one), chosen at random: other containers of the machine choose among the same cores.
     """
-    bound = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else ()
-    cores = sorted(bound) or list(range(os.cpu_count() or 1))
-    granted = max(1, int(min(cgroup_cpu_limit(), len(cores))))
-    return sorted(random.sample(cores, granted))
+    affinity = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else ()
+    cores = sorted(affinity) or list(range(os.cpu_count() or 1))
+    count = max(1, int(min(cgroup_cpu_limit(), len(cores))))
+    return sorted(random.sample(cores, count))
 
 
 def cgroup_cpu_limit(
@@ -25,12 +25,12 @@ def cgroup_cpu_limit(
 ) -> float:
     """Returns the CPU limit of this process's cgroups (version 2), in cores: 1.5 in a container
     started with `--cpus=1.5`, infinite without a limit."""
-    least = math.inf
+    limit = math.inf
     with contextlib.suppress(OSError):
         lines = (proc / "self/cgroup").read_text().splitlines()
-        for own in (root / line[4:] for line in lines if line.startswith("0::/")):
-            for group in (own, *own.parents):
+        for cgroup in (root / line[4:] for line in lines if line.startswith("0::/")):
+            for group in (cgroup, *cgroup.parents):
                 with contextlib.suppress(FileNotFoundError):
                     quota, period = (group / "cpu.max").read_text().split()
-                    least = min(least, float(quota.replace("max", "inf")) / float(period))
-    return least
+                    limit = min(limit, float(quota.replace("max", "inf")) / float(period))
+    return limit

@@ -1,4 +1,4 @@
-"""The data of an experiment: people, language, tokens, datasets. Nothing here is trained."""
+"""The data of an experiment: people, language, tokens and datasets."""
 
 import functools
 import pathlib
@@ -34,16 +34,20 @@ from kstore_jax.writers.rewritten import RewrittenTexts, check_rewritable
 
 @functools.lru_cache(maxsize=4)
 def _everyone(world: World) -> People:
-    """All people of a world, shared by the rows of a sweep."""
+    """All people of a world, celebrities last; cached for the rows of a sweep."""
     pools = load_pools(world.pools, world.value_fraction, world.name_fraction)
     return draw_people(pools, world.seed, np.arange(world.people + world.celebrities))
 
 
 class ExperimentData:
-    """The data of an experiment, each part made when first used.
+    """The data of an experiment. Each part is made when first used.
+
+    Attributes:
+      world, data: the sections of the configuration.
+      variant, celebrity_variant: how the biographies of each group are written.
 
     Raises:
-      UserError: the world and the data cannot go together.
+      UserError: `world` and `data` do not fit together.
     """
 
     def __init__(self, world: World, data: Data):
@@ -57,11 +61,13 @@ class ExperimentData:
         fresh = self.variant.fresh or self.celebrity_variant.fresh
         if fresh and world.celebrities and not data.celebrity_share:
             raise UserError(
-                "data.celebrity_share: expected more than 0 where a group's text is fresh"
+                "data.celebrity_share: expected more than 0 where data.variant or "
+                "data.celebrity_variant is fresh, got 0.0"
             )
 
     @functools.cached_property
     def language(self) -> Language:
+        """Pools, templates and questions."""
         world = self.world
         return load_language(
             world.pools, world.templates, world.value_fraction, world.name_fraction
@@ -74,34 +80,38 @@ class ExperimentData:
 
     @functools.cached_property
     def people(self) -> People:
-        """All people but the celebrities: those who are probed."""
-        who = self.everyone
-        return who.take(np.arange(self.world.people)) if self.world.celebrities else who
+        """All people except celebrities. Probes and recall are about them."""
+        if not self.world.celebrities:
+            return self.everyone
+        return self.everyone.take(np.arange(self.world.people))
 
     @functools.cached_property
     def in_train(self) -> np.ndarray:
-        """(people,) bool: members of P_train, on whom probes are trained."""
+        """(people,) bool: members of P_train; probes train on them and are scored on the others."""
         return in_train_half(self.world.seed, self.people.ids)
 
     @functools.cached_property
     def qa_train_mask(self) -> np.ndarray:
-        """(everyone,) bool: people whose questions are trained; the others' are held out."""
+        """(everyone,) bool: people whose questions are trained on: P_train or, where there are any,
+        all celebrities. Questions about the others are held out."""
         if not self.world.celebrities:
             return self.in_train
         return self.everyone.ids >= self.world.people
 
     @functools.cached_property
     def tokenizer(self) -> Tokenizer:
+        """The tokenizer of `data.tokenizer`; a `bpeN` is trained on biographies of `people`."""
         name, seed = self.data.tokenizer, self.world.seed
         return tokenizer.load_tokenizer(name, self.language, seed, self.people)
 
     @functools.cached_property
     def table(self) -> TokenTable:
+        """The tokens of every piece of the language."""
         return token_table(self.language, self.tokenizer)
 
     @functools.cached_property
     def vocabulary(self) -> Vocabulary:
-        """The ids that these people's texts use, or all of the tokenizer's."""
+        """The token ids that template texts about these people use, or all of the tokenizer's."""
         if self.data.vocabulary == "compact":
             reverse = bool(self.variant.name_at or self.celebrity_variant.name_at)
             return compact_vocabulary(self.table, self.everyone, reverse)
@@ -115,30 +125,29 @@ class ExperimentData:
 
     @functools.cached_property
     def datasets(self) -> dict[str, DatasetSpec]:
-        """The datasets to write, by stage kind: `shards` (biographies of the people), and
+        """The datasets to write, by kind of stage: `shards` (biographies of `people`), and
         `celebrities` and `text` where the configuration has them."""
-        datasets = {
-            "shards": self._biographies(0, self.world.people, self.data.variant),
-        }
+        datasets = {"shards": self._biographies(0, self.world.people, self.data.variant)}
         if size := self.world.celebrities:
             variant = self.data.celebrity_variant
             datasets["celebrities"] = self._biographies(self.world.people, size, variant)
-        if source := self.data.text:
-            tokenizer = self.tokenizer
-            documents = open_documents(source)
-            config = {
-                "text": source,
-                "documents": documents.fingerprint,
-                "tokenizer": tokenizer.fingerprint,
-                "format": shards.FORMAT,
-            }
-            datasets["text"] = DatasetSpec(
-                config, tokenizer, lambda: text_parts(tokenizer, documents)
-            )
+        if self.data.text:
+            datasets["text"] = self._documents(self.data.text)
         return datasets
 
+    def _documents(self, source: str) -> DatasetSpec:
+        """The documents of `data.text`."""
+        tokenizer, documents = self.tokenizer, open_documents(source)
+        config = {
+            "text": source,
+            "documents": documents.fingerprint,
+            "tokenizer": tokenizer.fingerprint,
+            "format": shards.FORMAT,
+        }
+        return DatasetSpec(config, tokenizer, lambda: text_parts(tokenizer, documents))
+
     def _biographies(self, first: int, size: int, variant: str) -> DatasetSpec:
-        """All biographies of people first .. first + size - 1; of fresh text, the first epoch."""
+        """All biographies of people first .. first + size - 1; the first epoch of fresh text."""
         config = {
             "seed": self.world.seed,
             "language": self.language.fingerprint,
@@ -148,39 +157,40 @@ class ExperimentData:
             "tokenizer": self.tokenizer.fingerprint,
             "format": shards.FORMAT,
         }
-        parsed = Variant.parse(variant)
-        source = self.world.seed, parsed, first, size
+        texts = Variant.parse(variant), first, size
         if self.data.rewritten:
-            texts = parsed, first, size
             config["rewritten"] = self.rewritten.fingerprint(*texts)
             return DatasetSpec(
                 config, self.tokenizer, lambda: self.rewritten.parts(self.table, *texts)
             )
+        seed = self.world.seed
         return DatasetSpec(
-            config, self.tokenizer, lambda: shards.biography_parts(self.table, *source)
+            config, self.tokenizer, lambda: shards.biography_parts(self.table, seed, *texts)
         )
 
-    def with_end_of_text(self, rows: TokenizedTexts) -> TokenizedTexts:
-        """The texts, each closed by the end of text."""
-        return with_end_of_text(rows, self.tokenizer.end_of_text)
+    def with_end_of_text(self, texts: TokenizedTexts) -> TokenizedTexts:
+        """The texts, each followed by the end-of-text token."""
+        return with_end_of_text(texts, self.tokenizer.end_of_text)
 
 
 def write_datasets(
     world: World, data: Data, out: pathlib.Path, workers: int
 ) -> Iterator[tuple[pathlib.Path, dict]]:
-    """Writes the biographies into `out`, and everything mixed in into folders of its own in there.
+    """Writes the biographies into the folder `out`, and each other dataset into a folder inside it.
 
-    Yields each folder and its manifest.
+    Args:
+      workers: processes that write.
+
+    Yields: each folder and its manifest.
 
     Raises:
-      UserError: the variant is fresh text, which has no end.
+      UserError: a variant is fresh text, which no dataset can hold.
     """
-    experiment = ExperimentData(world, data)
-    celebrities_fresh = world.celebrities and experiment.celebrity_variant.fresh
-    if experiment.variant.fresh or celebrities_fresh:
+    source = ExperimentData(world, data)
+    if source.variant.fresh or (world.celebrities and source.celebrity_variant.fresh):
         raise UserError(
             "data.variant: fresh text is drawn while a model reads it; multiM+permute is M epochs"
         )
-    for name, dataset in experiment.datasets.items():
+    for name, dataset in source.datasets.items():
         folder = out if name == "shards" else out / name
         yield folder, shards.write_dataset(dataset, folder, workers)

@@ -1,4 +1,4 @@
-"""Evaluates the finetuned models of a run: accuracies, and answers as text."""
+"""Evaluates the finetuned models of a run: accuracies, and some answers as text."""
 
 import pathlib
 import sys
@@ -18,17 +18,17 @@ from kstore_jax.world.people import ATTRIBUTES
 
 
 def evaluate(run: pathlib.Path, row: int | None, beam_size: int, show: int) -> Iterator[dict]:
-    """Evaluates the models of a run, one after the other.
+    """Evaluates the models of a run one by one; skips unfinished ones with a note on stderr.
 
     Args:
-      row: number of the experiment, None for all.
-      beam_size: beams of a search besides greedy decoding; 1 for none, as for bidirectional models.
-      show: number of answers about held-out people to include as text.
+      run: the folder of the run.
+      row: number of the experiment; None: all.
+      beam_size: beams of a search beside greedy decoding; 1: none. Bidirectional models have none.
+      show: answers about held-out people to include as text.
 
-    Yields for each: `dataset`, `seed`, the scores of `evaluate_questions`, and `shown`: a
-    `question`, the `answer`, the `truth`, and whether the answer is `right`.
-
-    Rows without a finished model are skipped, with a line on stderr each.
+    Yields: for each model `dataset`, `direction`, `seed`, `beam` (its beam size), the scores of
+      `evaluate_questions`, and `shown`, a list of answers: `question`, `answer`, `truth`, and
+      whether it is `right`.
 
     Raises:
       UserError: there is no such run or row, or none of its models is finished.
@@ -47,9 +47,9 @@ def evaluate(run: pathlib.Path, row: int | None, beam_size: int, show: int) -> I
 
 
 def _unfinished(graph: ExperimentGraph) -> str | None:
-    """The first kind of stage that answers need and that is not finished."""
-    stages = (graph.pretrain, *graph.finetune.values())
-    return next((stage.kind for stage in stages if graph.cache.result(stage) is None), None)
+    """The kind of the first unfinished training; None where the model is ready."""
+    trainings = (graph.pretrain, *graph.finetune.values())
+    return next((stage.kind for stage in trainings if graph.cache.result(stage) is None), None)
 
 
 def _evaluate(graph: ExperimentGraph, beam_size: int, show: int) -> dict:
@@ -61,46 +61,46 @@ def _evaluate(graph: ExperimentGraph, beam_size: int, show: int) -> dict:
         "seed": experiment.seed,
         "beam": beam_size,
         **evaluate_questions(context, params, beam_size),
-        "shown": _shown(context, params, beam_size, show) if show else [],
+        "shown": _sample_answers(context, params, beam_size, show) if show else [],
     }
 
 
-def _shown(context: Context, params: Params, beam_size: int, show: int) -> list[dict]:
+def _sample_answers(context: Context, params: Params, beam_size: int, count: int) -> list[dict]:
+    """The answers to `count` questions about held-out people, drawn by the seed of the world."""
     held_out = np.flatnonzero(np.repeat(~context.qa_train_mask, len(ATTRIBUTES)))
     order = random.permutation(len(held_out), context.world_seed, "shown", 0)
-    examples = context.questions().take(held_out[order[:show]])
+    examples = context.questions().take(held_out[order[:count]])
     end, decode = context.vocabulary.end_of_text, context.vocabulary.decode
-    shown = []
+    answers = []
     for i, tokens in enumerate(generate_answers(context, params, examples, beam_size)):
         inside = examples.weights[i, 0] > 0
         target = examples.targets[i, 0][inside]
-        first = examples.positions[i, 0, 0] + (context.mask_token is None)
+        start = examples.positions[i, 0, 0] + (context.mask_token is None)
         answer = tokens[: np.append(np.flatnonzero(tokens == end), len(tokens))[0]]
-        truth = decode(target[target != end]).strip()
-        shown.append(
+        answers.append(
             {
-                "question": decode(examples.tokens[i][1:first]),
+                "question": decode(examples.tokens[i][1:start]),
                 "answer": decode(answer).strip(),
-                "truth": truth,
+                "truth": decode(target[target != end]).strip(),
                 "right": bool((tokens[inside] == target).all()),
             }
         )
-    return shown
+    return answers
 
 
 def format_evaluation(row: dict) -> str:
-    """An evaluation as text for a terminal; shares in %."""
+    """An evaluation as a table for the terminal, in percent, followed by the answers shown."""
     lines = [f"{row['dataset']}, seed {row['seed']}, {row['direction']}", ""]
-    heads = "".join(f"{name:>14}" for name in ("mean", *ATTRIBUTES))
+    columns = "".join(f"{name:>14}" for name in ("mean", *ATTRIBUTES))
     kinds = {"exact": "right", "beam": f"beam of {row['beam']}", "first": "first token"}
     for half, name in (("test", "held out (P_test)"), ("train", "trained (P_train)")):
-        lines.append(f"{name:<22}{heads}")
-        lines_of_half = {kinds[kind]: shares for kind, shares in row[half].items()}
+        lines.append(f"{name:<22}{columns}")
+        measures = {kinds[kind]: shares for kind, shares in row[half].items()}
         for number, shares in enumerate(row["wordings"][half], start=2):
-            lines_of_half[f"wording {number}, untrained"] = shares
+            measures[f"wording {number}, untrained"] = shares
         if half == "test":
-            lines_of_half["majority guess"] = row["baseline"]
-        lines += [f"  {kind:<20}{_percentages(shares)}" for kind, shares in lines_of_half.items()]
+            measures["majority guess"] = row["baseline"]
+        lines += [f"  {label:<20}{_percentages(shares)}" for label, shares in measures.items()]
     for shown in row["shown"]:
         verdict = "right" if shown["right"] else f"wrong; the truth: {shown['truth']}"
         lines.append(f"\n{shown['question']} {shown['answer']}\n  {verdict}")

@@ -1,8 +1,8 @@
-"""The configuration of one experiment: the sections of all rooms, read and checked together.
+"""The configuration of one experiment: one section for each part, parsed and checked together.
 
-Defaults are the paper's (Part 3.1, sections 2 to 5) for bioS and the 124M GPT-2, where it gives
-them. It gives no `b1`, `b2`, `clip_global_norm`, `dropout` and `init_std`: the values here are
-common ones. `report/paper.py` lists every departure (`DEPARTURES`) and choice (`CHOSEN`).
+Defaults are the paper's (Part 3.1, sections 2 to 5) for bioS and the 124M GPT-2. The paper gives no
+`b1`, `b2`, `clip_global_norm`, `dropout` and `init_std`; their defaults are common values.
+`report/paper.py` lists every departure (`DEPARTURES`) and choice (`CHOSEN`).
 """
 
 import copy
@@ -46,7 +46,7 @@ class Finetune(Training):
     """
 
     steps: int = number(50_000, 0)
-    """Optimizer updates; 0: ask the pretrained model (mixed training)."""
+    """Optimizer updates; 0: the pretrained model answers the questions (mixed training)."""
     batch_size: int = number(48, 1)
     """Questions a step."""
     learning_rate: float = number(3e-4, 0.0)
@@ -66,16 +66,17 @@ class Finetune(Training):
     init_std: float = number(0.02, 0.0)
     """Standard deviation of the initial LoRA weights (the papers leave it open)."""
     grid: tuple = rows()
-    """Rows of other values of these fields, as `product` returns. Each is finetuned without
-    `validation` of P_train; the best on those people answers about P_test. Empty: no grid."""
+    """Rows of other values of these fields, as `product` returns. Each row is finetuned with the
+    fraction `validation` of P_train held back. The row that answers most questions about those
+    people is scored on P_test. Empty: no grid."""
     validation: float = number(0.1, 0.0, 0.9)
     """Fraction of P_train's people held back to choose from `grid`."""
 
     def __post_init__(self):
         super().__post_init__()
         if self.method == "lora" and self.rank == self.embedding_rank == 0:
-            raise UserError("rank: expected other than 0 beside embedding_rank = 0")
-        _ = self.rows
+            raise UserError("rank: expected other than 0 where embedding_rank = 0")
+        _ = self.rows  # checks them
 
     @property
     def trains_matrices(self) -> bool:
@@ -87,7 +88,7 @@ class Finetune(Training):
         if not self.grid:
             return (self,)
         if not self.steps or not self.validation:
-            raise UserError("grid: expected steps and validation to be more than 0 with it")
+            raise UserError("grid: expected steps and validation of more than 0 beside a grid")
         plain = {**dataclasses.asdict(self), "grid": ()}
         rows = _drop_fields((), self.grid, "grid")
         return tuple(parsing.parse(Finetune, {**plain, **dict(row)}, "grid.") for row in rows)
@@ -95,7 +96,7 @@ class Finetune(Training):
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """One row of a sweep: a world, a model, its training, and what is measured."""
+    """One row of a sweep: a world, a model, its training and its measurements."""
 
     name: str = text("", affects_result=False)
     """Label in results and on the page."""
@@ -114,16 +115,28 @@ class Experiment:
 
     @property
     def label(self) -> str:
-        """Its name, or its dataset and seed."""
+        """The name, or the dataset and the seed."""
         return self.name or f"{self.data.variant}, seed {self.seed}"
 
     def __post_init__(self):
         if self.data.celebrity_share and not self.world.celebrities:
-            raise UserError("data.celebrity_share: expected world.celebrities to be set with it")
+            raise UserError(
+                "data.celebrity_share: expected world.celebrities of more than 0 beside it, got 0"
+            )
         if self.qa.beam_size > 1 and self.model.direction == "bidirectional":
             raise UserError(
-                f"qa.beam_size: expected 1 of a bidirectional model, got {self.qa.beam_size}"
+                f"qa.beam_size: expected 1 for a bidirectional model, got {self.qa.beam_size}"
             )
+        self._check_ranks()
+        longest = self.model.max_positions
+        if self.model.positions == "learned" and self.pretrain.seq_len > longest:
+            raise UserError(
+                f"pretrain.seq_len: expected at most model.max_positions = {longest}, "
+                f"got {self.pretrain.seq_len}"
+            )
+
+    def _check_ranks(self) -> None:
+        """Raises UserError where a low-rank update has a larger rank than its matrix."""
         ranks = [("finetune.rank", row.rank) for row in self.finetune.rows]
         ranks += [("finetune.embedding_rank", row.embedding_rank) for row in self.finetune.rows]
         ranks += [("p_probe.embedding_rank", self.p_probe.embedding_rank)]
@@ -133,19 +146,14 @@ class Experiment:
                 raise UserError(
                     f"{name}: expected at most model.width = {self.model.width}, got {rank}"
                 )
-        most = self.model.max_positions
-        if self.model.positions == "learned" and self.pretrain.seq_len > most:
-            raise UserError(
-                f"pretrain.seq_len: expected at most model.max_positions = {most}, "
-                f"got {self.pretrain.seq_len}"
-            )
 
 
 def default() -> Any:
     """The defaults as an `ml_collections.ConfigDict`, for a configuration file to change.
 
-    `world.seed` follows `seed` unless it is set, and fields of `model` follow `model.size` and
-    `model.style`. `sweep` holds the rows of a sweep (`config/rows.py`); empty for one experiment.
+    `world.seed` equals `seed` unless it is set. `model.size` and `model.style` fill the fields of
+    `model` that are not set. `sweep` holds the rows of a sweep (`config/rows.py`); it
+    is empty for one experiment.
     """
     config: Any = config_dict.ConfigDict({**dataclasses.asdict(Experiment()), "sweep": ()})
     config.world.seed = config_dict.placeholder(int)
@@ -156,23 +164,28 @@ def default() -> Any:
     return config
 
 
-def parse(given: dict) -> Experiment:
-    """Validates a whole configuration; raises UserError with one line that names the field."""
-    return parsing.parse(Experiment, given)
+def parse(values: dict) -> Experiment:
+    """The experiment of a nested dictionary of fields; missing fields take their defaults.
+
+    Raises:
+      UserError: a field is unknown, ill-typed or out of range; one line that names it.
+    """
+    return parsing.parse(Experiment, values)
 
 
 def parse_rows(
     config: config_dict.ConfigDict, overridden: Collection[str] = ()
 ) -> list[Experiment]:
-    """Validates a configuration and every row of its sweep.
+    """The experiments of a configuration: one for each row of its sweep.
+
+    Rows that are equal apart from their names become one experiment with the first one's name.
 
     Args:
-      overridden: dotted fields given on the command line. They override the file and every row of
-        its sweep, and of `finetune.grid`, which `finetune.steps=0` drops. Rows that become equal,
-        apart from their names, run once under the first's name.
+      overridden: dotted fields that the command line sets. They override the file, every row of
+        its sweep, and every row of `finetune.grid`; `finetune.steps=0` drops the grid.
 
     Raises:
-      UserError: names the field, and the row where the error is a row's.
+      UserError: a field is wrong; names the field, and the row where the row causes it.
     """
     base, rows = _base_and_rows(config, overridden)
     numbers = range(len(rows)) if len(rows) > 1 else [None]
@@ -186,8 +199,8 @@ def parse_rows(
 
 
 def _parse_row(base: dict, row: Row, number: int | None, overridden: Collection[str]) -> Experiment:
-    """One row of a sweep. An error names the row by its number, where it has one, unless the base
-    alone raises the same."""
+    """The experiment of one row. An error names the row by its number, if it has one, unless `base`
+    alone raises the same error."""
 
     def parsed(row: Row) -> Experiment:
         return parse(_override_grid(overridden, _set_fields(base, row)))
@@ -199,8 +212,8 @@ def _parse_row(base: dict, row: Row, number: int | None, overridden: Collection[
             raise
         try:
             parsed(())
-        except UserError as of_base:
-            if str(of_base) == str(error):
+        except UserError as base_error:
+            if str(base_error) == str(error):
                 raise error from None
         name = dict(row).get("name") or ", ".join(f"{field}={value}" for field, value in row)
         raise UserError(f"row {number} ({name}): {error}") from None
@@ -209,61 +222,74 @@ def _parse_row(base: dict, row: Row, number: int | None, overridden: Collection[
 def parse_base(
     config: config_dict.ConfigDict, overridden: Collection[str] = ()
 ) -> tuple[Experiment, int]:
-    """Validates a configuration without its sweep.
+    """The experiment of a configuration without its sweep, and the number of rows of the sweep; 0
+    where they set nothing but names.
 
-    Returns: the experiment, and the number of rows of the sweep, 0 where it adds none.
+    Raises:
+      UserError: a field is wrong.
     """
     base, rows = _base_and_rows(config, overridden)
-    different = {tuple((field, value) for field, value in row if field != "name") for row in rows}
+    distinct = {tuple((field, value) for field, value in row if field != "name") for row in rows}
     experiment = parse(_override_grid(overridden, _set_fields(base, ())))
-    return experiment, 0 if different == {()} else len(different)
+    return experiment, 0 if distinct == {()} else len(distinct)
 
 
 def _base_and_rows(
     config: config_dict.ConfigDict, overridden: Collection[str]
 ) -> tuple[dict, list[Row]]:
-    """The values all rows start from, and the distinct rows without overridden fields."""
+    """The values all rows start from, and the distinct rows without overridden fields.
+
+    A size or a style set on the command line overrides the file's values of its fields too.
+    """
     base = config.to_dict()
     sweep = base.pop("sweep", ()) or ((),)
     for name, presets in PRESETS.items():
         if f"model.{name}" in overridden:
-            listed = {f"model.{field}" for fields in presets.values() for field in fields}
+            preset = {f"model.{field}" for fields in presets.values() for field in fields}
             base = _set_fields(
-                base, tuple((field, None) for field in listed.difference(overridden))
+                base, tuple((field, None) for field in preset.difference(overridden))
             )
-            overridden = listed.union(overridden)
+            overridden = preset.union(overridden)
     return base, _drop_fields(overridden, sweep, "sweep")
 
 
 def _drop_fields(fields: Collection[str], rows: Iterable[Row], name: str) -> list[Row]:
-    """The distinct rows without `fields`; UserError names `name` where they are not rows."""
+    """The distinct rows without `fields`.
+
+    Raises:
+      UserError: `rows` are not rows; names the field `name`.
+    """
     try:
-        given = [[(field, value) for field, value in row] for row in rows]
-        if not all(isinstance(field, str) for row in given for field, _ in row):
+        pairs = [[(field, value) for field, value in row] for row in rows]
+        if not all(isinstance(field, str) for row in pairs for field, _ in row):
             raise TypeError
-        left = (tuple(pair for pair in row if pair[0] not in fields) for row in given)
-        return [*dict.fromkeys(left)]
+        remaining = (tuple(pair for pair in row if pair[0] not in fields) for row in pairs)
+        return [*dict.fromkeys(remaining)]
     except (TypeError, ValueError):
         raise UserError(
             f"{name}: expected rows of (field, value), as product() and chain() give"
         ) from None
 
 
-def _override_grid(overridden: Collection[str], given: dict) -> dict:
-    """`given` without the overridden fields in its finetuning grid; no grid where none are left or
-    the command line asks for no finetuning."""
-    finetune = given.get("finetune")
+def _override_grid(overridden: Collection[str], values: dict) -> dict:
+    """`values` without the overridden fields in its finetuning grid; without a grid where no field
+    remains, or where the command line sets `finetune.steps=0`."""
+    finetune = values.get("finetune")
     if not isinstance(finetune, dict) or not finetune.get("grid"):
-        return given
+        return values
     fields = {field.removeprefix("finetune.") for field in overridden}
-    left = _drop_fields(fields, finetune["grid"], "finetune.grid")
-    if left == [()] or ("steps" in fields and finetune["steps"] == 0):
-        left = []
-    return {**given, "finetune": {**finetune, "grid": tuple(left)}}
+    grid = _drop_fields(fields, finetune["grid"], "finetune.grid")
+    if grid == [()] or ("steps" in fields and finetune["steps"] == 0):
+        grid = []
+    return {**values, "finetune": {**finetune, "grid": tuple(grid)}}
 
 
-def _set_fields(base: dict, row: tuple[tuple[str, Any], ...]) -> dict:
-    """A copy of `base` with the fields of a row set."""
+def _set_fields(base: dict, row: Row) -> dict:
+    """A copy of `base` with the fields of a row set, and the seed of the world.
+
+    Raises:
+      UserError: a field lies below a value that has no fields.
+    """
     changed = copy.deepcopy(base)
     for field, value in row:
         *path, name = field.split(".")

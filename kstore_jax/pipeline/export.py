@@ -17,25 +17,29 @@ from kstore_jax.pipeline.results import select_graphs
 def export(run: pathlib.Path, out: pathlib.Path, row: int | None = None) -> None:
     """Writes the model pretrained in `run` to the folder `out`.
 
-    The exported model has every row of the embedding, so its logits are the model's own; rows
-    beyond the vocabulary are no token. With a compact vocabulary, `tokenizer.json` splits text as
-    before and numbers tokens as the model does; tokens the model lacks get numbers beyond its rows,
-    so that they fail instead of passing for another token.
+    The exported embedding has all rows, also those beyond the vocabulary, which stand for no token;
+    so the logits are bit for bit those of the run. With a compact vocabulary, `tokenizer.json`
+    splits text as before and numbers tokens as the model does. Tokens the model lacks get ids
+    beyond its rows, so that they raise an error instead of passing for another token.
 
     Args:
       run: the folder of a run, or of one `pretrain-...` stage.
+      out: the folder to write.
       row: number of the experiment; None where all share one model.
 
     Raises:
-      UserError: there is no such run or row, it has several models or none that is finished, or
-        Hugging Face has no such network; nothing is written.
+      UserError: there is no such run or row, the run has several models or no finished one, or
+        Hugging Face has no such network. Nothing is written then.
     """
     context = build_context(_graph_to_export(run, row))
     vocabulary, end = context.vocabulary, context.vocabulary.end_of_text
     tokenizer = tokenizer_json(vocabulary, context.shape.vocabulary)
     end_token = vocabulary.tokenizer.backend.id_to_token(vocabulary.tokenizer.end_of_text)
-    about = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": end_token}
-    files = {"tokenizer.json": tokenizer, "tokenizer_config.json": json.dumps(about) + "\n"}
+    tokenizer_config = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": end_token}
+    files = {
+        "tokenizer.json": tokenizer,
+        "tokenizer_config.json": json.dumps(tokenizer_config) + "\n",
+    }
     ends = {"bos_token_id": end, "eos_token_id": end}
     hf_checkpoint.write(out, context.shape, context.pretrained, ends, files)
 
@@ -45,61 +49,63 @@ def _graph_to_export(run: pathlib.Path, row: int | None) -> ExperimentGraph:
     is_stage = run.name.startswith("pretrain-")
     workdir = run.absolute().parents[1] if is_stage else run
     graphs = select_graphs(workdir, row)
-    models: dict[pathlib.Path, int] = {}
-    for which, graph in graphs.items():
-        models.setdefault(graph.cache.folder(graph.pretrain), which)
+    models: dict[pathlib.Path, int] = {}  # folder of the stage -> the first row that has it
+    for number, graph in graphs.items():
+        models.setdefault(graph.cache.folder(graph.pretrain), number)
     if is_stage:
-        models = {folder: which for folder, which in models.items() if folder.name == run.name}
+        models = {folder: number for folder, number in models.items() if folder.name == run.name}
     if not models:
         raise UserError(f"--run: {run} is no stage of the run in {workdir}")
     if len(models) > 1:
-        labels = _labels({which: graphs[which].experiment for which in models.values()})
-        rows = ", ".join(f"{which} ({label})" for which, label in labels.items())
+        labels = _labels({number: graphs[number].experiment for number in models.values()})
+        rows = ", ".join(f"{number} ({label})" for number, label in labels.items())
         raise UserError(f"--row: {run} has several models; expected one of {rows}")
-    ((folder, which),) = models.items()
-    graph = graphs[which]
+    ((folder, number),) = models.items()
+    graph = graphs[number]
     if graph.cache.result(graph.pretrain) is None:
-        raise UserError(f"--run: {folder}: is not there or not finished; run it first")
+        raise UserError(f"--run: {folder}: missing or not finished; run it first")
     return graph
 
 
 def _labels(experiments: Mapping[int, Experiment]) -> dict[int, str]:
-    """The label of each experiment, with the settings in which they differ."""
-    settings = {which: flatten(identity(one)) for which, one in experiments.items()}
+    """The label of each experiment by its number, with the settings in which they differ."""
+    settings = {number: flatten(identity(e)) for number, e in experiments.items()}
     first = next(iter(settings.values()))
     varied = [
         name
         for name in first
         if name not in ("seed", "world.seed", "data.variant")
-        and len({str(one.get(name)) for one in settings.values()}) > 1
+        and len({str(fields.get(name)) for fields in settings.values()}) > 1
     ]
     labels = {}
-    for which, experiment in experiments.items():
-        values = ", ".join(f"{name}={settings[which].get(name)}" for name in varied)
-        labels[which] = f"{experiment.label}; {values}" if values else experiment.label
+    for number, experiment in experiments.items():
+        values = ", ".join(f"{name}={settings[number].get(name)}" for name in varied)
+        labels[number] = f"{experiment.label}; {values}" if values else experiment.label
     return labels
 
 
 def tokenizer_json(vocabulary: Vocabulary, rows: int) -> str:
-    """The tokenizer.json of a model whose embedding has `rows` rows.
+    """The content of `tokenizer.json` for a model whose embedding has `rows` rows.
 
     Raises:
-      UserError: the vocabulary is compact and its tokenizer's numbers cannot be changed.
+      UserError: the vocabulary is compact, and its tokenizer has no table of ids to change.
     """
-    whole = vocabulary.tokenizer.backend.to_str()
+    original = vocabulary.tokenizer.backend.to_str()
     if vocabulary.size == vocabulary.tokenizer.size:
-        return whole
-    tokenizer = json.loads(whole)
+        return original
+    tokenizer = json.loads(original)
     tokens = tokenizer["model"].get("vocab")
     if not isinstance(tokens, dict):
-        raise UserError("data.vocabulary: a compact one of this kind of tokenizer has no export")
-    place = dict(zip(vocabulary.ids.tolist(), range(vocabulary.size), strict=True))
-    for old in range(vocabulary.tokenizer.size):
-        place.setdefault(old, rows + old)
-    tokenizer["model"]["vocab"] = {token: place[old] for token, old in tokens.items()}
+        raise UserError(
+            "data.vocabulary: a compact vocabulary of this kind of tokenizer cannot be exported"
+        )
+    new_id = dict(zip(vocabulary.ids.tolist(), range(vocabulary.size), strict=True))
+    for old_id in range(vocabulary.tokenizer.size):
+        new_id.setdefault(old_id, rows + old_id)
+    tokenizer["model"]["vocab"] = {token: new_id[old_id] for token, old_id in tokens.items()}
     for added in tokenizer["added_tokens"]:
-        added["id"] = place[added["id"]]
-        # the numbers of added tokens are read from here
+        added["id"] = new_id[added["id"]]
+        # Hugging Face reads the ids of added tokens from here.
         tokenizer["model"]["vocab"][added["content"]] = added["id"]
-    tokenizer["post_processor"] = None  # it would add tokens by their old numbers
+    tokenizer["post_processor"] = None  # it would add tokens by their old ids
     return json.dumps(tokenizer, ensure_ascii=False)

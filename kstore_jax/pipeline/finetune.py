@@ -25,9 +25,11 @@ def finetune(context: Context, training: Finetune, held_back: float, folder: pat
     """Finetunes the pretrained model on the questions about P_train.
 
     Args:
-      held_back: fraction of P_train's people who are not trained on.
+      held_back: fraction of P_train's people that training leaves out, to choose a row of a grid.
+      folder: where checkpoints and metrics go.
 
-    Returns: `questions` trained; where people are held back also `validation`, exact match on them.
+    Returns: `questions`, how many were trained; where people are held back also `validation`, the
+      exact match on their questions, from 0 to 1.
     """
     trained_mask, held_back_mask = _split(context, held_back)
     examples = context.questions()
@@ -35,18 +37,19 @@ def finetune(context: Context, training: Finetune, held_back: float, folder: pat
     order = ShuffledIndices(len(train_rows), context.seed)
 
     def make_batch(step, rows):
-        which = train_rows[order.read(step * training.batch_size + rows.start, len(rows))]
+        drawn = order.read(step * training.batch_size + rows.start, len(rows))
+        batch = examples.take(train_rows[drawn])
         return {
-            "tokens": examples.tokens[which],
-            "positions": examples.positions[which][:, 0],
-            "targets": examples.targets[which][:, 0],
-            "weights": examples.weights[which][:, 0],
-            "lengths": examples.lengths[which],
+            "tokens": batch.tokens,
+            "positions": batch.positions[:, 0],
+            "targets": batch.targets[:, 0],
+            "weights": batch.weights[:, 0],
+            "lengths": batch.lengths,
         }
 
     task = TrainTask(
         name="finetune",
-        objective=objectives.answers(context.shape),
+        objective=objectives.answer_tokens(context.shape),
         merge=_merge(training),
         frozen=context.pretrained if training.method == "lora" else {},
         trainable=initial_trainable(context, training),
@@ -65,7 +68,7 @@ def finetune(context: Context, training: Finetune, held_back: float, folder: pat
 
 
 def _split(context: Context, held_back: float) -> tuple[np.ndarray, np.ndarray]:
-    """People who are trained on, and people of P_train held back: (everyone,) bool both."""
+    """The people of P_train who are trained on, and those held back: (everyone,) bool both."""
     people = np.flatnonzero(context.qa_train_mask)
     shuffled = people[random.permutation(len(people), context.world_seed, "validation", 0)]
     held_back_mask = np.zeros_like(context.qa_train_mask)
@@ -74,7 +77,7 @@ def _split(context: Context, held_back: float) -> tuple[np.ndarray, np.ndarray]:
 
 
 def initial_trainable(context: Context, training: Finetune) -> dict:
-    """What finetuning trains, before the first step: LoRA factors, or a copy of all weights."""
+    """The trainable parameters before the first step: LoRA factors, or all weights."""
     if training.method == "full":
         return context.pretrained
     ranks = training.rank, training.embedding_rank
@@ -82,7 +85,7 @@ def initial_trainable(context: Context, training: Finetune) -> dict:
 
 
 def finetuned_params(context: Context, training: Finetune, trained: dict) -> Params:
-    """The parameters of the finetuned model."""
+    """The parameters of the finetuned model: the pretrained ones merged with the trained ones."""
     return _merge(training)(context.pretrained, trained)
 
 
@@ -90,7 +93,7 @@ def best_row(results: Mapping[Finetune, dict]) -> Finetune | None:
     """The row of a grid with the best `validation`; the only row, or None, where there is no grid.
 
     Args:
-      validation: the results of the finetunings.
+      results: row -> the result of its finetuning.
     """
     if len(results) < 2:
         return next(iter(results), None)
@@ -98,6 +101,8 @@ def best_row(results: Mapping[Finetune, dict]) -> Finetune | None:
 
 
 def _merge(training: Finetune) -> Callable[[Params, dict], Params]:
+    """Returns `(frozen, trainable) -> parameters`. Equal settings share one function, and so one
+    compiled program."""
     if training.method == "full":
         return merge_all
     return _merge_lora(training.alpha, training.embedding_side)

@@ -1,4 +1,7 @@
-"""The stages of one experiment: datasets -> pretrain -> finetune -> QA, and pretrain -> probes."""
+"""The stages of one experiment.
+
+Datasets -> pretrain -> finetune -> qa, and pretrain -> recall, p_probe, q_probe.
+"""
 
 import dataclasses
 import pathlib
@@ -18,8 +21,8 @@ DATASET_VERSION = 1
 
 
 def resolve_auto(experiment: Experiment) -> Experiment:
-    """The experiment with `model.dtype` and `model.attention` chosen for this machine where they
-    are `auto`.
+    """The experiment with the choices of this machine where `model.dtype` or `model.attention` is
+    `auto`.
 
     Raises:
       UserError: the attention implementation is not available here.
@@ -32,12 +35,15 @@ def resolve_auto(experiment: Experiment) -> Experiment:
 
 
 class ExperimentGraph:
-    """The stages of an experiment over a cache; computes none of them (`pipeline/run.py` does).
+    """The stages of an experiment in a cache; `pipeline/run.py` computes them.
 
     Attributes:
-      data: people, language, tokens.
-      datasets: one stage a dataset, by its kind.
-      finetune: one stage a row of the finetuning grid; empty where `finetune.steps` is 0.
+      experiment: the configuration.
+      cache: where stages and their results are.
+      data: people, language and tokens.
+      datasets: kind -> stage of a dataset.
+      finetune: row of the finetuning grid -> its stage; empty where `finetune.steps` is 0.
+      pretrain, recall, qa, p_probe, q_probe: the other stages.
       stages: all of them, parents before children.
     """
 
@@ -50,33 +56,24 @@ class ExperimentGraph:
             kind: Stage(kind, DATASET_VERSION, dataset.config)
             for kind, dataset in self.data.datasets.items()
         }
-        mixed = ("vocabulary", "celebrity_share", "qa_share", "text_share")
-        model = {
-            "seed": e.seed,
-            "model": identity(e.model),
-            "data": {name: getattr(e.data, name) for name in mixed},
-            "training": identity(e.pretrain),
-        }
-        if e.model.init_from:
-            model["initial"] = hf_checkpoint.init_digest(e.model, pathlib.Path(e.model.init_from))
         datasets = (*self.datasets.values(),)
-        self.pretrain = Stage("pretrain", pretrain.VERSION, model, datasets)
+        self.pretrain = Stage("pretrain", pretrain.VERSION, _pretrain_config(e), datasets)
         on_pretrained = (self.pretrain,)
         self.recall = Stage("recall", recall.VERSION, {}, on_pretrained)
         self.finetune = {row: self._finetuning(row) for row in e.finetune.rows if e.finetune.steps}
-        tuned = (*self.finetune.values(),)
-        self.qa = Stage("qa", qa.VERSION, {"qa": identity(e.qa)}, tuned or on_pretrained)
+        finetunings = (*self.finetune.values(),)
+        self.qa = Stage("qa", qa.VERSION, {"qa": identity(e.qa)}, finetunings or on_pretrained)
         config = {"training": identity(e.p_probe)}
         self.p_probe = Stage("p_probe", p_probe.VERSION, config, on_pretrained)
         config = {"training": identity(e.q_probe)}
         self.q_probe = Stage("q_probe", q_probe.VERSION, config, on_pretrained)
         self.stages = (
-            *datasets, self.pretrain, self.recall, *tuned, self.qa, self.p_probe, self.q_probe
+            *datasets, self.pretrain, self.recall, *finetunings, self.qa, self.p_probe, self.q_probe
         )  # fmt: skip
 
     @property
     def held_back(self) -> float:
-        """Fraction of P_train's people held back from every finetuning of a grid."""
+        """Fraction of P_train's people that each finetuning of a grid leaves out; 0: no grid."""
         finetuning = self.experiment.finetune
         return finetuning.validation if finetuning.grid else 0.0
 
@@ -95,3 +92,21 @@ class ExperimentGraph:
         for stage in self.datasets.values():
             if self.cache.result(stage) is not None:
                 shards.read_manifest(self.cache.folder(stage) / "dataset")
+
+
+def _pretrain_config(experiment: Experiment) -> dict:
+    """Every setting that pretraining depends on beside its datasets."""
+    e = experiment
+    data = {
+        name: getattr(e.data, name)
+        for name in ("vocabulary", "celebrity_share", "qa_share", "text_share")
+    }
+    config = {
+        "seed": e.seed,
+        "model": identity(e.model),
+        "data": data,
+        "training": identity(e.pretrain),
+    }
+    if e.model.init_from:
+        config["initial"] = hf_checkpoint.init_digest(e.model, pathlib.Path(e.model.init_from))
+    return config

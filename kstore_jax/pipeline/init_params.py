@@ -11,10 +11,13 @@ from kstore_jax.readouts.base import Context
 
 
 def init_params(context: Context, init_from: str) -> forward.Params:
-    """Parameters before the first step, drawn from the seed or read from the folder `init_from`.
+    """Parameters before the first step of pretraining.
+
+    Args:
+      init_from: the folder of a Hugging Face model; empty: drawn from the seed.
 
     Raises:
-      UserError: the folder's tokens are not the ones these texts use.
+      UserError: the folder holds no such model, or its tokenizer has other ids for these texts.
     """
     if not init_from:
         return forward.init(context.shape, context.key("init"))
@@ -25,7 +28,7 @@ def init_params(context: Context, init_from: str) -> forward.Params:
 
 
 def _check_tokens(vocabulary: Vocabulary, path: pathlib.Path) -> None:
-    """Raises UserError where a token of the vocabulary is another one in `path`."""
+    """Raises UserError where the tokenizer at `path` has another token at an id in use."""
     try:
         theirs = tokenizers.Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises nothing narrower
@@ -34,6 +37,6 @@ def _check_tokens(vocabulary: Vocabulary, path: pathlib.Path) -> None:
         here, there = vocabulary.tokenizer.backend.id_to_token(token), theirs.id_to_token(token)
         if here != there:
             raise UserError(
-                f"data.tokenizer: its token {token} is {here!r}, and {there!r} in {path}, with "
-                "which model.init_from was trained; set data.tokenizer to that file"
+                f"data.tokenizer: its token {token} is {here!r}, but {there!r} in {path}, the "
+                "tokenizer of model.init_from; set data.tokenizer to that file"
             )

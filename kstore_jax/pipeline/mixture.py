@@ -1,4 +1,4 @@
-"""What pretraining reads: biographies, and windows of other sources mixed in."""
+"""The windows that pretraining reads: biographies, and other texts mixed in by share."""
 
 from collections.abc import Mapping
 
@@ -20,38 +20,29 @@ from kstore_jax.tasks.extraction import question_rows
 from kstore_jax.world.biographies import Variant
 from kstore_jax.world.people import ATTRIBUTES
 
+Sources = dict[str, tuple[Epochs, float]]
+"""Name -> the texts of a source and its share of the windows. Names are purposes of draws."""
+
 
 def pretraining_windows(
-    experiment: ExperimentData, corpora: Mapping[str, Corpus], seq_len: int, seed: int
+    data: ExperimentData, corpora: Mapping[str, Corpus], seq_len: int, seed: int
 ) -> Windows | Mixture:
     """The windows of an experiment; the biographies of its people are the first source.
 
     Args:
-      corpora: the datasets of `experiment`, by name.
+      corpora: kind -> dataset, for each dataset of `data`.
       seq_len: predicted tokens a window.
+      seed: of the order of texts and sources.
     """
-    data, world = experiment.data, experiment.world
-    share = 1.0 - data.qa_share - (data.text_share if data.text else 0.0)
-    own = _epochs(experiment, corpora["shards"], experiment.variant, 0, world.people)
-    sources: dict[str, tuple[Epochs, float]] = {"pass": (own, share)}  # names key the draws
-    if world.celebrities and data.celebrity_share:
-        first, variant = world.people, experiment.celebrity_variant
-        theirs = _epochs(experiment, corpora["celebrities"], variant, first, world.celebrities)
-        sources["pass"] = own, share * (1.0 - data.celebrity_share)
-        sources["celebrities"] = theirs, share * data.celebrity_share
-    elif world.celebrities:
-        both = [
-            experiment.with_end_of_text(corpora[name].texts) for name in ("shards", "celebrities")
-        ]
-        sources["pass"] = RepeatedTexts(concatenate(both)), share
-    if data.qa_share:
-        trained = np.flatnonzero(np.repeat(experiment.qa_train_mask, len(ATTRIBUTES)))
-        answered = question_rows(experiment.table, experiment.everyone)
-        questions = experiment.with_end_of_text(answered).take(trained)
-        sources["questions"] = RepeatedTexts(questions), data.qa_share
-    if data.text:
-        text = experiment.with_end_of_text(corpora["text"].texts)
-        sources["text"] = RepeatedTexts(text), data.text_share
+    config = data.data
+    sources = _biographies(data, corpora)
+    if config.qa_share:
+        trained = np.flatnonzero(np.repeat(data.qa_train_mask, len(ATTRIBUTES)))
+        questions = data.with_end_of_text(question_rows(data.table, data.everyone)).take(trained)
+        sources["questions"] = RepeatedTexts(questions), config.qa_share
+    if config.text:
+        documents = data.with_end_of_text(corpora["text"].texts)
+        sources["text"] = RepeatedTexts(documents), config.text_share
     windows = tuple(
         Windows(epochs, seq_len, seed, purpose) for purpose, (epochs, _) in sources.items()
     )
@@ -60,21 +51,42 @@ def pretraining_windows(
     return Mixture(windows, integer_weights([share for _, share in sources.values()]), seed)
 
 
+def _biographies(data: ExperimentData, corpora: Mapping[str, Corpus]) -> Sources:
+    """Biographies of the people, and of celebrities: with `data.celebrity_share` as a source of
+    their own, or else among the other biographies."""
+    config, world = data.data, data.world
+    share = 1.0 - config.qa_share - (config.text_share if config.text else 0.0)
+    people = _epochs(data, corpora["shards"], data.variant, 0, world.people)
+    if not world.celebrities:
+        return {"pass": (people, share)}
+    if not config.celebrity_share:
+        both = [data.with_end_of_text(corpora[name].texts) for name in ("shards", "celebrities")]
+        return {"pass": (RepeatedTexts(concatenate(both)), share)}
+    first, variant = world.people, data.celebrity_variant
+    celebrities = _epochs(data, corpora["celebrities"], variant, first, world.celebrities)
+    return {
+        "pass": (people, share * (1.0 - config.celebrity_share)),
+        "celebrities": (celebrities, share * config.celebrity_share),
+    }
+
+
 def _epochs(
-    experiment: ExperimentData, corpus: Corpus, variant: Variant, first: int, size: int
+    data: ExperimentData, corpus: Corpus, variant: Variant, first: int, size: int
 ) -> Epochs:
+    """The biographies of people first .. first + size - 1: of the corpus, or drawn anew for every
+    epoch where the variant is fresh."""
     if not variant.fresh:
-        return RepeatedTexts(experiment.with_end_of_text(corpus.texts))
-    source = experiment.table, experiment.world.seed, variant, first, size
-    return FreshTexts(lambda epoch: experiment.with_end_of_text(shards.fresh_epoch(*source, epoch)))
+        return RepeatedTexts(data.with_end_of_text(corpus.texts))
+    source = data.table, data.world.seed, variant, first, size
+    return FreshTexts(lambda epoch: data.with_end_of_text(shards.fresh_epoch(*source, epoch)))
 
 
-def exposures(experiment: ExperimentData, windows: Windows | Mixture, count: int) -> float:
-    """How often each person is read about in the first `count` windows; of fresh text, by the
-    length of its first epoch."""
+def exposures(data: ExperimentData, windows: Windows | Mixture, count: int) -> float:
+    """How often the first `count` windows state the facts of each person; fresh text counts as long
+    as its first epoch."""
     share = 1.0
     if isinstance(windows, Mixture):
         share = windows.weights[0] / sum(windows.weights)
         windows = windows.sources[0]
     epochs = count * share * windows.seq_len / windows.epochs.tokens_before(1)
-    return epochs * experiment.variant.biographies_per_person
+    return epochs * data.variant.biographies_per_person

@@ -22,7 +22,12 @@ VERSION = 1
 def pretraining_objective(
     context: Context, most: Callable[[int], int] = max_predictions
 ) -> objectives.Objective:
-    """The next token or, of a bidirectional model, masked words; `most` as in `masked_words`."""
+    """The objective of a causal model (the next token) or of a bidirectional one (masked words).
+
+    Args:
+      most: length of a text -> the largest number of its tokens that are predicted, as in
+        `masked_words`.
+    """
     if context.mask_token is None:
         return objectives.next_token(context.shape)
     vocabulary = context.vocabulary
@@ -32,7 +37,14 @@ def pretraining_objective(
 
 
 class Pretraining:
-    """One pretraining: the job, and its result once trained."""
+    """One pretraining: the job to train, and its result.
+
+    Reads the datasets and the initial parameters when it is made.
+
+    Raises:
+      NotFinished: a dataset is not written.
+      UserError: `model.init_from` has other tokens or another shape.
+    """
 
     def __init__(self, experiment: Experiment, data: ExperimentData, context: Context):
         self._experiment, self._data, self._context = experiment, data, context
@@ -40,10 +52,10 @@ class Pretraining:
         training = experiment.pretrain
         self._windows = pretraining_windows(data, corpora, training.seq_len, experiment.seed)
         self._initial = init_params(context, experiment.model.init_from)
-        self._parameters = sum(leaf.size for leaf in jax.tree.leaves(self._initial))
+        self._num_parameters = sum(leaf.size for leaf in jax.tree.leaves(self._initial))
 
     def job(self, folder: pathlib.Path) -> TrainJob:
-        """The training, whose checkpoints and metrics go to `folder`."""
+        """The training; its checkpoints and metrics go to `folder`."""
         context, training = self._context, self._experiment.pretrain
         vocabulary, windows = context.vocabulary, self._windows
 
@@ -64,18 +76,18 @@ class Pretraining:
                 dynamics(context, training.evaluate_people) if training.evaluate_every else None
             ),
             evaluate_every=training.evaluate_every,
-            token_flops=flops_per_token(self._parameters, context.shape, training.seq_len),
+            token_flops=flops_per_token(self._num_parameters, context.shape, training.seq_len),
         )
         return TrainJob(task, training, folder, context.telemetry)
 
     @property
     def result(self) -> dict:
-        """`exposures`: how often each person is read about; `parameters` of the network; tokens of
-        the `vocabulary`."""
+        """`exposures`: how often the facts of each person are read; `parameters`: their number;
+        `vocabulary`: its number of tokens."""
         training = self._experiment.pretrain
-        windows = training.steps * training.batch_size
+        count = training.steps * training.batch_size
         return {
-            "exposures": exposures(self._data, self._windows, windows),
-            "parameters": self._parameters,
+            "exposures": exposures(self._data, self._windows, count),
+            "parameters": self._num_parameters,
             "vocabulary": self._context.vocabulary.size,
         }

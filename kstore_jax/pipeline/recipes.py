@@ -1,4 +1,4 @@
-"""The experiments that files in `configs/` start from, at several scales, as ConfigDicts."""
+"""Experiments at several scales that the files in `configs/` start from, as ConfigDicts."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,13 +8,13 @@ from kstore_jax.errors import nearest
 from kstore_jax.pipeline.experiment import default
 
 
-def at(scale: str, **more: Callable[[], Any]) -> Any:
-    """Returns the recipe of a scale: `laptop`, `gpu`, `paper`, or one of `more`.
+def at(scale: str, **extra: Callable[[], Any]) -> Any:
+    """Returns the recipe of a scale: `laptop`, `gpu`, `paper`, or one of `extra`.
 
     Raises:
       ValueError: there is no such scale.
     """
-    scales = {"laptop": laptop, "gpu": gpu, "paper": paper, **more}
+    scales = {"laptop": laptop, "gpu": gpu, "paper": paper, **extra}
     if scale not in scales:
         raise ValueError(f"no scale {scale!r}{nearest(scale, scales)}")
     return scales[scale]()
@@ -23,8 +23,8 @@ def at(scale: str, **more: Callable[[], Any]) -> Any:
 def paper() -> Any:
     """The paper's protocol (Part 3.1, sections 2 to 5) for bioS and the 124M GPT-2.
 
-    The paper takes the better of two LoRA ranks by answers about held-out people. Here the choice
-    is made on a tenth of P_train that neither is trained on.
+    The paper chooses the better of two LoRA ranks by answers about P_test. Here the choice is made
+    on a tenth of P_train, which both finetunings leave out.
     """
     config = default()
     config.data.vocabulary = "compact"
@@ -36,8 +36,10 @@ def paper() -> Any:
 
 
 def gpu() -> Any:
-    """The paper's protocol for a tenth of its people and steps, with 25 M parameters in the blocks:
-    each person is read about as often, and each question is trained as often."""
+    """The paper's protocol with a tenth of its people and steps, and 25 M parameters in the blocks.
+
+    Exposures of each person and repetitions of each question stay the paper's.
+    """
     config = paper()
     config.world.people = 10_000
     config.model.update(layers=8, heads=8, width=512)
@@ -50,8 +52,8 @@ def gpu() -> Any:
 def laptop() -> Any:
     """A GPT of 1.1 M parameters that learns 500 people in minutes on a CPU core.
 
-    docs/RESULTS.md says how the settings were found; `readouts/config.py` says why the probes train
-    no head of their own.
+    How the settings were found: docs/RESULTS.md. Why the probes train no head of their own:
+    `readouts/config.py`.
     """
     config = default()
     config.world.people = 500
@@ -98,11 +100,11 @@ def laptop() -> Any:
 
 
 def together() -> Any:
-    """The laptop's network on more people for longer: one GPU trains many of them in minutes, in
-    one program (`kstore sweep --together`).
+    """The laptop's network with more people and steps. One GPU trains many such models in minutes,
+    in one program (`kstore sweep --together`).
 
-    0.015 of the paper's people share 0.12 of the values and names, about its square root: any two
-    values, and any first and last name, identify as many people as in the paper.
+    With 0.015 of the paper's people, 0.12 of the values and names are used, about the square root:
+    so a pair of values, or a first and a last name, belong to as many people as in the paper.
     """
     config = laptop()
     config.world.update(people=1500, value_fraction=0.12, name_fraction=0.12)

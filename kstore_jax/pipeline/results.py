@@ -9,15 +9,16 @@ from kstore_jax.files import read_json
 from kstore_jax.pipeline.experiment import Experiment, parse
 from kstore_jax.pipeline.graph import ExperimentGraph
 from kstore_jax.pipeline.stages import Cache
-from kstore_jax.train.telemetry import METRICS, code_version, last_metrics
+from kstore_jax.train.provenance import code_version
+from kstore_jax.train.telemetry import METRICS, last_metrics
 from kstore_jax.train.timing import goodput
 
 
 def read_graphs(run: pathlib.Path) -> list[ExperimentGraph]:
-    """The experiments of a run, over its stages.
+    """The experiments of a run, in the order of its rows, over its cache.
 
     Raises:
-      UserError: the folder is not the folder of a run.
+      UserError: `run` is not the folder of a run.
     """
     path = run / "config.json"
     try:
@@ -46,20 +47,24 @@ def select_graphs(run: pathlib.Path, row: int | None) -> dict[int, ExperimentGra
 def result_row(graph: ExperimentGraph) -> dict:
     """The row of a finished experiment. Accuracies are shares, from 0 to 1.
 
-    - `name`: the configuration's, empty where it gives none.
-    - `mixed`: what pretraining read besides the people's biographies of templates, or instead of
-      them; empty where nothing was mixed in.
-    - `exposures`: how often each person is read about in pretraining.
-    - `bio_recall`: values predicted whole inside the biographies; `bio_recall_hidden`: with more of
-      the text hidden (`readouts/recall.py`; bidirectional models only).
-    - `qa`: exact match on P_test; `qa_train`: its mean on P_train; `qa_wordings`: on P_test in each
-      wording that was never trained; `qa_beam`: by beam search, empty without one; `qa_grid`: exact
-      match on the people held back, for each row of `finetune.grid`, and the chosen row.
-    - `p_probe`, `q_probe`: accuracies, baselines and, of linear heads, ceilings: the share of
-      held-out people whose class somebody of the other half has.
+    - `name`, `dataset` (variant), `direction`, `seed`, `people`: of the configuration.
+    - `mixed`: see `mixed_sources`.
+    - `exposures`, `parameters`, `vocabulary`: see `Pretraining.result`.
+    - `bio_recall`: share of values predicted whole inside the biographies, and by attribute in
+      `bio_recall_by_attribute`; `bio_recall_hidden`: with more of the text hidden
+      (`readouts/recall.py`), empty for a causal model.
+    - `qa`: exact match on P_test by attribute; `qa_train`: its mean on P_train; `qa_first`: first
+      tokens; `qa_wordings`: exact match on P_test in each wording that is never trained; `qa_beam`:
+      by beam search, empty without one; `qa_baseline`: the majority guess; `qa_grid`: exact match
+      on the people held back for each row of `finetune.grid`, and the chosen row.
+    - `p_probe`, `q_probe`: see `train_probe`.
     - `code`: git commits, or else versions, of the code that computed the stages.
-    - `goodput`: share of the time of all trainings, over all restarts, spent on steps that were not
-      repeated, rather than on starts, compilation, data, checkpoints or lost steps.
+    - `seconds`, `seconds_by_stage`: time of computation, over all restarts.
+    - `goodput`: fraction of the time of all trainings, over all restarts, that was spent on steps
+      that were not repeated; starts, compilation, data, checkpoints and lost steps are the rest.
+
+    Raises:
+      NotFinished: a stage is not finished.
     """
     cache = graph.cache
     results = {stage.kind: cache.require(stage, every_process=False) for stage in graph.stages}
@@ -103,7 +108,8 @@ def result_row(graph: ExperimentGraph) -> dict:
 
 
 def mixed_sources(experiment: Experiment) -> dict:
-    """What pretraining reads besides the people's biographies of templates, or instead of them."""
+    """The sources that pretraining reads beside, or (`rewritten`) instead of, template biographies
+    of the people; empty where there are none."""
     world, data = experiment.world, experiment.data
     sources = {}
     if data.rewritten:

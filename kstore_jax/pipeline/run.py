@@ -1,4 +1,4 @@
-"""Computes the stages of experiments, one by one or several pretrainings in one program."""
+"""Computes the stages of experiments: one by one, or several pretrainings in one program."""
 
 import contextlib
 import functools
@@ -27,14 +27,17 @@ from kstore_jax.train.optimizer import static_part
 
 
 class Runner:
-    """Computes the stages of one experiment; its context, and the parameters read into it, are
-    freed with the runner."""
+    """Computes the stages of one experiment.
+
+    It keeps the experiment's context, with the parameters read so far; they are freed with it.
+    """
 
     def __init__(self, graph: ExperimentGraph):
         self.graph = graph
 
     @functools.cached_property
     def context(self) -> Context:
+        """Data and parameters for the stages; `build_context` says what it needs."""
         return build_context(self.graph)
 
     def run(self) -> None:
@@ -43,14 +46,15 @@ class Runner:
             self.ensure(stage)
 
     def ensure(self, stage: Stage) -> dict:
-        """Returns the result of a stage; computes it, and the stages it depends on, where they are
-        not finished."""
+        """Returns the result of a stage, after computing it and its parents where they are not
+        finished."""
         for parent in stage.parents:
             self.ensure(parent)
         return self.graph.cache.ensure(stage, functools.partial(self.compute, stage))
 
     def compute(self, stage: Stage, folder: pathlib.Path) -> dict:
-        """Computes a stage whose parents are finished; returns its result."""
+        """Computes a stage of the graph, whose parents are finished, in `folder`; returns its
+        result."""
         graph, e = self.graph, self.graph.experiment
         if stage.kind in graph.datasets:
             return _write_dataset(graph.data.datasets[stage.kind], folder)
@@ -66,11 +70,12 @@ class Runner:
             return p_probe(self.context, e.p_probe, folder)
         if stage is graph.q_probe:
             return q_probe(self.context, e.q_probe, folder)
-        (row,) = (row for row, own in graph.finetune.items() if own is stage)
+        (row,) = (row for row, finetuning in graph.finetune.items() if finetuning is stage)
         return finetune(self.context, row, graph.held_back, folder)
 
     def _evaluate_questions(self) -> dict:
-        """The answers of the finetuned model and, of a grid, each row's validation."""
+        """The scores of the finetuned model. With a grid also `grid`: for each row the varied
+        fields, its `validation`, and whether it is `chosen`."""
         e = self.graph.experiment
         result = evaluate_questions(self.context, self.context.finetuned, e.qa.beam_size)
         if grid := e.finetune.grid:
@@ -88,7 +93,12 @@ class Runner:
 
 
 def check(graph: ExperimentGraph) -> None:
-    """Raises an error where training cannot start, or a dataset in the cache is damaged."""
+    """Checks what can be checked before anything is computed.
+
+    Raises:
+      UserError: the mesh does not fit the devices, or training cannot start from `model.init_from`.
+      DamagedFileError: a dataset of the cache is not as it was written.
+    """
     e = graph.experiment
     make_mesh(e.mesh)
     if e.model.init_from and not e.data.text:
@@ -97,6 +107,7 @@ def check(graph: ExperimentGraph) -> None:
 
 
 def _write_dataset(dataset: shards.DatasetSpec, folder: pathlib.Path) -> dict:
+    """Writes a dataset in the first process of a run; returns its counts of entries and tokens."""
     manifest = {}
     if is_first():
         manifest = shards.write_dataset(dataset, folder / "dataset", len(usable_cores()))
@@ -107,9 +118,9 @@ def _write_dataset(dataset: shards.DatasetSpec, folder: pathlib.Path) -> dict:
 def pretrain_batched(graphs: Sequence[ExperimentGraph], size: int) -> None:
     """Pretrains up to `size` models at a time in one program, each into its own stage.
 
-    Which models share a program depends on the experiments alone, not on what is finished. Those
-    without a partner, those another process computes, and those of a program that fails, are left
-    to `Runner.run`.
+    Which models share a program depends on the experiments alone, not on what is finished. Left to
+    `Runner.run` are models without a partner, models that another process computes, and models of
+    a program that fails.
 
     Raises:
       Stopped: a process of the run got SIGTERM; checkpoints were written.
@@ -117,14 +128,14 @@ def pretrain_batched(graphs: Sequence[ExperimentGraph], size: int) -> None:
     distinct = {graph.pretrain.folder: graph for graph in graphs}.values()
     if size == 1 or all(graph.cache.result(graph.pretrain) is not None for graph in distinct):
         return
-    alike: dict[Hashable, list[ExperimentGraph]] = {}
+    by_program: dict[Hashable, list[ExperimentGraph]] = {}
     for graph in distinct:
-        with contextlib.suppress(Exception):  # `Runner.run` raises it again
+        with contextlib.suppress(Exception):  # `Runner.run` raises the error again
             runner = Runner(graph)
             for parent in graph.pretrain.parents:
                 runner.ensure(parent)
-            alike.setdefault(program_key(runner), []).append(graph)
-    for rows in alike.values():
+            by_program.setdefault(program_key(runner), []).append(graph)
+    for rows in by_program.values():
         for first in range(0, len(rows), size):
             if len(batch := rows[first : first + size]) > 1:
                 compute = functools.partial(_pretrain, {g.pretrain: g for g in batch})
@@ -136,7 +147,7 @@ def pretrain_batched(graphs: Sequence[ExperimentGraph], size: int) -> None:
 
 
 def _pretrain(graphs: Mapping[Stage, ExperimentGraph], stages: Sequence[Stage]) -> list[dict]:
-    """Pretrains the models of some stages in one program; returns their results."""
+    """Pretrains the models of these stages in one program; returns their results."""
     contexts = [build_context(graphs[stage]) for stage in stages]
     pretrainings = [
         Pretraining(graphs[stage].experiment, graphs[stage].data, context)
@@ -151,7 +162,8 @@ def _pretrain(graphs: Mapping[Stage, ExperimentGraph], stages: Sequence[Stage]) 
 
 
 def program_key(runner: Runner) -> Hashable:
-    """A key that is equal for pretrainings which one compiled program can compute."""
+    """A key that is equal for pretrainings that one compiled program can compute."""
     context, e = runner.context, runner.graph.experiment
-    masked = context.vocabulary.ids.tobytes() if context.mask_token is not None else b""
-    return context.shape, static_part(e.pretrain), e.mesh, masked
+    # The program of masked words contains which tokens begin a word.
+    masking = context.vocabulary.ids.tobytes() if context.mask_token is not None else b""
+    return context.shape, static_part(e.pretrain), e.mesh, masking

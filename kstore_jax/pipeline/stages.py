@@ -1,9 +1,9 @@
-"""The graph of stages and its cache.
+"""Stages and their cache.
 
-A stage's folder is named by a hash of its kind, the version of its code, its configuration and its
-parents, so stages that agree are computed once for all experiments. A stage is finished when its
-`result.json` exists; that file is renamed into place last. A lock, which dies with its process,
-keeps two workers from computing one stage at the same time.
+The folder of a stage is named by a hash of its kind, the version of its code, its configuration and
+its parents, so equal stages of several experiments are computed once. A stage is finished when its
+`result.json` exists; that file is renamed into place last. A lock, which is released when its
+process dies, keeps two workers from computing one stage at the same time.
 """
 
 import contextlib
@@ -19,19 +19,20 @@ import filelock
 from kstore_jax.errors import DamagedFileError, UserError
 from kstore_jax.files import read_json, write_json
 from kstore_jax.train.distributed import broadcast_from_first, is_first
-from kstore_jax.train.telemetry import METRICS, provenance, read_metrics
+from kstore_jax.train.provenance import provenance
+from kstore_jax.train.telemetry import METRICS, read_metrics
 
 RESULT = "result.json"
 _CONFIG, _STAGE = "config.json", "stage.json"
 
 
 class NotFinished(UserError):
-    """A stage whose result is needed has not been computed."""
+    """The result of a stage is needed that is not computed yet."""
 
 
 @dataclasses.dataclass(frozen=True)
 class StageSpec:
-    """A stage as plain JSON; `parents` are the names of their folders."""
+    """A stage as its files describe it; `parents` are names of folders."""
 
     kind: str
     version: int
@@ -57,6 +58,7 @@ class Stage:
 
     @property
     def key(self) -> str:
+        """12 hexadecimal digits of the SHA-256 of everything the stage depends on."""
         content = {
             "kind": self.kind,
             "version": self.version,
@@ -72,12 +74,13 @@ class Stage:
 
     @property
     def spec(self) -> StageSpec:
+        """The stage, with its parents as names of folders."""
         parents = tuple(parent.folder for parent in self.parents)
         return StageSpec(self.kind, self.version, self.config, parents)
 
 
 Compute = Callable[[pathlib.Path], dict]
-"""`folder -> result`: leaves files in the folder, and finds those of an interrupted attempt."""
+"""`folder -> result`. The folder may hold files of an interrupted attempt."""
 
 
 class Cache:
@@ -98,7 +101,8 @@ class Cache:
         """The result of a finished stage.
 
         Args:
-          every_process: whether all processes of a run ask; then the first one reads the file.
+          every_process: whether all processes of a run call this; the first one reads the file
+            for all.
 
         Raises:
           NotFinished: it is not finished; the message names the stage and the command.
@@ -122,18 +126,18 @@ class Cache:
         return filelock.FileLock(self.root / f".{folder}.lock")
 
     def is_locked(self, folder: str) -> bool:
-        """Whether a process computes the stage of that folder now; it is not disturbed."""
+        """Whether a process computes the stage of that folder now. Does not take the lock."""
         import fcntl  # Windows has none
 
         with contextlib.suppress(FileNotFoundError), open(self.lock(folder).lock_file) as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except OSError:  # or a file system without such locks, where the file itself is one
+            except OSError:  # locked, or the file system has no locks and the file stands for one
                 return True
         return False
 
     def seconds(self, folder: str) -> float | None:
-        """Seconds the stage of that folder took, None where it is not finished."""
+        """Seconds that the stage of that folder took, all attempts together; None: not finished."""
         path = self.root / folder / RESULT
         return read_json(path).get("seconds", 0.0) if path.exists() else None
 
@@ -158,12 +162,12 @@ class Cache:
         return specs
 
     def ensure(self, stage: Stage, compute: Compute) -> dict:
-        """Returns the result of a stage, computing it where it is not finished.
+        """Returns the result of a stage; computes it where it is not finished.
 
-        Of several processes of a run all compute, and the first one reads and writes the files.
+        Every process of a multi-process run computes; the first one reads and writes the files.
 
         Raises:
-          NotFinished: a stage it depends on is not finished.
+          NotFinished: a parent is not finished.
         """
         for parent in stage.parents:
             self.require(parent)
@@ -177,33 +181,33 @@ class Cache:
     def ensure_together(
         self, stages: Sequence[Stage], compute: Callable[[Sequence[Stage]], list[dict]]
     ) -> None:
-        """Computes several stages at once, except those that are finished or locked by another
+        """Computes several stages at once, except stages that are finished or locked by another
         process. Their parents have to be finished.
 
         Args:
-          compute: the stages left -> their results.
+          compute: stages to compute -> their results.
         """
         with contextlib.ExitStack() as locks:
-            left = []
+            missing = []
             for stage in stages:
                 with contextlib.suppress(filelock.Timeout):
                     locks.enter_context(self.lock(stage.folder).acquire(timeout=0))
-                    left += [stage] if self.result(stage) is None else []
-            if left:
-                self._compute(left, compute)
+                    missing += [stage] if self.result(stage) is None else []
+            if missing:
+                self._compute(missing, compute)
 
     def _compute(
         self, stages: Sequence[Stage], compute: Callable[[Sequence[Stage]], list[dict]]
     ) -> list[dict]:
-        """Computes locked stages, writes and returns their results; each gets an equal share of
-        the time."""
+        """Computes stages that this process has locked; writes and returns their results. The time
+        is divided evenly among them."""
         folders = [self.folder(stage) for stage in stages]
         for folder in folders:
             folder.mkdir(exist_ok=True)
         if is_first():
             for stage, folder in zip(stages, folders, strict=True):
                 _begin(stage, folder)
-        earlier = [read_metrics(folder / METRICS) for folder in folders]
+        earlier = [read_metrics(folder / METRICS) for folder in folders]  # of stopped attempts
         started = time.monotonic()
         computed = compute(stages)
         share = (time.monotonic() - started) / len(stages)
@@ -225,5 +229,5 @@ def _begin(stage: Stage, folder: pathlib.Path) -> None:
 
 
 def _attempts(folder: pathlib.Path) -> list[pathlib.Path]:
-    """The provenance files of a stage, one an attempt."""
+    """The provenance files of a stage, one for each attempt."""
     return sorted(folder.glob("provenance*.json"))

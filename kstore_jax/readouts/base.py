@@ -1,4 +1,4 @@
-"""What a readout reads: `Context`, built by the pipeline. It computes nothing by itself."""
+"""`Context`: what a readout reads of an experiment. The pipeline builds it."""
 
 import dataclasses
 import functools
@@ -24,7 +24,7 @@ _STREAMS = {"init": 0, "lora": 1, "p_probe": 2, "q_probe": 2}
 
 
 def stream_key(seed: int, stream: str) -> jax.Array:
-    """The JAX key of a named random stream of an experiment; a new name is hashed."""
+    """The JAX key of a named random stream of an experiment. Names outside the table are hashed."""
     number = _STREAMS.get(stream, zlib.crc32(stream.encode()) & 0x7FFFFFFF)
     return jax.random.fold_in(jax.random.key(seed), number)
 
@@ -33,24 +33,26 @@ def stream_key(seed: int, stream: str) -> jax.Array:
 class Context:
     """Data, split, vocabulary, random streams and parameters of one experiment.
 
-    Corpora and parameters are read when first used. Those of a stage that is not finished raise
-    `NotFinished`, which names the stage and the command; nothing is trained here.
+    Nothing is trained here. Corpora and parameters are read when they are first used; where their
+    stage is not finished, that raises `NotFinished`, which names the stage and the command.
 
     Attributes:
-      seed: of the experiment. world_seed: of its people and texts.
+      seed: of initial weights, orders and batches.
+      world_seed: of people and texts.
       shape: the network.
       vocabulary: the token ids of the model.
-      mask_token: the id that hides a token from a bidirectional model; None of a causal one.
+      mask_token: the id that hides a token from a bidirectional model; None for a causal model.
       table: tokens of every piece of the language.
       variant: how the biographies of `people` are written.
       everyone: all people, celebrities after the others.
-      people: people the model is read about: all but the celebrities.
+      people: all people except celebrities; recall and probes are about them.
       in_train: (people,) bool: members of P_train, on whom probes are trained.
-      qa_train_mask: (everyone,) bool: people whose questions are trained; the others' are held out.
+      qa_train_mask: (everyone,) bool: people whose questions are trained on; the others are held
+        out.
       mesh: the devices.
       telemetry: where trainings log their metrics.
-      read_corpus: name of a dataset -> its corpus.
-      load_pretrained, load_finetuned: this context -> parameters.
+      read_corpus: kind of a dataset -> its corpus.
+      load_pretrained, load_finetuned: this context -> parameters; called once.
     """
 
     seed: int
@@ -83,7 +85,7 @@ class Context:
     @functools.cached_property
     def finetuned(self) -> Params:
         """Parameters of the model that answers questions: the best of a grid, or the pretrained
-        one where nothing is finetuned."""
+        ones where `finetune.steps` is 0."""
         return self.load_finetuned(self)
 
     def key(self, stream: str) -> jax.Array:
@@ -91,16 +93,18 @@ class Context:
         return stream_key(self.seed, stream)
 
     def questions(self, wording: int = TRAINED_WORDING) -> SpanExamples:
-        """The questions about everyone in one wording; row 6 i + a asks for attribute a of i."""
+        """The questions about everyone in one wording; row 6 i + a asks for attribute a of person
+        i."""
         return extraction.question_examples(
             self.table, self.everyone, self.vocabulary, wording, self.mask_token
         )
 
     def recall_examples(self, rows: TokenizedTexts) -> list[tuple[np.ndarray, SpanExamples]]:
-        """The values in biographies, to be predicted from the text before them or, by a
-        bidirectional model, word by word from all other text.
+        """The values in biographies as spans to predict: by a causal model from the text before
+        them, by a bidirectional model word by word from all other text.
 
-        Returns: pairs of row numbers and the examples of those rows.
+        Returns: pairs of row numbers (n,) and their examples; one pair for a causal model, one for
+          each place of a word in its value for a bidirectional one.
         """
         if self.mask_token is None:
             examples = span_examples(rows, rows.value_spans, self.vocabulary)

@@ -1,4 +1,4 @@
-"""The configuration of what is measured: questions and probes."""
+"""The configuration of the readouts: questions and probes."""
 
 import dataclasses
 
@@ -11,7 +11,8 @@ class QA:
     """How answers are decoded."""
 
     beam_size: int = number(1, 1)
-    """Beams; 1: greedy exact match by one forward; more: beam search too (the paper: 4)."""
+    """Beams. 1: exact match of greedy decoding, by one forward; more: also by beam search (the
+    paper: 4)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,16 +32,17 @@ class Probe(Training):
     dropout: float = number(0.1, 0.0, 0.99)
     """Dropout of the frozen model while the probe trains (the paper: on)."""
     head: str = choice("linear", "linear", "unembedding")
-    """`linear` trains norm and head (the paper, with 50,000 people). `unembedding` reads first
-    tokens by the model's own output rows: a few hundred people cannot train a head of as many
-    classes."""
+    """`linear`: a trained norm and head (the paper, with 50,000 people). `unembedding`: the model's
+    own output rows, which read first tokens only; a few hundred people cannot train a head of as
+    many classes."""
     embedding_update: str = choice("all", "all", "shared")
-    """Tokens whose embedding is updated: `all` (the paper), or `shared`: those of templates and the
-    end of text. With few people a name's token is nearly the person's own, and its update memorises
-    the training half."""
+    """Tokens whose embedding is updated. `all`: the paper. `shared`: tokens of templates and the
+    end of text; with few people a token of a name belongs to nearly one person, and its update
+    would memorise the training half."""
 
     @property
     def trains_matrices(self) -> bool:
+        """Whether a whole matrix is trained: the head."""
         return self.head == "linear"
 
 
@@ -53,7 +55,7 @@ class PProbe(Probe):
     embedding_rank: int = number(2, 1)
     """Rank of the embedding update."""
     biographies_per_person: int = number(0, 0)
-    """Biographies of each person that are read; 0: all."""
+    """Biographies of each person to read; 0: all."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,9 +1,10 @@
 """Text generation by a causal model: beam search over cached keys and values.
 
-A hypothesis is scored by the sum of its log-likelihoods, without normalisation for its length
-(Hugging Face divides by the length). A beam of 1 is greedy decoding.
+A hypothesis is scored by the sum of its log-likelihoods, not divided by its length as in Hugging
+Face. A beam of 1 is greedy decoding.
 
-Shapes in names: B prompts, P their length, W width of the beam, V vocabulary, S steps.
+Shapes in names: B prompts, P their length, W width of the beam, V vocabulary, S steps. The cache
+has G key heads, T positions and K dimensions of a head.
 """
 
 import functools
@@ -28,17 +29,17 @@ def beam_search(
     steps: int,
     width: int,
 ) -> tuple[jax.Array, jax.Array]:
-    """The likeliest continuation of each prompt that a beam of `width` finds.
+    """The most likely continuation of each prompt that a beam of `width` finds.
 
     Args:
-      prompts_BxP: int32, ignored beyond a prompt's length.
+      prompts_BxP: int32; tokens beyond a prompt's length are ignored.
       lengths_B: int32, at least 1.
       end: the end-of-text token.
       vocab_size: tokens of the vocabulary; rows of the embedding beyond it are never generated.
-      steps: tokens at most.
+      steps: the most tokens to generate.
       width: beams.
 
-    Returns: tokens (B, S) int32, the end of text from where it ended; log-likelihoods (B,).
+    Returns: tokens (B, S) int32, ended and padded by the end of text; log-likelihoods (B,).
     """
     batch, longest = prompts_BxP.shape
     cache = init_cache(shape, batch, longest + steps)
@@ -49,15 +50,15 @@ def beam_search(
         logits = unembed(shape, params, hidden_NxD)[:, :vocab_size]
         return jax.nn.log_softmax(logits).reshape(batch, -1, vocab_size)
 
-    nowhere = jnp.full((batch, width), -jnp.inf)
+    no_scores = jnp.full((batch, width), -jnp.inf)
     beam = {
-        "scores": nowhere.at[:, 0].set(0.0),
+        "scores": no_scores.at[:, 0].set(0.0),
         "texts": jnp.full((batch, width, steps), end, jnp.int32),
         "best": jnp.full((batch,), -jnp.inf),
         "best_text": jnp.full((batch, steps), end, jnp.int32),
     }
     cache = jax.tree.map(lambda x: _repeat_for_beam(x, batch, width), cache)
-    places = lengths_B.repeat(width)
+    starts = lengths_B.repeat(width)
     first = jnp.broadcast_to(likelihoods(last), (batch, width, vocab_size))
     beam, parents = _extend(beam, first, 0, end)
 
@@ -65,7 +66,7 @@ def beam_search(
         beam, cache, parents = state
         cache = jax.tree.map(lambda x: _select_beams(x, parents), cache)
         tokens = beam["texts"][:, :, i - 1].reshape(-1, 1)
-        hidden, cache = forward_cached(shape, params, tokens, places + i - 1, cache)
+        hidden, cache = forward_cached(shape, params, tokens, starts + i - 1, cache)
         beam, parents = _extend(beam, likelihoods(hidden[:, 0]), i, end)
         return (beam, cache, parents), None
 
@@ -76,9 +77,11 @@ def beam_search(
 
 
 def _extend(beam: dict, likelihoods_BxWxV, i, end: int) -> tuple[dict, jax.Array]:
-    """Extends every hypothesis by one token.
+    """Extends every hypothesis by token i.
 
-    Returns: the best that ended and the best that continue, and the parents of those (B, W)."""
+    Returns: the beam with the best hypothesis that ended and the W best that go on; the parents
+      (B, W) of the latter.
+    """
     batch, width, vocabulary = likelihoods_BxWxV.shape
     scores = (beam["scores"][:, :, None] + likelihoods_BxWxV).reshape(batch, -1)
     scores, which = jax.lax.top_k(scores, 2 * width)
@@ -107,7 +110,7 @@ def _take_texts(texts_BxWxS: jax.Array, which_BxN: jax.Array) -> jax.Array:
 
 
 def _repeat_for_beam(x: jax.Array, batch: int, width: int) -> jax.Array:
-    """(B G, T, K) -> (B W G, T, K)."""
+    """Repeats the cache of each prompt W times: (B G, T, K) -> (B W G, T, K)."""
     of_text = x.reshape(batch, 1, -1, *x.shape[1:])
     return of_text.repeat(width, 1).reshape(-1, *x.shape[1:])
 
@@ -128,8 +131,13 @@ def generate(
     width: int,
     batch: int = 64,
 ) -> np.ndarray:
-    """The model's continuation in place of the one span of each text, (N, K) int32: at most K
-    tokens, padded with the end of text."""
+    """The model's own text in place of the one span of each example: (N, K) int32, at most K
+    tokens, padded with the end of text.
+
+    Args:
+      end, vocab_size, width: as in `beam_search`.
+      batch: prompts of one call; the last batch is padded.
+    """
     lengths = examples.positions[:, 0, 0] + 1
     prompts = examples.tokens[:, : int(lengths.max())]
     beyond = np.arange(prompts.shape[1]) >= lengths[:, None]
@@ -147,6 +155,6 @@ def generate(
 
 
 def exact_match(tokens_NxK: np.ndarray, examples: SpanExamples) -> np.ndarray:
-    """Whether the generated tokens are the span, to its end: (N, 1) bool."""
+    """Whether the generated tokens are the whole span: (N, 1) bool."""
     targets, weights = examples.targets[:, 0], examples.weights[:, 0]
     return ((tokens_NxK == targets) | (weights == 0)).all(1, keepdims=True)

@@ -1,4 +1,4 @@
-"""What a model knows while it is pretrained (Part 3.1, Fig. 1)."""
+"""Recall and answers in the course of pretraining (Part 3.1, Fig. 1)."""
 
 from collections.abc import Callable
 
@@ -14,22 +14,23 @@ from kstore_jax.world.people import ATTRIBUTES
 
 
 def dynamics(context: Context, people: int) -> Callable[[Params], dict[str, jax.Array]]:
-    """Returns `params -> scalars` that stay on the device, for pretraining to call.
+    """Returns `params -> scalars on the device`, which pretraining calls every so many steps.
 
-    The scalars are the share of values whose first token is predicted in the first biography
-    (`bio_*_first`), and the shares of answers whose first token, and every token, is predicted
-    (`qa_*_first`, `qa_*_exact`), each over at most `people` of P_train and of P_test.
+    `bio_*_first`: the share of values in the first biography whose first token is predicted.
+    `qa_*_first`, `qa_*_exact`: the share of answers whose first token, and whose every token, is
+    predicted. `*` is `train` or `test`: at most `people` people whose questions are trained, or
+    held out.
     """
     groups = {"train": context.qa_train_mask, "test": ~context.qa_train_mask}
-    parts = {}
+    questions, parts = context.questions(), {}
     for name, members in groups.items():
         who = np.flatnonzero(members)
         who = who[random.permutation(len(who), context.world_seed, "dynamics", 0)[:people]]
         rows = np.flatnonzero(np.isin(np.arange(len(members)), who).repeat(len(ATTRIBUTES)))
-        parts[f"qa_{name}"] = context.questions().take(rows)
-        read = np.isin(context.corpus.people, who) & (context.corpus.entries == 0)
-        if read.any():
-            biographies = context.corpus.texts.take(np.flatnonzero(read))
+        parts[f"qa_{name}"] = questions.take(rows)
+        first_entries = np.isin(context.corpus.people, who) & (context.corpus.entries == 0)
+        if first_entries.any():
+            biographies = context.corpus.texts.take(np.flatnonzero(first_entries))
             parts[f"bio_{name}"] = context.recall_examples(biographies)[0][1]
     batches = {
         name: shard_tree(context.mesh, spans.stack_batches(part)) for name, part in parts.items()

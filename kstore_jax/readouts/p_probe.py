@@ -14,19 +14,22 @@ VERSION = 1
 
 
 def p_probe(context: Context, training: PProbe, folder: pathlib.Path) -> dict:
-    """Trains and scores the probe just before each attribute's first mention.
+    """Trains the probe just before the first mention of each attribute, and scores it.
 
-    Returns: the scores of `train_probe`; of biographies in couples also `by_stated`: for each kind
-      of task and attribute, the share `right` and the count of `readings` by which attributes were
-      `stated` before (Figs. 6 and 15).
+    Args:
+      folder: where checkpoints and metrics go.
+
+    Returns: the scores of `train_probe`. Where the biographies state attributes in couples also
+      `by_stated`: for each kind of task and attribute a list of cells, one for each set of
+      attributes `stated` before, with the share `right` of its number of `readings` (Figs. 6, 15).
     """
     tasks = probe_tasks(training)
-    of_people, num_classes = person_labels(context.table, context.people, tasks)
-    biographies = training.biographies_per_person or context.variant.biographies_per_person
-    chosen = np.flatnonzero(context.corpus.entries < biographies)
+    labels, num_classes = person_labels(context.table, context.people, tasks)
+    count = training.biographies_per_person or context.variant.biographies_per_person
+    chosen = np.flatnonzero(context.corpus.entries < count)
     people = context.corpus.people[chosen]
     rows = context.corpus.texts.take(chosen)
-    examples = biography_examples(rows, of_people[people], context.vocabulary, tasks)
+    examples = biography_examples(rows, labels[people], context.vocabulary, tasks)
     in_train = context.in_train[people]
     scores, hits = train_probe(
         context, "p_probe", folder, training, "layer", examples, in_train, num_classes
@@ -41,6 +44,7 @@ def p_probe(context: Context, training: PProbe, folder: pathlib.Path) -> dict:
 def _by_stated(
     hits_TxNxQ: np.ndarray, active_NxQxT: np.ndarray, stated_NxQxA: np.ndarray, tasks: ProbeTasks
 ) -> dict:
+    """Accuracy by the set of attributes stated before the position read, as bits of a code."""
     scores: dict = {"first": {}, "whole": {}}
     code_NxQ = (stated_NxQxA << np.arange(len(ATTRIBUTES))).sum(-1)
     for t, (attribute, kind) in enumerate(tasks):

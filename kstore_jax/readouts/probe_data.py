@@ -1,4 +1,4 @@
-"""What probes read: biographies and names as tokens, and the classes of the 11 tasks."""
+"""Inputs and labels of the probes: biographies and names as tokens, classes of the 11 tasks."""
 
 import dataclasses
 
@@ -17,20 +17,20 @@ TASKS: ProbeTasks = (
     ("birth_date", "first"),
     *((name, kind) for name in ATTRIBUTES[1:] for kind in ("first", "whole")),
 )
-"""A whole date has too many classes to be probed (Part 3.1, section 5.1)."""
+"""All 11 tasks; a whole date has too many classes to be probed (Part 3.1, section 5.1)."""
 FIRST_TOKEN_TASKS: ProbeTasks = tuple(task for task in TASKS if task[1] == "first")
 
 
 @dataclasses.dataclass(frozen=True)
 class ProbeExamples:
-    """Texts, the positions a probe reads, and the right class of each task.
+    """N texts, the Q positions a probe reads in each, and the right classes of T tasks.
 
     Attributes:
-      tokens: (N, L) int32.
+      tokens: (N, L) int32: the end of text, the text, then padding.
       positions: (N, Q) int32: positions whose hidden state is read.
       labels: (N, T) int32: the right class of each task.
       active: (N, Q, T) bool: whether a task is trained and scored at a position.
-      lengths: (N,) int32: tokens of text; the rest of L is padding.
+      lengths: (N,) int32: tokens of each row without padding.
     """
 
     tokens: np.ndarray
@@ -43,12 +43,16 @@ class ProbeExamples:
         return len(self.tokens)
 
     def batch(self, which: np.ndarray) -> dict[str, np.ndarray]:
-        """Some of the texts, as a batch."""
+        """The texts in the rows `which`, as a dictionary of columns."""
         return {f.name: getattr(self, f.name)[which] for f in dataclasses.fields(self)}
+
+    def take(self, which: np.ndarray) -> "ProbeExamples":
+        """The texts in the rows `which`."""
+        return ProbeExamples(**self.batch(which))
 
 
 def _first_tokens(table: TokenTable, attribute: int) -> np.ndarray:
-    """The first token of every value of an attribute."""
+    """The first token of every value of an attribute, (values,) int."""
     values = np.arange(len(table.language.pools.values[ATTRIBUTES[attribute]]))
     return table.tokens[table.language.value_offsets[attribute] + values, 0]
 
@@ -63,17 +67,17 @@ def person_labels(
     columns, num_classes = [], []
     for name, kind in tasks:
         a = ATTRIBUTES.index(name)
-        of_value = np.arange(len(table.language.pools.values[name]))
+        class_of_value = np.arange(len(table.language.pools.values[name]))
         if kind == "first":
-            _, of_value = np.unique(_first_tokens(table, a), return_inverse=True)
-        columns.append(of_value[people.values[:, a]])
-        num_classes.append(int(of_value.max()) + 1)
+            _, class_of_value = np.unique(_first_tokens(table, a), return_inverse=True)
+        columns.append(class_of_value[people.values[:, a]])
+        num_classes.append(int(class_of_value.max()) + 1)
     return np.stack(columns, axis=1).astype(np.int32), tuple(num_classes)
 
 
 def class_tokens(table: TokenTable, vocabulary: Vocabulary) -> tuple[np.ndarray, ...]:
-    """The model's token of each class of each first-token task; -1 where the vocabulary has none,
-    and then nobody is of that class."""
+    """The model's token of each class, for each of `FIRST_TOKEN_TASKS`; -1 where the vocabulary has
+    none, and then nobody has that class."""
     return tuple(
         vocabulary.lookup(np.unique(_first_tokens(table, ATTRIBUTES.index(name))))
         for name, _ in FIRST_TOKEN_TASKS
@@ -81,7 +85,8 @@ def class_tokens(table: TokenTable, vocabulary: Vocabulary) -> tuple[np.ndarray,
 
 
 def shared_tokens(table: TokenTable, vocabulary: Vocabulary) -> np.ndarray:
-    """The model's tokens of the templates, and the end of text."""
+    """The tokens whose embedding `embedding_update="shared"` updates: those of templates and
+    questions, and the end of text. (n,) ids of the model."""
     tokens, _ = table.join_tokens(np.arange(int(table.language.name_offsets[0])))
     in_model = vocabulary.lookup(np.unique(tokens))
     return np.append(in_model[in_model >= 0], vocabulary.end_of_text)
@@ -89,12 +94,17 @@ def shared_tokens(table: TokenTable, vocabulary: Vocabulary) -> np.ndarray:
 
 def biography_examples(
     rows: TokenizedTexts,
-    labels_of_rows: np.ndarray,
+    labels: np.ndarray,
     vocabulary: Vocabulary,
     tasks: ProbeTasks = TASKS,
 ) -> ProbeExamples:
-    """Biographies read just before each attribute, in the order they come in; an attribute is
-    active at the positions before its statement (Part 3.1, section 5.1)."""
+    """Biographies, read at the token before each of the six values, in the order of the text.
+
+    A task is active at the positions up to the one before its value (Part 3.1, section 5.1).
+
+    Args:
+      labels: (N, T) int32: the right class of each task in each biography.
+    """
     tokens, lengths = padded_tokens(rows, vocabulary)
     starts = rows.value_spans[:, :, 0]
     positions = np.sort(starts, axis=1)
@@ -103,7 +113,7 @@ def biography_examples(
         tokens=tokens,
         lengths=lengths,
         positions=positions.astype(np.int32),
-        labels=labels_of_rows,
+        labels=labels,
         active=positions[:, :, None] <= starts[:, None, attribute],
     )
 
@@ -111,17 +121,18 @@ def biography_examples(
 def name_examples(
     table: TokenTable, people: People, vocabulary: Vocabulary, tasks: ProbeTasks = TASKS
 ) -> ProbeExamples:
-    """End of text, full name, end of text; read at the second end (Part 3.1, section 5.2)."""
+    """End of text, full name, end of text; read at the second end of text (Part 3.1, section
+    5.2)."""
     names = people.names + table.language.name_offsets
     joined, _ = table.join_tokens(names)
     rows = without_spans(joined, table.lengths[names].sum(axis=1))
     closed = with_end_of_text(rows, table.tokenizer.end_of_text)
-    of_people, num_classes = person_labels(table, people, tasks)
+    labels, num_classes = person_labels(table, people, tasks)
     tokens, lengths = padded_tokens(closed, vocabulary)
     return ProbeExamples(
         tokens=tokens,
         lengths=lengths,
         positions=closed.lengths[:, None].astype(np.int32),
-        labels=of_people,
+        labels=labels,
         active=np.ones((len(people), 1, len(num_classes)), bool),
     )

@@ -36,21 +36,23 @@ def train_probe(
     """Trains a probe on some texts and scores it on the others.
 
     Args:
-      name: of the probe and of its random stream.
+      name: name of the probe and of its random stream.
+      folder: where checkpoints and metrics go.
       norm: `layer` or `batch`.
       in_train: (N,) bool: texts to train on.
-      num_classes: classes of each task.
+      num_classes: number of classes of each task.
 
-    Returns: by kind of task (`first`, `whole`) and attribute the accuracy at each position, the
-      `baseline` (majority guess) and, of a linear head, the `ceiling`: the share of held-out people
-      whose class somebody in P_train has; and the hits among held-out texts (T, N, Q).
+    Returns: the scores, and the hits (T, held-out texts, Q) bool. The scores hold, by kind of task
+      and attribute, the accuracy at each of Q positions (`first`, `whole`; None where nobody is
+      scored), the `baseline` (majority guess) and, for a linear head, the `ceiling`: the share of
+      held-out texts whose class occurs among those trained on.
     """
     train_rows, held_out_rows = np.flatnonzero(in_train), np.flatnonzero(~in_train)
     order = ShuffledIndices(len(train_rows), context.seed)
 
     def make_batch(step, rows):
-        chosen = order.read(step * training.batch_size + rows.start, len(rows))
-        return examples.batch(train_rows[chosen])
+        drawn = order.read(step * training.batch_size + rows.start, len(rows))
+        return examples.batch(train_rows[drawn])
 
     frozen = dict(context.pretrained)
     trainable = probes.init_probe(context.shape, training, num_classes, context.key(name))
@@ -61,12 +63,12 @@ def train_probe(
     if training.embedding_update == "shared":
         shared = shared_tokens(context.table, context.vocabulary)
         frozen["updated"] = jnp.zeros(context.shape.vocabulary).at[shared].set(1.0)
-    dropping = dataclasses.replace(context.shape, dropout=training.dropout)
-    if training.dropout:
-        dropping = dataclasses.replace(dropping, attention="dense")
+    shape = dataclasses.replace(context.shape, dropout=training.dropout)
+    if training.dropout:  # only dense attention has it
+        shape = dataclasses.replace(shape, attention="dense")
     task = TrainTask(
         name=name,
-        objective=probes.probe_objective(dropping, num_classes, norm),
+        objective=probes.probe_objective(shape, num_classes, norm),
         merge=probes.with_probe,
         frozen=frozen,
         trainable=trainable,
@@ -76,9 +78,7 @@ def train_probe(
     )
     fitted = fit(task, training, folder, context.mesh, context.telemetry)
     params = probes.with_probe(frozen, gather_to_host(context.mesh, fitted))
-    trained, held_out = (
-        ProbeExamples(**examples.batch(which)) for which in (train_rows, held_out_rows)
-    )
+    trained, held_out = examples.take(train_rows), examples.take(held_out_rows)
     hits = probes.probe_hits(context.shape, params, num_classes, norm, trained, held_out)
     return _scores(training, probes.accuracy_by_position(hits, held_out), trained, held_out), hits
 
@@ -89,19 +89,20 @@ def _scores(
     trained: ProbeExamples,
     held_out: ProbeExamples,
 ) -> dict:
-    """Accuracy, baseline and ceiling by kind of task and attribute; None where nobody is scored."""
+    """The scores that `train_probe` returns."""
     accuracy: dict = {"first": {}, "whole": {}}
     baseline: dict = {"first": {}, "whole": {}}
     ceiling: dict = {"first": {}, "whole": {}}
     for t, (attribute, kind) in enumerate(probe_tasks(training)):
-        seen, wanted = trained.labels[:, t], held_out.labels[:, t]
+        train_labels, test_labels = trained.labels[:, t], held_out.labels[:, t]
         accuracy[kind][attribute] = [None if np.isnan(x) else float(x) for x in accuracy_TxQ[t]]
-        baseline[kind][attribute] = majority_share(seen, wanted)
-        ceiling[kind][attribute] = float(np.isin(wanted, seen).mean())
+        baseline[kind][attribute] = majority_share(train_labels, test_labels)
+        ceiling[kind][attribute] = float(np.isin(test_labels, train_labels).mean())
     scores = {**accuracy, "baseline": baseline}
     return {**scores, "ceiling": ceiling} if training.head == "linear" else scores
 
 
 def probe_tasks(training: PProbe | QProbe) -> ProbeTasks:
-    """The tasks of a probe; the model's own head has no row for a whole value."""
+    """The tasks of a probe; without a linear head only first tokens, since the model's output rows
+    stand for tokens, not for whole values."""
     return TASKS if training.head == "linear" else FIRST_TOKEN_TASKS

@@ -1,11 +1,13 @@
-"""P-probing and Q-probing (Part 3.1, section 5).
+"""P-probing and Q-probing (Part 3.1, section 5): parameters, objective and accuracy of a probe.
 
-A probe is trained on a frozen model: a low-rank update of the embedding, a norm and a linear head,
-one set of them for each of 11 tasks. All tasks are trained together in one program: the batch is
-repeated once a task, each copy reading its own embedding table, through the one `forward`.
+A probe is trained on a frozen model. It is a low-rank update of the embedding, a norm and a linear
+head, one set of them for each of 11 tasks. One program trains all tasks: the batch is repeated for
+each task, and each copy reads its own embedding table in one call of `forward`.
 
 P-probing reads the hidden state just before the first mention of each of the six attributes in a
-biography (LayerNorm). Q-probing reads it at the end token after the full name (BatchNorm).
+biography (LayerNorm). Q-probing reads it at the end of text after the full name (BatchNorm).
+
+Shapes in names: T tasks, B texts of a batch, N texts, Q positions read, C classes, D width.
 """
 
 import functools
@@ -27,7 +29,8 @@ _EPSILON = 1e-5
 def init_probe(
     shape: Shape, probe: PProbe | QProbe, num_classes: tuple[int, ...], key: jax.Array
 ) -> dict:
-    """Initial parameters of T = len(num_classes) tasks; heads are as wide as the largest needs."""
+    """Initial parameters of T = len(num_classes) tasks; every head has as many classes as the
+    largest task."""
     tasks, width = len(num_classes), shape.width
     embedding_key, head_key = jax.random.split(key)
     head = {
@@ -45,12 +48,16 @@ def init_probe(
 
 
 def model_head(shape: Shape, params: Params, class_tokens: tuple[np.ndarray, ...]) -> dict:
-    """A frozen head: the model's own output rows for the tokens of each task's classes (-1: a class
-    without a token), after a norm without gain."""
-    tasks, most = len(class_tokens), max(len(tokens) for tokens in class_tokens)
-    tokens = np.full((tasks, most), -1)
-    for row, of_task in zip(tokens, class_tokens, strict=True):
-        row[: len(of_task)] = of_task
+    """A frozen head of the model's own output rows, after a norm without gain.
+
+    Args:
+      class_tokens: for each task the token of each class; -1: none, and the class gets the lowest
+        logit.
+    """
+    tasks, num_classes = len(class_tokens), max(len(tokens) for tokens in class_tokens)
+    tokens = np.full((tasks, num_classes), -1)
+    for row, task_tokens in zip(tokens, class_tokens, strict=True):
+        row[: len(task_tokens)] = task_tokens
     table = params.get("unembedding", params["embedding"])
     kernel_TxCxD = table[np.maximum(tokens, 0)]
     return {
@@ -63,10 +70,11 @@ def model_head(shape: Shape, params: Params, class_tokens: tuple[np.ndarray, ...
 
 
 def with_probe(frozen: Params, trainable: dict) -> Params:
-    """The frozen model with T embedding tables, and the head of the probe beside it.
+    """The frozen model with an embedding table for each task, and `head`, the head of the probe.
 
-    `frozen` may hold a `head` that is not trained, and `updated` (V,), 1 for the tokens whose
-    embedding the update acts on and 0 for the others.
+    Args:
+      frozen: the model; also `head` where it is not trained, and `updated` (V,), 1 for the tokens
+        whose embedding is updated and 0 for the others, where not all are.
     """
     update = trainable["embedding"]
     if "updated" in frozen:
@@ -80,16 +88,17 @@ def features(shape: Shape, params: Params, batch: dict[str, jax.Array]) -> jax.A
     tasks = params["head"]["norm"]["scale"].shape[0]
     tables = shape.vocabulary * jnp.arange(tasks, dtype=jnp.int32)
     tokens = (batch["tokens"][None] + tables[:, None, None]).reshape(-1, batch["tokens"].shape[1])
-    of_copies = {**batch, "lengths": jnp.tile(batch["lengths"], tasks)}
-    hidden = forward_batch(shape, params, tokens, of_copies)
+    copies = {**batch, "lengths": jnp.tile(batch["lengths"], tasks)}
+    hidden = forward_batch(shape, params, tokens, copies)
     positions = jnp.tile(batch["positions"], (tasks, 1))
     return at_positions(hidden, positions).reshape(tasks, *batch["positions"].shape, shape.width)
 
 
 def moments(hidden_TxBxQxD: jax.Array, norm: str) -> tuple[jax.Array, jax.Array]:
-    """Mean and variance that the norm of a probe subtracts and divides by.
+    """The mean and the variance that the norm of a probe uses, to be broadcast to the states.
 
-    `layer`: of each state over its width. `batch`: of each dimension over the states.
+    Args:
+      norm: `layer`: of each state over its width; `batch`: of each dimension over all states.
     """
     axes = {"layer": 3, "batch": (1, 2)}[norm]
     return (
@@ -99,7 +108,7 @@ def moments(hidden_TxBxQxD: jax.Array, norm: str) -> tuple[jax.Array, jax.Array]
 
 
 def class_logits(head: dict, hidden_TxBxQxD, mean, variance, num_classes: tuple[int, ...]):
-    """(T, B, Q, C) logits; -inf beyond the number of classes of a task."""
+    """The logits (T, B, Q, C) of normed states; -inf beyond the number of classes of a task."""
     scale, bias = (head["norm"][name][:, None, None] for name in ("scale", "bias"))
     normed = (hidden_TxBxQxD - mean) * jax.lax.rsqrt(variance + _EPSILON) * scale + bias
     tasks, rows, positions, width = normed.shape
@@ -113,23 +122,24 @@ def class_logits(head: dict, hidden_TxBxQxD, mean, variance, num_classes: tuple[
 
 @functools.cache
 def probe_objective(shape: Shape, num_classes: tuple[int, ...], norm: str) -> Objective:
-    """Returns the objective: the sum over tasks of the mean loss over the task's active positions.
+    """Returns the objective: the sum over tasks of the mean loss at the active positions of a task.
 
-    The dropout of `shape` is on."""
+    The dropout of `shape` is on.
+    """
 
     def objective(params, batch):
         hidden = features(shape, params, batch)
         logits = class_logits(params["head"], hidden, *moments(hidden, norm), num_classes)
         labels = batch["labels"].T[:, :, None, None]
-        right = jnp.take_along_axis(jax.nn.log_softmax(logits), labels, axis=-1)[..., 0]
+        log_probs = jnp.take_along_axis(jax.nn.log_softmax(logits), labels, axis=-1)[..., 0]
         active = batch["active"].transpose(2, 0, 1).astype(jnp.float32)
-        return -(right * active).sum((1, 2)), active.sum((1, 2))
+        return -(log_probs * active).sum((1, 2)), active.sum((1, 2))
 
     return objective
 
 
 def accuracy_by_position(hits_TxNxQ: np.ndarray, held_out: ProbeExamples) -> np.ndarray:
-    """The accuracy of each task at each position, (T, Q); NaN where it is active for nobody."""
+    """The accuracy of each task at each position, (T, Q); NaN where it is active in no text."""
     active = held_out.active.transpose(2, 0, 1)
     with np.errstate(invalid="ignore"):
         return (hits_TxNxQ & active).sum(1) / active.sum(1)
@@ -144,22 +154,26 @@ def probe_hits(
     held_out: ProbeExamples,
     batch: int = 64,
 ) -> np.ndarray:
-    """Whether each task names the right class of each held-out text at each position, (T, N, Q).
+    """Whether the class predicted for each held-out text is right: (T, N, Q) bool.
 
-    BatchNorm uses the statistics of all texts the probe was trained on, under the trained embedding
-    (not a running average over the training).
+    BatchNorm uses the statistics of all texts in `trained`, with the trained embedding, not a
+    running average over the training.
+
+    Args:
+      params: as `with_probe` returns them.
+      batch: texts of one call.
     """
     mean = variance = None
     if norm == "batch":
         states = jnp.concatenate([_features(shape, params, b) for b in _batches(trained, batch)], 1)
         mean, variance = moments(states, norm)
-    right = []
+    hits = []
     for rows in _batches(held_out, batch):
         states = _features(shape, params, rows)
         m, v = (mean, variance) if norm == "batch" else moments(states, norm)
         predicted = class_logits(params["head"], states, m, v, num_classes).argmax(-1)
-        right.append(jax.device_get(predicted == rows["labels"].T[:, :, None]))
-    return np.concatenate(right, axis=1)
+        hits.append(jax.device_get(predicted == rows["labels"].T[:, :, None]))
+    return np.concatenate(hits, axis=1)
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -11,8 +11,13 @@ VERSION = 1
 
 
 def q_probe(context: Context, training: QProbe, folder: pathlib.Path) -> dict:
-    """Trains and scores the probe at the end of text after each full name; returns the scores of
-    `train_probe`."""
+    """Trains the probe at the end of text after each full name, and scores it.
+
+    Args:
+      folder: where checkpoints and metrics go.
+
+    Returns: the scores of `train_probe`.
+    """
     tasks = probe_tasks(training)
     _, num_classes = person_labels(context.table, context.people, tasks)
     examples = name_examples(context.table, context.people, context.vocabulary, tasks)

@@ -14,42 +14,43 @@ VERSION = 1
 
 
 def evaluate_questions(context: Context, params: Params, beam_size: int) -> dict:
-    """Scores a model's answers about everyone in every wording.
+    """Scores a model's answers to the questions about everyone, in every wording.
 
     Args:
-      beam_size: more than 1 adds the answers of a beam search.
+      beam_size: more than 1: the answers of a beam search are scored, too.
 
-    Returns: for `train` and `test` people the shares by attribute of `exact` match, of `first`
-      tokens and of `beam` search in the trained wording; `wordings`: exact match in each other
-      wording; `baseline`: the majority guess.
+    Returns: shares from 0 to 1, by attribute. `train` and `test` people each have `exact` match,
+      `first` tokens and, with a beam search, `beam` in the trained wording; `wordings` has their
+      exact match in each other wording; `baseline` is the majority guess.
     """
-    exact, first = _answer_hits(context, params, context.questions())
-    trained = context.qa_train_mask
+    questions = context.questions()
+    exact, first = _answer_hits(context, params, questions)
     wordings = range(TRAINED_WORDING + 1, context.table.language.questions.shape[1])
-    reworded = [
-        _answer_hits(context, params, context.questions(wording))[0] for wording in wordings
-    ]
-    scores = {"exact": exact, "first": first}
+    reworded = [_answer_hits(context, params, context.questions(w))[0] for w in wordings]
+    hits = {"exact": exact, "first": first}
     if beam_size > 1:
-        examples = context.questions()
-        generated = generate_answers(context, params, examples, beam_size)
-        scores["beam"] = decode.exact_match(generated, examples).reshape(exact.shape)
-    return {
-        "train": {name: accuracy_by_attribute(right[trained]) for name, right in scores.items()},
-        "test": {name: accuracy_by_attribute(right[~trained]) for name, right in scores.items()},
-        "wordings": {
-            "train": [accuracy_by_attribute(right[trained]) for right in reworded],
-            "test": [accuracy_by_attribute(right[~trained]) for right in reworded],
-        },
-        "baseline": majority_baseline(context.everyone.values, trained),
+        generated = generate_answers(context, params, questions, beam_size)
+        hits["beam"] = decode.exact_match(generated, questions).reshape(exact.shape)
+    groups = {"train": context.qa_train_mask, "test": ~context.qa_train_mask}
+    scores: dict = {
+        group: {name: accuracy_by_attribute(x[members]) for name, x in hits.items()}
+        for group, members in groups.items()
     }
+    scores["wordings"] = {
+        group: [accuracy_by_attribute(x[members]) for x in reworded]
+        for group, members in groups.items()
+    }
+    baseline = majority_baseline(context.everyone.values, context.qa_train_mask)
+    return {**scores, "baseline": baseline}
 
 
 def generate_answers(
     context: Context, params: Params, examples: SpanExamples, beam_size: int
 ) -> np.ndarray:
-    """The model's own answers, (N, K) int32: by beam search or, of a bidirectional model, the
-    tokens under the masks."""
+    """The answers a model gives, (N, K) int32, padded with the end of text.
+
+    A causal model searches with `beam_size` beams; a bidirectional one fills in the masks.
+    """
     end = context.vocabulary.end_of_text
     if context.mask_token is not None:
         tokens = spans.predict(context.shape, params, examples)[:, 0]
@@ -61,7 +62,6 @@ def generate_answers(
 def _answer_hits(
     context: Context, params: Params, questions: SpanExamples
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Whether each answer, and its first token, is right: (everyone, 6) bool both."""
-    scores = spans.span_hits(context.shape, params, questions)
-    exact, first = (right.reshape(-1, len(ATTRIBUTES)) for right in scores)
-    return exact, first
+    """Whether each answer is right, and whether its first token is: (everyone, 6) bool both."""
+    exact, first = spans.span_hits(context.shape, params, questions)
+    return exact.reshape(-1, len(ATTRIBUTES)), first.reshape(-1, len(ATTRIBUTES))
