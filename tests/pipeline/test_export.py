@@ -154,7 +154,7 @@ def test_a_run_that_cannot_be_exported_is_refused(finished, tmp_path, capsys):
     assert "no configuration of a run" in refused(f"--run={tmp_path}", f"--out={out}")
     assert "--out is missing" in refused(f"--run={finished}")
     assert "--run is missing" in refused(f"--out={out}")
-    assert "'gguf' is none" in refused(f"--run={finished}", f"--out={out}", "--format=gguf")
+    assert "expected hf, got 'gguf'" in refused(f"--run={finished}", f"--out={out}", "--format=gguf")
     unknown = finished / "stages" / "pretrain-0"
     assert "is no stage of the run" in refused(f"--run={unknown}", f"--out={out}")
     config = json.loads((finished / "config.json").read_text())
