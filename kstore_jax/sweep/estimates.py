@@ -16,50 +16,50 @@ from kstore_jax.readouts.probe_data import name_examples
 from kstore_jax.readouts.probe_training import probe_tasks
 from kstore_jax.world.people import ATTRIBUTES
 
-_PEOPLE = 100
-_READ = 1 / 3
+_PEOPLE = 100  # whose texts are written to estimate lengths
+_READ_COST = 1 / 3  # of a token that is only read; a trained one costs 1
 
 
 def stage_tokens(graph: ExperimentGraph) -> dict[str, float]:
-    """The tokens each stage trains, plus a third of those it reads, by its folder.
+    """Returns the tokens each stage trains, plus a third of the tokens it reads, by its folder.
 
-    Stages that write text have none. The dynamics of pretraining, people held back from finetuning
-    and biographies with more hidden are not counted.
+    Stages that write text have none. Not counted: the dynamics of pretraining, people held back
+    from finetuning, and biographies with more of the text hidden.
     """
     e, data = graph.experiment, graph.data
-    context = build_context(_small(graph))
+    context = build_context(_with_few_people(graph))
     entries = data.variant.biographies_per_person
     numbers = np.arange(len(context.people) * entries)
-    source = context.table, e.world.seed, data.variant, 0, numbers
-    recited = [spans for _, spans in context.recall_examples(shards.biography_block(*source).texts)]
-    longest = max(spans.tokens.shape[1] for spans in recited)
+    texts = shards.biography_block(context.table, e.world.seed, data.variant, 0, numbers).texts
+    recall_spans = [spans for _, spans in context.recall_examples(texts)]
+    longest = max(spans.tokens.shape[1] for spans in recall_spans)
     names = name_examples(context.table, context.people, context.vocabulary)
     questions = context.questions()
     question, answer = questions.tokens.shape[1], questions.positions.shape[-1]
     wordings = context.table.language.questions.shape[1]
-    beam = e.qa.beam_size
+    beam_size = e.qa.beam_size
     counts = {
         graph.pretrain: e.pretrain.steps * e.pretrain.batch_size * e.pretrain.seq_len,
-        graph.recall: _READ * sum(s.tokens.size for s in recited) / len(numbers)
+        graph.recall: _READ_COST * sum(s.tokens.size for s in recall_spans) / len(numbers)
         * e.world.people * entries,
-        graph.qa: _READ * len(ATTRIBUTES) * (e.world.people + e.world.celebrities)
-        * (wordings * question + (beam > 1) * (question + beam * answer)),
+        graph.qa: _READ_COST * len(ATTRIBUTES) * (e.world.people + e.world.celebrities)
+        * (wordings * question + (beam_size > 1) * (question + beam_size * answer)),
     }  # fmt: skip
     for row, stage in graph.finetune.items():
         counts[stage] = row.steps * row.batch_size * question
     held_out = e.world.people * (e.p_probe.biographies_per_person or entries) / 2
-    for stage, probe, length, texts in (
+    for stage, probe, length, evaluated in (
         (graph.p_probe, e.p_probe, longest, held_out),
         (graph.q_probe, e.q_probe, names.tokens.shape[1], e.world.people),
     ):
-        texts_read = probe.steps * probe.batch_size + _READ * texts
+        texts_read = probe.steps * probe.batch_size + _READ_COST * evaluated
         counts[stage] = len(probe_tasks(probe)) * length * texts_read
     return {stage.folder: float(count) for stage, count in counts.items()}
 
 
-def _small(graph: ExperimentGraph) -> ExperimentGraph:
-    """The same experiment about few people, of templates only: enough to know the lengths of its
-    texts without reading a dataset."""
+def _with_few_people(graph: ExperimentGraph) -> ExperimentGraph:
+    """The same experiment with few people and no text except templates; the lengths of its texts
+    are known without reading a dataset."""
     e = graph.experiment
     people = min(e.world.people, _PEOPLE)
     world = dataclasses.replace(e.world, people=people, celebrities=0)

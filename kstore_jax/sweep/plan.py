@@ -10,7 +10,7 @@ import functools
 import json
 import os
 import pathlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Self
 
 from kstore_jax.errors import DamagedFileError, UserError
@@ -21,13 +21,14 @@ from kstore_jax.world.biographies import Variant
 
 PLAN = "plan.json"
 _BENCHMARK, _TOKENS = "benchmark", "its tokens, at pretraining's pace"
-_TIMELESS = {  # settings of a training that do not change the time of a step
+_SAME_STEP_TIME = {  # settings of a training that do not change the time of a step
     *("steps", "warmup_steps", "schedule", "final_lr_ratio", "learning_rate", "weight_decay"),
     *("b1", "b2", "eps", "clip_global_norm", "alpha", "init_std"),
 }
-_READ_WHOLE = {"shards", "celebrities", "recall"}  # stages that read or write every biography
+_PER_BIOGRAPHY = {"shards", "celebrities", "recall"}  # stages that read or write every biography
 
-Benchmark = Callable[[str], float | None]  # the folder of a stage -> its seconds
+Benchmark = Callable[[str], float | None]
+"""`folder of a stage -> estimated seconds`, None where there is no estimate."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,11 +36,13 @@ class StageProgress:
     """The progress of a stage.
 
     Attributes:
-      folder: the name of its folder in the cache. kind: the first part of it.
-      rows: rows of the sweep that need it.
+      folder: the name of its folder in the cache.
+      kind: the first part of that name.
+      rows: number of rows of the sweep that need it.
       state: `done`; `running`: a process holds its lock; `stopped`: begun and left; or `waiting`.
-      step, steps: of its training, None where it has none or has not begun.
-      seconds: spent so far. left: estimated seconds to its end, None where unknown.
+      step, steps: of its training; None where it has none or has not begun.
+      seconds: spent so far.
+      left: estimated seconds to its end, None without an estimate.
       measured: the source of the estimate; a benchmark leaves out compilation.
     """
 
@@ -59,9 +62,9 @@ class Plan:
     """The rows of a sweep, and the stages they need.
 
     Attributes:
-      cache: where the stages are.
-      rows: the name of each, or its dataset and seed, and the folders it needs, in order.
-      stages: every stage once, parents before children, by the name of its folder.
+      cache: has the stages.
+      rows: the label of each row, and the folders of the stages it needs, in order.
+      stages: every stage once, by folder, parents before children.
     """
 
     cache: Cache
@@ -69,34 +72,36 @@ class Plan:
     stages: Mapping[str, StageSpec]
 
     def shard(self, index: int, count: int) -> Self:
-        """The plan of the rows index, index + count, ... alone."""
+        """Returns the plan of the rows index, index + count, index + 2 count, ..."""
         rows = self.rows[index::count]
         needed = {folder for _, folders in rows for folder in folders}
         stages = {folder: stage for folder, stage in self.stages.items() if folder in needed}
         return dataclasses.replace(self, rows=rows, stages=stages)
 
-    def path_from(self, workdir: pathlib.Path) -> str:
-        """The path of the cache relative to a workdir, so that a folder with both may be moved."""
+    def cache_path_from(self, workdir: pathlib.Path) -> str:
+        """Returns the path of the cache relative to a workdir, so that a folder with both may be
+        moved."""
         return os.path.relpath(self.cache.root.resolve(), workdir.resolve())
 
     def write(self, workdir: pathlib.Path) -> None:
-        where = self.path_from(workdir)
+        """Writes `plan.json` into a workdir."""
+        cache = self.cache_path_from(workdir)
         rows = [{"name": name, "stages": needed} for name, needed in self.rows]
         stages = {folder: dataclasses.asdict(stage) for folder, stage in self.stages.items()}
-        write_json(workdir / PLAN, {"cache": where, "rows": rows, "stages": stages})
+        write_json(workdir / PLAN, {"cache": cache, "rows": rows, "stages": stages})
 
     @classmethod
     def read(cls, workdir: pathlib.Path) -> Self:
-        """The plan of a workdir.
+        """Returns the plan of a workdir.
 
         Raises:
           UserError: there is no plan.
-          DamagedFileError: it is not as `write` wrote it.
+          DamagedFileError: the file is not as `write` wrote it.
         """
         path = workdir / PLAN
         if not path.exists():
             raise UserError(
-                f"{path}: no such file; expected the folder of a run, which its own command writes"
+                f"{path}: no such file; expected a folder that `kstore run` or `kstore sweep` wrote"
             )
         content = read_json(path)
         try:
@@ -105,17 +110,30 @@ class Plan:
             return cls(Cache(workdir / content["cache"]), rows, stages)
         except (KeyError, TypeError, AttributeError):
             raise DamagedFileError(
-                f"{path}: damaged; run `kstore sweep` again, it writes it"
+                f"{path}: damaged; the command of the run writes it again"
             ) from None
 
     def progress(self, benchmark: Benchmark = lambda _: None) -> list[StageProgress]:
-        """The progress of every stage; `benchmark` estimates those unlike any in the cache."""
-        needed = collections.Counter(folder for _, folders in self.rows for folder in folders)
-        pace = _paces(self.cache)
-        specs = {**self.cache.specs(), **self.stages}
-        return [self._one(folder, needed[folder], specs, pace, benchmark) for folder in self.stages]
+        """Returns the progress of every stage.
 
-    def _one(self, folder: str, rows: int, specs, pace, benchmark: Benchmark) -> StageProgress:
+        Args:
+          benchmark: estimates the stages without a similar one in the cache.
+        """
+        rows = collections.Counter(folder for _, folders in self.rows for folder in folders)
+        paces = _paces(self.cache)
+        specs = {**self.cache.specs(), **self.stages}
+        return [
+            self._stage(folder, rows[folder], specs, paces, benchmark) for folder in self.stages
+        ]
+
+    def _stage(
+        self,
+        folder: str,
+        rows: int,
+        specs: Mapping[str, StageSpec],
+        paces: Mapping[str, tuple[float, int]],
+        benchmark: Benchmark,
+    ) -> StageProgress:
         stage = self.stages[folder]
         progress = functools.partial(StageProgress, folder, stage.kind, rows)
         line = last_metrics(self.cache.root / folder / METRICS) or {}
@@ -128,60 +146,61 @@ class Plan:
         if step and steps:
             left = (steps - step) * seconds / step
             return progress(state, step, steps, seconds, left, "its own pace")
-        key, work = _cost(stage, specs)
-        if key in pace:
-            each, count = pace[key]
-            return progress(state, step, steps, seconds, each * work, f"{count} like it")
+        key, work = _work(stage, specs)
+        if key in paces:
+            pace, count = paces[key]
+            return progress(state, step, steps, seconds, pace * work, f"{count} like it")
         left = benchmark(folder)
         source = _BENCHMARK if stage.kind == "pretrain" else _TOKENS
         return progress(state, step, steps, seconds, left, source if left is not None else "")
 
 
 def _paces(cache: Cache) -> dict[str, tuple[float, int]]:
-    """Seconds a unit of work, and the number of finished stages, of stages that are alike."""
+    """Seconds a unit of work, and the number of finished stages, by the key of similar stages."""
     specs = cache.specs()
     seconds: dict[str, float] = collections.defaultdict(float)
     work: dict[str, float] = collections.defaultdict(float)
     count: collections.Counter[str] = collections.Counter()
     for folder, stage in specs.items():
-        if (took := cache.seconds(folder)) is not None:
-            key, done = _cost(stage, specs)
-            seconds[key] += took
-            work[key] += done
+        if (stage_seconds := cache.seconds(folder)) is not None:
+            key, units = _work(stage, specs)
+            seconds[key] += stage_seconds
+            work[key] += units
             count[key] += 1
     return {key: (seconds[key] / work[key], count[key]) for key in seconds if work[key]}
 
 
-def _cost(stage: StageSpec, specs: Mapping[str, StageSpec]) -> tuple[str, float]:
-    """A key that is equal for stages with the same time a unit of work, and the units of a stage:
-    steps, or biographies or people that it reads."""
-    before = list(_ancestors(stage, specs))
-    models = [each.config["model"] for each in before if each.kind == "pretrain"]
+def _work(stage: StageSpec, specs: Mapping[str, StageSpec]) -> tuple[str, float]:
+    """The work of a stage.
+
+    Returns: a key that stages with the same time a unit of work share, and the units: steps, or
+    the biographies or people that the stage reads.
+    """
+    ancestors = _with_ancestors(stage, specs)
+    models = [each.config["model"] for each in ancestors if each.kind == "pretrain"]
     settings = {name: value for name, value in stage.config.items() if name not in ("seed", "data")}
     if "training" in settings:
         work = settings["training"]["steps"]
-        settings["training"] = {
-            name: value for name, value in settings["training"].items() if name not in _TIMELESS
-        }
+        training = settings["training"].items()
+        settings["training"] = {k: value for k, value in training if k not in _SAME_STEP_TIME}
     else:
-        read = [each.config for each in before if "people" in each.config]
-        whole = stage.kind in _READ_WHOLE
-        settings = {} if whole else settings
-        work = sum(
-            one["people"] * (Variant.parse(one["variant"]).biographies_per_person if whole else 1)
-            for one in read
-        )
+        datasets = [each.config for each in ancestors if "people" in each.config]
+        work = sum(dataset["people"] for dataset in datasets)
+        if stage.kind in _PER_BIOGRAPHY:
+            settings = {}
+            per_person = [Variant.parse(d["variant"]).biographies_per_person for d in datasets]
+            work = sum(d["people"] * n for d, n in zip(datasets, per_person, strict=True))
     return json.dumps([stage.kind, settings, models], sort_keys=True), max(work, 1)
 
 
-def _ancestors(stage: StageSpec, specs: Mapping[str, StageSpec]) -> Iterable[StageSpec]:
-    """A stage and the stages it depends on, as far as `specs` has them, each once."""
-    found, todo = {}, [("", stage)]
+def _with_ancestors(stage: StageSpec, specs: Mapping[str, StageSpec]) -> list[StageSpec]:
+    """A stage and the stages it depends on, each once; stages that `specs` lacks are left out."""
+    by_folder, todo = {}, [("", stage)]
     while todo:
-        folder, one = todo.pop()
-        found[folder] = one
-        todo += [(p, specs[p]) for p in one.parents if p in specs and p not in found]
-    return found.values()
+        folder, spec = todo.pop()
+        by_folder[folder] = spec
+        todo += [(p, specs[p]) for p in spec.parents if p in specs and p not in by_folder]
+    return [*by_folder.values()]
 
 
 def _duration(seconds: float) -> str:
@@ -193,19 +212,19 @@ def _duration(seconds: float) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class PlanStatus:
-    """A plan with its progress, as text or JSON."""
+    """A plan and the progress of its stages, for a terminal or as JSON."""
 
     plan: Plan
     stages: Sequence[StageProgress]
 
     @property
     def time_left(self) -> tuple[float, int]:
-        """Seconds of work left, and the number of stages whose time is unknown."""
+        """Seconds of work left, and the number of stages without an estimate."""
         estimates = [stage.left for stage in self.stages]
         return sum(seconds or 0.0 for seconds in estimates), estimates.count(None)
 
     def format(self, as_json: bool) -> str:
-        """The status as JSON or as text for a terminal."""
+        """Returns the status as JSON or as text for a terminal."""
         return json.dumps(self._json()) if as_json else self._text()
 
     def _json(self) -> dict:
@@ -224,7 +243,7 @@ class PlanStatus:
         }
 
     def _text(self) -> str:
-        """A line a stage, and a summary."""
+        """One line for each stage, and a summary."""
         width = max((len(stage.folder) for stage in self.stages), default=0)
         lines = [f"{'stage':<{width}}  rows  state    {'step':>15}  time"]
         lines += [_line(stage, width) for stage in self.stages]
@@ -235,8 +254,8 @@ class PlanStatus:
         lines += ["", f"{len(self.stages)} stages: {summary}; {shared} shared by several rows"]
         seconds, unknown = self.time_left
         if seconds or unknown:
-            more = f", and {unknown} stages without an estimate" if unknown else ""
-            lines.append(f"left: about {_duration(seconds)} for one worker{more}")
+            others = f", and {unknown} stages without an estimate" if unknown else ""
+            lines.append(f"left: about {_duration(seconds)} for one worker{others}")
         return "\n".join(lines)
 
 

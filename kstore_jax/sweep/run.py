@@ -1,13 +1,14 @@
 """Runs a sweep: a list of experiments over one cache of stages.
 
-Nothing of a sweep lives in memory alone: killed at any moment, the same command resumes from the
+All state of a sweep is in files: after a kill at any moment the same command resumes from the
 newest checkpoints. Several processes, on machines that share the folders, may run one sweep: each
-computes its share of the rows, and the last one writes the results.
+computes its shard of the rows, and the last one writes the results.
 """
 
 import functools
 import itertools
 import json
+import operator
 import os
 import pathlib
 import re
@@ -18,7 +19,6 @@ from typing import NamedTuple, Self
 import jax
 
 from kstore_jax.bench import train as training_bench
-from kstore_jax.config.fields import as_dict
 from kstore_jax.errors import DamagedFileError, UserError, one_line_error
 from kstore_jax.files import read_json, write_json
 from kstore_jax.pipeline.cores import usable_cores
@@ -36,7 +36,7 @@ from kstore_jax.sweep.workers import run_in_processes, write_experiments
 from kstore_jax.train import distributed as distributed_runtime
 from kstore_jax.train import preemption, trackers
 
-_INDICES = ("SLURM_ARRAY_TASK_ID", "JOB_COMPLETION_INDEX")  # of tasks numbered from 0
+_TASK_NUMBERS = ("SLURM_ARRAY_TASK_ID", "JOB_COMPLETION_INDEX")  # environment, from 0
 
 
 class RowShard(NamedTuple):
@@ -47,20 +47,20 @@ class RowShard(NamedTuple):
 
     @classmethod
     def parse(cls, text: str, environment: Mapping[str, str] = os.environ) -> Self:
-        """Parses `I/N`, counted from 0, or `auto/N`: I is the task number of a SLURM array or an
-        indexed Kubernetes Job, from the environment.
+        """Parses `I/N`, counted from 0, or `auto/N`, where `environment` has I: the task number of
+        a SLURM array or an indexed Kubernetes Job.
 
         Raises:
-          UserError: it is neither, or I is not less than N.
+          UserError: the text has another form, or I is not less than N.
         """
         if not (match := re.fullmatch(r"(\d+|auto)/(\d+)", text)):
             raise UserError(f"shard: expected I/N, such as 0/4, or auto/N, got {text!r}")
         index, count = match.groups()
         if index == "auto":
-            numbers = [environment[name] for name in _INDICES if name in environment]
+            numbers = [environment[name] for name in _TASK_NUMBERS if name in environment]
             if not numbers:
                 raise UserError(
-                    f"shard: auto needs one of {', '.join(_INDICES)} in the environment"
+                    f"shard: auto needs one of {', '.join(_TASK_NUMBERS)} in the environment"
                 )
             index = numbers[0]
         if not index.isdecimal() or int(index) >= int(count):
@@ -72,7 +72,8 @@ ALL_ROWS = RowShard()
 
 
 def default_workers(rows: int) -> int:
-    """One worker a row, at most one a core; one on an accelerator, which workers cannot share."""
+    """Returns one worker a row, at most one a core; one on an accelerator, which workers cannot
+    share."""
     if jax.default_backend() != "cpu":
         return 1
     return min(rows, len(usable_cores()))
@@ -81,7 +82,7 @@ def default_workers(rows: int) -> int:
 def plan_sweep(
     workdir: pathlib.Path, rows: Sequence[Experiment], cache: pathlib.Path | None
 ) -> tuple[list[ExperimentGraph], Plan]:
-    """The checked experiments of a sweep, and the stages they need; writes nothing.
+    """Returns the checked experiments of a sweep, and the stages they need; writes nothing.
 
     Raises:
       UserError: an experiment is impossible.
@@ -89,7 +90,7 @@ def plan_sweep(
     """
     stages = Cache(cache or workdir / "stages")
     check_is_folder("--cache" if cache else "--workdir", stages.root)
-    graphs = _checked(rows, stages)
+    graphs = _check_rows(rows, stages)
     specs = {stage.folder: stage.spec for graph in graphs for stage in graph.stages}
     needed = tuple(
         (graph.experiment.label, tuple(stage.folder for stage in graph.stages)) for graph in graphs
@@ -97,9 +98,9 @@ def plan_sweep(
     return graphs, Plan(stages, needed, specs)
 
 
-def _checked(rows: Sequence[Experiment], stages: Cache) -> list[ExperimentGraph]:
-    """The experiments of a sweep; an error that not all rows share names its row."""
-    graphs, wrong = [], {}
+def _check_rows(rows: Sequence[Experiment], stages: Cache) -> list[ExperimentGraph]:
+    """The checked experiments of a sweep; an error that not all rows share names its row."""
+    graphs, errors = [], {}
     for i, experiment in enumerate(rows):
         try:
             graphs.append(graph := ExperimentGraph(resolve_auto(experiment), stages))
@@ -108,11 +109,11 @@ def _checked(rows: Sequence[Experiment], stages: Cache) -> list[ExperimentGraph]
         except DamagedFileError:
             raise
         except UserError as error:
-            wrong[i] = error
-    if not wrong:
+            errors[i] = error
+    if not errors:
         return graphs
-    i, first = next(iter(wrong.items()))
-    if len(wrong) == len(rows) and len({*map(str, wrong.values())}) == 1:
+    i, first = next(iter(errors.items()))
+    if len(errors) == len(rows) and len({*map(str, errors.values())}) == 1:
         raise first
     raise UserError(f"row {i} ({rows[i].label}): {first}")
 
@@ -125,37 +126,37 @@ def dry_run(
     drop_other_rows: bool = False,
     notes: Sequence[str] = (),
 ) -> PlanStatus:
-    """The stages that `run` would compute, and how long they would take.
+    """Returns the stages that `run` would compute, and how long they would take; writes nothing.
 
     Where the cache has no similar stage, one step of its pretraining is timed, with a note on
-    stderr; a token of another stage is assumed to take as long as one of pretraining. Writes
-    nothing, and refuses what `run` refuses.
+    stderr; a token of another stage is assumed to take as long as one of pretraining.
+
+    Raises:
+      UserError, DamagedFileError: as `run` does before it writes anything.
     """
     graphs, plan = plan_sweep(workdir, rows, cache)
-    check_workdir(
-        workdir, {"rows": [as_dict(graph.experiment) for graph in graphs]}, drop_other_rows
-    )
+    check_workdir(workdir, [graph.experiment for graph in graphs], drop_other_rows)
     _print_notes(notes)
     graphs, plan = graphs[shard.index :: shard.count], plan.shard(shard.index, shard.count)
-    pretrainings = [graph.experiment for graph in graphs]
+    experiments = [graph.experiment for graph in graphs]
     graph_of = {stage.folder: graph for graph in reversed(graphs) for stage in graph.stages}
 
     @functools.cache
     def step_seconds(experiment: Experiment) -> float:
-        print("note: measuring a step of pretraining, which is compiled first", file=sys.stderr)
+        print("note: timing a step of pretraining, which is compiled first", file=sys.stderr)
         return training_bench.step_seconds(experiment)
 
     def pretraining_seconds(graph: ExperimentGraph) -> float:
-        if (took := plan.cache.seconds(graph.pretrain.folder)) is not None:
-            return took
-        one = next(e for e in pretrainings if _same_step(e, graph.experiment))
-        return step_seconds(one) * graph.experiment.pretrain.steps
+        if (seconds := plan.cache.seconds(graph.pretrain.folder)) is not None:
+            return seconds
+        first = next(e for e in experiments if _same_step(e, graph.experiment))
+        return step_seconds(first) * graph.experiment.pretrain.steps
 
-    tokens_of = functools.cache(estimates.stage_tokens)
+    stage_tokens = functools.cache(estimates.stage_tokens)
 
     def benchmark(folder: str) -> float | None:
         graph = graph_of[folder]
-        tokens = tokens_of(graph)
+        tokens = stage_tokens(graph)
         if folder not in tokens:
             return None
         return pretraining_seconds(graph) * tokens[folder] / tokens[graph.pretrain.folder]
@@ -165,11 +166,8 @@ def dry_run(
 
 def _same_step(one: Experiment, other: Experiment) -> bool:
     """Whether a step of pretraining takes as long, apart from the size of the vocabulary."""
-    sizes = ("batch_size", "seq_len", "optimizer", "grad_accum_steps")
-    trained = one.pretrain, other.pretrain
-    return one.model == other.model and all(
-        len({getattr(t, n) for t in trained}) == 1 for n in sizes
-    )
+    settings = operator.attrgetter("batch_size", "seq_len", "optimizer", "grad_accum_steps")
+    return one.model == other.model and settings(one.pretrain) == settings(other.pretrain)
 
 
 def run(
@@ -186,16 +184,16 @@ def run(
     """Computes every unfinished row of `shard`, `workers` at a time (`default_workers` where None).
     The process that finds all rows finished writes `results.json` and the page.
 
-    A row that fails stops no other: its error is printed at the end, and the page shows the others.
-    The same command tries it again.
+    A row that fails does not stop the others: its error is printed at the end, and the page shows
+    the other rows. The same command tries it again.
 
     Args:
       cache: the folder of the stages, which workdirs may share; `workdir / "stages"` where None.
       distributed: joins this process to a multi-process run.
       together: rows that are pretrained in one program where they can be, in this process, before
         the workers continue.
-      drop: takes out rows of `workdir` that are not given.
-      notes: printed on stderr once nothing is refused.
+      drop_other_rows: removes rows of `workdir` that are not in `rows`.
+      notes: printed on stderr after all checks.
 
     Returns: the page; None where rows of other shards are unfinished, and in all processes of a
       multi-process run except the first.
@@ -231,16 +229,17 @@ def run(
         if (
             i not in failed
             and not distributed_runtime.broadcast_from_first(graph.done)
-            and (error := _compute(graph))
+            and (error := _compute_row(graph))
         ):
             failed[i] = error
     if len(graphs) > 1:
         _print_failures(graphs, failed)
-    page, left = None, {i for i, graph in enumerate(graphs) if not graph.done}
-    if distributed_runtime.is_first() and left <= failed.keys() and len(left) < len(graphs):
-        page = _write_report(workdir, graphs, plan, left)
+    page, unfinished = None, {i for i, graph in enumerate(graphs) if not graph.done}
+    only_failed = unfinished <= failed.keys() and len(unfinished) < len(graphs)
+    if distributed_runtime.is_first() and only_failed:
+        page = _write_report(workdir, graphs, plan, unfinished)
     if failed:
-        raise _failure(graphs, failed, page)
+        raise _sweep_error(graphs, failed, page)
     return page
 
 
@@ -249,8 +248,8 @@ def _print_notes(notes: Sequence[str]) -> None:
         print(note, file=sys.stderr)
 
 
-def _compute(graph: ExperimentGraph) -> UserError | None:
-    """Computes an experiment in this process; returns why it failed."""
+def _compute_row(graph: ExperimentGraph) -> UserError | None:
+    """Computes an experiment in this process; returns its error."""
     try:
         Runner(graph).run()
     except BrokenPipeError:
@@ -267,16 +266,16 @@ def _print_failures(graphs: Sequence[ExperimentGraph], failed: Mapping[int, User
         print(f"kstore: row {i} ({graphs[i].experiment.label}): {reason}", file=sys.stderr)
 
 
-def _failure(
+def _sweep_error(
     graphs: Sequence[ExperimentGraph], failed: Mapping[int, UserError], page: pathlib.Path | None
 ) -> UserError:
     """The error of a sweep with failed rows."""
     if len(graphs) == 1:
         return failed[0]
     others = f"; the others are in {page}" if page else ""
-    found = UserError(f"{len(failed)} of {len(graphs)} rows failed{others}")
-    found.status = max(error.status for error in failed.values())
-    return found
+    error = UserError(f"{len(failed)} of {len(graphs)} rows failed{others}")
+    error.status = max(row_error.status for row_error in failed.values())
+    return error
 
 
 def _write_report(
@@ -286,16 +285,17 @@ def _write_report(
 
     Both are functions of the rows and the stages.
     """
-    named = {i: graph.experiment.label for i, graph in enumerate(graphs) if i in failed}
+    failed_labels = {i: graph.experiment.label for i, graph in enumerate(graphs) if i in failed}
     graphs = [graph for i, graph in enumerate(graphs) if i not in failed]
     rows = [result_row(graph) for graph in graphs]
-    results = {"rows": rows, "stages": plan.path_from(workdir)}
-    if named:
-        results["failed"] = [{"row": i, "name": name} for i, name in named.items()]
-    if alike := agreement.of_all_datasets(groups(rows, [graph.experiment for graph in graphs])):
-        results["spearman"] = alike
-    made = [one for folder in plan.stages for one in plan.cache.attempts(folder)]
-    results["provenance"] = [*{json.dumps(one, sort_keys=True): one for one in made}.values()]
+    results = {"rows": rows, "stages": plan.cache_path_from(workdir)}
+    if failed_labels:
+        results["failed"] = [{"row": i, "name": label} for i, label in failed_labels.items()]
+    if ranks := agreement.of_all_datasets(groups(rows, [graph.experiment for graph in graphs])):
+        results["spearman"] = ranks
+    attempts = [attempt for folder in plan.stages for attempt in plan.cache.attempts(folder)]
+    distinct = {json.dumps(attempt, sort_keys=True): attempt for attempt in attempts}
+    results["provenance"] = [*distinct.values()]
     path, page = workdir / "results.json", workdir / "report.html"
     with lock_workdir(workdir):
         if page.exists() and path.exists() and read_json(path) == json.loads(json.dumps(results)):

@@ -1,8 +1,9 @@
-"""The folder of a sweep: which rows it holds, and who may write it."""
+"""The folder of a sweep: the rows it holds, and the processes that may write it."""
 
 import contextlib
 import pathlib
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import filelock
 
@@ -14,6 +15,7 @@ from kstore_jax.pipeline.graph import resolve_auto
 from kstore_jax.sweep.plan import Plan
 
 _LOCK = ".lock"
+_CONFIG = "config.json"
 
 
 @contextlib.contextmanager
@@ -26,57 +28,52 @@ def lock_workdir(workdir: pathlib.Path) -> Iterator[None]:
 def claim_workdir(
     workdir: pathlib.Path, plan: Plan, rows: Sequence[Experiment], drop_other_rows: bool = False
 ) -> None:
-    """Makes `workdir` the folder of these rows, which may be more than before.
+    """Makes `workdir` the folder of these rows: the rows it holds already, and new ones.
 
-    A workdir with other rows is refused, since its results are somebody's record. With `drop` its
-    other rows are taken out; their stages stay.
+    With `drop_other_rows` its other rows are removed; their stages stay.
 
     Raises:
-      UserError: it holds other rows or other files.
+      UserError: as `check_workdir`.
     """
-    given = {"rows": [as_dict(experiment) for experiment in rows]}
-    check_workdir(workdir, given, drop_other_rows)
+    check_workdir(workdir, rows, drop_other_rows)
     workdir.mkdir(parents=True, exist_ok=True)
     with lock_workdir(workdir):
-        if check_workdir(
-            workdir, given, drop_other_rows
-        ):  # the old page shows rows that are taken out
+        if check_workdir(workdir, rows, drop_other_rows):  # results and page have removed rows
             (workdir / "report.html").unlink(missing_ok=True)
             (workdir / "results.json").unlink(missing_ok=True)
-        write_json(workdir / "config.json", given)
+        write_json(workdir / _CONFIG, _config_of(rows))
         plan.write(workdir)
 
 
-def check_workdir(workdir: pathlib.Path, given: dict, drop_other_rows: bool) -> bool:
-    """Whether `workdir` holds rows that are not given.
+def check_workdir(workdir: pathlib.Path, rows: Sequence[Experiment], drop_other_rows: bool) -> bool:
+    """Returns whether `workdir` holds other rows than these.
 
-    Raises UserError where these, or other files, forbid to claim it.
+    Raises:
+      UserError: it holds other rows, whose results somebody may need, without `drop_other_rows`;
+        or it holds other files, or is a file.
     """
-    path = workdir / "config.json"
     check_is_folder("--workdir", workdir)
     files = [*workdir.iterdir()] if workdir.exists() else []
-    # config.json is checked last: a process that claims the folder meanwhile writes it first
-    if not all(map(_is_temporary, files)) and not path.exists():
-        raise UserError(f"{workdir} is not empty and holds no run of ours; give another --workdir")
-    before = read_json(path, remove=workdir) if path.exists() else {}
-    differing = _lost(before, given)
-    if differing and not drop_other_rows:
+    # config.json is looked for last: a process that claims the folder meanwhile writes it first
+    if not all(map(_is_temporary, files)) and not (workdir / _CONFIG).exists():
+        raise UserError(f"{workdir} is not empty and holds no run; choose another --workdir")
+    difference = _removed_row_difference(_read_config(workdir), _config_of(rows))
+    if difference and not drop_other_rows:
         raise UserError(
-            f"{workdir} was made by another configuration ({differing}); give another --workdir, "
-            "with --cache to share its stages, or let kstore sweep --drop take out the other rows"
+            f"{workdir} was made by another configuration ({difference}); choose another "
+            "--workdir, with --cache to share its stages, or remove its other rows with "
+            "kstore sweep --drop"
         )
-    return bool(differing)
+    return bool(difference)
 
 
 def dropped_rows(workdir: pathlib.Path, rows: Sequence[Experiment]) -> list[str]:
-    """The rows of `workdir` that are not among `rows`, by number and label."""
-    path = workdir / "config.json"
-    before = read_json(path, remove=workdir).get("rows", []) if path.exists() else []
-    given = [identity(resolve_auto(row)) for row in rows]
+    """Returns the rows of `workdir` that are not among `rows`, by number and label."""
+    new = [identity(resolve_auto(row)) for row in rows]
     return [
         f"row {i} ({parse(row).label})"
-        for i, row in enumerate(before)
-        if all(_first_difference(identity_of(Experiment, row), one) for one in given)
+        for i, row in enumerate(_read_config(workdir).get("rows", []))
+        if all(_first_difference(identity_of(Experiment, row), other) for other in new)
     ]
 
 
@@ -84,33 +81,45 @@ def check_is_folder(flag: str, path: pathlib.Path) -> None:
     """Raises UserError where `path` cannot be a folder: it, or a folder above it, is a file."""
     nearest = next(one for one in (path, *path.absolute().parents) if one.exists())
     if not nearest.is_dir():
-        raise UserError(f"{flag}: {nearest} is no folder")
+        raise UserError(f"{flag}: {nearest} is not a folder")
+
+
+def _config_of(rows: Sequence[Experiment]) -> dict[str, Any]:
+    """The content of `config.json`."""
+    return {"rows": [as_dict(experiment) for experiment in rows]}
+
+
+def _read_config(workdir: pathlib.Path) -> dict[str, Any]:
+    path = workdir / _CONFIG
+    return read_json(path, remove=workdir) if path.exists() else {}
 
 
 def _is_temporary(path: pathlib.Path) -> bool:
     return path.suffix == PARTIAL_SUFFIX or path.name == _LOCK
 
 
-def _lost(before: dict, given: dict) -> str | None:
-    """How a row of `before` that is not given differs from the row in its place."""
+def _removed_row_difference(old_config: dict, new_config: dict) -> str | None:
+    """How the first old row that is not among the new rows differs from the new row in its place;
+    None where the new rows have every old one."""
     old, new = (
         [identity_of(Experiment, row) for row in config.get("rows", [])]
-        for config in (before, given)
+        for config in (old_config, new_config)
     )
     for i, row in enumerate(old):
         if row not in new and all(_first_difference(row, other) for other in new):
             if i >= len(new):
-                return f"rows: {len(old)} there, {len(new)} given"
+                return f"rows: {len(old)} in the workdir, {len(new)} in the configuration"
             return _first_difference(row, new[i], f".rows.{i}")
     return None
 
 
-def _first_difference(before, given, path: str = "") -> str | None:
-    if isinstance(before, dict) and isinstance(given, dict):
-        pairs = ((k, before.get(k), given.get(k)) for k in {**before, **given})
-    elif before == given:
+def _first_difference(old: Any, new: Any, path: str = "") -> str | None:
+    """The first field that differs, with both values."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        pairs = ((name, old.get(name), new.get(name)) for name in {**old, **new})
+    elif old == new:
         return None
     else:
-        return f"{path[1:]}: {before!r} there, {given!r} given"
+        return f"{path[1:]}: {old!r} in the workdir, {new!r} in the configuration"
     differences = (_first_difference(a, b, f"{path}.{name}") for name, a, b in pairs)
     return next(filter(None, differences), None)

@@ -1,7 +1,7 @@
 """Computes rows in worker processes of this machine, each bound to its share of the cores.
 
-A worker is `python -m kstore_jax.sweep.workers WORKDIR ROW CACHE`. It ends with the process that
-started it, however that one ends, because its standard input closes.
+A worker is `python -m kstore_jax.sweep.workers WORKDIR ROW CACHE`. It ends when the process that
+started it ends in any way, because its standard input closes.
 """
 
 import contextlib
@@ -12,8 +12,6 @@ import sys
 import threading
 import time
 
-from tqdm import tqdm
-
 from kstore_jax.config.fields import as_dict
 from kstore_jax.errors import Stopped, UserError, run_guarded
 from kstore_jax.files import read_json, write_json
@@ -23,10 +21,11 @@ from kstore_jax.pipeline.graph import ExperimentGraph
 from kstore_jax.pipeline.run import Runner
 from kstore_jax.pipeline.stages import Cache
 from kstore_jax.train import preemption
+from kstore_jax.train.progress import ProgressBar
 from kstore_jax.train.telemetry import METRICS, last_metrics
 
 _POLL_SECONDS = 0.5
-_SECONDS_TO_STOP = 120.0  # a checkpoint may have to wait for a compilation
+_SECONDS_TO_STOP = 120.0  # until a worker is killed; its checkpoint may wait for a compilation
 
 
 def write_experiments(workdir: pathlib.Path, waiting: dict[int, ExperimentGraph]) -> None:
@@ -42,12 +41,12 @@ def run_in_processes(
 ) -> dict[int, UserError]:
     """Computes the rows `waiting`, by number, at most `workers` at a time; shows their progress.
 
-    `write_experiments` has to come first.
+    `write_experiments` has written their experiments before.
 
     A row's share of the cores depends on `workers` alone, not on the number of waiting rows: XLA's
     sums depend on the number of threads, and a resumed sweep has to end as an undisturbed one.
 
-    Returns: the errors of the workers whose rows failed, with their statuses.
+    Returns: the errors of failed rows, by number, with the exit statuses of their workers.
 
     Raises:
       UserError: a worker was killed; its status has the signal. The others are stopped.
@@ -55,14 +54,14 @@ def run_in_processes(
     """
     folder = workdir / "workers"
     todo = list(waiting)
-    free = _shares_of_cores(workers)
+    free_cores = _shares_of_cores(workers)
     failed: dict[int, UserError] = {}
     running: dict[int, tuple[subprocess.Popen, set[int]]] = {}
     bars = {row: RowProgress(graph, place) for place, (row, graph) in enumerate(waiting.items())}
     try:
         while todo or running:
-            while todo and free:
-                row, cores = todo.pop(0), free.pop()
+            while todo and free_cores:
+                row, cores = todo.pop(0), free_cores.pop()
                 running[row] = _start(workdir, row, waiting[row].cache, cores), cores
             time.sleep(_POLL_SECONDS)
             for row, (process, cores) in list(running.items()):
@@ -70,11 +69,11 @@ def run_in_processes(
                 if process.poll() is not None:
                     process.communicate()  # closes its standard input
                     del running[row]
-                    free.append(cores)
+                    free_cores.append(cores)
                     if process.returncode == Stopped.status:
                         raise Stopped
                     if process.returncode:
-                        failed[row] = _failure(folder / f"row-{row}.log", process.returncode)
+                        failed[row] = _worker_error(folder / f"row-{row}.log", process.returncode)
                     if process.returncode < 0:
                         raise failed[row]
         return failed
@@ -91,17 +90,17 @@ def run_in_processes(
 
 
 def _shares_of_cores(workers: int) -> list[set[int]]:
-    """The usable cores in equal shares."""
+    """The usable cores in equal shares; with fewer cores than workers, shares of one overlap."""
     cores = usable_cores()
-    each = max(1, len(cores) // workers)
-    return [{cores[(i * each + k) % len(cores)] for k in range(each)} for i in range(workers)]
+    size = max(1, len(cores) // workers)
+    return [{cores[(i * size + k) % len(cores)] for k in range(size)} for i in range(workers)]
 
 
 def _start(workdir: pathlib.Path, row: int, cache: Cache, cores: set[int]) -> subprocess.Popen:
-    of_row = map(str, (workdir, row, cache.root))
-    from_here = os.getcwd() in sys.path  # true under -m, not under the command kstore
-    python = [sys.executable, *(() if from_here else ("-P",))]
-    command = [*python, "-m", "kstore_jax.sweep.workers", *of_row]
+    in_path = os.getcwd() in sys.path  # true under -m, not under the command kstore
+    python = [sys.executable, *(() if in_path else ("-P",))]
+    arguments = map(str, (workdir, row, cache.root))
+    command = [*python, "-m", "kstore_jax.sweep.workers", *arguments]
     with (workdir / "workers" / f"row-{row}.log").open("w") as log:
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log)
     if hasattr(os, "sched_setaffinity"):
@@ -109,13 +108,13 @@ def _start(workdir: pathlib.Path, row: int, cache: Cache, cores: set[int]) -> su
     return process
 
 
-def _failure(log: pathlib.Path, status: int) -> UserError:
+def _worker_error(log: pathlib.Path, status: int) -> UserError:
     """The last error of a worker, with its status, or 128 + N where signal N killed it."""
     lines = log.read_text().splitlines()
-    errors = [line.removeprefix("kstore: ") for line in lines if line.startswith("kstore: ")]
-    how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
-    last = errors[-1] if errors and status > 0 else f"a worker {how}"
-    error = UserError(f"{last} (its output: {log})")
+    messages = [line.removeprefix("kstore: ") for line in lines if line.startswith("kstore: ")]
+    end = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
+    message = messages[-1] if messages and status > 0 else f"a worker {end}"
+    error = UserError(f"{message} (its output: {log})")
     error.status = status if status > 0 else 128 - status
     return error
 
@@ -123,35 +122,30 @@ def _failure(log: pathlib.Path, status: int) -> UserError:
 class RowProgress:
     """Shows the current training of a row, from the metrics its worker writes."""
 
-    def __init__(self, graph: ExperimentGraph, place: int):
+    def __init__(self, graph: ExperimentGraph, position: int):
+        """Draws the bar on line `position` below the cursor."""
         self._label = graph.experiment.label
         self._cache = graph.cache
-        self._ahead = list(graph.stages)
+        self._unfinished = list(graph.stages)
         interval = 0.1 if sys.stderr.isatty() else 30.0
-        self._bar = tqdm(desc=self._label, position=place, unit="step", mininterval=interval)
+        self._bar = ProgressBar(self._label, position=position, mininterval=interval)
 
     def show(self) -> None:
-        while self._ahead and self._cache.result(self._ahead[0]) is not None:
-            del self._ahead[0]
-        if not self._ahead:
+        """Shows the newest metrics of the first unfinished stage."""
+        while self._unfinished and self._cache.result(self._unfinished[0]) is not None:
+            del self._unfinished[0]
+        if not self._unfinished:
             return
-        now = last_metrics(self._cache.folder(self._ahead[0]) / METRICS)
-        if now is None:
-            return
-        if self._bar.total != now["steps"] or self._bar.n > now["step"]:
-            self._bar.reset(now["steps"])
-        label = f"{self._label}: {self._ahead[0].kind}"
-        self._bar.set_description_str(label, refresh=False)
-        self._bar.set_postfix_str(
-            f"loss {now['loss']:.3f}, {now['tokens_per_s']:,} tokens/s", refresh=False
-        )
-        self._bar.update(now["step"] - self._bar.n)
+        stage = self._unfinished[0]
+        if (line := last_metrics(self._cache.folder(stage) / METRICS)) is not None:
+            self._bar.show(line, f"{self._label}: {stage.kind}")
 
     def close(self) -> None:
         self._bar.close()
 
 
 def _end_with_parent() -> None:
+    """Ends this process when its standard input closes."""
     while os.read(sys.stdin.fileno(), 1):
         pass
     os._exit(1)
