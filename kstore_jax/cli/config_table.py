@@ -23,7 +23,7 @@ class _Field:
       path: its dotted name.
       default: its default as Python writes it.
       values: its type, with limits or choices.
-      doc: what it means.
+      doc: its documentation.
     """
 
     path: str
@@ -86,12 +86,12 @@ def _fields(kind: type, names: list[str], prefix: str = "") -> list[_Field]:
 
 def _presets() -> list[_Field]:
     """The fields `model.size` and `model.style`, which stand for others."""
-    described = []
+    fields = []
     for name, presets in PRESETS.items():
         first, *_ = presets
         doc = f"Sets {', '.join(presets[first])}, except those that are set themselves."
-        described.append(_Field(f"model.{name}", repr(first), " | ".join(presets), doc))
-    return described
+        fields.append(_Field(f"model.{name}", repr(first), " | ".join(presets), doc))
+    return fields
 
 
 def _values(kind: type, metadata: Any) -> str:

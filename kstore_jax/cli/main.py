@@ -18,7 +18,7 @@ class Command(NamedTuple):
       run: `(argv, flag values)`; reads the arguments and does the work.
       usage: its arguments, as the help prints them.
       flags: defaults of its flags by name.
-      summary: what it is for, in a few words.
+      summary: its purpose in a few words.
     """
 
     run: Callable[[Sequence[str], flags.FlagValues], None]

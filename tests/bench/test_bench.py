@@ -1,4 +1,4 @@
-"""What `kstore bench` tells, and the arithmetic behind it. How fast is for no test to say."""
+"""The output of `kstore bench` and the arithmetic behind it. No test checks how fast it is."""
 
 import json
 import subprocess
@@ -40,7 +40,7 @@ def trained(config_file) -> dict:
     return bench("train", f"--config={config_file}")
 
 
-def test_bench_train_tells_what_was_measured(trained):
+def test_bench_train_names_the_measured_settings(trained):
     assert set(trained) == TRAINED
     asked = {"dtype": "float32", "batch": 4, "window": 32, "devices": 1, "device": "cpu"}
     assert asked.items() <= trained.items()
@@ -57,7 +57,7 @@ def test_bench_train_agrees_with_itself(trained):
     assert 0 < trained["checkpoint_blocks_s"] < trained["checkpoint_s"]
 
 
-def test_bench_train_sets_models_trained_together_beside_one_by_one(config_file):
+def test_bench_train_compares_models_together_and_one_by_one(config_file):
     found = bench("train", f"--config={config_file}", "--together=3")
     more = {"models_tokens_per_s", "one_by_one_tokens_per_s", "together_over_one_by_one"}
     assert set(found) == TRAINED | more | {"together"}
@@ -70,7 +70,7 @@ def test_bench_train_sets_models_trained_together_beside_one_by_one(config_file)
         assert all_.shape == (3, *one.shape)
 
 
-def test_bench_profile_tells_what_the_time_of_a_step_goes_to(config_file):
+def test_bench_profile_has_the_time_of_each_operation(config_file):
     found = bench("profile", f"--config={config_file}")
     spent = list(found.values())
     assert spent == sorted(spent, reverse=True)
@@ -95,7 +95,7 @@ def test_operations_are_named_as_in_the_model():
     }  # fmt: skip
 
 
-def test_bench_qa_tells_how_many_questions(config_file):
+def test_bench_qa_counts_questions(config_file):
     found = bench("qa", f"--config={config_file}")
     assert found["questions"] == 6 * 20
     assert found["questions_per_s"] > 0
@@ -153,7 +153,7 @@ def test_steps_go_on_from_one_another():
         ("TPU v5p", 459e12),
     ],
 )
-def test_the_peak_of_a_known_accelerator_is_that_of_its_data_sheet(kind, flops):
+def test_the_peak_of_a_known_accelerator_is_from_its_data_sheet(kind, flops):
     found, source = peaks.peak_flops(Device(kind), "bfloat16")
     assert found == flops
     assert source.startswith("data sheet of ")

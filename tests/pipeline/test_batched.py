@@ -17,7 +17,7 @@ from kstore_jax.pipeline.run import pretrain_batched
 from kstore_jax.pipeline.stages import RESULT, Cache
 from kstore_jax.train.telemetry import METRICS, read_metrics
 from kstore_jax.world.config import World
-from tests.sweep.test_resume import assert_alike, complete, contents, newest, rows, wait_until
+from tests.sweep.sweeps import assert_alike, complete, contents, newest, rows, wait_until
 
 TOGETHER = "--together=2"
 

@@ -15,12 +15,10 @@ from kstore_jax.readouts.base import Context
 from kstore_jax.sweep import estimates
 from kstore_jax.world.people import ATTRIBUTES
 
-pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
-
 
 @pytest.fixture
 def runner(finished) -> Runner:
-    """The row of several texts a person, done."""
+    """The finished row with several texts a person."""
     row = json.loads((finished / "config.json").read_text())["rows"][1]
     return Runner(ExperimentGraph(parse(row), Cache(finished / "stages")))
 
@@ -41,7 +39,7 @@ class Tokens(Exception):
 
 
 def trained(monkeypatch, runner: Runner, stage: Stage) -> int:
-    """The tokens that a stage itself says it trains."""
+    """The tokens that the training of a stage counts."""
 
     def fit(task, training, *_):
         raise Tokens(task.step_tokens * training.steps)
@@ -53,18 +51,18 @@ def trained(monkeypatch, runner: Runner, stage: Stage) -> int:
     return raised.value.args[0]
 
 
-def test_tokens_are_those_that_the_stages_train_and_read(runner, context, monkeypatch):
-    found = estimates.stage_tokens(runner.graph)
+def test_estimated_tokens_are_the_tokens_that_stages_train_and_read(runner, context, monkeypatch):
+    tokens = estimates.stage_tokens(runner.graph)
     (tuned,) = runner.graph.finetune.values()
-    assert found[runner.graph.pretrain.folder] == 24 * 4 * 32
-    assert found[tuned.folder] == trained(monkeypatch, runner, tuned)
-    ((_, recited),) = context.recall_examples(context.corpus.texts)
-    assert found[runner.graph.recall.folder] == pytest.approx(recited.tokens.size / 3)
+    assert tokens[runner.graph.pretrain.folder] == 24 * 4 * 32
+    assert tokens[tuned.folder] == trained(monkeypatch, runner, tuned)
+    ((_, recalled),) = context.recall_examples(context.corpus.texts)
+    assert tokens[runner.graph.recall.folder] == pytest.approx(recalled.tokens.size / 3)
     question, wordings = (
         context.questions().tokens.shape[1],
         runner.graph.data.language.questions.shape[1],
     )
-    assert found[runner.graph.qa.folder] == pytest.approx(
+    assert tokens[runner.graph.qa.folder] == pytest.approx(
         20 * len(ATTRIBUTES) * wordings * question / 3
     )
     for stage, texts, batch in (
@@ -72,15 +70,15 @@ def test_tokens_are_those_that_the_stages_train_and_read(runner, context, monkey
         (runner.graph.q_probe, 20, 8),
     ):
         steps = trained(monkeypatch, runner, stage)
-        assert found[stage.folder] == pytest.approx(steps * (1 + texts / (3 * 24 * batch)))
+        assert tokens[stage.folder] == pytest.approx(steps * (1 + texts / (3 * 24 * batch)))
 
 
-def test_work_grows_with_the_people_though_few_are_looked_at(runner):
+def test_work_grows_with_the_people_though_few_are_drawn(runner):
     world = dataclasses.replace(runner.graph.experiment.world, people=20_000)
     many = changed_from(runner, runner.graph.cache, world=world)
-    few, more = estimates.stage_tokens(runner.graph), estimates.stage_tokens(many.graph)
+    of_few, of_many = (estimates.stage_tokens(r.graph) for r in (runner, many))
     for name in ("qa", "recall"):
-        before, after = (getattr(of.graph, name).folder for of in (runner, many))
-        assert more[after] == pytest.approx(1000 * few[before], rel=0.2)
+        before, after = (getattr(r.graph, name).folder for r in (runner, many))
+        assert of_many[after] == pytest.approx(1000 * of_few[before], rel=0.2)
     (before,), (after,) = runner.graph.finetune.values(), many.graph.finetune.values()
-    assert more[after.folder] == pytest.approx(few[before.folder], rel=0.2)
+    assert of_many[after.folder] == pytest.approx(of_few[before.folder], rel=0.2)

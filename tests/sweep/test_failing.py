@@ -1,7 +1,6 @@
-"""Rows of a sweep that fail, and rows that are taken out of it."""
+"""Rows of a sweep that fail, and rows that are dropped."""
 
 import pathlib
-import shutil
 
 import pytest
 
@@ -12,18 +11,10 @@ from kstore_jax.pipeline.stages import RESULT
 from kstore_jax.report.results import read_results
 from kstore_jax.sweep import run as sweep
 from kstore_jax.sweep.plan import Plan
-from tests.sweep.test_resume import contents, rows
-
-pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+from tests.sweep.sweeps import contents, rows
 
 ROWS = 'product(data__variant=["single", "multi2+permute"])'
 BAD = 'row("bad", data__variant="single", pretrain__learning_rate=1e30)'
-
-
-@pytest.fixture
-def copied(finished, tmp_path) -> pathlib.Path:
-    """A copy of the finished workdir."""
-    return pathlib.Path(shutil.copytree(finished, tmp_path / "run"))
 
 
 @pytest.fixture
@@ -37,18 +28,18 @@ def with_bad_row(config_file, tmp_path) -> pathlib.Path:
     return path
 
 
-def asked(config: pathlib.Path, workdir: pathlib.Path, *flags: str) -> int:
+def run_sweep(config: pathlib.Path, workdir: pathlib.Path, *flags: str) -> int:
     flags = flags or ("--workers=1",)
     return cli.main(["sweep", f"--config={config}", f"--workdir={workdir}", *flags])
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_row_that_diverges_stops_no_other_and_can_be_taken_out(
+def test_a_diverging_row_stops_no_other_and_can_be_dropped(
     copied, finished, config_file, with_bad_row, capfd, workers
 ):
     for path in copied.glob(f"stages/qa-*/{RESULT}"):
         path.unlink()
-    assert asked(with_bad_row, copied, f"--workers={workers}") == 2
+    assert run_sweep(with_bad_row, copied, f"--workers={workers}") == 2
     captured = capfd.readouterr()
     row, last = [line for line in captured.err.splitlines() if line.startswith("kstore:")]
     assert row.startswith("kstore: row 0 (bad): pretrain bad: the loss became nan in steps 2 to 2;")
@@ -56,29 +47,32 @@ def test_a_row_that_diverges_stops_no_other_and_can_be_taken_out(
     assert last == f"kstore: 1 of 3 rows failed; the others are in {page}"
     assert captured.out == ""
     assert rows(copied) == rows(finished)
-    found = read_results(copied)
-    assert found.failed == ("row 0 (bad)",)
-    assert [config.data.variant for config in found.configs] == ["single", "multi2+permute"]
+    results = read_results(copied)
+    assert results.failed == ("row 0 (bad)",)
+    assert [config.data.variant for config in results.configs] == ["single", "multi2+permute"]
     assert "Not on this page, because it failed: row 0 (bad)." in page.read_text()
 
     before = contents(copied)
-    assert asked(config_file, copied) == 2
+    assert run_sweep(config_file, copied) == 2
     captured = capfd.readouterr().err
-    assert "rows.0.pretrain.learning_rate: 1e+30 there, 0.003 given" in captured
+    assert (
+        "rows.0.pretrain.learning_rate: 1e+30 in the workdir, 0.003 in the configuration"
+        in captured
+    )
     assert "kstore sweep --drop" in captured
     assert contents(copied) == before
-    assert asked(config_file, copied, "--drop", "--dry-run") == 0
-    assert "note: --drop takes out row 0 (bad)\n" in capfd.readouterr().err
+    assert run_sweep(config_file, copied, "--drop", "--dry-run") == 0
+    assert "note: --drop removes row 0 (bad)\n" in capfd.readouterr().err
     assert contents(copied) == before
-    assert asked(config_file, copied, "--drop", "--workers=1") == 0
-    assert "note: --drop takes out row 0 (bad)\n" in capfd.readouterr().err
+    assert run_sweep(config_file, copied, "--drop", "--workers=1") == 0
+    assert "note: --drop removes row 0 (bad)\n" in capfd.readouterr().err
     assert rows(copied) == rows(finished)
     assert read_results(copied).failed == ()
     assert "bad" not in {name for name, _ in Plan.read(copied).rows}
     assert "because it failed" not in page.read_text()
 
 
-def test_results_of_rows_that_were_taken_out_are_nowhere_beside_others(
+def test_results_of_dropped_rows_are_removed(
     copied, config_file, with_bad_row, monkeypatch, capsys
 ):
     def run(_):
@@ -86,34 +80,34 @@ def test_results_of_rows_that_were_taken_out_are_nowhere_beside_others(
 
     monkeypatch.setattr(Runner, "run", run)
     flags = "--drop", "--workers=1", "--config.data.variant=multi5"
-    assert asked(config_file, copied, *flags) == 1
+    assert run_sweep(config_file, copied, *flags) == 1
     assert not (copied / "results.json").exists()
     assert not (copied / "report.html").exists()
     output = capsys.readouterr().err
     assert "of many" not in output.splitlines()[-1]
 
 
-def test_why_rows_failed_is_told_though_the_page_cannot_be_written(
+def test_errors_of_rows_are_printed_though_the_page_cannot_be_written(
     copied, with_bad_row, monkeypatch, capsys
 ):
     def write(*_):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(sweep, "_write_report", write)
-    assert asked(with_bad_row, copied) == 2
+    assert run_sweep(with_bad_row, copied) == 2
     output = capsys.readouterr().err
     assert "kstore: row 0 (bad): pretrain bad: the loss became nan" in output
     assert output.splitlines()[-1] == "kstore: No space left on device"
 
 
-def test_what_nobody_expected_of_a_row_is_told_with_its_traceback(
+def test_an_unexpected_error_of_a_row_is_printed_with_its_traceback(
     copied, with_bad_row, capsys, monkeypatch
 ):
     def run(_):
         raise MemoryError("no room for a batch")
 
     monkeypatch.setattr(Runner, "run", run)
-    assert asked(with_bad_row, copied) == 1
+    assert run_sweep(with_bad_row, copied) == 1
     output = capsys.readouterr().err
     assert "Traceback" in output
     assert output.splitlines()[-2] == "kstore: row 0 (bad): MemoryError: no room for a batch"
@@ -127,15 +121,15 @@ def test_a_row_that_cannot_start_is_named_before_anything_is_written(
             raise UserError("mesh.data: expected less")
 
     monkeypatch.setattr(sweep, "check", check)
-    assert asked(config_file, tmp_path / "run") == 2
+    assert run_sweep(config_file, tmp_path / "run") == 2
     expected = "kstore: row 1 (multi2+permute, seed 0): mesh.data: expected less\n"
     assert capsys.readouterr().err == expected
     assert not (tmp_path / "run").exists()
-    assert asked(config_file, tmp_path / "run", "--config.data.variant=multi5") == 2
+    assert run_sweep(config_file, tmp_path / "run", "--config.data.variant=multi5") == 2
     assert capsys.readouterr().err == "kstore: mesh.data: expected less\n"
 
 
-def test_rows_of_other_tasks_are_waited_for_where_one_of_its_own_fails(
+def test_the_page_waits_for_other_tasks_though_a_row_fails(
     copied, with_bad_row, capsys, monkeypatch
 ):
     def run(_):
@@ -145,6 +139,6 @@ def test_rows_of_other_tasks_are_waited_for_where_one_of_its_own_fails(
     before = (copied / "results.json").read_bytes()
     monkeypatch.setattr(Runner, "run", run)
     monkeypatch.setattr(sweep, "_write_report", None)
-    assert asked(with_bad_row, copied, "--workers=1", "--shard=0/3") == 2
+    assert run_sweep(with_bad_row, copied, "--workers=1", "--shard=0/3") == 2
     assert capsys.readouterr().err.splitlines()[-1] == "kstore: 1 of 3 rows failed"
     assert (copied / "results.json").read_bytes() == before

@@ -1,0 +1,67 @@
+"""A damaged file is named in one line with its remedy."""
+
+import pytest
+
+from kstore_jax.cli import main as cli
+from tests.sweep.sweeps import assert_alike, contents, sweep_again
+
+
+@pytest.mark.parametrize("place", [0.0, 0.5, 0.99])
+def test_a_changed_byte_in_a_shard_is_reported_in_one_line(copied, config_file, capsys, place):
+    part = sorted((copied / "stages").glob("shards-*/dataset/part-*"))[-1]
+    content = bytearray(part.read_bytes())
+    content[int(place * len(content))] ^= 1
+    part.write_bytes(content)
+    before = contents(copied)
+    assert sweep_again(config_file, copied) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err == f"kstore: {part}: changed since it was written (SHA-256 differs)\n"
+    assert contents(copied) == before
+
+
+@pytest.mark.parametrize("content", ["", '{"rows": [', "[]", "\0\0\0"])
+@pytest.mark.parametrize("name", ["config.json", "stages/qa-*/result.json"])
+def test_a_damaged_file_is_reported_in_one_line_with_the_remedy(
+    copied, config_file, capsys, name, content
+):
+    path = next(copied.glob(name))
+    path.write_text(content)
+    assert sweep_again(config_file, copied) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    remove = copied if name == "config.json" else "it"
+    assert captured.err == f"kstore: {path}: damaged; remove {remove} and run again\n"
+
+
+def test_a_damaged_result_is_recovered_once_it_is_removed(copied, finished, config_file):
+    path = next(copied.glob("stages/pretrain-*/result.json"))
+    path.write_text("")
+    assert sweep_again(config_file, copied) == 1
+    path.unlink()
+    assert sweep_again(config_file, copied) == 0
+    assert_alike(copied, finished)
+
+
+@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")
+def test_a_damaged_checkpoint_of_a_finished_stage_is_not_replaced_by_an_earlier_one(
+    copied, config_file, capsys
+):
+    next(copied.glob("stages/recall-*/result.json")).unlink()
+    for folder in copied.glob("stages/pretrain-*"):
+        (folder / "checkpoints" / "24" / "trainable" / "_METADATA").write_text("{")
+    config = f"--config={config_file}"
+    assert cli.main(["sweep", config, f"--workdir={copied}", "--workers=1"]) == 1
+    row, last = capsys.readouterr().err.splitlines()
+    assert f": {copied}/stages/pretrain-" in row
+    assert "/checkpoints/24: damaged; remove " in row
+    assert last.startswith("kstore: 1 of 2 rows failed; ")
+
+
+def test_a_stage_file_without_parents_is_damaged(copied, capsys):
+    path = next(copied.glob("stages/pretrain-*/stage.json"))
+    path.write_text("{}")
+    for command in (["status", copied], ["gc", copied / "stages", f"--keep={copied}"]):
+        assert cli.main([*map(str, command)]) == 1
+        expected = f"kstore: {path}: damaged; remove {path.parent} and run again\n"
+        assert capsys.readouterr().err == expected
