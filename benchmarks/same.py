@@ -102,7 +102,7 @@ def run_sides(
     sweeps: dict,
     temporary: pathlib.Path,
 ) -> None:
-    """Runs the tree, and beside it the base unless `base_results` is there, each on a core of its own.
+    """Runs the tree, and the base unless `base_results` is there, each on a core of its own.
 
     Raises:
       SideError: a side failed.
@@ -114,7 +114,9 @@ def run_sides(
         if not base_results.exists():
             checkout = stack.enter_context(_worktree(commit, temporary / "checkout"))
             base_results.parent.mkdir(parents=True, exist_ok=True)
-            made = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory(dir=base_results.parent)))
+            made = pathlib.Path(
+                stack.enter_context(tempfile.TemporaryDirectory(dir=base_results.parent))
+            )
             theirs = made / "side"
             sides["base"] = stack.enter_context(_running(checkout, theirs, sweeps, cores[0]))
             _wait("base", sides["base"], theirs)

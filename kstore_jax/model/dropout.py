@@ -1,21 +1,24 @@
-"""Dropout that draws eight random bits an element, where `jax.random.bernoulli` draws 64."""
+"""Dropout masks from eight random bits per element, where `jax.random.bernoulli` draws 64."""
 
 import jax
 import jax.numpy as jnp
 
 
 def keep_mask(key: jax.Array, rate: float, shape: tuple[int, ...]) -> jax.Array:
-    """Which elements stay, bool of `shape`; each does with probability `share_kept(rate)`."""
+    """Returns a bool mask of `shape`: True, with probability `keep_prob(rate)`, for kept elements.
+
+    The mask depends on `key` alone.
+    """
     *leading, last = shape
     words = jax.random.bits(key, (*leading, -(-last // 4)), jnp.uint32)
-    drawn = jax.lax.bitcast_convert_type(words, jnp.uint8).reshape(*leading, -1)
-    return drawn[..., :last] < jnp.uint8(_kept_of_256(rate))
+    random_bytes = jax.lax.bitcast_convert_type(words, jnp.uint8).reshape(*leading, -1)
+    return random_bytes[..., :last] < jnp.uint8(_keep_of_256(rate))
 
 
 def keep_prob(rate: float) -> float:
-    """The share of elements that stay, what is left by a rate of dropout, in whole 256ths."""
-    return _kept_of_256(rate) / 256
+    """Returns the probability of keeping an element: 1 - `rate` rounded to a 256th, in (0, 1)."""
+    return _keep_of_256(rate) / 256
 
 
-def _kept_of_256(rate: float) -> int:
+def _keep_of_256(rate: float) -> int:
     return min(max(round(256 * (1.0 - rate)), 1), 255)

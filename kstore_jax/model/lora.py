@@ -1,7 +1,7 @@
 """What is trained on top of a frozen model: `params = merge(frozen, trainable)`.
 
-A trainable is a plain dictionary; `merge` is the only thing that knows how it acts. Gradients reach
-the trainable through `merge`, so every training is the same loop.
+A trainable is a dictionary of updates, by the matrix they act on; only `merge` interprets it. As
+gradients reach it through `merge`, every training is the same loop.
 """
 
 import jax
@@ -13,10 +13,14 @@ from kstore_jax.model.forward import Params
 def init_lora(
     params: Params, key: jax.Array, rank: int, embedding_rank: int, scale: float
 ) -> dict[str, dict[str, jax.Array]]:
-    """Low-rank updates of every query and value kernel, and of the embedding.
+    """Returns low-rank updates of every query and value kernel, and of the embedding.
 
-    A is zero, so the merged model starts as the frozen one; B is Gaussian with standard deviation
-    `scale`. A rank of 0 makes no update, one of -1 trains the whole matrix itself.
+    The merged model starts as the frozen one. Source: LoRA (Hu et al., 2021), section 4.1.
+
+    Args:
+      rank: of the updates of kernels; 0: no update, -1: the whole matrix is trained.
+      embedding_rank: the same for the embedding.
+      scale: standard deviation of the initial B; A is zero.
     """
     sites = [
         (f"{block}/{site}", params[block][site]["kernel"], rank)
@@ -37,19 +41,26 @@ def init_lora(
 def low_rank(
     key: jax.Array, shape: tuple[int, int, int], rank: int, scale: float
 ) -> dict[str, jax.Array]:
-    """A (T, I, rank) zero and B (T, rank, O) Gaussian, for `shape` (T, I, O): T updates."""
-    tasks, rows, columns = shape
+    """Returns T updates A B of matrices (I, O), for `shape` (T, I, O).
+
+    `a` (T, I, rank) is zero; `b` (T, rank, O) is Gaussian with standard deviation `scale`.
+    """
+    tasks, inputs, outputs = shape
     return {
-        "a": jnp.zeros((tasks, rows, rank)),
-        "b": jax.random.normal(key, (tasks, rank, columns)) * scale,
+        "a": jnp.zeros((tasks, inputs, rank)),
+        "b": jax.random.normal(key, (tasks, rank, outputs)) * scale,
     }
 
 
 def merge(frozen: Params, trainable: dict, alpha: float, embedding_side: str = "input") -> Params:
-    """W + alpha A B, or the whole matrix trained, where there is an update; the frozen W elsewhere.
+    """Returns the parameters with each updated matrix W replaced by W + alpha A B, or by the whole
+    trained matrix; all others are the frozen arrays themselves.
 
-    An update of the embedding acts on its input side, where the head keeps the frozen table, or on
-    `both`. One with T > 1 tasks gives T tables stacked, (T V, D): token v of task t is row t V + v.
+    An update of T > 1 tasks turns the embedding into T tables (T V, D): row t V + v is token v of
+    task t.
+
+    Args:
+      embedding_side: `input`: the head keeps the frozen embedding; `both`: it changes with it.
     """
     params = dict(frozen)
     for site, update in trainable.items():
@@ -57,17 +68,17 @@ def merge(frozen: Params, trainable: dict, alpha: float, embedding_side: str = "
             table = frozen["embedding"]
             if embedding_side == "input":
                 params["unembedding"] = frozen.get("unembedding", table)
-            params["embedding"] = _updated(table, update, alpha).reshape(-1, table.shape[1])
+            params["embedding"] = _apply_update(table, update, alpha).reshape(-1, table.shape[1])
         else:
             block, name = site.split("/")
             layer = params[block][name]
-            layer = {**layer, "kernel": _updated(layer["kernel"], update, alpha)[0]}
+            layer = {**layer, "kernel": _apply_update(layer["kernel"], update, alpha)[0]}
             params[block] = {**params[block], name: layer}
     return params
 
 
-def _updated(matrix_IxO: jax.Array, update: dict[str, jax.Array], alpha: float) -> jax.Array:
-    """(T, I, O): the matrix with each of T updates."""
+def _apply_update(matrix_IxO: jax.Array, update: dict[str, jax.Array], alpha: float) -> jax.Array:
+    """Returns the matrix with each of T updates, (T, I, O)."""
     if "whole" in update:
         return update["whole"]
     return matrix_IxO[None] + alpha * jnp.einsum("tir,tro->tio", update["a"], update["b"])

@@ -1,9 +1,11 @@
-"""The products a transformer spends its time in, in the form every backend runs fast.
+"""Matrix products, in the form that every backend computes fast.
 
-Three rules, each worth a factor on CPU and nothing lost elsewhere: activations are flattened to two
-dimensions before a product; bfloat16 enters a product but never leaves it (inputs bfloat16, sums
-and result float32), in the backward products too; and the left side contracts its last dimension.
-XLA's CPU backend reaches the matrix unit (AMX) under these rules only.
+XLA's CPU backend reaches the matrix unit (AMX) only under three rules, which cost other backends
+nothing:
+
+1. Activations are flattened to two dimensions before a product.
+2. Inputs of a product may be bfloat16; sums and results are float32, also in the backward pass.
+3. The left side contracts its last dimension.
 """
 
 import functools
@@ -15,9 +17,11 @@ import jax.numpy as jnp
 
 
 def dot(a: jax.Array, b: jax.Array, contract_b: int, dtype: jnp.dtype) -> jax.Array:
-    """Contracts the last dimension of `a` with `contract_b` of `b`, over equal leading dimensions.
+    """Contracts the last dimension of `a` with dimension `contract_b` of `b`, for each of their
+    equal leading dimensions; returns float32.
 
-    a (..., M, C) and b (..., C, N) or (..., N, C): (..., M, N) float32; inputs cast to `dtype`.
+    a (..., rows, I) and b (..., I, O), or (..., O, I) with `contract_b` -1: (..., rows, O). Both
+    are cast to `dtype` first.
     """
     batch = tuple(range(a.ndim - 2))
     dimensions = (((a.ndim - 1,), (b.ndim + contract_b,)), (batch, batch))
@@ -28,10 +32,10 @@ def dot(a: jax.Array, b: jax.Array, contract_b: int, dtype: jnp.dtype) -> jax.Ar
 
 @jax.custom_vjp
 def transpose_copy(x: jax.Array) -> jax.Array:
-    """`x` with its last two dimensions swapped, laid out anew in memory on CPU.
+    """Swaps the last two dimensions of `x`; on a CPU by a copy in memory.
 
-    XLA folds an ordinary transpose into the product that reads it, which then leaves the fast path.
-    It does not see through the integer view of the two joined halves.
+    XLA's CPU backend would fold an ordinary transpose into the product that reads it, which then
+    misses the matrix unit. It does not fold this one: two halves, viewed as integers, joined.
     """
     if jax.default_backend() != "cpu":
         return x.swapaxes(-1, -2)
@@ -45,14 +49,14 @@ transpose_copy.defvjp(lambda x: (transpose_copy(x), None), lambda _, dy: (transp
 
 
 def dense(x: jax.Array, kernel: jax.Array, bias: jax.Array | None, dtype: jnp.dtype) -> jax.Array:
-    """`x @ kernel + bias` for x (..., I) and kernel (I, O): (..., O) float32."""
+    """Returns `x @ kernel + bias` for x (..., I) and kernel (I, O): (..., O) float32."""
     y: Any = _product(x.reshape(-1, x.shape[-1]), kernel, dtype)
     y = y if bias is None else y + bias[None]
     return y.reshape(*x.shape[:-1], kernel.shape[-1])
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _product(x, w, dtype):
+def _product(x, w, dtype) -> jax.Array:
     return dot(x, w, -2, dtype)
 
 
@@ -66,7 +70,7 @@ def _product_backward(dtype, saved, dy):
     dy = dy.astype(dtype)
     if x.shape[1] <= dy.shape[1]:
         dw = dot(transpose_copy(x), dy, -2, dtype)
-    else:  # the narrower is laid out anew; a wide x is what a GELU made, once more for each element
+    else:  # copies the narrower one: a copy of a wide x would compute its GELU once more
         dw = transpose_copy(dot(transpose_copy(dy), x, -2, dtype))
     return dot(dy, w, -1, dtype), dw
 
@@ -75,8 +79,8 @@ _product.defvjp(_product_forward, _product_backward)
 
 
 def fastest_matmul_dtype() -> str:
-    """The dtype for the inputs of products on this machine: bfloat16 where hardware multiplies it,
-    accelerators and CPUs with AMX or AVX512-BF16; float32 elsewhere."""
+    """Returns the fastest input dtype of matrix products on this machine: bfloat16 on accelerators
+    and on CPUs with AMX or AVX512-BF16, else float32."""
     if jax.default_backend() != "cpu":
         return "bfloat16"
     cpu = pathlib.Path("/proc/cpuinfo")

@@ -1,8 +1,21 @@
-"""The network: pre-norm blocks whose configuration gives GPT-2 with rotary positions (the paper's),
-plain GPT-2, Llama, Mistral, and each of them bidirectional.
+"""The network: pre-norm blocks that compute, by configuration, GPT-2 with rotary positions (the
+paper's), plain GPT-2, Llama or Mistral, each causal or bidirectional.
 
-Shapes in names: B batch, L length, D width, H heads, G key and value heads, K head width,
-F feed-forward, V vocabulary, C longest text with learned positions; N = B H, M = B G.
+Letters of dimensions, in names such as `x_BxLxD` and in docstrings, one meaning in the whole
+package. Two letters side by side are a product: BH is B * H rows, in the order of the texts.
+
+| the network | | data, training, readouts | |
+|---|---|---|---|
+| B | texts in a batch | N | texts in a data set, or all rows of an array |
+| L | positions of a text | S | spans of a text |
+| M | positions of keys and values: L, or the length of the cache | J | tokens of a span |
+| D | width of the residual stream | P | positions of a text that are predicted |
+| H | query heads | Q | positions of a text that a probe reads |
+| G | key and value heads | T | tasks (probes), each with its own update and head |
+| R | query heads that share a key and value head: H / G | C | classes of a task |
+| K | width of a head | A | attributes of a person |
+| F | hidden width of the MLP | W | beams |
+| V | vocabulary: rows of the embedding | I, O | inputs and outputs of a matrix |
 """
 
 import dataclasses
@@ -21,11 +34,12 @@ from kstore_jax.model.matmul import dense
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Shape(Network):
-    """Everything that fixes the parameters and the computation of a Transformer.
+    """The configuration of a network and its vocabulary: all that its parameters and computation
+    depend on. Hashable, a static argument of compiled functions.
 
     Attributes:
       vocabulary: rows of the embedding.
-      dtype: of the inputs of products, `float32` or `bfloat16`.
+      dtype: input dtype of matrix products, `float32` or `bfloat16`.
     """
 
     vocabulary: int
@@ -33,74 +47,76 @@ class Shape(Network):
 
     @classmethod
     def of(cls, network: Network, vocabulary: int) -> "Shape":
-        """The shape of a configured network, whose `dtype` is decided."""
+        """Returns the shape of a configured network whose `dtype` is no longer `auto`."""
         fields = {f.name: getattr(network, f.name) for f in dataclasses.fields(Network)}
         return cls(vocabulary=vocabulary, **fields)
 
     @property
     def resolved_mlp_width(self) -> int:
-        """The width between the two halves of a block's second part."""
+        """F: `mlp_width`, or the default of the activation where that is 0."""
         if self.mlp_width:
             return self.mlp_width
         return 4 * self.width if self.activation == "gelu" else -(-8 * self.width // 192) * 64
 
 
 class Dense(nn.Module):
-    """The products of all blocks; `scale`: standard deviation of the initial kernel."""
+    """A linear layer; `init_std` is the standard deviation of its initial kernel."""
 
     features: int
-    scale: float
+    init_std: float
     shape: Shape
 
     @nn.compact
-    def __call__(self, x):
-        kernel = self.param(
-            "kernel", nn.initializers.normal(self.scale), (x.shape[-1], self.features)
-        )
+    def __call__(self, x: jax.Array) -> jax.Array:
+        normal = nn.initializers.normal(self.init_std)
+        kernel = self.param("kernel", normal, (x.shape[-1], self.features))
         bias = None
         if self.shape.bias:
             bias = self.param("bias", nn.initializers.zeros, (self.features,))
         return dense(x, kernel, bias, jnp.dtype(self.shape.dtype))
 
 
-def _norm(shape: Shape, name: str) -> nn.Module:
-    kind = nn.LayerNorm if shape.norm == "layer" else nn.RMSNorm
-    return kind(epsilon=shape.norm_epsilon, name=name)
+def _norm(shape: Shape, name: str) -> nn.LayerNorm | nn.RMSNorm:
+    norm = nn.LayerNorm if shape.norm == "layer" else nn.RMSNorm
+    return norm(epsilon=shape.norm_epsilon, name=name)
 
 
 class Block(nn.Module):
+    """Attention and MLP, each with a norm before it, added to the residual stream."""
+
     shape: Shape
 
     @nn.compact
-    def __call__(self, x_BxLxD, rotation, lengths_B, cache_positions_B):
+    def __call__(self, x_BxLxD, cos_sin, lengths_B, cache_positions_B) -> jax.Array:
         s = self.shape
         residual_init_std = s.init_std / (2 * s.layers) ** 0.5
-        y_BxLxD = self._attention(_norm(s, "ln_1")(x_BxLxD), rotation, lengths_B, cache_positions_B)
-        x_BxLxD += apply_dropout(self, Dense(s.width, residual_init_std, s, name="out")(y_BxLxD))
+        y_BxLxD = self._attention(_norm(s, "ln_1")(x_BxLxD), cos_sin, lengths_B, cache_positions_B)
+        y_BxLxD = Dense(s.width, residual_init_std, s, name="out")(y_BxLxD)
+        x_BxLxD += apply_dropout(self, y_BxLxD)
         h_BxLxF = self._mlp_hidden(_norm(s, "ln_2")(x_BxLxD))
-        return x_BxLxD + apply_dropout(
-            self, Dense(s.width, residual_init_std, s, name="down")(h_BxLxF)
-        )
+        y_BxLxD = Dense(s.width, residual_init_std, s, name="down")(h_BxLxF)
+        return x_BxLxD + apply_dropout(self, y_BxLxD)
 
-    def _attention(self, y_BxLxD, rotation, lengths_B, cache_positions_B):
+    def _attention(self, y_BxLxD, cos_sin, lengths_B, cache_positions_B) -> jax.Array:
         s = self.shape
         head_width = s.width // s.heads
         causal, implementation = s.direction == "causal", s.attention
-        q_NxLxK, k_MxLxK, v_MxLxK = (
-            _to_heads(Dense(heads * head_width, s.init_std, s, name=name)(y_BxLxD), heads)
+        q_BHxLxK, k_BGxLxK, v_BGxLxK = (
+            _split_heads(Dense(heads * head_width, s.init_std, s, name=name)(y_BxLxD), heads)
             for name, heads in (("query", s.heads), ("key", s.kv_heads), ("value", s.kv_heads))
         )
-        q_NxLxK, k_MxLxK = apply_rotary(q_NxLxK, rotation), apply_rotary(k_MxLxK, rotation)
+        q_BHxLxK, k_BGxLxK = apply_rotary(q_BHxLxK, cos_sin), apply_rotary(k_BGxLxK, cos_sin)
+        k_BGxMxK, v_BGxMxK = k_BGxLxK, v_BGxLxK
         if cache_positions_B is not None:
-            keys_MxTxK = self._update_kv_cache("keys", k_MxLxK, cache_positions_B)
-            values_MxTxK = self._update_kv_cache("values", v_MxLxK, cache_positions_B)
-            if y_BxLxD.shape[1] == 1:
-                k_MxLxK, v_MxLxK, lengths_B = keys_MxTxK, values_MxTxK, cache_positions_B + 1
+            cached_k = self._update_kv_cache("keys", k_BGxLxK, cache_positions_B)
+            cached_v = self._update_kv_cache("values", v_BGxLxK, cache_positions_B)
+            if y_BxLxD.shape[1] == 1:  # one new token, which sees all of its text so far
+                k_BGxMxK, v_BGxMxK, lengths_B = cached_k, cached_v, cache_positions_B + 1
                 causal, implementation = False, "dense"
-        y_NxLxK = dot_product_attention(
-            q_NxLxK,
-            k_MxLxK,
-            v_MxLxK,
+        y_BHxLxK = dot_product_attention(
+            q_BHxLxK,
+            k_BGxMxK,
+            v_BGxMxK,
             s.dtype,
             batch=y_BxLxD.shape[0],
             lengths=lengths_B,
@@ -109,41 +125,42 @@ class Block(nn.Module):
             dropout=s.dropout,
             key=self.make_rng("dropout") if s.dropout and self.has_rng("dropout") else None,
         )
-        return _from_heads(y_NxLxK, s.heads)
+        return _merge_heads(y_BHxLxK, s.heads)
 
-    def _update_kv_cache(self, name: str, new_MxLxK, cache_positions_B) -> jax.Array:
-        """The keys or values of the text so far (M, T, K), with new ones at each row's place."""
+    def _update_kv_cache(self, name: str, new_BGxLxK, cache_positions_B) -> jax.Array:
+        """Writes new keys or values into the cache, from position `cache_positions_B[b]` of text b;
+        returns the cache (BG, M, K)."""
         cache: Any = self.variable("cache", name, lambda: None)
-        starts_M = cache_positions_B.repeat(self.shape.kv_heads)
-        write = jax.vmap(lambda old, new, at: jax.lax.dynamic_update_slice(old, new, (at, 0)))
-        cache.value = write(cache.value, new_MxLxK, starts_M)
+        starts_BG = cache_positions_B.repeat(self.shape.kv_heads)
+        write = jax.vmap(lambda old, new, start: jax.lax.dynamic_update_slice(old, new, (start, 0)))
+        cache.value = write(cache.value, new_BGxLxK, starts_BG)
         return cache.value
 
-    def _mlp_hidden(self, y_BxLxD):
+    def _mlp_hidden(self, y_BxLxD) -> jax.Array:
+        """The activations (B, L, F) between the two matrices of the MLP."""
         s = self.shape
+        up = Dense(s.resolved_mlp_width, s.init_std, s, name="up")
         if s.activation == "gelu":
-            return gelu(Dense(s.resolved_mlp_width, s.init_std, s, name="up")(y_BxLxD))
+            return gelu(up(y_BxLxD))
         gate_BxLxF = Dense(s.resolved_mlp_width, s.init_std, s, name="gate")(y_BxLxD)
-        return jax.nn.silu(gate_BxLxF) * Dense(s.resolved_mlp_width, s.init_std, s, name="up")(
-            y_BxLxD
-        )
+        return jax.nn.silu(gate_BxLxF) * up(y_BxLxD)
 
 
 def apply_dropout(module: nn.Module, x: jax.Array) -> jax.Array:
-    """`x` with the dropout of `module.shape`, where the network was given a key for it."""
+    """Returns `x` with the dropout of `module.shape`, or `x` itself in a forward without a key."""
     rate = module.shape.dropout
     if not rate or not module.has_rng("dropout"):
         return x
-    stays = keep_mask(module.make_rng("dropout"), rate, x.shape)
-    return jnp.where(stays, x / keep_prob(rate), 0.0)
+    mask = keep_mask(module.make_rng("dropout"), rate, x.shape)
+    return jnp.where(mask, x / keep_prob(rate), 0.0)
 
 
 @jax.custom_vjp
 def gelu(x: jax.Array) -> jax.Array:
-    """GPT-2's GELU, the tanh form, written with one exponential: x * sigmoid(2 z).
+    """GPT-2's GELU (the tanh form), written with one exponential: x * sigmoid(2 z).
 
-    Its gradient computes the exponential anew: cheaper than to write down and read again the parts
-    that would be kept of it.
+    Its gradient recomputes the exponential, which costs less than writing the intermediate values
+    to memory and reading them again.
     """
     return x * _gate(x)
 
@@ -161,77 +178,83 @@ def _gelu_backward(x, dy):
 gelu.defvjp(lambda x: (gelu(x), x), _gelu_backward)
 
 
-def _to_heads(x_BxLxD: jax.Array, heads: int) -> jax.Array:
-    """(B, L, H K) -> (B H, L, K)."""
+def _split_heads(x_BxLxD: jax.Array, heads: int) -> jax.Array:
+    """(B, L, HK) -> (BH, L, K)."""
     batch, length, width = x_BxLxD.shape
     x_BxLxHxK = x_BxLxD.reshape(batch, length, heads, width // heads)
     return x_BxLxHxK.swapaxes(1, 2).reshape(batch * heads, length, width // heads)
 
 
-def _from_heads(x_NxLxK: jax.Array, heads: int) -> jax.Array:
-    """(B H, L, K) -> (B, L, H K)."""
-    rows, length, width = x_NxLxK.shape
-    x_BxHxLxK = x_NxLxK.reshape(rows // heads, heads, length, width)
+def _merge_heads(x_BHxLxK: jax.Array, heads: int) -> jax.Array:
+    """(BH, L, K) -> (B, L, HK)."""
+    rows, length, width = x_BHxLxK.shape
+    x_BxHxLxK = x_BHxLxK.reshape(rows // heads, heads, length, width)
     return x_BxHxLxK.swapaxes(1, 2).reshape(rows // heads, length, heads * width)
 
 
 class Transformer(nn.Module):
-    """tokens (B, L) int32 -> hidden states of the last layer, after the final norm (B, L, D).
+    """tokens (B, L) int32 -> hidden states (B, L, D) of the last layer, after the final norm.
 
-    `lengths` (B,): how much of each text is there, where something fills it up to L. `places` (B,):
-    where each row's tokens go in the cache of keys and values: 0 for the beginning of a text, or
-    how much of it was read before, where there is one token a row.
+    Args of a call:
+      lengths_B: tokens of each text; the rest of L is padding that no position attends to.
+      cache_positions_B: where the keys and values of each text's tokens go in the cache: 0 for the
+        beginning of a text; for one token, the number of tokens before it.
+
+    Raises:
+      UserError: the texts are longer than `max_positions`, with learned positions.
     """
 
     shape: Shape
 
     @nn.compact
-    def __call__(self, tokens_BxL, lengths_B=None, cache_positions_B=None):
+    def __call__(self, tokens_BxL, lengths_B=None, cache_positions_B=None) -> jax.Array:
         s = self.shape
         length = tokens_BxL.shape[1]
-        table = nn.initializers.normal(s.init_std)
-        embedding_VxD = self.param("embedding", table, (s.vocabulary, s.width))
+        normal = nn.initializers.normal(s.init_std)
+        embedding_VxD = self.param("embedding", normal, (s.vocabulary, s.width))
         if not s.tie_embeddings and self.is_initializing():
-            self.param("unembedding", table, (s.vocabulary, s.width))  # for `unembed`
+            self.param("unembedding", normal, (s.vocabulary, s.width))  # for `unembed`
         x_BxLxD = embedding_VxD[tokens_BxL]
-        at_BxL = jnp.arange(length)[None]
+        positions_BxL = jnp.arange(length)[None]
         if cache_positions_B is not None and length == 1:
-            at_BxL = cache_positions_B[:, None]
-        rotated = 0
+            positions_BxL = cache_positions_B[:, None]
+        rotary_dims = 0
         if s.positions == "rotary":
-            rotated = int(s.rotary_pct * s.width / s.heads)
+            rotary_dims = int(s.rotary_pct * s.width / s.heads)
         elif length > s.max_positions:
             raise UserError(
                 f"model.max_positions: expected at least the text's {length}, got {s.max_positions}"
             )
         else:
-            x_BxLxD += self.param("positions", table, (s.max_positions, s.width))[at_BxL]
-        rotation = rotary_cos_sin(at_BxL, rotated, s.rotary_base)
+            x_BxLxD += self.param("positions", normal, (s.max_positions, s.width))[positions_BxL]
+        cos_sin = rotary_cos_sin(positions_BxL, rotary_dims, s.rotary_base)
         x_BxLxD = apply_dropout(self, x_BxLxD)
         for layer in range(s.layers):
-            x_BxLxD = Block(s, name=f"block_{layer}")(
-                x_BxLxD, rotation, lengths_B, cache_positions_B
-            )
+            block = Block(s, name=f"block_{layer}")
+            x_BxLxD = block(x_BxLxD, cos_sin, lengths_B, cache_positions_B)
         return _norm(s, "ln_f")(x_BxLxD)
 
 
-def rotary_cos_sin(at_BxL: jax.Array, rotated: int, base: float) -> tuple[jax.Array, jax.Array]:
-    """Cosines and sines (B, L, rotated) of the GPT-NeoX rotary embedding (half-split pairs) of
-    positions; B is 1 where all rows have the same."""
-    frequency = base ** (-jnp.arange(0, rotated, 2, dtype=jnp.float32) / max(rotated, 1))
-    angle = at_BxL.astype(jnp.float32)[:, :, None] * frequency[None, None]
-    angle = jnp.concatenate([angle, angle], axis=2)
-    return jnp.cos(angle), jnp.sin(angle)
+def rotary_cos_sin(
+    positions_BxL: jax.Array, rotary_dims: int, base: float
+) -> tuple[jax.Array, jax.Array]:
+    """Cosines and sines (B, L, rotary_dims) of the GPT-NeoX rotary embedding, where dimension i
+    turns with dimension i + rotary_dims / 2. B is 1 where all texts have the same positions."""
+    frequencies = base ** (-jnp.arange(0, rotary_dims, 2, dtype=jnp.float32) / max(rotary_dims, 1))
+    angles = positions_BxL.astype(jnp.float32)[:, :, None] * frequencies[None, None]
+    angles = jnp.concatenate([angles, angles], axis=2)
+    return jnp.cos(angles), jnp.sin(angles)
 
 
-def apply_rotary(x_NxLxK: jax.Array, rotation: tuple[jax.Array, jax.Array]) -> jax.Array:
-    """Turns the first dimensions of each head by its position; the others pass unchanged."""
-    rows = rotation[0].shape[0]
-    cos, sin = (table.repeat(len(x_NxLxK) // rows if rows > 1 else 1, 0) for table in rotation)
-    rotated = cos.shape[-1]
-    if not rotated:
-        return x_NxLxK
-    turned, passed = x_NxLxK[..., :rotated], x_NxLxK[..., rotated:]
-    first, second = jnp.split(turned, 2, axis=-1)
-    turned = turned * cos + jnp.concatenate([-second, first], axis=-1) * sin
-    return jnp.concatenate([turned, passed], axis=-1)
+def apply_rotary(x_BHxLxK: jax.Array, cos_sin: tuple[jax.Array, jax.Array]) -> jax.Array:
+    """Rotates the first dimensions of each head by its position; the others stay as they are."""
+    texts = cos_sin[0].shape[0]
+    heads = len(x_BHxLxK) // texts if texts > 1 else 1
+    cos, sin = (table.repeat(heads, 0) for table in cos_sin)
+    rotary_dims = cos.shape[-1]
+    if not rotary_dims:
+        return x_BHxLxK
+    rotated, rest = x_BHxLxK[..., :rotary_dims], x_BHxLxK[..., rotary_dims:]
+    first, second = jnp.split(rotated, 2, axis=-1)
+    rotated = rotated * cos + jnp.concatenate([-second, first], axis=-1) * sin
+    return jnp.concatenate([rotated, rest], axis=-1)

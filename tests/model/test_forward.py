@@ -78,7 +78,7 @@ def test_training_answers_and_probes_go_through_the_one_forward(monkeypatch, use
     params = reference.parameters(SHAPE)
 
     class Stopped(module.Transformer):
-        def apply(self, *_):
+        def apply(self, *_, **__):
             raise Reached
 
     monkeypatch.setattr(module, "Transformer", Stopped)

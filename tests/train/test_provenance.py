@@ -1,4 +1,4 @@
-"""What is written down of the machine, the code and its dependencies."""
+"""The provenance of a run: the machine, the code and its dependencies."""
 
 import pathlib
 import shutil
@@ -7,11 +7,12 @@ from importlib import metadata
 
 import pytest
 
-from kstore_jax.train import flops, telemetry
-from kstore_jax.train.telemetry import code_version, provenance
+from kstore_jax.train import flops
+from kstore_jax.train import provenance as provenance_module
+from kstore_jax.train.provenance import code_version, provenance
 
 
-def test_it_tells_every_dependency_the_flags_and_the_peak(monkeypatch):
+def test_provenance_lists_every_dependency_the_flags_and_the_peak(monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "--xla_dump_to=/nowhere")
     monkeypatch.setenv("JAX_LOG_COMPILES", "0")
     monkeypatch.setattr(flops, "data_sheet_peak", lambda device: (1e9, "a device"))
@@ -27,20 +28,20 @@ def test_it_tells_every_dependency_the_flags_and_the_peak(monkeypatch):
 
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
-def test_a_commit_is_told_only_of_the_repository_that_tracks_our_files(tmp_path, monkeypatch):
+def test_the_commit_is_recorded_only_where_git_tracks_our_files(tmp_path, monkeypatch):
     def git(*arguments):
         who = ("-c", "user.name=a", "-c", "user.email=a@b.c")
         command = ["git", "-C", tmp_path, *who, *arguments]
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
-    copied = tmp_path / ".venv" / "telemetry.py"
+    copied = tmp_path / ".venv" / "provenance.py"
     copied.parent.mkdir()
-    shutil.copyfile(pathlib.Path(telemetry.__file__), copied)
+    shutil.copyfile(pathlib.Path(provenance_module.__file__), copied)
     (tmp_path / "theirs.txt").touch()
     git("init")
     git("add", "theirs.txt")
     git("commit", "-m", "theirs")
-    monkeypatch.setattr(telemetry, "__file__", str(copied))
+    monkeypatch.setattr(provenance_module, "__file__", str(copied))
     record = provenance()
     assert (record["git"], record["git_dirty"]) == (None, False)
     assert code_version(record) == f"kstore_jax {metadata.version('kstore_jax')}"
