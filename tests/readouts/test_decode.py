@@ -1,4 +1,4 @@
-"""Decoding by cached keys and values is decoding; a beam finds what a search of all texts does."""
+"""Decoding with a cache equals decoding without one; a wide beam equals a full search."""
 
 import dataclasses
 import itertools
@@ -16,58 +16,61 @@ from kstore_jax.readouts.decode import beam_search, exact_match, generate
 from kstore_jax.readouts.spans import span_hits
 from tests.model import reference
 
-END, KNOWN, VOCABULARY = 0, 14, 16
-WIDE = {"layers": 2, "heads": 4, "width": 32, "vocabulary": VOCABULARY, "max_positions": 32}
+END, VOCABULARY, ROWS = 0, 14, 16
+"""The last rows of the embedding stand for no token."""
+WIDE = {"layers": 2, "heads": 4, "width": 32, "vocabulary": ROWS, "max_positions": 32}
 STYLED = {name: Shape(**{**style_fields(name, WIDE["heads"]), **WIDE}) for name in STYLES}
 PLAIN = STYLED["gpt2-rotary"]
 
 
-def sharp(shape: Shape):
-    """Parameters that are sure of what they say."""
+def confident_parameters(shape: Shape):
+    """Parameters with large weights, so that few tokens are likely."""
     params = reference.parameters(shape)
     return jax.tree.map(lambda x: 3.0 * x if x.ndim > 1 else x, params)
 
 
 def prompts(rows: int, longest: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens (rows, longest) and lengths (rows,)."""
     draw = np.random.default_rng(seed)
-    tokens = draw.integers(1, KNOWN, (rows, longest)).astype(np.int32)
+    tokens = draw.integers(1, VOCABULARY, (rows, longest)).astype(np.int32)
     return tokens, draw.integers(1, longest + 1, rows).astype(np.int32)
 
 
 @pytest.mark.parametrize("style", STYLED)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_cached_hidden_states_are_those_of_the_whole_text(style, dtype):
+def test_hidden_states_with_a_cache_equal_a_forward_of_the_whole_text(style, dtype):
     shape = dataclasses.replace(STYLED[style], dtype=dtype)
     params = reference.parameters(shape)
     tokens, lengths = prompts(5, 6)
-    more = np.random.default_rng(1).integers(0, KNOWN, (5, 4)).astype(np.int32)
+    continuation = np.random.default_rng(1).integers(0, VOCABULARY, (5, 4)).astype(np.int32)
     cache = init_cache(shape, 5, 10)
     _, cache = forward_cached(shape, params, tokens, np.zeros(5, np.int32), cache)
     for i in range(4):
-        one, cache = forward_cached(shape, params, more[:, i : i + 1], lengths + np.int32(i), cache)
+        token, positions = continuation[:, i : i + 1], lengths + np.int32(i)
+        hidden, cache = forward_cached(shape, params, token, positions, cache)
         for b, length in enumerate(lengths):
-            text = [*tokens[b, :length], *more[b, : i + 1]]
-            line = np.array([[*text, *[END] * (12 - len(text))]], np.int32)
-            alone = forward(shape, params, line)[0, len(text) - 1]
+            text = [*tokens[b, :length], *continuation[b, : i + 1]]
+            row = np.array([[*text, *[END] * (12 - len(text))]], np.int32)
+            expected = forward(shape, params, row)[0, len(text) - 1]
             tolerance = 1e-5 if dtype == "float32" else 0.1
-            np.testing.assert_allclose(one[b, 0], alone, atol=tolerance)
+            np.testing.assert_allclose(hidden[b, 0], expected, atol=tolerance)
 
 
-def likelihoods(params, texts, known: int = KNOWN) -> np.ndarray:
-    """Of the next token after each token of each text, (texts, 12, known), by `forward`."""
-    lines = np.array([[*text, *[END] * (12 - len(text))] for text in texts], np.int32)
-    logits = unembed(PLAIN, params, forward(PLAIN, params, lines))
-    return np.asarray(jax.nn.log_softmax(logits[:, :, :known]))
+def log_likelihoods(params, texts, vocab_size: int = VOCABULARY) -> np.ndarray:
+    """Of the next token after each token of each text, (texts, 12, vocab_size), by `forward`."""
+    rows = np.array([[*text, *[END] * (12 - len(text))] for text in texts], np.int32)
+    logits = unembed(PLAIN, params, forward(PLAIN, params, rows))
+    return np.asarray(jax.nn.log_softmax(logits[:, :, :vocab_size]))
 
 
 def test_a_beam_of_one_is_greedy_decoding_step_by_step():
-    params = sharp(PLAIN)
+    params = confident_parameters(PLAIN)
     tokens, lengths = prompts(40, 7)
-    found, scores = beam_search(PLAIN, params, tokens, lengths, END, KNOWN, 5, 1)
+    generated, scores = beam_search(PLAIN, params, tokens, lengths, END, VOCABULARY, 5, 1)
     texts = [tokens[b, :length].tolist() for b, length in enumerate(lengths)]
     ended, expected = [False] * 40, [0.0] * 40
     for _ in range(5):
-        scored = likelihoods(params, texts)
+        scored = log_likelihoods(params, texts)
         for b, text in enumerate(texts):
             if not ended[b]:
                 expected[b] += scored[b, len(text) - 1].max()
@@ -75,94 +78,103 @@ def test_a_beam_of_one_is_greedy_decoding_step_by_step():
                 ended[b] = text[-1] == END
     assert 0 < sum(ended) < 40
     for b, text in enumerate(texts):
-        said_b = text[lengths[b] :]
-        assert found[b].tolist() == said_b + [END] * (5 - len(said_b))
+        answer = text[lengths[b] :]
+        assert generated[b].tolist() == answer + [END] * (5 - len(answer))
     np.testing.assert_allclose(scores, expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_a_beam_as_wide_as_everything_finds_the_likeliest_of_all(seed):
-    params, known, steps = sharp(PLAIN), 4, 3
+def test_a_beam_as_wide_as_the_search_space_finds_the_most_likely_text(seed):
+    params, vocab_size, steps = confident_parameters(PLAIN), 4, 3
     tokens, lengths = prompts(6, 5, seed)
-    tokens %= known
-    found, scores = beam_search(PLAIN, params, tokens, lengths, END, known, steps, 64)
+    tokens %= vocab_size
+    generated, scores = beam_search(PLAIN, params, tokens, lengths, END, vocab_size, steps, 64)
     texts = [
         text
         for count in range(1, steps + 1)
-        for text in itertools.product(range(known), repeat=count)
+        for text in itertools.product(range(vocab_size), repeat=count)
         if END not in text[:-1] and (text[-1] == END or count == steps)
     ]
     for b in range(6):
         prompt = tokens[b, : lengths[b]].tolist()
-        scored = likelihoods(params, [[*prompt, *text] for text in texts], known)
-        rated = [
+        scored = log_likelihoods(params, [[*prompt, *text] for text in texts], vocab_size)
+        sums = [
             sum(scored[row, len(prompt) + i - 1, token] for i, token in enumerate(text))
             for row, text in enumerate(texts)
         ]
-        best = texts[int(np.argmax(rated))]
-        assert float(scores[b]) == pytest.approx(max(rated), abs=1e-4)
-        assert found[b].tolist() == [*best, *[END] * (steps - len(best))]
+        best = texts[int(np.argmax(sums))]
+        assert float(scores[b]) == pytest.approx(max(sums), abs=1e-4)
+        assert generated[b].tolist() == [*best, *[END] * (steps - len(best))]
 
 
-def test_a_wider_beam_finds_nothing_less_likely_and_something_more():
-    params = sharp(PLAIN)
+def test_a_wider_beam_rarely_finds_less_likely_texts_and_finds_some_more_likely_ones():
+    params = confident_parameters(PLAIN)
     tokens, lengths = prompts(64, 6)
     one, four = (
-        np.asarray(beam_search(PLAIN, params, tokens, lengths, END, KNOWN, 6, width)[1])
+        np.asarray(beam_search(PLAIN, params, tokens, lengths, END, VOCABULARY, 6, width)[1])
         for width in (1, 4)
     )
     assert (four >= one - 1e-4).mean() > 0.9
     assert (four > one + 1e-3).any()
 
 
-def spans(rows: int, seed: int = 0) -> SpanExamples:
-    """Texts of different lengths, the last tokens of which and the end are to be said."""
+def answer_examples(rows: int, seed: int = 0) -> SpanExamples:
+    """Texts of different lengths; their last tokens and the end of text are the span."""
     draw = np.random.default_rng(seed)
     starts, counts = draw.integers(1, 6, rows), draw.integers(1, 4, rows)
-    tokens = draw.integers(1, KNOWN, (rows, 12)).astype(np.int32)
+    tokens = draw.integers(1, VOCABULARY, (rows, 12)).astype(np.int32)
     tokens[np.arange(12) >= (starts + counts)[:, None]] = END
     steps = np.arange(5)
     inside = steps <= counts[:, None]
     positions = np.where(inside, starts[:, None] - 1 + steps, 0)
     targets = np.where(inside, np.take_along_axis(tokens, positions + 1, 1), 0)
-    columns = (positions, targets.astype(np.int32), inside.astype(np.float32))
-    return SpanExamples(tokens, *(x[:, None] for x in columns), (starts + counts).astype(np.int32))
+    return SpanExamples(
+        tokens=tokens,
+        positions=positions[:, None],
+        targets=targets[:, None].astype(np.int32),
+        weights=inside[:, None].astype(np.float32),
+        lengths=(starts + counts).astype(np.int32),
+    )
 
 
 @pytest.mark.parametrize("batch", [64, 1000])
-def test_exact_match_of_greedy_decoding_is_that_of_one_forward(batch):
-    """On 1000 questions, of which the model answers some."""
-    params, asked = sharp(PLAIN), spans(1000)
-    greedy = generate(PLAIN, params, asked, END, VOCABULARY, 1, batch)
-    told = np.random.default_rng(1).random(1000) < 0.5
-    for i in np.flatnonzero(told):  # what the model says becomes the answer
+def test_exact_match_of_greedy_decoding_equals_exact_match_by_one_forward(batch):
+    """In about half of 1000 examples the model's own text becomes the answer."""
+    params, examples = confident_parameters(PLAIN), answer_examples(1000)
+    greedy = generate(PLAIN, params, examples, END, ROWS, 1, batch)
+    replaced = np.random.default_rng(1).random(1000) < 0.5
+    for i in np.flatnonzero(replaced):
         text = greedy[i, : max(1, int((greedy[i] != END).sum()) + 1)]
-        start = asked.positions[i, 0, 0] + 1
-        asked.tokens[i, start:] = END
-        asked.tokens[i, start : start + len(text)] = text[: 12 - start]
-        asked.targets[i, 0], asked.weights[i, 0] = 0, 0
-        asked.targets[i, 0, : len(text)], asked.weights[i, 0, : len(text)] = text, 1
-        asked.positions[i, 0, : len(text)] = start - 1 + np.arange(len(text))
-    by_forward = span_hits(PLAIN, params, asked)[0]
-    assert np.array_equal(exact_match(greedy, asked), by_forward)
-    assert 0.3 < by_forward.mean() < 0.9
+        start, count = examples.positions[i, 0, 0] + 1, len(text)
+        examples.tokens[i, start:] = END
+        examples.tokens[i, start : start + count] = text[: 12 - start]
+        examples.targets[i, 0], examples.weights[i, 0] = 0, 0
+        examples.targets[i, 0, :count], examples.weights[i, 0, :count] = text, 1
+        examples.positions[i, 0, :count] = start - 1 + np.arange(count)
+    exact, _ = span_hits(PLAIN, params, examples)
+    assert np.array_equal(exact_match(greedy, examples), exact)
+    assert 0.3 < exact.mean() < 0.9
 
 
-def test_what_is_beyond_a_prompt_and_beside_it_does_not_matter():
-    params = sharp(PLAIN)
+def test_padding_and_other_prompts_of_a_batch_do_not_matter():
+    params = confident_parameters(PLAIN)
     tokens, lengths = prompts(3, 7)
-    whole, _ = beam_search(PLAIN, params, tokens, lengths, END, KNOWN, 4, 3)
-    other = np.where(np.arange(7) < lengths[:, None], tokens, 5).astype(np.int32)
-    assert np.array_equal(beam_search(PLAIN, params, other, lengths, END, KNOWN, 4, 3)[0], whole)
+
+    def search(tokens, lengths):
+        return beam_search(PLAIN, params, tokens, lengths, END, VOCABULARY, 4, 3)[0]
+
+    generated = search(tokens, lengths)
+    padded = np.where(np.arange(7) < lengths[:, None], tokens, 5).astype(np.int32)
+    assert np.array_equal(search(padded, lengths), generated)
     for b in range(3):
-        alone = tokens[b : b + 1, : lengths[b]], lengths[b : b + 1]
-        assert np.array_equal(beam_search(PLAIN, params, *alone, END, KNOWN, 4, 3)[0][0], whole[b])
+        alone = search(tokens[b : b + 1, : lengths[b]], lengths[b : b + 1])
+        assert np.array_equal(alone[0], generated[b])
 
 
-def test_tokens_that_stand_for_nothing_are_never_said():
-    params = sharp(PLAIN)
-    params["embedding"] = params["embedding"].at[KNOWN:].multiply(50.0)
+def test_rows_beyond_the_vocabulary_are_never_generated():
+    params = confident_parameters(PLAIN)
+    params["embedding"] = params["embedding"].at[VOCABULARY:].multiply(50.0)
     tokens, lengths = prompts(20, 5)
-    found, scores = beam_search(PLAIN, params, tokens, lengths, END, KNOWN, 4, 2)
-    assert int(jnp.max(found)) < KNOWN
+    generated, scores = beam_search(PLAIN, params, tokens, lengths, END, VOCABULARY, 4, 2)
+    assert int(jnp.max(generated)) < VOCABULARY
     assert bool(jnp.isfinite(scores).all())

@@ -1,6 +1,7 @@
-"""A probe finds what is there, and finds nothing where nothing is."""
+"""A probe reads what hidden states contain, and guesses what they do not contain."""
 
 import dataclasses
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -29,114 +30,158 @@ from tests.model import reference
 from tests.train.training import losses, same_bits
 
 SHAPE = Shape(vocabulary=24, layers=1, heads=2, width=16)
-TEXTS, LENGTH, PLACES = 800, 8, 2
+TEXTS, LENGTH, POSITIONS = 800, 8, 2
 PROBE = PProbe(embedding_rank=2)
+CLASSES = (8, 3, 4)
 
 
-def training(steps: int, rate: float = 3e-2) -> Probe:
-    return Probe(
-        steps=steps, batch_size=50, learning_rate=rate, steps_per_call=50, checkpoint_every=steps
-    )
-
-
-def planted(seed: int = 0) -> tuple[ProbeExamples, tuple[int, ...]]:
-    """Three tasks: the token at the place read, its rank among three, and a coin of four sides."""
-    draw = np.random.default_rng(seed)
+def planted_examples() -> ProbeExamples:
+    """Three tasks: the token at the position read, that token modulo 3, and a random class of 4."""
+    draw = np.random.default_rng(0)
     tokens = draw.integers(0, 8, (TEXTS, LENGTH)).astype(np.int32)
     positions = np.stack([draw.permutation(LENGTH)[:1] for _ in range(TEXTS)]).astype(np.int32)
-    here = tokens[np.arange(TEXTS), positions[:, 0]]
-    found = np.stack([here, here % 3, draw.integers(0, 4, TEXTS)], axis=1).astype(np.int32)
+    token = tokens[np.arange(TEXTS), positions[:, 0]]
+    labels = np.stack([token, token % 3, draw.integers(0, 4, TEXTS)], axis=1).astype(np.int32)
     active, lengths = np.ones((TEXTS, 1, 3), bool), np.full(TEXTS, LENGTH, np.int32)
-    return ProbeExamples(tokens, positions, found, active, lengths), (8, 3, 4)
-
-
-def probe_accuracy(shape, params, classes, norm, seen, held_out, batch: int = 64) -> np.ndarray:
-    hits = probe_hits(shape, params, classes, norm, seen, held_out, batch)
-    return accuracy_by_position(hits, held_out)
+    return ProbeExamples(tokens, positions, labels, active, lengths)
 
 
 def halves(examples: ProbeExamples) -> tuple[ProbeExamples, ProbeExamples]:
-    which = np.arange(len(examples))
-    return ProbeExamples(**examples.batch(which[::2])), ProbeExamples(**examples.batch(which[1::2]))
+    """The texts with even numbers, to train on, and the others."""
+    numbers = np.arange(len(examples))
+    return examples.take(numbers[::2]), examples.take(numbers[1::2])
 
 
-def trained(folder, shape, frozen, seen, classes, norm, how, start=None):
+def train(
+    folder: pathlib.Path,
+    frozen: dict,
+    examples: ProbeExamples,
+    norm: str,
+    steps: int,
+    *,
+    shape: Shape = SHAPE,
+    num_classes: tuple[int, ...] = CLASSES,
+    start: dict | None = None,
+    steps_per_call: int = 50,
+) -> dict:
+    """The trained parameters of a probe."""
     folder.mkdir(exist_ok=True)
 
     def make_batch(step, rows):
-        return seen.batch(
-            np.random.default_rng(step).permutation(len(seen))[rows.start : rows.stop]
-        )
+        order = np.random.default_rng(step).permutation(len(examples))
+        return examples.batch(order[rows.start : rows.stop])
 
-    start = start or init_probe(shape, PROBE, classes, jax.random.key(0))
-    objective = probe_objective(shape, classes, norm)
-    return fit(TrainTask("probe", objective, with_probe, frozen, start, make_batch, 1), how, folder)
+    start = start or init_probe(shape, PROBE, num_classes, jax.random.key(0))
+    objective = probe_objective(shape, num_classes, norm)
+    training = Probe(
+        steps=steps,
+        batch_size=50,
+        learning_rate=3e-2,
+        steps_per_call=steps_per_call,
+        checkpoint_every=steps,
+    )
+    task = TrainTask("probe", objective, with_probe, frozen, start, make_batch, 1)
+    return fit(task, training, folder)
+
+
+def probe_accuracy(
+    params: dict,
+    norm: str,
+    train_texts: ProbeExamples,
+    test_texts: ProbeExamples,
+    *,
+    shape: Shape = SHAPE,
+    num_classes: tuple[int, ...] = CLASSES,
+    batch: int = 64,
+) -> np.ndarray:
+    """(T, Q), by `probe_hits`."""
+    hits = probe_hits(shape, params, num_classes, norm, train_texts, test_texts, batch)
+    return accuracy_by_position(hits, test_texts)
+
+
+def most_guesses(labels: np.ndarray, texts: int) -> float:
+    """The most right guesses among independent texts, exceeded at one chance in a million.
+
+    A guess is right with at most the probability of the most frequent class; 5 % more for its
+    being estimated from `labels`.
+    """
+    return binom.isf(1e-6, texts, 1.05 * np.bincount(labels).max() / len(labels))
+
+
+@dataclasses.dataclass(frozen=True)
+class Probed:
+    """A probe trained on half of the planted examples.
+
+    Attributes:
+      norm: `layer` or `batch`.
+      untouched: copy of the frozen parameters from before the training.
+      frozen: the frozen parameters.
+      examples: all planted examples.
+      probe: the trained parameters.
+    """
+
+    norm: str
+    untouched: dict
+    frozen: dict
+    examples: ProbeExamples
+    probe: dict
+
+    @property
+    def params(self) -> dict:
+        return with_probe(self.frozen, self.probe)
 
 
 @pytest.fixture(scope="module", params=["layer", "batch"])
-def probed(request, tmp_path_factory):
-    """(norm, copy of the frozen model, frozen model, examples, probe trained on the even texts)."""
-    norm = request.param
-    frozen = reference.parameters(SHAPE)
-    before = jax.tree.map(np.array, frozen)
-    examples, classes = planted()
-    seen, _ = halves(examples)
-    folder = tmp_path_factory.mktemp(norm)
-    probe = trained(folder, SHAPE, frozen, seen, classes, norm, training(200))
-    return norm, before, frozen, examples, probe
+def probed(request, tmp_path_factory) -> Probed:
+    norm, frozen, examples = request.param, reference.parameters(SHAPE), planted_examples()
+    untouched = jax.tree.map(np.array, frozen)
+    probe = train(tmp_path_factory.mktemp(norm), frozen, halves(examples)[0], norm, 200)
+    return Probed(norm, untouched, frozen, examples, probe)
 
 
-def test_a_planted_signal_is_found_and_a_coin_is_not(probed):
-    norm, _, frozen, examples, probe = probed
-    params = with_probe(frozen, probe)
-    accuracy = probe_accuracy(SHAPE, params, (8, 3, 4), norm, *halves(examples))
+def test_a_planted_signal_is_read_and_a_random_class_is_not(probed):
+    accuracy = probe_accuracy(probed.params, probed.norm, *halves(probed.examples))
     assert accuracy.shape == (3, 1)
     assert accuracy[0, 0] > 0.98
     assert accuracy[1, 0] > 0.98
-    # Each of 400 coins was thrown independently of all the probe has seen: a right guess has
-    # probability 1/4, whatever it learnt. Five deviations of the binomial.
+    # Each of 400 random classes is independent of all the probe has seen: a guess is right with
+    # probability 1/4. Five standard deviations of the binomial.
     assert abs(accuracy[2, 0] - 0.25) < 5 * (0.25 * 0.75 / 400) ** 0.5
 
 
-def test_training_reaches_the_probe_alone_and_all_of_it(probed):
-    _, before, frozen, _, probe = probed
-    assert same_bits(frozen, before)
-    start = init_probe(SHAPE, PROBE, (8, 3, 4), jax.random.key(0))
-    assert jax.tree.all(jax.tree.map(lambda a, b: bool((a != b).any()), probe, start))
+def test_training_changes_all_of_the_probe_and_nothing_else(probed):
+    assert same_bits(probed.frozen, probed.untouched)
+    start = init_probe(SHAPE, PROBE, CLASSES, jax.random.key(0))
+    assert jax.tree.all(jax.tree.map(lambda a, b: bool((a != b).any()), probed.probe, start))
 
 
 def test_a_task_does_not_depend_on_the_others(tmp_path):
-    norm = "batch"
-    frozen = reference.parameters(SHAPE)
-    examples, classes = planted()
-    start = init_probe(SHAPE, PROBE, classes, jax.random.key(0))
-    how = training(50)
-    together = trained(tmp_path / "all", SHAPE, frozen, examples, classes, norm, how, start)
+    frozen, examples, norm = reference.parameters(SHAPE), planted_examples(), "batch"
+    start = init_probe(SHAPE, PROBE, CLASSES, jax.random.key(0))
+    together = train(tmp_path / "all", frozen, examples, norm, 50, start=start)
     summed = 0.0
-    for t in range(len(classes)):
+    for t in range(len(CLASSES)):
         own = dataclasses.replace(
             examples, labels=examples.labels[:, t : t + 1], active=examples.active[:, :, t : t + 1]
         )
-        of_t = jax.tree.map(lambda x, t=t: x[t : t + 1], start)
-        where = tmp_path / str(t)
-        alone = trained(where, SHAPE, frozen, own, classes[t : t + 1], norm, how, of_t)
-        summed += losses(where)[-1][1]
+        own_start = jax.tree.map(lambda x, t=t: x[t : t + 1], start)
+        folder, classes = tmp_path / str(t), CLASSES[t : t + 1]
+        alone = train(folder, frozen, own, norm, 50, num_classes=classes, start=own_start)
+        summed += losses(folder)[-1][1]
         beside = jax.tree.map(lambda x, t=t: x[t : t + 1], together)
-        # Fifty steps of Adam make more of a rounding than one does.
+        # Fifty steps of Adam enlarge a rounding.
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-3), alone, beside)
     np.testing.assert_allclose(losses(tmp_path / "all")[-1][1], summed, rtol=1e-5)
 
 
 def test_accuracy_equals_a_loop_over_texts(probed):
-    norm, _, frozen, examples, probe = probed
-    seen, held_out = halves(examples)
-    held_out = ProbeExamples(**held_out.batch(np.arange(60)))
-    exact = reference.as_float64(frozen)
-    update, head = (reference.as_float64(probe[part]) for part in ("embedding", "head"))
+    train_texts, test_texts = halves(probed.examples)
     active = np.random.default_rng(0).random((60, 1, 3)) < 0.5
-    held_out = dataclasses.replace(held_out, active=active)
+    test_texts = dataclasses.replace(test_texts.take(np.arange(60)), active=active)
+    exact = reference.as_float64(probed.frozen)
+    update, head = (reference.as_float64(probed.probe[part]) for part in ("embedding", "head"))
     expected = []
-    for t, classes in enumerate((8, 3, 4)):
+    for t, num_classes in enumerate(CLASSES):
         table = exact["embedding"] + update["a"][t] @ update["b"][t]
         model = {**exact, "embedding": table}
 
@@ -144,44 +189,39 @@ def test_accuracy_equals_a_loop_over_texts(probed):
             hidden = reference.hidden(np, model, texts.tokens, SHAPE.layers, SHAPE.heads)
             return hidden[np.arange(len(texts)), texts.positions[:, 0]]
 
-        over = states(seen)
+        train_states = states(train_texts)
         hits = []
-        for i, state in enumerate(states(held_out)):
-            mean = over.mean(0) if norm == "batch" else state.mean()
-            variance = over.var(0) if norm == "batch" else state.var()
+        for i, state in enumerate(states(test_texts)):
+            mean = train_states.mean(0) if probed.norm == "batch" else state.mean()
+            variance = train_states.var(0) if probed.norm == "batch" else state.var()
             normed = (state - mean) / np.sqrt(variance + 1e-5)
             normed = normed * head["norm"]["scale"][t] + head["norm"]["bias"][t]
             logits = normed @ head["linear"]["kernel"][t] + head["linear"]["bias"][t]
-            if held_out.active[i, 0, t]:
-                hits.append(logits[:classes].argmax() == held_out.labels[i, t])
+            if test_texts.active[i, 0, t]:
+                hits.append(logits[:num_classes].argmax() == test_texts.labels[i, t])
         expected.append([np.mean(hits)])
-    params = with_probe(frozen, probe)
-    found = probe_accuracy(SHAPE, params, (8, 3, 4), norm, seen, held_out)
-    np.testing.assert_allclose(found, expected, atol=1e-9)
-    for batch in (17, 400):
-        again = probe_accuracy(SHAPE, params, (8, 3, 4), norm, seen, held_out, batch)
-        np.testing.assert_allclose(again, found, atol=1e-9)
+    for batch in (64, 17, 400):
+        accuracy = probe_accuracy(probed.params, probed.norm, train_texts, test_texts, batch=batch)
+        np.testing.assert_allclose(accuracy, expected, atol=1e-9)
 
 
 def test_a_task_active_nowhere_has_no_accuracy(probed):
-    norm, _, frozen, examples, probe = probed
-    seen, held_out = halves(examples)
-    active = held_out.active & np.array([True, False, True])
-    held_out = dataclasses.replace(held_out, active=active)
-    params = with_probe(frozen, probe)
-    accuracy = probe_accuracy(SHAPE, params, (8, 3, 4), norm, seen, held_out)
+    train_texts, test_texts = halves(probed.examples)
+    active = test_texts.active & np.array([True, False, True])
+    test_texts = dataclasses.replace(test_texts, active=active)
+    accuracy = probe_accuracy(probed.params, probed.norm, train_texts, test_texts)
     assert np.isnan(accuracy[:, 0]).tolist() == [False, True, False]
 
 
 @pytest.mark.parametrize("norm", ["layer", "batch"])
-def test_the_loss_is_the_mean_over_the_active_positions_summed_over_tasks(norm):
+def test_the_loss_is_a_mean_over_active_positions_summed_over_tasks(norm):
     frozen, classes = reference.parameters(SHAPE), (5, 2)
     draw = np.random.default_rng(3)
     batch = ProbeExamples(
         tokens=draw.integers(0, 24, (6, LENGTH)).astype(np.int32),
-        positions=draw.integers(0, LENGTH, (6, PLACES)).astype(np.int32),
+        positions=draw.integers(0, LENGTH, (6, POSITIONS)).astype(np.int32),
         labels=np.stack([draw.integers(0, c, 6) for c in classes], axis=1).astype(np.int32),
-        active=draw.random((6, PLACES, 2)) < 0.6,
+        active=draw.random((6, POSITIONS, 2)) < 0.6,
         lengths=np.full(6, LENGTH, np.int32),
     )
     probe = jax.tree.map(
@@ -202,32 +242,31 @@ def test_the_loss_is_the_mean_over_the_active_positions_summed_over_tasks(norm):
         normed = (states - mean) / np.sqrt(variance + 1e-5)
         normed = normed * head["norm"]["scale"][t] + head["norm"]["bias"][t]
         logits = (normed @ head["linear"]["kernel"][t] + head["linear"]["bias"][t])[..., :c]
-        told = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
-        places = np.argwhere(batch.active[:, :, t])
-        expected -= np.mean([told[b, q, batch.labels[b, t]] for b, q in places])
+        log_probs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+        active = np.argwhere(batch.active[:, :, t])
+        expected -= np.mean([log_probs[b, q, batch.labels[b, t]] for b, q in active])
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
 
 
 def test_an_update_of_some_tokens_leaves_the_others(probed):
-    _, _, frozen, _, probe = probed
-    updated = jnp.zeros(24).at[np.array([0, 3, 7])].set(1.0)
-    tables = with_probe({**frozen, "updated": updated}, probe)["embedding"].reshape(3, 24, 16)
-    everything = with_probe(frozen, probe)["embedding"].reshape(3, 24, 16)
+    frozen, mask = probed.frozen, jnp.zeros(24).at[np.array([0, 3, 7])].set(1.0)
+    masked = with_probe({**frozen, "updated": mask}, probed.probe)["embedding"].reshape(3, 24, 16)
+    full = probed.params["embedding"].reshape(3, 24, 16)
     for token in range(24):
-        expected = everything[:, token] if token in (0, 3, 7) else frozen["embedding"][None, token]
-        assert np.array_equal(tables[:, token], np.broadcast_to(expected, (3, 16)))
+        expected = full[:, token] if token in (0, 3, 7) else frozen["embedding"][None, token]
+        assert np.array_equal(masked[:, token], np.broadcast_to(expected, (3, 16)))
 
 
-def test_the_model_s_own_head_gives_its_own_logits_for_the_tokens_of_the_classes(tmp_path):
+def test_the_model_s_own_head_gives_its_logits_for_the_tokens_of_classes():
     frozen = reference.parameters(SHAPE)
-    tokens_of_classes = (np.array([4, 9, -1, 17]), np.array([20, 2]))
-    head = model_head(SHAPE, frozen, tokens_of_classes)
+    class_tokens = (np.array([4, 9, -1, 17]), np.array([20, 2]))
+    head = model_head(SHAPE, frozen, class_tokens)
     states = jnp.asarray(np.random.default_rng(0).normal(size=(2, 5, 1, 16)), jnp.float32)
     logits = class_logits(head, states, *moments(states, "layer"), (4, 2))
     centred = np.asarray(states) - np.mean(states, -1, keepdims=True)
     normed = centred / np.sqrt(np.mean(centred**2, -1, keepdims=True) + 1e-5)
-    for t, of_task in enumerate(tokens_of_classes):
-        for c, token in enumerate(of_task):
+    for t, tokens in enumerate(class_tokens):
+        for c, token in enumerate(tokens):
             if token < 0:
                 assert (logits[t, ..., c] < -1e38).all()
             else:
@@ -236,63 +275,52 @@ def test_the_model_s_own_head_gives_its_own_logits_for_the_tokens_of_the_classes
     assert (logits[1, ..., 2:] == -jnp.inf).all()
 
 
-def test_a_head_that_is_not_trained_stays_and_the_loss_falls_through_the_update(tmp_path):
-    examples, _ = planted()
+def test_a_frozen_head_stays_and_the_update_lowers_the_loss(tmp_path):
     frozen = {**reference.parameters(SHAPE)}
     frozen["head"] = model_head(SHAPE, frozen, (np.arange(10, 18), np.arange(3), np.arange(4)))
-    before = jax.tree.map(np.array, frozen)
-    start = init_probe(SHAPE, PROBE, (8, 3, 4), jax.random.key(0))
+    untouched = jax.tree.map(np.array, frozen)
+    start = init_probe(SHAPE, PROBE, CLASSES, jax.random.key(0))
     del start["head"]
-    how = training(100)
-    how = dataclasses.replace(how, steps_per_call=10)
-    trained(tmp_path, SHAPE, frozen, examples, (8, 3, 4), "layer", how, start)
-    assert same_bits(frozen, before)
-    found = [loss for _, loss in losses(tmp_path)]
-    assert found[-1] < found[0] - 0.3
+    train(tmp_path, frozen, planted_examples(), "layer", 100, start=start, steps_per_call=10)
+    assert same_bits(frozen, untouched)
+    values = [loss for _, loss in losses(tmp_path)]
+    assert values[-1] < values[0] - 0.3
 
 
-def test_shuffled_labels_are_learnt_and_tell_nothing_of_others(tmp_path):
-    """The model is fit to be read, and labels without reason are learnt by heart: about the others
-    the probe is right as often as a guess."""
-    examples, classes = planted()
-    draw = np.random.default_rng(5)
-    shuffled = np.stack([draw.permutation(column) for column in examples.labels.T], axis=1)
-    seen, held_out = halves(dataclasses.replace(examples, labels=shuffled))
+def test_held_out_texts_are_guessed_after_training_on_shuffled_labels(tmp_path):
+    examples, draw = planted_examples(), np.random.default_rng(5)
+    labels = np.stack([draw.permutation(column) for column in examples.labels.T], axis=1)
+    train_texts, test_texts = halves(dataclasses.replace(examples, labels=labels))
     frozen = reference.parameters(SHAPE)
-    start = init_probe(SHAPE, PROBE, classes, jax.random.key(0))
-    probe = trained(tmp_path, SHAPE, frozen, seen, classes, "layer", training(100), start)
+    probe = train(tmp_path, frozen, train_texts, "layer", 100)
     params = with_probe(frozen, probe)
-    found = probe_accuracy(SHAPE, params, classes, "layer", seen, held_out)[:, 0]
-    honest = probe_accuracy(SHAPE, params, classes, "layer", *halves(examples))[:, 0]
-    for t in range(len(classes)):
-        likeliest = np.bincount(shuffled[:, t]).max() / len(shuffled)
-        most = binom.isf(1e-6, len(held_out), 1.05 * likeliest)
-        assert found[t] * len(held_out) <= most
-        assert honest[t] * len(held_out) <= most
+    shuffled = probe_accuracy(params, "layer", train_texts, test_texts)[:, 0]
+    true = probe_accuracy(params, "layer", *halves(examples))[:, 0]
+    for t in range(len(CLASSES)):
+        most = most_guesses(labels[:, t], len(test_texts))
+        assert shuffled[t] * len(test_texts) <= most
+        assert true[t] * len(test_texts) <= most
 
 
-def test_an_untrained_network_says_nothing_about_people_by_their_names(language, table, tmp_path):
-    """Values are drawn independently of names, so a guess about somebody of P_test is right with
-    the probability of the class guessed, at most that of the likeliest class of the pool; the
-    number of right guesses among independent people is at most binomial."""
-    who = draw_people(language.pools, 1, np.arange(400))
-    vocabulary = compact_vocabulary(table, who)
-    examples = name_examples(table, who, vocabulary)
-    of_people, classes = person_labels(table, who)
-    inside = in_train_half(1, who.ids)
-    seen, held_out = (ProbeExamples(**examples.batch(np.flatnonzero(x))) for x in (inside, ~inside))
+def test_facts_of_held_out_people_cannot_be_read_from_an_untrained_network(
+    language, table, tmp_path
+):
+    """Values are drawn independently of names, so probes of P_test can only guess."""
+    people = draw_people(language.pools, 1, np.arange(400))
+    vocabulary = compact_vocabulary(table, people)
+    examples = name_examples(table, people, vocabulary)
+    labels, classes = person_labels(table, people)
+    in_train = in_train_half(1, people.ids)
+    train_texts, test_texts = (examples.take(np.flatnonzero(x)) for x in (in_train, ~in_train))
     shape = Shape(vocabulary=vocabulary.size, layers=1, heads=2, width=16)
+    sizes = {"shape": shape, "num_classes": classes}
     frozen = reference.parameters(shape)
-    probe = trained(tmp_path, shape, frozen, seen, classes, "batch", training(50))
+    probe = train(tmp_path, frozen, train_texts, "batch", 50, **sizes)
     params = with_probe(frozen, probe)
-    # It does learn the people it is trained on, so that there would be something to carry over.
-    own = probe_accuracy(shape, params, classes, "batch", seen, seen)
-    found = probe_accuracy(shape, params, classes, "batch", seen, held_out)
-    everybody, _ = person_labels(table, draw_people(language.pools, 2, np.arange(200_000)))
-    assert of_people.shape == (400, len(TASKS))
+    trained = probe_accuracy(params, "batch", train_texts, train_texts, **sizes)
+    held_out = probe_accuracy(params, "batch", train_texts, test_texts, **sizes)
+    many, _ = person_labels(table, draw_people(language.pools, 2, np.arange(200_000)))
+    assert labels.shape == (400, len(TASKS))
     for t in range(len(TASKS)):
-        likeliest = np.bincount(everybody[:, t]).max() / len(everybody)
-        # One in a million for each of 11 tasks; 5 % more for the likeliest class being estimated.
-        most = binom.isf(1e-6, len(held_out), 1.05 * likeliest)
-        assert found[t, 0] * len(held_out) <= most
-    assert own.mean() > 2 * found.mean()
+        assert held_out[t, 0] * len(test_texts) <= most_guesses(many[:, t], len(test_texts))
+    assert trained.mean() > 2 * held_out.mean()  # it does learn the people it is trained on
