@@ -3,7 +3,7 @@
     python -m benchmarks.directions --json [--config=configs/directions.py] [--rounds=5]
 
 The training steps of the first row of a configuration, in turn: as a GPT; as a BERT; and as a BERT
-that computes the logits of every token, of which its loss needs one in seven.
+that computes the logits of all tokens, where its loss needs one in seven.
 """
 
 import argparse

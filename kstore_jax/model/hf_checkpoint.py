@@ -1,4 +1,4 @@
-"""To and from the model folders of Hugging Face: `config.json` and safetensors.
+"""Reads and writes model folders of Hugging Face: `config.json` and safetensors.
 
 | ours | theirs | |
 |---|---|---|
@@ -8,8 +8,8 @@
 | Llama with grouped queries (Mistral) | `mistral` | without a sliding window |
 | any of them, bidirectional | the same, with `"is_causal": false` | |
 
-`is_causal` is a setting of recent transformers (compared with 5.23): an older version does not know
-it and would look back only.
+`is_causal` is a setting of recent transformers (compared with 5.23); older versions ignore it and
+compute causal attention.
 """
 
 import dataclasses
@@ -37,44 +37,44 @@ from kstore_jax.model.transformer import Shape
 
 _WEIGHTS = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
-_OURS_ALONE = ("dropout", "attention", "init_std", "dtype")  # they change no pretrained weight
+_NOT_IN_WEIGHTS = ("dropout", "attention", "init_std", "dtype")  # they change no pretrained weight
 _BUFFERS = (".attn.bias", ".masked_bias", ".attention.bias", ".rotary_emb.inv_freq")  # of old files
 
 
 def model_type_of(shape: Shape) -> str:
-    """The `model_type` that computes what a network of this shape does.
+    """Returns the `model_type` that computes the same as a network of this shape.
 
     Raises:
       UserError: there is none.
     """
 
     def fits(name: str) -> bool:
-        kind, grouped = HF_LAYOUTS[name], shape.kv_heads < shape.heads
-        styled = all(getattr(shape, field) == value for field, value in kind.style.items())
-        return styled and (kind.grouped_queries or not grouped)
+        layout, grouped = HF_LAYOUTS[name], shape.kv_heads < shape.heads
+        same_style = all(getattr(shape, field) == value for field, value in layout.style.items())
+        return same_style and (layout.grouped_queries or not grouped)
 
-    found = [name for name in HF_LAYOUTS if fits(name)]
-    if "mistral" in found and shape.kv_heads < shape.heads:
+    matching = [name for name in HF_LAYOUTS if fits(name)]
+    if "mistral" in matching and shape.kv_heads < shape.heads:
         return "mistral"
-    if not found:
+    if not matching:
         fields = ("positions", "rotary_pct", "norm", "activation", "bias", "num_kv_heads")
-        described = ", ".join(f"{field} = {getattr(shape, field)!r}" for field in fields)
-        raise UserError(f"model: none of {', '.join(HF_LAYOUTS)} of Hugging Face has {described}")
-    return found[0]
+        values = ", ".join(f"{field} = {getattr(shape, field)!r}" for field in fields)
+        raise UserError(f"model: none of {', '.join(HF_LAYOUTS)} of Hugging Face has {values}")
+    return matching[0]
 
 
 def to_config(shape: Shape) -> dict:
-    """What `config.json` says of a network."""
+    """Returns the settings of `config.json` for a network."""
     name = model_type_of(shape)
-    kind = HF_LAYOUTS[name]
-    written_out = dataclasses.replace(shape, mlp_width=shape.resolved_mlp_width)
+    layout = HF_LAYOUTS[name]
+    resolved = dataclasses.replace(shape, mlp_width=shape.resolved_mlp_width)
     config = {
-        "architectures": [kind.architecture],
+        "architectures": [layout.architecture],
         "model_type": name,
         "vocab_size": shape.vocabulary,
-        **{theirs: getattr(written_out, ours) for theirs, ours in kind.settings.items()},
-        **dict.fromkeys(kind.dropouts, shape.dropout),
-        **kind.always,
+        **{theirs: getattr(resolved, ours) for theirs, ours in layout.settings.items()},
+        **dict.fromkeys(layout.dropouts, shape.dropout),
+        **layout.always,
         "initializer_range": shape.init_std,
         "tie_word_embeddings": shape.tie_embeddings,
         "torch_dtype": "float32",
@@ -86,7 +86,7 @@ def to_config(shape: Shape) -> dict:
             rope["partial_rotary_factor"] = shape.rotary_pct
         else:
             config |= {"num_key_value_heads": shape.kv_heads, "rope_theta": shape.rotary_base}
-        config["rope_parameters"] = rope  # where versions of transformers from 5 on look for it
+        config["rope_parameters"] = rope  # read by transformers 5 and later
     if name == "llama":
         config |= {"attention_bias": shape.bias, "mlp_bias": shape.bias}
     if shape.direction == "bidirectional":
@@ -95,142 +95,146 @@ def to_config(shape: Shape) -> dict:
 
 
 def from_config(config: dict, where: str) -> Shape:
-    """The network that a `config.json` describes; `where` names it in errors.
+    """Returns the network that a `config.json` describes; `where` names the file in errors.
 
     Raises:
-      UserError: a setting is missing, or ours cannot be what it says.
+      UserError: a setting is missing, or our network does not support its value.
     """
     name = config.get("model_type")
     if name not in HF_LAYOUTS:
         raise UserError(
             f"{where}: model_type: expected one of {', '.join(HF_LAYOUTS)}, got {name!r}"
         )
-    kind = HF_LAYOUTS[name]
-    given = {**kind.always, **kind.defaults, **config}
+    layout = HF_LAYOUTS[name]
+    settings = {**layout.always, **layout.defaults, **config}
 
-    def expect(setting: str, value, right) -> None:
-        if value != right:
-            raise UserError(f"{where}: {setting}: expected {right!r}, got {value!r}")
+    def expect(setting: str, value, supported) -> None:
+        if value != supported:
+            raise UserError(f"{where}: {setting}: expected {supported!r}, got {value!r}")
 
-    for setting, right in kind.always.items():
-        expect(setting, given[setting], right)
-    for setting in ("vocab_size", *kind.settings):
-        if setting not in given:
+    for setting, supported in layout.always.items():
+        expect(setting, settings[setting], supported)
+    for setting in ("vocab_size", *layout.settings):
+        if setting not in settings:
             raise UserError(f"{where}: {setting}: missing")
-    fields = {**kind.style, **{ours: given[theirs] for theirs, ours in kind.settings.items()}}
+    fields = {
+        **layout.style,
+        **{ours: settings[theirs] for theirs, ours in layout.settings.items()},
+    }
     fields["mlp_width"] = fields["mlp_width"] or 4 * fields["width"]
     if fields["positions"] == "rotary":
-        rope = given.get("rope_parameters") or given.get("rope_scaling") or {}
+        rope = settings.get("rope_parameters") or settings.get("rope_scaling") or {}
         expect("rope_type", rope.get("rope_type", rope.get("type", "default")), "default")
-        base = given.get("rope_theta", given.get("rotary_emb_base", Network.rotary_base))
+        base = settings.get("rope_theta", settings.get("rotary_emb_base", Network.rotary_base))
         fields["rotary_base"] = float(rope.get("rope_theta", base))
-        part = float(rope.get("partial_rotary_factor", given.get("rotary_pct", 1.0)))
-        expect("partial_rotary_factor", part, fields.setdefault("rotary_pct", part))
-        of_keys = given.get("num_key_value_heads") or fields["heads"]
-        fields["num_kv_heads"] = of_keys if of_keys != fields["heads"] else 0
-        head_width = given.get("head_dim") or fields["width"] // fields["heads"]
+        rotary_pct = float(rope.get("partial_rotary_factor", settings.get("rotary_pct", 1.0)))
+        expect("partial_rotary_factor", rotary_pct, fields.setdefault("rotary_pct", rotary_pct))
+        kv_heads = settings.get("num_key_value_heads") or fields["heads"]
+        fields["num_kv_heads"] = kv_heads if kv_heads != fields["heads"] else 0
+        head_width = settings.get("head_dim") or fields["width"] // fields["heads"]
         expect("head_dim", head_width, fields["width"] // fields["heads"])
     if name == "llama":
-        fields["bias"] = given.get("attention_bias", False)
-        expect("mlp_bias", given.get("mlp_bias", False), fields["bias"])
+        fields["bias"] = settings.get("attention_bias", False)
+        expect("mlp_bias", settings.get("mlp_bias", False), fields["bias"])
     return Shape(
-        vocabulary=given["vocab_size"],
-        tie_embeddings=given["tie_word_embeddings"],
-        direction="causal" if given.get("is_causal", True) else "bidirectional",
+        vocabulary=settings["vocab_size"],
+        tie_embeddings=settings["tie_word_embeddings"],
+        direction="causal" if settings.get("is_causal", True) else "bidirectional",
         **fields,
     )
 
 
-def _sites(shape: Shape) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """The name of each of their tensors, and the paths of ours that are in it."""
+def _tensor_paths(shape: Shape) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Yields the name of each tensor of theirs, and the paths of our parameters in it."""
     name = model_type_of(shape)
-    kind = HF_LAYOUTS[name]
+    layout = HF_LAYOUTS[name]
     ours = _flat_shapes(shape)
-    modules = {kind.base + theirs: part for theirs, part in kind.outside.items()}
+    modules = {layout.base + theirs: names for theirs, names in layout.outside.items()}
     for layer in range(shape.layers):
-        for theirs, part in kind.modules.items():
-            path = kind.base + kind.block.format(layer) + theirs
-            modules[path] = tuple(f"block_{layer}/{one}" for one in part)
-    for theirs, part in kind.tables.items():
-        yield f"{kind.base}{theirs}.weight", (part,)
-    for path, part in modules.items():
+        for theirs, names in layout.modules.items():
+            path = layout.base + layout.block.format(layer) + theirs
+            modules[path] = tuple(f"block_{layer}/{module}" for module in names)
+    for theirs, table in layout.tables.items():
+        yield f"{layout.base}{theirs}.weight", (table,)
+    for path, names in modules.items():
         for leaf, suffix in (("kernel", "weight"), ("scale", "weight"), ("bias", "bias")):
-            if f"{part[0]}/{leaf}" in ours:
-                yield f"{path}.{suffix}", tuple(f"{one}/{leaf}" for one in part)
+            if f"{names[0]}/{leaf}" in ours:
+                yield f"{path}.{suffix}", tuple(f"{module}/{leaf}" for module in names)
     if not shape.tie_embeddings:
         yield f"{HEAD_NAMES.get(name, 'lm_head')}.weight", ("unembedding",)
 
 
 def _flat_shapes(shape: Shape) -> dict[str, Any]:
-    """The arrays of a network by path, as `jax.ShapeDtypeStruct`."""
+    """Returns the arrays of a network by path, as `jax.ShapeDtypeStruct`."""
     return flatten_dict(jax.eval_shape(lambda key: init(shape, key), jax.random.key(0)), sep="/")
 
 
 def to_tensors(shape: Shape, params: Params) -> dict[str, np.ndarray]:
-    """Their tensors, float32, by name."""
+    """Returns their tensors, float32, by name."""
     ours = flatten_dict(params, sep="/")
     return {
         theirs: np.ascontiguousarray(_pack(shape, [np.asarray(ours[path]) for path in paths]))
         if paths[0].endswith(("kernel", "bias"))
         else np.asarray(ours[paths[0]])
-        for theirs, paths in _sites(shape)
+        for theirs, paths in _tensor_paths(shape)
     }
 
 
 def _pack(shape: Shape, parts: list[np.ndarray]) -> np.ndarray:
-    """Kernels (inputs, outputs) or biases (outputs,) as one of theirs."""
-    turned = HF_LAYOUTS[model_type_of(shape)].turned
-    if len(parts) > 1 and turned:  # for each head the query's rows, the key's, the value's
+    """Joins our kernels (inputs, outputs) or biases (outputs,) into one tensor of theirs."""
+    transposed = HF_LAYOUTS[model_type_of(shape)].transposed
+    if len(parts) > 1 and transposed:  # GPT-NeoX: rows of query, key and value of each head
         per_head = [x.T.reshape(shape.heads, -1, *x.T.shape[1:]) for x in parts]
         return np.stack(per_head, axis=1).reshape(-1, *parts[0].T.shape[1:])
     joined = np.concatenate(parts, axis=-1)
-    return joined.T if turned else joined
+    return joined.T if transposed else joined
 
 
 def _unpack(shape: Shape, tensor: np.ndarray, parts: int) -> list[np.ndarray]:
-    turned = HF_LAYOUTS[model_type_of(shape)].turned
-    if parts > 1 and turned:
+    """The inverse of `_pack` for a tensor of so many parts."""
+    transposed = HF_LAYOUTS[model_type_of(shape)].transposed
+    if parts > 1 and transposed:
         per_head = tensor.reshape(shape.heads, parts, -1, *tensor.shape[1:])
         return [per_head[:, i].reshape(-1, *tensor.shape[1:]).T for i in range(parts)]
-    return np.split(tensor.T if turned else tensor, parts, axis=-1)
+    return np.split(tensor.T if transposed else tensor, parts, axis=-1)
 
 
 def from_tensors(shape: Shape, tensors: dict[str, np.ndarray], where: str) -> Params:
-    """Our parameters from their tensors; `where` names the file in errors.
+    """Returns our parameters from their tensors; `where` names the file in errors.
 
     Raises:
-      UserError: a tensor is missing, has another shape, or belongs to no network of ours.
+      UserError: a tensor is missing, has the wrong shape, or is not of this architecture.
     """
-    kind = HF_LAYOUTS[model_type_of(shape)]
-    expected, found = _flat_shapes(shape), {}
-    left = dict(tensors)
-    if "lm_head.weight" in left and kind is HF_LAYOUTS["gpt_neox"]:
-        left["embed_out.weight"] = left.pop("lm_head.weight")
-    for theirs, paths in _sites(shape):
-        name = theirs if theirs in left else theirs.removeprefix(kind.base)
-        if name not in left:
+    layout = HF_LAYOUTS[model_type_of(shape)]
+    expected, params = _flat_shapes(shape), {}
+    unread = dict(tensors)
+    if "lm_head.weight" in unread and layout is HF_LAYOUTS["gpt_neox"]:
+        unread["embed_out.weight"] = unread.pop("lm_head.weight")
+    for theirs, paths in _tensor_paths(shape):
+        name = theirs if theirs in unread else theirs.removeprefix(layout.base)
+        if name not in unread:
             raise UserError(f"{where}: {theirs}: missing")
-        tensor = np.asarray(left.pop(name), np.float32)
-        inside = paths[0].endswith(("kernel", "bias"))
+        tensor = np.asarray(unread.pop(name), np.float32)
+        packed = paths[0].endswith(("kernel", "bias"))
         try:
-            parts = _unpack(shape, tensor, len(paths)) if inside else [tensor]
+            parts = _unpack(shape, tensor, len(paths)) if packed else [tensor]
         except ValueError:
             parts = [tensor] * len(paths)
         for path, part in zip(paths, parts, strict=True):
             if part.shape != expected[path].shape:
-                raise UserError(f"{where}: {theirs}: its shape {tensor.shape} is not config.json's")
-            found[path] = jnp.asarray(part)
+                raise UserError(f"{where}: {theirs}: shape {tensor.shape} does not fit config.json")
+            params[path] = jnp.asarray(part)
     heads = ("lm_head.weight", "embed_out.weight") if shape.tie_embeddings else ()
-    if extra := [name for name in left if name not in heads and not name.endswith(_BUFFERS)]:
+    if extra := [name for name in unread if name not in heads and not name.endswith(_BUFFERS)]:
         raise UserError(f"{where}: {extra[0]}: no such tensor in our {model_type_of(shape)}")
-    return unflatten_dict(found, sep="/")
+    return unflatten_dict(params, sep="/")
 
 
 def read_shape(folder: pathlib.Path) -> Shape:
-    """The shape of the network in a folder.
+    """Returns the shape of the network in a folder.
 
     Raises:
-      UserError: there is no such network there.
+      UserError: `config.json` is missing or describes no network of ours.
     """
     path = folder / "config.json"
     if not path.is_file():
@@ -245,10 +249,10 @@ def read_shape(folder: pathlib.Path) -> Shape:
 
 
 def read(folder: pathlib.Path) -> tuple[Shape, Params]:
-    """The network in a folder, in float32.
+    """Returns the shape and the float32 parameters of the network in a folder.
 
     Raises:
-      UserError: there is none of ours, or it is not whole.
+      UserError: a file is missing, damaged or describes no network of ours.
     """
     shape = read_shape(folder)
     tensors: dict[str, Any] = {}
@@ -261,8 +265,8 @@ def read(folder: pathlib.Path) -> tuple[Shape, Params]:
 
 
 def _weights(folder: pathlib.Path) -> list[pathlib.Path]:
-    """The files that the index lists, or else the one file of all weights, or else every one: the
-    same weights may lie beside them in another form."""
+    """Returns the files that the index lists; without one `model.safetensors`; without it every
+    safetensors file. The folder may hold the same weights in other formats."""
     index = folder / _INDEX
     if index.is_file():
         try:
@@ -282,10 +286,10 @@ def _weights(folder: pathlib.Path) -> list[pathlib.Path]:
 
 
 def init_digest(network: Network, folder: pathlib.Path) -> str:
-    """A hash of the weights in a folder, which training of this network may start from.
+    """Returns a hash of the weights in a folder from which this network is to be trained.
 
     Raises:
-      UserError: `model.init_from` is not there, or a field differs from what it holds.
+      UserError: `model.init_from` holds no network, or one that differs in a field.
     """
     try:
         theirs = read_shape(folder)
@@ -298,25 +302,25 @@ def init_digest(network: Network, folder: pathlib.Path) -> str:
     ours = Shape.of(network, theirs.vocabulary)
     ours = dataclasses.replace(ours, mlp_width=ours.resolved_mlp_width)
     ignored = (
-        *_OURS_ALONE,
+        *_NOT_IN_WEIGHTS,
         *(("rotary_pct", "rotary_base") if ours.positions == "learned" else ()),
     )
     ignored += ("max_positions",) if ours.positions == "rotary" else ()
     for field in dataclasses.fields(Network):
-        mine, there = getattr(ours, field.name), getattr(theirs, field.name)
-        if field.name not in ignored and mine != there:
+        own, expected = getattr(ours, field.name), getattr(theirs, field.name)
+        if field.name not in ignored and own != expected:
             raise UserError(
-                f"model.{field.name}: expected {there!r}, as in {folder / 'config.json'}, "
-                f"got {mine!r}"
+                f"model.{field.name}: expected {expected!r}, as in {folder / 'config.json'}, "
+                f"got {own!r}"
             )
     return digest.hexdigest()
 
 
 def load_init(folder: pathlib.Path, shape: Shape, ids: np.ndarray) -> Params:
-    """Parameters of `shape` from a folder; its token k is token `ids[k]` there.
+    """Returns parameters of `shape` from a folder; token k is its token `ids[k]`.
 
-    Tokens beyond those, which fill the vocabulary up and are in no text, are the mean token, which
-    the head finds as likely as an average one.
+    The rows beyond `ids`, which pad the vocabulary and occur in no text, are the mean of the
+    table, so that the head finds them as likely as an average token.
 
     Raises:
       UserError: the folder's vocabulary ends before these ids.
@@ -338,14 +342,16 @@ def load_init(folder: pathlib.Path, shape: Shape, ids: np.ndarray) -> Params:
 def write(
     folder: pathlib.Path, shape: Shape, params: Params, settings: dict, files: dict[str, str]
 ) -> None:
-    """Writes a network as a folder that `from_pretrained` of transformers reads, whole or not.
+    """Writes a network as a folder that `from_pretrained` of transformers reads.
+
+    The folder appears when it is whole.
 
     Args:
-      settings: more of `config.json`, such as the id that ends a text.
-      files: what else goes there, by name, such as `tokenizer.json`.
+      settings: more of `config.json`, such as the id of the end of text.
+      files: name -> text of other files, such as `tokenizer.json`.
 
     Raises:
-      UserError: Hugging Face has no such network, or `folder` is there and is not empty.
+      UserError: Hugging Face has no such network, or `folder` exists and is not empty.
     """
     config = {**to_config(shape), **settings}
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):

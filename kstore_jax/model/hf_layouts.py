@@ -1,23 +1,25 @@
-"""The architectures of Hugging Face that compute what ours does, as tables of names."""
+"""The Hugging Face architectures that our network covers, as tables of names."""
 
 import dataclasses
 
 
 @dataclasses.dataclass(frozen=True)
 class HFLayout:
-    """How an architecture of Hugging Face says what ours does.
+    """A Hugging Face architecture in terms of our network.
 
     Attributes:
-      style: our fields that it always has.
-      settings: their name for a field of ours.
-      dropouts: their names for dropout.
-      always: their settings that ours amounts to, and no other value of them.
-      defaults: what a setting means that `config.json` leaves out.
-      base: stands before every tensor's name but the head's; some files leave it out.
-      block: stands before those of a block.
-      modules: of a block, and what they hold of ours; the three of attention may be one.
-      outside: the same outside the blocks; `tables` are matrices of one row a token or position.
-      turned: whether kernels are (outputs, inputs).
+      architecture: the class in transformers.
+      style: the values of our fields that the architecture fixes.
+      settings: name in `config.json` -> our field.
+      dropouts: settings of dropout rates.
+      always: the only supported value of other settings.
+      defaults: value of a setting that `config.json` leaves out.
+      base: prefix of all tensor names except the head's; some files leave it out.
+      block: format of the prefix of a block's tensors.
+      modules: module of a block -> our modules in it; query, key and value may share one.
+      outside: the same for modules outside the blocks.
+      tables: embedding module -> our parameter, with one row per token or position.
+      transposed: whether kernels are (outputs, inputs).
       grouped_queries: whether several query heads may share a key and value head.
     """
 
@@ -32,7 +34,7 @@ class HFLayout:
     modules: dict[str, tuple[str, ...]]
     outside: dict[str, tuple[str, ...]]
     tables: dict[str, str]
-    turned: bool
+    transposed: bool
     grouped_queries: bool = False
 
 
@@ -57,7 +59,7 @@ _GPT2 = HFLayout(
     },
     outside={"ln_f": ("ln_f",)},
     tables={"wte": "embedding", "wpe": "positions"},
-    turned=False,
+    transposed=False,
 )  # fmt: skip
 _SETTINGS = {
     "num_hidden_layers": "layers", "num_attention_heads": "heads", "hidden_size": "width",
@@ -82,7 +84,7 @@ _NEOX = HFLayout(
     },
     outside={"final_layer_norm": ("ln_f",)},
     tables={"embed_in": "embedding"},
-    turned=True,
+    transposed=True,
 )  # fmt: skip
 _LLAMA = HFLayout(
     architecture="LlamaForCausalLM",
@@ -101,7 +103,7 @@ _LLAMA = HFLayout(
     },
     outside={"norm": ("ln_f",)},
     tables={"embed_tokens": "embedding"},
-    turned=True,
+    transposed=True,
     grouped_queries=True,
 )  # fmt: skip
 _MISTRAL = dataclasses.replace(

@@ -80,8 +80,8 @@ def train_steps(objective, merge, training: Training, state, frozen, hparams, ba
             return jax.tree.map(jnp.add, sums, terms_of_part), None
 
         first, rest = jax.tree.map(lambda x: x[0], parts), jax.tree.map(lambda x: x[1:], parts)
-        initial = jax.value_and_grad(loss)(state["trainable"], first)
-        (value, gradient), _ = jax.lax.scan(add, initial, rest)
+        sums = jax.value_and_grad(loss)(state["trainable"], first)
+        (value, gradient), _ = jax.lax.scan(add, sums, rest)
         updates, opt_state = optimiser.update(gradient, state["optimizer"], state["trainable"])
         trainable = optax.apply_updates(state["trainable"], updates)
         metrics = {"loss": value}
