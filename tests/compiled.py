@@ -1,5 +1,5 @@
-"""What is compiled once in a session of tests is not compiled again: JAX's compilation cache, for
-this process and those it starts. To be imported before anything is compiled."""
+"""Sets up JAX's compilation cache, so that a program is compiled once for this process and all it
+starts. Import this before anything is compiled."""
 
 import atexit
 import os

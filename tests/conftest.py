@@ -36,14 +36,14 @@ def language() -> Language:
 def biographies(language):
     """`(variant, ids, seed) -> Biographies`: every entry of these people, person by person."""
 
-    def written(variant: str, ids: np.ndarray, seed: int = 0) -> Biographies:
+    def write(variant: str, ids: np.ndarray, seed: int = 0) -> Biographies:
         parsed = Variant.parse(variant)
         per_person = parsed.biographies_per_person
         entries = np.tile(np.arange(per_person), len(ids))
         people = draw_people(language.pools, seed, np.repeat(ids, per_person))
         return write_biographies(language, seed, parsed, people, entries)
 
-    return written
+    return write
 
 
 @pytest.fixture(scope="session")
@@ -76,7 +76,7 @@ def get_config():
 
 @pytest.fixture(scope="session")
 def config_file(tmp_path_factory) -> pathlib.Path:
-    """The configuration of two tiny rows that write a checkpoint every other step."""
+    """A configuration file of two tiny rows, which write a checkpoint every other step."""
     path = tmp_path_factory.mktemp("config") / "tiny.py"
     path.write_text(CONFIG)
     return path
@@ -84,7 +84,7 @@ def config_file(tmp_path_factory) -> pathlib.Path:
 
 @pytest.fixture(scope="session")
 def sweep(config_file):
-    """`(workdir, overrides) -> Popen` of `kstore sweep` with two workers."""
+    """`(workdir, *overrides, **environment) -> Popen` of `kstore sweep` with two workers."""
 
     def start(workdir: pathlib.Path, *overrides: str, **environment: str) -> subprocess.Popen:
         command = [sys.executable, "-m", "kstore_jax.cli", "sweep", f"--config={config_file}"]
@@ -101,15 +101,14 @@ def sweep(config_file):
 
 @pytest.fixture(scope="session")
 def finished(sweep, tmp_path_factory) -> pathlib.Path:
-    """The workdir of the sweep, which nothing disturbed; one for all processes of the tests. Not to
-    be written to."""
+    """The workdir of a finished sweep, shared by all processes of the tests; read only."""
     folder = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:  # each has its own folder in one of the session
+    if "PYTEST_XDIST_WORKER" in os.environ:  # the folder of the session holds one for each worker
         folder = folder.parent
     workdir = folder / "finished" / "run"
     with filelock.FileLock(folder / "finished.lock"):
         if not (workdir / "report.html").exists():
             process = sweep(workdir)
-            said = process.communicate()
-            assert process.returncode == 0, said
+            output = process.communicate()
+            assert process.returncode == 0, output
     return workdir

@@ -1,4 +1,4 @@
-"""Rows pretrained together come out as those pretrained one by one."""
+"""Rows pretrained together have the results of rows pretrained one by one."""
 
 import dataclasses
 import pathlib
@@ -26,65 +26,71 @@ pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarni
 
 @pytest.fixture(scope="module")
 def together(sweep, tmp_path_factory) -> pathlib.Path:
-    """The workdir of the sweep with its two rows pretrained together. Not to be written to."""
+    """The workdir of a sweep whose two rows were pretrained together; read only."""
     workdir = tmp_path_factory.mktemp("together") / "run"
     complete(sweep(workdir, TOGETHER))
     return workdir
 
 
-def pretraining(workdir: pathlib.Path) -> list[pathlib.Path]:
+def pretrain_folders(workdir: pathlib.Path) -> list[pathlib.Path]:
     return sorted((workdir / "stages").glob("pretrain-*"))
 
 
-def figures(part) -> list[float]:
-    """Every number of a nest, in order."""
-    if isinstance(part, dict):
-        return [x for name in sorted(part) for x in figures(part[name])]
-    if isinstance(part, list):
-        return [x for item in part for x in figures(item)]
-    return [part] if isinstance(part, int | float) else []
+def numbers(value) -> list[float]:
+    """Every number in nested lists and dictionaries, in order."""
+    if isinstance(value, dict):
+        return [x for name in sorted(value) for x in numbers(value[name])]
+    if isinstance(value, list):
+        return [x for item in value for x in numbers(item)]
+    return [value] if isinstance(value, int | float) else []
 
 
-def assert_equal_but_for_rounding(one: pathlib.Path, other: pathlib.Path) -> None:
-    assert [path.name for path in pretraining(one)] == [path.name for path in pretraining(other)]
-    for ours, theirs in zip(pretraining(one), pretraining(other), strict=True):
-        lines = (read_metrics(folder / METRICS) for folder in (ours, theirs))
-        told = [[(line["step"], line["loss"]) for line in of_one] for of_one in lines]
-        np.testing.assert_allclose(*told, rtol=1e-4)
-    for ours, theirs in zip(rows(one), rows(other), strict=True):
-        np.testing.assert_allclose(figures(ours), figures(theirs), atol=0.05)
+def losses(folder: pathlib.Path) -> list[tuple[int, float]]:
+    return [(line["step"], line["loss"]) for line in read_metrics(folder / METRICS)]
 
 
-def test_the_results_are_those_of_rows_one_by_one(together, finished):
-    assert_equal_but_for_rounding(together, finished)
+def assert_close(one: pathlib.Path, other: pathlib.Path) -> None:
+    """Two runs have the same stages, and losses and results that differ by rounding."""
+    ours, theirs = pretrain_folders(one), pretrain_folders(other)
+    assert [folder.name for folder in ours] == [folder.name for folder in theirs]
+    for folder, other_folder in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(losses(folder), losses(other_folder), rtol=1e-4)
+    for row, other_row in zip(rows(one), rows(other), strict=True):
+        np.testing.assert_allclose(numbers(row), numbers(other_row), atol=0.05)
 
 
-def test_a_population_that_was_killed_ends_as_an_undisturbed_one(sweep, together, tmp_path):
+def test_results_are_close_to_results_of_rows_one_by_one(together, finished):
+    assert_close(together, finished)
+
+
+def test_a_batch_of_models_that_was_killed_resumes_to_the_same_result(sweep, together, tmp_path):
     workdir = tmp_path / "run"
     process = sweep(workdir, TOGETHER)
     try:
-        wait_until(lambda: [newest(p / "checkpoints") > 2 for p in pretraining(workdir)] == [1, 1])
+        wait_until(
+            lambda: [newest(f / "checkpoints") > 2 for f in pretrain_folders(workdir)] == [1, 1]
+        )
     finally:
         process.kill()
         process.communicate()
-    assert not any((path / RESULT).exists() for path in pretraining(workdir))
+    assert not any((folder / RESULT).exists() for folder in pretrain_folders(workdir))
     complete(sweep(workdir, TOGETHER))
     assert_alike(workdir, together)
 
 
-def test_a_row_that_is_done_is_left_as_it_is(finished, config_file, tmp_path):
+def test_a_finished_row_is_not_pretrained_again(finished, config_file, tmp_path):
     workdir = pathlib.Path(shutil.copytree(finished, tmp_path / "run"))
-    missing, done = pretraining(workdir)
+    missing, done = pretrain_folders(workdir)
     shutil.rmtree(missing)
     before = contents(done)
     argv = [f"--config={config_file}", f"--workdir={workdir}", "--workers=1", TOGETHER]
     assert cli.main(["sweep", *argv]) == 0
     assert contents(done) == before
     assert (missing / RESULT).exists()
-    assert_equal_but_for_rounding(workdir, finished)
+    assert_close(workdir, finished)
 
 
-def test_what_one_program_can_train_is_together(tmp_path, monkeypatch, capsys):
+def test_models_that_one_program_can_train_are_pretrained_together(tmp_path, monkeypatch, capsys):
     start = Experiment(
         world=World(people=20),
         data=Data(vocabulary="compact"),
@@ -104,19 +110,19 @@ def test_what_one_program_can_train_is_together(tmp_path, monkeypatch, capsys):
         ),
         changed("data", variant="single"),
         dataclasses.replace(start, seed=1),
-        dataclasses.replace(start, name="named"),  # the first once more
+        dataclasses.replace(start, name="named"),  # has the first one's pretraining
         changed("finetune", steps=1),  # likewise
     ]
     elsewhere = dataclasses.replace(changed("mesh", data=1), seed=2)
     others = [changed("model", width=192), changed("pretrain", steps=9), elsewhere]
-    cache, found = Cache(tmp_path), []
+    cache, batches = Cache(tmp_path), []
     graphs = {e: ExperimentGraph(e, cache) for e in [others[0], *alike, *others[1:]]}
-    monkeypatch.setattr(cache, "ensure_together", lambda stages, _: found.append(stages))
+    monkeypatch.setattr(cache, "ensure_together", lambda stages, _: batches.append(stages))
     pretrain_batched([*graphs.values()], 3)
-    folders = [[stage.folder for stage in stages] for stages in found]
+    folders = [[stage.folder for stage in stages] for stages in batches]
     assert folders == [[graphs[e].pretrain.folder for e in alike[:3]]]
     pretrain_batched([*graphs.values()], 1)
-    assert len(found) == 1
+    assert len(batches) == 1
 
     def diverge(*_):
         raise UserError("pretrain named: the loss became nan")

@@ -1,4 +1,4 @@
-"""What is read in pretraining: whose biographies, and what is mixed in, in exact shares."""
+"""Windows of pretraining: whose biographies they hold, and other sources in exact shares."""
 
 import pathlib
 import shutil
@@ -17,12 +17,13 @@ from kstore_jax.pipeline.run import Runner
 from kstore_jax.pipeline.stages import Cache
 from kstore_jax.world.language import load_language
 from kstore_jax.world.people import ATTRIBUTES, BUNDLED_POOLS, load_pools
+from tests.pipeline.runners import full_names
 
 PEOPLE, FAMOUS = 30, 20
 
 
 def experiment(**fields):
-    """A small experiment; `__` stands for the dot in a field."""
+    """A small experiment; `__` in the name of a field stands for a dot."""
     config = default()
     config.world.people = PEOPLE
     config.data.variant = "single"
@@ -50,56 +51,54 @@ def windows_of(runner: Runner) -> Windows | Mixture:
     return pretraining_windows(data, corpora, experiment.pretrain.seq_len, experiment.seed)
 
 
-def written(experiment: Experiment, out: pathlib.Path) -> dict[pathlib.Path, dict]:
-    """The folders and manifests of the datasets of an experiment."""
+def write(experiment: Experiment, out: pathlib.Path) -> dict[pathlib.Path, dict]:
+    """Writes the datasets of an experiment; returns their manifests by folder."""
     return dict(write_datasets(experiment.world, experiment.data, out, 1))
 
 
 def names(runner: Runner) -> list[str]:
     """The full names of everyone."""
-    pools = runner.graph.data.language.pools
-    columns = (pools.first_names, pools.middle_names, pools.last_names)
-    who = runner.graph.data.everyone.names
-    return [" ".join(c[i] for c, i in zip(columns, row, strict=True)) for row in who]
+    return full_names(runner.graph.data.language.pools, runner.graph.data.everyone)
 
 
-def one_pass(runner: Runner, windows) -> str:
-    return runner.graph.data.table.tokenizer.decode(
-        windows.stream(0, windows.epochs.tokens_before(1))
-    )
+def epoch(runner: Runner, windows: Windows | Mixture, number: int = 0) -> str:
+    """The text of one epoch of the only source."""
+    assert isinstance(windows, Windows)
+    start, end = (windows.epochs.tokens_before(n) for n in (number, number + 1))
+    return runner.graph.data.tokenizer.decode(windows.stream(start, end))
 
 
-def test_by_default_each_biography_of_both_groups_is_read_once_a_pass(runner):
+def test_by_default_an_epoch_holds_each_biography_of_both_groups_once(runner):
     famous = runner(world__celebrities=FAMOUS)
-    text = one_pass(famous, windows_of(famous))
+    text = epoch(famous, windows_of(famous))
     for person, name in enumerate(names(famous)):
         assert text.count(f" {name}") == (1 if person < PEOPLE else 5)
     assert text.count("<|endoftext|>") == PEOPLE + 5 * FAMOUS
     assert len(set(names(famous))) == PEOPLE + FAMOUS
 
 
-def test_people_stay_who_they_are_beside_celebrities(runner):
+def test_celebrities_do_not_change_the_other_people(runner):
     alone, famous = runner(), runner(world__celebrities=FAMOUS)
     assert names(famous)[:PEOPLE] == names(alone)
     assert famous.graph.datasets["shards"].key == alone.graph.datasets["shards"].key
     assert famous.graph.pretrain.key != alone.graph.pretrain.key
 
 
-def test_with_celebrities_their_questions_are_trained_and_the_others_held_out(runner):
-    taught = runner(world__celebrities=FAMOUS).graph.data.qa_train_mask
-    assert taught.tolist() == [False] * PEOPLE + [True] * FAMOUS
+def test_questions_about_celebrities_are_trained_and_all_others_held_out(runner):
+    qa_train_mask = runner(world__celebrities=FAMOUS).graph.data.qa_train_mask
+    assert qa_train_mask.tolist() == [False] * PEOPLE + [True] * FAMOUS
     assert runner().graph.data.qa_train_mask.sum() == PEOPLE / 2
 
 
 def mixture_of(mixed: Runner, count: int) -> tuple[np.ndarray, list[str]]:
-    """Where each of the first windows comes from, and their texts."""
+    """The source of each of the first windows, and their texts."""
     windows = windows_of(mixed)
     assert isinstance(windows, Mixture)
-    texts = [mixed.graph.data.table.tokenizer.decode(row) for row in windows.read(0, count)]
+    texts = [mixed.graph.data.tokenizer.decode(row) for row in windows.read(0, count)]
     return windows.source_of(0, count), texts
 
 
-def test_a_share_of_celebrities_is_that_of_their_windows(runner):
+def test_celebrities_have_their_share_of_the_windows(runner):
     mixed = runner(world__celebrities=FAMOUS, data__celebrity_share=0.25)
     source, texts = mixture_of(mixed, 40)
     assert np.bincount(source).tolist() == [30, 10]
@@ -108,20 +107,22 @@ def test_a_share_of_celebrities_is_that_of_their_windows(runner):
         assert not any(name in text for name in (people if kind else celebrities))
 
 
-def test_a_share_of_questions_asks_those_who_are_taught(runner):
+def test_questions_have_their_share_of_the_windows_and_ask_about_p_train(runner):
     mixed = runner(data__qa_share=0.8)
     source, texts = mixture_of(mixed, 50)
     assert np.bincount(source).tolist() == [10, 40]
-    asked = " ".join(text for kind, text in zip(source, texts, strict=True) if kind)
-    told = " ".join(text for kind, text in zip(source, texts, strict=True) if not kind)
-    assert "Answer:" not in told
-    for name, taught in zip(names(mixed), mixed.graph.data.qa_train_mask, strict=True):
-        assert (name in asked) == taught
+    questions = " ".join(text for kind, text in zip(source, texts, strict=True) if kind)
+    biographies = " ".join(text for kind, text in zip(source, texts, strict=True) if not kind)
+    assert "Answer:" not in biographies
+    for name, is_trained in zip(names(mixed), mixed.graph.data.qa_train_mask, strict=True):
+        assert (name in questions) == is_trained
 
 
-def test_every_question_of_the_taught_is_read_once_a_pass(runner):
+def test_an_epoch_of_questions_holds_each_question_about_p_train_once(runner):
     mixed = runner(data__qa_share=0.5)
-    text = one_pass(mixed, windows_of(mixed).sources[1])
+    windows = windows_of(mixed)
+    assert isinstance(windows, Mixture)
+    text = epoch(mixed, windows.sources[1])
     assert text.count("? Answer:") == text.count("<|endoftext|>") == 6 * PEOPLE // 2
 
 
@@ -142,20 +143,15 @@ def test_edited_text_is_another_dataset(runner, tmp_path):
     assert runner(data__text=str(tmp_path)).graph.datasets["text"].key != before
 
 
-def test_fresh_text_is_other_text_in_every_pass_about_the_same_facts(runner):
+def test_fresh_text_states_the_same_facts_in_other_words_every_epoch(runner):
     fresh = runner(data__variant="fresh")
     windows = windows_of(fresh)
-    passes = [
-        fresh.graph.data.table.tokenizer.decode(
-            windows.stream(windows.epochs.tokens_before(n), windows.epochs.tokens_before(n + 1))
-        ).split("<|endoftext|>")[:-1]
-        for n in range(3)
-    ]
-    assert [len(texts) for texts in passes] == [PEOPLE] * 3
-    assert len({text for texts in passes for text in texts}) == 3 * PEOPLE
+    epochs = [epoch(fresh, windows, n).split("<|endoftext|>")[:-1] for n in range(3)]
+    assert [len(texts) for texts in epochs] == [PEOPLE] * 3
+    assert len({text for texts in epochs for text in texts}) == 3 * PEOPLE
     pools, values = fresh.graph.data.language.pools, fresh.graph.data.everyone.values
     for person, name in enumerate(names(fresh)):
-        for texts in passes:
+        for texts in epochs:
             (text,) = (text for text in texts if f" {name}" in text)
             for a, attribute in enumerate(ATTRIBUTES):
                 assert f" {pools.values[attribute][values[person, a]]}" in text
@@ -165,30 +161,25 @@ def test_fresh_text_is_other_text_in_every_pass_about_the_same_facts(runner):
 def test_another_tokenizer_is_another_dataset_of_the_same_text(runner, name):
     other, plain = runner(data__tokenizer=name), runner()
     assert other.graph.datasets["shards"].key != plain.graph.datasets["shards"].key
-    text = one_pass(other, windows_of(other))
-    assert sorted(text.split("<|endoftext|>")) == sorted(
-        one_pass(plain, windows_of(plain)).split("<|endoftext|>")
-    )
+    texts, expected = (epoch(r, windows_of(r)).split("<|endoftext|>") for r in (other, plain))
+    assert sorted(texts) == sorted(expected)
     other.context.vocabulary.encode(windows_of(other).read(0, 8))
 
 
-def test_ones_own_pools_of_another_content_are_another_dataset(runner, tmp_path):
+def test_edited_pools_are_another_dataset(runner, tmp_path):
     folder = tmp_path / "pools"
     shutil.copytree(BUNDLED_POOLS, folder)
-    before = runner(world__pools=str(folder))
-    assert before.graph.datasets["shards"].key == runner().graph.datasets["shards"].key
+    before = runner(world__pools=str(folder)).graph.datasets["shards"].key
+    assert before == runner().graph.datasets["shards"].key
     majors = (folder / "majors.txt").read_text().splitlines()
     (folder / "majors.txt").write_text("\n".join([*majors[:-1], "Alchemy"]) + "\n")
     load_pools.cache_clear()
     load_language.cache_clear()
-    assert (
-        runner(world__pools=str(folder)).graph.datasets["shards"].key
-        != before.graph.datasets["shards"].key
-    )
+    assert runner(world__pools=str(folder)).graph.datasets["shards"].key != before
 
 
 @pytest.mark.parametrize(
-    ("fields", "said"),
+    ("fields", "message"),
     [
         (
             {"data__celebrity_variant": "multi0"},
@@ -211,25 +202,25 @@ def test_ones_own_pools_of_another_content_are_another_dataset(runner, tmp_path)
         ),
     ],
 )
-def test_what_cannot_be_made_is_refused_by_its_field(runner, fields, said):
-    with pytest.raises(UserError) as refused:
+def test_an_impossible_dataset_raises_an_error_that_names_the_field(runner, fields, message):
+    with pytest.raises(UserError) as error:
         windows_of(runner(**fields))
-    assert str(refused.value).startswith(said)
+    assert str(error.value).startswith(message)
 
 
-def test_data_sets_are_written_side_by_side(tmp_path):
+def test_each_dataset_is_written_into_its_folder(tmp_path):
     out = tmp_path / "data"
-    made = written(experiment(world__celebrities=FAMOUS), out)
-    assert {folder: manifest["entries"] for folder, manifest in made.items()} == {
+    manifests = write(experiment(world__celebrities=FAMOUS), out)
+    assert {folder: manifest["entries"] for folder, manifest in manifests.items()} == {
         out: PEOPLE,
         out / "celebrities": 5 * FAMOUS,
     }
-    for folder, manifest in made.items():
+    for folder, manifest in manifests.items():
         assert (folder / "manifest.json").exists()
         assert manifest["config"]["variant"] == ("single" if folder == out else "multi5+permute")
 
 
-def test_fresh_text_is_no_data_set(tmp_path):
+def test_fresh_text_cannot_be_written(tmp_path):
     with pytest.raises(UserError, match=r"^data\.variant: fresh text is drawn"):
-        written(experiment(data__variant="fresh"), tmp_path / "data")
+        write(experiment(data__variant="fresh"), tmp_path / "data")
     assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""`kstore run --distributed`: several processes that are one run."""
+"""`kstore run --distributed`: several processes compute one run."""
 
 import json
 import os
@@ -15,8 +15,8 @@ from kstore_jax.errors import Stopped
 from kstore_jax.train.telemetry import METRICS, read_metrics
 
 
-def started(config_file: pathlib.Path, workdir: pathlib.Path, count: int) -> list[subprocess.Popen]:
-    """The processes of a run, of which each has one device."""
+def start(config_file: pathlib.Path, workdir: pathlib.Path, count: int) -> list[subprocess.Popen]:
+    """Starts the processes of a run, each with one device."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
@@ -46,14 +46,14 @@ def started(config_file: pathlib.Path, workdir: pathlib.Path, count: int) -> lis
     ]
 
 
-def ended(processes: list[subprocess.Popen]) -> list[tuple[int, str, str]]:
-    """The status of each, and what it printed."""
+def wait(processes: list[subprocess.Popen]) -> list[tuple[int, str, str]]:
+    """Exit status, stdout and stderr of each process."""
     try:
-        told = [process.communicate(timeout=300) for process in processes]
+        outputs = [process.communicate(timeout=300) for process in processes]
     finally:
         for process in processes:
             process.kill()
-    return [(p.returncode, *texts) for p, texts in zip(processes, told, strict=True)]
+    return [(p.returncode, *texts) for p, texts in zip(processes, outputs, strict=True)]
 
 
 def pretrain_metrics(workdir: pathlib.Path) -> list[dict]:
@@ -65,25 +65,25 @@ def pretrain_metrics(workdir: pathlib.Path) -> list[dict]:
 @pytest.fixture(scope="module")
 def alone(config_file, tmp_path_factory) -> pathlib.Path:
     workdir = tmp_path_factory.mktemp("alone") / "run"
-    ((status, _, said),) = ended(started(config_file, workdir, 1))
-    assert status == 0, said
+    ((status, _, errors),) = wait(start(config_file, workdir, 1))
+    assert status == 0, errors
     return workdir
 
 
 @pytest.mark.slow
-def test_two_processes_are_one_run(config_file, alone, tmp_path):
-    """Stopped in the middle by a SIGTERM that one of them gets, and gone on with."""
+def test_two_processes_stopped_and_resumed_have_the_results_of_one(config_file, alone, tmp_path):
+    """A SIGTERM to one of them stops both in the middle of pretraining."""
     workdir = tmp_path / "run"
-    processes = started(config_file, workdir, 2)
+    processes = start(config_file, workdir, 2)
     while not any(line["step"] >= 4 for line in pretrain_metrics(workdir)):
-        assert all(process.poll() is None for process in processes), ended(processes)
+        assert all(process.poll() is None for process in processes), wait(processes)
         time.sleep(0.05)
     processes[1].send_signal(signal.SIGTERM)
-    assert [status for status, *_ in ended(processes)] == [Stopped.status] * 2
+    assert [status for status, *_ in wait(processes)] == [Stopped.status] * 2
     stopped_at = pretrain_metrics(workdir)[-1]["step"]
     assert 4 <= stopped_at < 120
 
-    first, second = ended(started(config_file, workdir, 2))
+    first, second = wait(start(config_file, workdir, 2))
     assert first[0] == second[0] == 0, first[2] + second[2]
     assert first[1].splitlines()[-1] == str(workdir / "report.html")
     assert "report.html" not in second[1]

@@ -1,14 +1,16 @@
-"""`kstore eval` asks the models of a finished run, and shows what they say."""
+"""`kstore eval` scores the models of a finished run and shows some of their answers."""
 
 import json
 import shutil
 
+import numpy as np
 import pytest
 
 from kstore_jax.cli.main import main
 from kstore_jax.pipeline.evaluation import evaluate, format_evaluation
 from kstore_jax.pipeline.results import read_graphs
 from kstore_jax.world.people import ATTRIBUTES
+from tests.pipeline.runners import full_names
 
 
 @pytest.fixture(scope="module")
@@ -16,7 +18,7 @@ def evaluated(finished) -> list[dict]:
     return [*evaluate(finished, None, 3, 8)]
 
 
-def test_its_figures_are_those_of_the_run(finished, evaluated):
+def test_scores_equal_the_results_of_the_run(finished, evaluated):
     rows = json.loads((finished / "results.json").read_text())["rows"]
     assert [row["dataset"] for row in evaluated] == [row["dataset"] for row in rows]
     for ours, theirs in zip(evaluated, rows, strict=True):
@@ -27,23 +29,19 @@ def test_its_figures_are_those_of_the_run(finished, evaluated):
         assert ours["test"]["beam"].keys() == {"mean", *ATTRIBUTES}
 
 
-def test_what_is_shown_is_asked_about_people_held_out(finished, evaluated):
+def test_answers_shown_are_about_held_out_people(finished, evaluated):
     for graph, row in zip(read_graphs(finished), evaluated, strict=True):
-        pools, who = graph.data.language.pools, graph.data.people
-        names = [
-            f"{pools.first_names[a]} {pools.middle_names[b]} {pools.last_names[c]}"
-            for (a, b, c), taught in zip(who.names, graph.data.qa_train_mask, strict=True)
-            if not taught
-        ]
+        held_out = graph.data.people.take(np.flatnonzero(~graph.data.qa_train_mask))
+        names = full_names(graph.data.language.pools, held_out)
         assert len(row["shown"]) == 8
         for shown in row["shown"]:
             assert any(name in shown["question"] for name in names)
             assert shown["question"].endswith("? Answer:")
             assert shown["truth"] not in shown["question"]
             assert shown["right"] == (shown["answer"] == shown["truth"])
-        told = format_evaluation(row)
-        assert all(shown["truth"] in told for shown in row["shown"])
-        assert f"{100 * row['test']['exact']['mean']:.1f}" in told
+        text = format_evaluation(row)
+        assert all(shown["truth"] in text for shown in row["shown"])
+        assert f"{100 * row['test']['exact']['mean']:.1f}" in text
 
 
 def test_one_row_as_json(finished, capsys):
@@ -54,12 +52,12 @@ def test_one_row_as_json(finished, capsys):
     assert "beam" not in row["test"]
 
 
-def test_what_cannot_be_asked_is_told_in_one_line(finished, tmp_path, capsys):
+def test_an_error_is_one_line_on_stderr(finished, tmp_path, capsys):
     unfinished = tmp_path / "unfinished"
     shutil.copytree(finished, unfinished)
     for result in unfinished.glob("stages/finetune-*/result.json"):
         result.unlink()
-    for arguments, said in (
+    for arguments, message in (
         ([str(tmp_path)], f"{tmp_path}/config.json: no configuration of a run"),
         ([str(finished), "--row=2"], "--row: expected less than 2, got 2"),
         ([], "eval: expected one folder of a run"),
@@ -68,11 +66,11 @@ def test_what_cannot_be_asked_is_told_in_one_line(finished, tmp_path, capsys):
         assert main(["eval", *arguments]) == 2
         out, err = capsys.readouterr()
         assert out == ""
-        assert err.strip().endswith(said)
+        assert err.strip().endswith(message)
         assert err.count("\n") == 1
 
 
-def test_a_row_that_is_not_finished_keeps_no_other_from_being_asked(finished, tmp_path, capsys):
+def test_an_unfinished_row_is_skipped_with_a_note(finished, tmp_path, capsys):
     run = tmp_path / "run"
     shutil.copytree(finished, run)
     first, second = read_graphs(run)

@@ -132,15 +132,15 @@ def test_trainable_and_frozen_parameters_of_each_stage(context, task_of):
 
 
 def test_shared_tokens_are_of_templates_and_not_of_names(data, context, task_of):
-    updated, vocabulary = np.asarray(task_of("q_probe").frozen["updated"]), context.vocabulary
-    assert set(updated) == {0.0, 1.0}
-    assert updated[vocabulary.end_of_text] == 1
-    assert 0 < updated.sum() < vocabulary.size
+    is_shared, vocabulary = np.asarray(task_of("q_probe").frozen["updated"]), context.vocabulary
+    assert set(is_shared) == {0.0, 1.0}
+    assert is_shared[vocabulary.end_of_text] == 1
+    assert 0 < is_shared.sum() < vocabulary.size
     questions = context.questions()
     colons = questions.tokens[np.arange(120), questions.positions[:, 0, 0]]  # of `? Answer:`
-    assert (updated[colons] == 1).all()
+    assert (is_shared[colons] == 1).all()
     for name in names_in(data, True):
-        assert not updated[vocabulary.encode(np.array(gpt2().encode([f" {name}"])[0]))].all()
+        assert not is_shared[vocabulary.encode(np.array(gpt2().encode([f" {name}"])[0]))].all()
 
 
 def test_qa_is_scored_by_group_wording_and_attribute(runner, context, monkeypatch, tmp_path):
@@ -302,10 +302,10 @@ def test_p_probing_of_couples_counts_readings_by_what_was_stated_before(runner, 
                 numbers = [ATTRIBUTES.index(x) for x in stated]
                 assert all(x - 1 in numbers for x in numbers if x % 2)  # couples keep their order
                 assert sum(x % 2 == 0 and x + 1 not in numbers for x in numbers) <= 1  # adjacent
-            readings = sum(cell["readings"] for cell in cells)
+            count = sum(cell["readings"] for cell in cells)
             right = sum(cell["readings"] * cell["right"] for cell in cells)
-            assert readings >= held_out * (1 + a % 2)
-            assert 0 <= right <= readings
+            assert count >= held_out * (1 + a % 2)
+            assert 0 <= right <= count
             assert len(scores[kind][name]) == 6
             if a % 2:  # with and without the first of its couple
                 assert {ATTRIBUTES[a - 1] in stated for stated in sets} == {True, False}
