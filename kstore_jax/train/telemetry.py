@@ -10,13 +10,13 @@ from collections.abc import Callable
 from typing import Self
 
 import jax
-from tqdm import tqdm
 
 from kstore_jax.errors import DamagedFileError
 from kstore_jax.files import write_text
 from kstore_jax.train import flops as flop_counts
 from kstore_jax.train.config import TelemetryConfig
 from kstore_jax.train.distributed import is_first
+from kstore_jax.train.progress import ProgressBar
 from kstore_jax.train.timing import PHASES, PhaseTimer, goodput
 from kstore_jax.train.trackers import open_trackers
 
@@ -69,7 +69,7 @@ class Telemetry:
         self._spent["lost"] += sum(spent.values()) - sum(before.values())
         self._trackers = [] if silent else open_trackers(config, folder, resumed)
         self._path, self._resumed, self._file = path, resumed, path.open("a") if silent else None
-        self._bar = tqdm(total=steps, initial=first, desc=name, unit="step", disable=silent or None)
+        self._bar = ProgressBar(name, total=steps, initial=first, disable=silent or None)
         self._marks = collections.deque([(first, time.perf_counter())], maxlen=_RATE_REPORTS)
 
     def __enter__(self) -> Self:
@@ -111,7 +111,7 @@ class Telemetry:
           evaluation: metrics of the model after them, {} where it was not evaluated.
         """
         now = time.perf_counter()
-        before, then = self._marks[-1]
+        _, then = self._marks[-1]
         self._seconds += (now - then) / self._together
         oldest, long_ago = self._marks[0]
         rate = (step - oldest) * self._step_tokens / (now - long_ago)
@@ -133,10 +133,7 @@ class Telemetry:
         line |= {"skipped": skipped} if skipped else {}
         line |= {"evaluation": evaluation} if evaluation else {}
         self._append(line)
-        progress = "no loss" if loss is None else f"loss {loss:.3f}"
-        progress += f", {skipped} skipped" if skipped else ""
-        self._bar.set_postfix_str(f"{progress}, {rate:,.0f} tokens/s", refresh=False)
-        self._bar.update(step - before)
+        self._bar.show(line)
         for tracker in self._trackers:
             tracker.write(line)
 
