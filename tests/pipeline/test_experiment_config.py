@@ -1,4 +1,4 @@
-"""The configuration of an experiment: what parse accepts, sweeps, sizes and styles."""
+"""The configuration of an experiment: errors, sweeps, sizes and styles."""
 
 import dataclasses
 import json
@@ -25,7 +25,7 @@ def changed(field: str, value) -> dict:
 
 
 def error_of(read, values) -> str:
-    """The message with which `read` refuses values: one line."""
+    """The error of `read`, which has to be one line."""
     with pytest.raises(UserError) as error:
         read(values)
     assert error.value.status == 2
@@ -164,7 +164,8 @@ def test_the_command_line_overrides_the_sweep():
 
 
 def finetunings(overridden, grid=(("rank", [8, 16]), ("learning_rate", [1e-4])), **fields):
-    """Steps, grid, and the rank and learning rate of every row; the command line sets `fields`."""
+    """Steps, grid, and the rank and learning rate of every row, with `fields` set; the command line
+    sets the fields `overridden`."""
     config = default()
     config.finetune.update(fields)
     rows = product(**dict(grid))
@@ -174,11 +175,11 @@ def finetunings(overridden, grid=(("rank", [8, 16]), ("learning_rate", [1e-4])),
     experiments = parse_rows(config, dotted)
     assert [e.name for e in experiments] == ["of the file", "its own"]
     assert parse_base(config, dotted)[0].finetune in [e.finetune for e in experiments]
-    (finetuning,) = {
+    (settings,) = {
         (e.finetune.steps, e.finetune.grid, *((r.rank, r.learning_rate) for r in e.finetune.rows))
         for e in experiments
     }
-    return finetuning
+    return settings
 
 
 def test_the_command_line_overrides_the_grid_of_finetuning():

@@ -1,4 +1,4 @@
-"""Stages compute the recorded numbers; where they do not, the version of their kind has to rise.
+"""Every kind of stage computes the recorded numbers, or its version has to be raised.
 
 `python -m tests.pipeline.test_versions WORKDIR` prints the numbers of the tiny sweep in WORKDIR
 (`tests/conftest.py`) for `recorded_results.json`.
@@ -27,56 +27,56 @@ VERSIONS = {
     "q_probe": "VERSION in kstore_jax/readouts/q_probe.py",
 }
 RELATIVE, ABSOLUTE = 1e-3, 0.02
-"""Losses may differ by rounding, and with them an answer or two of a share."""
+"""Rounding may change losses, and with them one or two answers of a share."""
 
 
 def numbers(graph: ExperimentGraph, stage: Stage) -> dict[str, float | str]:
     """The version of a stage, every loss of its training, every number of its result and the
     digests of its dataset."""
     folder = graph.cache.folder(stage)
-    found: dict[str, float | str] = {"version": stage.version}
+    values: dict[str, float | str] = {"version": stage.version}
     for line in read_metrics(folder / METRICS):
-        found[f"loss at step {line['step']}"] = line["loss"]
-    _flatten("", graph.cache.require(stage), found)
+        values[f"loss at step {line['step']}"] = line["loss"]
+    _flatten("", graph.cache.require(stage), values)
     if stage.kind in graph.datasets:
         for part in json.loads((folder / "dataset" / "manifest.json").read_text())["parts"]:
-            found[f"SHA-256 of {part['name']}"] = part["sha256"]
-    return found
+            values[f"SHA-256 of {part['name']}"] = part["sha256"]
+    return values
 
 
-def _flatten(path: str, value, found: dict[str, float | str]) -> None:
+def _flatten(path: str, value, values: dict[str, float | str]) -> None:
+    """Adds every leaf of nested lists and dictionaries to `values`, except times."""
     if isinstance(value, dict):
         for name, inner in value.items():
             if name != "seconds":
-                _flatten(f"{path}{name}.", inner, found)
+                _flatten(f"{path}{name}.", inner, values)
     elif isinstance(value, list):
         for i, inner in enumerate(value):
-            _flatten(f"{path}{i}.", inner, found)
+            _flatten(f"{path}{i}.", inner, values)
     elif value is not None:
-        found[path.removesuffix(".")] = value
+        values[path.removesuffix(".")] = value
 
 
-def difference(recorded: dict, found: dict) -> str | None:
-    """The first number that is not the recorded one, in words."""
-    for name in dict.fromkeys([*recorded, *found]):
-        before, now = recorded.get(name), found.get(name)
-        numeric = isinstance(before, int | float) and isinstance(now, int | float)
+def difference(recorded: dict, computed: dict) -> str | None:
+    """The first value that is not the recorded one, as text."""
+    for name in dict.fromkeys([*recorded, *computed]):
+        before, now = recorded.get(name), computed.get(name)
         absolute = 0.0 if name.startswith("loss") or name == "version" else ABSOLUTE
-        if not (
-            math.isclose(before, now, rel_tol=RELATIVE, abs_tol=absolute)
-            if numeric
-            else before == now
-        ):
+        if isinstance(before, int | float) and isinstance(now, int | float):
+            equal = math.isclose(before, now, rel_tol=RELATIVE, abs_tol=absolute)
+        else:
+            equal = before == now
+        if not equal:
             return f"{name}: recorded {before}, computed {now}"
     return None
 
 
 def check(graph: ExperimentGraph, recorded: dict) -> None:
-    """Fails with the first stage, parents before children, whose numbers are not the recorded."""
+    """Fails at the first stage, parents before children, whose numbers are not as recorded."""
     for stage in graph.stages:
         if wrong := difference(recorded[stage.kind], numbers(graph, stage)):
             pytest.fail(
-                f"{stage.kind} computes something else than recorded ({wrong}); if that is meant, "
+                f"{stage.kind} computes other numbers than recorded ({wrong}); if intended, "
                 f"raise {VERSIONS[stage.kind]} and record again, as {pathlib.Path(__file__).name} "
                 "says"
             )

@@ -105,7 +105,7 @@ def most_guesses(labels: np.ndarray, texts: int) -> float:
     A guess is right with at most the probability of the most frequent class; 5 % more for its
     being estimated from `labels`.
     """
-    return binom.isf(1e-6, texts, 1.05 * np.bincount(labels).max() / len(labels))
+    return float(binom.isf(1e-6, texts, 1.05 * np.bincount(labels).max() / len(labels)))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,138 @@
+"""Each field of the configuration is in the keys of the stages that depend on it."""
+
+import dataclasses
+import json
+import pathlib
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from kstore_jax.config.rows import product
+from kstore_jax.model.hf_checkpoint import to_config
+from kstore_jax.model.transformer import Shape
+from kstore_jax.pipeline.experiment import Experiment, Finetune
+from kstore_jax.pipeline.graph import ExperimentGraph
+from kstore_jax.pipeline.run import Runner
+from kstore_jax.pipeline.stages import Cache
+from kstore_jax.world.config import World
+from kstore_jax.world.language import BUNDLED_TEMPLATES
+from kstore_jax.world.people import BUNDLED_POOLS
+
+ALL = ("shards", "pretrain", "recall", "finetune", "qa", "p_probe", "q_probe")
+DEPENDENT = {  # field, or section for its other fields: kinds of the stages that depend on it
+    ("world",): ALL,
+    ("world", "celebrities"): ALL[1:],
+    ("data",): ALL[1:],
+    ("data", "variant"): ALL,
+    ("data", "tokenizer"): ALL,
+    ("name",): (),
+    ("seed",): ALL[1:],
+    ("model",): ALL[1:],
+    ("pretrain",): ALL[1:],
+    ("finetune",): ("finetune", "qa"),
+    ("qa",): ("qa",),
+    ("p_probe",): ("p_probe",),
+    ("q_probe",): ("q_probe",),
+    ("mesh",): (),
+    ("telemetry",): (),
+    ("finetune", "validation"): (),
+}
+CHECKPOINTING = ("checkpoint_every", "checkpoint_minutes", "keep_checkpoint_every")  # any section
+
+
+def fields(part: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """The path to every field of a configuration."""
+    for field in dataclasses.fields(part):
+        value = getattr(part, field.name)
+        if field.name == "rewritten":
+            continue  # what depends on it depends on the texts in that folder
+        if dataclasses.is_dataclass(value):
+            yield from fields(value, (*path, field.name))
+        else:
+            yield (*path, field.name)
+
+
+@pytest.fixture(scope="module")
+def other_values(tmp_path_factory) -> dict[str, Any]:
+    """Valid values by field, where twice the default plus 2 is not valid."""
+    folder = tmp_path_factory.mktemp("elsewhere")
+    shutil.copytree(BUNDLED_POOLS, folder / "pools")
+    shutil.copytree(BUNDLED_TEMPLATES, folder / "templates")
+    (folder / "book.txt").write_text("Call me Ishmael.")
+    (folder / "pools" / "first_names.txt").write_text("Ada\n")
+    (folder / "templates" / "major.txt").write_text("{name} studied {value}.\n")
+    (folder / "init_from").mkdir()
+    config = to_config(Shape.of(Experiment().model, vocabulary=128))
+    (folder / "init_from" / "config.json").write_text(json.dumps(config))
+    (folder / "init_from" / "model.safetensors").touch()
+    paths = {name: str(folder / name) for name in ("pools", "templates", "init_from")}
+    return paths | {
+        "b1": 0.5,
+        "b2": 0.5,
+        "celebrity_share": 0.5,
+        "celebrity_variant": "single",
+        "dropout": 0.25,
+        "dtype": "bfloat16",
+        "embedding_side": "both",
+        "final_lr_ratio": 0.5,
+        "grad_accum_steps": 2,
+        "grid": product(rank=[1, 2]),
+        "heads": 6,
+        "keep_checkpoint_every": 50_000,
+        "method": "full",
+        "name_fraction": 0.5,
+        "optimizer": "muon",
+        "people": 50,
+        "qa_share": 0.25,
+        "rotary_pct": 0.5,
+        "steps_per_call": 5,
+        "text": str(folder / "book.txt"),
+        "text_share": 0.25,
+        "tokenizer": "word",
+        "validation": 0.1,
+        "value_fraction": 0.5,
+        "variant": "single",
+        "vocabulary": "compact",
+        "width": 384,
+    }
+
+
+def with_other_value(part: Any, path: tuple[str, ...], other_values: dict[str, Any]) -> Any:
+    """The configuration with another value in the field at `path`."""
+    name, *rest = path
+    if name == "optimizer" and isinstance(part, Finetune):
+        part = dataclasses.replace(part, method="full")  # muon moves no LoRA factors
+    value = getattr(part, name)
+    if rest:
+        new = with_other_value(value, tuple(rest), other_values)
+    elif name == "schedule":
+        new = "linear" if value == "cosine" else "cosine"
+    elif name in other_values:
+        new = other_values[name]
+    else:
+        new = "elsewhere" if isinstance(value, str) else value * 2 + 2
+    return dataclasses.replace(part, **{name: new})
+
+
+@pytest.mark.parametrize("path", list(fields(Experiment())), ids=".".join)
+def test_a_field_changes_the_keys_of_the_stages_that_depend_on_it(path, other_values):
+    def keys(experiment: Experiment) -> dict[str, str]:
+        graph = ExperimentGraph(experiment, Cache(pathlib.Path("nowhere")))
+        return {stage.kind: stage.key for stage in graph.stages}
+
+    start = dataclasses.replace(Experiment(), world=World(people=20, celebrities=5))
+    before, after = keys(start), keys(with_other_value(start, path, other_values))
+    expected = () if path[-1] in CHECKPOINTING else DEPENDENT.get(path, DEPENDENT.get(path[:1]))
+    assert tuple(kind for kind in ALL if before[kind] != after[kind]) == expected
+
+
+def test_a_runner_computes_parents_first_and_each_stage_once(tmp_path, monkeypatch):
+    order = []
+    monkeypatch.setattr(Runner, "compute", lambda _, stage, folder: order.append(stage.kind) or {})
+    graph = ExperimentGraph(Experiment(world=World(people=20)), Cache(tmp_path))
+    Runner(graph).ensure(graph.qa)
+    assert order == ["shards", "pretrain", "finetune", "qa"]
+    Runner(graph).run()
+    assert order == ["shards", "pretrain", "finetune", "qa", "recall", "p_probe", "q_probe"]
