@@ -1,32 +1,21 @@
 """The work of a stage is known before it runs: the tokens that it trains on and reads."""
 
 import dataclasses
-import json
 
 import pytest
 
-from kstore_jax.pipeline import finetune
-from kstore_jax.pipeline.experiment import parse
-from kstore_jax.pipeline.graph import ExperimentGraph
 from kstore_jax.pipeline.run import Runner
-from kstore_jax.pipeline.stages import Cache, Stage
-from kstore_jax.readouts import probe_training
+from kstore_jax.pipeline.stages import Stage
 from kstore_jax.readouts.base import Context
 from kstore_jax.sweep import estimates
 from kstore_jax.world.people import ATTRIBUTES
+from tests.pipeline.runners import finished_runner, planned_training, with_sections
 
 
 @pytest.fixture
 def runner(finished) -> Runner:
     """The finished row with several texts a person."""
-    row = json.loads((finished / "config.json").read_text())["rows"][1]
-    return Runner(ExperimentGraph(parse(row), Cache(finished / "stages")))
-
-
-def changed_from(runner: Runner, cache: Cache, **sections) -> Runner:
-    """The same experiment with other sections, over a cache."""
-    experiment = dataclasses.replace(runner.graph.experiment, **sections)
-    return Runner(ExperimentGraph(experiment, cache))
+    return finished_runner(finished, 1)
 
 
 @pytest.fixture
@@ -34,21 +23,12 @@ def context(runner) -> Context:
     return runner.context
 
 
-class Tokens(Exception):
-    pass
-
-
 def trained(monkeypatch, runner: Runner, stage: Stage) -> int:
     """The tokens that the training of a stage counts."""
 
-    def fit(task, training, *_):
-        raise Tokens(task.step_tokens * training.steps)
-
-    for module in (finetune, probe_training):
-        monkeypatch.setattr(module, "fit", fit)
-    with pytest.raises(Tokens) as raised:
-        runner.compute(stage, runner.graph.cache.folder(stage))
-    return raised.value.args[0]
+    folder = runner.graph.cache.folder(stage)
+    task, training = planned_training(monkeypatch, runner, stage, folder)
+    return task.step_tokens * training.steps
 
 
 def test_estimated_tokens_are_the_tokens_that_stages_train_and_read(runner, context, monkeypatch):
@@ -75,7 +55,7 @@ def test_estimated_tokens_are_the_tokens_that_stages_train_and_read(runner, cont
 
 def test_work_grows_with_the_people_though_few_are_drawn(runner):
     world = dataclasses.replace(runner.graph.experiment.world, people=20_000)
-    many = changed_from(runner, runner.graph.cache, world=world)
+    many = with_sections(runner, runner.graph.cache, world=world)
     of_few, of_many = (estimates.stage_tokens(r.graph) for r in (runner, many))
     for name in ("qa", "recall"):
         before, after = (getattr(r.graph, name).folder for r in (runner, many))
