@@ -13,7 +13,7 @@ from kstore_jax.errors import UserError
 from kstore_jax.model.config import Model
 from kstore_jax.pipeline.experiment import Experiment, Pretrain
 from kstore_jax.pipeline.graph import ExperimentGraph
-from kstore_jax.pipeline.run import pretrain_batched
+from kstore_jax.pipeline.run import Runner, pretrain_batched, program_key
 from kstore_jax.pipeline.stages import RESULT, Cache
 from kstore_jax.train.telemetry import METRICS, read_metrics
 from kstore_jax.world.config import World
@@ -132,3 +132,17 @@ def test_models_that_one_program_can_train_are_pretrained_together(tmp_path, mon
     assert capsys.readouterr().err == (
         "note: pretrain named: the loss became nan; its batch is pretrained one by one\n"
     )
+
+
+def test_bidirectional_models_of_different_vocabularies_have_programs_of_their_own(tmp_path):
+    def key(world_seed: int, learning_rate: float = 1e-3):
+        experiment = Experiment(
+            world=World(people=20, seed=world_seed),
+            data=Data(vocabulary="compact"),
+            model=Model(dtype="float32", attention="dense", direction="bidirectional"),
+            pretrain=Pretrain(learning_rate=learning_rate),
+        )
+        return program_key(Runner(ExperimentGraph(experiment, Cache(tmp_path))))
+
+    assert key(0) == key(0, learning_rate=0.1)
+    assert key(0) != key(1)

@@ -12,6 +12,8 @@ from kstore_jax.pipeline.run import Runner
 from kstore_jax.pipeline.stages import Cache
 from kstore_jax.readouts import spans
 from kstore_jax.readouts.base import Context
+from kstore_jax.readouts.decode import exact_match
+from kstore_jax.readouts.qa import generate_answers
 from kstore_jax.readouts.recall import recall
 from kstore_jax.world.people import ATTRIBUTES
 from tests.pipeline.runners import finished_runner, with_sections
@@ -64,6 +66,17 @@ def test_recall_predicts_every_value_word_by_word(runner, context):
     assert shares["whole"].keys() == {"mean", *ATTRIBUTES}
     assert all(shares["whole"][name] <= shares["first"][name] for name in ATTRIBUTES)
     assert shares["hidden"].keys() == {"name", "value", "values"}
+
+
+def test_generated_answers_fill_in_the_masks(context):
+    questions = context.questions()
+    answers = generate_answers(context, context.finetuned, questions, 1)
+    predicted = spans.predict(context.shape, context.finetuned, questions)[:, 0]
+    is_masked = questions.weights[:, 0] > 0
+    assert np.array_equal(answers[is_masked], predicted[is_masked])
+    assert (answers[~is_masked] == context.vocabulary.end_of_text).all()
+    exact, _ = spans.span_hits(context.shape, context.finetuned, questions)
+    assert np.array_equal(exact_match(answers, questions), exact)
 
 
 @pytest.mark.parametrize("hidden", [(), ("name",), ("value",), ("values",)])

@@ -98,7 +98,7 @@ def test_a_sweep_over_all_datasets_writes_the_correlations(finished, monkeypatch
     graphs: Any = [types.SimpleNamespace(experiment=parse(a_config(row)), row=row) for row in rows]
     monkeypatch.setattr(sweep, "result_row", lambda graph: graph.row)
     monkeypatch.setattr(page, "write", lambda *paths: paths[0])
-    plan: Any = types.SimpleNamespace(path_from=lambda workdir: "stages", stages=())
+    plan: Any = types.SimpleNamespace(cache_path_from=lambda workdir: "stages", stages=())
     sweep._write_report(tmp_path, graphs, plan, failed=())
     assert json.loads((tmp_path / "results.json").read_text())["spearman"] == correlations(rows)
 

@@ -27,7 +27,8 @@ def test_a_dry_run_lists_the_stages_and_writes_nothing(copied, tmp_path, kstore,
     done, waiting = {"done"}, {"waiting"}
     assert states == {"pretrain": done, "finetune": waiting, "qa": waiting, "p_probe": done}
     assert [row["done"] for row in status["rows"]] == [False, False]
-    seconds = [Cache(copied / "stages").seconds(p.name) for p in copied.glob("stages/finetune-*")]
+    cache = Cache(copied / "stages")
+    seconds = [cache.seconds(path.name) or 0.0 for path in cache.root.glob("finetune-*")]
     for stage in status["stages"]:
         if stage["kind"] == "finetune":  # twice the steps of the two in the cache
             assert stage["left"] == pytest.approx(sum(seconds))

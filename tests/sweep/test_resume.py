@@ -9,6 +9,7 @@ import sys
 import time
 import weakref
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -136,7 +137,7 @@ def test_shards_killed_while_they_are_written_end_as_undisturbed_ones(tmp_path):
     command = [sys.executable, "-m", "kstore_jax.cli", "data", f"--config={CONFIGS / 'paper.py'}"]
     command += ["--config.world.people=300000", "--config.data.variant=multi5"]
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     process = subprocess.Popen([*command, f"--out={killed}"], **quiet)
     written = tmp_path / "killed.writing"
     wait_until(lambda: len(list(written.glob("part-*.json"))) > 1, seconds=60)

@@ -64,7 +64,10 @@ def test_concurrent_processes_finish_one_sweep(copied, finished, config_file):
     processes = [
         subprocess.Popen(
             [*argv, f"--workdir={copied}", "--workers=1", *shard],
-            **dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
         )
         for shard in ([], ["--shard=0/2"], ["--shard=1/2"])
     ]
