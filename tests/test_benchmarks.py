@@ -17,6 +17,7 @@ from kstore_jax.corpus.config import Data
 from kstore_jax.model.config import Model
 from kstore_jax.pipeline.experiment import Experiment, Finetune, Pretrain
 from kstore_jax.report import groups
+from kstore_jax.report.results import read_results
 from kstore_jax.world.config import World
 from tests.report.runs import a_row, a_run
 
@@ -139,8 +140,8 @@ def test_the_page_of_many_runs_has_each_of_them(tmp_path):
     out.mkdir()
     rows = [a_row("single"), a_row("multi2")]
     multiplied(a_run(run, rows, metrics=False), 5, out)
-    results = groups.read_results(out)
-    found = groups.together([results])
+    results = read_results(out)
+    found = groups.groups_of_runs([results])
     assert [len(group.rows) for group in found] == [1] * 5
     assert [group.dataset for group in found].count("single") == 3
     assert results.stages == (run / "stages").resolve()
