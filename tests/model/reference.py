@@ -26,7 +26,7 @@ def as_float64(params: dict) -> dict:
 
 
 def hidden(xp, params: dict, tokens, layers: int, heads: int):
-    """`outputs` of a network that is the default one but for its size."""
+    """`outputs` of a network of another size than the default, else alike."""
     vocabulary, width = params["embedding"].shape
     sizes = {"layers": layers, "heads": heads, "width": width}
     return outputs(xp, params, tokens, Shape(vocabulary=vocabulary, **sizes))

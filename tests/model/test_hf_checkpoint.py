@@ -91,7 +91,7 @@ def test_logits_and_gradients_agree_with_transformers(tmp_path, shape):
     renamed = {"embed_out.weight": "lm_head.weight"}
     grads = {name: leaf.grad.numpy() for name, leaf in theirs.named_parameters()}
     assert {renamed.get(name, name) for name in ours} == set(grads)
-    # Keys' biases move every score of a row alike: their gradient is zero but for rounding.
+    # Keys' biases move every score of a row alike: their gradient is zero up to rounding.
     largest = max(np.abs(g).max() for g in grads.values())
     for name, found in ours.items():
         exact = grads[renamed.get(name, name)]
@@ -158,7 +158,7 @@ def test_the_one_file_of_all_weights_is_read_whatever_lies_beside_it(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("style", "setting", "value", "said"),
+    ("style", "setting", "value", "message"),
     [
         ("gpt2", "model_type", "bert", "model_type: expected one of gpt_neox, gpt2, "),
         ("gpt2", "n_layer", None, "n_layer: missing"),
@@ -174,7 +174,9 @@ def test_the_one_file_of_all_weights_is_read_whatever_lies_beside_it(tmp_path):
         ("llama", "num_hidden_layers", 1, "model.layers.1."),
     ],
 )
-def test_a_folder_that_holds_no_network_of_ours_is_refused(tmp_path, style, setting, value, said):
+def test_a_folder_that_holds_no_network_of_ours_is_refused(
+    tmp_path, style, setting, value, message
+):
     folder = tmp_path / "out"
     written(folder, STYLED[style])
     config = json.loads((folder / "config.json").read_text())
@@ -184,7 +186,7 @@ def test_a_folder_that_holds_no_network_of_ours_is_refused(tmp_path, style, sett
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(UserError) as refused:
         hf_checkpoint.read(folder)
-    assert said in str(refused.value)
+    assert message in str(refused.value)
     assert str(folder) in str(refused.value)
     assert "\n" not in str(refused.value)
 
