@@ -51,9 +51,15 @@ def rows(*, affects_result: bool = True) -> Any:
     return _field((), affects_result)
 
 
-def section(default: Any, *, affects_result: bool = True) -> Any:
+def names(*, affects_result: bool = True) -> Any:
+    """A tuple of texts; empty by default."""
+    return _field((), affects_result)
+
+
+def section(kind: type, *, affects_result: bool = True) -> Any:
     """A configuration inside another."""
-    return _field(default, affects_result)
+    metadata = {"affects_result": affects_result}
+    return dataclasses.field(default_factory=kind, metadata=metadata)
 
 
 def _field(default: Any, affects_result: bool, **limits: Any) -> Any:
@@ -73,9 +79,17 @@ def docs_of(kind: type) -> dict[str, str]:
     return docs
 
 
-@functools.cache
 def types_of(kind: type) -> dict[str, Any]:
     """The types of the fields of a configuration by name."""
+    types = dict(_declared_types(kind))
+    for name, field in fields_of(kind).items():
+        if (registry := field.metadata.get("group")) is not None:
+            types[name] = registry.group()
+    return types
+
+
+@functools.cache
+def _declared_types(kind: type) -> dict[str, Any]:
     return typing.get_type_hints(kind)
 
 
@@ -85,9 +99,33 @@ def fields_of(kind: type) -> dict[str, dataclasses.Field]:
     return {field.name: field for field in dataclasses.fields(kind)}
 
 
+def default_of(field: dataclasses.Field) -> Any:
+    """The default value of a field."""
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return field.default
+
+
+def defaults(kind: type) -> dict[str, Any]:
+    """The defaults of a configuration as nested dictionaries, with the fields of every entry that
+    may be chosen (`registry.one_of`)."""
+    plain: dict[str, Any] = {}
+    types = types_of(kind)
+    for name, field in fields_of(kind).items():
+        if (registry := field.metadata.get("one_of")) is not None:
+            plain[name] = field.metadata["default"]
+            options = {n: defaults(e.Config) for n, e in registry.entries().items()}
+            plain |= {n: fields for n, fields in options.items() if fields}
+        elif dataclasses.is_dataclass(types[name]):
+            plain[name] = defaults(types[name])
+        else:
+            plain[name] = default_of(field)
+    return plain
+
+
 def as_dict(config: Any) -> dict:
     """Returns a configuration as nested dictionaries of plain JSON values."""
-    return json.loads(json.dumps(dataclasses.asdict(config)))
+    return _plain(config, every_field=True)
 
 
 def identity(config: Any) -> dict:
@@ -95,7 +133,24 @@ def identity(config: Any) -> dict:
 
     Fields declared with `affects_result=False` (names, checkpoint intervals, devices) are left out.
     """
-    return identity_of(type(config), as_dict(config))
+    return _plain(config, every_field=False)
+
+
+def _plain(config: Any, every_field: bool) -> dict:
+    plain: dict[str, Any] = {}
+    for name, field in fields_of(type(config)).items():
+        value = getattr(config, name)
+        if not every_field and not field.metadata.get("affects_result", True):
+            continue
+        if (registry := field.metadata.get("one_of")) is not None:
+            plain[name] = registry.of(value).name
+            if options := _plain(value, every_field):
+                plain[plain[name]] = options
+        elif dataclasses.is_dataclass(value):
+            plain[name] = _plain(value, every_field)
+        else:
+            plain[name] = json.loads(json.dumps(value))
+    return plain
 
 
 def identity_of(kind: type, plain: dict) -> dict:

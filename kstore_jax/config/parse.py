@@ -30,19 +30,41 @@ def parse(kind: type[Config], values: Any, path: str = "") -> Config:
     if (expand := getattr(kind, "expand", None)) is not None:
         values = expand(values)
     fields, types = fields_of(kind), types_of(kind)
+    values, parsed = _choose(fields, values, path)
     for name in values:
         if name not in fields:
             raise UserError(f"{path}{name}: no such field{nearest(name, fields)}")
-    parsed = {
-        name: parse(types[name], value, f"{path}{name}.")
-        if dataclasses.is_dataclass(types[name])
-        else _parse_value(types[name], value, fields[name], path + name)
-        for name, value in values.items()
-    }
+    for name, value in values.items():
+        if dataclasses.is_dataclass(types[name]):
+            parsed[name] = parse(types[name], value, f"{path}{name}.")
+        else:
+            parsed[name] = _parse_value(types[name], value, fields[name], path + name)
     try:
         return kind(**parsed)
     except UserError as error:
         raise UserError(f"{path}{error}") from None
+
+
+def _choose(
+    fields: dict[str, dataclasses.Field], values: dict, path: str
+) -> tuple[dict, dict[str, Any]]:
+    """Reads the fields that name an entry of a registry.
+
+    Returns: the other values, and the `Config` of each chosen entry by the name of its field. The
+      fields of entries that are not chosen are dropped.
+    """
+    others, parsed = dict(values), {}
+    for name, field in fields.items():
+        if (registry := field.metadata.get("one_of")) is None:
+            continue
+        chosen = others.pop(name, field.metadata["default"])
+        options = {entry: others.pop(entry) for entry in registry if entry in others}
+        if not isinstance(chosen, str) or chosen not in registry:
+            hint = nearest(str(chosen), list(registry))
+            raise UserError(f"{path}{name}: {chosen!r} is not a choice{hint}")
+        own = options.get(chosen, {})
+        parsed[name] = parse(registry[chosen].Config, own, f"{path}{chosen}.")
+    return others, parsed
 
 
 def _parse_value(kind: type, value: Any, field: dataclasses.Field, path: str) -> Any:

@@ -13,7 +13,7 @@ from typing import Any
 from ml_collections import config_dict
 
 from kstore_jax.config import parse as parsing
-from kstore_jax.config.fields import choice, number, rows, section, text
+from kstore_jax.config.fields import as_dict, choice, defaults, number, rows, section, text
 from kstore_jax.config.rows import Row
 from kstore_jax.corpus.config import Data
 from kstore_jax.errors import UserError
@@ -89,7 +89,7 @@ class Finetune(Training):
             return (self,)
         if not self.steps or not self.validation:
             raise UserError("grid: expected steps and validation of more than 0 beside a grid")
-        plain = {**dataclasses.asdict(self), "grid": ()}
+        plain = {**as_dict(self), "grid": ()}
         rows = _drop_fields((), self.grid, "grid")
         return tuple(parsing.parse(Finetune, {**plain, **dict(row)}, "grid.") for row in rows)
 
@@ -102,16 +102,16 @@ class Experiment:
     """Label in results and on the page."""
     seed: int = number(0, 0)
     """Seed of initial weights, orders and batches."""
-    world: World = section(World())
-    data: Data = section(Data())
-    model: Model = section(Model())
-    pretrain: Pretrain = section(Pretrain())
-    finetune: Finetune = section(Finetune())
-    qa: QA = section(QA())
-    p_probe: PProbe = section(PProbe())
-    q_probe: QProbe = section(QProbe())
-    mesh: Mesh = section(Mesh(), affects_result=False)
-    telemetry: TelemetryConfig = section(TelemetryConfig(), affects_result=False)
+    world: World = section(World)
+    data: Data = section(Data)
+    model: Model = section(Model)
+    pretrain: Pretrain = section(Pretrain)
+    finetune: Finetune = section(Finetune)
+    qa: QA = section(QA)
+    p_probe: PProbe = section(PProbe)
+    q_probe: QProbe = section(QProbe)
+    mesh: Mesh = section(Mesh, affects_result=False)
+    telemetry: TelemetryConfig = section(TelemetryConfig, affects_result=False)
 
     @property
     def label(self) -> str:
@@ -155,7 +155,7 @@ def default() -> Any:
     `model` that are not set. `sweep` holds the rows of a sweep (`config/rows.py`); it
     is empty for one experiment.
     """
-    config: Any = config_dict.ConfigDict({**dataclasses.asdict(Experiment()), "sweep": ()})
+    config: Any = config_dict.ConfigDict({**defaults(Experiment), "sweep": ()})
     config.world.seed = config_dict.placeholder(int)
     for name, presets in PRESETS.items():
         for field, value in next(iter(presets.values())).items():

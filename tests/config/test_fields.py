@@ -31,8 +31,8 @@ class Config(Base):
 
     steps: int = number(3, 1)
     """Steps of this one."""
-    base: Base = section(Base())
-    devices: Base = section(Base(), affects_result=False)
+    base: Base = section(Base)
+    devices: Base = section(Base, affects_result=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Narrow(Base):
 
 @dataclasses.dataclass(frozen=True)
 class Undocumented:
-    base: Narrow = section(Narrow())
+    base: Narrow = section(Narrow)
 
 
 def test_the_example_of_the_docstring_runs():

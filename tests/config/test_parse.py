@@ -26,7 +26,7 @@ class Config:
     name: str = text("")
     bias: bool = flag(True)
     grid: tuple = rows_field()
-    head: Head = section(Head())
+    head: Head = section(Head)
 
     @staticmethod
     def expand(values: dict) -> dict:

@@ -136,7 +136,7 @@ def test_a_sweep_has_a_row_for_every_combination():
     assert [(row.data.variant, row.model.layers) for row in rows] == [
         (variant, layers) for variant in ("single", "multi5") for layers in (4, 8, 12)
     ]
-    assert dataclasses.replace(rows[5], data=Experiment.data) == Experiment()
+    assert dataclasses.replace(rows[5], data=Experiment().data) == Experiment()
 
 
 def test_equal_rows_run_once_under_the_first_name():
@@ -202,7 +202,7 @@ def test_parse_base_returns_the_experiment_and_the_number_of_rows():
     config = swept(data__variant=["single", "multi5"], seed=[0, 1])
     config.data.variant = "multi2"
     base = dataclasses.replace(
-        Experiment(), data=dataclasses.replace(Experiment.data, variant="multi2")
+        Experiment(), data=dataclasses.replace(Experiment().data, variant="multi2")
     )
     assert parse_base(config) == (base, 4)
     assert parse_base(config, {"data.variant"}) == (base, 2)

@@ -1,0 +1,168 @@
+"""Registries of plug-ins, and the fields of a configuration that they fill.
+
+An entry of a registry is an instance of a class with a `name` and a `Config`, a frozen dataclass
+that holds the entry's own fields. A configuration has the fields of one chosen entry (`one_of`) or
+of every entry (`group`):
+
+>>> @dataclasses.dataclass(frozen=True)
+... class Beta:
+...     beta: float = 0.9
+>>> SHAPES = Registry("shape")
+>>> @SHAPES.register
+... class Round:
+...     name, Config = "round", Beta
+>>> @dataclasses.dataclass(frozen=True)
+... class Drawing:
+...     shape: Any = one_of(SHAPES, "round")
+...     shapes: Any = group(SHAPES)
+>>> Drawing().shape.beta, Drawing().shapes.round.beta
+(0.9, 0.9)
+>>> SHAPES.of(Drawing().shape).name
+'round'
+"""
+
+import dataclasses
+import importlib
+import pkgutil
+import sys
+from collections.abc import Iterator
+from typing import Any, Generic, TypeVar
+
+from kstore_jax.errors import UserError, nearest
+
+Entry = TypeVar("Entry")
+
+
+class Registry(Generic[Entry]):
+    """The entries of one kind by name.
+
+    Args:
+      kind: what an entry is, in words, for error messages.
+      package: the package whose modules register the built-in entries; they are imported when an
+        entry is first needed. Empty: none.
+    """
+
+    def __init__(self, kind: str, package: str = ""):
+        self.kind = kind
+        self._package = package
+        self._entries: dict[str, Any] = {}
+        self._group: type | None = None
+
+    def register(self, cls: type) -> type:
+        """Adds an instance of `cls`; a decorator.
+
+        Raises:
+          ValueError: another class has the name or the `Config`.
+        """
+        entry: Any = cls()
+        for name, other in self._entries.items():
+            same = (type(other).__module__, type(other).__qualname__)
+            if same == (cls.__module__, cls.__qualname__):
+                continue  # the module was reloaded
+            if name == entry.name or other.Config is entry.Config:
+                raise ValueError(f"{self.kind} {entry.name}: {name} has the same name or Config")
+        self._entries[entry.name] = entry
+        self._group = None
+        return cls
+
+    def unregister(self, name: str) -> None:
+        """Removes an entry."""
+        del self._entries[name]
+        self._group = None
+
+    def _loaded(self) -> dict[str, Any]:
+        if package := self._package:
+            self._package = ""
+            path = importlib.import_module(package).__path__
+            for module in pkgutil.iter_modules(path, f"{package}."):
+                importlib.import_module(module.name)
+        return self._entries
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(self._loaded()))
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._loaded()
+
+    def __getitem__(self, name: str) -> Entry:
+        """The entry of a name.
+
+        Raises:
+          UserError: there is none.
+        """
+        entries = self._loaded()
+        if name not in entries:
+            raise UserError(f"no {self.kind} {name!r}{nearest(str(name), entries)}")
+        return entries[name]
+
+    def entries(self) -> dict[str, Entry]:
+        """All entries by name, in the order of their names."""
+        return {name: self[name] for name in self}
+
+    def of(self, config: Any) -> Entry:
+        """The entry whose `Config` a configuration is.
+
+        Raises:
+          KeyError: there is none.
+        """
+        for entry in self._loaded().values():
+            if entry.Config is type(config):
+                return entry
+        raise KeyError(f"{type(config).__name__}: not the configuration of a {self.kind}")
+
+    def group(self) -> type:
+        """The frozen dataclass with the configuration of every entry, a field each."""
+        entries: dict[str, Any] = dict(sorted(self._loaded().items()))
+        if self._group is None:
+            fields = [(name, e.Config, _nested(e.Config)) for name, e in entries.items()]
+            title = f"{self.kind.capitalize()}s"
+            docs = f"Every {self.kind}, with its own fields."
+            namespace = {"__doc__": docs}
+            self._group = dataclasses.make_dataclass(
+                title, fields, frozen=True, namespace=namespace
+            )
+        return self._group
+
+
+def _nested(kind: type) -> Any:
+    return dataclasses.field(default_factory=kind, metadata={"affects_result": True})
+
+
+def one_of(registry: Registry, default: str, *, affects_result: bool = True) -> Any:
+    """A field that names one entry of a registry; its value is that entry's `Config`.
+
+    As plain values it is two keys beside each other: the name, and under that name the entry's own
+    fields, `{"optimizer": "muon", "muon": {"momentum": 0.95}}`.
+    """
+
+    def chosen() -> Any:
+        entry: Any = registry[default]
+        return entry.Config()
+
+    metadata = {"affects_result": affects_result, "one_of": registry, "default": default}
+    return dataclasses.field(default_factory=chosen, metadata=metadata)
+
+
+def group(registry: Registry, *, affects_result: bool = True) -> Any:
+    """A field that holds the configuration of every entry of a registry."""
+    metadata = {"affects_result": affects_result, "group": registry}
+    return dataclasses.field(default_factory=lambda: registry.group()(), metadata=metadata)
+
+
+def import_plugins(names: Any) -> None:
+    """Imports modules that register plug-ins; they are looked for in the current folder, too.
+
+    Raises:
+      UserError: a module is missing or fails; one line that names it.
+    """
+    for name in names:
+        if not isinstance(name, str):
+            raise UserError(f"plugins: expected names of modules, got {name!r}")
+        if name in sys.modules:
+            continue
+        if "" not in sys.path:
+            sys.path.append("")
+        try:
+            importlib.import_module(name)
+        except Exception as error:  # a plug-in is a program and may raise anything
+            raise UserError(f"plugins: {name}: {type(error).__name__}: {error}") from error

@@ -1,0 +1,131 @@
+"""Registries of plug-ins, and the fields they fill."""
+
+import dataclasses
+import doctest
+from typing import Any
+
+import pytest
+
+from kstore_jax.config import registry
+from kstore_jax.config.fields import as_dict, defaults, identity, number, section
+from kstore_jax.config.parse import parse
+from kstore_jax.config.registry import Registry, group, import_plugins, one_of
+from kstore_jax.errors import UserError
+
+RULES = Registry("rule")
+
+
+@dataclasses.dataclass(frozen=True)
+class Beta:
+    beta: float = number(0.9, 0.0, 1.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Nothing:
+    pass
+
+
+@RULES.register
+class Momentum:
+    name, Config = "momentum", Beta
+
+
+@RULES.register
+class Plain:
+    name, Config = "plain", Nothing
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    steps: int = number(1, 1)
+    rule: Any = one_of(RULES, "momentum")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    training: Training = section(Training)
+    rules: Any = group(RULES)
+
+
+def test_the_example_of_the_docstring_runs():
+    results = doctest.testmod(registry)
+    assert results.failed == 0 < results.attempted
+
+
+def test_a_chosen_entry_is_its_name_and_its_own_fields():
+    assert as_dict(Training()) == {"steps": 1, "rule": "momentum", "momentum": {"beta": 0.9}}
+    plain = parse(Training, {"rule": "plain", "momentum": {"beta": 7.0}})
+    assert plain.rule == Nothing()
+    assert identity(plain) == {"steps": 1, "rule": "plain"}
+    chosen = parse(Training, {"momentum": {"beta": 0.5}})
+    assert chosen.rule == Beta(0.5)
+    assert parse(Training, as_dict(chosen)) == chosen
+    assert RULES.of(chosen.rule).name == "momentum"
+    assert hash(chosen) != hash(plain)
+
+
+def test_a_bad_choice_or_field_is_named():
+    with pytest.raises(UserError, match=r"training\.rule: 'plane' is not a choice.*plain"):
+        parse(Config, {"training": {"rule": "plane"}})
+    with pytest.raises(UserError, match=r"^training\.momentum\.beta: expected at most 1.0"):
+        parse(Config, {"training": {"momentum": {"beta": 2.0}}})
+    with pytest.raises(UserError, match=r"^rules\.momentum\.bet: no such field"):
+        parse(Config, {"rules": {"momentum": {"bet": 2.0}}})
+
+
+def test_defaults_have_the_fields_of_every_choice():
+    assert defaults(Config) == {
+        "training": {"steps": 1, "rule": "momentum", "momentum": {"beta": 0.9}},
+        "rules": {"momentum": {"beta": 0.9}, "plain": {}},
+    }
+
+
+def test_an_entry_may_come_later_and_go():
+    rules = Registry("rule")
+    rules.register(Momentum)
+
+    @dataclasses.dataclass(frozen=True)
+    class Late:
+        rules: Any = group(RULES)
+
+    @dataclasses.dataclass(frozen=True)
+    class Own:
+        own: int = number(3, 1)
+
+    class Third:
+        name, Config = "third", Own
+
+    RULES.register(Third)
+    assert parse(Late, {"rules": {"third": {"own": 4}}}).rules.third.own == 4
+    RULES.unregister("third")
+    with pytest.raises(UserError, match=r"^rules\.third: no such field"):
+        parse(Late, {"rules": {"third": {"own": 4}}})
+
+
+def test_two_entries_differ_in_name_and_configuration():
+    rules = Registry("rule")
+    rules.register(Momentum)
+    rules.register(Momentum)  # a module that is reloaded
+
+    class Double:
+        name, Config = "momentum", Nothing
+
+    class SameFields:
+        name, Config = "other", Beta
+
+    for cls in (Double, SameFields):
+        with pytest.raises(ValueError, match="momentum has the same name or Config"):
+            rules.register(cls)
+
+
+def test_modules_of_plugins_are_imported_from_the_current_folder(tmp_path, monkeypatch):
+    (tmp_path / "a_plugin_of_mine.py").write_text("VALUE = 1\n")
+    (tmp_path / "a_broken_plugin.py").write_text("1 / 0\n")
+    monkeypatch.chdir(tmp_path)
+    import_plugins(["a_plugin_of_mine"])
+    with pytest.raises(UserError, match=r"^plugins: a_broken_plugin: ZeroDivisionError"):
+        import_plugins(["a_broken_plugin"])
+    with pytest.raises(UserError, match=r"^plugins: no_such_plugin: ModuleNotFoundError"):
+        import_plugins(["no_such_plugin"])
+    with pytest.raises(UserError, match=r"^plugins: expected names of modules, got 3"):
+        import_plugins([3])
