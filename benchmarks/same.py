@@ -157,7 +157,7 @@ def _running(
     out.mkdir(parents=True)
     out = out.resolve()
     spec = {"tree": str(checkout), "out": str(out), "core": core}
-    spec |= {"fields": same_tables.FIELDS, "sweeps": sweeps}
+    spec |= {"fields": same_tables.FIELDS, "moved": same_tables.MOVED, "sweeps": sweeps}
     (out / "spec.json").write_text(json.dumps(spec))
     environment = {
         "JAX_PLATFORMS": "cpu",

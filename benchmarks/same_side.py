@@ -35,7 +35,7 @@ def main() -> int:
         _record(events)
         for name, sweep in spec["sweeps"].items():
             config = out / f"{name}_config.py"
-            config.write_text(_config_file(tree, sweep, spec["fields"]))
+            config.write_text(_config_file(tree, sweep, spec["fields"], spec["moved"]))
             sys.argv = ["kstore", *sweep["command"], f"--config={config}", f"--workdir={name}"]
             if status := command():
                 return int(status)
@@ -61,11 +61,13 @@ def _entry_point(tree: pathlib.Path) -> Callable[[], int | None]:
     return getattr(importlib.import_module(module), function)
 
 
-def _config_file(tree: pathlib.Path, sweep: dict[str, Any], renamed: dict[str, str]) -> str:
+def _config_file(
+    tree: pathlib.Path, sweep: dict[str, Any], renamed: dict[str, str], moved: dict[str, str]
+) -> str:
     """Returns the text of a configuration file: that of the checkout with fields and rows set."""
     file, arguments = str(tree / sweep["config"]), [*filter(None, [sweep.get("argument")])]
     config = _loaded(file, arguments)
-    fields = [*translate(config, sweep["fields"], renamed)]
+    fields = [*translate(config, sweep["fields"], renamed, moved)]
     lines = [
         "import importlib.util",
         "def get_config():",
@@ -77,7 +79,7 @@ def _config_file(tree: pathlib.Path, sweep: dict[str, Any], renamed: dict[str, s
     ]
     if "rows" in sweep:
         rows = tuple(
-            (("name", name), *translate(config, {**sweep["fields"], **row}, renamed, row))
+            (("name", name), *translate(config, {**sweep["fields"], **row}, renamed, moved, row))
             for name, row in sweep["rows"].items()
         )
         lines.append(f"    config.sweep = {rows!r}")
@@ -94,7 +96,11 @@ def _loaded(file: str, arguments: list[str]) -> Any:
 
 
 def translate(
-    config: Any, fields: dict[str, Any], renamed: dict[str, str], only: Any = None
+    config: Any,
+    fields: dict[str, Any],
+    renamed: dict[str, str],
+    moved: dict[str, str],
+    only: Any = None,
 ) -> list[tuple[str, Any]]:
     """Returns the fields with the names that `config` has, new or old, and their values.
 
@@ -102,6 +108,7 @@ def translate(
       config: a mapping of sections, each a mapping of fields.
       fields: dotted new name -> value.
       renamed: old name -> new name, without the section.
+      moved: old dotted name of a section or field -> new.
       only: the names to return; all where it is None.
 
     Raises:
@@ -110,30 +117,45 @@ def translate(
     heads = fields.get("model.heads", config["model"]["heads"])
     found = []
     for field in fields if only is None else only:
-        section, _, name = field.rpartition(".")
-        there = config[section] if section else config
-        value = _translated_value(there, name, fields[field], renamed, heads)
-        found.append((".".join(filter(None, [section, _own(there, name, renamed)])), value))
+        path, there = _resolve(config, field, renamed, moved)
+        value = _translated_value(there, path[-1], fields[field], renamed, heads)
+        found.append((".".join(path), value))
     return found
+
+
+def _resolve(
+    config: Any, field: str, renamed: dict[str, str], moved: dict[str, str]
+) -> tuple[list[str], Any]:
+    """Returns the path of a field in a configuration, under its new or an old name, and its
+    section."""
+    names = [field]
+    names += [
+        old + field[len(new) :] for old, new in moved.items() if f"{field}.".startswith(f"{new}.")
+    ]
+    for one in names:
+        *sections, name = one.split(".")
+        there = config
+        for section in sections:
+            there = there[section] if there is not None and section in there else None
+        own = [old for old in (name, *_old_names(name, renamed)) if there and old in there]
+        if own:
+            return [*sections, own[0]], there
+    raise SystemExit(f"{field}: the configuration has no such field, nor an old one for it")
+
+
+def _old_names(name: str, renamed: dict[str, str]) -> list[str]:
+    return [old for old, new in renamed.items() if new == name]
 
 
 def _translated_value(there: Any, name: str, value: Any, renamed: dict[str, str], heads: int):
     if name == "grid":
         return tuple(
-            tuple((_own(there, field, renamed), one) for field, one in row.items()) for row in value
+            tuple((_resolve(there, field, renamed, {})[0][0], one) for field, one in row.items())
+            for row in value
         )
-    if name == "num_kv_heads" and name not in there:
+    if name == "group":  # the old name of `num_kv_heads`, which it divides the heads by
         return heads // value
     return value
-
-
-def _own(there: Any, name: str, renamed: dict[str, str]) -> str:
-    """Returns the name of a field in a section: the new one, or else an old one."""
-    names = [name, *(old for old, new in renamed.items() if new == name)]
-    for one in names:
-        if one in there:
-            return one
-    raise SystemExit(f"{name}: the configuration has no such field, nor {', '.join(names[1:])}")
 
 
 def _record(events: TextIO) -> None:

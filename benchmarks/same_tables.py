@@ -29,13 +29,45 @@ FIELDS = {
     "beam": "beam_size",
 }
 
+# Section or field that moved, old dotted name -> new.
+MOVED = {
+    "qa": "readouts.qa",
+    "p_probe": "readouts.p_probe",
+    "q_probe": "readouts.q_probe",
+    "pretrain.evaluate_people": "readouts.dynamics.people",
+}
+
 # Path in a result, old -> new: `row.` a row of results.json, `summary.` the rest of that file,
 # `KIND.` the result.json of a stage, `metrics.` a line of metrics.jsonl, `manifest.` of a dataset.
 # `*` matches one part of a path. What lies below a path moves with it.
-RESULTS: dict[str, str] = {}
+RESULTS: dict[str, str] = {
+    "row.bio_recall": "row.readouts.recall.whole.mean",
+    "row.bio_recall_by_attribute": "row.readouts.recall.whole",
+    "row.bio_recall_hidden": "row.readouts.recall.hidden",
+    "row.qa": "row.readouts.qa.test.exact",
+    "row.qa_train": "row.readouts.qa.train.exact.mean",
+    "row.qa_first.train": "row.readouts.qa.train.first",
+    "row.qa_first.test": "row.readouts.qa.test.first",
+    "row.qa_beam": "row.readouts.qa.test.beam",
+    "row.qa_wordings": "row.readouts.qa.wordings.test",
+    "row.qa_baseline": "row.readouts.qa.baseline",
+    "row.qa_grid": "row.finetune_grid",
+    "row.p_probe": "row.readouts.p_probe",
+    "row.q_probe": "row.readouts.q_probe",
+}
 
-# Paths, in new names, whose values are times, machines, folders or names of code.
+# Paths, in new names, whose values are times, machines, folders or names of code, or that one side
+# has alone: in rows, what the results of stages hold and compare as well.
 IGNORED = (
+    "row.readouts.recall.first",
+    "row.readouts.qa.train.exact",
+    "row.readouts.qa.train.beam",
+    "row.readouts.qa.wordings.train",
+    "row.readouts.qa.baseline_first",
+    "row.readouts.p_probe.pairs",
+    "qa.baseline_first",
+    "qa.grid",
+    "readouts.p_probe.pairs",
     "row.code",
     "row.goodput",
     "row.seconds",
@@ -73,34 +105,38 @@ _SMALL = {
     "finetune.embedding_rank": 4,
     "finetune.steps_per_call": 2,
     "finetune.checkpoint_every": 4,
-    "p_probe.steps": 2,
-    "p_probe.batch_size": 6,
-    "p_probe.steps_per_call": 1,
-    "p_probe.checkpoint_every": 2,
-    "q_probe.steps": 2,
-    "q_probe.batch_size": 6,
-    "q_probe.steps_per_call": 1,
-    "q_probe.checkpoint_every": 2,
+    "readouts.p_probe.steps": 2,
+    "readouts.p_probe.batch_size": 6,
+    "readouts.p_probe.steps_per_call": 1,
+    "readouts.p_probe.checkpoint_every": 2,
+    "readouts.q_probe.steps": 2,
+    "readouts.q_probe.batch_size": 6,
+    "readouts.q_probe.steps_per_call": 1,
+    "readouts.q_probe.checkpoint_every": 2,
 }
 _LINEAR_HEAD = {
-    "p_probe.head": "linear",
-    "p_probe.embedding_update": "all",
-    "p_probe.dropout": 0.1,
-    "q_probe.head": "linear",
-    "q_probe.embedding_update": "all",
+    "readouts.p_probe.head": "linear",
+    "readouts.p_probe.embedding_update": "all",
+    "readouts.p_probe.dropout": 0.1,
+    "readouts.q_probe.head": "linear",
+    "readouts.q_probe.embedding_update": "all",
 }
 _UNTUNED = {"finetune.steps": 0}
 
 # Rows of one sweep, so that one process pays for start, compilation of small programs and page. The
 # first two differ in data alone: `--together=2` pretrains them in one program.
 _ROWS: dict[str, dict[str, Any]] = {
-    "GPT, first of two": {"data.variant": "single", "model.dropout": 0.1, "qa.beam_size": 2},
+    "GPT, first of two": {
+        "data.variant": "single",
+        "model.dropout": 0.1,
+        "readouts.qa.beam_size": 2,
+    },
     "GPT, second of two": {"data.variant": "multi5+permute", "model.dropout": 0.1, **_UNTUNED},
     "BERT": {
         "data.variant": "single",
         "model.direction": "bidirectional",
         "pretrain.evaluate_every": 4,
-        "pretrain.evaluate_people": 6,
+        "readouts.dynamics.people": 6,
         **_LINEAR_HEAD,
     },
     "questions mixed in": {
@@ -128,7 +164,7 @@ _ROWS: dict[str, dict[str, Any]] = {
     "grid": {
         "data.variant": "multi2",
         "pretrain.evaluate_every": 4,
-        "pretrain.evaluate_people": 6,
+        "readouts.dynamics.people": 6,
         "finetune.grid": [{"rank": 4}, {"rank": -1, "embedding_rank": 0}],
     },
     "fresh text": {

@@ -8,9 +8,9 @@ people, tested on the other half, and probed before each fact (P-probing) and at
 
 Command: `kstore sweep --config=configs/datasets.py --workdir=runs/datasets`. Further figures:
 
-- Fig. 13 b, d by `--config.p_probe.embedding_rank=4` and Fig. 16 b by
-  `--config.q_probe.embedding_rank=64`, on the same pretrained models: with another `--workdir` and
-  `--cache=runs/datasets/stages`.
+- Fig. 13 b, d by `--config.readouts.p_probe.embedding_rank=4` and Fig. 16 b by
+  `--config.readouts.q_probe.embedding_rank=64`, on the same pretrained models: with another
+  `--workdir` and `--cache=runs/datasets/stages`.
 - Fig. 3 right (questions mixed in) by `--config.data.qa_share=0.8 --config.finetune.steps=0`.
 - Fig. 12 (Llama) by `--config.model.style=llama`, with or without questions mixed in.
 

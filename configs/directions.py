@@ -42,7 +42,7 @@ def get_config(scale: str = "laptop"):
     bert = {
         "model__direction": "bidirectional",
         "pretrain__learning_rate": 3e-4,
-        "qa__beam_size": 1,
+        "readouts__qa__beam_size": 1,
     }
     lora = {
         "finetune__schedule": "linear",

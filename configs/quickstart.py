@@ -21,8 +21,8 @@ def get_config(size: str = "default"):
         config.model.update(layers=1, heads=2, width=32)
         config.pretrain.update(steps=40, steps_per_call=20, checkpoint_every=20, warmup_steps=4)
         config.finetune.update(steps=20, embedding_rank=16, checkpoint_every=20)
-        config.p_probe.update(steps=5, batch_size=10, checkpoint_every=5)
-        config.q_probe.update(steps=5, batch_size=10, checkpoint_every=5)
+        config.readouts.p_probe.update(steps=5, batch_size=10, checkpoint_every=5)
+        config.readouts.q_probe.update(steps=5, batch_size=10, checkpoint_every=5)
     elif size == "longer":
         config.world.people = 600
         config.pretrain.update(steps=24_000, warmup_steps=480)

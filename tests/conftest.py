@@ -66,9 +66,9 @@ def get_config():
     config.pretrain.update(steps=24, batch_size=4, seq_len=32, warmup_steps=4, **often)
     config.pretrain.learning_rate = 3e-3
     config.finetune.update(steps=24, batch_size=8, rank=2, embedding_rank=4, **often)
-    config.p_probe.update(steps=24, batch_size=6, learning_rate=1e-2, **often)
-    config.q_probe.update(steps=24, batch_size=8, embedding_rank=2, **often)
-    config.q_probe.update(head="unembedding", embedding_update="shared", dropout=0.0)
+    config.readouts.p_probe.update(steps=24, batch_size=6, learning_rate=1e-2, **often)
+    config.readouts.q_probe.update(steps=24, batch_size=8, embedding_rank=2, **often)
+    config.readouts.q_probe.update(head="unembedding", embedding_update="shared", dropout=0.0)
     config.sweep = product(data__variant=["single", "multi2+permute"])
     return config
 """

@@ -61,7 +61,7 @@ def test_every_scale_can_be_run(name, scale):
     for e in experiments:  # errors that would come after hours
         assert e.pretrain.steps % e.pretrain.steps_per_call == 0
         assert e.finetune.steps % e.finetune.steps_per_call == 0
-        assert e.qa.beam_size == 1 or e.model.direction == "causal"
+        assert e.readouts.qa.beam_size == 1 or e.model.direction == "causal"
 
 
 @pytest.mark.parametrize("name", TOGETHER)
@@ -141,10 +141,10 @@ def protocol(e: Experiment) -> dict:
             *(f.weight_decay, f.embedding_rank, f.alpha),
         ),
         "finetuned": {row.rank for row in f.rows},
-        "beam": e.qa.beam_size,
+        "beam": e.readouts.qa.beam_size,
     }
     for name in ("p_probe", "q_probe"):
-        q = getattr(e, name)
+        q = getattr(e.readouts, name)
         settings[name] = (
             *(q.steps, q.batch_size, q.learning_rate, q.schedule, q.final_lr_ratio, q.weight_decay),
             *(q.embedding_rank, q.head, q.embedding_update),
@@ -219,7 +219,7 @@ def test_rewritten_biographies_have_the_larger_model_and_more_steps():
         settings = protocol(e)
         assert settings["shape"][:3] == (12, 20, 1280)
         assert settings["pretraining"] == (150_000, *PAPER["pretraining"][1:])
-        assert e.q_probe.embedding_rank == 32
+        assert e.readouts.q_probe.embedding_rank == 32
     with_text = [e for e in rows("rewritten", "paper") if e.data.text]
     assert [(e.data.variant, e.data.text_share) for e in with_text] == [
         ("single", 0.5),
@@ -229,7 +229,7 @@ def test_rewritten_biographies_have_the_larger_model_and_more_steps():
 
 def test_the_gpu_scale_has_the_exposures_of_the_paper():
     (gpu,), (paper,) = rows("paper", "gpu"), rows("paper", "paper")
-    for section in ("pretrain", "finetune", "p_probe", "q_probe"):
-        of_gpu, of_paper = getattr(gpu, section), getattr(paper, section)
+    sections = operator.attrgetter("pretrain", "finetune", "readouts.p_probe", "readouts.q_probe")
+    for of_gpu, of_paper in zip(sections(gpu), sections(paper), strict=True):
         assert of_gpu.steps / gpu.world.people == of_paper.steps / paper.world.people
         assert of_gpu.batch_size == of_paper.batch_size

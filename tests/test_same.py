@@ -58,7 +58,7 @@ def test_values_are_compared_under_their_new_names(monkeypatch):
     tree = {"qa_test": {"mean": 0.5}, "new": {"part": [1]}, "seconds": 4}
     assert compare_values(base, tree, "row") == (2, [])
     assert len(compare_values(base, {**tree, "qa_test": {"mean": 0.6}}, "row")[1]) == 1
-    only = compare_values({**base, "a": 0}, {**tree, "b": {}}, "row")[1]
+    only = compare_values({**base, "a": 0}, {**tree, "b": 1, "c": {}}, "row")[1]
     assert [line.partition(";")[0] for line in only] == [
         "row.a: in the base alone",
         "row.b: in the tree alone",
@@ -74,20 +74,25 @@ def test_arrays_that_were_recorded_count_and_have_to_be_there():
 
 
 def test_a_side_gets_the_names_it_has():
+    moved = {"qa": "readouts.qa"}
     fields = {"model.num_kv_heads": 2, "finetune.grid": [{"batch_size": 8}], "seed": 1}
+    fields["readouts.qa.beam_size"] = 4
     new = {"seed": 0, "model": {"heads": 8, "num_kv_heads": 8}, "finetune": {"batch_size": 4}}
     old = {"seed": 0, "model": {"heads": 8, "group": 1}, "finetune": {"batch": 4}}
+    new["readouts"], old["qa"] = {"qa": {"beam_size": 1}}, {"beam": 1}
     for config in (new, old):
         config["finetune"]["grid"] = ()
-    assert same_side.translate(new, fields, same_tables.FIELDS) == [
+    assert same_side.translate(new, fields, same_tables.FIELDS, moved) == [
         ("model.num_kv_heads", 2),
         ("finetune.grid", ((("batch_size", 8),),)),
         ("seed", 1),
+        ("readouts.qa.beam_size", 4),
     ]
-    assert same_side.translate(old, fields, same_tables.FIELDS) == [
+    assert same_side.translate(old, fields, same_tables.FIELDS, moved) == [
         ("model.group", 4),
         ("finetune.grid", ((("batch", 8),),)),
         ("seed", 1),
+        ("qa.beam", 4),
     ]
     with pytest.raises(SystemExit, match="no such field"):
-        same_side.translate(new, {"model.depth": 2}, same_tables.FIELDS)
+        same_side.translate(new, {"model.depth": 2}, same_tables.FIELDS, moved)

@@ -57,17 +57,27 @@ def config_table(name: str = "") -> str:
 
 def _sections() -> Iterator[tuple[str, list[_Field]]]:
     """The title and the fields of each section, those outside of sections first."""
-    sections = {n: kind for n, kind in types_of(Experiment).items() if n not in _top_level()}
     sweep = _Field("sweep", "()", "rows", _SWEEP)
-    yield _title("experiment", Experiment), [*_fields(Experiment, _top_level()), sweep]
-    for name, kind in sections.items():
-        fields = _fields(kind, list(fields_of(kind)), f"{name}.")
-        yield _title(name, kind), [*_presets(), *fields] if name == "model" else fields
+    yield _title("experiment", Experiment), [*_fields(Experiment), sweep]
+    yield from _inner_sections(Experiment, "")
 
 
-def _top_level() -> list[str]:
-    kinds = types_of(Experiment)
-    return [name for name in fields_of(Experiment) if not dataclasses.is_dataclass(kinds[name])]
+def _inner_sections(kind: type, prefix: str) -> Iterator[tuple[str, list[_Field]]]:
+    """The sections inside a configuration: nested ones, and those of entries to choose from."""
+    for name, field in fields_of(kind).items():
+        if (registry := field.metadata.get("one_of")) is not None:
+            inside = {n: entry.Config for n, entry in registry.entries().items()}
+        elif dataclasses.is_dataclass(inner := types_of(kind)[name]):
+            inside = {name: inner}
+        else:
+            continue
+        for path, of_section in inside.items():
+            fields = _fields(of_section, f"{prefix}{path}.")
+            if f"{prefix}{path}" == "model":
+                fields = [*_presets(), *fields]
+            if fields:
+                yield _title(f"{prefix}{path}", of_section), fields
+            yield from _inner_sections(of_section, f"{prefix}{path}.")
 
 
 def _title(name: str, kind: type) -> str:
@@ -76,12 +86,19 @@ def _title(name: str, kind: type) -> str:
     return textwrap.fill(f"{name}: {summary}", _WIDTH)
 
 
-def _fields(kind: type, names: list[str], prefix: str = "") -> list[_Field]:
-    fields, types, docs = fields_of(kind), types_of(kind), docs_of(kind)
-    return [
-        _Field(prefix + n, repr(fields[n].default), _values(types[n], fields[n].metadata), docs[n])
-        for n in names
-    ]
+def _fields(kind: type, prefix: str = "") -> list[_Field]:
+    """The fields of a configuration that are no sections."""
+    types = types_of(kind)
+    names = [name for name in fields_of(kind) if not dataclasses.is_dataclass(types[name])]
+    return [_field(kind, name, prefix) for name in names]
+
+
+def _field(kind: type, name: str, prefix: str) -> _Field:
+    field, doc = fields_of(kind)[name], docs_of(kind)[name]
+    if (registry := field.metadata.get("one_of")) is not None:
+        return _Field(prefix + name, repr(field.metadata["default"]), " | ".join(registry), doc)
+    values = _values(types_of(kind)[name], field.metadata)
+    return _Field(prefix + name, repr(field.default), values, doc)
 
 
 def _presets() -> list[_Field]:

@@ -13,12 +13,13 @@ from typing import Any
 from ml_collections import config_dict
 
 from kstore_jax.config import parse as parsing
-from kstore_jax.config.fields import as_dict, choice, defaults, number, rows, section, text
+from kstore_jax.config.fields import as_dict, choice, defaults, names, number, rows, section, text
+from kstore_jax.config.registry import group, import_plugins
 from kstore_jax.config.rows import Row
 from kstore_jax.corpus.config import Data
 from kstore_jax.errors import UserError
 from kstore_jax.model.config import PRESETS, Model
-from kstore_jax.readouts.config import QA, PProbe, QProbe
+from kstore_jax.readouts.base import READOUTS, Readout
 from kstore_jax.train.config import Mesh, TelemetryConfig, Training
 from kstore_jax.world.config import World
 
@@ -32,10 +33,8 @@ class Pretrain(Training):
     warmup_steps: int = number(1000, 0)
     """Steps of linear warm-up; 0: none."""
     evaluate_every: int = number(0, 0)
-    """Steps between evaluations of biographies and questions (the dynamics of Fig. 1), a multiple
-    of `steps_per_call`; 0: none."""
-    evaluate_people: int = number(200, 1)
-    """People of P_train, and of P_test, in these evaluations."""
+    """Steps between the measurements of readouts that measure a model in the course of pretraining
+    (`dynamics`), a multiple of `steps_per_call`; 0: none."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,6 +99,12 @@ class Experiment:
 
     name: str = text("", affects_result=False)
     """Label in results and on the page."""
+    plugins: tuple = names(affects_result=False)
+    """Modules to import, which register readouts, tasks, architectures, optimizers or schedules
+    from outside the package."""
+    until: str = choice("", "", "pretrain", "finetune", affects_result=False)
+    """The last training to compute: `pretrain` computes no readout; `finetune` only those of the
+    pretrained model. Empty: everything."""
     seed: int = number(0, 0)
     """Seed of initial weights, orders and batches."""
     world: World = section(World)
@@ -107,9 +112,7 @@ class Experiment:
     model: Model = section(Model)
     pretrain: Pretrain = section(Pretrain)
     finetune: Finetune = section(Finetune)
-    qa: QA = section(QA)
-    p_probe: PProbe = section(PProbe)
-    q_probe: QProbe = section(QProbe)
+    readouts: Any = group(READOUTS)
     mesh: Mesh = section(Mesh, affects_result=False)
     telemetry: TelemetryConfig = section(TelemetryConfig, affects_result=False)
 
@@ -123,10 +126,6 @@ class Experiment:
             raise UserError(
                 "data.celebrity_share: expected world.celebrities of more than 0 beside it, got 0"
             )
-        if self.qa.beam_size > 1 and self.model.direction == "bidirectional":
-            raise UserError(
-                f"qa.beam_size: expected 1 for a bidirectional model, got {self.qa.beam_size}"
-            )
         self._check_ranks()
         longest = self.model.max_positions
         if self.model.positions == "learned" and self.pretrain.seq_len > longest:
@@ -134,13 +133,24 @@ class Experiment:
                 f"pretrain.seq_len: expected at most model.max_positions = {longest}, "
                 f"got {self.pretrain.seq_len}"
             )
+        for name, (readout, config) in self.enabled_readouts.items():
+            try:
+                readout.check(config, self)
+            except UserError as error:
+                raise UserError(f"readouts.{name}.{error}") from None
+
+    @property
+    def enabled_readouts(self) -> dict[str, tuple[Readout, Any]]:
+        """The readouts to compute, and their configurations, by name."""
+        configs = {name: getattr(self.readouts, name) for name in READOUTS}
+        return {
+            name: (READOUTS[name], config) for name, config in configs.items() if config.enabled
+        }
 
     def _check_ranks(self) -> None:
         """Raises UserError where a low-rank update has a larger rank than its matrix."""
         ranks = [("finetune.rank", row.rank) for row in self.finetune.rows]
         ranks += [("finetune.embedding_rank", row.embedding_rank) for row in self.finetune.rows]
-        ranks += [("p_probe.embedding_rank", self.p_probe.embedding_rank)]
-        ranks += [("q_probe.embedding_rank", self.q_probe.embedding_rank)]
         for name, rank in ranks:
             if rank > self.model.width:
                 raise UserError(
@@ -164,12 +174,41 @@ def default() -> Any:
     return config
 
 
+def add_plugins(config: Any, *modules: str) -> Any:
+    """Imports plug-ins and adds their fields to a configuration; returns the configuration.
+
+    A configuration file calls it before it sets fields of a plug-in.
+
+    Args:
+      modules: added to `config.plugins`.
+
+    Raises:
+      UserError: a module is missing or fails.
+    """
+    config.plugins = tuple(dict.fromkeys([*config.plugins, *modules]))
+    import_plugins(config.plugins)
+    for name, value in config_dict.ConfigDict(defaults(Experiment)).items():
+        if isinstance(value, config_dict.ConfigDict):
+            _add_missing(config[name], value)
+    return config
+
+
+def _add_missing(config: Any, fields: Any) -> None:
+    for name, value in fields.items():
+        if name not in config:
+            with config.unlocked():
+                config[name] = value
+        elif isinstance(value, config_dict.ConfigDict):
+            _add_missing(config[name], value)
+
+
 def parse(values: dict) -> Experiment:
     """The experiment of a nested dictionary of fields; missing fields take their defaults.
 
     Raises:
       UserError: a field is unknown, ill-typed or out of range; one line that names it.
     """
+    import_plugins(values.get("plugins", ()))
     return parsing.parse(Experiment, values)
 
 

@@ -1,6 +1,6 @@
 """The stages of one experiment.
 
-Datasets -> pretrain -> finetune -> qa, and pretrain -> recall, p_probe, q_probe.
+Datasets -> pretrain -> finetune, and each readout of the pretrained or the finetuned model.
 """
 
 import dataclasses
@@ -15,7 +15,6 @@ from kstore_jax.pipeline import finetune, pretrain
 from kstore_jax.pipeline.data import ExperimentData
 from kstore_jax.pipeline.experiment import Experiment, Finetune
 from kstore_jax.pipeline.stages import Cache, Stage
-from kstore_jax.readouts import p_probe, q_probe, qa, recall
 
 DATASET_VERSION = 1
 
@@ -42,8 +41,10 @@ class ExperimentGraph:
       cache: where stages and their results are.
       data: people, language and tokens.
       datasets: kind -> stage of a dataset.
-      finetune: row of the finetuning grid -> its stage; empty where `finetune.steps` is 0.
-      pretrain, recall, qa, p_probe, q_probe: the other stages.
+      pretrain: its stage.
+      finetune: row of the finetuning grid -> its stage; empty where `finetune.steps` is 0, or where
+        nothing reads a finetuned model.
+      readouts: name -> stage of an enabled readout.
       stages: all of them, parents before children.
     """
 
@@ -58,18 +59,28 @@ class ExperimentGraph:
         }
         datasets = (*self.datasets.values(),)
         self.pretrain = Stage("pretrain", pretrain.VERSION, _pretrain_config(e), datasets)
-        on_pretrained = (self.pretrain,)
-        self.recall = Stage("recall", recall.VERSION, {}, on_pretrained)
-        self.finetune = {row: self._finetuning(row) for row in e.finetune.rows if e.finetune.steps}
+        on_pretrained: tuple[Stage, ...] = (self.pretrain,)
+        measured = {
+            name: (readout, config)
+            for name, (readout, config) in e.enabled_readouts.items()
+            if not readout.measures_training and _is_reached(readout.reads, e.until)
+        }
+        tunes = e.finetune.steps and (
+            e.until == "finetune" or any(r.reads == "finetuned" for r, _ in measured.values())
+        )
+        self.finetune = {row: self._finetuning(row) for row in e.finetune.rows if tunes}
         finetunings = (*self.finetune.values(),)
-        self.qa = Stage("qa", qa.VERSION, {"qa": identity(e.qa)}, finetunings or on_pretrained)
-        config = {"training": identity(e.p_probe)}
-        self.p_probe = Stage("p_probe", p_probe.VERSION, config, on_pretrained)
-        config = {"training": identity(e.q_probe)}
-        self.q_probe = Stage("q_probe", q_probe.VERSION, config, on_pretrained)
+        parents = {"pretrained": on_pretrained, "finetuned": finetunings or on_pretrained}
+        self.readouts = {
+            name: Stage(name, readout.version, {"config": identity(config)}, parents[readout.reads])
+            for name, (readout, config) in measured.items()
+        }
         self.stages = (
-            *datasets, self.pretrain, self.recall, *finetunings, self.qa, self.p_probe, self.q_probe
-        )  # fmt: skip
+            *self.datasets.values(),
+            self.pretrain,
+            *self.finetune.values(),
+            *self.readouts.values(),
+        )
 
     @property
     def held_back(self) -> float:
@@ -94,6 +105,12 @@ class ExperimentGraph:
                 shards.read_manifest(self.cache.folder(stage) / "dataset")
 
 
+def _is_reached(model: str, until: str) -> bool:
+    """Whether a readout of that model, `pretrained` or `finetuned`, is computed where the last
+    training is `until`."""
+    return not until or (until == "finetune" and model == "pretrained")
+
+
 def _pretrain_config(experiment: Experiment) -> dict:
     """Every setting that pretraining depends on beside its datasets."""
     e = experiment
@@ -107,6 +124,12 @@ def _pretrain_config(experiment: Experiment) -> dict:
         "data": data,
         "training": identity(e.pretrain),
     }
+    if e.pretrain.evaluate_every:
+        config["during"] = {
+            name: {"version": readout.version, "config": identity(of_readout)}
+            for name, (readout, of_readout) in e.enabled_readouts.items()
+            if readout.measures_training
+        }
     if e.model.init_from:
         config["initial"] = hf_checkpoint.init_digest(e.model, pathlib.Path(e.model.init_from))
     return config

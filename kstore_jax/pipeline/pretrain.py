@@ -5,12 +5,12 @@ from collections.abc import Callable
 
 import jax
 
+from kstore_jax.model.forward import Params
 from kstore_jax.pipeline.data import ExperimentData
 from kstore_jax.pipeline.experiment import Experiment
 from kstore_jax.pipeline.init_params import init_params
 from kstore_jax.pipeline.mixture import exposures, pretraining_windows
 from kstore_jax.readouts.base import Context
-from kstore_jax.readouts.dynamics import dynamics
 from kstore_jax.train import objectives
 from kstore_jax.train.fit import TrainJob, TrainTask, merge_all
 from kstore_jax.train.flops import flops_per_token
@@ -72,13 +72,24 @@ class Pretraining:
             make_batch=make_batch,
             step_tokens=training.batch_size * training.seq_len,
             seed=self._experiment.seed,
-            evaluate=(
-                dynamics(context, training.evaluate_people) if training.evaluate_every else None
-            ),
+            evaluate=self._measurements() if training.evaluate_every else None,
             evaluate_every=training.evaluate_every,
             token_flops=flops_per_token(self._num_parameters, context.shape, training.seq_len),
         )
         return TrainJob(task, training, folder, context.telemetry)
+
+    def _measurements(self) -> Callable[[Params], dict[str, jax.Array]]:
+        """Returns `params -> scalars` of every readout that measures in the course of training."""
+        parts = [
+            readout.during(self._context, config)
+            for readout, config in self._experiment.enabled_readouts.values()
+            if readout.measures_training
+        ]
+
+        def measure(params: Params) -> dict[str, jax.Array]:
+            return {name: scalar for part in parts for name, scalar in part(params).items()}
+
+        return measure
 
     @property
     def result(self) -> dict:

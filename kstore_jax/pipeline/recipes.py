@@ -29,7 +29,7 @@ def paper() -> Any:
     config = default()
     config.data.vocabulary = "compact"
     config.finetune.grid = product(rank=[8, 16])
-    config.qa.beam_size = 4
+    config.readouts.qa.beam_size = 4
     for training in _trainings(config):
         training.steps_per_call = 10
     return config
@@ -87,7 +87,7 @@ def laptop() -> Any:
         "dropout": 0.0,
         "steps_per_call": 5,
     }
-    config.p_probe.update(
+    config.readouts.p_probe.update(
         **probe,
         steps=50,
         batch_size=25,
@@ -95,7 +95,7 @@ def laptop() -> Any:
         biographies_per_person=1,
         checkpoint_every=25,
     )
-    config.q_probe.update(**probe, steps=60, batch_size=75, checkpoint_every=30)
+    config.readouts.q_probe.update(**probe, steps=60, batch_size=75, checkpoint_every=30)
     return config
 
 
@@ -111,9 +111,9 @@ def together() -> Any:
     config.model.dropout = 0.1
     config.pretrain.update(steps=72_000, batch_size=8, warmup_steps=1440, checkpoint_every=6000)
     config.finetune.batch_size = 96
-    config.q_probe.update(batch_size=50, steps=270)
+    config.readouts.q_probe.update(batch_size=50, steps=270)
     return config
 
 
 def _trainings(config: Any) -> tuple[Any, ...]:
-    return config.pretrain, config.finetune, config.p_probe, config.q_probe
+    return config.pretrain, config.finetune, config.readouts.p_probe, config.readouts.q_probe

@@ -7,6 +7,7 @@ import pathlib
 from kstore_jax.errors import UserError
 from kstore_jax.files import read_json
 from kstore_jax.pipeline.experiment import Experiment, parse
+from kstore_jax.pipeline.finetune import best_row
 from kstore_jax.pipeline.graph import ExperimentGraph
 from kstore_jax.pipeline.stages import Cache
 from kstore_jax.train.provenance import code_version
@@ -50,14 +51,9 @@ def result_row(graph: ExperimentGraph) -> dict:
     - `name`, `dataset` (variant), `direction`, `seed`, `people`: of the configuration.
     - `mixed`: see `mixed_sources`.
     - `exposures`, `parameters`, `vocabulary`: see `Pretraining.result`.
-    - `bio_recall`: share of values predicted whole inside the biographies, and by attribute in
-      `bio_recall_by_attribute`; `bio_recall_hidden`: with more of the text hidden
-      (`readouts/recall.py`), empty for a causal model.
-    - `qa`: exact match on P_test by attribute; `qa_train`: its mean on P_train; `qa_first`: first
-      tokens; `qa_wordings`: exact match on P_test in each wording that is never trained; `qa_beam`:
-      by beam search, empty without one; `qa_baseline`: the majority guess; `qa_grid`: exact match
-      on the people held back for each row of `finetune.grid`, and the chosen row.
-    - `p_probe`, `q_probe`: see `train_probe`.
+    - `readouts`: the result of each enabled readout by name, as its `run` returns it.
+    - `finetune_grid`: for each row of `finetune.grid` the varied fields, `validation` (exact match
+      on the people held back), and whether it is `chosen`; empty without a grid.
     - `code`: git commits, or else versions, of the code that computed the stages.
     - `seconds`, `seconds_by_stage`: time of computation, over all restarts.
     - `goodput`: fraction of the time of all trainings, over all restarts, that was spent on steps
@@ -68,17 +64,12 @@ def result_row(graph: ExperimentGraph) -> dict:
     """
     cache = graph.cache
     results = {stage.kind: cache.require(stage, every_process=False) for stage in graph.stages}
-    answers = results["qa"]
     attempts = [attempt for stage in graph.stages for attempt in cache.attempts(stage.folder)]
     seconds: dict[str, float] = collections.defaultdict(float)
     spent: collections.Counter = collections.Counter()
     for stage in graph.stages:
         seconds[stage.kind] += cache.seconds(stage.folder) or 0.0
         spent.update((last_metrics(cache.folder(stage) / METRICS) or {}).get("spent", {}))
-    probed = {
-        name: {part: value for part, value in results[name].items() if part != "seconds"}
-        for name in ("p_probe", "q_probe")
-    }
     return {
         "name": graph.experiment.name,
         "dataset": graph.experiment.data.variant,
@@ -89,22 +80,37 @@ def result_row(graph: ExperimentGraph) -> dict:
         "exposures": results["pretrain"]["exposures"],
         "parameters": results["pretrain"]["parameters"],
         "vocabulary": results["pretrain"]["vocabulary"],
-        "bio_recall": results["recall"]["whole"]["mean"],
-        "bio_recall_by_attribute": results["recall"]["whole"],
-        "bio_recall_hidden": results["recall"].get("hidden", {}),
-        "qa": answers["test"]["exact"],
-        "qa_train": answers["train"]["exact"]["mean"],
-        "qa_first": {"train": answers["train"]["first"], "test": answers["test"]["first"]},
-        "qa_beam": answers["test"].get("beam", {}),
-        "qa_wordings": answers["wordings"]["test"],
-        "qa_baseline": answers["baseline"],
-        "qa_grid": answers.get("grid", []),
-        **probed,
+        "readouts": {name: _without_seconds(results[name]) for name in graph.readouts},
+        "finetune_grid": finetune_grid(graph),
         "code": sorted(set(map(code_version, attempts))),
         "seconds": sum(seconds.values()),
         "seconds_by_stage": dict(seconds),
         "goodput": round(goodput(spent), 4),
     }
+
+
+def _without_seconds(result: dict) -> dict:
+    return {name: value for name, value in result.items() if name != "seconds"}
+
+
+def finetune_grid(graph: ExperimentGraph) -> list[dict]:
+    """The rows of the finetuning grid, as `result_row` describes them."""
+    if not (grid := graph.experiment.finetune.grid) or not graph.finetune:
+        return []
+    varied = dict.fromkeys(name for row in grid for name, _ in row)
+    results = {
+        row: graph.cache.require(stage, every_process=False)
+        for row, stage in graph.finetune.items()
+    }
+    best = best_row(results)
+    return [
+        {
+            **{name: getattr(row, name) for name in varied},
+            "validation": result["validation"],
+            "chosen": row == best,
+        }
+        for row, result in results.items()
+    ]
 
 
 def mixed_sources(experiment: Experiment) -> dict:

@@ -8,7 +8,7 @@ from collections.abc import Hashable, Mapping, Sequence
 
 from kstore_jax.corpus import shards
 from kstore_jax.errors import one_line_error
-from kstore_jax.pipeline.context import best_finetuning, build_context
+from kstore_jax.pipeline.context import build_context
 from kstore_jax.pipeline.cores import usable_cores
 from kstore_jax.pipeline.finetune import finetune
 from kstore_jax.pipeline.graph import ExperimentGraph
@@ -16,10 +16,6 @@ from kstore_jax.pipeline.init_params import init_params
 from kstore_jax.pipeline.pretrain import Pretraining
 from kstore_jax.pipeline.stages import Stage
 from kstore_jax.readouts.base import Context
-from kstore_jax.readouts.p_probe import p_probe
-from kstore_jax.readouts.q_probe import q_probe
-from kstore_jax.readouts.qa import evaluate_questions
-from kstore_jax.readouts.recall import recall
 from kstore_jax.train.distributed import broadcast_from_first, is_first
 from kstore_jax.train.fit import fit_batched
 from kstore_jax.train.mesh import make_mesh
@@ -62,34 +58,11 @@ class Runner:
             pretraining = Pretraining(e, graph.data, self.context)
             fit_batched([pretraining.job(folder)], self.context.mesh)
             return pretraining.result
-        if stage is graph.recall:
-            return recall(self.context)
-        if stage is graph.qa:
-            return self._evaluate_questions()
-        if stage is graph.p_probe:
-            return p_probe(self.context, e.p_probe, folder)
-        if stage is graph.q_probe:
-            return q_probe(self.context, e.q_probe, folder)
+        if stage.kind in graph.readouts:
+            readout, config = e.enabled_readouts[stage.kind]
+            return readout.run(self.context, config, folder)
         (row,) = (row for row, finetuning in graph.finetune.items() if finetuning is stage)
         return finetune(self.context, row, graph.held_back, folder)
-
-    def _evaluate_questions(self) -> dict:
-        """The scores of the finetuned model. With a grid also `grid`: for each row the varied
-        fields, its `validation`, and whether it is `chosen`."""
-        e = self.graph.experiment
-        result = evaluate_questions(self.context, self.context.finetuned, e.qa.beam_size)
-        if grid := e.finetune.grid:
-            varied = dict.fromkeys(name for row in grid for name, _ in row)
-            best = best_finetuning(self.graph)
-            result["grid"] = [
-                {
-                    **{name: getattr(row, name) for name in varied},
-                    "validation": self.graph.cache.require(stage)["validation"],
-                    "chosen": row == best,
-                }
-                for row, stage in self.graph.finetune.items()
-            ]
-        return result
 
 
 def check(graph: ExperimentGraph) -> None:

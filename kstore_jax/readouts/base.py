@@ -1,25 +1,40 @@
-"""`Context`: what a readout reads of an experiment. The pipeline builds it."""
+"""The contract of a readout, and `Context`, what it reads of an experiment.
+
+A readout is one file: its configuration, its computation, and how its results are shown. Registered
+here, it has a stage of its own, a section in every configuration (`readouts.NAME`), its result in
+`results.json`, and tables and charts on the page.
+"""
 
 import dataclasses
 import functools
+import pathlib
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
 
+from kstore_jax.charts.drawing import Chart
+from kstore_jax.charts.tables import Table
+from kstore_jax.config.fields import flag
+from kstore_jax.config.registry import Registry
 from kstore_jax.corpus.encode import TokenizedTexts, TokenTable
 from kstore_jax.corpus.examples import SpanExamples, span_examples, word_examples
 from kstore_jax.corpus.shards import Corpus
 from kstore_jax.corpus.tokenizer import Vocabulary
 from kstore_jax.model.forward import Params
 from kstore_jax.model.transformer import Shape
+from kstore_jax.readouts.measured import Measured
 from kstore_jax.tasks import extraction
 from kstore_jax.train.config import TelemetryConfig
 from kstore_jax.world.biographies import Variant
 from kstore_jax.world.people import People
 from kstore_jax.world.questions import TRAINED_WORDING
 
+READ_COST = 1 / 3
+"""Cost of a token that is only read; a trained one costs 1, since its backward pass takes twice as
+long as the forward pass."""
 _STREAMS = {"init": 0, "lora": 1, "p_probe": 2, "q_probe": 2}
 
 
@@ -110,3 +125,80 @@ class Context:
             examples = span_examples(rows, rows.value_spans, self.vocabulary)
             return [(np.arange(len(examples)), examples)]
         return [*word_examples(rows, rows.value_spans, self.vocabulary, self.mask_token)]
+
+
+@dataclasses.dataclass(frozen=True)
+class ReadoutConfig:
+    """The field that every readout has."""
+
+    enabled: bool = flag(True, affects_result=False)
+    """Whether it is computed."""
+
+
+class Readout:
+    """One measurement of a model.
+
+    Attributes:
+      name: of its section, its stage and its result.
+      version: of its computation; raised when its numbers change.
+      Config: its configuration, a frozen dataclass that inherits `ReadoutConfig`.
+      reads: the model it measures, `pretrained` or `finetuned`.
+      measures_training: whether it is `during` that measures: such a readout has no stage, and its
+        numbers are in the metrics of pretraining.
+      title: heading of its section on the page.
+      paragraph: what the section shows and how to read it.
+    """
+
+    name: str
+    version: int = 1
+    Config: type = ReadoutConfig
+    reads: str = "pretrained"
+    measures_training: bool = False
+    title: str = ""
+    paragraph: str = ""
+
+    def check(self, config: Any, experiment: Any) -> None:
+        """Raises UserError, which begins with the field, where the configuration does not fit the
+        rest of the experiment."""
+
+    def run(self, context: Context, config: Any, folder: pathlib.Path) -> dict:
+        """Measures a model.
+
+        Args:
+          folder: the folder of its stage, for checkpoints and metrics; it may hold those of an
+            interrupted attempt.
+
+        Returns: plain JSON.
+        """
+        raise NotImplementedError
+
+    def during(self, context: Context, config: Any) -> Callable[[Params], dict[str, jax.Array]]:
+        """Returns `params -> scalars on the device`, which pretraining calls every
+        `pretrain.evaluate_every` steps."""
+        raise NotImplementedError
+
+    def work(self, context: Context, texts: TokenizedTexts, config: Any, scale: float) -> float:
+        """The tokens it trains plus a third of those it reads, to estimate its time; 0: unknown.
+
+        Args:
+          context: of a few of the people.
+          texts: their biographies.
+          scale: people of the experiment over people of `context`.
+        """
+        return 0.0
+
+    def numbers(self, result: dict) -> Mapping[str, float | None]:
+        """The shares of a result that the CSV file of all rows has as columns, by the column."""
+        return {}
+
+    def tables(self, groups: Sequence[Measured]) -> list[Table]:
+        """Tables of its numbers for the page."""
+        return []
+
+    def charts(self, groups: Sequence[Measured]) -> list[Chart]:
+        """Charts for its section of the page. For a readout with `measures_training`, each result
+        has `lines`, the metrics of pretraining that hold an `evaluation`."""
+        return []
+
+
+READOUTS: Registry[Readout] = Registry("readout", "kstore_jax.readouts")

@@ -1,44 +1,118 @@
 """P-probing: where in a biography a fact is readable (Part 3.1, section 5.1)."""
 
+import dataclasses
 import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from kstore_jax.readouts.base import Context
-from kstore_jax.readouts.config import PProbe
+from kstore_jax.charts.bars import listed
+from kstore_jax.charts.drawing import Chart, as_label, in_percent, picture_name
+from kstore_jax.charts.heat import cell, heat_spec
+from kstore_jax.charts.tables import Body, Line, Table
+from kstore_jax.config.fields import number
+from kstore_jax.readouts.base import READOUTS, Context, Readout
+from kstore_jax.readouts.measured import Measured
+from kstore_jax.readouts.probe_config import Probe
 from kstore_jax.readouts.probe_data import ProbeTasks, biography_examples, person_labels
-from kstore_jax.readouts.probe_training import probe_tasks, train_probe
+from kstore_jax.readouts.probe_training import (
+    at_name,
+    check_rank,
+    probe_tasks,
+    probe_work,
+    train_probe,
+)
 from kstore_jax.world.people import ATTRIBUTES
 
-VERSION = 1
+
+@dataclasses.dataclass(frozen=True)
+class PProbeConfig(Probe):
+    """P-probing (Part 3.1, section 5.1)."""
+
+    batch_size: int = number(50, 1)
+    """Biographies a step."""
+    embedding_rank: int = number(2, 1)
+    """Rank of the embedding update."""
+    biographies_per_person: int = number(0, 0)
+    """Biographies of each person to read; 0: all."""
 
 
-def p_probe(context: Context, training: PProbe, folder: pathlib.Path) -> dict:
-    """Trains the probe just before the first mention of each attribute, and scores it.
+@READOUTS.register
+class PProbe(Readout):
+    """Trains a probe just before the first mention of each attribute, and scores it."""
 
-    Args:
-      folder: where checkpoints and metrics go.
-
-    Returns: the scores of `train_probe`. Where the biographies state attributes in couples also
-      `by_stated`: for each kind of task and attribute a list of cells, one for each set of
-      attributes `stated` before, with the share `right` of its number of `readings` (Figs. 6, 15).
-    """
-    tasks = probe_tasks(training)
-    labels, num_classes = person_labels(context.table, context.people, tasks)
-    count = training.biographies_per_person or context.variant.biographies_per_person
-    chosen = np.flatnonzero(context.corpus.entries < count)
-    people = context.corpus.people[chosen]
-    rows = context.corpus.texts.take(chosen)
-    examples = biography_examples(rows, labels[people], context.vocabulary, tasks)
-    in_train = context.in_train[people]
-    scores, hits = train_probe(
-        context, "p_probe", folder, training, "layer", examples, in_train, num_classes
+    name = "p_probe"
+    Config = PProbeConfig
+    title = "P-probing: where in the text is the fact readable?"
+    paragraph = (
+        "The frozen model reads a biography. Just before each attribute is stated, linear probes "
+        "on its last layer predict the attributes still to come. In the first row the model has "
+        "read little more than the name: high numbers there mean that the fact is stored with the "
+        "name. Numbers that are high only further down mean that it is tied to the text before it."
     )
-    if context.variant.order == "couples":
-        starts = rows.value_spans[:, :, 0]
-        stated = starts[:, None] < examples.positions[:, :, None]
-        scores["by_stated"] = _by_stated(hits, examples.active[~in_train], stated[~in_train], tasks)
-    return scores
+
+    def check(self, config: PProbeConfig, experiment: Any) -> None:
+        check_rank(config, experiment)
+
+    def run(self, context: Context, config: PProbeConfig, folder: pathlib.Path) -> dict:
+        """Returns the scores of `train_probe`. Where the biographies state attributes in couples
+        also `by_stated`: for each kind of task and attribute a list of cells, one for each set of
+        attributes `stated` before, with the share `right` of its number of `readings` (Figs. 6,
+        15); and `pairs`, the attributes that are coupled.
+        """
+        tasks = probe_tasks(config)
+        labels, num_classes = person_labels(context.table, context.people, tasks)
+        count = config.biographies_per_person or context.variant.biographies_per_person
+        chosen = np.flatnonzero(context.corpus.entries < count)
+        people = context.corpus.people[chosen]
+        rows = context.corpus.texts.take(chosen)
+        examples = biography_examples(rows, labels[people], context.vocabulary, tasks)
+        in_train = context.in_train[people]
+        scores, hits = train_probe(
+            context, self.name, folder, config, "layer", examples, in_train, num_classes
+        )
+        if context.variant.order == "couples":
+            starts = rows.value_spans[:, :, 0]
+            stated = starts[:, None] < examples.positions[:, :, None]
+            active = examples.active[~in_train]
+            scores["pairs"] = [
+                [*pair] for pair in zip(ATTRIBUTES[::2], ATTRIBUTES[1::2], strict=True)
+            ]
+            scores["by_stated"] = _by_stated(hits, active, stated[~in_train], tasks)
+        return scores
+
+    def tables(self, groups: Sequence[Measured]) -> list[Table]:
+        """By whether the other half of a pair was read before (Figs. 6 and 15)."""
+        groups = [group for group in groups if group.has("by_stated")]
+        bodies = [Body(group.label, group.wording, _stated_lines(group)) for group in groups]
+        pairs = {tuple(pair) for group in groups for pair in group.results[0]["pairs"]}
+        adjacent = ", ".join(" and ".join(map(as_label, pair)) for pair in sorted(pairs))
+        note = (
+            "First tokens in %, over all places before the fact is stated: "
+            f"{adjacent} are adjacent in these texts, in this order."
+        )
+        title = "P-probing before and after the other half of a pair was read"
+        return [Table(title, note, bodies)]
+
+    def charts(self, groups: Sequence[Measured]) -> list[Chart]:
+        """First tokens: ours, and the paper's where it has the dataset."""
+        drawn = []
+        for group in groups:
+            levels = {"majority guess": group.means("baseline")["first"]}
+            if group.has("ceiling"):
+                levels["ceiling"] = group.means("ceiling")["first"]
+            drawn.append(_chart(group, "p-probing", "this run", group.means("first"), levels))
+            if cells := group.published.get("p_first"):
+                guess = {"majority guess": group.published["q_guess"]}
+                drawn.append(_chart(group, "p-probing-paper", "the paper", cells, guess))
+        return drawn
+
+    def work(self, context: Context, texts: Any, config: PProbeConfig, scale: float) -> float:
+        entries = context.variant.biographies_per_person
+        held_out = scale * len(context.people) * (config.biographies_per_person or entries) / 2
+        longest = int(texts.lengths.max()) + 1
+        return probe_work(config, longest, held_out)
 
 
 def _by_stated(
@@ -55,3 +129,64 @@ def _by_stated(
             share = float(hits_TxNxQ[t][chosen].mean())
             cells.append({"stated": names, "right": share, "readings": int(chosen.sum())})
     return scores
+
+
+def _stated_lines(group: Measured) -> list[Line]:
+    lines = []
+    for kind, name in (("before its other half", "each"), ("after it", "ours")):
+        shares = {
+            attribute: _share_stated(group, attribute, other, kind == "after it")
+            for pair in group.results[0]["pairs"]
+            for attribute, other in (pair, reversed(pair))
+        }
+        measured = [share for share in shares.values() if share is not None]
+        lines.append(Line(kind, {"mean": sum(measured) / len(measured), **shares}, name))
+    return lines
+
+
+def _share_stated(group: Measured, attribute: str, other: str, after: bool) -> float | None:
+    """The share of right readings with or without the pair's other half before them, over seeds."""
+    cells = [
+        cell
+        for result in group.results
+        for cell in result["by_stated"]["first"][attribute]
+        if (other in cell["stated"]) == after
+    ]
+    count = sum(cell["readings"] for cell in cells)
+    return sum(cell["right"] * cell["readings"] for cell in cells) / count if count else None
+
+
+def _chart(
+    group: Measured,
+    kind: str,
+    whose: str,
+    cells: Mapping[str, Sequence[float | None]],
+    levels: Mapping[str, Mapping],
+) -> Chart:
+    attributes = [*cells]
+    columns = [*map(as_label, attributes)]
+    positions = max(map(len, cells.values()))
+    lines = {_ordinal(p + 1): {a: cells[a][p] for a in attributes} for p in range(positions)}
+    where = {line: f"before the {line} attribute" for line in lines}
+    values, rows = [], []
+    for line, shares in {**lines, **levels}.items():
+        rows.append((line, *(in_percent(shares.get(a)) for a in attributes)))
+        values += [
+            cell(line, column, shares.get(a), where.get(line, line))
+            for a, column in zip(attributes, columns, strict=True)
+        ]
+    return Chart(
+        name=picture_name(kind, group.which, group.label),
+        title=f"{group.label}: P-probing, {whose}",
+        alt=f"{group.label}: P-probing, first token, {whose}, just before the first attribute: "
+        f"{listed(at_name(cells))}.",
+        spec=heat_spec(values, "before the", [*lines, " ", *levels], "", columns),
+        columns=("before the", *attributes),
+        rows=rows,
+        legend="Accuracy in % of the first token, read just before the 1st to "
+        f"{_ordinal(positions)} attribute.",
+    )
+
+
+def _ordinal(number: int) -> str:
+    return str(number) + {1: "st", 2: "nd", 3: "rd"}.get(number, "th")

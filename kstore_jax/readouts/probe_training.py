@@ -2,14 +2,17 @@
 
 import dataclasses
 import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
 from kstore_jax.corpus.sampler import ShuffledIndices
+from kstore_jax.errors import UserError
 from kstore_jax.readouts import probes
-from kstore_jax.readouts.base import Context
-from kstore_jax.readouts.config import PProbe, QProbe
+from kstore_jax.readouts.base import READ_COST, Context
+from kstore_jax.readouts.probe_config import Probe
 from kstore_jax.readouts.probe_data import (
     FIRST_TOKEN_TASKS,
     TASKS,
@@ -27,7 +30,7 @@ def train_probe(
     context: Context,
     name: str,
     folder: pathlib.Path,
-    training: PProbe | QProbe,
+    training: Probe,
     norm: str,
     examples: ProbeExamples,
     in_train: np.ndarray,
@@ -84,7 +87,7 @@ def train_probe(
 
 
 def _scores(
-    training: PProbe | QProbe,
+    training: Probe,
     accuracy_TxQ: np.ndarray,
     trained: ProbeExamples,
     held_out: ProbeExamples,
@@ -102,7 +105,27 @@ def _scores(
     return {**scores, "ceiling": ceiling} if training.head == "linear" else scores
 
 
-def probe_tasks(training: PProbe | QProbe) -> ProbeTasks:
+def probe_tasks(training: Probe) -> ProbeTasks:
     """The tasks of a probe; without a linear head only first tokens, since the model's output rows
     stand for tokens, not for whole values."""
     return TASKS if training.head == "linear" else FIRST_TOKEN_TASKS
+
+
+def check_rank(config: Probe, experiment: Any) -> None:
+    """Raises UserError where the low-rank update has a larger rank than the embedding."""
+    if config.embedding_rank > (width := experiment.model.width):
+        raise UserError(
+            f"embedding_rank: expected at most model.width = {width}, got {config.embedding_rank}"
+        )
+
+
+def probe_work(config: Probe, length: int, held_out: float) -> float:
+    """`Readout.work` of a probe that reads texts of `length` tokens, once a task, and is scored on
+    `held_out` of them."""
+    texts_read = config.steps * config.batch_size + READ_COST * held_out
+    return len(probe_tasks(config)) * length * texts_read
+
+
+def at_name(cells: Mapping[str, Sequence[float | None]]) -> dict[str, float | None]:
+    """Each attribute's accuracy at the first position, where little but the name was read."""
+    return {name: values[0] for name, values in cells.items()}

@@ -19,16 +19,14 @@ import numpy as np
 from kstore_jax.model.forward import Params
 from kstore_jax.model.lora import low_rank, merge
 from kstore_jax.model.transformer import Shape
-from kstore_jax.readouts.config import PProbe, QProbe
+from kstore_jax.readouts.probe_config import Probe
 from kstore_jax.readouts.probe_data import ProbeExamples
 from kstore_jax.train.objectives import Objective, at_positions, forward_batch
 
 _EPSILON = 1e-5
 
 
-def init_probe(
-    shape: Shape, probe: PProbe | QProbe, num_classes: tuple[int, ...], key: jax.Array
-) -> dict:
+def init_probe(shape: Shape, probe: Probe, num_classes: tuple[int, ...], key: jax.Array) -> dict:
     """Initial parameters of T = len(num_classes) tasks; every head has as many classes as the
     largest task."""
     tasks, width = len(num_classes), shape.width

@@ -1,18 +1,74 @@
 """Recall: the share of values in the biographies that a pretrained model predicts."""
 
 import dataclasses
+import pathlib
+from collections.abc import Sequence
 
 import numpy as np
 
+from kstore_jax.charts.tables import Body, Line, Table
 from kstore_jax.corpus.encode import TokenizedTexts
 from kstore_jax.corpus.examples import SpanExamples, span_examples
 from kstore_jax.readouts import spans
-from kstore_jax.readouts.base import Context
+from kstore_jax.readouts.base import READ_COST, READOUTS, Context, Readout, ReadoutConfig
+from kstore_jax.readouts.measured import Measured
 from kstore_jax.tasks.extraction import accuracy_by_attribute
 
-VERSION = 1
+_MASKED_NOTE = (
+    "Values predicted whole, in %, in the biographies that pretraining read. With all values "
+    "hidden, only the name is left to predict them from, as in a question. In the paper (Part 3.1, "
+    "section 7), BERT predicts masked words from the words beside them. It ties them to the name "
+    "only where those words do not determine them: the parts of a birth date, majors of one word. "
+    "So its BERT answers birth dates and majors in part, and the other attributes hardly more "
+    "often than a guess."
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class RecallConfig(ReadoutConfig):
+    """Recitation: values predicted inside the biographies."""
+
+
 _HIDDEN_TEXTS = 1000
 """At most so many biographies are read with more of their text hidden."""
+
+
+@READOUTS.register
+class Recall(Readout):
+    """The share of values in the biographies that a pretrained model predicts."""
+
+    name = "recall"
+    Config = RecallConfig
+
+    def run(self, context: Context, config: RecallConfig, folder: pathlib.Path) -> dict:
+        return recall(context)
+
+    def numbers(self, result: dict) -> dict[str, float | None]:
+        return {**result["whole"]}
+
+    def tables(self, groups: Sequence[Measured]) -> list[Table]:
+        """How bidirectional models predict hidden values."""
+        hidden = {"name": "names hidden, too", "value": "all words of the value hidden"}
+        hidden["values"] = "all words of all values hidden"
+        bodies = [
+            Body(
+                group.label,
+                group.wording,
+                [
+                    Line("one word hidden at a time", group.means("whole")),
+                    *(Line(name, group.means("hidden", part)) for part, name in hidden.items()),
+                ],
+            )
+            for group in groups
+            if group.has("hidden")
+        ]
+        return [Table("Masked values in biographies", _MASKED_NOTE, bodies)]
+
+    def work(
+        self, context: Context, texts: TokenizedTexts, config: RecallConfig, scale: float
+    ) -> float:
+        examples = [spans for _, spans in context.recall_examples(texts)]
+        return READ_COST * scale * sum(each.tokens.size for each in examples)
 
 
 def recall(context: Context) -> dict:

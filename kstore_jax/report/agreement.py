@@ -6,10 +6,10 @@ from typing import Any
 
 from scipy.stats import rankdata, spearmanr
 
+from kstore_jax.readouts.probe_training import at_name
 from kstore_jax.report import paper
 from kstore_jax.report.groups import Group
 from kstore_jax.world.biographies import FIG3_VARIANTS
-from kstore_jax.world.people import ATTRIBUTES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,21 +52,17 @@ def agreements(groups: Sequence[Group]) -> list[Agreement]:
     if len(datasets) < 3 or len(compared) > len(datasets):
         return []
     labels = tuple(group.label for group, _ in compared)
-    probed = [group.means("q_probe", "first") for group, _ in compared]
-    return [
-        Agreement(
-            "qa_mean",
-            labels,
-            tuple(group.mean("qa", "mean") for group, _ in compared),
-            tuple(published.qa["mean"] for _, published in compared),
-        ),
-        Agreement(
-            "q_first_mean",
-            labels,
-            tuple(_mean(cells[name][0] for name in ATTRIBUTES) for cells in probed),
-            tuple(_mean(published.q_first.values()) for _, published in compared),
-        ),
-    ]
+    agreements = []
+    if all(group.has("qa") for group, _ in compared):
+        ours = tuple(group.answers for group, _ in compared)
+        theirs = tuple(published.qa["mean"] for _, published in compared)
+        agreements.append(Agreement("qa_mean", labels, ours, theirs))
+    probes = [group.measured("q_probe") for group, _ in compared]
+    if all(probes):
+        ours = tuple(_mean(at_name(p.means("first")).values()) for p in probes if p)
+        theirs = tuple(_mean(published.q_first.values()) for _, published in compared)
+        agreements.append(Agreement("q_first_mean", labels, ours, theirs))
+    return agreements
 
 
 def _compared(groups: Sequence[Group]) -> list[tuple[Group, paper.Published]]:

@@ -46,7 +46,7 @@ def of(groups: Sequence[Group]) -> list[Grid]:
             by_settings.setdefault(str(_settings(group)), []).append(group)
     grids = []
     for members in by_settings.values():
-        ours = {_ranks(group): group.mean("qa", "mean") for group in members}
+        ours = {_ranks(group): group.answers for group in members if group.has("qa")}
         if all(len({pair[i] for pair in ours}) > 1 for i in (0, 1)):
             published = members[0].published
             grids.append(Grid(members[0].dataset, ours, published.lora if published else {}))

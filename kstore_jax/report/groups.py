@@ -1,19 +1,22 @@
 """Groups the rows of `results.json` over seeds."""
 
 import dataclasses
-import math
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from kstore_jax.config.fields import flatten, identity
 from kstore_jax.errors import UserError
 from kstore_jax.pipeline.experiment import Experiment
+from kstore_jax.readouts.measured import Measured, means, values_at
 from kstore_jax.report import paper
 from kstore_jax.report.results import Results, mixed
 from kstore_jax.world.biographies import Variant
 from kstore_jax.world.people import ATTRIBUTES
 
+RECALL = ("readouts", "recall", "whole", "mean")
+ANSWERS = ("readouts", "qa", "test", "exact", "mean")
+TRAINED_ANSWERS = ("readouts", "qa", "train", "exact", "mean")
+"""Paths to the numbers of a row that the finding is about."""
 _NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
 
@@ -35,21 +38,55 @@ class Group:
     configs: tuple[Experiment, ...]
     stages: tuple[pathlib.Path, ...] = ()
 
+    def measured(self, name: str, which: int = 0) -> Measured | None:
+        """The results of a readout; None where a row lacks it.
+
+        Args:
+          which: number of the group on the page.
+        """
+        if any(name not in row["readouts"] for row in self.rows):
+            return None
+        published = self.published
+        return Measured(
+            which=which,
+            label=self.label,
+            wording=self.wording,
+            seeds=tuple(row["seed"] for row in self.rows),
+            results=tuple(row["readouts"][name] for row in self.rows),
+            published=vars(published) | {"q_guess": paper.baseline().q_first} if published else {},
+        )
+
     def each(self, *path: str | int) -> list:
         """The value of each row at a path of keys."""
-        values: list = list(self.rows)
-        for key in path:
-            values = [value[key] for value in values]
-        return values
+        return values_at(self.rows, path)
 
     def mean(self, *path: str | int) -> float:
         """The mean over the seeds of a number that every row has."""
-        return _means(self.each(*path))
+        return means(self.each(*path))
 
-    def means(self, *path: str) -> dict:
-        """The mean over the seeds of every number in nested dictionaries and lists; None where no
-        seed has a value."""
-        return _means(self.each(*path))
+    def has(self, *names: str) -> bool:
+        """Whether every row has these readouts."""
+        return all(name in row["readouts"] for name in names for row in self.rows)
+
+    @property
+    def recall(self) -> float:
+        """Mean share of values predicted whole in the biographies (`recall`)."""
+        return self.mean(*RECALL)
+
+    @property
+    def answers(self) -> float:
+        """Mean share of questions about people held out that are answered (`qa`)."""
+        return self.mean(*ANSWERS)
+
+    @property
+    def trained_answers(self) -> float:
+        """Mean share of questions about trained people that are answered (`qa`)."""
+        return self.mean(*TRAINED_ANSWERS)
+
+    @property
+    def guess(self) -> float:
+        """Mean share of answers of a majority guess (`qa`)."""
+        return self.mean("readouts", "qa", "baseline", "mean")
 
     @property
     def published(self) -> paper.Published | None:
@@ -77,17 +114,6 @@ class Group:
             qa_share=beside.get("qa_share", 0.0),
         )
 
-    def ceiling(self, probe: str) -> dict | None:
-        """The highest accuracy of a linear probe by kind and attribute; None where unknown."""
-        recorded = all(row[probe].get("ceiling") for row in self.rows)
-        return self.means(probe, "ceiling") if recorded else None
-
-    @property
-    def reworded(self) -> list[dict]:
-        """Answers about people held out in each untrained wording; empty where unknown."""
-        counts = {len(row.get("qa_wordings", ())) for row in self.rows}
-        return _means(self.each("qa_wordings")) if len(counts) == 1 and counts != {0} else []
-
     @property
     def wording(self) -> str:
         """The biographies of a person in words."""
@@ -96,15 +122,6 @@ class Group:
         except UserError:
             return f"the dataset {self.dataset}"
         return _wording(variant)
-
-
-def _means(values: list) -> Any:
-    if isinstance(values[0], dict):
-        return {key: _means([value[key] for value in values]) for key in values[0]}
-    if isinstance(values[0], list):
-        return [_means(list(cells)) for cells in zip(*values, strict=True)]
-    numbers = [value for value in values if value is not None]
-    return math.fsum(numbers) / len(numbers) if numbers else None
 
 
 def _wording(variant: Variant) -> str:

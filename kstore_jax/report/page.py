@@ -15,18 +15,22 @@ import urllib.parse
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from kstore_jax.charts.bars import MARKS
+from kstore_jax.charts.drawing import Chart, as_csv, is_ours, percent
+from kstore_jax.charts.markup import Html, join, tag
+from kstore_jax.charts.tables import table
 from kstore_jax.errors import UserError
 from kstore_jax.files import write_bytes, write_text
 from kstore_jax.pipeline.experiment import Experiment
 from kstore_jax.pipeline.graph import ExperimentGraph
 from kstore_jax.pipeline.stages import Cache
+from kstore_jax.readouts.base import READOUTS, Readout
+from kstore_jax.readouts.measured import Measured
 from kstore_jax.report import agreement, charts, curves, grids, paper, series, tables
-from kstore_jax.report.drawing import Chart, as_csv, is_ours
 from kstore_jax.report.groups import Group, groups_of_runs
-from kstore_jax.report.markup import Html, join, tag
 from kstore_jax.report.results import read_results
 from kstore_jax.report.settings import run_settings
-from kstore_jax.report.summary import Summary, percent, summarise
+from kstore_jax.report.summary import Summary, summarise
 from kstore_jax.train.telemetry import METRICS, read_metrics
 
 
@@ -56,7 +60,7 @@ def write(runs: Sequence[pathlib.Path], out: pathlib.Path) -> pathlib.Path:
     sections = [
         Section("glance", "At a glance", [_glance(groups)]),
         Section("numbers", "In numbers", _numbers(groups)),
-        *(Section(name, title, _figures(text, drawn[name])) for name, title, text in _FIGURES),
+        *(Section(name, title, _figures(text, drawn[name])) for name, title, text in sections_of()),
         Section("run", "Settings of the run", run_settings(groups, provenances)),
         Section("files", "Files", [_files(runs, out, groups)]),
     ]
@@ -81,19 +85,26 @@ def write(runs: Sequence[pathlib.Path], out: pathlib.Path) -> pathlib.Path:
 
 def _charts(groups: Sequence[Group]) -> dict[str, list[Chart]]:
     """The charts of each section."""
-    numbered = list(enumerate(groups))
     return {
         "agreement": [charts.scatter(each) for each in agreement.agreements(groups)],
-        "answers": [charts.answers(i, group) for i, group in numbered],
         "lora": [
             chart for i, grid in enumerate(grids.of(groups)) for chart in charts.lora(i, grid)
         ],
         "series": [curves.along(i, each) for i, each in enumerate(series.of(groups))],
-        "p_probing": [chart for i, group in numbered for chart in charts.p_probing(i, group)],
-        "q_probing": [charts.q_probing(i, group) for i, group in numbered],
-        "dynamics": _dynamics(groups),
+        **{
+            name: readout.charts(_measured(groups, readout))
+            for name, readout in READOUTS.entries().items()
+        },
         "losses": _losses(groups),
     }
+
+
+def _measured(groups: Sequence[Group], readout: Readout) -> list[Measured]:
+    """The results of a readout in every group that has them."""
+    if readout.measures_training:
+        return _dynamics(groups)
+    measured = [group.measured(readout.name, i) for i, group in enumerate(groups)]
+    return [each for each in measured if each]
 
 
 def _page(title: str, lead: Html, sections: Sequence[Section]) -> str:
@@ -133,13 +144,15 @@ def _glance(groups: Sequence[Group]) -> Html:
 
 
 def _bars(group: Group) -> Html:
+    if not group.has("recall", "qa"):
+        return Html("")
     published = group.published
     theirs = published.qa.get("mean") if published else None
     mark = "" if theirs is None else tag("u", style=f"left:{100 * theirs:.1f}%")
     bars = []
     for what, share, kind, extra in (
-        ("recites its texts", group.mean("bio_recall"), "stored", ""),
-        ("answers about people held out", group.mean("qa", "mean"), "answered", mark),
+        ("recites its texts", group.recall, "stored", ""),
+        ("answers about people held out", group.answers, "answered", mark),
     ):
         fill = tag("i", class_=kind, style=f"width:{100 * share:.1f}%")
         bars += [tag("span", what), tag("div", fill, extra, class_="track")]
@@ -154,16 +167,13 @@ def _seeds(group: Group) -> str:
 
 
 def _numbers(groups: Sequence[Group]) -> list[Html]:
-    parts = (
-        tables.in_numbers,
-        tables.first_tokens,
-        tables.by_beam,
-        tables.reworded,
-        tables.masked_recall,
-        tables.grid,
-        tables.by_stated,
+    of_readouts = (
+        table.html
+        for readout in READOUTS.entries().values()
+        if (measured := _measured(groups, readout))
+        for table in readout.tables(measured)
     )
-    return [part(groups) for part in parts]
+    return [tables.in_numbers(groups), *of_readouts, tables.grid(groups)]
 
 
 def _losses(groups: Sequence[Group]) -> list[Chart]:
@@ -178,15 +188,19 @@ def _losses(groups: Sequence[Group]) -> list[Chart]:
     return [curves.losses(drawn)] if drawn else []
 
 
-def _dynamics(groups: Sequence[Group]) -> list[Chart]:
-    """The dynamics of the rows that were evaluated while they were pretrained."""
-    drawn = []
+def _dynamics(groups: Sequence[Group]) -> list[Measured]:
+    """The metrics of the rows that were measured while they were pretrained."""
+    measured = []
     for which, group in enumerate(groups):
         rows = zip(group.rows, group.configs, group.stages, strict=bool(group.configs))
+        of_seeds = {}
         for row, config, stages in rows:
             if lines := [line for line in _metrics(stages, config) if line.get("evaluation")]:
-                drawn.append(curves.dynamics(which, group, row["seed"], lines))
-    return drawn
+                of_seeds[row["seed"]] = {"lines": lines}
+        if of_seeds:
+            seeds, results = tuple(of_seeds), tuple(of_seeds.values())
+            measured.append(Measured(which, group.label, group.wording, seeds, results))
+    return measured
 
 
 def _metrics(stages: pathlib.Path, config: Experiment) -> list[dict]:
@@ -204,7 +218,7 @@ def _figures(text: str, drawn: Sequence[Chart]) -> list[Html]:
     if not drawn:
         return []
     marks = {mark for chart in drawn for mark in re.findall(r"(\w+)_marks", chart.svg)}
-    legend = [_switch(mark, name) for mark, name in charts.MARKS.items() if mark in marks]
+    legend = [_switch(mark, name) for mark, name in MARKS.items() if mark in marks]
     shown = [tag("fieldset", tag("legend", "Marks shown", class_="spoken"), *legend)] * bool(legend)
     return [tag("p", text), *shown, tag("div", *map(_figure, drawn), class_="figures")]
 
@@ -216,7 +230,7 @@ def _switch(mark: str, name: str) -> Html:
 
 
 def _figure(chart: Chart) -> Html:
-    values = tables.table(
+    values = table(
         f"values of {chart.title}",
         chart.columns,
         [
@@ -246,20 +260,13 @@ def _cell(value: float | str | None) -> str:
     return f"{value:,.3f}" if isinstance(value, float) else f"{value:,}"
 
 
-_FIGURES = (
+_BEFORE = (
     (
         "agreement",
         "Ours against the paper's",
         "Each point is a dataset. On the line both shares are equal. Models and worlds of other "
         "sizes answer more or fewer questions overall, so compare the order. The datasets whose "
         "ranks are furthest apart are in full colour.",
-    ),
-    (
-        "answers",
-        "Answers about people held out",
-        "Pretraining reads the biography of every person. Finetuning trains the questions about "
-        "half of them, or about the celebrities if there are any. The charts show the answers "
-        "about the others, by attribute. An answer is right when every token is right.",
     ),
     (
         "lora",
@@ -274,30 +281,8 @@ _FIGURES = (
         "Answers about people held out, for models that differ in the share of questions in "
         "pretraining (Fig. 10 of the paper), or in the number of people and of windows read.",
     ),
-    (
-        "p_probing",
-        "P-probing: where in the text is the fact readable?",
-        "The frozen model reads a biography. Just before each attribute is stated, linear probes "
-        "on its last layer predict the attributes still to come. In the first row the model has "
-        "read little more than the name: high numbers there mean that the fact is stored with the "
-        "name. Numbers that are high only further down mean that it is tied to the text before it.",
-    ),
-    (
-        "q_probing",
-        "Q-probing: is the fact readable from the name alone?",
-        "The frozen model reads the full name only. Linear probes at its end predict each "
-        "attribute: the first token, and the whole value (except the birth date, which has too "
-        "many values). High accuracy means that the name alone recalls the fact. Where accuracy "
-        "is at the majority guess, expect no answers to questions about the person.",
-    ),
-    (
-        "dynamics",
-        "The model while it was pretrained",
-        "First tokens of the values in the biographies, and of the answers, for people whose "
-        "questions are trained (P_train) and for the others (P_test); and whole answers about "
-        "P_test. With questions mixed in, they rise in this order in the paper (Fig. 1): answers "
-        "about P_train, biographies of P_train, biographies of P_test, answers about P_test.",
-    ),
+)
+_AFTER = (
     (
         "losses",
         "Pretraining",
@@ -305,6 +290,15 @@ _FIGURES = (
         "metrics.jsonl in the folder of the stage has every point.",
     ),
 )
+
+
+def sections_of() -> list[tuple[str, str, str]]:
+    """Name, title and text of each section of charts: of the readouts, between the others."""
+    of_readouts = [
+        (name, readout.title or name, readout.paragraph)
+        for name, readout in READOUTS.entries().items()
+    ]
+    return [*_BEFORE, *of_readouts, *_AFTER]
 
 
 def _files(runs: Sequence[pathlib.Path], out: pathlib.Path, groups: Sequence[Group]) -> Html:

@@ -2,9 +2,9 @@
 
 import pathlib
 
+from kstore_jax.charts.drawing import percent
 from kstore_jax.report.groups import groups
 from kstore_jax.report.results import read_results
-from kstore_jax.report.summary import percent
 
 
 def run_scores(run: pathlib.Path) -> dict:
@@ -21,8 +21,8 @@ def run_scores(run: pathlib.Path) -> dict:
     items = [
         {
             "title": f"{group.label}, seed {row['seed']}",
-            "recited": row["bio_recall"],
-            "answered": row["qa"]["mean"],
+            "recited": row["readouts"]["recall"]["whole"]["mean"],
+            "answered": row["readouts"]["qa"]["test"]["exact"]["mean"],
         }
         for group in groups(results.rows, results.configs)
         for row in group.rows

@@ -8,9 +8,7 @@ from collections.abc import Collection, Sequence
 
 from kstore_jax.errors import DamagedFileError, UserError
 from kstore_jax.pipeline.experiment import Experiment, parse
-from kstore_jax.world.people import ATTRIBUTES
-
-_COLUMNS = ("mean", *ATTRIBUTES)
+from kstore_jax.readouts.base import READOUTS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,22 +100,28 @@ def _check_row(row: dict) -> None:
         _check_number(name, row[name])
     for name, value in row["seconds_by_stage"].items():
         _check_number(f"seconds_by_stage.{name}", value)
-    for name in ("bio_recall", "qa_train"):
-        _check_share(name, row[name])
     _check_share("goodput", row.get("goodput", 0.0))
-    for table in ("qa", "qa_baseline", "bio_recall_by_attribute"):
-        _check_shares(table, row[table])
-    for half in ("train", "test"):
-        _check_shares(f"qa_first.{half}", row["qa_first"][half])
-    for hidden, shares in row.get("bio_recall_hidden", {}).items():
-        _check_shares(f"bio_recall_hidden.{hidden}", shares)
-    for wording in row.get("qa_wordings", ()):
-        _check_shares("qa_wordings", wording)
     _check_mixed(mixed(row))
     for code in row.get("code", ()):
         _check_text("code", code)
-    _check_probe("p_probe", row["p_probe"], positions=6)
-    _check_probe("q_probe", row["q_probe"], positions=1)
+    for name, result in row["readouts"].items():
+        _check_numbers(f"readouts.{name}", result)
+        if name in READOUTS:
+            for column, share in READOUTS[name].numbers(result).items():
+                if share is not None:
+                    _check_share(f"readouts.{name}: {column}", share)
+
+
+def _check_numbers(name: str, value: object) -> None:
+    """Raises ValueError where a number in a nested value is not finite."""
+    if isinstance(value, dict):
+        for key, part in value.items():
+            _check_numbers(f"{name}.{key}", part)
+    elif isinstance(value, list):
+        for part in value:
+            _check_numbers(name, part)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{name}: expected a number, got {value!r}")
 
 
 def _check_mixed(beside: dict) -> None:
@@ -130,24 +134,6 @@ def _check_mixed(beside: dict) -> None:
     if "text" in beside:
         _check_share("mixed.text_share", beside["text_share"])
     _check_share("mixed.qa_share", beside.get("qa_share", 0.0))
-
-
-def _check_probe(probe: str, result: dict, positions: int) -> None:
-    for kind, names in (("first", ATTRIBUTES), ("whole", result["whole"])):
-        for name in names:
-            _check_share(f"{probe}.baseline", result["baseline"][kind][name])
-            if result.get("ceiling"):
-                _check_share(f"{probe}.ceiling", result["ceiling"][kind][name])
-            cells = result[kind][name]
-            if len(cells) != positions:
-                raise ValueError(f"{probe}.{kind}.{name}: expected {positions} positions")
-            for cell in filter(lambda cell: cell is not None, cells):
-                _check_share(f"{probe}.{kind}.{name}", cell)
-
-
-def _check_shares(table: str, shares: dict) -> None:
-    for name in _COLUMNS:
-        _check_share(f"{table}.{name}", shares[name])
 
 
 def _check_share(name: str, value: object) -> None:

@@ -45,7 +45,7 @@ def of(groups: Sequence[Group]) -> list[Series]:
         members: dict[str, dict[float, Group]] = {}
         settings: dict[str, dict[str, str]] = {}
         goes_with = longer if field == "world.people" else set()
-        for group in filter(lambda group: group.configs, groups):
+        for group in (group for group in groups if group.configs and group.has("qa")):
             number, others = _apart(group, field, goes_with)
             if number * scale in members.get(str(others), {}):
                 number, others = _apart(group, field, set())
@@ -78,6 +78,6 @@ def _series(along: str, groups: Mapping[float, Group], apart: Sequence[str]) -> 
     return Series(
         label=with_settings(one.dataset, others),
         along=along,
-        ours={number: groups[number].mean("qa", "mean") for number in sorted(groups)},
+        ours={number: groups[number].answers for number in sorted(groups)},
         theirs={100 * share: mean for share, mean in theirs.items()},
     )

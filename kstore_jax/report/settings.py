@@ -3,16 +3,18 @@ from the paper."""
 
 import re
 from collections.abc import Iterable, Sequence
+from typing import Any
 
+from kstore_jax.charts.drawing import percent
+from kstore_jax.charts.markup import Html, tag
+from kstore_jax.charts.tables import table
 from kstore_jax.config.fields import as_dict, flatten
 from kstore_jax.model.config import Model
 from kstore_jax.pipeline.experiment import Experiment
+from kstore_jax.readouts.base import READOUTS
 from kstore_jax.report import paper
 from kstore_jax.report.groups import Group
-from kstore_jax.report.markup import Html, tag
 from kstore_jax.report.results import mixed
-from kstore_jax.report.summary import percent
-from kstore_jax.report.tables import table
 
 
 def run_settings(groups: Sequence[Group], provenances: Sequence[dict]) -> list[Html]:
@@ -30,7 +32,7 @@ def run_settings(groups: Sequence[Group], provenances: Sequence[dict]) -> list[H
         ("vocabulary", _either(f"{row['vocabulary']:,} tokens" for row in rows)),
         ("seeds", _either(row["seed"] for row in rows)),
         *(
-            (name, _either(words.format(m=getattr(config, part)) for config in configs))
+            (name, _either(words.format(m=m) for m in _sections(configs, part)))
             for name, words, part in _SETTINGS
         ),
         ("devices", _either(_listed(one.get("devices")) for one in provenances)),
@@ -71,14 +73,28 @@ def _of_this_run(rows: Sequence[dict], configs: Sequence[Experiment]) -> list[st
         chosen = [
             name
             for name, part in parts
-            if any(getattr(getattr(config, part), field) == value for config in configs)
+            if any(getattr(probe, field) == value for probe in _enabled(configs, part))
         ]
         if chosen:
             notes.append(f"{' and '.join(chosen)}: {text}")
-    if read := sorted({config.p_probe.biographies_per_person for config in configs} - {0}):
+    probes = _enabled(configs, "p_probe")
+    if read := sorted({probe.biographies_per_person for probe in probes} - {0}):
         most = _either(read)
         notes.append(f"P-probing reads at most {most} of the biographies of each person.")
     return notes
+
+
+def _sections(configs: Sequence[Experiment], name: str) -> list[Any]:
+    """A section of each configuration; of a readout, where it is enabled."""
+    if name in READOUTS:
+        return _enabled(configs, name)
+    return [getattr(config, name) for config in configs]
+
+
+def _enabled(configs: Sequence[Experiment], name: str) -> list[Any]:
+    """The configuration of a readout in each experiment that computes it."""
+    readouts = [config.enabled_readouts.get(name) for config in configs]
+    return [readout[1] for readout in readouts if readout]
 
 
 def _size(model: Model) -> tuple:
@@ -128,8 +144,16 @@ _SETTINGS = (
         "{m.steps:,} steps of {m.batch_size} questions, LoRA rank {m.rank} and {m.embedding_rank}",
         "finetune",
     ),
-    ("P-probing", "{m.steps:,} steps of {m.batch_size} texts, rank {m.embedding_rank}", "p_probe"),
-    ("Q-probing", "{m.steps:,} steps of {m.batch_size} names, rank {m.embedding_rank}", "q_probe"),
+    (
+        "P-probing",
+        "{m.steps:,} steps of {m.batch_size} texts, rank {m.embedding_rank}",
+        "p_probe",
+    ),
+    (
+        "Q-probing",
+        "{m.steps:,} steps of {m.batch_size} names, rank {m.embedding_rank}",
+        "q_probe",
+    ),
 )
 """The terms of a configuration: name, text, and the section it formats."""
 

@@ -3,8 +3,9 @@
 import dataclasses
 from collections.abc import Sequence
 
+from kstore_jax.charts.drawing import percent
 from kstore_jax.report import paper
-from kstore_jax.report.groups import Group, in_words, settings_of
+from kstore_jax.report.groups import ANSWERS, Group, in_words, settings_of
 
 LEARNED = 0.95
 """Share of attribute values that a model has to recite before its answers say anything about its
@@ -15,11 +16,6 @@ for all with that finetuning: how many answers LoRA can teach depends on the pre
 (`paper.LORA_ON_SINGLE`)."""
 CONTRAST = 0.2
 """Smallest difference of held-out accuracy that counts as a contrast."""
-
-
-def percent(share: float) -> str:
-    """A share as `3.1 %`, with a space that does not break."""
-    return f"{100 * share:.1f}\N{NARROW NO-BREAK SPACE}%"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,12 +29,14 @@ class Summary:
 
 def summarise(groups: Sequence[Group]) -> Summary:
     """The summary of a run; it claims no more than the numbers show."""
-    learned = [group for group in groups if group.mean("bio_recall") >= LEARNED]
+    if not (groups := [group for group in groups if group.has("recall", "qa")]):
+        return Summary("What this run measured")
+    learned = [group for group in groups if group.recall >= LEARNED]
     if not learned:
         return Summary(_too_short(groups))
     caveats = []
     if missed := [group for group in groups if group not in learned]:
-        each = ", ".join(f"{g.label} {percent(g.mean('bio_recall'))}" for g in missed)
+        each = ", ".join(f"{g.label} {percent(g.recall)}" for g in missed)
         caveats.append(
             f"Left out of this comparison, because trained too short to recite "
             f"{percent(LEARNED)} of the attribute values of their own biographies: {each}."
@@ -50,11 +48,11 @@ def summarise(groups: Sequence[Group]) -> Summary:
 
 def _finetuning_in_doubt(learned: Sequence[Group]) -> list[str]:
     """A caveat where no model shows that the finetuning works, or none with the same settings."""
-    untrained = [group for group in learned if group.mean("qa_train") < ANSWERS_TRAINED]
+    untrained = [group for group in learned if group.trained_answers < ANSWERS_TRAINED]
     settings = {config.finetune for group in learned for config in group.configs}
     if not untrained or (len(untrained) < len(learned) and len(settings) == 1):
         return []
-    each = ", ".join(f"{g.label} {percent(g.mean('qa_train'))}" for g in untrained)
+    each = ", ".join(f"{g.label} {percent(g.trained_answers)}" for g in untrained)
     doubt = (
         f"Not even all trained questions are answered ({each}): low held-out accuracy "
         "may come from the finetuning, not the pretraining."
@@ -64,7 +62,7 @@ def _finetuning_in_doubt(learned: Sequence[Group]) -> list[str]:
 
 
 def _too_short(groups: Sequence[Group]) -> str:
-    recalls = _range([group.mean("bio_recall") for group in groups])
+    recalls = _range([group.recall for group in groups])
     who = "The model recites" if len(groups) == 1 else f"The {in_words(len(groups))} models recite"
     return (
         f"This run is too short to show the effect. {who} {recalls} of the attribute values of "
@@ -75,22 +73,22 @@ def _too_short(groups: Sequence[Group]) -> str:
 
 def _alone(group: Group) -> str:
     return (
-        f"The model that read {_reading(group)} recites {percent(group.mean('bio_recall'))} of "
+        f"The model that read {_reading(group)} recites {percent(group.recall)} of "
         "the attribute values it read. Asked about people whose questions were never trained, it "
-        f"answers {percent(group.mean('qa', 'mean'))}, where always guessing the commonest answer "
-        f"gives {percent(group.mean('qa_baseline', 'mean'))}."
+        f"answers {percent(group.answers)}, where always guessing the commonest answer "
+        f"gives {percent(group.guess)}."
     )
 
 
 def _compared(learned: Sequence[Group]) -> str:
-    recalls = [group.mean("bio_recall") for group in learned]
+    recalls = [group.recall for group in learned]
     all_ = "Both models" if len(learned) == 2 else f"All {in_words(len(learned))} models"
     recite = f"{all_} recite the biographies ({_list_or_range(recalls)} of attribute values)."
     asked = "Asked about people whose questions were never trained,"
     worst, best = _extremes(learned)
-    low, high = worst.mean("qa", "mean"), best.mean("qa", "mean")
+    low, high = worst.answers, best.answers
     if not _contrast(worst, best):
-        guess = percent(worst.mean("qa_baseline", "mean"))
+        guess = percent(worst.guess)
         return (
             f"{recite} {asked} they answer {_range([low, high])}: this run shows no clear contrast "
             f"between them. Always guessing the commonest answer gives {guess}."
@@ -104,13 +102,13 @@ def _compared(learned: Sequence[Group]) -> str:
 
 def _extremes(learned: Sequence[Group]) -> tuple[Group, Group]:
     """The groups with the fewest and the most answers about people held out."""
-    by_answers = sorted(learned, key=lambda group: group.mean("qa", "mean"))
+    by_answers = sorted(learned, key=lambda group: group.answers)
     return by_answers[0], by_answers[-1]
 
 
 def _verdict(learned: Sequence[Group]) -> str:
     worst, best = _extremes(learned)
-    clear = worst.mean("qa", "mean") < 0.25 and best.mean("qa", "mean") > 0.6
+    clear = worst.answers < 0.25 and best.answers > 0.6
     if not (clear and _contrast(worst, best) and _same_otherwise(learned)):
         return ""
     return (
@@ -126,8 +124,8 @@ def _same_otherwise(groups: Sequence[Group]) -> bool:
 
 
 def _contrast(worst: Group, best: Group) -> bool:
-    apart = min(best.each("qa", "mean")) > max(worst.each("qa", "mean"))
-    return apart and best.mean("qa", "mean") - worst.mean("qa", "mean") >= CONTRAST
+    apart = min(best.each(*ANSWERS)) > max(worst.each(*ANSWERS))
+    return apart and best.answers - worst.answers >= CONTRAST
 
 
 def _reading(group: Group) -> str:

@@ -12,12 +12,9 @@ import numpy as np
 from kstore_jax.corpus import shards
 from kstore_jax.pipeline.context import build_context
 from kstore_jax.pipeline.graph import ExperimentGraph
-from kstore_jax.readouts.probe_data import name_examples
-from kstore_jax.readouts.probe_training import probe_tasks
-from kstore_jax.world.people import ATTRIBUTES
+from kstore_jax.pipeline.stages import Stage
 
 _PEOPLE = 100  # whose texts are written to estimate lengths
-_READ_COST = 1 / 3  # of a token that is only read; a trained one costs 1
 
 
 def stage_tokens(graph: ExperimentGraph) -> dict[str, float]:
@@ -31,29 +28,16 @@ def stage_tokens(graph: ExperimentGraph) -> dict[str, float]:
     entries = data.variant.biographies_per_person
     numbers = np.arange(len(context.people) * entries)
     texts = shards.biography_block(context.table, e.world.seed, data.variant, 0, numbers).texts
-    recall_spans = [spans for _, spans in context.recall_examples(texts)]
-    longest = max(spans.tokens.shape[1] for spans in recall_spans)
-    names = name_examples(context.table, context.people, context.vocabulary)
-    questions = context.questions()
-    question, answer = questions.tokens.shape[1], questions.positions.shape[-1]
-    wordings = context.table.language.questions.shape[1]
-    beam_size = e.qa.beam_size
-    counts = {
-        graph.pretrain: e.pretrain.steps * e.pretrain.batch_size * e.pretrain.seq_len,
-        graph.recall: _READ_COST * sum(s.tokens.size for s in recall_spans) / len(numbers)
-        * e.world.people * entries,
-        graph.qa: _READ_COST * len(ATTRIBUTES) * (e.world.people + e.world.celebrities)
-        * (wordings * question + (beam_size > 1) * (question + beam_size * answer)),
-    }  # fmt: skip
-    for row, stage in graph.finetune.items():
-        counts[stage] = row.steps * row.batch_size * question
-    held_out = e.world.people * (e.p_probe.biographies_per_person or entries) / 2
-    for stage, probe, length, evaluated in (
-        (graph.p_probe, e.p_probe, longest, held_out),
-        (graph.q_probe, e.q_probe, names.tokens.shape[1], e.world.people),
-    ):
-        texts_read = probe.steps * probe.batch_size + _READ_COST * evaluated
-        counts[stage] = len(probe_tasks(probe)) * length * texts_read
+    scale = e.world.people / len(context.people)
+    trained = e.pretrain.steps * e.pretrain.batch_size * e.pretrain.seq_len
+    counts: dict[Stage, float] = {graph.pretrain: trained}
+    if graph.finetune:
+        question = context.questions().tokens.shape[1]
+        counts |= {s: row.steps * row.batch_size * question for row, s in graph.finetune.items()}
+    for name, stage in graph.readouts.items():
+        readout, config = e.enabled_readouts[name]
+        if work := readout.work(context, texts, config, scale):
+            counts[stage] = work
     return {stage.folder: float(count) for stage, count in counts.items()}
 
 

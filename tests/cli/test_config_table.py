@@ -39,7 +39,7 @@ def test_every_field_is_documented(capsys):
         ("model.bias", "True True | False"),
         ("model.dropout", "0.0 float from 0.0 to 0.99"),
         ("finetune.grid", "() rows"),
-        ("p_probe.steps", "30000 int, at least 1"),
+        ("readouts.p_probe.steps", "30000 int, at least 1"),
         ("mesh.fsdp", "1 int, at least 1"),
     ],
 )
@@ -50,9 +50,9 @@ def test_a_field_has_its_default_and_its_values(capsys, name, default_and_values
 
 
 def test_a_section_has_its_fields_alone(capsys):
-    text = table(capsys, "qa")
-    assert text.startswith("qa: How answers are decoded.\n")
-    assert list(documented(text)) == ["qa.beam_size"]
+    text = table(capsys, "readouts.qa")
+    assert text.startswith("readouts.qa: Answers to the questions about everyone.\n")
+    assert list(documented(text)) == ["readouts.qa.enabled", "readouts.qa.beam_size"]
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from kstore_jax.corpus.examples import SpanExamples
 from kstore_jax.model import forward as module
 from kstore_jax.model.transformer import Shape
 from kstore_jax.readouts import probes, spans
-from kstore_jax.readouts.config import PProbe
+from kstore_jax.readouts.p_probe import PProbeConfig
 from kstore_jax.readouts.probe_data import ProbeExamples
 from kstore_jax.train import masking, objectives
 from tests.model import reference
@@ -58,7 +58,7 @@ def probe_hits(params):
 
 
 def with_head(params):
-    trainable = probes.init_probe(SHAPE, PProbe(), CLASSES, jax.random.key(0))
+    trainable = probes.init_probe(SHAPE, PProbeConfig(), CLASSES, jax.random.key(0))
     return probes.with_probe(params, trainable)
 
 

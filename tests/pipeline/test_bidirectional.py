@@ -24,9 +24,10 @@ def runner(finished, tmp_path_factory) -> Runner:
     """The second row of the finished sweep, made bidirectional and run to its end."""
     causal = finished_runner(finished, 1)
     model = dataclasses.replace(causal.graph.experiment.model, direction="bidirectional")
-    probe = dataclasses.replace(causal.graph.experiment.p_probe, dropout=0.1)
+    probe = dataclasses.replace(causal.graph.experiment.readouts.p_probe, dropout=0.1)
     cache = Cache(tmp_path_factory.mktemp("bidirectional"))
-    runner = with_sections(causal, cache, model=model, p_probe=probe)
+    readouts = dataclasses.replace(causal.graph.experiment.readouts, p_probe=probe)
+    runner = with_sections(causal, cache, model=model, readouts=readouts)
     runner.run()
     return runner
 
@@ -62,7 +63,7 @@ def test_recall_predicts_every_value_word_by_word(runner, context):
     words = context.recall_examples(context.corpus.texts)
     assert len(words) > 2  # values of several words
     assert np.array_equal(words[0][0], np.arange(len(context.corpus.texts)))
-    shares = runner.graph.cache.require(runner.graph.recall)
+    shares = runner.graph.cache.require(runner.graph.readouts["recall"])
     assert shares["whole"].keys() == {"mean", *ATTRIBUTES}
     assert all(shares["whole"][name] <= shares["first"][name] for name in ATTRIBUTES)
     assert shares["hidden"].keys() == {"name", "value", "values"}

@@ -12,6 +12,7 @@ from kstore_jax.corpus.tokenizer import Vocabulary, gpt2
 from kstore_jax.pipeline.context import best_finetuning
 from kstore_jax.pipeline.data import ExperimentData
 from kstore_jax.pipeline.graph import ExperimentGraph
+from kstore_jax.pipeline.results import finetune_grid
 from kstore_jax.pipeline.run import Runner
 from kstore_jax.pipeline.stages import Cache, NotFinished
 from kstore_jax.readouts import spans
@@ -24,7 +25,7 @@ from kstore_jax.world.people import ATTRIBUTES
 from tests.pipeline.runners import finished_runner, full_names, planned_training, with_sections
 from tests.train.training import same_bits
 
-STAGES = ("shards", "pretrain", "recall", "finetune", "qa", "p_probe", "q_probe")
+STAGES = ("shards", "pretrain", "finetune", "p_probe", "q_probe", "qa", "recall")
 
 
 @pytest.fixture(scope="module", params=[0, 1], ids=["single", "multi2+permute"])
@@ -152,7 +153,10 @@ def test_qa_is_scored_by_group_wording_and_attribute(runner, context, monkeypatc
         return tuple(x.reshape(-1, 1) for x in hits[len(questions) - 1])
 
     monkeypatch.setattr(spans, "span_hits", span_hits)
-    scores, in_train = runner.compute(runner.graph.qa, tmp_path), runner.graph.data.in_train
+    scores, in_train = (
+        runner.compute(runner.graph.readouts["qa"], tmp_path),
+        runner.graph.data.in_train,
+    )
     for group, members in (("train", in_train), ("test", ~in_train)):
         for kind, of_everyone in zip(("exact", "first"), hits[0], strict=True):
             expected = {name: of_everyone[members, a].mean() for a, name in enumerate(ATTRIBUTES)}
@@ -173,7 +177,7 @@ def test_qa_reads_the_finetuned_model(runner, context, monkeypatch, tmp_path):
         return np.zeros((120, 1), bool), np.zeros((120, 1), bool)
 
     monkeypatch.setattr(spans, "span_hits", span_hits)
-    runner.compute(runner.graph.qa, tmp_path)
+    runner.compute(runner.graph.readouts["qa"], tmp_path)
     block, before = evaluated[0]["block_0"], context.pretrained["block_0"]
     for name, trained in (("query", True), ("value", True), ("key", False), ("out", False)):
         assert bool((block[name]["kernel"] != before[name]["kernel"]).any()) == trained
@@ -181,14 +185,16 @@ def test_qa_reads_the_finetuned_model(runner, context, monkeypatch, tmp_path):
 
 
 def test_probes_report_each_position_and_none_where_nobody_is_scored(graph):
-    scores = graph.cache.require(graph.p_probe)
+    scores = graph.cache.require(graph.readouts["p_probe"])
     assert all(len(scores["first"][name]) == 6 for name in ATTRIBUTES)
     assert set(scores["whole"]) == set(ATTRIBUTES[1:])
     assert scores["first"]["birth_date"][0] is not None
     if graph.experiment.data.variant == "single":  # every biography begins with the date
         assert scores["first"]["birth_date"][1:] == [None] * 5
         assert None not in scores["whole"]["company_city"]
-    by_name = graph.cache.require(graph.q_probe)  # with the model's own head: first tokens alone
+    by_name = graph.cache.require(
+        graph.readouts["q_probe"]
+    )  # with the model's own head: first tokens alone
     assert all(len(by_name["first"][name]) == 1 for name in ATTRIBUTES)
     assert by_name["whole"] == {}
 
@@ -212,14 +218,14 @@ def test_without_finetuning_the_pretrained_model_answers(runner, context, own_ca
     plain = with_sections(runner, own_cache, finetune=section)
     assert "finetune" not in [stage.kind for stage in plain.graph.stages]
     assert same_bits(plain.context.finetuned, context.pretrained)
-    assert plain.ensure(plain.graph.qa)["test"]["exact"].keys() == {"mean", *ATTRIBUTES}
+    assert plain.ensure(plain.graph.readouts["qa"])["test"]["exact"].keys() == {"mean", *ATTRIBUTES}
 
 
 def test_full_finetuning_changes_every_weight(runner, context, own_cache):
     full = finetuned_with(runner, own_cache, method="full")
     with pytest.raises(NotFinished, match=r"stage finetune is not finished; `kstore sweep`"):
         _ = full.context.finetuned
-    full.ensure(full.graph.qa)
+    full.ensure(full.graph.readouts["qa"])
     changed = jax.tree.map(
         lambda a, b: bool((a != b).any()), full.context.finetuned, context.pretrained
     )
@@ -232,7 +238,8 @@ def test_the_row_of_a_grid_with_the_best_validation_is_chosen(runner, own_cache)
     grid = product(learning_rate=[1e-9, 3e-3], weight_decay=[0.1])
     tuned = finetuned_with(runner, own_cache, grid=grid, validation=0.3)
     assert [stage.kind for stage in tuned.graph.stages].count("finetune") == 2
-    rows = tuned.ensure(tuned.graph.qa)["grid"]
+    tuned.ensure(tuned.graph.readouts["qa"])
+    rows = finetune_grid(tuned.graph)
     assert [row["learning_rate"] for row in rows] == [1e-9, 3e-3]
     best = max(rows, key=lambda row: row["validation"])
     assert [row for row in rows if row["chosen"]] == [best]
@@ -270,7 +277,7 @@ def test_dynamics_of_the_pretrained_model_equal_its_recall_and_answers(graph, co
             expected = scores[group][kind]["mean"]
             assert float(shares[f"qa_{group}_{kind}"]) == pytest.approx(expected, abs=1e-6)
     if graph.data.variant.biographies_per_person == 1:
-        recall = graph.cache.require(graph.recall)["first"]["mean"]
+        recall = graph.cache.require(graph.readouts["recall"])["first"]["mean"]
         both = (shares["bio_train_first"] + shares["bio_test_first"]) / 2
         assert float(both) == pytest.approx(recall, abs=1e-6)
 
@@ -290,7 +297,7 @@ def test_dynamics_are_in_the_metrics_of_pretraining(runner, own_cache):
 def test_p_probing_of_couples_counts_readings_by_what_was_stated_before(runner, graph, own_cache):
     section = dataclasses.replace(graph.experiment.data, variant="couple2")
     couples = with_sections(runner, own_cache, data=section)
-    scores = couples.ensure(couples.graph.p_probe)
+    scores = couples.ensure(couples.graph.readouts["p_probe"])
     held_out = int((~couples.graph.data.in_train).sum()) * 2  # biographies
     for kind in ("first", "whole"):
         for name, cells in scores["by_stated"][kind].items():
@@ -309,4 +316,4 @@ def test_p_probing_of_couples_counts_readings_by_what_was_stated_before(runner, 
             assert len(scores[kind][name]) == 6
             if a % 2:  # with and without the first of its couple
                 assert {ATTRIBUTES[a - 1] in stated for stated in sets} == {True, False}
-    assert "by_stated" not in graph.cache.require(graph.p_probe)
+    assert "by_stated" not in graph.cache.require(graph.readouts["p_probe"])

@@ -49,9 +49,17 @@ def test_an_experiment_survives_json():
     [
         ("sead", 1, "sead: no such field; did you mean 'seed'?"),
         ("pretrain.stpes", 1, "pretrain.stpes: no such field; did you mean 'steps'?"),
-        ("p_probe.rank", 1, "p_probe.rank: no such field; valid: steps, batch_size, "),
+        (
+            "readouts.p_probe.rank",
+            1,
+            "readouts.p_probe.rank: no such field; valid: enabled, steps, ",
+        ),
         ("finetune.rank", 769, "finetune.rank: expected at most model.width = 768, got 769"),
-        ("q_probe.embedding_rank", 999, "q_probe.embedding_rank: expected at most model.width"),
+        (
+            "readouts.q_probe.embedding_rank",
+            999,
+            "readouts.q_probe.embedding_rank: expected at most model.width",
+        ),
         ("finetune.rank", -2, "finetune.rank: expected at least -1, got -2"),
         (
             "finetune.method",
@@ -109,9 +117,9 @@ def test_an_experiment_survives_json():
             "pretrain.keep_checkpoint_every: expected a multiple of checkpoint_every = 1000",
         ),
         (
-            "q_probe.steps_per_call",
+            "readouts.q_probe.steps_per_call",
             7,
-            "q_probe.checkpoint_every: expected a multiple of steps_per_call = 7",
+            "readouts.q_probe.checkpoint_every: expected a multiple of steps_per_call = 7",
         ),
     ],
 )

@@ -12,7 +12,7 @@ import pytest
 from kstore_jax.config.rows import product
 from kstore_jax.model.hf_checkpoint import to_config
 from kstore_jax.model.transformer import Shape
-from kstore_jax.pipeline.experiment import Experiment, Finetune
+from kstore_jax.pipeline.experiment import Experiment, Finetune, parse
 from kstore_jax.pipeline.graph import ExperimentGraph
 from kstore_jax.pipeline.run import Runner
 from kstore_jax.pipeline.stages import Cache
@@ -20,7 +20,7 @@ from kstore_jax.world.config import World
 from kstore_jax.world.language import BUNDLED_TEMPLATES
 from kstore_jax.world.people import BUNDLED_POOLS
 
-ALL = ("shards", "pretrain", "recall", "finetune", "qa", "p_probe", "q_probe")
+ALL = ("shards", "pretrain", "finetune", "p_probe", "q_probe", "qa", "recall")
 DEPENDENT = {  # field, or section for its other fields: kinds of the stages that depend on it
     ("world",): ALL,
     ("world", "celebrities"): ALL[1:],
@@ -32,9 +32,11 @@ DEPENDENT = {  # field, or section for its other fields: kinds of the stages tha
     ("model",): ALL[1:],
     ("pretrain",): ALL[1:],
     ("finetune",): ("finetune", "qa"),
-    ("qa",): ("qa",),
-    ("p_probe",): ("p_probe",),
-    ("q_probe",): ("q_probe",),
+    ("readouts", "qa"): ("qa",),
+    ("readouts", "p_probe"): ("p_probe",),
+    ("readouts", "q_probe"): ("q_probe",),
+    ("readouts", "dynamics"): ALL[1:],
+    ("plugins",): (),
     ("mesh",): (),
     ("telemetry",): (),
     ("finetune", "validation"): (),
@@ -46,8 +48,8 @@ def fields(part: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
     """The path to every field of a configuration."""
     for field in dataclasses.fields(part):
         value = getattr(part, field.name)
-        if field.name == "rewritten":
-            continue  # what depends on it depends on the texts in that folder
+        if field.name in ("rewritten", "until", "enabled"):
+            continue  # the first depends on the texts in that folder; the others choose stages
         if dataclasses.is_dataclass(value):
             yield from fields(value, (*path, field.name))
         else:
@@ -85,6 +87,7 @@ def other_values(tmp_path_factory) -> dict[str, Any]:
         "name_fraction": 0.5,
         "optimizer": "muon",
         "people": 50,
+        "plugins": ("json",),
         "qa_share": 0.25,
         "rotary_pct": 0.5,
         "steps_per_call": 5,
@@ -122,9 +125,17 @@ def test_a_field_changes_the_keys_of_the_stages_that_depend_on_it(path, other_va
         graph = ExperimentGraph(experiment, Cache(pathlib.Path("nowhere")))
         return {stage.kind: stage.key for stage in graph.stages}
 
-    start = dataclasses.replace(Experiment(), world=World(people=20, celebrities=5))
+    start = dataclasses.replace(
+        Experiment(),
+        world=World(people=20, celebrities=5),
+        pretrain=dataclasses.replace(Experiment().pretrain, evaluate_every=10),
+    )
     before, after = keys(start), keys(with_other_value(start, path, other_values))
-    expected = () if path[-1] in CHECKPOINTING else DEPENDENT.get(path, DEPENDENT.get(path[:1]))
+    expected = (
+        ()
+        if path[-1] in CHECKPOINTING
+        else next(DEPENDENT[path[:n]] for n in (3, 2, 1) if path[:n] in DEPENDENT)
+    )
     assert tuple(kind for kind in ALL if before[kind] != after[kind]) == expected
 
 
@@ -132,7 +143,24 @@ def test_a_runner_computes_parents_first_and_each_stage_once(tmp_path, monkeypat
     order = []
     monkeypatch.setattr(Runner, "compute", lambda _, stage, folder: order.append(stage.kind) or {})
     graph = ExperimentGraph(Experiment(world=World(people=20)), Cache(tmp_path))
-    Runner(graph).ensure(graph.qa)
+    Runner(graph).ensure(graph.readouts["qa"])
     assert order == ["shards", "pretrain", "finetune", "qa"]
     Runner(graph).run()
-    assert order == ["shards", "pretrain", "finetune", "qa", "recall", "p_probe", "q_probe"]
+    assert order == ["shards", "pretrain", "finetune", "qa", "p_probe", "q_probe", "recall"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "kinds"),
+    [
+        ({"until": "pretrain"}, ALL[:2]),
+        ({"until": "finetune"}, (*ALL[:5], "recall")),
+        ({"readouts": {"p_probe": {"enabled": False}}}, (*ALL[:3], *ALL[4:])),
+        ({"readouts": {"qa": {"enabled": False}}}, (*ALL[:2], "p_probe", "q_probe", "recall")),
+    ],
+)
+def test_stages_can_be_left_out(fields, kinds):
+    graph = ExperimentGraph(parse(fields), Cache(pathlib.Path("nowhere")))
+    assert tuple(stage.kind for stage in graph.stages) == kinds
+    everything = ExperimentGraph(Experiment(), Cache(pathlib.Path("nowhere")))
+    keys = {stage.kind: stage.key for stage in everything.stages}
+    assert all(keys[stage.kind] == stage.key for stage in graph.stages)

@@ -11,7 +11,8 @@ from scipy.stats import binom
 
 from kstore_jax.corpus.encode import compact_vocabulary
 from kstore_jax.model.transformer import Shape
-from kstore_jax.readouts.config import PProbe, Probe
+from kstore_jax.readouts.p_probe import PProbeConfig
+from kstore_jax.readouts.probe_config import Probe
 from kstore_jax.readouts.probe_data import TASKS, ProbeExamples, name_examples, person_labels
 from kstore_jax.readouts.probes import (
     accuracy_by_position,
@@ -31,7 +32,7 @@ from tests.train.training import losses, same_bits
 
 SHAPE = Shape(vocabulary=24, layers=1, heads=2, width=16)
 TEXTS, LENGTH, POSITIONS = 800, 8, 2
-PROBE = PProbe(embedding_rank=2)
+PROBE = PProbeConfig(embedding_rank=2)
 CLASSES = (8, 3, 4)
 
 

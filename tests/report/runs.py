@@ -1,5 +1,6 @@
 """Small finished runs for the tests of the report, and their pages read back."""
 
+import copy
 import csv
 import html
 import io
@@ -44,15 +45,24 @@ def a_row(dataset="single", seed=0, qa=0.031, recall=0.998, trained=0.993, probe
         "exposures": 287.4,
         "parameters": 1_065_728,
         "vocabulary": 2031,
-        "bio_recall": recall,
-        "bio_recall_by_attribute": shares(recall - 0.01),
-        "qa": {**shares(qa), "mean": qa},
-        "qa_train": trained,
-        "qa_first": {"train": shares(0.9), "test": shares(qa)},
-        "qa_baseline": {**shares(0.02), "mean": 0.027},
-        "p_probe": {"first": p_first, "whole": without_date(p_first), "baseline": levels},
-        "q_probe": {"first": q_first, "whole": without_date(q_first), "baseline": levels},
-        "qa_wordings": [shares(qa - shift) for shift in (0.0, 0.005, 0.011, 0.02)],
+        "readouts": {
+            "recall": {
+                "whole": {**shares(recall - 0.01), "mean": recall},
+                "first": shares(recall),
+            },
+            "qa": {
+                "train": {"exact": {**shares(trained), "mean": trained}, "first": shares(0.9)},
+                "test": {"exact": {**shares(qa), "mean": qa}, "first": shares(qa)},
+                "wordings": {
+                    "train": [],
+                    "test": [shares(qa - shift) for shift in (0.0, 0.005, 0.011, 0.02)],
+                },
+                "baseline": {**shares(0.02), "mean": 0.027},
+                "baseline_first": shares(0.041),
+            },
+            "p_probe": {"first": p_first, "whole": without_date(p_first), "baseline": levels},
+            "q_probe": {"first": q_first, "whole": without_date(q_first), "baseline": levels},
+        },
         "code": ["b5ec04e05fc84dfd3e0d83a1e7a4a6f0b1b2c3d4"],
         "seconds": 701.2,
         "seconds_by_stage": {"shards": 2.2, "pretrain": 402.1, "qa": 1.9},
@@ -67,6 +77,16 @@ CONTRAST = (SINGLE, SHUFFLED)
 def without(field):
     """The row of `single` without a field."""
     return {name: value for name, value in SINGLE.items() if name != field}
+
+
+def changed(row, *path, **values):
+    """A copy of a row with other values in the dictionary at a path of keys below `readouts`."""
+    row = copy.deepcopy(row)
+    part = row["readouts"]
+    for key in path:
+        part = part.setdefault(key, {})
+    part.update(values)
+    return row
 
 
 PROVENANCE = {

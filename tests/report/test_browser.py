@@ -9,7 +9,7 @@ import shutil
 
 import pytest
 
-from kstore_jax.report import drawing
+from kstore_jax.charts import drawing
 from kstore_jax.report import page as report
 from kstore_jax.world.people import ATTRIBUTES
 from tests.report.runs import a_config, a_row, a_run, csv_of
@@ -284,7 +284,8 @@ def test_the_page_of_50_runs_is_under_5_megabytes(tmp_path, monkeypatch):
     rows = [*rows, {**ROWS[0], "name": "48"}, {**ROWS[2], "name": "49"}]
     ceiling = {kind: dict.fromkeys(ATTRIBUTES, 0.97) for kind in ("first", "whole")}
     for row in rows:
-        row.update({probe: {**row[probe], "ceiling": ceiling} for probe in ("p_probe", "q_probe")})
+        for probe in ("p_probe", "q_probe"):
+            row["readouts"][probe]["ceiling"] = ceiling
     configs = [{**a_config(row, steps=2000 + i), "name": row["name"]} for i, row in enumerate(rows)]
     run = an_evaluated_run(tmp_path, rows, configs)
     monkeypatch.setattr(drawing.vl_convert, "vegalite_to_png", lambda *_, **__: b"")

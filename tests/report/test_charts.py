@@ -1,14 +1,15 @@
 """Curves, grids and pictures."""
 
-import copy
 import dataclasses
 import html
 import struct
 
-from kstore_jax.report import charts, drawing, groups
+from kstore_jax.charts import drawing
+from kstore_jax.readouts.base import READOUTS
+from kstore_jax.report import charts, groups
 from kstore_jax.report.agreement import Agreement
 from kstore_jax.world.people import ATTRIBUTES
-from tests.report.runs import SINGLE, a_config, a_row, a_run, csv_of, write_page
+from tests.report.runs import SINGLE, a_config, a_row, a_run, changed, csv_of, write_page
 
 
 def along(tmp_path, *rows, **model):
@@ -82,14 +83,17 @@ def test_ranks_of_lora_make_a_grid_with_the_paper_s(tmp_path):
 
 def test_a_recorded_ceiling_is_drawn():
     (plain,) = groups.groups([SINGLE], None)
-    row = copy.deepcopy(SINGLE)
-    assert plain.ceiling("p_probe") is None
     ceiling = {k: dict.fromkeys(ATTRIBUTES, 0.97) for k in ("first", "whole")}
-    row["p_probe"]["ceiling"] = row["q_probe"]["ceiling"] = ceiling
+    row = changed(changed(SINGLE, "p_probe", ceiling=ceiling), "q_probe", ceiling=ceiling)
     (group,) = groups.groups([row], None)
-    for draw in (charts.q_probing, lambda *args: charts.p_probing(*args)[0]):
-        assert "ceiling" in str(draw(0, group).spec)
-        assert "ceiling" not in str(draw(0, plain).spec)
+    for name in ("p_probe", "q_probe"):
+        drawn, without = (
+            READOUTS[name].charts([measured])[0].spec
+            for one in (group, plain)
+            if (measured := one.measured(name))
+        )
+        assert "ceiling" in str(drawn)
+        assert "ceiling" not in str(without)
 
 
 def test_a_long_title_of_a_picture_is_wrapped():

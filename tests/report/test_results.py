@@ -6,7 +6,7 @@ import pytest
 
 from kstore_jax.errors import UserError
 from kstore_jax.report import page as report
-from tests.report.runs import SINGLE, without
+from tests.report.runs import SINGLE, changed, without
 
 
 @pytest.mark.parametrize(
@@ -20,17 +20,19 @@ from tests.report.runs import SINGLE, without
         ('{"rows": 3}', "damaged"),
         ('{"rows": [3]}', "damaged"),
         (b"\xff\xfe\x00", "damaged"),
-        (json.dumps({"rows": [without("qa")]}), "damaged (qa is missing)"),
-        (json.dumps({"rows": [{**SINGLE, "qa_train": 1.5}]}), "share from 0 to 1, got 1.5"),
-        (json.dumps({"rows": [without("qa_first")]}), "damaged (qa_first is missing)"),
-        (json.dumps({"rows": [{**SINGLE, "bio_recall": None}]}), "bio_recall"),
-        (json.dumps({"rows": [{**SINGLE, "bio_recall": float("nan")}]}), "bio_recall"),
-        (json.dumps({"rows": [{**SINGLE, "p_probe": {}}]}), "damaged"),
+        (json.dumps({"rows": [without("readouts")]}), "damaged (readouts is missing)"),
+        (
+            json.dumps({"rows": [changed(SINGLE, "qa", "test", "exact", mean=1.5)]}),
+            "share from 0 to 1, got 1.5",
+        ),
+        (json.dumps({"rows": [changed(SINGLE, "qa", test={})]}), "damaged (exact is missing)"),
+        (json.dumps({"rows": [changed(SINGLE, "recall", whole=3)]}), "damaged"),
+        (json.dumps({"rows": [changed(SINGLE, "recall", "whole", mean=float("nan"))]}), "recall"),
+        (json.dumps({"rows": [changed(SINGLE, "q_probe", first=3)]}), "damaged"),
         (json.dumps({"rows": [{**SINGLE, "code": [3]}]}), "code: expected text, got 3"),
         (json.dumps({"rows": [SINGLE], "stages": 3}), "damaged"),
         (json.dumps({"rows": [{**SINGLE, "mixed": 3}]}), "damaged"),
         (json.dumps({"rows": [{**SINGLE, "mixed": {"text": ""}}]}), "text_share is missing"),
-        (json.dumps({"rows": [{**SINGLE, "qa_wordings": [{}]}]}), "damaged (mean is missing)"),
     ],
 )
 def test_bad_results_are_one_line_and_nothing_is_written(tmp_path, content, text):

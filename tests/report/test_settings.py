@@ -38,10 +38,14 @@ def test_differences_from_the_paper_are_listed(tmp_path):
 
 def test_each_probe_s_differences_from_the_paper_are_listed(tmp_path):
     like = as_dict(Experiment())
-    p_probe = {**like["p_probe"], "embedding_update": "shared", "biographies_per_person": 1}
-    q_probe = {**like["q_probe"], "head": "unembedding"}
+    p_probe = {
+        **like["readouts"]["p_probe"],
+        "embedding_update": "shared",
+        "biographies_per_person": 1,
+    }
+    q_probe = {**like["readouts"]["q_probe"], "head": "unembedding"}
     data = {"variant": "single", "vocabulary": "compact"}
-    text = differences(tmp_path, p_probe=p_probe, q_probe=q_probe, data=data)
+    text = differences(tmp_path, readouts={"p_probe": p_probe, "q_probe": q_probe}, data=data)
     assert "P-probing: a linear head" in text
     assert "Q-probing: first tokens are read through the model's own output rows" in text
     assert "P-probing: the embedding is updated for the tokens of the templates" in text

@@ -1,8 +1,7 @@
 """Each table of the page has its numbers, and is left out without them."""
 
+import math
 import re
-
-import pytest
 
 from kstore_jax.world.people import ATTRIBUTES
 from tests.report.runs import (
@@ -10,9 +9,9 @@ from tests.report.runs import (
     SHUFFLED,
     SINGLE,
     a_run,
+    changed,
     shares,
     text_of,
-    without,
     write_page,
 )
 
@@ -21,7 +20,7 @@ def test_first_tokens_of_both_halves(page):
     text = text_of(page).partition("First tokens of")[2].partition("Answers about people held")[0]
     for row in CONTRAST:
         for half in ("train", "test"):
-            for share in row["qa_first"][half].values():
+            for share in row["readouts"]["qa"][half]["first"].values():
                 assert f" {100 * share:.1f} " in text
     for theirs in ("23.8", "97.3"):
         assert re.search(rf"the paper, trained on\s+{theirs}\s+–", text)
@@ -36,13 +35,16 @@ def reworded(page):
 def test_untrained_wordings_have_a_mean_and_a_range(page):
     lines = reworded(page)
     for row, spread in zip(CONTRAST, ("1.4 to 3.4", "84.7 to 86.7"), strict=True):
-        means = [sum(w[a] for w in row["qa_wordings"]) / 4 for a in ("mean", *ATTRIBUTES)]
+        means = [
+            math.fsum(w[a] for w in row["readouts"]["qa"]["wordings"]["test"]) / 4
+            for a in ("mean", *ATTRIBUTES)
+        ]
         columns = " ".join(f"{100 * mean:.1f}" for mean in means)
         assert any(line.endswith(f"mean of 4 never trained {spread} {columns}") for line in lines)
 
 
-@pytest.mark.parametrize("row", [without("qa_wordings"), {**SINGLE, "qa_wordings": []}])
-def test_rows_without_untrained_wordings_have_no_lines_for_them(tmp_path, row):
+def test_rows_without_untrained_wordings_have_no_lines_for_them(tmp_path):
+    row = changed(SINGLE, "qa", "wordings", test=[])
     assert reworded(write_page(a_run(tmp_path / "one", [row]))) == [""]
     both = reworded(write_page(a_run(tmp_path / "both", [row, SHUFFLED])))
     assert sum("never trained" in line for line in both) == 1
@@ -50,9 +52,9 @@ def test_rows_without_untrained_wordings_have_no_lines_for_them(tmp_path, row):
 
 def test_masked_values_of_bidirectional_models(tmp_path):
     hidden = {"name": shares(0.871), "value": shares(0.333), "values": shares(0.222)}
-    bert = {**SHUFFLED, "direction": "bidirectional", "bio_recall_hidden": hidden}
+    bert = {**changed(SHUFFLED, "recall", hidden=hidden), "direction": "bidirectional"}
     title = "Masked values in biographies"
-    page = write_page(a_run(tmp_path / "run", [{**SINGLE, "bio_recall_hidden": {}}, bert]))
+    page = write_page(a_run(tmp_path / "run", [SINGLE, bert]))
     text = page.partition(title)[2].partition("</table>")[0]
     assert [f"{100 * table['mean']:.1f}" in text for table in hidden.values()] == [True] * 3
     assert title not in write_page(a_run(tmp_path / "plain"))
@@ -63,7 +65,7 @@ def test_the_grid_of_finetuning_marks_the_chosen_row(tmp_path):
         {"learning_rate": 1e-3, "weight_decay": 0.01, "validation": 0.812, "chosen": True},
         {"learning_rate": 1e-4, "weight_decay": 0.01, "validation": 0.333, "chosen": False},
     ]
-    text = text_of(write_page(a_run(tmp_path, [{**SINGLE, "qa_grid": tried}])))
+    text = text_of(write_page(a_run(tmp_path, [{**SINGLE, "finetune_grid": tried}])))
     table = text.partition("Ways of finetuning")[2]
     assert "81.2" in table
     assert table.index("81.2") < table.index("chosen", table.index("81.2")) < table.index("33.3")
@@ -71,7 +73,9 @@ def test_the_grid_of_finetuning_marks_the_chosen_row(tmp_path):
 
 
 def test_beam_search_stands_beside_greedy_answers(tmp_path):
-    text = text_of(write_page(a_run(tmp_path, [{**SINGLE, "qa_beam": {**shares(0.0777)}}])))
+    text = text_of(
+        write_page(a_run(tmp_path, [changed(SINGLE, "qa", "test", beam=shares(0.0777))]))
+    )
     assert "7.8" in text.partition("Answers by beam search")[2]
     assert "Answers by beam search" not in text_of(write_page(a_run(tmp_path / "plain", [SINGLE])))
 
@@ -84,7 +88,9 @@ def test_couples_before_and_after_their_other_half(tmp_path):
         ]
         for a, name in enumerate(ATTRIBUTES)
     }
-    row = {**SINGLE, "p_probe": {**SINGLE["p_probe"], "by_stated": {"first": cells, "whole": {}}}}
+    pairs = [list(pair) for pair in zip(ATTRIBUTES[::2], ATTRIBUTES[1::2], strict=True)]
+    by_stated = {"first": cells, "whole": {}}
+    row = changed(SINGLE, "p_probe", by_stated=by_stated, pairs=pairs)
     text = text_of(write_page(a_run(tmp_path, [row]))).partition("other half of a pair was read")[2]
     before, after = text.split("after it")[:2]
     assert "12.5" in before

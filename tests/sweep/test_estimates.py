@@ -37,17 +37,17 @@ def test_estimated_tokens_are_the_tokens_that_stages_train_and_read(runner, cont
     assert tokens[runner.graph.pretrain.folder] == 24 * 4 * 32
     assert tokens[tuned.folder] == trained(monkeypatch, runner, tuned)
     ((_, recalled),) = context.recall_examples(context.corpus.texts)
-    assert tokens[runner.graph.recall.folder] == pytest.approx(recalled.tokens.size / 3)
+    assert tokens[runner.graph.readouts["recall"].folder] == pytest.approx(recalled.tokens.size / 3)
     question, wordings = (
         context.questions().tokens.shape[1],
         runner.graph.data.language.questions.shape[1],
     )
-    assert tokens[runner.graph.qa.folder] == pytest.approx(
+    assert tokens[runner.graph.readouts["qa"].folder] == pytest.approx(
         20 * len(ATTRIBUTES) * wordings * question / 3
     )
     for stage, texts, batch in (
-        (runner.graph.p_probe, 20 * 2 / 2, 6),
-        (runner.graph.q_probe, 20, 8),
+        (runner.graph.readouts["p_probe"], 20 * 2 / 2, 6),
+        (runner.graph.readouts["q_probe"], 20, 8),
     ):
         steps = trained(monkeypatch, runner, stage)
         assert tokens[stage.folder] == pytest.approx(steps * (1 + texts / (3 * 24 * batch)))

@@ -21,7 +21,12 @@ def test_gc_lists_and_removes_unneeded_stages(copied, tmp_path, kstore):
     workdirs = [tmp_path / "one", tmp_path / "two"]
     for workdir, steps in zip(workdirs, (24, 4), strict=True):
         argv = f"--workdir={workdir}", f"--cache={cache}", "--workers=1"
-        kstore("sweep", *argv, "--config.data.variant=single", f"--config.q_probe.steps={steps}")
+        kstore(
+            "sweep",
+            *argv,
+            "--config.data.variant=single",
+            f"--config.readouts.q_probe.steps={steps}",
+        )
     before = contents(cache)
     stages = {path.name for path in cache.iterdir() if path.is_dir()}
     needed = {folder for workdir in workdirs for folder in Plan.read(workdir).stages}

@@ -203,7 +203,7 @@ def test_workdirs_that_share_a_cache_compute_a_stage_once(finished, copied, tmp_
     assert rows(one) == rows(finished)
     assert not (one / "stages").exists()
     assert "Pretraining loss" in (one / "report.html").read_text()
-    few = ("--config.q_probe.steps=4", f"--cache={cache}")
+    few = ("--config.readouts.q_probe.steps=4", f"--cache={cache}")
     complete(sweep(other, *few))
     assert len(list(cache.glob("pretrain-*"))) == 2
     assert len(list(cache.glob("q_probe-*"))) == 4

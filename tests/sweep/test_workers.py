@@ -67,7 +67,9 @@ def test_a_worker_imports_nothing_from_the_current_folder(copied, config_file):
 def test_progress_is_read_from_the_running_stage_alone(copied, finished, monkeypatch):
     config = json.loads((copied / "config.json").read_text())["rows"][0]
     graph = ExperimentGraph(parse(config), Cache(copied / "stages"))
-    (copied / "stages" / graph.cache.folder(graph.p_probe).name / "result.json").unlink()
+    (
+        copied / "stages" / graph.cache.folder(graph.readouts["p_probe"]).name / "result.json"
+    ).unlink()
     read = []
 
     def reading(path):

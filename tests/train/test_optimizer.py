@@ -11,7 +11,7 @@ import pytest
 
 from kstore_jax.errors import UserError
 from kstore_jax.pipeline.experiment import Finetune
-from kstore_jax.readouts.config import QProbe
+from kstore_jax.readouts.q_probe import QProbeConfig
 from kstore_jax.train.config import Training
 from kstore_jax.train.optimizer import optimizer, schedule
 
@@ -146,7 +146,7 @@ def test_steps_equal_muon_written_out_by_hand():
 
 
 @pytest.mark.parametrize(
-    ("kind", "trained"), [(Finetune, {"method": "full"}), (QProbe, {"head": "linear"})]
+    ("kind", "trained"), [(Finetune, {"method": "full"}), (QProbeConfig, {"head": "linear"})]
 )
 def test_muon_is_refused_where_it_has_no_matrix_to_move(kind, trained):
     kind(optimizer="muon", **trained)

@@ -1,22 +1,14 @@
-"""The configuration of the readouts: questions and probes."""
+"""The configuration that all probes share."""
 
 import dataclasses
 
 from kstore_jax.config.fields import choice, number
+from kstore_jax.readouts.base import ReadoutConfig
 from kstore_jax.train.config import Training
 
 
 @dataclasses.dataclass(frozen=True)
-class QA:
-    """How answers are decoded."""
-
-    beam_size: int = number(1, 1)
-    """Beams. 1: exact match of greedy decoding, by one forward; more: also by beam search (the
-    paper: 4)."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Probe(Training):
+class Probe(Training, ReadoutConfig):
     """A probe on the frozen model: low-rank update of the embedding, norm, linear head."""
 
     steps: int = number(30_000, 1)
@@ -29,6 +21,8 @@ class Probe(Training):
     """Decoupled weight decay of matrices."""
     clip_global_norm: float = number(0.0, 0.0)
     """Largest global norm of the gradient; 0: no clipping."""
+    embedding_rank: int = number(16, 1)
+    """Rank of the embedding update."""
     dropout: float = number(0.1, 0.0, 0.99)
     """Dropout of the frozen model while the probe trains (the paper: on)."""
     head: str = choice("linear", "linear", "unembedding")
@@ -44,25 +38,3 @@ class Probe(Training):
     def trains_matrices(self) -> bool:
         """Whether a whole matrix is trained: the head."""
         return self.head == "linear"
-
-
-@dataclasses.dataclass(frozen=True)
-class PProbe(Probe):
-    """P-probing (Part 3.1, section 5.1)."""
-
-    batch_size: int = number(50, 1)
-    """Biographies a step."""
-    embedding_rank: int = number(2, 1)
-    """Rank of the embedding update."""
-    biographies_per_person: int = number(0, 0)
-    """Biographies of each person to read; 0: all."""
-
-
-@dataclasses.dataclass(frozen=True)
-class QProbe(Probe):
-    """Q-probing (Part 3.1, section 5.2)."""
-
-    batch_size: int = number(200, 1)
-    """Names a step."""
-    embedding_rank: int = number(16, 1)
-    """Rank of the embedding update."""

@@ -22,7 +22,7 @@ from typing import Any
 
 import vl_convert
 
-from kstore_jax.report.markup import Html
+from kstore_jax.charts.markup import Html
 
 COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#785EF0", "#5B5B5B")
 DASHES = {"-": [1, 0], "--": [5, 3], ":": [1.5, 2.5], "-.": [6, 2, 1.5, 2]}
@@ -156,6 +156,16 @@ _UNNEEDED = (
     r"<g></g>",
 )
 """Parts of an SVG that a page does not need: empty frames, defaults, repeated words."""
+
+
+def percent(share: float) -> str:
+    """A share as `3.1 %`, with a space that does not break."""
+    return f"{100 * share:.1f}\N{NARROW NO-BREAK SPACE}%"
+
+
+def as_label(name: str) -> str:
+    """A name of the code as words: `birth_date` as `birth date`."""
+    return name.replace("_", " ")
 
 
 def in_percent(share: float | None) -> float | None:

@@ -1,0 +1,1 @@
+"""How any chart and table is drawn. Knows no experiment and no readout."""
