@@ -1,5 +1,6 @@
 """Prompts are functions of their numbers; a bad text is rejected with its reason."""
 
+import hashlib
 import shutil
 
 import numpy as np
@@ -43,6 +44,12 @@ def test_a_prompt_is_a_function_of_seed_person_entry_and_attempt():
     reloaded = prompts.load_prompts.__wrapped__()
     assert reloaded.prompt(1, FACTS[4], 3, 2) == PROMPTS.prompt(1, FACTS[4], 3, 2)
     assert reloaded.fingerprint == PROMPTS.fingerprint
+
+
+def test_prompts_are_the_recorded_ones():
+    written = [PROMPTS.prompt(7, facts, entry, 1) for facts in FACTS for entry in range(3)]
+    digest = hashlib.sha256(repr(written).encode()).hexdigest()
+    assert digest == "15948d78c4bebce8066f671a620ee59d2f1a1774ec7904da35c58a3fa11e0dd5"
 
 
 def test_facts_come_in_every_order_with_university_and_major_together():
