@@ -15,7 +15,8 @@ import numpy as np
 
 from kstore_jax.errors import UserError
 from kstore_jax.world import random
-from kstore_jax.world.people import ATTRIBUTES, PRONOUNS, People, Pools, read_lines
+from kstore_jax.world.people import ATTRIBUTES, People, full_names, value_texts
+from kstore_jax.world.pools import Pools, read_lines
 from kstore_jax.writers import matching
 
 PROMPT_FOLDER = pathlib.Path(__file__).parent / "prompt_texts"
@@ -53,26 +54,20 @@ class PersonFacts:
 
 def person_facts(pools: Pools, people: People) -> list[PersonFacts]:
     """The facts of these people as text."""
-    columns = (pools.first_names, pools.middle_names, pools.last_names)
-    rows = zip(
-        people.ids.tolist(), people.names.tolist(), people.pronouns.tolist(),
-        people.values.tolist(), strict=True,
-    )  # fmt: skip
+    pronouns = pools.schema.pronouns or ("",)
+    columns = full_names(pools, people), people.pronouns.tolist(), value_texts(pools, people)
     return [
-        PersonFacts(
-            person,
-            " ".join(column[i] for column, i in zip(columns, names, strict=True)),
-            PRONOUNS[pronoun],
-            tuple(pools.values[a][v] for a, v in zip(ATTRIBUTES, values, strict=True)),
-        )
-        for person, names, pronoun, values in rows
+        PersonFacts(person, name, pronouns[pronoun], values)
+        for person, name, pronoun, values in zip(people.ids.tolist(), *columns, strict=True)
     ]
 
 
 def pools_fingerprint(pools: Pools) -> str:
     """SHA-256 of everything that names and facts are drawn from."""
-    names = pools.first_names, pools.middle_names, pools.last_names
-    content = [names, pools.values, pools.headquarters.tolist()]
+    functions = [index.tolist() for index in pools.functions.values()]
+    columns = [index.tolist() for index in pools.columns.values()]
+    rows = [] if pools.name_rows is None else pools.name_rows.tolist()
+    content = [pools.names, pools.values, functions, columns, rows]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 

@@ -10,17 +10,13 @@ import re
 from collections.abc import Sequence
 
 from kstore_jax.errors import UserError
-from kstore_jax.world.people import Pools
+from kstore_jax.world.pools import Pools
+from kstore_jax.world.schema import PRONOUNS
 from kstore_jax.writers import matching
 from kstore_jax.writers.matching import Span
 from kstore_jax.writers.prompts import PersonFacts
 
 _SUBJECT, _POSSESSIVE, _OBJECT = range(3)
-_PRONOUNS = {  # by case
-    "she": ("she", "her", "her"),
-    "he": ("he", "his", "him"),
-    "they": ("they", "their", "them"),
-}
 _AFTER_OBJECT = frozenset(
     [
         *("a", "an", "the", "in", "at", "on", "to", "for", "from", "with", "by", "of", "and", "or"),
@@ -98,7 +94,7 @@ def _pronoun_in_use(text: str, pronoun: str) -> str:
     """The pronoun that a text uses most; the world's `pronoun` where it uses none, or several
     equally often."""
     words = matching.normalized_words(text)
-    counts = {p: sum(map(words.count, set(forms))) for p, forms in _PRONOUNS.items()}
+    counts = {p: sum(map(words.count, set(forms))) for p, forms in PRONOUNS.items()}
     return max(counts, key=lambda p: (counts[p], p == pronoun))
 
 
@@ -120,7 +116,7 @@ def _references(
     """Every reference of a text to its person outside of `values`, in order."""
     first, *_, last = facts.name.split(" ")
     full = rf"{facts.name}|{first} {last}|{first}|{last}"
-    forms = "|".join(dict.fromkeys(_PRONOUNS[pronoun]))
+    forms = "|".join(dict.fromkeys(PRONOUNS[pronoun]))
     pattern = re.compile(
         rf"\b(?:(?P<name>{_TITLE}(?:{full}))(?P<of>['’]s)?|(?P<pronoun>(?i:{forms})))\b(?!-)"
     )
@@ -144,7 +140,7 @@ def _references(
 
 def _case(text: str, match: re.Match, pronoun: str) -> int:
     word = match[0].lower()
-    cases = [case for case, form in enumerate(_PRONOUNS[pronoun]) if form == word]
+    cases = [case for case, form in enumerate(PRONOUNS[pronoun]) if form == word]
     if len(cases) == 1:
         return cases[0]
     after = re.compile(r" ([\w'’-]+)").match(text, match.end())
@@ -163,11 +159,11 @@ def _replace(
     start, end = reference.start - offset, reference.end - offset
     before, after = sentence[:start], sentence[end:]
     case = reference.case
-    if replacement in _PRONOUNS:
+    if replacement in PRONOUNS:
         previous = before.split()[-1].lower() if before.strip() else ""
         if case == _SUBJECT and previous in _BEFORE_OBJECT:
             case = _OBJECT
-        word = _PRONOUNS[replacement][case]
+        word = PRONOUNS[replacement][case]
         word = word if re.search(r"\w", before) else word.capitalize()
         agreement = _PLURAL if replacement == "they" and case == _SUBJECT else {}
     else:

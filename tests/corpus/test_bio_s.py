@@ -17,7 +17,7 @@ from kstore_jax.corpus.tokenizer import gpt2
 from kstore_jax.errors import UserError
 from kstore_jax.world.biographies import FIG3_VARIANTS, OTHER_VARIANTS, Variant
 from kstore_jax.world.language import pieces_to_text
-from kstore_jax.world.people import ATTRIBUTES, PRONOUNS, draw_people, in_train_half
+from kstore_jax.world.people import ATTRIBUTES, draw_people, in_train_half
 from kstore_jax.world.questions import write_questions
 
 PEOPLE, SEED = 40, 3
@@ -88,7 +88,7 @@ def test_people_are_those_of_the_package(prepared, language):
     assert_array_equal(column(examples, "person"), people.ids)
     for name, classes, expected in (
         ("half", ("P_train", "P_test"), np.where(in_train_half(SEED, people.ids), 0, 1)),
-        ("pronoun", PRONOUNS, people.pronouns),
+        ("pronoun", language.schema.pronouns, people.pronouns),
     ):
         assert tuple(builder.info.features[name].names) == classes
         assert_array_equal(column(examples, name), expected)

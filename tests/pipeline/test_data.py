@@ -16,7 +16,9 @@ from kstore_jax.pipeline.mixture import pretraining_windows
 from kstore_jax.pipeline.run import Runner
 from kstore_jax.pipeline.stages import Cache
 from kstore_jax.world.language import load_language
-from kstore_jax.world.people import ATTRIBUTES, BUNDLED_POOLS, load_pools
+from kstore_jax.world.people import ATTRIBUTES
+from kstore_jax.world.pools import load_pools
+from kstore_jax.world.schema import BUNDLED_WORLD
 from tests.pipeline.runners import full_names
 
 PEOPLE, FAMOUS = 30, 20
@@ -167,15 +169,15 @@ def test_another_tokenizer_is_another_dataset_of_the_same_text(runner, name):
 
 
 def test_edited_pools_are_another_dataset(runner, tmp_path):
-    folder = tmp_path / "pools"
-    shutil.copytree(BUNDLED_POOLS, folder)
-    before = runner(world__pools=str(folder)).graph.datasets["shards"].key
+    folder = tmp_path / "world"
+    shutil.copytree(BUNDLED_WORLD, folder)
+    before = runner(world__folder=str(folder)).graph.datasets["shards"].key
     assert before == runner().graph.datasets["shards"].key
-    majors = (folder / "majors.txt").read_text().splitlines()
-    (folder / "majors.txt").write_text("\n".join([*majors[:-1], "Alchemy"]) + "\n")
+    path = folder / "pools" / "majors.txt"
+    path.write_text("\n".join([*path.read_text().splitlines()[:-1], "Alchemy"]) + "\n")
     load_pools.cache_clear()
     load_language.cache_clear()
-    assert runner(world__pools=str(folder)).graph.datasets["shards"].key != before
+    assert runner(world__folder=str(folder)).graph.datasets["shards"].key != before
 
 
 @pytest.mark.parametrize(

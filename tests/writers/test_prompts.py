@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from kstore_jax.errors import UserError
-from kstore_jax.world.people import ATTRIBUTES, draw_people, load_pools
+from kstore_jax.world.people import ATTRIBUTES, draw_people
+from kstore_jax.world.pools import load_pools
 from kstore_jax.writers import prompts
 
 POOLS = load_pools()

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kstore_jax.world.people import draw_people, load_pools
+from kstore_jax.world.people import draw_people
+from kstore_jax.world.pools import load_pools
 from kstore_jax.writers import matching, prompts
 from kstore_jax.writers.rewording import reword
 
