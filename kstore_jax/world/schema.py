@@ -51,6 +51,7 @@ class Attribute:
     column: str = ""
 
 
+_FIELDS = ("name", "pronouns", "pairs", "table", "noun", "prompts", "attributes")
 _SOURCES = ("pool", "years", "function_of", "column")
 
 
@@ -66,6 +67,8 @@ class Schema:
       pairs: attributes that `couple` variants state in sentences next to each other.
       table: the CSV file whose rows are the people; empty: people are drawn from pools.
       noun: what the world is about, as in "the person".
+      prompts: the attributes in prompts of `kstore rewrite`; those of a group stay together. A
+        function of another attribute is stated together with it.
     """
 
     folder: pathlib.Path
@@ -75,6 +78,7 @@ class Schema:
     pairs: tuple[tuple[str, str], ...] = ()
     table: str = ""
     noun: str = "person"
+    prompts: tuple[tuple[str, ...], ...] = ()
 
     @functools.cached_property
     def names(self) -> tuple[str, ...]:
@@ -106,7 +110,7 @@ def load_schema(folder: str = "") -> Schema:
         raise UserError(f"{file}: no such file; expected the description of a world") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
         raise UserError(f"{file}: cannot be read as TOML ({error})") from None
-    _check_keys(content, ("name", "pronouns", "pairs", "table", "noun", "attributes"), f"{file}")
+    _check_keys(content, _FIELDS, f"{file}")
     table = _text(content.get("table", ""), f"{file}: table")
     noun = _text(content.get("noun", "person"), f"{file}: noun")
     if not re.fullmatch(r"[^\W_]+( [^\W_]+)*", noun):
@@ -117,16 +121,25 @@ def load_schema(folder: str = "") -> Schema:
     pronouns = _texts(content.get("pronouns", []), f"{file}: pronouns")
     _check_known(pronouns, PRONOUNS, f"{file}: pronouns", "pronoun")
     attributes = _attributes(content.get("attributes"), bool(table), f"{file}: attributes")
-    pairs = content.get("pairs", [])
-    if not isinstance(pairs, list):
-        raise UserError(f"{file}: pairs: expected a list of pairs, got {pairs!r}")
-    pairs = [_texts(pair, f"{file}: pairs") for pair in pairs]
+    names = [attribute.name for attribute in attributes]
+    pairs = _groups(content.get("pairs", []), names, f"{file}: pairs")
     if wrong := [pair for pair in pairs if len(pair) != 2]:
         raise UserError(f"{file}: pairs: expected two attributes a pair, got {list(wrong[0])!r}")
-    members = [attribute for pair in pairs for attribute in pair]
-    _check_known(members, [a.name for a in attributes], f"{file}: pairs", "attribute")
     pairs = tuple((first, second) for first, second in pairs)
-    return Schema(path, name, attributes, pronouns, pairs, table, noun)
+    stated = [attribute.name for attribute in attributes if not attribute.function_of]
+    prompts = _groups(content.get("prompts", []), stated, f"{file}: prompts")
+    listed = {name for group in prompts for name in group}
+    prompts = (*prompts, *((name,) for name in stated if name not in listed))
+    return Schema(path, name, attributes, pronouns, pairs, table, noun, prompts)
+
+
+def _groups(value: Any, valid: list[str], where: str) -> tuple[tuple[str, ...], ...]:
+    """Groups of attributes; each is in one group at most."""
+    if not isinstance(value, list):
+        raise UserError(f"{where}: expected a list of lists, got {value!r}")
+    groups = tuple(_texts(group, where) for group in value)
+    _check_known([name for group in groups for name in group], valid, where, "attribute")
+    return groups
 
 
 def _attributes(tables: Any, has_table: bool, where: str) -> tuple[Attribute, ...]:

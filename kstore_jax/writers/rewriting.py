@@ -48,7 +48,7 @@ class RewriteJob:
                     f"choose it with --config.world.{field}="
                 )
         self.seed, self.pools = rows[0][0].seed, _pools(rows[0][0])
-        self.prompts = prompts.load_prompts()
+        self.prompts = prompts.load_prompts(self.pools.schema)
         self.folder = folder
         self.config = {
             "model": model,
