@@ -119,7 +119,11 @@ class PersonExamples:
             "person": tfds.features.Scalar(np.int64),
             "half": tfds.features.ClassLabel(names=HALVES),
             "name": tfds.features.Text(),
-            "pronoun": tfds.features.ClassLabel(names=schema.pronouns or ("",)),
+            **(
+                {"pronoun": tfds.features.ClassLabel(names=schema.pronouns)}
+                if schema.pronouns
+                else {}
+            ),
             **{attribute: tfds.features.Text() for attribute in schema.names},
         }
 
@@ -127,11 +131,16 @@ class PersonExamples:
         return 1
 
     def generate(self, language: Language, seed: int, people: People) -> Iterator[Example]:
-        columns = _halves(seed, people), full_names(language.pools, people), people.pronouns
-        rows = zip(people.ids, *columns, value_texts(language.pools, people), strict=True)
-        for person, half, name, pronoun, values in rows:
-            facts = dict(zip(language.schema.names, values, strict=True))
-            yield {"person": person, "half": half, "name": name, "pronoun": pronoun, **facts}
+        halves, names = _halves(seed, people), full_names(language.pools, people)
+        schema = language.schema
+        for b, values in enumerate(value_texts(language.pools, people)):
+            yield {
+                "person": people.ids[b],
+                "half": halves[b],
+                "name": names[b],
+                **({"pronoun": people.pronouns[b]} if schema.pronouns else {}),
+                **dict(zip(schema.names, values, strict=True)),
+            }
 
 
 @dataclasses.dataclass(frozen=True)

@@ -83,11 +83,11 @@ class PersonText:
         """
         language = self._data.language
         (name,), (values,) = (f(language.pools, self._who) for f in (full_names, value_texts))
-        pronoun = language.schema.pronouns[self._who.pronouns[0] :][:1]
+        pronouns = language.schema.pronouns
         person = {
             "id": int(self._who.ids[0]),
             "name": name,
-            **({"pronoun": pronoun[0]} if pronoun else {}),
+            **({"pronoun": pronouns[self._who.pronouns[0]]} if pronouns else {}),
             "group": self._group,
             "variant": self._variant_name,
             "attributes": dict(zip(self._attributes, values, strict=True)),

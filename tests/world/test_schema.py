@@ -1,7 +1,9 @@
 """What a world.toml says, and errors in it."""
 
 import ast
+import dataclasses
 import pathlib
+import textwrap
 
 import pytest
 
@@ -9,7 +11,7 @@ import kstore_jax
 from kstore_jax.errors import UserError
 from kstore_jax.world.language import load_language
 from kstore_jax.world.pools import load_pools
-from kstore_jax.world.schema import RESERVED, load_schema
+from kstore_jax.world.schema import BUNDLED_WORLD, RESERVED, Attribute, Schema, load_schema
 from tests.world.worlds import FILM_ROWS, FILMS, films, write_world
 
 POOLS = {"pools/names.txt": "Ann\nBob\n", "pools/towns.txt": "Rome\nOslo\n"}
@@ -36,6 +38,19 @@ def test_the_schema_of_a_table(tmp_path):
     assert schema.attributes[1].label == "year of release"
     assert schema.groups == ((1, 2), (0,))
     assert (schema.noun, schema.pronouns, schema.table) == ("film", ("it",), "films.csv")
+
+
+def test_the_table_of_the_readme_is_a_world(tmp_path):
+    readme = (BUNDLED_WORLD / "README.md").read_text()
+    toml = textwrap.dedent(readme.split("## A table of your own facts\n\n")[1].split("\n\nWith")[0])
+    schema = load_language(str(write_world(tmp_path, toml, {"films.csv": FILM_ROWS}))).schema
+    assert schema.names == ("director", "year")
+
+
+def test_the_readme_lists_every_field_and_source():
+    readme = (BUNDLED_WORLD / "README.md").read_text()
+    fields = [f.name for kind in (Schema, Attribute) for f in dataclasses.fields(kind)]
+    assert all(f"`{field}" in readme for field in fields if field != "folder")
 
 
 def error_of(folder: pathlib.Path, toml: str, files: dict[str, str]) -> str:
