@@ -125,9 +125,7 @@ def test_films_of_a_table(prepared, tmp_path):
     texts, names = read(prepared("multi2+permute", 6, folder)), ("director", "year", "country")
     for example in texts:
         assert example["value_spans"].shape == (3, 2)
-        for attribute, (start, stop) in zip(
-            ("director", "year"), example["value_spans"], strict=False
-        ):
+        for attribute, (start, stop) in zip(names, example["value_spans"], strict=True):
             value = gpt2().decode(example["tokens"][start:stop]).encode()
             assert value == b" " + facts[example["person"]][attribute]
     assert {q["attribute"] for q in read(prepared("questions", 6, folder))} == {0, 1, 2}
