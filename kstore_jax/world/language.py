@@ -171,8 +171,8 @@ class Language:
     def fingerprint(self) -> str:
         """SHA-256 of everything that texts are made from."""
         pools, schema = self.pools, self.schema
-        rules = schema.names, schema.groups, [list(pools.functions), list(pools.columns)]
-        digest = hashlib.sha256(f"{rules}\n{chr(10).join(self.pieces)}".encode())
+        rules = schema.names, schema.groups, list(pools.functions), list(pools.columns)
+        digest = hashlib.sha256("\n".join([repr(rules), *self.pieces]).encode())
         for part in (
             *(self.forms, self.questions, *pools.functions.values(), *pools.columns.values()),
             *(self.name_offsets, self.value_offsets, self.template_counts, self.closing),

@@ -195,6 +195,7 @@ class _Table:
         if len(numbered) < 2:
             raise UserError(f"{self.path}: expected a header and a row for each person")
         (_, self.header), *rows = numbered
+        _check_distinct(self.header, self.path, [1] * len(self.header))
         for line, row in rows:
             if len(row) != len(self.header):
                 raise UserError(

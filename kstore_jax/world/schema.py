@@ -110,7 +110,11 @@ def load_schema(folder: str = "") -> Schema:
         raise UserError(f"{file}: no such file; expected the description of a world") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
         raise UserError(f"{file}: cannot be read as TOML ({error})") from None
-    _check_keys(content, _FIELDS, f"{file}")
+    return _schema(path, content, f"{file}")
+
+
+def _schema(folder: pathlib.Path, content: dict[str, Any], file: str) -> Schema:
+    _check_keys(content, _FIELDS, file)
     table = _text(content.get("table", ""), f"{file}: table")
     noun = _text(content.get("noun", "person"), f"{file}: noun")
     if not re.fullmatch(r"[^\W_]+( [^\W_]+)*", noun):
@@ -122,15 +126,16 @@ def load_schema(folder: str = "") -> Schema:
     _check_known(pronouns, PRONOUNS, f"{file}: pronouns", "pronoun")
     attributes = _attributes(content.get("attributes"), bool(table), f"{file}: attributes")
     names = [attribute.name for attribute in attributes]
-    pairs = _groups(content.get("pairs", []), names, f"{file}: pairs")
-    if wrong := [pair for pair in pairs if len(pair) != 2]:
-        raise UserError(f"{file}: pairs: expected two attributes a pair, got {list(wrong[0])!r}")
-    pairs = tuple((first, second) for first, second in pairs)
+    pairs = []
+    for group in _groups(content.get("pairs", []), names, f"{file}: pairs"):
+        if len(group) != 2:
+            raise UserError(f"{file}: pairs: expected two attributes a pair, got {list(group)!r}")
+        pairs.append((group[0], group[1]))
     stated = [attribute.name for attribute in attributes if not attribute.function_of]
     prompts = _groups(content.get("prompts", []), stated, f"{file}: prompts")
     listed = {name for group in prompts for name in group}
     prompts = (*prompts, *((name,) for name in stated if name not in listed))
-    return Schema(path, name, attributes, pronouns, pairs, table, noun, prompts)
+    return Schema(folder, name, attributes, pronouns, tuple(pairs), table, noun, prompts)
 
 
 def _groups(value: Any, valid: list[str], where: str) -> tuple[tuple[str, ...], ...]:
@@ -178,22 +183,16 @@ def _attribute(name: str, table: Any, has_table: bool, where: str) -> Attribute:
     if sources == ["column"] and not has_table:
         raise UserError(f"{where}.column: expected a world with a table; set table to a CSV file")
     label = _text(table.get("label", name.replace("_", " ")), f"{where}.label")
-    if not label or set(label) & set("{}\n") or label != " ".join(label.split(" ")).strip():
+    if not label or set(label) & set("{}") or label != " ".join(label.split()):
         raise UserError(f"{where}.label: expected words without braces, got {label!r}")
-    if sources == ["years"]:
-        years = table["years"]
-        if not (
-            isinstance(years, list)
-            and len(years) == 2
-            and all(type(year) is int for year in years)
-            and 1 <= years[0] <= years[1]
-        ):
-            raise UserError(f"{where}.years: expected the first and last year, got {years!r}")
-        return Attribute(name, label, years=(years[0], years[1]))
     (source,) = sources
-    if not (value := _text(table[source], f"{where}.{source}")):
-        raise UserError(f"{where}.{source}: expected a name, got ''")
-    return dataclasses.replace(Attribute(name, label), **{source: value})
+    match table[source]:
+        case [int(first), int(last)] if source == "years" and 1 <= first <= last:
+            return Attribute(name, label, years=(first, last))
+        case str(value) if source != "years" and value:
+            return dataclasses.replace(Attribute(name, label), **{source: value})
+    expected = "the first and last year, [1900, 2099]" if source == "years" else "a name"
+    raise UserError(f"{where}.{source}: expected {expected}, got {table[source]!r}")
 
 
 def _check_keys(table: dict, valid: tuple[str, ...], where: str) -> None:

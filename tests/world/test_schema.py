@@ -73,6 +73,7 @@ def error_of(folder: pathlib.Path, toml: str, files: dict[str, str]) -> str:
         ("town.pool", "order.pool", "world.toml: attributes.order: no attribute can have the name"),
         ('town.pool = "towns"', "town.years = 1900", "attributes.town.years: expected the first"),
         ('town.pool = "towns"', "town.years = [2, 1]", "attributes.town.years: expected the first"),
+        ('town.pool = "towns"', "town.pool = 3", "attributes.town.pool: expected a name, got"),
         ('town.pool = "towns"', "town = {}", "attributes.town: expected one of pool, years, "),
         ('town.pool = "towns"', 'town.column = "x"', "attributes.town.column: expected a world"),
         ('town.pool = "towns"', 'town.function_of = "x"', "'x' is no attribute with a pool"),
@@ -109,6 +110,7 @@ def test_an_error_in_a_world_file_names_the_field(tmp_path, old, new, message):
     [
         ("Title,", "Name,", "world.toml: name: films.csv has no column 'Title'; valid: Name, "),
         ("director,", "directors,", "world.toml: attributes.director.column: films.csv has no col"),
+        ("Title,director", "year,director", "films.csv:1: 'year' repeats line 1"),
         ("1946,USA", "1946", "films.csv:2: expected 4 columns, got 3"),
         ("1946", "", "films.csv:2: year: '' must begin and end with a letter or a digit"),
         ("Howard Hawks,1959", "Howard {H},1959", "films.csv:6: director: 'Howard {H}' must "),

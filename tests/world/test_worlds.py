@@ -19,8 +19,9 @@ from kstore_jax.errors import UserError
 from kstore_jax.world.biographies import Variant, write_biographies
 from kstore_jax.world.language import Language, load_language, pieces_to_text
 from kstore_jax.world.people import draw_people, full_names, value_texts
+from kstore_jax.world.pools import load_pools
 from kstore_jax.world.questions import write_questions
-from tests.world.worlds import drawn, films
+from tests.world.worlds import drawn, films, write_world
 
 VARIANTS = (
     "single", "single+permute2+fullname", "multi2+fullname", "multi3+permute", "couple2", "fresh",
@@ -113,9 +114,19 @@ def test_person_i_of_a_table_is_row_i(film_language):
         ("Fritz Lang", "1931", "Germany"),
         ("Howard Hawks", "1946", "USA"),
     ]
-    assert pools.values["country"] == ("USA", "Spain", "USSR", "Germany")
+    assert pools.values["country"] == ("USA", "Spain", "France", "Germany")
     with pytest.raises(UserError, match=r"^world\.people: 7 people, but films\.csv has 6 rows"):
         draw_people(pools, 5, np.arange(7))
+
+
+def test_names_in_two_columns_of_a_table(tmp_path):
+    toml = 'table = "people.csv"\nname = ["given", "family"]\nattributes.town = {}\n'
+    rows = "town,given,family\nRome,Ann Mary,Poe\nOslo,Bob,Poe\nRome,Bob,Van Loo\n"
+    pools = load_pools(str(write_world(tmp_path, toml, {"people.csv": rows})))
+    people = draw_people(pools, 0, np.arange(3))
+    assert people.names.tolist() == [[0, 0], [1, 0], [1, 1]]
+    assert full_names(pools, people) == ["Ann Mary Poe", "Bob Poe", "Bob Van Loo"]
+    check_texts(load_language(str(tmp_path)), 0, "multi2+permute+fullname", people)
 
 
 def test_sentences_about_a_film(film_language):

@@ -18,7 +18,7 @@ FILM_ROWS = """\
 Title,director,year,made in
 The Big Sleep,Howard Hawks,1946,USA
 "Yes, Minister of Fish",Ana Ruiz,1999,Spain
-Solaris,Andrei Tarkovsky,1972,USSR
+Amélie,Jean-Pierre Jeunet,2001,France
 M,Fritz Lang,1931,Germany
 Rio Bravo,Howard Hawks,1959,USA
 The Sting,George Roy Hill,1973,USA
@@ -34,7 +34,7 @@ def write_world(folder: pathlib.Path, toml: str, files: dict[str, str]) -> pathl
     """Writes a world; `files` by path."""
     for path, content in {"world.toml": toml, **files}.items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        (folder / path).write_text(content)
+        (folder / path).write_text(content, encoding="utf-8")
     return folder
 
 
