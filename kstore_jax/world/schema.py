@@ -6,9 +6,10 @@ import functools
 import pathlib
 import re
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+from kstore_jax.config.parse import parse
 from kstore_jax.errors import UserError, nearest
 
 BUNDLED_WORLD = pathlib.Path(__file__).parent / "bios"
@@ -51,10 +52,6 @@ class Attribute:
     column: str = ""
 
 
-_FIELDS = ("name", "pronouns", "pairs", "table", "noun", "prompts", "attributes")
-_SOURCES = ("pool", "years", "function_of", "column")
-
-
 @dataclasses.dataclass(frozen=True)
 class Schema:
     """The contents of a `world.toml`.
@@ -93,6 +90,30 @@ class Schema:
         return (*pairs, *((a,) for a in range(len(self.names)) if a not in paired))
 
 
+@dataclasses.dataclass(frozen=True)
+class _File:
+    """The fields of a `world.toml`, as `Schema` documents them."""
+
+    name: tuple = ()
+    attributes: dict = dataclasses.field(default_factory=dict)
+    pronouns: tuple = ()
+    pairs: tuple = ()
+    table: str = ""
+    noun: str = "person"
+    prompts: tuple = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class _AttributeFields:
+    """The fields of an attribute in a `world.toml`, as `Attribute` documents them."""
+
+    label: str = ""
+    pool: str = ""
+    years: tuple = ()
+    function_of: str = ""
+    column: str = ""
+
+
 def load_schema(folder: str = "") -> Schema:
     """Reads the `world.toml` of a world's folder; empty: the bundled world.
 
@@ -103,122 +124,88 @@ def load_schema(folder: str = "") -> Schema:
     path = pathlib.Path(folder).expanduser() if folder else BUNDLED_WORLD
     if not path.is_dir():
         raise UserError(f"world.folder: {path} is not a folder")
-    file = path / FILE
+    where = f"{path / FILE}: "
     try:
-        content = tomllib.loads(file.read_text(encoding="utf-8"))
+        content = tomllib.loads((path / FILE).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"{file}: no such file; expected the description of a world") from None
+        raise UserError(f"{where}no such file; expected the description of a world") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
-        raise UserError(f"{file}: cannot be read as TOML ({error})") from None
-    return _schema(path, content, f"{file}")
+        raise UserError(f"{where}cannot be read as TOML ({error})") from None
+    return _schema(path, parse(_File, content, where), where)
 
 
-def _schema(folder: pathlib.Path, content: dict[str, Any], file: str) -> Schema:
-    _check_keys(content, _FIELDS, file)
-    table = _text(content.get("table", ""), f"{file}: table")
-    noun = _text(content.get("noun", "person"), f"{file}: noun")
-    if not re.fullmatch(r"[^\W_]+( [^\W_]+)*", noun):
-        raise UserError(f"{file}: noun: expected words, got {noun!r}")
-    name = _texts(content.get("name"), f"{file}: name")
-    if not name:
-        raise UserError(f"{file}: name: expected one or more parts, got []")
-    pronouns = _texts(content.get("pronouns", []), f"{file}: pronouns")
-    _check_known(pronouns, PRONOUNS, f"{file}: pronouns", "pronoun")
-    attributes = _attributes(content.get("attributes"), bool(table), f"{file}: attributes")
-    names = [attribute.name for attribute in attributes]
-    pairs = []
-    for group in _groups(content.get("pairs", []), names, f"{file}: pairs"):
-        if len(group) != 2:
-            raise UserError(f"{file}: pairs: expected two attributes a pair, got {list(group)!r}")
-        pairs.append((group[0], group[1]))
-    stated = [attribute.name for attribute in attributes if not attribute.function_of]
-    prompts = _groups(content.get("prompts", []), stated, f"{file}: prompts")
-    listed = {name for group in prompts for name in group}
-    prompts = (*prompts, *((name,) for name in stated if name not in listed))
-    return Schema(folder, name, attributes, pronouns, tuple(pairs), table, noun, prompts)
-
-
-def _groups(value: Any, valid: list[str], where: str) -> tuple[tuple[str, ...], ...]:
-    """Groups of attributes; each is in one group at most."""
-    if not isinstance(value, list):
-        raise UserError(f"{where}: expected a list of lists, got {value!r}")
-    groups = tuple(_texts(group, where) for group in value)
-    _check_known([name for group in groups for name in group], valid, where, "attribute")
-    return groups
-
-
-def _attributes(tables: Any, has_table: bool, where: str) -> tuple[Attribute, ...]:
-    if not isinstance(tables, dict) or not tables:
-        raise UserError(f"{where}: expected a table for each attribute, got {tables!r}")
+def _schema(folder: pathlib.Path, file: _File, where: str) -> Schema:
+    """Checks the fields of a file; `where` begins error messages."""
+    if not file.name or not file.attributes:
+        raise UserError(f"{where}expected one or more parts of a name, and one or more attributes")
+    if not re.fullmatch(r"[^\W_]+( [^\W_]+)*", file.noun):
+        raise UserError(f"{where}noun: expected words, got {file.noun!r}")
     attributes = tuple(
-        _attribute(name, table, has_table, f"{where}.{name}") for name, table in tables.items()
+        _attribute(name, values, bool(file.table), f"{where}attributes.{name}")
+        for name, values in file.attributes.items()
     )
-    pools = {attribute.name: attribute.pool for attribute in attributes}
-    for attribute in attributes:
-        field = f"{where}.{attribute.name}.function_of"
-        if (of := attribute.function_of) and not pools.get(of):
-            hint = nearest(of, [name for name, pool in pools.items() if pool])
-            raise UserError(f"{field}: {of!r} is no attribute with a pool{hint}")
-    return attributes
+    names = [a.name for a in attributes]
+    pools = [a.name for a in attributes if a.pool]
+    for a in attributes:
+        if a.function_of:
+            _check_names([a.function_of], pools, f"{where}attributes.{a.name}.function_of")
+    pairs = _groups(file.pairs, names, f"{where}pairs")
+    if any(len(pair) != 2 for pair in pairs):
+        raise UserError(f"{where}pairs: expected two attributes a pair, got {list(file.pairs)!r}")
+    stated = [a.name for a in attributes if not a.function_of]
+    prompts = _groups(file.prompts, stated, f"{where}prompts")
+    listed = {name for group in prompts for name in group}
+    return Schema(
+        folder=folder,
+        name=_check_names(file.name, file.name, f"{where}name"),
+        attributes=attributes,
+        pronouns=_check_names(file.pronouns, PRONOUNS, f"{where}pronouns"),
+        pairs=tuple((pair[0], pair[1]) for pair in pairs),
+        table=file.table,
+        noun=file.noun,
+        prompts=(*prompts, *((name,) for name in stated if name not in listed)),
+    )
 
 
-def _attribute(name: str, table: Any, has_table: bool, where: str) -> Attribute:
+def _attribute(name: str, values: Any, has_table: bool, where: str) -> Attribute:
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
-        raise UserError(
-            f"{where}: expected a name of letters a to z, digits and _, got {name!r}; "
-            "its label may be any text"
-        )
+        raise UserError(f"{where}: expected a name of letters a to z, digits and _, got {name!r}")
     if name in RESERVED:
         raise UserError(f"{where}: no attribute can have the name {name!r}; kstore uses it")
-    if not isinstance(table, dict):
-        raise UserError(f"{where}: expected a table, got {table!r}")
-    _check_keys(table, ("label", *_SOURCES), where)
-    sources = [source for source in _SOURCES if source in table]
-    if not sources and has_table:
-        table, sources = {**table, "column": name}, ["column"]
-    if len(sources) != 1:
-        raise UserError(
-            f"{where}: expected one of {', '.join(_SOURCES)}, got {' and '.join(sources) or 'none'}"
-        )
-    if sources == ["column"] and not has_table:
-        raise UserError(f"{where}.column: expected a world with a table; set table to a CSV file")
-    label = _text(table.get("label", name.replace("_", " ")), f"{where}.label")
-    if not label or set(label) & set("{}") or label != " ".join(label.split()):
+    fields = dataclasses.asdict(parse(_AttributeFields, values, f"{where}."))
+    label = fields.pop("label") or name.replace("_", " ")
+    if set(label) & set("{}") or label != " ".join(label.split()):
         raise UserError(f"{where}.label: expected words without braces, got {label!r}")
-    (source,) = sources
-    match table[source]:
-        case [int(first), int(last)] if source == "years" and 1 <= first <= last:
-            return Attribute(name, label, years=(first, last))
-        case str(value) if source != "years" and value:
-            return dataclasses.replace(Attribute(name, label), **{source: value})
-    expected = "the first and last year, [1900, 2099]" if source == "years" else "a name"
-    raise UserError(f"{where}.{source}: expected {expected}, got {table[source]!r}")
+    sources = {source: value for source, value in fields.items() if value}
+    if has_table and not sources:
+        sources = {"column": name}
+    if len(sources) != 1 or ("column" in sources and not has_table):
+        raise UserError(
+            f"{where}: expected one of pool, years, function_of or, in a world with a table, "
+            f"column; got {' and '.join(sources) or 'none'}"
+        )
+    match sources.get("years"):
+        case None | [int(), int()]:
+            return dataclasses.replace(Attribute(name, label), **sources)
+        case years:
+            raise UserError(f"{where}.years: expected the first and last year, got {list(years)!r}")
 
 
-def _check_keys(table: dict, valid: tuple[str, ...], where: str) -> None:
-    for key in table:
-        if key not in valid:
-            raise UserError(f"{where}: no field {key!r}{nearest(key, valid)}")
+def _groups(groups: tuple, valid: Sequence[str], where: str) -> tuple[tuple[str, ...], ...]:
+    """Groups of attributes; each is in one group at most."""
+    if not all(isinstance(group, list) for group in groups):
+        raise UserError(f"{where}: expected a list of lists, got {list(groups)!r}")
+    _check_names([name for group in groups for name in group], valid, where)
+    return tuple(tuple(group) for group in groups)
 
 
-def _check_known(names: Iterable[str], valid: Iterable[str], where: str, kind: str) -> None:
-    """Every name is valid and occurs once."""
-    valid, seen = list(valid), set()
+def _check_names(names: Sequence, valid: Iterable[str], where: str) -> tuple[str, ...]:
+    """Returns `names`; raises UserError where one is not valid or is repeated."""
     for name in names:
+        if not isinstance(name, str):
+            raise UserError(f"{where}: expected a text, got {name!r}")
         if name not in valid:
-            raise UserError(f"{where}: no {kind} {name!r}{nearest(name, valid)}")
-        if name in seen:
+            raise UserError(f"{where}: no {name!r}{nearest(name, valid)}")
+        if names.count(name) > 1:
             raise UserError(f"{where}: {name!r} is repeated")
-        seen.add(name)
-
-
-def _text(value: Any, where: str) -> str:
-    if not isinstance(value, str):
-        raise UserError(f"{where}: expected a text, got {value!r}")
-    return value
-
-
-def _texts(value: Any, where: str) -> tuple[str, ...]:
-    if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
-        raise UserError(f"{where}: expected a list of texts, got {value!r}")
-    return tuple(value)
+    return tuple(names)
