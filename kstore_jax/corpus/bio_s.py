@@ -9,8 +9,9 @@ without it, pass `file_format="array_record"`:
     tfds.builder("bio_s/multi5_permute").download_and_prepare(file_format="array_record")
     biographies = tfds.data_source("bio_s/multi5_permute", split="train")
 
-For another world, pass `BioSConfig(content="multi5+permute", people=1000, seed=7)` as `config` to
-`tfds.builder("bio_s", config=...)`. A prepared data set is read without this module.
+For other people, pass `BioSConfig(content="multi5+permute", people=1000, seed=7)` as `config` to
+`tfds.builder("bio_s", config=...)`; `folder` is the folder of another world. A prepared
+data set is read without this module.
 """
 
 import dataclasses
@@ -29,14 +30,15 @@ from kstore_jax.errors import UserError
 from kstore_jax.world.biographies import FIG3_VARIANTS, OTHER_VARIANTS, Variant, write_biographies
 from kstore_jax.world.language import ANSWER_MARK, Language, load_language, pieces_to_text
 from kstore_jax.world.people import (
-    ATTRIBUTES,
-    PRONOUNS,
     People,
     check_people_count,
     draw_people,
+    full_names,
     in_train_half,
+    value_texts,
 )
 from kstore_jax.world.questions import write_questions
+from kstore_jax.world.schema import Schema
 
 HALVES = ("P_train", "P_test")
 PEOPLE_PER_BLOCK = 1024
@@ -50,7 +52,7 @@ Example = dict[str, object]
 class Examples(Protocol):
     """The kind of examples of a configuration."""
 
-    def features(self) -> dict[str, tfds.features.FeatureConnector]:
+    def features(self, schema: Schema) -> dict[str, tfds.features.FeatureConnector]:
         """Returns the features of one example."""
         ...
 
@@ -74,7 +76,7 @@ class BiographyExamples:
 
     variant: Variant
 
-    def features(self) -> dict[str, tfds.features.FeatureConnector]:
+    def features(self, schema: Schema) -> dict[str, tfds.features.FeatureConnector]:
         spans = functools.partial(tfds.features.Tensor, dtype=np.int16, encoding="bytes")
         return {
             "person": tfds.features.Scalar(np.int64),
@@ -82,7 +84,7 @@ class BiographyExamples:
             "entry": tfds.features.Scalar(np.int64),
             "text": tfds.features.Text(),
             "tokens": tfds.features.Tensor(shape=(None,), dtype=np.uint16, encoding="bytes"),
-            "value_spans": spans(shape=(len(ATTRIBUTES), 2)),
+            "value_spans": spans(shape=(len(schema.attributes), 2)),
             "name_spans": spans(shape=(None, 2)),
         }
 
@@ -112,41 +114,44 @@ class BiographyExamples:
 class PersonExamples:
     """The facts, one example per person."""
 
-    def features(self) -> dict[str, tfds.features.FeatureConnector]:
+    def features(self, schema: Schema) -> dict[str, tfds.features.FeatureConnector]:
         return {
             "person": tfds.features.Scalar(np.int64),
             "half": tfds.features.ClassLabel(names=HALVES),
             "name": tfds.features.Text(),
-            "pronoun": tfds.features.ClassLabel(names=PRONOUNS),
-            **{attribute: tfds.features.Text() for attribute in ATTRIBUTES},
+            **(
+                {"pronoun": tfds.features.ClassLabel(names=schema.pronouns)}
+                if schema.pronouns
+                else {}
+            ),
+            **{attribute: tfds.features.Text() for attribute in schema.names},
         }
 
     def per_person(self, language: Language) -> int:
         return 1
 
     def generate(self, language: Language, seed: int, people: People) -> Iterator[Example]:
-        halves = _halves(seed, people)
-        names = people.names + language.name_offsets
-        values = people.values + language.value_offsets
-        for b in range(len(people)):
+        halves, names = _halves(seed, people), full_names(language.pools, people)
+        schema = language.schema
+        for b, values in enumerate(value_texts(language.pools, people)):
             yield {
                 "person": people.ids[b],
                 "half": halves[b],
-                "name": pieces_to_text(language, names[b])[1:],
-                "pronoun": people.pronouns[b],
-                **{a: pieces_to_text(language, values[b, k])[1:] for k, a in enumerate(ATTRIBUTES)},
+                "name": names[b],
+                **({"pronoun": people.pronouns[b]} if schema.pronouns else {}),
+                **dict(zip(schema.names, values, strict=True)),
             }
 
 
 @dataclasses.dataclass(frozen=True)
 class QuestionExamples:
-    """The six questions about each person in every wording, with their answers."""
+    """The questions about each person in every wording, with their answers."""
 
-    def features(self) -> dict[str, tfds.features.FeatureConnector]:
+    def features(self, schema: Schema) -> dict[str, tfds.features.FeatureConnector]:
         return {
             "person": tfds.features.Scalar(np.int64),
             "half": tfds.features.ClassLabel(names=HALVES),
-            "attribute": tfds.features.ClassLabel(names=ATTRIBUTES),
+            "attribute": tfds.features.ClassLabel(names=schema.names),
             "wording": tfds.features.Scalar(np.int64),
             "question": tfds.features.Text(),
             "answer": tfds.features.Text(),
@@ -154,12 +159,12 @@ class QuestionExamples:
         }
 
     def per_person(self, language: Language) -> int:
-        return len(ATTRIBUTES) * language.questions.shape[1]
+        return language.questions.shape[0] * language.questions.shape[1]
 
     def generate(self, language: Language, seed: int, people: People) -> Iterator[Example]:
-        wordings = range(language.questions.shape[1])
-        each = np.repeat(np.arange(len(people)), len(ATTRIBUTES))
-        attributes = np.tile(np.arange(len(ATTRIBUTES)), len(people))
+        count, wordings = language.questions.shape[0], range(language.questions.shape[1])
+        each = np.repeat(np.arange(len(people)), count)
+        attributes = np.tile(np.arange(count), len(people))
         some = people.take(each)
         texts = [write_questions(language, some, attributes, w).texts for w in wordings]
         (answer,) = texts[0].value_slots
@@ -185,28 +190,35 @@ class BioSConfig(tfds.core.BuilderConfig):
       content: the name of a variant (`multi5+permute`), `people` or `questions`.
       people: the number of people, at least 2.
       seed: the seed of all draws.
+      folder: the folder of the world; empty: the bundled one.
       name: the name of the folder; empty: a name that is unique to the other fields.
 
     Raises:
-      UserError: there is no such variant; it is `fresh`, which has no last biography; or the pools
-        do not make that many people.
+      UserError: the world has no such variant or not that many people; or the variant is `fresh`,
+        which has no last biography.
     """
 
     content: str
     people: int = 100_000
     seed: int = 0
+    folder: str = ""
     name: str = ""
 
     def __post_init__(self):
         self.examples()
         if self.people < 2:
             raise UserError(f"bio_s.people: expected at least 2, got {self.people}")
-        check_people_count(load_language().pools, self.people)
+        check_people_count(self.language().pools, self.people)
         world = (self.people, self.seed)
         suffix = "" if world == (100_000, 0) else f"_people{self.people}_seed{self.seed}"
+        suffix += f"_{self.language().fingerprint[:8]}" if self.folder else ""
         self.name = self.name or self.content.replace("+", "_") + suffix
         description = f"{self.content}: {self.people} people, seed {self.seed}"
         self.description = self.description or description
+
+    def language(self) -> Language:
+        """Returns the language of the world."""
+        return load_language(self.folder)
 
     def examples(self) -> Examples:
         """Returns the kind of examples that `content` names."""
@@ -215,6 +227,7 @@ class BioSConfig(tfds.core.BuilderConfig):
         variant = Variant.parse(self.content, "bio_s.content")
         if variant.fresh:
             raise UserError(f"bio_s.content: {self.content} has no end; expected another variant")
+        variant.check(self.language().schema, "bio_s.content")
         return BiographyExamples(variant)
 
 
@@ -226,8 +239,8 @@ class BioS(tfds.core.ShardBasedBuilder):
     facts and whether they can answer questions about them (bioS of Physics of Language Models,
     Part 3.1).
 
-    Each person has a unique full name, a pronoun and six attributes (birth date, birth city,
-    university, major, company, work city). The configurations are:
+    Each person has a unique full name, a pronoun and attributes: birth date, birth city,
+    university, major, company and work city, or those of another world. The configurations are:
 
     * one per variant of the biographies, with `_` for `+` (`single`, `multi5_permute_fullname`):
       the text, which starts with a space; its GPT-2 tokens; and the spans [start, end) of each
@@ -235,7 +248,7 @@ class BioS(tfds.core.ShardBasedBuilder):
       are pretrained on the biographies of everybody. Biography m of person i, of a variant with M
       biographies per person, is example i * M + m.
     * `people`: the facts. One split, `train`; person i is example i.
-    * `questions`: the six questions about each person in every wording. Models are finetuned on
+    * `questions`: the questions about each person in every wording. Models are finetuned on
       wording 0. `text` is the question, " Answer: " and the answer, as in the paper. Two splits:
       `train` has questions about P_train, `test` about P_test.
 
@@ -270,7 +283,9 @@ class BioS(tfds.core.ShardBasedBuilder):
         return tfds.core.DatasetInfo(
             builder=self,
             description=inspect.cleandoc(self.__doc__ or ""),
-            features=tfds.features.FeaturesDict(config.examples().features()),
+            features=tfds.features.FeaturesDict(
+                config.examples().features(config.language().schema)
+            ),
             citation=self.CITATION,
             disable_shuffling=True,
             metadata=tfds.core.MetadataDict(world),
@@ -286,14 +301,15 @@ class BioS(tfds.core.ShardBasedBuilder):
         return {"train": self._shards(ids[trained]), "test": self._shards(ids[~trained])}
 
     def _shards(self, ids: np.ndarray) -> list[Callable]:
-        per_person = self._bio_s_config.examples().per_person(load_language())
+        per_person = self._bio_s_config.examples().per_person(self._bio_s_config.language())
         size = max(1, EXAMPLES_PER_SHARD // per_person)
         shards = (ids[start : start + size] for start in range(0, len(ids), size))
         return [functools.partial(self._examples, shard) for shard in shards]
 
     def _examples(self, ids: np.ndarray) -> Iterator[tuple[int, Example]]:
         """The examples about people `ids`, numbered."""
-        config, language = self._bio_s_config, load_language()
+        config = self._bio_s_config
+        language = config.language()
         size = PEOPLE_PER_BLOCK
         blocks = (ids[start : start + size] for start in range(0, len(ids), size))
         groups = (draw_people(language.pools, config.seed, block) for block in blocks)

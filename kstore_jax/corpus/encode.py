@@ -80,7 +80,7 @@ class TokenizedTexts:
     Attributes:
       tokens: (T,) unsigned: the tokenizer's ids of all rows, concatenated.
       offsets: (B + 1,) int64; row b is `tokens[offsets[b] : offsets[b + 1]]`.
-      value_spans: (B, 6, 2) start and end of the value of each attribute, from the start of the
+      value_spans: (B, A, 2) start and end of the value of each attribute, from the start of the
         row; for questions (B, 1, 2), the answer; for other texts (B, 0, 2).
       name_spans: (B, M, 2) start and end of each occurrence of the full name.
     """
@@ -146,11 +146,12 @@ def encode_pieces(table: TokenTable, texts: Texts) -> TokenizedTexts:
         both = np.stack([starts, ends[:, last_slots]], axis=-1)
         return (both - offsets[:-1, None, None]).astype(SPAN_DTYPE)
 
+    last_parts = texts.name_slots + len(table.language.name_offsets) - 1
     return TokenizedTexts(
         tokens=tokens,
         offsets=offsets,
         value_spans=spans(texts.value_slots, texts.value_slots),
-        name_spans=spans(texts.name_slots, texts.name_slots + 2),
+        name_spans=spans(texts.name_slots, last_parts),
     )
 
 

@@ -22,20 +22,15 @@ from kstore_jax.errors import UserError
 from kstore_jax.world.biographies import Variant
 from kstore_jax.world.config import World
 from kstore_jax.world.language import Language, load_language
-from kstore_jax.world.people import (
-    People,
-    check_people_count,
-    draw_people,
-    in_train_half,
-    load_pools,
-)
+from kstore_jax.world.people import People, check_people_count, draw_people, in_train_half
+from kstore_jax.world.pools import load_pools
 from kstore_jax.writers.rewritten import RewrittenTexts, check_rewritable
 
 
 @functools.lru_cache(maxsize=4)
 def _everyone(world: World) -> People:
     """All people of a world, celebrities last; cached for the rows of a sweep."""
-    pools = load_pools(world.pools, world.value_fraction, world.name_fraction)
+    pools = load_pools(world.folder, world.value_fraction, world.name_fraction)
     return draw_people(pools, world.seed, np.arange(world.people + world.celebrities))
 
 
@@ -55,6 +50,9 @@ class ExperimentData:
         self.data = data
         self.variant = Variant.parse(data.variant)
         self.celebrity_variant = Variant.parse(data.celebrity_variant, "data.celebrity_variant")
+        self.variant.check(self.language.schema)
+        if world.celebrities:
+            self.celebrity_variant.check(self.language.schema, "data.celebrity_variant")
         check_people_count(self.language.pools, world.people + world.celebrities)
         if data.rewritten:
             check_rewritable(world, data)
@@ -69,9 +67,7 @@ class ExperimentData:
     def language(self) -> Language:
         """Pools, templates and questions."""
         world = self.world
-        return load_language(
-            world.pools, world.templates, world.value_fraction, world.name_fraction
-        )
+        return load_language(world.folder, world.value_fraction, world.name_fraction)
 
     @functools.cached_property
     def everyone(self) -> People:

@@ -14,7 +14,7 @@ from kstore_jax.pipeline.experiment import Experiment
 from kstore_jax.report import paper
 from kstore_jax.world.biographies import write_biographies
 from kstore_jax.world.language import Language, Texts, pieces_to_text
-from kstore_jax.world.people import ATTRIBUTES, PRONOUNS, draw_people, in_train_half
+from kstore_jax.world.people import draw_people, full_names, in_train_half, value_texts
 from kstore_jax.world.questions import TRAINED_WORDING, write_questions
 
 _Line = Callable[[bool], str]
@@ -40,10 +40,12 @@ class PersonText:
         self._group = "celebrity" if famous else half
         self._who = draw_people(self._data.language.pools, world.seed, np.array([person]))
         self._rows, self._lines = self._rewritten() if data.rewritten else self._of_templates()
-        who = self._who.take(np.zeros(len(ATTRIBUTES), int))
         language = self._data.language
+        self._attributes = language.schema.names
+        numbers = np.arange(len(self._attributes))
+        who = self._who.take(np.zeros_like(numbers))
         self._questions = [
-            write_questions(language, who, np.arange(len(ATTRIBUTES)), wording).texts
+            write_questions(language, who, numbers, wording).texts
             for wording in range(language.questions.shape[1])
         ]
 
@@ -70,7 +72,8 @@ class PersonText:
         lines = [f"person {self._who.ids[0]} ({self._group}), {self._variant_name}"]
         lines += [f"\nentry {m}:{line(coloured)}" for m, line in enumerate(self._lines)]
         trained = self._questions[TRAINED_WORDING]
-        lines += ["", *(_line(language, trained, a, coloured) for a in range(len(ATTRIBUTES)))]
+        numbers = range(len(self._attributes))
+        lines += ["", *(_line(language, trained, a, coloured) for a in numbers)]
         return "\n".join(lines)
 
     def json(self) -> str:
@@ -79,19 +82,19 @@ class PersonText:
         Spans are `[start, end)` in tokens; `name` lists one for each occurrence.
         """
         language = self._data.language
-        pools, names, values = language.pools, self._who.names[0], self._who.values[0]
-        columns = (pools.first_names, pools.middle_names, pools.last_names)
+        (name,), (values,) = (f(language.pools, self._who) for f in (full_names, value_texts))
+        pronouns = language.schema.pronouns
         person = {
             "id": int(self._who.ids[0]),
-            "name": " ".join(c[i] for c, i in zip(columns, names, strict=True)),
-            "pronoun": PRONOUNS[self._who.pronouns[0]],
+            "name": name,
+            **({"pronoun": pronouns[self._who.pronouns[0]]} if pronouns else {}),
             "group": self._group,
             "variant": self._variant_name,
-            "attributes": {a: pools.values[a][v] for a, v in zip(ATTRIBUTES, values, strict=True)},
+            "attributes": dict(zip(self._attributes, values, strict=True)),
         }
         shown = {"person": person, "entries": self._json_entries(), "questions": []}
         for wording, texts in enumerate(self._questions):
-            for a, attribute in enumerate(ATTRIBUTES):
+            for a, attribute in enumerate(self._attributes):
                 slot = texts.value_slots[0]
                 asked, answer = texts.pieces[a, :slot], texts.pieces[a, slot:]
                 shown["questions"].append(
@@ -108,7 +111,7 @@ class PersonText:
     def _json_entries(self) -> list[dict]:
         rows, entries = self._rows, []
         for m, line in enumerate(self._lines):
-            spans = dict(zip(ATTRIBUTES, rows.value_spans[m].tolist(), strict=True))
+            spans = dict(zip(self._attributes, rows.value_spans[m].tolist(), strict=True))
             entries.append(
                 {
                     "entry": m,
@@ -127,7 +130,8 @@ def _line(language: Language, texts: Texts, row: int, coloured: bool) -> str:
     for slot in texts.value_slots:
         parts[slot] = f"{_VALUE_COLOUR}{parts[slot]}{_PLAIN}"
     for slot in texts.name_slots:
-        parts[slot], parts[slot + 2] = _NAME_COLOUR + parts[slot], parts[slot + 2] + _PLAIN
+        parts[slot] = _NAME_COLOUR + parts[slot]
+        parts[slot + len(language.name_offsets) - 1] += _PLAIN
     return "".join(parts)
 
 
@@ -149,33 +153,35 @@ def _decoded(tokenizer: Tokenizer, rows: TokenizedTexts, row: int, coloured: boo
     return "".join([*parts, tokenizer.decode(ids[end:])])
 
 
-def pools(experiment: Experiment) -> dict[str, dict[str, float]]:
+def pools(experiment: Experiment) -> dict[str, dict[str, float | None]]:
     """For each attribute the number of `values`, and the shares of the `commonest` value and the
     commonest `first_word`; `paper_commonest` and `paper_first_word` are the same shares of the
-    paper's pools (Part 3.1, Fig. 7, first row)."""
+    paper's pools (Part 3.1, Fig. 7, first row), where it has the attribute."""
     drawn_from = ExperimentData(experiment.world, experiment.data).language.pools
     printed, sizes = paper.baseline(), {}
-    for attribute in ATTRIBUTES:
-        values = np.array(drawn_from.values[attribute])
-        drawn = values[drawn_from.headquarters] if attribute == "company_city" else values
+    for attribute, values in drawn_from.values.items():
+        drawn = np.array(values)
+        for rule in (drawn_from.functions, drawn_from.columns):
+            drawn = drawn[rule[attribute]] if attribute in rule else drawn
         words = np.array([value.split(" ")[0].rstrip(",") for value in drawn])
         value, word = (np.unique(x, return_counts=True)[1].max() / len(x) for x in (drawn, words))
         sizes[attribute] = {
             "values": len(values),
             "commonest": float(value),
-            "paper_commonest": printed.qa[attribute],
+            "paper_commonest": printed.qa.get(attribute),
             "first_word": float(word),
-            "paper_first_word": printed.q_first[attribute],
+            "paper_first_word": printed.q_first.get(attribute),
         }
     return sizes
 
 
-def pools_text(sizes: dict[str, dict[str, float]]) -> str:
+def pools_text(sizes: dict[str, dict[str, float | None]]) -> str:
     """The result of `pools` as text for a terminal; shares in %."""
-    lines = ["attribute      values  commonest  (paper)  first word  (paper)"]
-    lines += [
-        f"{attribute:<13} {of['values']:>7} {of['commonest']:>10.1%} {of['paper_commonest']:>8.1%}"
-        f" {of['first_word']:>11.1%} {of['paper_first_word']:>8.1%}"
-        for attribute, of in sizes.items()
-    ]
+    columns = ("commonest", "paper_commonest", "first_word", "paper_first_word")
+    width = max(13, *map(len, sizes))
+    lines = [f"{'attribute':<{width}}  values  commonest  (paper)  first word  (paper)"]
+    for attribute, of in sizes.items():
+        shares = ("" if of[column] is None else f"{of[column]:.1%}" for column in columns)
+        cells = (f"{share:>{size}}" for share, size in zip(shares, (11, 9, 12, 9), strict=True))
+        lines.append(f"{attribute:<{width}} {of['values']:>7}{''.join(cells)}")
     return "\n".join(lines)

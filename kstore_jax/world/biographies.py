@@ -20,7 +20,8 @@ from kstore_jax.world.language import (
     assemble_texts,
     take_columns,
 )
-from kstore_jax.world.people import ATTRIBUTES, People
+from kstore_jax.world.people import People
+from kstore_jax.world.schema import FILE, Schema
 
 FIG3_VARIANTS = (
     "single", "single+fullname", "single+permute1", "single+permute2", "single+permute5",
@@ -37,7 +38,7 @@ OTHER_VARIANTS = (
 _VARIANT_SYNTAX = re.compile(
     r"single(\+permute(?P<copies>[1-9]\d*))?(?P<fullname>\+fullname)?"
     r"|multi(?P<entries>[1-9]\d*)(?P<permute>\+permute)?"
-    r"(?:(?P<fullname_>\+fullname)|\+reverse(?P<reverse>[1-6]))?"
+    r"(?:(?P<fullname_>\+fullname)|\+reverse(?P<reverse>[1-9]\d*))?"
     r"|couple(?P<couples>[1-9]\d*)"
     r"|(?P<fresh>fresh)(?P<fullname__>\+fullname)?"
 )
@@ -51,10 +52,10 @@ class Variant:
       biographies_per_person: biographies per person and epoch.
       reworded: templates are drawn for each biography (`multiM`) instead of once (`single`).
       order: order of the sentences: `fixed`; `permuted`, drawn for each biography; or `couples`,
-        three ordered pairs whose order is drawn for each biography (Part 3.1, section 5.1, Fig. 6).
+        ordered pairs whose order is drawn for each biography (Part 3.1, section 5.1, Fig. 6).
       fullname: every sentence carries the full name; otherwise one sentence does.
-      name_at: the first sentence that carries the name; sentences before it say "the person"; 6: a
-        seventh sentence states the name (`reverse`, Part 3.2).
+      name_at: the first sentence that carries the name; sentences before it say "the person".
+        The number of attributes: one more sentence states the name (`reverse`, Part 3.2).
       fresh: epoch e reads biography e of each person, with templates and order of its own (Part
         3.3). It is biography e of multiM+permute; there is one for every e.
     """
@@ -78,7 +79,7 @@ class Variant:
             raise UserError(
                 f"{field}: {text!r} is not a variant; expected single[+permuteP][+fullname], "
                 "multiM[+permute][+fullname or +reverseK], coupleM or fresh[+fullname], "
-                "M and P from 1, K from 1 to 6"
+                "M, P and K from 1"
                 f"{nearest(text, FIG3_VARIANTS + OTHER_VARIANTS)}"
             )
         parts = match.groupdict()
@@ -93,12 +94,24 @@ class Variant:
             fresh=parts["fresh"] is not None,
         )
 
-    @property
-    def references(self) -> tuple[int, ...]:
-        """(6,) how each sentence refers to the person: PERSON, NAME or PRONOUN."""
+    def check(self, schema: Schema, field: str = "data.variant") -> None:
+        """Raises UserError where a world has no such biographies; names `field`."""
+        if self.order == "couples" and not schema.pairs:
+            raise UserError(
+                f"{field}: couples need pairs of attributes; {schema.folder / FILE} has no pairs"
+            )
+        if self.name_at > (count := len(schema.attributes)):
+            raise UserError(
+                f"{field}: expected reverse1 to reverse{count} where people have {count} "
+                f"attribute{'s' * (count > 1)}, got reverse{self.name_at}"
+            )
+
+    def references(self, schema: Schema) -> tuple[int, ...]:
+        """(A,) how each sentence refers to the person: PERSON, NAME or PRONOUN."""
+        count = len(schema.attributes)
         before = (PERSON,) * self.name_at
-        after = (NAME if self.fullname else PRONOUN,) * (len(ATTRIBUTES) - 1 - self.name_at)
-        return (*before, NAME, *after)[: len(ATTRIBUTES)]
+        by_name = self.fullname or not schema.pronouns
+        return (*before, NAME, *((NAME if by_name else PRONOUN,) * count))[:count]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,8 +121,8 @@ class Biographies:
     Attributes:
       people: (B,) person ids.
       entries: (B,) the number of each biography among those of its person.
-      templates: (B, 6) the template that states each attribute.
-      order: (B, 6) the attribute that each sentence states.
+      templates: (B, A) the template that states each attribute.
+      order: (B, A) the attribute that each sentence states.
       texts: the texts.
     """
 
@@ -124,32 +137,33 @@ def write_biographies(
     language: Language, seed: int, variant: Variant, people: People, entries: np.ndarray
 ) -> Biographies:
     """Returns biography number `entries[b]` (B,) of person b of `people`, for each b."""
+    schema = language.schema
+    variant.check(schema)
     ids = people.ids[:, None]
     entries = np.asarray(entries, np.int64)
     wording = entries[:, None] if variant.reworded else 0
-    attributes = np.arange(len(ATTRIBUTES))
+    attributes = np.arange(len(schema.attributes))
     counts = language.template_counts
     templates = random.randint(counts, seed, "template", ids, wording, attributes)
-    order = _sentence_order(seed, variant, ids, entries[:, None])
+    order = _sentence_order(schema, seed, variant, ids, entries[:, None])
+    references = variant.references(schema)
     forms = language.sentence_forms(
-        order,
-        take_columns(templates, order),
-        np.array(variant.references),
-        people.pronouns[:, None],
+        order, take_columns(templates, order), np.array(references), people.pronouns[:, None]
     )
-    closing = variant.name_at == len(ATTRIBUTES)
-    texts = assemble_texts(language, people, forms, order, variant.references, closing)
+    closing = variant.name_at == len(attributes)
+    texts = assemble_texts(language, people, forms, order, references, closing)
     return Biographies(people.ids, entries, templates, order, texts)
 
 
 def _sentence_order(
-    seed: int, variant: Variant, ids: np.ndarray, entries: np.ndarray
+    schema: Schema, seed: int, variant: Variant, ids: np.ndarray, entries: np.ndarray
 ) -> np.ndarray:
-    """ids, entries (B, 1) -> (B, 6): the attribute that each sentence states."""
+    """ids, entries (B, 1) -> (B, A): the attribute that each sentence states."""
+    singles = tuple((a,) for a in range(len(schema.attributes)))
+    groups = schema.groups if variant.order == "couples" else singles
+    attributes = np.concatenate(groups)
     if variant.order == "fixed":
-        return np.broadcast_to(np.arange(len(ATTRIBUTES)), (len(ids), len(ATTRIBUTES)))
-    sentences_per_group = 2 if variant.order == "couples" else 1
-    groups = np.arange(len(ATTRIBUTES) // sentences_per_group)
-    keys = random.bits(seed, "order", ids, entries, groups)
-    first = sentences_per_group * np.argsort(keys, axis=1)
-    return (first[:, :, None] + np.arange(sentences_per_group)).reshape(len(ids), len(ATTRIBUTES))
+        return np.broadcast_to(attributes, (len(ids), len(attributes)))
+    keys = random.bits(seed, "order", ids, entries, np.arange(len(groups)))
+    group_of = np.repeat(np.arange(len(groups)), [len(group) for group in groups])
+    return attributes[np.argsort(keys[:, group_of], axis=1, kind="stable")]

@@ -21,13 +21,12 @@ class World:
     held out (Part 3.1, section 6); 0: none."""
     seed: int = number(0, 0)
     """Seed of people and texts; follows `seed` unless it is set."""
-    pools: str = text("")
-    """Folder of value pools; empty: the bundled ones."""
+    folder: str = text("")
+    """Folder of the world (`world.toml`, pools or a table, templates, questions); empty: the
+    bundled one."""
     value_fraction: float = number(1.0, 0.0, 1.0)
-    """Fraction of each value pool that is used, evenly spaced, at least two values. Months are
-    always kept."""
+    """Fraction of the values of each pool that is used, evenly spaced, at least two values. Of
+    dates, its square root of the years and of the days. Tables are always used whole."""
     name_fraction: float = number(1.0, 0.0, 1.0)
-    """Fraction of the first, middle and last names that is used, evenly spaced, at least two of
-    each."""
-    templates: str = text("")
-    """Folder of templates and questions; empty: the bundled ones."""
+    """Fraction of the pool of each part of a name that is used, evenly spaced, at least two
+    values."""

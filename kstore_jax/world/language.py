@@ -10,7 +10,6 @@ import dataclasses
 import functools
 import hashlib
 import itertools
-import pathlib
 import re
 from collections.abc import Callable
 from typing import TypeVar
@@ -18,9 +17,10 @@ from typing import TypeVar
 import numpy as np
 
 from kstore_jax.errors import UserError, nearest
-from kstore_jax.world.people import ATTRIBUTES, PRONOUNS, People, Pools, load_pools, read_lines
+from kstore_jax.world.people import People
+from kstore_jax.world.pools import Pools, load_pools, read_lines
+from kstore_jax.world.schema import PRONOUNS, Attribute, Schema
 
-BUNDLED_TEMPLATES = pathlib.Path(__file__).parent / "templates"
 ANSWER_MARK = " Answer:"
 T = TypeVar("T")
 
@@ -28,16 +28,10 @@ EMPTY = 0
 """The piece without text."""
 PRONOUN, NAME, PERSON = range(3)
 """How a sentence refers to its person: by a pronoun, by the full name, as "the person"."""
-CLOSING = " The person's name is"
-"""Start of the closing sentence, which states the name where no other sentence does."""
-_PRONOUN_WORDS = {  # by pronoun, in the order of PRONOUNS
-    "{name}": ("she", "he", "they"),
-    "{name's}": ("her", "his", "their"),
-    "{name:them}": ("her", "him", "them"),
-    "{their}": ("her", "his", "their"),
-    "{them}": ("her", "him", "them"),
-}
-_PERSON_WORDS = {"{name}": "the person", "{name's}": "the person's", "{name:them}": "the person"}
+_CASES = {"{name}": 0, "{name's}": 1, "{name:them}": 2, "{their}": 1, "{them}": 2}
+"""The case of a pronoun by placeholder, as in PRONOUNS."""
+_REFERENCES = ("{name}", "{name's}", "{name:them}")
+_LATER_PRONOUN = re.compile(r"\{(?:their|them)\}")
 _PLACEHOLDER = re.compile(r"\{[^{}]*\}")
 
 
@@ -46,7 +40,7 @@ def _stray_brace(line: str) -> bool:
 
 
 def read_template(template: str, where: str) -> list[str]:
-    """Splits a template at its placeholders and checks the rules of `templates/README.md`.
+    """Splits a template at its placeholders and checks the rules of `bios/README.md`.
 
     Args:
       where: the file and line, for error messages.
@@ -58,7 +52,7 @@ def read_template(template: str, where: str) -> list[str]:
       UserError: the template breaks a rule.
     """
     marks = _PLACEHOLDER.findall(template)
-    references = [mark for mark in marks if mark in _PERSON_WORDS]
+    references = [mark for mark in marks if mark in _REFERENCES]
     if marks.count("{value}") != 1 or len(references) != 1:
         raise UserError(
             f"{where}: expected {{value}} once and one of {{name}}, {{name's}}, {{name:them}} "
@@ -67,8 +61,8 @@ def read_template(template: str, where: str) -> list[str]:
     if marks.index("{value}") < marks.index(references[0]):
         raise UserError(f"{where}: expected the person before the value, got {template!r}")
     for mark in marks:
-        if mark != "{value}" and mark not in _PRONOUN_WORDS and mark.count("|") != 1:
-            hint = nearest(mark, ["{value}", *_PRONOUN_WORDS])
+        if mark != "{value}" and mark not in _CASES and mark.count("|") != 1:
+            hint = nearest(mark, ["{value}", *_CASES])
             raise UserError(f"{where}: unknown placeholder {mark}{hint}")
     if re.search(r"[^ ]\{(?:name|value)", template):
         raise UserError(f"{where}: expected a space before a name or value, got {template!r}")
@@ -81,23 +75,26 @@ def read_template(template: str, where: str) -> list[str]:
     return [part for part in re.split(r"(\{[^{}]*\})", template) if part]
 
 
-def _compile(parts: list[str], pronoun: int, reference: int) -> tuple[str, str, str]:
+def _compile(parts: list[str], pronoun: str, reference: int, noun: str) -> tuple[str, str, str]:
     """The texts of a sentence before the name, before the value and after it.
 
     Every text begins with the space that precedes it, or with punctuation. Without a name in the
     sentence the first text is empty.
     """
-    plural = PRONOUNS[pronoun] == "they" and reference == PRONOUN and "{name}" in parts
+    plural = pronoun == "they" and reference == PRONOUN and "{name}" in parts
     texts = [" "] if reference == NAME else ["", " "]
     for part in parts:
-        if part in _PERSON_WORDS and reference == NAME:
+        if part in _REFERENCES and reference == NAME:
             texts.append("'s" if part == "{name's}" else "")
         elif part == "{value}":
             texts.append("")
-        elif part in _PRONOUN_WORDS:
-            as_person = reference == PERSON and part in _PERSON_WORDS
-            word = _PERSON_WORDS[part] if as_person else _PRONOUN_WORDS[part][pronoun]
-            texts[-1] += word.capitalize() if texts[-1] == " " and len(texts) < 3 else word
+        elif part in _CASES:
+            if reference == PERSON and part in _REFERENCES:
+                word = f"the {noun}'s" if part == "{name's}" else f"the {noun}"
+            else:
+                word = PRONOUNS[pronoun][_CASES[part]]
+            opens = texts[-1] == " " and len(texts) < 3
+            texts[-1] += word[0].upper() + word[1:] if opens else word
         elif "|" in part:
             texts[-1] += part[1:-1].split("|")[plural]
         else:
@@ -113,7 +110,7 @@ def read_question(line: str, where: str) -> tuple[str, str, str]:
       where: the file and line, for error messages.
 
     Raises:
-      UserError: the question breaks a rule of `templates/README.md`.
+      UserError: the question breaks a rule of `bios/README.md`.
     """
     if _PLACEHOLDER.findall(line) != ["{name}"] or not line.endswith("?") or _stray_brace(line):
         raise UserError(f"{where}: expected {{name}} once and '?' at the end, got {line!r}")
@@ -133,14 +130,15 @@ class Language:
 
     Attributes:
       pieces: the text of every piece; piece 0 is empty.
-      forms: (6, templates, 3, 3, 3) int32: the forms of sentences by attribute, template, reference
-        to the person (PRONOUN, NAME or PERSON) and pronoun.
-      questions: (6, wordings, 3) int32: the forms of questions with their answers, by attribute and
+      forms: (A, templates, 3, pronouns, 3) int32: the forms of sentences by attribute, template,
+        reference to the person (PRONOUN, NAME or PERSON) and pronoun.
+      questions: (A, wordings, 3) int32: the forms of questions with their answers, by attribute and
         wording; wording 0 is the trained one.
-      closing: (2,) int32: the pieces around the name in the closing sentence.
-      name_offsets: (3,) the piece of name number 0 of the first, middle and last names.
-      value_offsets: (6,) the piece of value number 0 of each attribute.
-      template_counts: (6,) the number of templates of each attribute.
+      closing: (2,) int32: the pieces around the name in the closing sentence, which states the name
+        where no other sentence does.
+      name_offsets: (P,) the piece of value number 0 of each part of a name.
+      value_offsets: (A,) the piece of value number 0 of each attribute.
+      template_counts: (A,) the number of templates of each attribute.
     """
 
     pools: Pools
@@ -151,6 +149,11 @@ class Language:
     name_offsets: np.ndarray
     value_offsets: np.ndarray
     template_counts: np.ndarray
+
+    @property
+    def schema(self) -> Schema:
+        """The schema of the world."""
+        return self.pools.schema
 
     def sentence_forms(
         self,
@@ -167,10 +170,13 @@ class Language:
     @functools.cached_property
     def fingerprint(self) -> str:
         """SHA-256 of everything that texts are made from."""
-        digest = hashlib.sha256("\n".join(self.pieces).encode())
+        pools, schema = self.pools, self.schema
+        rules = schema.names, schema.groups, list(pools.functions), list(pools.columns)
+        digest = hashlib.sha256("\n".join([repr(rules), *self.pieces]).encode())
         for part in (
-            *(self.forms, self.questions, self.pools.headquarters),
+            *(self.forms, self.questions, *pools.functions.values(), *pools.columns.values()),
             *(self.name_offsets, self.value_offsets, self.template_counts, self.closing),
+            *(() if pools.name_rows is None else (pools.name_rows,)),
         ):
             digest.update(np.array(part.shape).tobytes())
             digest.update(np.ascontiguousarray(part, np.int64).tobytes())
@@ -179,27 +185,21 @@ class Language:
 
 @functools.cache
 def load_language(
-    pools_folder: str = "",
-    templates_folder: str = "",
-    value_fraction: float = 1.0,
-    name_fraction: float = 1.0,
+    folder: str = "", value_fraction: float = 1.0, name_fraction: float = 1.0
 ) -> Language:
-    """Reads pools, templates and questions and compiles them.
+    """Reads names, values, templates and questions of a world and compiles them.
 
     Args:
-      pools_folder: as for `load_pools`, with `value_fraction` and `name_fraction`.
-      templates_folder: the folder of templates and questions, in the formats of
-        `templates/README.md`; empty: the bundled ones.
+      folder: the folder of the world; empty: the bundled one.
+      value_fraction: as for `load_pools`, with `name_fraction`.
 
     Raises:
       UserError: a file is missing, or a line breaks a rule; names the file and line.
     """
-    pools = load_pools(pools_folder, value_fraction, name_fraction)
-    folder = pathlib.Path(templates_folder).expanduser() if templates_folder else BUNDLED_TEMPLATES
-    if not folder.is_dir():
-        raise UserError(f"world.templates: {folder} is not a folder")
-    templates = [_read_all(folder / f"{a}.txt", read_template) for a in ATTRIBUTES]
-    questions = [_read_all(folder / "questions" / f"{a}.txt", read_question) for a in ATTRIBUTES]
+    pools = load_pools(folder, value_fraction, name_fraction)
+    schema = pools.schema
+    templates = _read_all(schema, "templates", _default_template, read_template)
+    questions = _read_all(schema, "questions", _default_question, read_question)
     piece_numbers: dict[str, int] = {"": EMPTY}
 
     def number(texts: tuple[str, ...]) -> list[int]:
@@ -207,17 +207,22 @@ def load_language(
         return [piece_numbers.setdefault(text, len(piece_numbers)) for text in texts]
 
     template_counts = np.array([len(of_attribute) for of_attribute in templates])
-    forms = np.zeros((len(ATTRIBUTES), template_counts.max(), 3, len(PRONOUNS), 3), np.int32)
+    pronouns = schema.pronouns or ("",)
+    shape = (len(templates), template_counts.max(), 3, len(pronouns), 3)
+    forms = np.full(shape, EMPTY, np.int32)
     for reference, (a, of_attribute) in itertools.product(range(3), enumerate(templates)):
-        for (t, parts), pronoun in itertools.product(enumerate(of_attribute), range(3)):
-            forms[a, t, reference, pronoun] = number(_compile(parts, pronoun, reference))
+        if reference == PRONOUN and not schema.pronouns:
+            continue  # sentences repeat the name
+        for (t, parts), (p, pronoun) in itertools.product(
+            enumerate(of_attribute), enumerate(pronouns)
+        ):
+            forms[a, t, reference, p] = number(_compile(parts, pronoun, reference, schema.noun))
     wordings = min(len(of_attribute) for of_attribute in questions)
     question_forms = [[number(texts) for texts in rows[:wordings]] for rows in questions]
-    closing = number((CLOSING, "."))
+    closing = number((f" The {schema.noun}'s name is", "."))
 
     pieces, offsets = list(piece_numbers), []
-    columns = (pools.first_names, pools.middle_names, pools.last_names)
-    for column in (*columns, *(pools.values[a] for a in ATTRIBUTES)):
+    for column in (*pools.names, *pools.values.values()):
         offsets.append(len(pieces))
         pieces.extend(f" {value}" for value in column)
     return Language(
@@ -226,15 +231,39 @@ def load_language(
         forms=forms,
         questions=np.array(question_forms, np.int32),
         closing=np.array(closing, np.int32),
-        name_offsets=np.array(offsets[:3]),
-        value_offsets=np.array(offsets[3:]),
+        name_offsets=np.array(offsets[: len(pools.names)]),
+        value_offsets=np.array(offsets[len(pools.names) :]),
         template_counts=template_counts,
     )
 
 
-def _read_all(path: pathlib.Path, read: Callable[[str, str], T]) -> list[T]:
-    """Reads every line of a file; `read` takes the line and its place in words."""
-    return [read(line, f"{path}:{number}") for number, line in enumerate(read_lines(path), 1)]
+def _read_all(
+    schema: Schema,
+    folder: str,
+    default: Callable[[Attribute], str],
+    read: Callable[[str, str], T],
+) -> list[list[T]]:
+    """Reads every line about each attribute; `read` takes the line and its place in words.
+
+    A world without the folder has one line for each attribute, the default.
+    """
+    texts = []
+    for attribute in schema.attributes:
+        path = schema.folder / folder / f"{attribute.name}.txt"
+        lines = read_lines(path) if path.parent.is_dir() else (default(attribute),)
+        for number, line in enumerate(lines, 1):
+            if not schema.pronouns and (mark := _LATER_PRONOUN.search(line)):
+                raise UserError(f"{path}:{number}: {mark[0]} needs a world with pronouns")
+        texts.append([read(line, f"{path}:{number}") for number, line in enumerate(lines, 1)])
+    return texts
+
+
+def _default_template(attribute: Attribute) -> str:
+    return f"{{name's}} {attribute.label} is {{value}}."
+
+
+def _default_question(attribute: Attribute) -> str:
+    return f"What is the {attribute.label} of {{name}}?"
 
 
 def take_columns(columns: np.ndarray, order: np.ndarray) -> np.ndarray:
@@ -251,7 +280,7 @@ class Texts:
     Attributes:
       pieces: (B, P) int32.
       value_slots: (S,) the column of the value of each sentence; a question is one sentence.
-      name_slots: (M,) the column of the first of the three pieces of each occurrence of the name.
+      name_slots: (M,) the column of the first piece of each occurrence of the name.
     """
 
     pieces: np.ndarray
@@ -277,11 +306,12 @@ def assemble_texts(
     """
     names = people.names + language.name_offsets
     values = take_columns(people.values + language.value_offsets, attributes)
-    widths = (7 if reference == NAME else 3 for reference in references)
+    parts = names.shape[1]
+    widths = (4 + parts if reference == NAME else 3 for reference in references)
     name_slots = np.cumsum([0, *widths])
     value_slots = name_slots[1:] - 2
     named = np.array([*(reference == NAME for reference in references), closing])
-    pieces = np.empty((len(people), name_slots[-1] + 5 * closing), np.int32)
+    pieces = np.empty((len(people), name_slots[-1] + (2 + parts) * closing), np.int32)
     pieces[:, value_slots - 1] = forms[:, :, 1]
     pieces[:, value_slots] = values
     pieces[:, value_slots + 1] = forms[:, :, 2]
@@ -289,9 +319,9 @@ def assemble_texts(
     sentences = np.flatnonzero(named[:-1])
     pieces[:, name_slots[: len(sentences)] - 1] = forms[:, sentences, 0]
     for slot in name_slots:
-        pieces[:, slot : slot + 3] = names
+        pieces[:, slot : slot + parts] = names
     if closing:
-        pieces[:, -5], pieces[:, -1] = language.closing
+        pieces[:, -2 - parts], pieces[:, -1] = language.closing
     return Texts(pieces, value_slots, name_slots)
 
 

@@ -1,5 +1,4 @@
-"""Questions about the six attributes with their answers: `question? Answer: value` (Part 3.1,
-section 2.3)."""
+"""Questions about attributes and answers: `question? Answer: value` (Part 3.1, section 2.3)."""
 
 import dataclasses
 

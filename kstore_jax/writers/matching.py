@@ -1,6 +1,6 @@
 """Finds a person's name and facts in a text that a language model wrote.
 
-Part 3.1, section 2.2 requires all six attributes and does not say how to check for them. The rules
+Part 3.1, section 2.2 requires all attributes and does not say how to check for them. The rules
 here:
 
 * Text and values are compared word by word. A word is a run of letters and digits, or `&`, which
@@ -17,17 +17,19 @@ here:
 * Part of a longer value of the same pool, or of another fact of the same text, does not count:
   "Early Childhood Education" does not state Education, and the city "Oshkosh, WI" does not state
   the company Oshkosh.
-* If birth and work city are the same, one mention states both.
+* If two attributes have one value, as birth city and work city, one mention states both.
 * A name counts only complete: first, middle and last.
 """
 
 import dataclasses
 import functools
+import itertools
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 
-from kstore_jax.world.people import ATTRIBUTES, MONTHS, Pools
+from kstore_jax.world.pools import MONTHS, Pools
+from kstore_jax.world.schema import Attribute, Schema
 
 Span = tuple[int, int]  # [start, end): of characters, or of word positions where it says so
 Words = tuple[str, ...]
@@ -49,7 +51,7 @@ _WORD = re.compile(r"[^\W_](?:\.[^\W_](?![^\W_]))+|[^\W_]+|&")  # U.S. is one wo
 _EQUIVALENT = {"&": "and", "saint": "st", "fort": "ft", "mount": "mt"}
 _MAX_GAP = 3  # characters between two words of a value
 _BEFORE_LOWER_CASE = {"in", "of", "studied", "studying"}
-_CITIES = ("birth_city", "company_city")
+_WITH_STATE = re.compile(r", [A-Z]{2}\Z")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,11 +98,10 @@ def normalized_words(text: str) -> Words:
 
 
 @functools.lru_cache(maxsize=1 << 14)
-def spellings(attribute: str, value: str) -> tuple[Words, ...]:
+def spellings(value: str) -> tuple[Words, ...]:
     """The ways to write a value other than a date, those with more words first."""
     spaced = value.replace(".", ". ")  # U.S. as U. S.
-    read = _with_full_state if attribute in _CITIES else lambda text: [normalized_words(text)]
-    read_spellings = [*read(value), *read(spaced)]
+    read_spellings = [*_with_full_state(value), *_with_full_state(spaced)]
     distinct = dict.fromkeys(s for each in read_spellings for s in (each, _join_initials(each)))
     return tuple(sorted(distinct, key=len, reverse=True))
 
@@ -143,7 +144,7 @@ def _match(words: Words, pattern: tuple[frozenset[str], ...]) -> bool:
 
 def _with_full_state(value: str) -> list[Words]:
     words = normalized_words(value)
-    state = STATES.get(words[-1])
+    state = STATES.get(words[-1]) if _WITH_STATE.search(value) else None
     return [words, (*words[:-1], *normalized_words(state))] if state else [words]
 
 
@@ -170,7 +171,7 @@ def _longer_values(pools: Pools, attribute: str, value: str) -> tuple[Words, ...
         for other, words in _spaced_pool(pools, attribute)
         if inside in words and other != value
     ]
-    return tuple(s for other in others for s in spellings(attribute, other) if len(s) > 1)
+    return tuple(s for other in others for s in spellings(other) if len(s) > 1)
 
 
 @functools.cache
@@ -220,41 +221,48 @@ class FactSpans:
 
     Attributes:
       names: every occurrence of the full name.
-      values: one span for each of the six attributes; None where the text does not state it.
+      values: one span for each attribute; None where the text does not state it.
+      attributes: the names of the attributes.
     """
 
     names: tuple[Span, ...]
     values: tuple[Span | None, ...]
+    attributes: tuple[str, ...]
 
     @property
     def missing(self) -> list[str]:
         """`name` and the attributes that the text does not state."""
-        values = zip(ATTRIBUTES, self.values, strict=True)
+        values = zip(self.attributes, self.values, strict=True)
         return [*([] if self.names else ["name"]), *(a for a, span in values if span is None)]
 
 
 def find_facts(pools: Pools, text: str, name: str, values: Sequence[str]) -> FactSpans:
-    """Finds a full name and the six values, in the order of ATTRIBUTES, in a text.
+    """Finds a full name and values, in the order of the schema, in a text.
 
     Of several mentions of a value, takes the first in the value's own case, or else the first.
     """
     index = index_words(text)
     names = sorted(_occurrences(index, normalized_words(name)))
     taken = list(names)
-    mentions = [_mentions(index, pools, a, v) for a, v in zip(ATTRIBUTES, values, strict=True)]
-    chosen: list[Span | None] = [None] * len(ATTRIBUTES)
-    longest_first = sorted(range(len(ATTRIBUTES)), key=lambda a: -_most_words(mentions[a]))
-    for a in longest_first:
+    schema = pools.schema
+    pairs = zip(schema.attributes, values, strict=True)
+    mentions = [_mentions(index, pools, attribute, value) for attribute, value in pairs]
+    chosen: list[Span | None] = [None] * len(mentions)
+    for a in sorted(range(len(mentions)), key=lambda a: -_most_words(mentions[a])):
         free = [span for span in mentions[a] if not _overlaps_any(span, taken)]
         if free:
             same_case = [s for s in free if values[a] in text[slice(*index.characters(s))]]
             span = (same_case or free)[0]
             chosen[a] = span
             taken.append(span)
-    _share_city(chosen, values, mentions, names)
+    for a, b in itertools.combinations(range(len(mentions)), 2):
+        if values[a] == values[b]:
+            free = [span for span in mentions[b] if not _overlaps_any(span, names)]
+            _share_mentions(schema, chosen, free, a, b)
     return FactSpans(
         tuple(map(index.characters, names)),
         tuple(None if span is None else index.characters(span) for span in chosen),
+        schema.names,
     )
 
 
@@ -262,40 +270,40 @@ def _most_words(spans: list[Span]) -> int:
     return max((end - start for start, end in spans), default=0)
 
 
-def _mentions(index: WordIndex, pools: Pools, attribute: str, value: str) -> list[Span]:
+def _mentions(index: WordIndex, pools: Pools, attribute: Attribute, value: str) -> list[Span]:
     """Where a text has a value, outside of longer values of its pool; in order, in word
     positions."""
-    if attribute == "birth_date":
+    if attribute.years:
         return [span for span in _date_mentions(index, value) if _is_contiguous(index, *span)]
     mentions: list[Span] = []
-    for spelling in spellings(attribute, value):
+    for spelling in spellings(value):
         for span in _occurrences(index, spelling):
             if _means_value(index, span, value) and not _overlaps_any(span, mentions):
                 mentions.append(span)
     if mentions:
         longer = [
             span
-            for spelling in _longer_values(pools, attribute, value)
+            for spelling in _longer_values(pools, attribute.name, value)
             for span in _occurrences(index, spelling)
         ]
         mentions = [s for s in mentions if not any(a <= s[0] and s[1] <= b for a, b in longer)]
     return sorted(mentions)
 
 
-def _share_city(
-    chosen: list[Span | None],
-    values: Sequence[str],
-    mentions: list[list[Span]],
-    names: list[Span],
+def _share_mentions(
+    schema: Schema, chosen: list[Span | None], free: list[Span], a: int, b: int
 ) -> None:
-    """Where both cities are the same: the mention nearest to the company is the work city, another
-    one is the birth city. A single mention is both."""
-    birth, company, work = (ATTRIBUTES.index(a) for a in ("birth_city", "company", "company_city"))
-    if values[birth] != values[work]:
-        return
-    free = [span for span in mentions[work] if not _overlaps_any(span, names)]
+    """Chooses the mentions of a value that attributes a and b have.
+
+    The one nearest to the company is the work city, which is a function of the company; another one
+    is the birth city. A single mention is both.
+    """
     if not free:
         return
-    near = chosen[company] or free[-1]
-    chosen[work] = min(free, key=lambda span: abs(span[0] - near[0]))
-    chosen[birth] = next((span for span in free if span != chosen[work]), chosen[work])
+    if schema.attributes[a].function_of:
+        a, b = b, a
+    near = free[-1]
+    if of := schema.attributes[b].function_of:
+        near = chosen[schema.names.index(of)] or near
+    chosen[b] = min(free, key=lambda span: abs(span[0] - near[0]))
+    chosen[a] = next((span for span in free if span != chosen[b]), chosen[b])

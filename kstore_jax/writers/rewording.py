@@ -10,17 +10,13 @@ import re
 from collections.abc import Sequence
 
 from kstore_jax.errors import UserError
-from kstore_jax.world.people import Pools
+from kstore_jax.world.pools import Pools
+from kstore_jax.world.schema import PRONOUNS
 from kstore_jax.writers import matching
 from kstore_jax.writers.matching import Span
 from kstore_jax.writers.prompts import PersonFacts
 
 _SUBJECT, _POSSESSIVE, _OBJECT = range(3)
-_PRONOUNS = {  # by case
-    "she": ("she", "her", "her"),
-    "he": ("he", "his", "him"),
-    "they": ("they", "their", "them"),
-}
 _AFTER_OBJECT = frozenset(
     [
         *("a", "an", "the", "in", "at", "on", "to", "for", "from", "with", "by", "of", "and", "or"),
@@ -69,8 +65,9 @@ def reword(
     """
     spans = matching.find_facts(pools, text, facts.name, facts.values)
     values = [span for span in spans.values if span is not None]
-    pronoun = _pronoun_in_use(text, facts.pronoun)
-    references = _references(text, facts, pronoun, values, spans.names)
+    pronoun = _pronoun_in_use(text, pools.schema.pronouns, facts.pronoun)
+    short_names = _short_names(pools, facts)
+    references = _references(text, [facts.name, *short_names], pronoun, values, spans.names)
     sentences = _sentences(text, [*values, *spans.names])
     if keys is not None:
         sentences.sort(key=lambda sentence: keys[sentence[0] % len(keys)])
@@ -80,7 +77,7 @@ def reword(
         inside = [r for r in references if start <= r.start and r.end <= end]
         sentence = text[start:end].rstrip()
         for i, reference in reversed(list(enumerate(inside))):
-            by_name = fullname or (not introduced and i == 0)
+            by_name = fullname or not pronoun or (not introduced and i == 0)
             if by_name or (reference.full and keys is not None):
                 replacement = facts.name if by_name else pronoun
                 sentence = _replace(sentence, start, reference, replacement, pronoun)
@@ -94,12 +91,21 @@ def reword(
     return result
 
 
-def _pronoun_in_use(text: str, pronoun: str) -> str:
-    """The pronoun that a text uses most; the world's `pronoun` where it uses none, or several
-    equally often."""
+def _pronoun_in_use(text: str, pronouns: Sequence[str], pronoun: str) -> str:
+    """The pronoun that a text uses most, of those of the world; the person's own `pronoun` where it
+    uses none, or several equally often."""
     words = matching.normalized_words(text)
-    counts = {p: sum(map(words.count, set(forms))) for p, forms in _PRONOUNS.items()}
-    return max(counts, key=lambda p: (counts[p], p == pronoun))
+    counts = {p: sum(map(words.count, set(PRONOUNS[p]))) for p in pronouns}
+    return max(counts, key=lambda p: (counts[p], p == pronoun), default="")
+
+
+def _short_names(pools: Pools, facts: PersonFacts) -> list[str]:
+    """The names that stand for the full one: first and last, first, last. A name of one part, or
+    with a part of several words, has none."""
+    parts = facts.name.split(" ")
+    if len(parts) != len(pools.names) or len(parts) == 1:
+        return []
+    return [f"{parts[0]} {parts[-1]}", parts[0], parts[-1]]
 
 
 def _sentences(text: str, unbreakable: Sequence[Span]) -> list[tuple[int, Span]]:
@@ -115,14 +121,19 @@ def _sentences(text: str, unbreakable: Sequence[Span]) -> list[tuple[int, Span]]
 
 
 def _references(
-    text: str, facts: PersonFacts, pronoun: str, values: Sequence[Span], names: Sequence[Span]
+    text: str,
+    called: Sequence[str],
+    pronoun: str,
+    values: Sequence[Span],
+    names: Sequence[Span],
 ) -> list[_Reference]:
-    """Every reference of a text to its person outside of `values`, in order."""
-    first, *_, last = facts.name.split(" ")
-    full = rf"{facts.name}|{first} {last}|{first}|{last}"
-    forms = "|".join(dict.fromkeys(_PRONOUNS[pronoun]))
+    """Every reference of a text to its person outside of `values`, in order: by a pronoun or by a
+    name that it is `called`."""
+    names_pattern = "|".join(map(re.escape, called))
+    forms = "|".join(dict.fromkeys(PRONOUNS[pronoun])) if pronoun else "(?!)"
     pattern = re.compile(
-        rf"\b(?:(?P<name>{_TITLE}(?:{full}))(?P<of>['’]s)?|(?P<pronoun>(?i:{forms})))\b(?!-)"
+        rf"\b(?:(?P<name>{_TITLE}(?:{names_pattern}))(?P<of>['’]s)?"
+        rf"|(?P<pronoun>(?i:{forms})))\b(?!-)"
     )
     references = []
     covered = [*values]
@@ -144,8 +155,8 @@ def _references(
 
 def _case(text: str, match: re.Match, pronoun: str) -> int:
     word = match[0].lower()
-    cases = [case for case, form in enumerate(_PRONOUNS[pronoun]) if form == word]
-    if len(cases) == 1:
+    cases = [case for case, form in enumerate(PRONOUNS[pronoun]) if form == word]
+    if len(cases) == 1 or cases[0] == _SUBJECT:  # `it` is both subject and object
         return cases[0]
     after = re.compile(r" ([\w'’-]+)").match(text, match.end())
     return _OBJECT if after is None or after[1].lower() in _AFTER_OBJECT else _POSSESSIVE
@@ -163,11 +174,11 @@ def _replace(
     start, end = reference.start - offset, reference.end - offset
     before, after = sentence[:start], sentence[end:]
     case = reference.case
-    if replacement in _PRONOUNS:
+    if replacement in PRONOUNS:
         previous = before.split()[-1].lower() if before.strip() else ""
         if case == _SUBJECT and previous in _BEFORE_OBJECT:
             case = _OBJECT
-        word = _PRONOUNS[replacement][case]
+        word = PRONOUNS[replacement][case]
         word = word if re.search(r"\w", before) else word.capitalize()
         agreement = _PLURAL if replacement == "they" and case == _SUBJECT else {}
     else:

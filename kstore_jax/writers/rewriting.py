@@ -11,7 +11,8 @@ from kstore_jax.corpus.config import Data
 from kstore_jax.errors import UserError
 from kstore_jax.world.biographies import Variant
 from kstore_jax.world.config import World
-from kstore_jax.world.people import Pools, check_people_count, draw_people, load_pools
+from kstore_jax.world.people import check_people_count, draw_people
+from kstore_jax.world.pools import Pools, load_pools
 from kstore_jax.writers import client, journal, prompts
 from kstore_jax.writers.prompts import PersonFacts
 from kstore_jax.writers.rewritten import RECORD_FIELDS, check_rewritable, texts_per_person
@@ -39,7 +40,7 @@ class RewriteJob:
 
     def __init__(self, rows: Sequence[tuple[World, Data]], model: str, folder: pathlib.Path):
         rows = [(world, data) for world, data in rows if data.rewritten] or rows
-        for field in ("seed", "pools", "value_fraction", "name_fraction"):
+        for field in ("seed", "folder", "value_fraction", "name_fraction"):
             if len(values := {getattr(world, field) for world, _ in rows}) > 1:
                 raise UserError(
                     f"world.{field}: the rows of the configuration have "
@@ -47,7 +48,7 @@ class RewriteJob:
                     f"choose it with --config.world.{field}="
                 )
         self.seed, self.pools = rows[0][0].seed, _pools(rows[0][0])
-        self.prompts = prompts.load_prompts()
+        self.prompts = prompts.load_prompts(self.pools.schema)
         self.folder = folder
         self.config = {
             "model": model,
@@ -110,7 +111,7 @@ class RewriteJob:
 
 
 def _pools(world: World) -> Pools:
-    return load_pools(world.pools, world.value_fraction, world.name_fraction)
+    return load_pools(world.folder, world.value_fraction, world.name_fraction)
 
 
 def _text_counts(world: World, data: Data) -> np.ndarray:

@@ -18,7 +18,8 @@ from kstore_jax.files import read_json
 from kstore_jax.world import random
 from kstore_jax.world.biographies import Variant
 from kstore_jax.world.config import World
-from kstore_jax.world.people import ATTRIBUTES, Pools, draw_people
+from kstore_jax.world.people import draw_people
+from kstore_jax.world.pools import Pools
 from kstore_jax.writers import journal, matching
 from kstore_jax.writers.prompts import PersonFacts, person_facts, pools_fingerprint
 from kstore_jax.writers.rewording import reword
@@ -160,12 +161,13 @@ def encode_texts(
     """
     backend = table.tokenizer.backend
     encoded = backend.encode_batch([f" {text}" for text in texts], add_special_tokens=False)
-    value_spans = np.zeros((len(texts), len(ATTRIBUTES), 2), SPAN_DTYPE)
+    count = len(pools.schema.attributes)
+    value_spans = np.zeros((len(texts), count, 2), SPAN_DTYPE)
     name_spans = np.zeros((len(texts), MAX_NAMES, 2), SPAN_DTYPE)
     for row, (person, text, tokens) in enumerate(zip(facts, texts, encoded, strict=True)):
         spans = matching.find_facts(pools, text, person.name, person.values)
         values = [span for span in spans.values if span is not None]
-        if len(values) < len(ATTRIBUTES):
+        if len(values) < count:
             raise UserError(f"data.rewritten: a text about person {person.person} lacks a fact")
         starts, ends = np.array(tokens.offsets).T
         value_spans[row] = _in_tokens(_with_space(text, values), starts, ends)

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from kstore_jax.cli.main import COMMANDS, main
-from kstore_jax.world.people import BUNDLED_POOLS
+from kstore_jax.world.schema import BUNDLED_WORLD
 
 QUICKSTART = pathlib.Path(__file__).parents[2] / "configs" / "quickstart.py"
 CONFIG = f"--config={QUICKSTART}"
@@ -67,8 +67,7 @@ def complaint(capsys, *argv: str) -> str:
         ("--config.model.style=lama", "model.style: no style 'lama'; did you mean 'llama'?"),
         ("--config.model.attention=splash", "model.attention: splash needs a TPU"),
         ("--config.model.init_from=nowhere", "model.init_from: nowhere/config.json: no such file"),
-        ("--config.world.pools=nowhere", "world.pools: nowhere is not a folder"),
-        ("--config.world.templates=nowhere", "world.templates: nowhere is not a folder"),
+        ("--config.world.folder=nowhere", "world.folder: nowhere is not a folder"),
         ("--config.mesh.fsdp=999", "mesh: data 1 x fsdp 999 x tensor 1 are 999 devices; expected "),
         (
             "--config.mesh.tensor=999",
@@ -134,10 +133,10 @@ def test_a_bad_command_is_named_in_one_line(capsys, argv, message):
 
 @pytest.mark.usefixtures("nothing_written")
 def test_bad_pools_are_named_in_one_line(capsys, tmp_path):
-    pools = tmp_path / "pools"
-    shutil.copytree(BUNDLED_POOLS, pools)
+    pools = tmp_path / "world" / "pools"
+    shutil.copytree(BUNDLED_WORLD, pools.parent)
     (pools / "majors.txt").write_text("Law\nLaw\n")
-    argv = ("sweep", CONFIG, "--workdir=run", f"--config.world.pools={pools}")
+    argv = ("sweep", CONFIG, "--workdir=run", f"--config.world.folder={pools.parent}")
     assert f"{pools / 'majors.txt'}:2: 'Law'" in complaint(capsys, *argv)
     (pools / "majors.txt").unlink()
     assert f"{pools / 'majors.txt'}: no such file" in complaint(capsys, *argv)
@@ -178,10 +177,10 @@ def test_a_broken_configuration_file_is_named_in_one_line(capsys, tmp_path, cont
 
 @pytest.mark.usefixtures("nothing_written")
 def test_the_exit_status_of_the_process_is_2_and_stderr_one_line():
-    done = kstore("sweep", CONFIG, "--workdir=run", "--config.world.pools=nowhere")
+    done = kstore("sweep", CONFIG, "--workdir=run", "--config.world.folder=nowhere")
     assert done.returncode == 2
     assert done.stdout == ""
-    assert done.stderr == "kstore: world.pools: nowhere is not a folder\n"
+    assert done.stderr == "kstore: world.folder: nowhere is not a folder\n"
 
 
 @pytest.mark.usefixtures("nothing_written")

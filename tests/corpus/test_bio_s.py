@@ -17,8 +17,9 @@ from kstore_jax.corpus.tokenizer import gpt2
 from kstore_jax.errors import UserError
 from kstore_jax.world.biographies import FIG3_VARIANTS, OTHER_VARIANTS, Variant
 from kstore_jax.world.language import pieces_to_text
-from kstore_jax.world.people import ATTRIBUTES, PRONOUNS, draw_people, in_train_half
+from kstore_jax.world.people import ATTRIBUTES, draw_people, in_train_half
 from kstore_jax.world.questions import write_questions
+from tests.world.worlds import films
 
 PEOPLE, SEED = 40, 3
 
@@ -27,8 +28,8 @@ PEOPLE, SEED = 40, 3
 def prepared(tmp_path):
     """`content -> builder`, prepared for 40 people in a folder of the test."""
 
-    def prepare(content: str) -> tfds.core.DatasetBuilder:
-        config = BioSConfig(content=content, people=PEOPLE, seed=SEED)
+    def prepare(content: str, people: int = PEOPLE, folder: str = "") -> tfds.core.DatasetBuilder:
+        config = BioSConfig(content=content, people=people, seed=SEED, folder=folder)
         builder = tfds.builder("bio_s", config=config, data_dir=tmp_path)
         builder.download_and_prepare(file_format="array_record")
         return builder
@@ -88,7 +89,7 @@ def test_people_are_those_of_the_package(prepared, language):
     assert_array_equal(column(examples, "person"), people.ids)
     for name, classes, expected in (
         ("half", ("P_train", "P_test"), np.where(in_train_half(SEED, people.ids), 0, 1)),
-        ("pronoun", PRONOUNS, people.pronouns),
+        ("pronoun", language.schema.pronouns, people.pronouns),
     ):
         assert tuple(builder.info.features[name].names) == classes
         assert_array_equal(column(examples, name), expected)
@@ -114,6 +115,22 @@ def test_questions_of_the_two_halves_are_the_two_splits(prepared, language):
             assert example["answer"] == person[attribute]
             assert b" " + person["name"] in example["question"]
             assert example["text"] == example["question"] + b" Answer: " + example["answer"]
+
+
+def test_films_of_a_table(prepared, tmp_path):
+    folder = str(films(tmp_path / "films"))
+    facts = read(prepared("people", 6, folder))
+    assert column(facts, "name").tolist()[:2] == [b"The Big Sleep", b"Yes, Minister of Fish"]
+    assert column(facts, "country").tolist()[:2] == [b"USA", b"Spain"]
+    texts, names = read(prepared("multi2+permute", 6, folder)), ("director", "year", "country")
+    for example in texts:
+        assert example["value_spans"].shape == (3, 2)
+        for attribute, (start, stop) in zip(names, example["value_spans"], strict=True):
+            value = gpt2().decode(example["tokens"][start:stop]).encode()
+            assert value == b" " + facts[example["person"]][attribute]
+    assert {q["attribute"] for q in read(prepared("questions", 6, folder))} == {0, 1, 2}
+    with pytest.raises(UserError, match=r"^bio_s\.content: expected reverse1 to reverse3 where"):
+        BioSConfig(content="multi5+reverse4", people=6, folder=folder)
 
 
 @pytest.mark.parametrize("wording", range(5))

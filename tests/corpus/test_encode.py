@@ -20,13 +20,9 @@ from kstore_jax.corpus.encode import (
 from kstore_jax.corpus.tokenizer import Vocabulary, gpt2
 from kstore_jax.world.biographies import FIG3_VARIANTS, OTHER_VARIANTS, Variant, write_biographies
 from kstore_jax.world.language import load_language, pieces_to_text
-from kstore_jax.world.people import ATTRIBUTES, BUNDLED_POOLS, draw_people
+from kstore_jax.world.people import ATTRIBUTES, draw_people, full_names
 from kstore_jax.world.questions import write_questions
-
-
-def full_names(pools, people) -> list[str]:
-    columns = (pools.first_names, pools.middle_names, pools.last_names)
-    return [" ".join(c[i] for c, i in zip(columns, row, strict=True)) for row in people.names]
+from kstore_jax.world.schema import BUNDLED_WORLD
 
 
 def texts_of(language, written) -> list[str]:
@@ -80,13 +76,13 @@ def test_biographies_are_gpt2s_tokens_of_their_text(biographies, variant, seed, 
 
 
 def test_a_name_inside_a_city_or_a_company_has_no_span(tmp_path):
-    folder = tmp_path / "pools"
-    shutil.copytree(BUNDLED_POOLS, folder)
+    folder = tmp_path / "world" / "pools"
+    shutil.copytree(BUNDLED_WORLD, folder.parent)
     for pool in ("first_names", "middle_names", "last_names"):
         (folder / f"{pool}.txt").write_text("Ana\nSanta\nTesla\n")
     (folder / "birth_cities.txt").write_text("Santa Ana, CA\nAna, CA\n")
     (folder / "companies.txt").write_text("Tesla; Santa Ana, CA\nTesla Ana; Ana, CA\n")
-    language = load_language(pools_folder=str(folder))
+    language = load_language(str(folder.parent))
     people = draw_people(language.pools, 1, np.repeat(np.arange(27), 20))
     variant, numbers = Variant.parse("multi20+permute"), np.tile(np.arange(20), 27)
     written = write_biographies(language, 1, variant, people, numbers)

@@ -13,7 +13,9 @@ from kstore_jax.pipeline.stages import Cache, Stage
 from kstore_jax.readouts import probe_training
 from kstore_jax.train.config import Training
 from kstore_jax.train.fit import TrainTask
-from kstore_jax.world.people import People, Pools
+from kstore_jax.world.people import (
+    full_names as full_names,
+)  # for the tests that import this module
 
 
 def finished_runner(workdir: pathlib.Path, row: int) -> Runner:
@@ -24,14 +26,6 @@ def finished_runner(workdir: pathlib.Path, row: int) -> Runner:
 def with_sections(runner: Runner, cache: Cache, **sections) -> Runner:
     """A runner of the same experiment with other sections of its configuration, over a cache."""
     return Runner(ExperimentGraph(dataclasses.replace(runner.graph.experiment, **sections), cache))
-
-
-def full_names(pools: Pools, people: People) -> list[str]:
-    """The full name of each person, as in biographies."""
-    columns = pools.first_names, pools.middle_names, pools.last_names
-    return [
-        " ".join(column[i] for column, i in zip(columns, row, strict=True)) for row in people.names
-    ]
 
 
 class _Reached(Exception):

@@ -7,17 +7,23 @@ import numpy as np
 import pytest
 
 from kstore_jax.config.rows import product
+from kstore_jax.corpus.config import Data
 from kstore_jax.corpus.sampler import Mixture, Windows
+from kstore_jax.corpus.shards import read_dataset
 from kstore_jax.errors import UserError
-from kstore_jax.pipeline.data import write_datasets
+from kstore_jax.pipeline.data import ExperimentData, write_datasets
 from kstore_jax.pipeline.experiment import Experiment, default, parse_rows
 from kstore_jax.pipeline.graph import ExperimentGraph
 from kstore_jax.pipeline.mixture import pretraining_windows
 from kstore_jax.pipeline.run import Runner
 from kstore_jax.pipeline.stages import Cache
+from kstore_jax.world.config import World
 from kstore_jax.world.language import load_language
-from kstore_jax.world.people import ATTRIBUTES, BUNDLED_POOLS, load_pools
+from kstore_jax.world.people import ATTRIBUTES
+from kstore_jax.world.pools import load_pools
+from kstore_jax.world.schema import BUNDLED_WORLD
 from tests.pipeline.runners import full_names
+from tests.world.worlds import drawn
 
 PEOPLE, FAMOUS = 30, 20
 
@@ -167,15 +173,15 @@ def test_another_tokenizer_is_another_dataset_of_the_same_text(runner, name):
 
 
 def test_edited_pools_are_another_dataset(runner, tmp_path):
-    folder = tmp_path / "pools"
-    shutil.copytree(BUNDLED_POOLS, folder)
-    before = runner(world__pools=str(folder)).graph.datasets["shards"].key
+    folder = tmp_path / "world"
+    shutil.copytree(BUNDLED_WORLD, folder)
+    before = runner(world__folder=str(folder)).graph.datasets["shards"].key
     assert before == runner().graph.datasets["shards"].key
-    majors = (folder / "majors.txt").read_text().splitlines()
-    (folder / "majors.txt").write_text("\n".join([*majors[:-1], "Alchemy"]) + "\n")
+    path = folder / "pools" / "majors.txt"
+    path.write_text("\n".join([*path.read_text().splitlines()[:-1], "Alchemy"]) + "\n")
     load_pools.cache_clear()
     load_language.cache_clear()
-    assert runner(world__pools=str(folder)).graph.datasets["shards"].key != before
+    assert runner(world__folder=str(folder)).graph.datasets["shards"].key != before
 
 
 @pytest.mark.parametrize(
@@ -224,3 +230,15 @@ def test_fresh_text_cannot_be_written(tmp_path):
     with pytest.raises(UserError, match=r"^data\.variant: fresh text is drawn"):
         write(experiment(data__variant="fresh"), tmp_path / "data")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dataset_of_another_world(tmp_path):
+    world = World(people=20, folder=str(drawn(tmp_path / "world", 20, 4, ("it",))))
+    data = Data(variant="couple2", vocabulary="compact")
+    ((folder, manifest),) = write_datasets(world, data, tmp_path / "data", 1)
+    assert manifest["entries"] == 40
+    corpus, source = read_dataset(folder), ExperimentData(world, data)
+    assert corpus.texts.value_spans.shape == (40, 20, 2)
+    source.vocabulary.encode(corpus.texts.tokens)
+    with pytest.raises(UserError, match=r"^data\.variant: expected reverse1 to reverse20 where "):
+        ExperimentData(world, Data(variant="multi5+reverse21"))

@@ -17,8 +17,7 @@ from kstore_jax.pipeline.graph import ExperimentGraph
 from kstore_jax.pipeline.run import Runner
 from kstore_jax.pipeline.stages import Cache
 from kstore_jax.world.config import World
-from kstore_jax.world.language import BUNDLED_TEMPLATES
-from kstore_jax.world.people import BUNDLED_POOLS
+from kstore_jax.world.schema import BUNDLED_WORLD
 
 ALL = ("shards", "pretrain", "finetune", "p_probe", "q_probe", "qa", "recall")
 DEPENDENT = {  # field, or section for its other fields: kinds of the stages that depend on it
@@ -60,16 +59,14 @@ def fields(part: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
 def other_values(tmp_path_factory) -> dict[str, Any]:
     """Valid values by field, where twice the default plus 2 is not valid."""
     folder = tmp_path_factory.mktemp("elsewhere")
-    shutil.copytree(BUNDLED_POOLS, folder / "pools")
-    shutil.copytree(BUNDLED_TEMPLATES, folder / "templates")
+    shutil.copytree(BUNDLED_WORLD, folder / "folder")
     (folder / "book.txt").write_text("Call me Ishmael.")
-    (folder / "pools" / "first_names.txt").write_text("Ada\n")
-    (folder / "templates" / "major.txt").write_text("{name} studied {value}.\n")
+    (folder / "folder" / "templates" / "major.txt").write_text("{name} studied {value}.\n")
     (folder / "init_from").mkdir()
     config = to_config(Shape.of(Experiment().model, vocabulary=128))
     (folder / "init_from" / "config.json").write_text(json.dumps(config))
     (folder / "init_from" / "model.safetensors").touch()
-    paths = {name: str(folder / name) for name in ("pools", "templates", "init_from")}
+    paths = {name: str(folder / name) for name in ("folder", "init_from")}
     return paths | {
         "b1": 0.5,
         "b2": 0.5,

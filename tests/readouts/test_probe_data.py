@@ -118,6 +118,6 @@ def test_shared_tokens_are_of_templates_and_not_of_names(language, table):
     shared = set(shared_tokens(table, vocabulary).tolist())
     assert vocabulary.end_of_text in shared
     assert {first_token(vocabulary, word) for word in ("born", "university")} < shared
-    surnames = {language.pools.last_names[k] for k in people.names[:, 2]}
+    surnames = {language.pools.names[-1][k] for k in people.names[:, 2]}
     first_tokens = {first_token(vocabulary, name) for name in surnames}
     assert len(first_tokens & shared) < 0.2 * len(first_tokens)

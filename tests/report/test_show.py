@@ -12,6 +12,7 @@ from kstore_jax.errors import UserError
 from kstore_jax.pipeline.experiment import default, parse_rows
 from kstore_jax.report.show import PersonText, pools, pools_text
 from kstore_jax.world.people import ATTRIBUTES
+from tests.world.worlds import drawn
 
 # How ml_collections loads a configuration file.
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
@@ -87,3 +88,26 @@ def test_the_pools_are_also_shown_as_json(capsys):
     assert printed["university"]["values"] == 300
     assert 0 < printed["university"]["commonest"] <= printed["university"]["first_word"] < 1
     assert printed["company_city"]["paper_commonest"] == pytest.approx(0.137)
+
+
+@pytest.mark.parametrize("person", [0, 3])
+def test_a_person_of_another_world(tmp_path, person):
+    config = default()
+    config.world.update(people=6, folder=str(drawn(tmp_path / "drawn", 7, 2)))
+    config.data.variant = "multi2+permute"
+    shown = PersonText(parse_rows(config)[0], person)
+    printed = json.loads(shown.json())
+    attributes = printed["person"]["attributes"]
+    assert list(attributes) == [f"fact_{a}" for a in range(7)]
+    assert "pronoun" not in printed["person"]
+    for entry in printed["entries"]:
+        for attribute, value in attributes.items():
+            start, end = entry["spans"][attribute]
+            assert gpt2().decode(entry["tokens"][start:end]) == f" {value}"
+    names = re.findall(r"\033\[1m ?(.*?)\033\[0m", shown.text(coloured=True))
+    assert [name.strip() for name in names] == [printed["person"]["name"]] * (2 * 7 + 7)
+    lines = pools_text(pools(parse_rows(config)[0])).splitlines()
+    assert [line.split() for line in lines[1:3]] == [
+        ["fact_0", "2", "50.0%", "100.0%"],
+        ["fact_1", "3", "33.3%", "100.0%"],
+    ]

@@ -9,7 +9,7 @@ import pytest
 from kstore_jax.errors import UserError
 from kstore_jax.world.biographies import FIG3_VARIANTS, OTHER_VARIANTS, Variant, write_biographies
 from kstore_jax.world.language import pieces_to_text
-from kstore_jax.world.people import ATTRIBUTES, draw_people
+from kstore_jax.world.people import ATTRIBUTES, draw_people, full_names
 from tests.chi_square import assert_uniform
 
 IDS = np.arange(1000)
@@ -58,7 +58,7 @@ def test_variants_of_the_other_papers():
         "multi5+permute2", "single+permute", "single+permute0", "single+fullname+permute2",
         "single+fullname+fullname", "single ", "Single", "single+", "multi5+fullname+permute",
         "permute2+permute5", "single+permute2+permute5", "couple", "couple0", "couple2+permute",
-        "fresh5", "fresh+permute", "single+reverse1", "multi5+reverse0", "multi5+reverse7",
+        "fresh5", "fresh+permute", "single+reverse1", "multi5+reverse0",
         "multi5+fullname+reverse1", "multi0+permute",
     ],
 )  # fmt: skip
@@ -106,18 +106,12 @@ def test_orders_are_uniform_and_drawn_for_each_biography(biographies):
     assert (pairs[:, 0] == pairs[:, 1]).all(axis=1).mean() < 0.01
 
 
-def full_names(language, ids) -> list[str]:
-    people = draw_people(language.pools, 0, ids)
-    columns = (language.pools.first_names, language.pools.middle_names, language.pools.last_names)
-    return [" ".join(c[i] for c, i in zip(columns, row, strict=True)) for row in people.names]
-
-
 @pytest.mark.parametrize("variant", FIG3_VARIANTS)
 def test_the_first_sentence_carries_the_full_name_the_others_only_with_fullname(
     language, biographies, variant
 ):
     written = biographies(variant, IDS[:50])
-    names = full_names(language, written.people)
+    names = full_names(language.pools, draw_people(language.pools, 0, written.people))
     for name, sentences in zip(names, sentences_of(language, written), strict=True):
         carries = [f" {name}" in sentence for sentence in sentences]
         assert carries == [True] + 5 * [Variant.parse(variant).fullname]
@@ -127,7 +121,7 @@ def test_the_first_sentence_carries_the_full_name_the_others_only_with_fullname(
 @pytest.mark.parametrize("permute", ["", "+permute"])
 def test_reverse_says_the_person_before_the_name(language, biographies, name_at, permute):
     written = biographies(f"multi2{permute}+reverse{name_at}", IDS[:50])
-    names = full_names(language, written.people)
+    names = full_names(language.pools, draw_people(language.pools, 0, written.people))
     for name, sentences in zip(names, sentences_of(language, written), strict=True):
         assert len(sentences) == (7 if name_at == 6 else 6)
         named = [i for i, sentence in enumerate(sentences) if f" {name}" in sentence]

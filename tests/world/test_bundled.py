@@ -1,11 +1,12 @@
-"""The bundled pools, templates and questions: the paper's counts, the rules of the READMEs."""
+"""The bundled pools, templates and questions: the paper's counts, the rules of the README."""
 
 import re
 
 import pytest
 
-from kstore_jax.world.language import BUNDLED_TEMPLATES
-from kstore_jax.world.people import ATTRIBUTES, BUNDLED_POOLS, load_pools
+from kstore_jax.world.people import ATTRIBUTES
+from kstore_jax.world.pools import load_pools
+from kstore_jax.world.schema import BUNDLED_WORLD
 
 POOLS = {
     "first_names": 400,
@@ -20,17 +21,18 @@ REFERENCES = ("{name}", "{name's}", "{name:them}")
 
 
 def templates(attribute: str) -> list[str]:
-    return (BUNDLED_TEMPLATES / f"{attribute}.txt").read_text(encoding="ascii").splitlines()
+    path = BUNDLED_WORLD / "templates" / f"{attribute}.txt"
+    return path.read_text(encoding="ascii").splitlines()
 
 
 def questions(attribute: str) -> list[str]:
-    path = BUNDLED_TEMPLATES / "questions" / f"{attribute}.txt"
+    path = BUNDLED_WORLD / "questions" / f"{attribute}.txt"
     return path.read_text(encoding="ascii").splitlines()
 
 
 @pytest.mark.parametrize(("pool", "count"), POOLS.items())
-def test_pools_have_the_papers_sizes_and_the_format_of_their_readme(pool, count):
-    content = (BUNDLED_POOLS / f"{pool}.txt").read_text(encoding="ascii")
+def test_pools_have_the_papers_sizes_and_the_format_of_the_readme(pool, count):
+    content = (BUNDLED_WORLD / "pools" / f"{pool}.txt").read_text(encoding="ascii")
     lines = content.splitlines()
     assert len(lines) == count
     assert content.endswith("\n")
@@ -52,7 +54,7 @@ def test_dates_and_work_cities_have_the_papers_sizes():
 
 
 @pytest.mark.parametrize("attribute", ATTRIBUTES)
-def test_templates_follow_the_rules_of_their_readme(attribute):
+def test_templates_follow_the_rules_of_the_readme(attribute):
     lines = templates(attribute)
     assert len(set(lines)) == len(lines) == 50
     for line in lines:

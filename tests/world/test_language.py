@@ -8,7 +8,6 @@ import pytest
 
 from kstore_jax.errors import UserError
 from kstore_jax.world.language import (
-    BUNDLED_TEMPLATES,
     NAME,
     PERSON,
     PRONOUN,
@@ -16,8 +15,9 @@ from kstore_jax.world.language import (
     load_language,
     pieces_to_text,
 )
-from kstore_jax.world.people import ATTRIBUTES, PRONOUNS, draw_people
+from kstore_jax.world.people import ATTRIBUTES, draw_people, full_names
 from kstore_jax.world.questions import write_questions
+from kstore_jax.world.schema import BUNDLED_WORLD
 from tests.world.test_bundled import questions, templates
 
 PRONOUN_CASES = {  # subject, possessive, object
@@ -29,12 +29,10 @@ PRONOUN_CASES = {  # subject, possessive, object
 
 @pytest.fixture(scope="module")
 def trio(language):
-    """One person of each pronoun, in the order of PRONOUNS, and their full names."""
+    """One person of each pronoun, in the order of the schema, and their full names."""
     people = draw_people(language.pools, 0, np.arange(50))
     people = people.take(np.array([np.flatnonzero(people.pronouns == p)[0] for p in range(3)]))
-    columns = (language.pools.first_names, language.pools.middle_names, language.pools.last_names)
-    names = [" ".join(c[i] for c, i in zip(columns, row, strict=True)) for row in people.names]
-    return people, names
+    return people, full_names(language.pools, people)
 
 
 def sentences_of(language, people, attribute: int, template: int, reference: int) -> list[str]:
@@ -71,19 +69,21 @@ def test_every_template_follows_the_rules(language, trio, attribute, reference):
     values = [language.pools.values[attribute][v] for v in people.values[:, a]]
     for t, line in enumerate(templates(attribute)):
         for p, sentence in enumerate(sentences_of(language, people, a, t, reference)):
-            expected = by_replacement(line, names[p], PRONOUNS[p], values[p], reference)
+            expected = by_replacement(
+                line, names[p], language.schema.pronouns[p], values[p], reference
+            )
             assert sentence == f" {expected}"
             assert not set("{}|") & set(sentence)
 
 
 def test_verbs_and_possessives_agree(language, trio, tmp_path):
-    shutil.copytree(BUNDLED_TEMPLATES, tmp_path, dirs_exist_ok=True)
-    (tmp_path / "birth_city.txt").write_text(
+    shutil.copytree(BUNDLED_WORLD, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "templates" / "birth_city.txt").write_text(
         "{name} {names|name} {value} as {their} home.\n"
         "{name's} first home {was|were} in {value}.\n"
         "Life gave {name:them} in {value} {their} first friends.\n"
     )
-    language = load_language(templates_folder=str(tmp_path))
+    language = load_language(str(tmp_path))
     people, names = trio
     value = [language.pools.values["birth_city"][v] for v in people.values[:, 1]]
     rows = [
@@ -132,10 +132,10 @@ def test_the_trained_wording_is_the_first(language, trio):
 
 def error_of(tmp_path, file: str, line: str) -> str:
     """The message for templates with one more line in a file."""
-    shutil.copytree(BUNDLED_TEMPLATES, tmp_path, dirs_exist_ok=True)
+    shutil.copytree(BUNDLED_WORLD, tmp_path, dirs_exist_ok=True)
     (tmp_path / file).write_text(f"{(tmp_path / file).read_text()}{line}\n")
     with pytest.raises(UserError) as error:
-        load_language(templates_folder=str(tmp_path))
+        load_language(str(tmp_path))
     assert "\n" not in str(error.value)
     return str(error.value)
 
@@ -162,8 +162,8 @@ def error_of(tmp_path, file: str, line: str) -> str:
     ],
 )
 def test_an_error_in_a_template_names_the_file_and_line(tmp_path, line):
-    message = error_of(tmp_path, "birth_city.txt", line)
-    assert message.startswith(f"{tmp_path / 'birth_city.txt'}:51: ")
+    message = error_of(tmp_path, "templates/birth_city.txt", line)
+    assert message.startswith(f"{tmp_path / 'templates' / 'birth_city.txt'}:51: ")
 
 
 @pytest.mark.parametrize(
@@ -185,9 +185,9 @@ def test_an_error_in_a_question_names_the_file_and_line(tmp_path, line):
 
 
 def test_a_missing_template_file_and_folder_are_named(tmp_path):
-    with pytest.raises(UserError, match=r"^world\.templates: .*nowhere is not a folder"):
-        load_language(templates_folder=str(tmp_path / "nowhere"))
-    shutil.copytree(BUNDLED_TEMPLATES, tmp_path, dirs_exist_ok=True)
-    (tmp_path / "major.txt").unlink()
+    with pytest.raises(UserError, match=r"^world\.folder: .*nowhere is not a folder"):
+        load_language(str(tmp_path / "nowhere"))
+    shutil.copytree(BUNDLED_WORLD, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "templates" / "major.txt").unlink()
     with pytest.raises(UserError, match=r"major\.txt: no such file"):
-        load_language(templates_folder=str(tmp_path))
+        load_language(str(tmp_path))

@@ -8,14 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kstore_jax.errors import UserError
-from kstore_jax.world.people import (
-    ATTRIBUTES,
-    BUNDLED_POOLS,
-    PRONOUNS,
-    draw_people,
-    in_train_half,
-    load_pools,
-)
+from kstore_jax.world.people import ATTRIBUTES, draw_people, in_train_half
+from kstore_jax.world.pools import load_pools
+from kstore_jax.world.schema import BUNDLED_WORLD
 from tests.chi_square import assert_uniform
 
 MANY = 200_000
@@ -63,7 +58,7 @@ def test_worlds_of_two_seeds_are_independent(pools, crowd):
 
 
 def test_work_city_follows_the_company(pools, crowd):
-    lines = (BUNDLED_POOLS / "companies.txt").read_text().splitlines()
+    lines = (BUNDLED_WORLD / "pools" / "companies.txt").read_text().splitlines()
     city_of = dict(line.split("; ") for line in lines)
     for company, city in np.unique(crowd.values[:, 4:], axis=0):
         assert city_of[pools.values["company"][company]] == pools.values["company_city"][city]
@@ -78,12 +73,12 @@ def test_attributes_are_uniform(pools, crowd, attribute):
 
 @pytest.mark.parametrize("part", range(3))
 def test_names_are_uniform(pools, crowd, part):
-    size = (len(pools.first_names), len(pools.middle_names), len(pools.last_names))[part]
+    size = len(pools.names[part])
     assert_uniform(np.bincount(crowd.names[:, part], minlength=size))
 
 
-def test_pronouns_are_uniform_and_attributes_independent(crowd):
-    assert_uniform(np.bincount(crowd.pronouns, minlength=len(PRONOUNS)))
+def test_pronouns_are_uniform_and_attributes_independent(pools, crowd):
+    assert_uniform(np.bincount(crowd.pronouns, minlength=len(pools.schema.pronouns)))
     majors, birth_cities = crowd.values[:, 3], crowd.values[:, 1]
     assert_uniform(np.bincount(majors * 200 + birth_cities, minlength=100 * 200))
 
@@ -111,23 +106,29 @@ def test_a_fraction_of_the_values_is_evenly_spaced(fraction):
         gaps = np.diff([*indices, indices[0] + len(theirs)])
         assert gaps.min() >= 1
         assert gaps.max() - gaps.min() <= 1
-    for company, city in zip(some.values["company"], some.headquarters, strict=True):
-        of_full = full.headquarters[full.values["company"].index(company)]
+    headquarters, all_of_them = (p.functions["company_city"] for p in (some, full))
+    for company, city in zip(some.values["company"], headquarters, strict=True):
+        of_full = all_of_them[full.values["company"].index(company)]
         assert some.values["company_city"][city] == full.values["company_city"][of_full]
-    assert len(set(some.headquarters)) == len(some.values["company_city"])
+    assert len(set(headquarters)) == len(some.values["company_city"])
     dates = [date.replace(",", "").split() for date in some.values["birth_date"]]
     months, days, years = (len(set(words)) for words in zip(*dates, strict=True))
-    assert (months, days) == (12, max(2, round(28 * fraction)))
-    assert years == max(2, round(200 * fraction))
+    assert (months, days) == (12, max(2, round(28 * fraction**0.5)))
+    assert years == max(2, round(200 * fraction**0.5))
     assert len(set(some.values["birth_date"])) == months * days * years
     assert some.full_name_count == full.full_name_count
+
+
+@pytest.mark.parametrize("fraction", [0.02, 0.05, 0.2, 0.5, 1.0])
+def test_a_fraction_of_the_dates_is_that_fraction_of_their_number(pools, fraction):
+    some, full = (len(p.values["birth_date"]) for p in (load_pools("", fraction), pools))
+    assert some / full == pytest.approx(fraction, rel=0.06)
 
 
 @given(fraction=st.floats(0, 1))
 def test_a_fraction_of_the_names_is_used(fraction):
     full, some = load_pools(), load_pools(name_fraction=fraction)
-    for part in ("first_names", "middle_names", "last_names"):
-        ours, theirs = getattr(some, part), getattr(full, part)
+    for ours, theirs in zip(some.names, full.names, strict=True):
         assert len(ours) == max(2, round(fraction * len(theirs)))
         assert set(ours) <= set(theirs)
     assert some.values == full.values
@@ -135,15 +136,15 @@ def test_a_fraction_of_the_names_is_used(fraction):
 
 @pytest.fixture
 def pools_folder(tmp_path):
-    """`(names=N) -> folder`: a copy of the bundled pools, with N names of each kind unless None."""
+    """`(names=N) -> folder`: a copy of the bundled world, with N names of each kind unless None."""
 
     def copy(names: int | None = None):
-        folder = tmp_path / "pools"
-        shutil.copytree(BUNDLED_POOLS, folder)
+        folder = tmp_path / "world" / "pools"
+        shutil.copytree(BUNDLED_WORLD, folder.parent)
         for kind in ("first", "middle", "last") if names else ():
             path = folder / f"{kind}_names.txt"
             path.write_text("".join(path.read_text().splitlines(True)[:names]))
-        return folder
+        return folder.parent
 
     return copy
 
@@ -170,19 +171,19 @@ def pools_folder(tmp_path):
     ],
 )
 def test_an_error_in_a_pool_names_the_file_and_line(pools_folder, file, content, line):
-    path = pools_folder() / file
+    path = pools_folder() / "pools" / file
     path.unlink()
     if content is not None:
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(UserError) as error:
-        load_pools(str(path.parent))
+        load_pools(str(path.parents[1]))
     where = f"{path}:{line}: " if line else f"{path}: "
     assert str(error.value).startswith(where)
     assert "\n" not in str(error.value)
 
 
-def test_a_missing_pool_folder_is_named(tmp_path):
-    with pytest.raises(UserError, match=r"^world\.pools: .*nowhere is not a folder"):
+def test_a_missing_folder_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"^world\.folder: .*nowhere is not a folder"):
         load_pools(str(tmp_path / "nowhere"))
 
 

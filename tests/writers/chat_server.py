@@ -23,6 +23,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
+from kstore_jax.world.schema import load_schema
 from kstore_jax.writers.matching import STATES
 from kstore_jax.writers.prompts import load_prompts
 
@@ -44,7 +45,7 @@ class FakeModel:
         self.texts = [(name, getattr(options, name)) for name in TEXTS]
         self.troubles = [(name, getattr(options, name)) for name in TROUBLES]
         self.replies = json.loads(pathlib.Path(options.replies).read_text() or "{}")
-        lines = load_prompts().lines
+        lines = load_prompts(load_schema()).lines
         self.requests = [tuple(line.split("{name}")) for line in lines["request"]]
         self.closings = [line.split("{pronoun}")[0] for line in lines["closing"]]
 

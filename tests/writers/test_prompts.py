@@ -1,16 +1,20 @@
 """Prompts are functions of their numbers; a bad text is rejected with its reason."""
 
+import hashlib
 import shutil
 
 import numpy as np
 import pytest
 
 from kstore_jax.errors import UserError
-from kstore_jax.world.people import ATTRIBUTES, draw_people, load_pools
+from kstore_jax.world.people import ATTRIBUTES, draw_people
+from kstore_jax.world.pools import load_pools
+from kstore_jax.world.schema import BUNDLED_WORLD, load_schema
 from kstore_jax.writers import prompts
+from tests.world.worlds import drawn, films
 
 POOLS = load_pools()
-PROMPTS = prompts.load_prompts()
+PROMPTS = prompts.load_prompts(POOLS.schema)
 FACTS = prompts.person_facts(POOLS, draw_people(POOLS, 0, np.arange(300)))
 GOOD = "{} was born on {} in {}, read {} at {} and worked for {} in {}."
 
@@ -40,9 +44,15 @@ def test_a_prompt_is_a_function_of_seed_person_entry_and_attempt():
         for attempt in range(5)
     }
     assert len(distinct) == 2 * 5**3
-    reloaded = prompts.load_prompts.__wrapped__()
+    reloaded = prompts.load_prompts.__wrapped__(POOLS.schema)
     assert reloaded.prompt(1, FACTS[4], 3, 2) == PROMPTS.prompt(1, FACTS[4], 3, 2)
     assert reloaded.fingerprint == PROMPTS.fingerprint
+
+
+def test_prompts_are_the_recorded_ones():
+    written = [PROMPTS.prompt(7, facts, entry, 1) for facts in FACTS for entry in range(3)]
+    digest = hashlib.sha256(repr(written).encode()).hexdigest()
+    assert digest == "15948d78c4bebce8066f671a620ee59d2f1a1774ec7904da35c58a3fa11e0dd5"
 
 
 def test_facts_come_in_every_order_with_university_and_major_together():
@@ -86,8 +96,23 @@ def test_a_clean_text_is_one_line_without_thoughts_and_invisible_characters():
 
 
 def test_an_error_in_prompt_texts_names_the_line(tmp_path):
-    folder = tmp_path / "prompts"
-    shutil.copytree(prompts.PROMPT_FOLDER, folder)
-    (folder / "company.txt").write_text("The person worked for {company}.\n")
+    shutil.copytree(BUNDLED_WORLD, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "prompts" / "company.txt").write_text("The person worked for {company}.\n")
     with pytest.raises(UserError, match=r"company\.txt:1: expected \{company\} and"):
-        prompts.load_prompts(folder)
+        prompts.load_prompts(load_schema(str(tmp_path)))
+
+
+def test_a_world_without_prompts_has_a_sentence_for_each_fact(tmp_path):
+    pools = load_pools(str(films(tmp_path / "films")))
+    (facts,) = prompts.person_facts(pools, draw_people(pools, 0, np.array([0])))
+    prompt, _ = prompts.load_prompts(pools.schema).prompt(0, facts, 0, 0)
+    assert prompt.startswith("Write a text of about 50 words about the film The Big Sleep. The ")
+    assert "The film's year of release is 1946." in prompt
+    assert 'Call the film "it". State every fact' in prompt
+    assert not prompts.rejection_reasons(pools, facts, prompt)
+    pools = load_pools(str(drawn(tmp_path / "drawn", 3, 2)))
+    (facts,) = prompts.person_facts(pools, draw_people(pools, 0, np.array([1])))
+    prompt, _ = prompts.load_prompts(pools.schema).prompt(0, facts, 0, 0)
+    of, function = facts.values[1:]
+    assert f"The person's fact 1 is {of}. The person's fact 2 is {function}." in prompt
+    assert not prompts.rejection_reasons(pools, facts, prompt)

@@ -5,9 +5,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kstore_jax.world.people import draw_people, load_pools
+from kstore_jax.world.people import draw_people
+from kstore_jax.world.pools import load_pools
 from kstore_jax.writers import matching, prompts
 from kstore_jax.writers.rewording import reword
+from tests.world.worlds import drawn, films
 
 POOLS = load_pools()
 ANYA = prompts.PersonFacts(
@@ -98,3 +100,29 @@ def test_without_keys_and_names_nothing_changes():
 def test_a_text_of_one_sentence_stays(text):
     text = text.format(*ANYA.values)
     assert reword(POOLS, ANYA, text, keys=[2, 1]) == f"{text}."
+
+
+def test_a_film_is_it_and_no_word_of_its_title_stands_for_it(tmp_path):
+    pools = load_pools(str(films(tmp_path)))
+    (facts,) = prompts.person_facts(pools, draw_people(pools, 0, np.array([0])))
+    text = (
+        "The Big Sleep is from 1946. It was made in the USA. The director of The Big Sleep was "
+        "Howard Hawks."
+    )
+    assert reword(pools, facts, text, fullname=True) == (
+        "The Big Sleep is from 1946. The Big Sleep was made in the USA. The director of The Big "
+        "Sleep was Howard Hawks."
+    )
+    assert reword(pools, facts, text, keys=[3, 2, 1]) == (
+        "The director of The Big Sleep was Howard Hawks. It was made in the USA. It is from 1946."
+    )
+
+
+def test_without_pronouns_every_reference_is_the_name(tmp_path):
+    pools = load_pools(str(drawn(tmp_path, 2, 1)))
+    (facts,) = prompts.person_facts(pools, draw_people(pools, 0, np.array([0])))
+    first, second = facts.values
+    text = f"{facts.name} has {first}. It is {facts.name} that has {second}."
+    assert reword(pools, facts, text, keys=[2, 1]) == (
+        f"It is {facts.name} that has {second}. {facts.name} has {first}."
+    )

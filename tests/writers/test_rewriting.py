@@ -13,6 +13,7 @@ import pytest
 from kstore_jax.cli.main import main
 from kstore_jax.errors import UserError
 from kstore_jax.pipeline.data import write_datasets
+from kstore_jax.world.people import ATTRIBUTES
 from kstore_jax.writers import client, journal, rewriting
 from kstore_jax.writers.prompts import REJECTION_REASONS
 from tests.writers.chat_server import MODEL, running
@@ -45,7 +46,7 @@ def test_a_bad_text_is_rejected_with_its_reason_and_requested_again(written):
     assert job.accepted == job.needed == 40 * 3
     accepted = [(r["person"], r["entry"]) for r in read(folder) if not r["refused"]]
     assert sorted(accepted) == [(person, entry) for person in range(40) for entry in range(3)]
-    assert set(job.rejections) == set(REJECTION_REASONS)
+    assert set(job.rejections) == {*REJECTION_REASONS, *ATTRIBUTES}
     assert job.rejected == job.answers - job.needed
     assert sum(bool(record["refused"]) for record in read(folder)) == job.rejected
     attempts = collections.defaultdict(list)
@@ -53,7 +54,7 @@ def test_a_bad_text_is_rejected_with_its_reason_and_requested_again(written):
         attempts[record["person"], record["entry"]].append(record["attempt"])
     assert all(numbers == list(range(len(numbers))) for numbers in attempts.values())
     summary = rewriting.summary(job)
-    causes = (*REJECTION_REASONS, "429", "500", "connection", "malformed")
+    causes = (*REJECTION_REASONS, *ATTRIBUTES, "429", "500", "connection", "malformed")
     assert all(f"  {cause} " in summary for cause in causes)
     most = job.rejections.most_common(1)[0]
     assert f" rejected: {most[0]} {most[1]} " in rewriting._progress(job)

@@ -6,7 +6,9 @@ import re
 import numpy as np
 import pytest
 
+from kstore_jax.corpus.encode import token_table
 from kstore_jax.corpus.shards import read_dataset
+from kstore_jax.corpus.tokenizer import gpt2
 from kstore_jax.errors import UserError
 from kstore_jax.pipeline.data import write_datasets
 from kstore_jax.pipeline.graph import ExperimentGraph
@@ -14,10 +16,12 @@ from kstore_jax.pipeline.mixture import pretraining_windows
 from kstore_jax.pipeline.run import Runner
 from kstore_jax.pipeline.stages import Cache
 from kstore_jax.report.show import PersonText
+from kstore_jax.world.language import load_language
 from kstore_jax.world.people import ATTRIBUTES, draw_people
 from kstore_jax.writers import journal
-from kstore_jax.writers.prompts import person_facts
-from kstore_jax.writers.rewritten import RewrittenTexts
+from kstore_jax.writers.prompts import load_prompts, person_facts
+from kstore_jax.writers.rewritten import RewrittenTexts, encode_texts
+from tests.world.worlds import films
 from tests.writers.chat_server import running
 from tests.writers.rewrites import copy_journal, data_of, experiment, read, rewrite
 
@@ -147,3 +151,17 @@ def test_a_changed_text_changes_the_fingerprint(written, tmp_path):
     content = (copy / journal.JOURNAL).read_text()
     (copy / journal.JOURNAL).write_text(content.replace(accepted, f"{accepted} Indeed."))
     assert RewrittenTexts(copy, data.language.pools, 0).fingerprint(*source) != before
+
+
+def test_spans_of_texts_about_films(tmp_path):
+    language = load_language(str(films(tmp_path)))
+    facts = person_facts(language.pools, draw_people(language.pools, 0, np.arange(6)))
+    texts = [load_prompts(language.schema).prompt(0, film, 0, 0)[0] for film in facts]
+    rows = encode_texts(token_table(language, gpt2()), language.pools, facts, texts)
+    for film, first, spans, names in zip(
+        facts, rows.offsets[:-1], rows.value_spans, rows.name_spans, strict=True
+    ):
+        covered = [gpt2().decode(rows.tokens[first + a : first + b]) for a, b in spans]
+        assert covered == [f" {value}" for value in film.values]
+        a, b = names[0]
+        assert gpt2().decode(rows.tokens[first + a : first + b]) == f" {film.name}"

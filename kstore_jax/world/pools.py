@@ -1,0 +1,221 @@
+"""Pools: the names and values of a world, read from its files."""
+
+import csv
+import dataclasses
+import functools
+import math
+import pathlib
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
+
+import numpy as np
+
+from kstore_jax.errors import UserError, nearest
+from kstore_jax.world.schema import Schema, load_schema
+
+MONTHS = (
+    "January", "February", "March", "April", "May", "June", "July", "August", "September",
+    "October", "November", "December",
+)  # fmt: skip
+DAYS = range(1, 29)
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Pools:
+    """The names and values of people. People hold indices into them.
+
+    Attributes:
+      schema: the schema of the world.
+      names: the values of each part of a name.
+      values: the values of each attribute.
+      functions: for an attribute that another one determines: (values of the other,) the index of
+        its value for each value of the other.
+      columns: for an attribute in the table: (rows,) the index of the value of each row.
+      name_rows: (rows, P) the parts of the name of each row; None where names are drawn.
+    """
+
+    schema: Schema
+    names: tuple[tuple[str, ...], ...]
+    values: dict[str, tuple[str, ...]]
+    functions: dict[str, np.ndarray]
+    columns: dict[str, np.ndarray]
+    name_rows: np.ndarray | None = None
+
+    @property
+    def full_name_count(self) -> int:
+        """The number of different full names, which is the largest number of people."""
+        if self.name_rows is not None:
+            return len(self.name_rows)
+        return math.prod(map(len, self.names))
+
+
+@functools.cache
+def load_pools(folder: str = "", value_fraction: float = 1.0, name_fraction: float = 1.0) -> Pools:
+    """Reads the names and values of a world.
+
+    Args:
+      folder: the folder of the world; empty: the bundled one.
+      value_fraction: fraction of each value pool that is used, evenly spaced, at least two values.
+        Of dates, its square root of the years and of the days; months are always kept. Columns of a
+        table are always kept.
+      name_fraction: fraction of the pool of each part of a name, likewise.
+
+    Raises:
+      UserError: a file is missing, or a line breaks a rule; names the file and line.
+    """
+    schema = load_schema(folder)
+    values: dict[str, tuple[str, ...]] = {}
+    functions, columns = {}, {}
+    table = _Table(schema) if schema.table else None
+    for attribute in schema.attributes:
+        name = attribute.name
+        if attribute.years:
+            values[name] = _dates(attribute.years, value_fraction)
+        elif attribute.pool:
+            followers = [a.name for a in schema.attributes if a.function_of == name]
+            path = schema.folder / "pools" / f"{attribute.pool}.txt"
+            values[name], *others = _read_columns(path, value_fraction, 1 + len(followers))
+            for follower, column in zip(followers, others, strict=True):
+                values[follower], functions[follower] = _as_indices(column)
+        elif attribute.column:
+            assert table
+            where = f"attributes.{name}.column"
+            values[name], columns[name] = _as_indices(table.column(attribute.column, where))
+    values = {name: values[name] for name in schema.names}
+    if table:
+        parts = [table.column(part, "name") for part in schema.name]
+        table.check_names(parts)
+        names, indices = zip(*map(_as_indices, parts), strict=True)
+        return Pools(schema, names, values, functions, columns, np.stack(indices, axis=1))
+    return Pools(schema, _name_pools(schema, name_fraction), values, functions, columns)
+
+
+def _name_pools(schema: Schema, fraction: float) -> tuple[tuple[str, ...], ...]:
+    paths = [schema.folder / "pools" / f"{part}.txt" for part in schema.name]
+    names = [_read_columns(path, fraction)[0] for path in paths]
+    several = [path for path, part in zip(paths, names, strict=True) if " " in "".join(part)]
+    if len(several) > 1:
+        raise UserError(
+            f"{several[1]}: names of several words, as in {several[0].name}; expected them in one "
+            "part of the name at most, so that full names are different"
+        )
+    return tuple(names)
+
+
+def _dates(years: tuple[int, int], fraction: float) -> tuple[str, ...]:
+    side = math.sqrt(fraction)
+    days = _evenly_spaced(DAYS, side)
+    some_years = _evenly_spaced(range(years[0], years[1] + 1), side)
+    return tuple(f"{m} {d}, {y}" for y in some_years for m in MONTHS for d in days)
+
+
+def _evenly_spaced(pool: Sequence[T], fraction: float) -> tuple[T, ...]:
+    """A fraction of a pool, evenly spaced, at least two values."""
+    count = min(len(pool), max(2, round(fraction * len(pool))))
+    return tuple(pool[i * len(pool) // count] for i in range(count))
+
+
+def _as_indices(column: Sequence[str]) -> tuple[tuple[str, ...], np.ndarray]:
+    """The distinct values of a column, in order, and the index of each of its values."""
+    numbers = {value: i for i, value in enumerate(dict.fromkeys(column))}
+    return tuple(numbers), np.array([numbers[value] for value in column])
+
+
+def read_lines(path: pathlib.Path) -> tuple[str, ...]:
+    """Returns the lines of a UTF-8 text file with one entry a line.
+
+    Raises:
+      UserError: the file is missing, unreadable or empty, or has an empty or repeated line.
+    """
+    lines = _read_text(path).splitlines()
+    if not lines:
+        raise UserError(f"{path}: is empty; expected one entry a line")
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            raise UserError(f"{path}:{number}: empty line; expected one entry a line")
+    _check_distinct(lines, path, range(1, len(lines) + 1))
+    return tuple(lines)
+
+
+def _read_text(path: pathlib.Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except (UnicodeDecodeError, OSError) as error:
+        raise UserError(f"{path}: cannot be read as UTF-8 text ({error})") from None
+
+
+def _check_distinct(values: Iterable[str], path: pathlib.Path, lines: Iterable[int]) -> None:
+    first_seen: dict[str, int] = {}
+    for value, line in zip(values, lines, strict=True):
+        if value in first_seen:
+            raise UserError(f"{path}:{line}: {value!r} repeats line {first_seen[value]}")
+        first_seen[value] = line
+
+
+def _read_columns(
+    path: pathlib.Path, fraction: float, count: int = 1
+) -> tuple[tuple[str, ...], ...]:
+    """The columns of a pool file, separated by `; `; values of the first are distinct."""
+    rows = []
+    for number, line in enumerate(read_lines(path), 1):
+        row = line.split("; ") if count > 1 else [line]
+        if len(row) != count:
+            raise UserError(
+                f"{path}:{number}: expected {count} values separated by '; ', got {line!r}"
+            )
+        for value in row:
+            _check_value(value, f"{path}:{number}")
+        rows.append(row)
+    columns = tuple(zip(*rows, strict=True))
+    _check_distinct(columns[0], path, range(1, len(rows) + 1))
+    return tuple(_evenly_spaced(column, fraction) for column in columns)
+
+
+def _check_value(value: str, where: str) -> None:
+    if not (value[:1].isalnum() and value[-1:].isalnum()):
+        raise UserError(f"{where}: {value!r} must begin and end with a letter or a digit")
+    if set(value) & set("{}") or value.split(" ") != value.split():
+        raise UserError(f"{where}: {value!r} must hold no braces and no double spaces")
+
+
+class _Table:
+    """A CSV file with a header, whose rows are the people."""
+
+    def __init__(self, schema: Schema):
+        self.path = schema.folder / schema.table
+        self._file = schema.folder / "world.toml"
+        reader = csv.reader(_read_text(self.path).removeprefix("\ufeff").splitlines(keepends=True))
+        try:
+            numbered = [(reader.line_num, [cell.strip() for cell in row]) for row in reader if row]
+        except csv.Error as error:
+            raise UserError(f"{self.path}:{reader.line_num}: {error}") from None
+        if len(numbered) < 2:
+            raise UserError(f"{self.path}: expected a header and a row for each person")
+        (_, self.header), *rows = numbered
+        _check_distinct(self.header, self.path, [1] * len(self.header))
+        for line, row in rows:
+            if len(row) != len(self.header):
+                raise UserError(
+                    f"{self.path}:{line}: expected {len(self.header)} columns, got {len(row)}"
+                )
+        self.lines = [line for line, _ in rows]
+        columns = zip(*(row for _, row in rows), strict=True)
+        self._columns = dict(zip(self.header, columns, strict=True))
+
+    def column(self, name: str, where: str) -> tuple[str, ...]:
+        """The values of a column, row by row; `where` is the field that names it."""
+        if name not in self._columns:
+            raise UserError(
+                f"{self._file}: {where}: {self.path.name} has no column {name!r}"
+                f"{nearest(name, self.header)}"
+            )
+        for value, line in zip(self._columns[name], self.lines, strict=True):
+            _check_value(value, f"{self.path}:{line}: {name}")
+        return self._columns[name]
+
+    def check_names(self, parts: Sequence[Sequence[str]]) -> None:
+        """Raises UserError where two rows have one full name."""
+        _check_distinct(map(" ".join, zip(*parts, strict=True)), self.path, self.lines)
