@@ -17,7 +17,7 @@ def measure_qa(experiment: Experiment) -> dict[str, float | int | str]:
     """Measures questions answered a second, by an untrained model, which takes as long as a trained
     one."""
     with temporary_context(experiment) as context:
-        shape, columns = context.shape, vars(context.questions())
+        shape, columns = context.shape, vars(context.questions()[1])
     params = forward.init(shape, jax.random.key(0))
     questions = SpanExamples(**{name: column[:_QUESTIONS] for name, column in columns.items()})
 

@@ -9,7 +9,6 @@ from kstore_jax.charts.drawing import (
     PAPER,
     PERCENT,
     WIDTH,
-    as_label,
     in_percent,
     percent,
 )
@@ -41,11 +40,12 @@ def _mark(name: str, width: float) -> dict:
 
 
 def bar(mark: str, attribute: str, share: float | None, kind: str = "", whose: str = "") -> dict:
-    """A bar, tick or point of `bar_spec`; bars of one attribute differ in `kind`."""
-    name = as_label(attribute)
-    label = f"{whose or MARKS[mark].partition(',')[0]} – {', '.join(filter(None, (name, kind)))}"
+    """A bar, tick or point of `bar_spec` at the label of an attribute; bars of one attribute differ
+    in `kind`."""
+    about = ", ".join(filter(None, (attribute, kind)))
+    label = f"{whose or MARKS[mark].partition(',')[0]} – {about}"
     return {
-        "mark": mark, "attribute": name, "kind": kind, "accuracy": in_percent(share),
+        "mark": mark, "attribute": attribute, "kind": kind, "accuracy": in_percent(share),
         "tooltip": share is not None and f"{label}: {percent(share)}",
     }  # fmt: skip
 
@@ -55,7 +55,7 @@ def bar_spec(values: Sequence[dict], attributes: Sequence[str], width: float) ->
 
     Args:
       values: from `bar`.
-      attributes: names, in the order of the axis.
+      attributes: labels, in the order of the axis.
     """
     drawn = [value for value in values if value["accuracy"] is not None]
     kinds = list(dict.fromkeys(value["kind"] for value in drawn))
@@ -63,7 +63,7 @@ def bar_spec(values: Sequence[dict], attributes: Sequence[str], width: float) ->
         "x": {
             "field": "attribute", "type": "nominal", "sort": None, "title": None,
             "scale": {
-                "domain": [*map(as_label, attributes)], "paddingInner": 0.25, "paddingOuter": 0.1
+                "domain": [*attributes], "paddingInner": 0.25, "paddingOuter": 0.1
             },
             "axis": {"labelExpr": WORD_A_LINE},
         },
@@ -88,12 +88,12 @@ def bar_spec(values: Sequence[dict], attributes: Sequence[str], width: float) ->
     return spec, legend[:1].upper() + legend[1:]
 
 
-def listed(shares: Mapping[str, float | None]) -> str:
+def listed(shares: Mapping[str, float | None], labels: Mapping[str, str]) -> str:
     """Shares by attribute in words."""
-    named = {as_label(name): x for name, x in shares.items() if x is not None}
+    named = {labels.get(name, name): x for name, x in shares.items() if x is not None}
     return ", ".join(f"{name} {percent(x)}" for name, x in named.items())
 
 
-def of_the_paper(shares: Mapping[str, float | None] | None) -> str:
+def of_the_paper(shares: Mapping[str, float | None] | None, labels: Mapping[str, str]) -> str:
     """A sentence with the paper's shares; empty without any."""
-    return f" The paper: {listed(shares)}." if shares else ""
+    return f" The paper: {listed(shares, labels)}." if shares else ""

@@ -51,6 +51,7 @@ class Table:
       heads: titles of the text columns, after the first.
       bodies: its rows.
       columns: the columns of shares; empty: every column that a row has, in their order.
+      labels: titles of columns by name; without one, the name as words.
     """
 
     title: str
@@ -58,6 +59,7 @@ class Table:
     bodies: Sequence[Body]
     heads: Sequence[str] = ()
     columns: Sequence[str] = ()
+    labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def html(self) -> Html:
@@ -71,7 +73,11 @@ class Table:
             [_title(body, width), *(_row(line, columns) for line in body.lines)]
             for body in self.bodies
         ]
-        inside = table(self.title, ["", *self.heads, *map(as_label, columns)], bodies)
+        inside = table(
+            self.title,
+            ["", *self.heads, *(self.labels.get(c, as_label(c)) for c in columns)],
+            bodies,
+        )
         if not self.note:
             return inside
         return join([tag("h3", self.title), tag("p", self.note, class_="note"), inside])

@@ -65,9 +65,10 @@ def _sections() -> Iterator[tuple[str, list[_Field]]]:
 def _inner_sections(kind: type, prefix: str) -> Iterator[tuple[str, list[_Field]]]:
     """The sections inside a configuration: nested ones, and those of entries to choose from."""
     for name, field in fields_of(kind).items():
+        inner: Any = types_of(kind)[name]
         if (registry := field.metadata.get("one_of")) is not None:
-            inside = {n: entry.Config for n, entry in registry.entries().items()}
-        elif dataclasses.is_dataclass(inner := types_of(kind)[name]):
+            inside: dict[str, Any] = {n: entry.Config for n, entry in registry.entries().items()}
+        elif dataclasses.is_dataclass(inner):
             inside = {name: inner}
         else:
             continue

@@ -51,9 +51,9 @@ def rows(*, affects_result: bool = True) -> Any:
     return _field((), affects_result)
 
 
-def names(*, affects_result: bool = True) -> Any:
-    """A tuple of texts; empty by default."""
-    return _field((), affects_result)
+def names(*default: str, affects_result: bool = True) -> Any:
+    """A tuple of texts."""
+    return _field(default, affects_result)
 
 
 def section(kind: type, *, affects_result: bool = True) -> Any:

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from kstore_jax.config.fields import choice, number, text
+from kstore_jax.config.fields import choice, names, number, text
 from kstore_jax.errors import UserError
 
 
@@ -26,6 +26,8 @@ class Data:
     qa_share: float = number(0.0, 0.0, 1.0)
     """Share of windows with answered questions about the trained people (QA_r, Part 3.1, section
     3); 0: none."""
+    tasks: tuple = names("extraction")
+    """Tasks whose questions are mixed in, where `qa_share` is more than 0."""
     rewritten: str = text("")
     """Folder of `kstore rewrite` whose texts replace the templates' (bioR); empty: none."""
     text: str = text("")

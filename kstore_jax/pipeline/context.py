@@ -16,6 +16,7 @@ from kstore_jax.pipeline.graph import ExperimentGraph
 from kstore_jax.pipeline.init_params import init_params
 from kstore_jax.pipeline.stages import Stage
 from kstore_jax.readouts.base import Context
+from kstore_jax.tasks.base import TASKS
 from kstore_jax.train.checkpoint import open_checkpoints
 from kstore_jax.train.distributed import gather_to_host
 from kstore_jax.train.mesh import make_mesh, shard_tree
@@ -44,6 +45,7 @@ def build_context(graph: ExperimentGraph) -> Context:
         mask_token=mask_token,
         table=data.table,
         variant=data.variant,
+        tasks=e.tasks,
         everyone=data.everyone,
         people=data.people,
         in_train=data.in_train,
@@ -64,10 +66,17 @@ def vocabulary_needs_corpora(graph: ExperimentGraph) -> bool:
 
 
 def _vocabulary(graph: ExperimentGraph, read_corpus: Callable[[str], Corpus]) -> Vocabulary:
-    vocabulary = graph.data.vocabulary
-    if not vocabulary_needs_corpora(graph):
+    vocabulary, e, data = graph.data.vocabulary, graph.experiment, graph.data
+    tokens = []
+    if vocabulary_needs_corpora(graph):
+        tokens += [read_corpus(kind).texts.tokens for kind in graph.datasets]
+    for task in e.tasks_with_tokens:
+        config = getattr(e.tasks, task)
+        for wording in range(TASKS[task].num_wordings(data.language)):
+            items = TASKS[task].items(data.table, data.everyone, config, e.world.seed, wording)
+            tokens.append(items.texts.tokens)
+    if not tokens:
         return vocabulary
-    tokens = [read_corpus(kind).texts.tokens for kind in graph.datasets]
     ids = np.unique(np.concatenate([vocabulary.ids, *map(np.unique, tokens)]))
     return Vocabulary(vocabulary.tokenizer, ids)
 

@@ -9,12 +9,12 @@ import numpy as np
 from kstore_jax.errors import UserError
 from kstore_jax.model.forward import Params
 from kstore_jax.pipeline.context import build_context
+from kstore_jax.pipeline.experiment import Experiment
 from kstore_jax.pipeline.graph import ExperimentGraph
 from kstore_jax.pipeline.results import select_graphs
 from kstore_jax.readouts.base import Context
-from kstore_jax.readouts.qa import evaluate_questions, generate_answers
+from kstore_jax.readouts.qa import evaluate_task, generate_answers
 from kstore_jax.world import random
-from kstore_jax.world.people import ATTRIBUTES
 
 
 def evaluate(run: pathlib.Path, row: int | None, beam_size: int, show: int) -> Iterator[dict]:
@@ -26,9 +26,9 @@ def evaluate(run: pathlib.Path, row: int | None, beam_size: int, show: int) -> I
       beam_size: beams of a search beside greedy decoding; 1: none. Bidirectional models have none.
       show: answers about held-out people to include as text.
 
-    Yields: for each model `dataset`, `direction`, `seed`, `beam` (its beam size), the scores of
-      `evaluate_questions`, and `shown`, a list of answers: `question`, `answer`, `truth`, and
-      whether it is `right`.
+    Yields: for each model `dataset`, `direction`, `seed`, `beam` (its beam size), `scores` (of each
+      task of `readouts.qa.tasks`, as `evaluate_task` returns them), and `shown`, a list of answers:
+      `question`, `answer`, `truth`, and whether it is `right`.
 
     Raises:
       UserError: there is no such run or row, or none of its models is finished.
@@ -60,16 +60,24 @@ def _evaluate(graph: ExperimentGraph, beam_size: int, show: int) -> dict:
         "direction": experiment.model.direction,
         "seed": experiment.seed,
         "beam": beam_size,
-        **evaluate_questions(context, params, beam_size),
-        "shown": _sample_answers(context, params, beam_size, show) if show else [],
+        "scores": {
+            task: evaluate_task(context, params, task, beam_size)[0]
+            for task in experiment.readouts.qa.tasks
+        },
+        "shown": _sample_answers(context, params, experiment, beam_size, show) if show else [],
     }
 
 
-def _sample_answers(context: Context, params: Params, beam_size: int, count: int) -> list[dict]:
+def _sample_answers(
+    context: Context, params: Params, experiment: Experiment, beam_size: int, count: int
+) -> list[dict]:
     """The answers to `count` questions about held-out people, drawn by the seed of the world."""
-    held_out = np.flatnonzero(np.repeat(~context.qa_train_mask, len(ATTRIBUTES)))
+    items, questions = context.questions(experiment.readouts.qa.tasks)
+    held_out = np.flatnonzero(
+        np.concatenate([each.about(~context.qa_train_mask) for each in items])
+    )
     order = random.permutation(len(held_out), context.world_seed, "shown", 0)
-    examples = context.questions().take(held_out[order[:count]])
+    examples = questions.take(held_out[order[:count]])
     end, decode = context.vocabulary.end_of_text, context.vocabulary.decode
     answers = []
     for i, tokens in enumerate(generate_answers(context, params, examples, beam_size)):
@@ -90,22 +98,30 @@ def _sample_answers(context: Context, params: Params, beam_size: int, count: int
 
 def format_evaluation(row: dict) -> str:
     """An evaluation as a table for the terminal, in percent, followed by the answers shown."""
-    lines = [f"{row['dataset']}, seed {row['seed']}, {row['direction']}", ""]
-    columns = "".join(f"{name:>14}" for name in ("mean", *ATTRIBUTES))
-    kinds = {"exact": "right", "beam": f"beam of {row['beam']}", "first": "first token"}
-    for half, name in (("test", "held out (P_test)"), ("train", "trained (P_train)")):
-        lines.append(f"{name:<22}{columns}")
-        measures = {kinds[kind]: shares for kind, shares in row[half].items()}
-        for number, shares in enumerate(row["wordings"][half], start=2):
-            measures[f"wording {number}, untrained"] = shares
-        if half == "test":
-            measures["majority guess"] = row["baseline"]
-        lines += [f"  {label:<20}{_percentages(shares)}" for label, shares in measures.items()]
+    lines = [f"{row['dataset']}, seed {row['seed']}, {row['direction']}"]
+    for task, scores in row["scores"].items():
+        lines += ["", *([f"task {task}"] if len(row["scores"]) > 1 else [])]
+        lines += _score_lines(scores, row["beam"])
     for shown in row["shown"]:
         verdict = "right" if shown["right"] else f"wrong; the truth: {shown['truth']}"
         lines.append(f"\n{shown['question']} {shown['answer']}\n  {verdict}")
     return "\n".join(lines) + "\n"
 
 
-def _percentages(shares: dict[str, float]) -> str:
-    return "".join(f"{100 * shares[name]:>14.1f}" for name in ("mean", *ATTRIBUTES))
+def _score_lines(scores: dict, beam_size: int) -> list[str]:
+    """The table of one task, a group of its questions a column."""
+    lines, names = [], [*scores["test"]["exact"]]
+    widths = [max(14, len(name) + 2) for name in names]
+    columns = "".join(f"{name:>{width}}" for name, width in zip(names, widths, strict=True))
+    kinds = {"exact": "right", "beam": f"beam of {beam_size}", "first": "first token"}
+    for half, name in (("test", "held out (P_test)"), ("train", "trained (P_train)")):
+        lines.append(f"{name:<22}{columns}")
+        measures = {kinds[kind]: shares for kind, shares in scores[half].items()}
+        for number, shares in enumerate(scores["wordings"][half], start=2):
+            measures[f"wording {number}, untrained"] = shares
+        if half == "test":
+            measures["majority guess"] = scores["baseline"]
+        for label, shares in measures.items():
+            cells = (f"{100 * shares[n]:>{w}.1f}" for n, w in zip(names, widths, strict=True))
+            lines.append(f"  {label:<20}{''.join(cells)}")
+    return lines

@@ -20,6 +20,7 @@ from kstore_jax.corpus.config import Data
 from kstore_jax.errors import UserError
 from kstore_jax.model.config import PRESETS, Model
 from kstore_jax.readouts.base import READOUTS, Readout
+from kstore_jax.tasks.base import TASKS, check_tasks
 from kstore_jax.train.config import Mesh, TelemetryConfig, Training
 from kstore_jax.world.config import World
 
@@ -44,6 +45,8 @@ class Finetune(Training):
     W' = W + alpha A B; A starts at zero and B Gaussian (Part 3.2, appendix B).
     """
 
+    tasks: tuple = names("extraction")
+    """Tasks whose questions are trained."""
     steps: int = number(50_000, 0)
     """Optimizer updates; 0: the pretrained model answers the questions (mixed training)."""
     batch_size: int = number(48, 1)
@@ -112,6 +115,7 @@ class Experiment:
     model: Model = section(Model)
     pretrain: Pretrain = section(Pretrain)
     finetune: Finetune = section(Finetune)
+    tasks: Any = group(TASKS)
     readouts: Any = group(READOUTS)
     mesh: Mesh = section(Mesh, affects_result=False)
     telemetry: TelemetryConfig = section(TelemetryConfig, affects_result=False)
@@ -126,6 +130,8 @@ class Experiment:
             raise UserError(
                 "data.celebrity_share: expected world.celebrities of more than 0 beside it, got 0"
             )
+        check_tasks(self.data.tasks, "data.tasks")
+        check_tasks(self.finetune.tasks, "finetune.tasks")
         self._check_ranks()
         longest = self.model.max_positions
         if self.model.positions == "learned" and self.pretrain.seq_len > longest:
@@ -138,6 +144,22 @@ class Experiment:
                 readout.check(config, self)
             except UserError as error:
                 raise UserError(f"readouts.{name}.{error}") from None
+
+    @property
+    def tasks_in_use(self) -> tuple[str, ...]:
+        """The tasks whose questions are trained or asked, by name."""
+        used = [*self.finetune.tasks] if self.finetune.steps else []
+        used += [*self.data.tasks] if self.data.qa_share else []
+        if "qa" in self.enabled_readouts:
+            used += self.readouts.qa.tasks
+        return tuple(sorted(set(used)))
+
+    @property
+    def tasks_with_tokens(self) -> tuple[str, ...]:
+        """The tasks whose tokens a compact vocabulary looks up."""
+        if self.data.vocabulary != "compact":
+            return ()
+        return tuple(task for task in self.tasks_in_use if not TASKS[task].in_language)
 
     @property
     def enabled_readouts(self) -> dict[str, tuple[Readout, Any]]:

@@ -2,7 +2,7 @@
 
 import functools
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -12,11 +12,11 @@ from kstore_jax.model.forward import Params
 from kstore_jax.pipeline.experiment import Finetune
 from kstore_jax.readouts import spans
 from kstore_jax.readouts.base import Context
+from kstore_jax.tasks.base import Items
 from kstore_jax.train import objectives
 from kstore_jax.train.distributed import gather_to_host
 from kstore_jax.train.fit import TrainTask, fit, merge_all
 from kstore_jax.world import random
-from kstore_jax.world.people import ATTRIBUTES
 
 VERSION = 1
 
@@ -32,8 +32,8 @@ def finetune(context: Context, training: Finetune, held_back: float, folder: pat
       exact match on their questions, from 0 to 1.
     """
     trained_mask, held_back_mask = _split(context, held_back)
-    examples = context.questions()
-    train_rows = np.flatnonzero(np.repeat(trained_mask, len(ATTRIBUTES)))
+    items, examples = context.questions(training.tasks)
+    train_rows = _rows_about(items, trained_mask)
     order = ShuffledIndices(len(train_rows), context.seed)
 
     def make_batch(step, rows):
@@ -61,10 +61,15 @@ def finetune(context: Context, training: Finetune, held_back: float, folder: pat
     params = task.merge(task.frozen, gather_to_host(context.mesh, trained))
     result: dict = {"questions": len(train_rows)}
     if held_back_mask.any():
-        rows = np.flatnonzero(np.repeat(held_back_mask, len(ATTRIBUTES)))
+        rows = _rows_about(items, held_back_mask)
         exact, _ = spans.span_hits(context.shape, params, examples.take(rows))
         result["validation"] = float(exact.mean())
     return result
+
+
+def _rows_about(items: Sequence[Items], members: np.ndarray) -> np.ndarray:
+    """The rows of the examples of several tasks that are only about people of a mask."""
+    return np.flatnonzero(np.concatenate([each.about(members) for each in items]))
 
 
 def _split(context: Context, held_back: float) -> tuple[np.ndarray, np.ndarray]:

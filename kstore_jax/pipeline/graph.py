@@ -5,6 +5,8 @@ Datasets -> pretrain -> finetune, and each readout of the pretrained or the fine
 
 import dataclasses
 import pathlib
+from collections.abc import Sequence
+from typing import Any
 
 from kstore_jax.config.fields import identity
 from kstore_jax.corpus import shards
@@ -15,6 +17,7 @@ from kstore_jax.pipeline import finetune, pretrain
 from kstore_jax.pipeline.data import ExperimentData
 from kstore_jax.pipeline.experiment import Experiment, Finetune
 from kstore_jax.pipeline.stages import Cache, Stage
+from kstore_jax.tasks.base import TASKS
 
 DATASET_VERSION = 1
 
@@ -88,9 +91,15 @@ class ExperimentGraph:
         finetuning = self.experiment.finetune
         return finetuning.validation if finetuning.grid else 0.0
 
+    def _readout_config(self, config: Any) -> dict:
+        fields = {"config": identity(config)}
+        tasks = _task_configs(self.experiment, getattr(config, "tasks", ()))
+        return {**fields, "tasks": tasks} if tasks else fields
+
     def _finetuning(self, row: Finetune) -> Stage:
         training = {k: v for k, v in identity(row).items() if k not in ("grid", "validation")}
-        config = {"training": training, "held_back": self.held_back}
+        tasks = _task_configs(self.experiment, row.tasks)
+        config = {"training": training, "tasks": tasks, "held_back": self.held_back}
         return Stage("finetune", finetune.VERSION, config, (self.pretrain,))
 
     @property
@@ -111,6 +120,17 @@ def _is_reached(model: str, until: str) -> bool:
     return not until or (until == "finetune" and model == "pretrained")
 
 
+def _task_configs(experiment: Experiment, tasks: Sequence[str]) -> dict:
+    """Version and configuration of each of these tasks."""
+    return {
+        name: {
+            "version": TASKS[name].version,
+            "config": identity(getattr(experiment.tasks, name)),
+        }
+        for name in tasks
+    }
+
+
 def _pretrain_config(experiment: Experiment) -> dict:
     """Every setting that pretraining depends on beside its datasets."""
     e = experiment
@@ -124,6 +144,9 @@ def _pretrain_config(experiment: Experiment) -> dict:
         "data": data,
         "training": identity(e.pretrain),
     }
+    mixed_in = e.data.tasks if e.data.qa_share else ()
+    if tasks := _task_configs(e, [*mixed_in, *e.tasks_with_tokens]):
+        config["tasks"] = tasks
     if e.pretrain.evaluate_every:
         config["during"] = {
             name: {"version": readout.version, "config": identity(of_readout)}

@@ -1,11 +1,12 @@
 """The windows that pretraining reads: biographies, and other texts mixed in by share."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
 from kstore_jax.corpus import shards
-from kstore_jax.corpus.encode import concatenate
+from kstore_jax.corpus.encode import TokenizedTexts, concatenate
 from kstore_jax.corpus.sampler import (
     Epochs,
     FreshTexts,
@@ -16,29 +17,28 @@ from kstore_jax.corpus.sampler import (
 )
 from kstore_jax.corpus.shards import Corpus
 from kstore_jax.pipeline.data import ExperimentData
-from kstore_jax.tasks.extraction import question_rows
+from kstore_jax.tasks.base import TASKS
 from kstore_jax.world.biographies import Variant
-from kstore_jax.world.people import ATTRIBUTES
 
 Sources = dict[str, tuple[Epochs, float]]
 """Name -> the texts of a source and its share of the windows. Names are purposes of draws."""
 
 
 def pretraining_windows(
-    data: ExperimentData, corpora: Mapping[str, Corpus], seq_len: int, seed: int
+    data: ExperimentData, corpora: Mapping[str, Corpus], tasks: Any, seq_len: int, seed: int
 ) -> Windows | Mixture:
     """The windows of an experiment; the biographies of its people are the first source.
 
     Args:
       corpora: kind -> dataset, for each dataset of `data`.
+      tasks: the configuration of each task.
       seq_len: predicted tokens a window.
       seed: of the order of texts and sources.
     """
     config = data.data
     sources = _biographies(data, corpora)
     if config.qa_share:
-        trained = np.flatnonzero(np.repeat(data.qa_train_mask, len(ATTRIBUTES)))
-        questions = data.with_end_of_text(question_rows(data.table, data.everyone)).take(trained)
+        questions = concatenate([_trained_questions(data, tasks, task) for task in config.tasks])
         sources["questions"] = RepeatedTexts(questions), config.qa_share
     if config.text:
         documents = data.with_end_of_text(corpora["text"].texts)
@@ -49,6 +49,13 @@ def pretraining_windows(
     if len(windows) == 1:
         return windows[0]
     return Mixture(windows, integer_weights([share for _, share in sources.values()]), seed)
+
+
+def _trained_questions(data: ExperimentData, tasks: Any, task: str) -> TokenizedTexts:
+    """The answered questions of a task about the people whose questions are trained."""
+    people, seed = data.everyone, data.world.seed
+    items = TASKS[task].items(data.table, people, getattr(tasks, task), seed, wording=0)
+    return data.with_end_of_text(items.texts).take(np.flatnonzero(items.about(data.qa_train_mask)))
 
 
 def _biographies(data: ExperimentData, corpora: Mapping[str, Corpus]) -> Sources:

@@ -49,6 +49,7 @@ def result_row(graph: ExperimentGraph) -> dict:
     """The row of a finished experiment. Accuracies are shares, from 0 to 1.
 
     - `name`, `dataset` (variant), `direction`, `seed`, `people`: of the configuration.
+    - `attributes`: their labels by name.
     - `mixed`: see `mixed_sources`.
     - `exposures`, `parameters`, `vocabulary`: see `Pretraining.result`.
     - `readouts`: the result of each enabled readout by name, as its `run` returns it.
@@ -76,6 +77,7 @@ def result_row(graph: ExperimentGraph) -> dict:
         "direction": graph.experiment.model.direction,
         "seed": graph.experiment.seed,
         "people": graph.experiment.world.people,
+        "attributes": {a.name: a.label for a in graph.data.language.schema.attributes},
         "mixed": mixed_sources(graph.experiment),
         "exposures": results["pretrain"]["exposures"],
         "parameters": results["pretrain"]["parameters"],

@@ -7,6 +7,7 @@ here, it has a stage of its own, a section in every configuration (`readouts.NAM
 
 import dataclasses
 import functools
+import io
 import pathlib
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -23,14 +24,15 @@ from kstore_jax.corpus.encode import TokenizedTexts, TokenTable
 from kstore_jax.corpus.examples import SpanExamples, span_examples, word_examples
 from kstore_jax.corpus.shards import Corpus
 from kstore_jax.corpus.tokenizer import Vocabulary
+from kstore_jax.files import write_bytes
 from kstore_jax.model.forward import Params
 from kstore_jax.model.transformer import Shape
 from kstore_jax.readouts.measured import Measured
-from kstore_jax.tasks import extraction
+from kstore_jax.tasks.base import TASKS, Items, concatenate_examples, item_examples
 from kstore_jax.train.config import TelemetryConfig
+from kstore_jax.train.distributed import is_first
 from kstore_jax.world.biographies import Variant
 from kstore_jax.world.people import People
-from kstore_jax.world.questions import TRAINED_WORDING
 
 READ_COST = 1 / 3
 """Cost of a token that is only read; a trained one costs 1, since its backward pass takes twice as
@@ -59,6 +61,7 @@ class Context:
       mask_token: the id that hides a token from a bidirectional model; None for a causal model.
       table: tokens of every piece of the language.
       variant: how the biographies of `people` are written.
+      tasks: the configuration of each task.
       everyone: all people, celebrities after the others.
       people: all people except celebrities; recall and probes are about them.
       in_train: (people,) bool: members of P_train, on whom probes are trained.
@@ -77,6 +80,7 @@ class Context:
     mask_token: int | None
     table: TokenTable
     variant: Variant
+    tasks: Any
     everyone: People
     people: People
     in_train: np.ndarray
@@ -86,6 +90,11 @@ class Context:
     read_corpus: Callable[[str], Corpus]
     load_pretrained: Callable[["Context"], Params]
     load_finetuned: Callable[["Context"], Params]
+
+    @property
+    def attributes(self) -> tuple[str, ...]:
+        """The names of the attributes of people."""
+        return self.table.language.schema.names
 
     @functools.cached_property
     def corpus(self) -> Corpus:
@@ -107,12 +116,23 @@ class Context:
         """The JAX key of a random stream."""
         return stream_key(self.seed, stream)
 
-    def questions(self, wording: int = TRAINED_WORDING) -> SpanExamples:
-        """The questions about everyone in one wording; row 6 i + a asks for attribute a of person
-        i."""
-        return extraction.question_examples(
-            self.table, self.everyone, self.vocabulary, wording, self.mask_token
-        )
+    def items(self, task: str, wording: int = 0) -> Items:
+        """The questions of a task about everyone in one wording."""
+        config = getattr(self.tasks, task)
+        return TASKS[task].items(self.table, self.everyone, config, self.world_seed, wording)
+
+    def examples(self, items: Items) -> SpanExamples:
+        """Questions as examples, whose one span is the answer, with the hint where it has one."""
+        end_of_text = self.table.tokenizer.end_of_text
+        return item_examples(items, self.vocabulary, end_of_text, self.mask_token)
+
+    def questions(
+        self, tasks: Sequence[str] = ("extraction",), wording: int = 0
+    ) -> tuple[list[Items], SpanExamples]:
+        """The questions of several tasks about everyone, and their examples, one after another."""
+        items = [self.items(task, wording) for task in tasks]
+        examples = [self.examples(each) for each in items]
+        return items, concatenate_examples(examples, self.vocabulary.end_of_text)
 
     def recall_examples(self, rows: TokenizedTexts) -> list[tuple[np.ndarray, SpanExamples]]:
         """The values in biographies as spans to predict: by a causal model from the text before
@@ -199,6 +219,16 @@ class Readout:
         """Charts for its section of the page. For a readout with `measures_training`, each result
         has `lines`, the metrics of pretraining that hold an `evaluation`."""
         return []
+
+
+def write_cases(folder: pathlib.Path, columns: Mapping[str, np.ndarray]) -> None:
+    """Writes `cases.npz` into the folder of a stage: what was measured, case by case. Only the
+    first process of a run writes."""
+    if is_first():
+        content = io.BytesIO()
+        arrays: dict[str, Any] = dict(columns)
+        np.savez_compressed(content, **arrays)
+        write_bytes(folder / "cases.npz", content.getvalue())
 
 
 READOUTS: Registry[Readout] = Registry("readout", "kstore_jax.readouts")

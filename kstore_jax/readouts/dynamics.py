@@ -15,7 +15,6 @@ from kstore_jax.readouts.base import READOUTS, Context, Readout, ReadoutConfig
 from kstore_jax.readouts.measured import Measured
 from kstore_jax.train.mesh import shard_tree
 from kstore_jax.world import random
-from kstore_jax.world.people import ATTRIBUTES
 
 _CURVES = {
     "bio_train_first": ("biographies, P_train", "#0072B2", "--"),
@@ -74,12 +73,12 @@ def dynamics(context: Context, people: int) -> Callable[[Params], dict[str, jax.
     held out.
     """
     groups = {"train": context.qa_train_mask, "test": ~context.qa_train_mask}
-    questions, parts = context.questions(), {}
+    items, questions, parts = *context.questions(), {}
     for name, members in groups.items():
         who = np.flatnonzero(members)
         who = who[random.permutation(len(who), context.world_seed, "dynamics", 0)[:people]]
-        rows = np.flatnonzero(np.isin(np.arange(len(members)), who).repeat(len(ATTRIBUTES)))
-        parts[f"qa_{name}"] = questions.take(rows)
+        chosen = items[0].about(np.isin(np.arange(len(members)), who))
+        parts[f"qa_{name}"] = questions.take(np.flatnonzero(chosen))
         first_entries = np.isin(context.corpus.people, who) & (context.corpus.entries == 0)
         if first_entries.any():
             biographies = context.corpus.texts.take(np.flatnonzero(first_entries))

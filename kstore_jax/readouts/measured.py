@@ -2,8 +2,10 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from kstore_jax.charts.drawing import as_label
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,6 +18,7 @@ class Measured:
       wording: its biographies in words.
       seeds: the seed of each row.
       results: the result of each row.
+      labels: label of each attribute by name.
       published: the paper's numbers by name (`report/paper.py`, `Published`); empty where it has
         none for this group.
     """
@@ -25,7 +28,12 @@ class Measured:
     wording: str
     seeds: tuple[int, ...]
     results: tuple[dict, ...]
+    labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
     published: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def label_of(self, name: str) -> str:
+        """The label of an attribute, or of another name."""
+        return self.labels.get(name, as_label(name))
 
     def each(self, *path: str | int) -> list:
         """The value of each row at a path of keys."""
@@ -46,6 +54,11 @@ class Measured:
             return all(bool(value) for value in self.each(*path))
         except KeyError:
             return False
+
+
+def labels_of(groups: Sequence[Measured]) -> dict[str, str]:
+    """The labels of the attributes of several groups, by name."""
+    return {name: label for group in groups for name, label in group.labels.items()}
 
 
 def values_at(rows: tuple[dict, ...], path: tuple[str | int, ...]) -> list:

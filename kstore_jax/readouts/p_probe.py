@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 
 from kstore_jax.charts.bars import listed
-from kstore_jax.charts.drawing import Chart, as_label, in_percent, picture_name
+from kstore_jax.charts.drawing import Chart, in_percent, picture_name
 from kstore_jax.charts.heat import cell, heat_spec
 from kstore_jax.charts.tables import Body, Line, Table
 from kstore_jax.config.fields import number
+from kstore_jax.corpus.examples import padded_tokens
 from kstore_jax.readouts.base import READOUTS, Context, Readout
-from kstore_jax.readouts.measured import Measured
+from kstore_jax.readouts.measured import Measured, labels_of
 from kstore_jax.readouts.probe_config import Probe
 from kstore_jax.readouts.probe_data import ProbeTasks, biography_examples, person_labels
 from kstore_jax.readouts.probe_training import (
@@ -23,7 +24,6 @@ from kstore_jax.readouts.probe_training import (
     probe_work,
     train_probe,
 )
-from kstore_jax.world.people import ATTRIBUTES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,13 +61,15 @@ class PProbe(Readout):
         attributes `stated` before, with the share `right` of its number of `readings` (Figs. 6,
         15); and `pairs`, the attributes that are coupled.
         """
-        tasks = probe_tasks(config)
+        language = context.table.language
+        tasks = probe_tasks(config, language)
         labels, num_classes = person_labels(context.table, context.people, tasks)
         count = config.biographies_per_person or context.variant.biographies_per_person
         chosen = np.flatnonzero(context.corpus.entries < count)
         people = context.corpus.people[chosen]
         rows = context.corpus.texts.take(chosen)
-        examples = biography_examples(rows, labels[people], context.vocabulary, tasks)
+        attributes = [context.attributes.index(name) for name, _ in tasks]
+        examples = biography_examples(rows, labels[people], context.vocabulary, attributes)
         in_train = context.in_train[people]
         scores, hits = train_probe(
             context, self.name, folder, config, "layer", examples, in_train, num_classes
@@ -76,24 +78,27 @@ class PProbe(Readout):
             starts = rows.value_spans[:, :, 0]
             stated = starts[:, None] < examples.positions[:, :, None]
             active = examples.active[~in_train]
-            scores["pairs"] = [
-                [*pair] for pair in zip(ATTRIBUTES[::2], ATTRIBUTES[1::2], strict=True)
-            ]
-            scores["by_stated"] = _by_stated(hits, active, stated[~in_train], tasks)
+            scores["pairs"] = [list(pair) for pair in language.schema.pairs]
+            scores["by_stated"] = _by_stated(
+                hits, active, stated[~in_train], tasks, context.attributes
+            )
         return scores
 
     def tables(self, groups: Sequence[Measured]) -> list[Table]:
         """By whether the other half of a pair was read before (Figs. 6 and 15)."""
         groups = [group for group in groups if group.has("by_stated")]
         bodies = [Body(group.label, group.wording, _stated_lines(group)) for group in groups]
-        pairs = {tuple(pair) for group in groups for pair in group.results[0]["pairs"]}
-        adjacent = ", ".join(" and ".join(map(as_label, pair)) for pair in sorted(pairs))
+        pairs = dict.fromkeys(
+            " and ".join(map(group.label_of, pair))
+            for group in groups
+            for pair in group.results[0]["pairs"]
+        )
         note = (
             "First tokens in %, over all places before the fact is stated: "
-            f"{adjacent} are adjacent in these texts, in this order."
+            f"{', '.join(pairs)} are adjacent in these texts, in this order."
         )
         title = "P-probing before and after the other half of a pair was read"
-        return [Table(title, note, bodies)]
+        return [Table(title, note, bodies, labels=labels_of(groups))]
 
     def charts(self, groups: Sequence[Measured]) -> list[Chart]:
         """First tokens: ours, and the paper's where it has the dataset."""
@@ -111,21 +116,25 @@ class PProbe(Readout):
     def work(self, context: Context, texts: Any, config: PProbeConfig, scale: float) -> float:
         entries = context.variant.biographies_per_person
         held_out = scale * len(context.people) * (config.biographies_per_person or entries) / 2
-        longest = int(texts.lengths.max()) + 1
-        return probe_work(config, longest, held_out)
+        longest = padded_tokens(texts, context.vocabulary)[0].shape[1]
+        return probe_work(config, context.table.language, longest, held_out)
 
 
 def _by_stated(
-    hits_TxNxQ: np.ndarray, active_NxQxT: np.ndarray, stated_NxQxA: np.ndarray, tasks: ProbeTasks
+    hits_TxNxQ: np.ndarray,
+    active_NxQxT: np.ndarray,
+    stated_NxQxA: np.ndarray,
+    tasks: ProbeTasks,
+    attributes: Sequence[str],
 ) -> dict:
     """Accuracy by the set of attributes stated before the position read, as bits of a code."""
     scores: dict = {"first": {}, "whole": {}}
-    code_NxQ = (stated_NxQxA << np.arange(len(ATTRIBUTES))).sum(-1)
+    code_NxQ = (stated_NxQxA << np.arange(len(attributes))).sum(-1)
     for t, (attribute, kind) in enumerate(tasks):
         scores[kind][attribute] = cells = []
         for code in np.unique(code_NxQ[active_NxQxT[:, :, t]]):
             chosen = (code_NxQ == code) & active_NxQxT[:, :, t]
-            names = [name for a, name in enumerate(ATTRIBUTES) if code >> a & 1]
+            names = [name for a, name in enumerate(attributes) if code >> a & 1]
             share = float(hits_TxNxQ[t][chosen].mean())
             cells.append({"stated": names, "right": share, "readings": int(chosen.sum())})
     return scores
@@ -164,7 +173,7 @@ def _chart(
     levels: Mapping[str, Mapping],
 ) -> Chart:
     attributes = [*cells]
-    columns = [*map(as_label, attributes)]
+    columns = [*map(group.label_of, attributes)]
     positions = max(map(len, cells.values()))
     lines = {_ordinal(p + 1): {a: cells[a][p] for a in attributes} for p in range(positions)}
     where = {line: f"before the {line} attribute" for line in lines}
@@ -179,7 +188,7 @@ def _chart(
         name=picture_name(kind, group.which, group.label),
         title=f"{group.label}: P-probing, {whose}",
         alt=f"{group.label}: P-probing, first token, {whose}, just before the first attribute: "
-        f"{listed(at_name(cells))}.",
+        f"{listed(at_name(cells), group.labels)}.",
         spec=heat_spec(values, "before the", [*lines, " ", *levels], "", columns),
         columns=("before the", *attributes),
         rows=rows,

@@ -1,6 +1,7 @@
-"""Inputs and labels of the probes: biographies and names as tokens, classes of the 11 tasks."""
+"""Inputs and labels of the probes: biographies and names as tokens, classes of the tasks."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -8,17 +9,27 @@ from kstore_jax.corpus.encode import TokenizedTexts, TokenTable, without_spans
 from kstore_jax.corpus.examples import padded_tokens
 from kstore_jax.corpus.shards import with_end_of_text
 from kstore_jax.corpus.tokenizer import Vocabulary
-from kstore_jax.world.people import ATTRIBUTES, People
+from kstore_jax.world.language import Language
+from kstore_jax.world.people import People
 
 ProbeTasks = tuple[tuple[str, str], ...]
 """Pairs of an attribute and `first` (first token) or `whole` (whole value)."""
 
-TASKS: ProbeTasks = (
-    ("birth_date", "first"),
-    *((name, kind) for name in ATTRIBUTES[1:] for kind in ("first", "whole")),
-)
-"""All 11 tasks; a whole date has too many classes to be probed (Part 3.1, section 5.1)."""
-FIRST_TOKEN_TASKS: ProbeTasks = tuple(task for task in TASKS if task[1] == "first")
+
+def first_token_tasks(language: Language) -> ProbeTasks:
+    """The first token of each attribute."""
+    return tuple((name, "first") for name in language.schema.names)
+
+
+def all_tasks(language: Language) -> ProbeTasks:
+    """First token and whole value of each attribute; a whole date has too many classes to be probed
+    (Part 3.1, section 5.1)."""
+    return tuple(
+        (attribute.name, kind)
+        for attribute in language.schema.attributes
+        for kind in ("first", "whole")
+        if kind == "first" or not attribute.years
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,12 +64,13 @@ class ProbeExamples:
 
 def _first_tokens(table: TokenTable, attribute: int) -> np.ndarray:
     """The first token of every value of an attribute, (values,) int."""
-    values = np.arange(len(table.language.pools.values[ATTRIBUTES[attribute]]))
-    return table.tokens[table.language.value_offsets[attribute] + values, 0]
+    language = table.language
+    values = np.arange(len(language.pools.values[language.schema.names[attribute]]))
+    return table.tokens[language.value_offsets[attribute] + values, 0]
 
 
 def person_labels(
-    table: TokenTable, people: People, tasks: ProbeTasks = TASKS
+    table: TokenTable, people: People, tasks: ProbeTasks
 ) -> tuple[np.ndarray, tuple[int, ...]]:
     """The class of each person in each task (N, T) int32, and the number of classes of each task.
 
@@ -66,7 +78,7 @@ def person_labels(
     """
     columns, num_classes = [], []
     for name, kind in tasks:
-        a = ATTRIBUTES.index(name)
+        a = table.language.schema.names.index(name)
         class_of_value = np.arange(len(table.language.pools.values[name]))
         if kind == "first":
             _, class_of_value = np.unique(_first_tokens(table, a), return_inverse=True)
@@ -76,11 +88,11 @@ def person_labels(
 
 
 def class_tokens(table: TokenTable, vocabulary: Vocabulary) -> tuple[np.ndarray, ...]:
-    """The model's token of each class, for each of `FIRST_TOKEN_TASKS`; -1 where the vocabulary has
+    """The model's token of each class, for each of `first_token_tasks`; -1 where the vocabulary has
     none, and then nobody has that class."""
     return tuple(
-        vocabulary.lookup(np.unique(_first_tokens(table, ATTRIBUTES.index(name))))
-        for name, _ in FIRST_TOKEN_TASKS
+        vocabulary.lookup(np.unique(_first_tokens(table, a)))
+        for a in range(len(table.language.schema.names))
     )
 
 
@@ -96,30 +108,30 @@ def biography_examples(
     rows: TokenizedTexts,
     labels: np.ndarray,
     vocabulary: Vocabulary,
-    tasks: ProbeTasks = TASKS,
+    attributes: Sequence[int],
 ) -> ProbeExamples:
-    """Biographies, read at the token before each of the six values, in the order of the text.
+    """Biographies, read at the token before each value, in the order of the text.
 
     A task is active at the positions up to the one before its value (Part 3.1, section 5.1).
 
     Args:
       labels: (N, T) int32: the right class of each task in each biography.
+      attributes: (T,) the number of each task's attribute.
     """
     tokens, lengths = padded_tokens(rows, vocabulary)
     starts = rows.value_spans[:, :, 0]
     positions = np.sort(starts, axis=1)
-    attribute = [ATTRIBUTES.index(name) for name, _ in tasks]
     return ProbeExamples(
         tokens=tokens,
         lengths=lengths,
         positions=positions.astype(np.int32),
         labels=labels,
-        active=positions[:, :, None] <= starts[:, None, attribute],
+        active=positions[:, :, None] <= starts[:, None, attributes],
     )
 
 
 def name_examples(
-    table: TokenTable, people: People, vocabulary: Vocabulary, tasks: ProbeTasks = TASKS
+    table: TokenTable, people: People, vocabulary: Vocabulary, tasks: ProbeTasks
 ) -> ProbeExamples:
     """End of text, full name, end of text; read at the second end of text (Part 3.1, section
     5.2)."""

@@ -11,19 +11,20 @@ import numpy as np
 from kstore_jax.corpus.sampler import ShuffledIndices
 from kstore_jax.errors import UserError
 from kstore_jax.readouts import probes
-from kstore_jax.readouts.base import READ_COST, Context
+from kstore_jax.readouts.base import READ_COST, Context, write_cases
 from kstore_jax.readouts.probe_config import Probe
 from kstore_jax.readouts.probe_data import (
-    FIRST_TOKEN_TASKS,
-    TASKS,
     ProbeExamples,
     ProbeTasks,
+    all_tasks,
     class_tokens,
+    first_token_tasks,
     shared_tokens,
 )
-from kstore_jax.tasks.extraction import majority_share
+from kstore_jax.tasks.base import majority_share
 from kstore_jax.train.distributed import gather_to_host
 from kstore_jax.train.fit import TrainTask, fit
+from kstore_jax.world.language import Language
 
 
 def train_probe(
@@ -40,7 +41,8 @@ def train_probe(
 
     Args:
       name: name of the probe and of its random stream.
-      folder: where checkpoints and metrics go.
+      folder: where checkpoints, metrics and cases go: `text` (held-out texts,), rows of the
+        examples; `active` and `hits` (held-out texts, Q, T) bool.
       norm: `layer` or `batch`.
       in_train: (N,) bool: texts to train on.
       num_classes: number of classes of each task.
@@ -83,11 +85,16 @@ def train_probe(
     params = probes.with_probe(frozen, gather_to_host(context.mesh, fitted))
     trained, held_out = examples.take(train_rows), examples.take(held_out_rows)
     hits = probes.probe_hits(context.shape, params, num_classes, norm, trained, held_out)
-    return _scores(training, probes.accuracy_by_position(hits, held_out), trained, held_out), hits
+    accuracy = probes.accuracy_by_position(hits, held_out)
+    tasks = probe_tasks(training, context.table.language)
+    cases = {"text": held_out_rows, "active": held_out.active, "hits": hits.transpose(1, 2, 0)}
+    write_cases(folder, {**cases, "names": np.array([" ".join(task) for task in tasks])})
+    return _scores(training, tasks, accuracy, trained, held_out), hits
 
 
 def _scores(
     training: Probe,
+    tasks: ProbeTasks,
     accuracy_TxQ: np.ndarray,
     trained: ProbeExamples,
     held_out: ProbeExamples,
@@ -96,7 +103,7 @@ def _scores(
     accuracy: dict = {"first": {}, "whole": {}}
     baseline: dict = {"first": {}, "whole": {}}
     ceiling: dict = {"first": {}, "whole": {}}
-    for t, (attribute, kind) in enumerate(probe_tasks(training)):
+    for t, (attribute, kind) in enumerate(tasks):
         train_labels, test_labels = trained.labels[:, t], held_out.labels[:, t]
         accuracy[kind][attribute] = [None if np.isnan(x) else float(x) for x in accuracy_TxQ[t]]
         baseline[kind][attribute] = majority_share(train_labels, test_labels)
@@ -105,10 +112,10 @@ def _scores(
     return {**scores, "ceiling": ceiling} if training.head == "linear" else scores
 
 
-def probe_tasks(training: Probe) -> ProbeTasks:
+def probe_tasks(training: Probe, language: Language) -> ProbeTasks:
     """The tasks of a probe; without a linear head only first tokens, since the model's output rows
     stand for tokens, not for whole values."""
-    return TASKS if training.head == "linear" else FIRST_TOKEN_TASKS
+    return (all_tasks if training.head == "linear" else first_token_tasks)(language)
 
 
 def check_rank(config: Probe, experiment: Any) -> None:
@@ -119,11 +126,11 @@ def check_rank(config: Probe, experiment: Any) -> None:
         )
 
 
-def probe_work(config: Probe, length: int, held_out: float) -> float:
+def probe_work(config: Probe, language: Language, length: int, held_out: float) -> float:
     """`Readout.work` of a probe that reads texts of `length` tokens, once a task, and is scored on
     `held_out` of them."""
     texts_read = config.steps * config.batch_size + READ_COST * held_out
-    return len(probe_tasks(config)) * length * texts_read
+    return len(probe_tasks(config, language)) * length * texts_read
 
 
 def at_name(cells: Mapping[str, Sequence[float | None]]) -> dict[str, float | None]:

@@ -48,7 +48,7 @@ class QProbe(Readout):
 
     def run(self, context: Context, config: QProbeConfig, folder: pathlib.Path) -> dict:
         """Returns the scores of `train_probe`."""
-        tasks = probe_tasks(config)
+        tasks = probe_tasks(config, context.table.language)
         _, num_classes = person_labels(context.table, context.people, tasks)
         examples = name_examples(context.table, context.people, context.vocabulary, tasks)
         return train_probe(
@@ -56,8 +56,10 @@ class QProbe(Readout):
         )[0]
 
     def work(self, context: Context, texts: Any, config: QProbeConfig, scale: float) -> float:
-        names = name_examples(context.table, context.people, context.vocabulary)
-        return probe_work(config, names.tokens.shape[1], scale * len(context.people))
+        language = context.table.language
+        tasks = probe_tasks(config, language)
+        names = name_examples(context.table, context.people, context.vocabulary, tasks)
+        return probe_work(config, language, names.tokens.shape[1], scale * len(context.people))
 
     def numbers(self, result: dict) -> dict[str, float | None]:
         return {f"first {name}": cells[0] for name, cells in result["first"].items()}
@@ -71,6 +73,7 @@ def _chart(group: Measured) -> Chart:
     guess, published = group.means("baseline"), group.published
     ceiling = group.means("ceiling") if group.has("ceiling") else None
     attributes = [*group.results[0]["first"]]
+    label = {name: group.label_of(name) for name in attributes}
     levels: dict[tuple[str, str], Mapping] = {}
     values = []
     for kind, part, mark in (("first token", "first", "run"), ("whole value", "whole", "whole")):
@@ -83,10 +86,12 @@ def _chart(group: Measured) -> Chart:
         for seed, result in zip(group.seeds, group.results, strict=True):
             own = result[part] if len(group.seeds) > 1 else {}
             values += [
-                bar("seed", a, own[a][0], kind, f"seed {seed}") for a in attributes if a in own
+                bar("seed", group.label_of(a), own[a][0], kind, f"seed {seed}")
+                for a in attributes
+                if a in own
             ]
     values += [
-        bar(mark, a, shares[a], kind)
+        bar(mark, label[a], shares[a], kind)
         for (mark, kind), shares in levels.items()
         for a in attributes
         if a in shares
@@ -94,14 +99,16 @@ def _chart(group: Measured) -> Chart:
     columns = ("", *(f"{MARKS[mark].partition(',')[0]}, {kind}" for mark, kind in levels))
     rows = [(a, *(in_percent(shares.get(a)) for shares in levels.values())) for a in attributes]
     values.sort(key=lambda value: value["kind"])
-    alt = f"{group.label}: Q-probing. First token: {listed(levels['run', 'first token'])}."
-    if whole := listed(levels["whole", "whole value"]):
+    first = listed(levels["run", "first token"], label)
+    whole = listed(levels["whole", "whole value"], label)
+    alt = f"{group.label}: Q-probing. First token: {first}."
+    if whole:
         alt += f" Whole: {whole}."
-    spec, legend = bar_spec(values, attributes, 18)
+    spec, legend = bar_spec(values, [*label.values()], 18)
     return Chart(
         name=picture_name("q-probing", group.which, group.label),
         title=f"{group.label}: Q-probing",
-        alt=alt + of_the_paper(levels.get(("paper", "first token"))),
+        alt=alt + of_the_paper(levels.get(("paper", "first token")), label),
         spec=spec,
         columns=columns,
         rows=rows,

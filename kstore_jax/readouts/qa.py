@@ -2,31 +2,43 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from kstore_jax.charts.bars import MARKS, bar, bar_spec, listed, of_the_paper
-from kstore_jax.charts.drawing import Chart, in_percent, picture_name
+from kstore_jax.charts.drawing import Chart, as_label, in_percent, picture_name
 from kstore_jax.charts.tables import Body, Line, Table, percent_cell
-from kstore_jax.config.fields import number
+from kstore_jax.config.fields import names, number
 from kstore_jax.corpus.examples import SpanExamples
 from kstore_jax.errors import UserError
 from kstore_jax.model.forward import Params
 from kstore_jax.readouts import decode, spans
-from kstore_jax.readouts.base import READ_COST, READOUTS, Context, Readout, ReadoutConfig
-from kstore_jax.readouts.measured import Measured, means
-from kstore_jax.readouts.probe_data import FIRST_TOKEN_TASKS, person_labels
-from kstore_jax.tasks.extraction import accuracy_by_attribute, majority_baseline
-from kstore_jax.world.people import ATTRIBUTES
-from kstore_jax.world.questions import TRAINED_WORDING
+from kstore_jax.readouts.base import (
+    READ_COST,
+    READOUTS,
+    Context,
+    Readout,
+    ReadoutConfig,
+    write_cases,
+)
+from kstore_jax.readouts.measured import Measured, labels_of, means
+from kstore_jax.tasks.base import (
+    TASKS,
+    Items,
+    accuracy_by_group,
+    check_tasks,
+    majority_baseline,
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class QAConfig(ReadoutConfig):
     """Answers to the questions about everyone."""
 
+    tasks: tuple = names("extraction")
+    """Tasks whose questions are asked."""
     beam_size: int = number(1, 1)
     """Beams. 1: exact match of greedy decoding, by one forward; more: also by beam search (the
     paper: 4)."""
@@ -37,6 +49,7 @@ class QA(Readout):
     """Exact match on trained and held-out people."""
 
     name = "qa"
+    version = 2
     Config = QAConfig
     reads = "finetuned"
     title = "Answers about people held out"
@@ -47,103 +60,109 @@ class QA(Readout):
     )
 
     def check(self, config: QAConfig, experiment: Any) -> None:
+        check_tasks(config.tasks, "tasks")
         if config.beam_size > 1 and experiment.model.direction == "bidirectional":
             raise UserError(
                 f"beam_size: expected 1 for a bidirectional model, got {config.beam_size}"
             )
 
     def run(self, context: Context, config: QAConfig, folder: pathlib.Path) -> dict:
-        """Returns what `evaluate_questions` does, for the finetuned model."""
-        return evaluate_questions(context, context.finetuned, config.beam_size)
+        """Returns the scores of each task, as `evaluate_task` does, for the finetuned model."""
+        params, scores, cases = context.finetuned, {}, {}
+        for task in config.tasks:
+            scores[task], of_task = evaluate_task(context, params, task, config.beam_size)
+            cases |= {f"{task}.{name}": column for name, column in of_task.items()}
+        write_cases(folder, cases)
+        return scores
 
     def numbers(self, result: dict) -> dict[str, float | None]:
-        return {**result["test"]["exact"], "trained": result["train"]["exact"]["mean"]}
+        return {
+            " ".join([*([] if task == "extraction" else [task]), column]): share
+            for task, scores in result.items()
+            for column, share in (
+                *scores["test"]["exact"].items(),
+                ("trained", scores["train"]["exact"].get("mean")),
+            )
+        }
 
     def tables(self, groups: Sequence[Measured]) -> list[Table]:
-        return [
-            Table(
-                "First tokens of the answers",
-                _FIRST_NOTE,
-                [Body(group.label, group.wording, _first_lines(group)) for group in groups],
-            ),
-            Table(
-                "Answers by beam search",
-                "Exact match in %, about people held out. The paper decodes with a beam of 4.",
-                [
-                    Body(
-                        group.label,
-                        group.wording,
-                        [
-                            Line("greedy", group.means("test", "exact")),
-                            Line("beam search", group.means("test", "beam"), "ours"),
-                        ],
-                    )
-                    for group in groups
-                    if group.has("test", "beam")
-                ],
-            ),
-            Table(
-                "Questions in wordings never trained",
-                _REWORDED_NOTE,
-                [
-                    Body(group.label, group.wording, _reworded_lines(group))
-                    for group in groups
-                    if group.has("wordings", "test")
-                ],
-                heads=["from wording to wording"],
-            ),
-        ]
+        return [table for task, own in _by_task(groups).items() for table in _tables(task, own)]
 
     def charts(self, groups: Sequence[Measured]) -> list[Chart]:
-        return [_chart(group) for group in groups]
+        by_task = _by_task(groups)
+        return [_chart(task, group) for task, own in by_task.items() for group in own]
 
     def work(self, context: Context, texts: Any, config: QAConfig, scale: float) -> float:
-        questions = context.questions()
+        _, questions = context.questions(config.tasks)
         question, answer = questions.tokens.shape[1], questions.positions.shape[-1]
-        wordings = context.table.language.questions.shape[1]
-        tokens = wordings * question
+        language = context.table.language
+        tokens = max(TASKS[task].num_wordings(language) for task in config.tasks) * question
         if config.beam_size > 1:
             tokens += question + config.beam_size * answer
         return READ_COST * scale * len(questions) * tokens
 
 
-def evaluate_questions(context: Context, params: Params, beam_size: int) -> dict:
-    """Scores a model's answers to the questions about everyone, in every wording.
+def evaluate_task(
+    context: Context, params: Params, task: str, beam_size: int
+) -> tuple[dict, dict[str, np.ndarray]]:
+    """Scores a model's answers to the questions of a task about everyone, in every wording.
 
     Args:
       beam_size: more than 1: the answers of a beam search are scored, too.
 
-    Returns: shares from 0 to 1, by attribute. `train` and `test` people each have `exact` match,
-      `first` tokens and, with a beam search, `beam` in the trained wording; `wordings` has their
-      exact match in each other wording; `baseline` is the majority guess, and `baseline_first` that
-      of the first token.
+    Returns: the scores, and the same by case. Scores are shares from 0 to 1, by group of the task.
+      `train` and `test` people each have `exact` match, `first` tokens and, with a beam search,
+      `beam` in the trained wording; `wordings` has their exact match in each other wording;
+      `baseline` is the majority guess, and `baseline_first` that of the first token. Cases are
+      columns: `person` ids, `group`, `wording`, whether the question is `trained`, and whether the
+      answer is `exact` and its `first` token right; `names` has the groups.
     """
-    questions = context.questions()
-    exact, first = _answer_hits(context, params, questions)
-    wordings = range(TRAINED_WORDING + 1, context.table.language.questions.shape[1])
-    reworded = [_answer_hits(context, params, context.questions(w))[0] for w in wordings]
-    hits = {"exact": exact, "first": first}
-    if beam_size > 1:
-        generated = generate_answers(context, params, questions, beam_size)
-        hits["beam"] = decode.exact_match(generated, questions).reshape(exact.shape)
-    groups = {"train": context.qa_train_mask, "test": ~context.qa_train_mask}
-    scores: dict = {
-        group: {name: accuracy_by_attribute(x[members]) for name, x in hits.items()}
-        for group, members in groups.items()
-    }
-    scores["wordings"] = {
-        group: [accuracy_by_attribute(x[members]) for x in reworded]
-        for group, members in groups.items()
-    }
-    baseline = majority_baseline(context.everyone.values, context.qa_train_mask)
-    return {**scores, "baseline": baseline, "baseline_first": _first_token_baseline(context)}
+    language = context.table.language
+    names = TASKS[task].group_names(language)
+    scores: dict = {"train": {}, "test": {}, "wordings": {"train": [], "test": []}}
+    cases = []
+    for wording in range(TASKS[task].num_wordings(language)):
+        items = context.items(task, wording)
+        examples = context.examples(items)
+        halves = {
+            "train": items.about(context.qa_train_mask),
+            "test": items.about(~context.qa_train_mask),
+        }
+        hits = _answer_hits(context, params, TASKS[task].free, items, examples)
+        cases.append(_cases(context, items, halves["train"], wording, hits))
+        if wording:
+            for half, chosen in halves.items():
+                shares = accuracy_by_group(hits["exact"][chosen], items.groups[chosen], names)
+                scores["wordings"][half].append(shares)
+            continue
+        if beam_size > 1:
+            generated = generate_answers(context, params, examples, beam_size)
+            hits["beam"] = decode.exact_match(generated, examples)[:, 0]
+        for half, chosen in halves.items():
+            scores[half] = {
+                kind: accuracy_by_group(hit[chosen], items.groups[chosen], names)
+                for kind, hit in hits.items()
+            }
+        first = examples.targets[:, 0, 0]
+        for kind, classes in (("baseline", items.classes), ("baseline_first", first)):
+            scores[kind] = majority_baseline(
+                classes, items.groups, halves["train"], halves["test"], names
+            )
+    columns = {name: np.concatenate([part[name] for part in cases]) for name in cases[0]}
+    return scores, {**columns, "names": np.array(names)}
 
 
-def _first_token_baseline(context: Context) -> dict[str, float]:
-    """The share of held-out people whose answer begins with the most frequent first token of the
-    others, for each attribute, and `mean`, their mean."""
-    labels, _ = person_labels(context.table, context.everyone, FIRST_TOKEN_TASKS)
-    return majority_baseline(labels, context.qa_train_mask)
+def _cases(
+    context: Context, items: Items, trained: np.ndarray, wording: int, hits: dict[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    return {
+        "person": context.everyone.ids[items.people],
+        "group": items.groups,
+        "wording": np.full(len(items), wording),
+        "trained": trained,
+        "exact": hits["exact"],
+        "first": hits["first"],
+    }
 
 
 def generate_answers(
@@ -162,13 +181,86 @@ def generate_answers(
 
 
 def _answer_hits(
-    context: Context, params: Params, questions: SpanExamples
-) -> tuple[np.ndarray, np.ndarray]:
-    """Whether each answer is right, and whether its first token is: (everyone, 6) bool both."""
-    exact, first = spans.span_hits(context.shape, params, questions)
-    return exact.reshape(-1, len(ATTRIBUTES)), first.reshape(-1, len(ATTRIBUTES))
+    context: Context, params: Params, free: bool, items: Items, examples: SpanExamples
+) -> dict[str, np.ndarray]:
+    """Whether each answer is right (`exact`), and whether the first token is (`first`): (N,) bool
+    both. A `free` answer is right where the generated text ends with it."""
+    exact, first = spans.span_hits(context.shape, params, examples)
+    hits = {"exact": exact[:, 0], "first": first[:, 0]}
+    if free:
+        generated = generate_answers(context, params, examples, beam_size=1)
+        hits["exact"] = _ends_with_answer(
+            items, examples, generated, context.vocabulary.end_of_text
+        )
+    return hits
 
 
+def _ends_with_answer(
+    items: Items, examples: SpanExamples, generated: np.ndarray, end: int
+) -> np.ndarray:
+    """(N,) bool: whether the generated tokens (N, K) before the end of text end with the answer."""
+    starts = items.answers - items.texts.value_spans[:, 0, 0]
+    hits = np.zeros(len(items), bool)
+    for i, tokens in enumerate(generated):
+        wanted = examples.targets[i, 0][examples.weights[i, 0] > 0][starts[i] :]
+        wanted = wanted[wanted != end]
+        text = tokens[: np.append(np.flatnonzero(tokens == end), len(tokens))[0]]
+        hits[i] = len(text) >= len(wanted) and (text[len(text) - len(wanted) :] == wanted).all()
+    return hits
+
+
+def _by_task(groups: Sequence[Measured]) -> dict[str, list[Measured]]:
+    """The groups that have the scores of a task, with those alone as results, by task."""
+    tasks = dict.fromkeys(task for group in groups for task in group.results[0])
+    return {
+        task: [
+            dataclasses.replace(
+                group,
+                results=tuple(result[task] for result in group.results),
+                published=group.published if task == "extraction" else {},
+            )
+            for group in groups
+            if group.has(task)
+        ]
+        for task in tasks
+    }
+
+
+def _tables(task: str, groups: Sequence[Measured]) -> list[Table]:
+    suffix = "" if task == "extraction" else f", {as_label(task)}"
+
+    def bodies(lines: Callable[[Measured], list[Line]], *path: str) -> list[Body]:
+        return [
+            Body(group.label, group.wording, lines(group))
+            for group in groups
+            if not path or group.has(*path)
+        ]
+
+    labels = labels_of(groups)
+    return [
+        Table(
+            f"First tokens of the answers{suffix}",
+            _FIRST_NOTE,
+            bodies(_first_lines),
+            labels=labels,
+        ),
+        Table(
+            f"Answers by beam search{suffix}",
+            _BEAM_NOTE,
+            bodies(_beam_lines, "test", "beam"),
+            labels=labels,
+        ),
+        Table(
+            f"Questions in wordings never trained{suffix}",
+            _REWORDED_NOTE,
+            bodies(_reworded_lines, "wordings", "test"),
+            heads=["from wording to wording"],
+            labels=labels,
+        ),
+    ]
+
+
+_BEAM_NOTE = "Exact match in %, about people held out. The paper decodes with a beam of 4."
 _FIRST_NOTE = (
     "Accuracy in %. Many values begin with the same token, so the majority guess is higher than "
     "for whole answers. The paper prints means of the trained half (Fig. 2a and 11; here for LoRA "
@@ -192,6 +284,13 @@ def _first_lines(group: Measured) -> list[Line]:
     return lines
 
 
+def _beam_lines(group: Measured) -> list[Line]:
+    return [
+        Line("greedy", group.means("test", "exact")),
+        Line("beam search", group.means("test", "beam"), "ours"),
+    ]
+
+
 def _reworded_lines(group: Measured) -> list[Line]:
     wordings = group.means("wordings", "test")
     of_each = [wording["mean"] for wording in wordings]
@@ -203,8 +302,9 @@ def _reworded_lines(group: Measured) -> list[Line]:
     ]
 
 
-def _chart(group: Measured) -> Chart:
+def _chart(task: str, group: Measured) -> Chart:
     """Exact match on people held out by attribute, with the paper's."""
+    kind = "answers" if task == "extraction" else f"answers-{task}"
     levels = {"run": group.means("test", "exact"), "guess": group.means("baseline")}
     if theirs := group.published.get("qa"):
         levels["paper"] = theirs
@@ -214,18 +314,20 @@ def _chart(group: Measured) -> Chart:
         for seed, result in zip(group.seeds, group.results, strict=True)
         if len(group.seeds) > 1
     ]
+    label = {name: group.label_of(name) for name in attributes}
     values = [
-        *(bar(mark, a, shares.get(a)) for mark, shares in levels.items() for a in attributes),
-        *(bar("seed", a, shares[a], whose=name) for name, shares in seeds for a in attributes),
+        *(bar(mark, label[a], x.get(a)) for mark, x in levels.items() for a in attributes),
+        *(bar("seed", label[a], x[a], whose=name) for name, x in seeds for a in attributes),
     ]
     lines = [*((MARKS[mark], shares) for mark, shares in levels.items()), *seeds]
     rows = [(name, *(in_percent(s.get(name)) for _, s in lines)) for name in ("mean", *attributes)]
-    alt = f"{group.label}: exact match on people held out. This run: {listed(levels['run'])}."
-    alt += f" Majority guess: {listed(levels['guess'])}." + of_the_paper(levels.get("paper"))
-    spec, legend = bar_spec(values, attributes, 40)
+    ours, guess = (listed(levels[mark], label) for mark in ("run", "guess"))
+    alt = f"{group.label}: exact match on people held out. This run: {ours}."
+    alt += f" Majority guess: {guess}." + of_the_paper(levels.get("paper"), label)
+    spec, legend = bar_spec(values, [*label.values()], 40)
     return Chart(
-        name=picture_name("answers", group.which, group.label),
-        title=f"{group.label}: answers",
+        name=picture_name(kind, group.which, group.label),
+        title=f"{group.label}: answers" + ("" if kind == "answers" else f", {as_label(task)}"),
         alt=alt,
         spec=spec,
         columns=("", *(name for name, _ in lines)),

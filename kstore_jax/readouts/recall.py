@@ -10,9 +10,16 @@ from kstore_jax.charts.tables import Body, Line, Table
 from kstore_jax.corpus.encode import TokenizedTexts
 from kstore_jax.corpus.examples import SpanExamples, span_examples
 from kstore_jax.readouts import spans
-from kstore_jax.readouts.base import READ_COST, READOUTS, Context, Readout, ReadoutConfig
-from kstore_jax.readouts.measured import Measured
-from kstore_jax.tasks.extraction import accuracy_by_attribute
+from kstore_jax.readouts.base import (
+    READ_COST,
+    READOUTS,
+    Context,
+    Readout,
+    ReadoutConfig,
+    write_cases,
+)
+from kstore_jax.readouts.measured import Measured, labels_of
+from kstore_jax.tasks.base import accuracy_by_column
 
 _MASKED_NOTE = (
     "Values predicted whole, in %, in the biographies that pretraining read. With all values "
@@ -41,7 +48,7 @@ class Recall(Readout):
     Config = RecallConfig
 
     def run(self, context: Context, config: RecallConfig, folder: pathlib.Path) -> dict:
-        return recall(context)
+        return recall(context, folder)
 
     def numbers(self, result: dict) -> dict[str, float | None]:
         return {**result["whole"]}
@@ -62,7 +69,8 @@ class Recall(Readout):
             for group in groups
             if group.has("hidden")
         ]
-        return [Table("Masked values in biographies", _MASKED_NOTE, bodies)]
+        title = "Masked values in biographies"
+        return [Table(title, _MASKED_NOTE, bodies, labels=labels_of(groups))]
 
     def work(
         self, context: Context, texts: TokenizedTexts, config: RecallConfig, scale: float
@@ -71,11 +79,12 @@ class Recall(Readout):
         return READ_COST * scale * sum(each.tokens.size for each in examples)
 
 
-def recall(context: Context) -> dict:
+def recall(context: Context, folder: pathlib.Path) -> dict:
     """The share of values that the pretrained model predicts in the biographies.
 
     A causal model predicts them from the text before, a bidirectional one word by word from all
-    other text.
+    other text. Writes the cases into `folder`: columns `person`, `entry`, and `whole` and `first`
+    (texts, attributes) bool.
 
     Returns: `whole` (every token right) and `first` (the first token right), by attribute. For a
       bidirectional model also `hidden`, `whole` with more text hidden than the predicted word:
@@ -85,7 +94,10 @@ def recall(context: Context) -> dict:
     """
     rows = context.corpus.texts
     whole, first = _recall_hits(context, rows)
-    shares = {"whole": accuracy_by_attribute(whole), "first": accuracy_by_attribute(first)}
+    corpus, names = context.corpus, context.attributes
+    cases = {"person": corpus.people, "entry": corpus.entries, "whole": whole, "first": first}
+    write_cases(folder, {**cases, "names": np.array(names)})
+    shares = {"whole": accuracy_by_column(whole, names), "first": accuracy_by_column(first, names)}
     if context.mask_token is None:
         return shares
     sample = rows.take(np.arange(0, len(rows), -(-len(rows) // _HIDDEN_TEXTS)))
@@ -95,7 +107,7 @@ def recall(context: Context) -> dict:
         "value": np.concatenate([_masked_hits(context, sample, v) for v in values], axis=1),
         "values": _masked_hits(context, sample, sample.value_spans),
     }
-    return {**shares, "hidden": {name: accuracy_by_attribute(x) for name, x in hits.items()}}
+    return {**shares, "hidden": {name: accuracy_by_column(x, names) for name, x in hits.items()}}
 
 
 def _recall_hits(

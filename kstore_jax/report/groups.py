@@ -11,11 +11,11 @@ from kstore_jax.readouts.measured import Measured, means, values_at
 from kstore_jax.report import paper
 from kstore_jax.report.results import Results, mixed
 from kstore_jax.world.biographies import Variant
-from kstore_jax.world.people import ATTRIBUTES
 
 RECALL = ("readouts", "recall", "whole", "mean")
-ANSWERS = ("readouts", "qa", "test", "exact", "mean")
-TRAINED_ANSWERS = ("readouts", "qa", "train", "exact", "mean")
+_QA = ("readouts", "qa", "extraction")
+ANSWERS = (*_QA, "test", "exact", "mean")
+TRAINED_ANSWERS = (*_QA, "train", "exact", "mean")
 """Paths to the numbers of a row that the finding is about."""
 _NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
@@ -53,8 +53,14 @@ class Group:
             wording=self.wording,
             seeds=tuple(row["seed"] for row in self.rows),
             results=tuple(row["readouts"][name] for row in self.rows),
+            labels=self.labels,
             published=vars(published) | {"q_guess": paper.baseline().q_first} if published else {},
         )
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """The label of each attribute by name."""
+        return self.rows[0]["attributes"]
 
     def each(self, *path: str | int) -> list:
         """The value of each row at a path of keys."""
@@ -65,8 +71,13 @@ class Group:
         return means(self.each(*path))
 
     def has(self, *names: str) -> bool:
-        """Whether every row has these readouts."""
-        return all(name in row["readouts"] for name in names for row in self.rows)
+        """Whether every row has these readouts; of `qa`, the six questions."""
+        readouts = [row["readouts"] for row in self.rows]
+        return all(
+            name in each and (name != "qa" or "extraction" in each["qa"])
+            for name in names
+            for each in readouts
+        )
 
     @property
     def recall(self) -> float:
@@ -86,7 +97,7 @@ class Group:
     @property
     def guess(self) -> float:
         """Mean share of answers of a majority guess (`qa`)."""
-        return self.mean("readouts", "qa", "baseline", "mean")
+        return self.mean(*_QA, "baseline", "mean")
 
     @property
     def published(self) -> paper.Published | None:
@@ -95,10 +106,11 @@ class Group:
 
     @property
     def as_in_the_paper(self) -> bool:
-        """Whether this is a GPT-2, finetuned unless questions were mixed in."""
+        """Whether this is a GPT-2 in the bundled world that was finetuned or read questions."""
         causal = self.rows[0].get("direction", "causal") == "causal"
         return causal and all(
-            config.model.activation == "gelu"  # Llama's is another
+            not config.world.folder
+            and config.model.activation == "gelu"  # Llama's is another
             and bool(config.data.qa_share) != bool(config.finetune.steps)
             for config in self.configs
         )
@@ -121,10 +133,10 @@ class Group:
             variant = Variant.parse(self.dataset)
         except UserError:
             return f"the dataset {self.dataset}"
-        return _wording(variant)
+        return _wording(variant, len(self.labels))
 
 
-def _wording(variant: Variant) -> str:
+def _wording(variant: Variant, attributes: int) -> str:
     per_person = variant.biographies_per_person
     count, plural = in_words(per_person), "s" * (per_person > 1)
     shuffled = "shuffled " * (variant.order == "permuted")
@@ -140,7 +152,7 @@ def _wording(variant: Variant) -> str:
         text += " with its sentences shuffled as three pairs"
     if variant.fullname:
         text += " with the full name in every sentence"
-    if variant.name_at == len(ATTRIBUTES):
+    if variant.name_at == attributes:
         text += " with the name only at the end"
     elif variant.name_at:
         sentences = "sentence" + "s" * (variant.name_at > 1)

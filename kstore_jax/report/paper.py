@@ -11,10 +11,10 @@ import functools
 import json
 import pathlib
 
-from kstore_jax.world.people import ATTRIBUTES
-
 _PRINTED = json.loads(pathlib.Path(__file__).with_name("paper.json").read_text())
 
+ATTRIBUTES: list[str] = _PRINTED["attributes"]
+"""The order of the numbers of a row."""
 SOURCE: str = _PRINTED["source"]
 SETTING = "100,000 people, 124M parameters, 302M for bioR"
 EXPOSURES = 540

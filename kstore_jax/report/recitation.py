@@ -22,7 +22,7 @@ def run_scores(run: pathlib.Path) -> dict:
         {
             "title": f"{group.label}, seed {row['seed']}",
             "recited": row["readouts"]["recall"]["whole"]["mean"],
-            "answered": row["readouts"]["qa"]["test"]["exact"]["mean"],
+            "answered": row["readouts"]["qa"]["extraction"]["test"]["exact"]["mean"],
         }
         for group in groups(results.rows, results.configs)
         for row in group.rows

@@ -100,6 +100,8 @@ def _check_row(row: dict) -> None:
         _check_number(name, row[name])
     for name, value in row["seconds_by_stage"].items():
         _check_number(f"seconds_by_stage.{name}", value)
+    for name, label in row["attributes"].items():
+        _check_text(f"attributes.{name}", label)
     _check_share("goodput", row.get("goodput", 0.0))
     _check_mixed(mixed(row))
     for code in row.get("code", ()):

@@ -20,9 +20,10 @@ def in_numbers(groups: Sequence[Group]) -> Html:
     if compared:
         guess = Line("majority guess", paper.baseline().qa, "guess", _empty())
         bodies.append(Body("the paper", "", [guess]))
+    labels = {name: label for group in groups for name, label in group.labels.items()}
     parts = [
         tag("p", _COLUMNS_NOTE, class_="note"),
-        Table("Answers about people held out", "", bodies, _HEADS).html,
+        Table("Answers", "", bodies, _HEADS, labels=labels).html,
     ]
     return join([*parts, *[tag("p", _PAPER_NOTE, class_="note")] * compared])
 
@@ -43,15 +44,17 @@ _PAPER_NOTE = (
 def _of_group(group: Group) -> list[Line]:
     many = len(group.rows) > 1
     name = f"this run, mean of {len(group.rows)}" if many else "this run"
-    answers = group.measured("qa")
-    lines = [
-        Line(name, answers.means("test", "exact") if answers else {}, "ours", _learned(group.rows))
-    ]
+    answers: dict = {}
+    guess: dict = {}
+    if group.has("qa") and (measured := group.measured("qa")):
+        answers = measured.means("extraction", "test", "exact")
+        guess = measured.means("extraction", "baseline")
+    lines = [Line(name, answers, "ours", _learned(group.rows))]
     for row in group.rows if many else ():
-        own = row["readouts"]["qa"]["test"]["exact"] if answers else {}
+        own = row["readouts"]["qa"]["extraction"]["test"]["exact"] if answers else {}
         lines.append(Line(f"seed {row['seed']}", own, "seed", _learned((row,))))
-    if answers:
-        lines.append(Line("majority guess", answers.means("baseline"), "guess", _empty()))
+    if guess:
+        lines.append(Line("majority guess", guess, "guess", _empty()))
     if (published := group.published) and published.qa:
         often = f"{paper.EXPOSURES}" if group.setting == paper.THE_16 else "–"
         lines.append(Line("the paper", published.qa, "paper", [often, "–", "–"]))

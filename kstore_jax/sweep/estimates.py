@@ -32,7 +32,7 @@ def stage_tokens(graph: ExperimentGraph) -> dict[str, float]:
     trained = e.pretrain.steps * e.pretrain.batch_size * e.pretrain.seq_len
     counts: dict[Stage, float] = {graph.pretrain: trained}
     if graph.finetune:
-        question = context.questions().tokens.shape[1]
+        question = context.questions(e.finetune.tasks)[1].tokens.shape[1]
         counts |= {s: row.steps * row.batch_size * question for row, s in graph.finetune.items()}
     for name, stage in graph.readouts.items():
         readout, config = e.enabled_readouts[name]

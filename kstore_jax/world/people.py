@@ -12,9 +12,7 @@ from numpy.typing import ArrayLike
 from kstore_jax.errors import UserError
 from kstore_jax.world import random
 from kstore_jax.world.pools import Pools
-from kstore_jax.world.schema import load_schema
 
-ATTRIBUTES = load_schema().names
 """The attributes of the bundled world."""
 
 

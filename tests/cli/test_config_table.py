@@ -52,7 +52,11 @@ def test_a_field_has_its_default_and_its_values(capsys, name, default_and_values
 def test_a_section_has_its_fields_alone(capsys):
     text = table(capsys, "readouts.qa")
     assert text.startswith("readouts.qa: Answers to the questions about everyone.\n")
-    assert list(documented(text)) == ["readouts.qa.enabled", "readouts.qa.beam_size"]
+    assert list(documented(text)) == [
+        "readouts.qa.enabled",
+        "readouts.qa.tasks",
+        "readouts.qa.beam_size",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,9 @@ from kstore_jax.corpus.tokenizer import gpt2
 from kstore_jax.errors import UserError
 from kstore_jax.world.biographies import FIG3_VARIANTS, OTHER_VARIANTS, Variant
 from kstore_jax.world.language import pieces_to_text
-from kstore_jax.world.people import ATTRIBUTES, draw_people, in_train_half
+from kstore_jax.world.people import draw_people, in_train_half
 from kstore_jax.world.questions import write_questions
+from tests.world.bundled import ATTRIBUTES
 from tests.world.worlds import films
 
 PEOPLE, SEED = 40, 3

@@ -20,9 +20,10 @@ from kstore_jax.corpus.encode import (
 from kstore_jax.corpus.tokenizer import Vocabulary, gpt2
 from kstore_jax.world.biographies import FIG3_VARIANTS, OTHER_VARIANTS, Variant, write_biographies
 from kstore_jax.world.language import load_language, pieces_to_text
-from kstore_jax.world.people import ATTRIBUTES, draw_people, full_names
+from kstore_jax.world.people import draw_people, full_names
 from kstore_jax.world.questions import write_questions
 from kstore_jax.world.schema import BUNDLED_WORLD
+from tests.world.bundled import ATTRIBUTES
 
 
 def texts_of(language, written) -> list[str]:

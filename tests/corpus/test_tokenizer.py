@@ -11,8 +11,9 @@ from kstore_jax.corpus.encode import encode_biographies, encode_questions, token
 from kstore_jax.corpus.tokenizer import gpt2, load_tokenizer
 from kstore_jax.errors import DamagedFileError, UserError
 from kstore_jax.world.language import pieces_to_text
-from kstore_jax.world.people import ATTRIBUTES, draw_people
+from kstore_jax.world.people import draw_people
 from kstore_jax.world.questions import write_questions
+from tests.world.bundled import ATTRIBUTES
 
 SEED = 5
 

@@ -15,8 +15,8 @@ from kstore_jax.readouts.base import Context
 from kstore_jax.readouts.decode import exact_match
 from kstore_jax.readouts.qa import generate_answers
 from kstore_jax.readouts.recall import recall
-from kstore_jax.world.people import ATTRIBUTES
 from tests.pipeline.runners import finished_runner, with_sections
+from tests.world.bundled import ATTRIBUTES
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def test_the_results_have_the_fields_of_a_causal_experiment(runner, finished):
 
 
 def test_questions_mask_every_token_of_the_answer(context):
-    questions = context.questions()
+    _, questions = context.questions()
     assert len(questions) == 20 * 6
     masks = (questions.tokens == context.mask_token).sum(1)
     assert masks.tolist() == questions.weights[:, 0].sum(1).tolist()
@@ -70,7 +70,7 @@ def test_recall_predicts_every_value_word_by_word(runner, context):
 
 
 def test_generated_answers_fill_in_the_masks(context):
-    questions = context.questions()
+    _, questions = context.questions()
     answers = generate_answers(context, context.finetuned, questions, 1)
     predicted = spans.predict(context.shape, context.finetuned, questions)[:, 0]
     is_masked = questions.weights[:, 0] > 0

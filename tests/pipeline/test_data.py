@@ -19,10 +19,10 @@ from kstore_jax.pipeline.run import Runner
 from kstore_jax.pipeline.stages import Cache
 from kstore_jax.world.config import World
 from kstore_jax.world.language import load_language
-from kstore_jax.world.people import ATTRIBUTES
 from kstore_jax.world.pools import load_pools
 from kstore_jax.world.schema import BUNDLED_WORLD
 from tests.pipeline.runners import full_names
+from tests.world.bundled import ATTRIBUTES
 from tests.world.worlds import drawn
 
 PEOPLE, FAMOUS = 30, 20

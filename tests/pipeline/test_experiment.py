@@ -18,12 +18,12 @@ from kstore_jax.pipeline.stages import Cache, NotFinished
 from kstore_jax.readouts import spans
 from kstore_jax.readouts.base import Context
 from kstore_jax.readouts.dynamics import dynamics
-from kstore_jax.readouts.qa import evaluate_questions
+from kstore_jax.readouts.qa import evaluate_task
 from kstore_jax.train.fit import TrainTask
 from kstore_jax.train.telemetry import METRICS, read_metrics
-from kstore_jax.world.people import ATTRIBUTES
 from tests.pipeline.runners import finished_runner, full_names, planned_training, with_sections
 from tests.train.training import same_bits
+from tests.world.bundled import ATTRIBUTES
 
 STAGES = ("shards", "pretrain", "finetune", "p_probe", "q_probe", "qa", "recall")
 
@@ -137,7 +137,7 @@ def test_shared_tokens_are_of_templates_and_not_of_names(data, context, task_of)
     assert set(is_shared) == {0.0, 1.0}
     assert is_shared[vocabulary.end_of_text] == 1
     assert 0 < is_shared.sum() < vocabulary.size
-    questions = context.questions()
+    _, questions = context.questions()
     colons = questions.tokens[np.arange(120), questions.positions[:, 0, 0]]  # of `? Answer:`
     assert (is_shared[colons] == 1).all()
     for name in names_in(data, True):
@@ -153,10 +153,9 @@ def test_qa_is_scored_by_group_wording_and_attribute(runner, context, monkeypatc
         return tuple(x.reshape(-1, 1) for x in hits[len(questions) - 1])
 
     monkeypatch.setattr(spans, "span_hits", span_hits)
-    scores, in_train = (
-        runner.compute(runner.graph.readouts["qa"], tmp_path),
-        runner.graph.data.in_train,
-    )
+    graph = runner.graph
+    scores = runner.compute(graph.readouts["qa"], tmp_path)["extraction"]
+    in_train = graph.data.in_train
     for group, members in (("train", in_train), ("test", ~in_train)):
         for kind, of_everyone in zip(("exact", "first"), hits[0], strict=True):
             expected = {name: of_everyone[members, a].mean() for a, name in enumerate(ATTRIBUTES)}
@@ -166,7 +165,7 @@ def test_qa_is_scored_by_group_wording_and_attribute(runner, context, monkeypatc
             assert reworded["mean"] == pytest.approx(exact[members].mean())
             assert reworded["major"] == pytest.approx(exact[members, 3].mean())
     assert len(set(questions)) == 5
-    assert questions[0] == context.vocabulary.decode(context.questions().tokens[1])
+    assert questions[0] == context.vocabulary.decode(context.questions()[1].tokens[1])
 
 
 def test_qa_reads_the_finetuned_model(runner, context, monkeypatch, tmp_path):
@@ -218,7 +217,10 @@ def test_without_finetuning_the_pretrained_model_answers(runner, context, own_ca
     plain = with_sections(runner, own_cache, finetune=section)
     assert "finetune" not in [stage.kind for stage in plain.graph.stages]
     assert same_bits(plain.context.finetuned, context.pretrained)
-    assert plain.ensure(plain.graph.readouts["qa"])["test"]["exact"].keys() == {"mean", *ATTRIBUTES}
+    assert plain.ensure(plain.graph.readouts["qa"])["extraction"]["test"]["exact"].keys() == {
+        "mean",
+        *ATTRIBUTES,
+    }
 
 
 def test_full_finetuning_changes_every_weight(runner, context, own_cache):
@@ -271,7 +273,7 @@ def test_dynamics_of_the_pretrained_model_equal_its_recall_and_answers(graph, co
         "bio_train_first", "bio_test_first",
         "qa_train_first", "qa_train_exact", "qa_test_first", "qa_test_exact",
     }  # fmt: skip
-    scores = evaluate_questions(context, context.pretrained, 2)
+    scores, _ = evaluate_task(context, context.pretrained, "extraction", 2)
     for group in ("train", "test"):
         for kind in ("exact", "first"):
             expected = scores[group][kind]["mean"]

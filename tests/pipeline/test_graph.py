@@ -16,6 +16,7 @@ from kstore_jax.pipeline.experiment import Experiment, Finetune, parse
 from kstore_jax.pipeline.graph import ExperimentGraph
 from kstore_jax.pipeline.run import Runner
 from kstore_jax.pipeline.stages import Cache
+from kstore_jax.tasks.base import TASKS, Task, TaskConfig
 from kstore_jax.world.config import World
 from kstore_jax.world.schema import BUNDLED_WORLD
 
@@ -30,6 +31,7 @@ DEPENDENT = {  # field, or section for its other fields: kinds of the stages tha
     ("seed",): ALL[1:],
     ("model",): ALL[1:],
     ("pretrain",): ALL[1:],
+    ("data", "tasks"): (),
     ("finetune",): ("finetune", "qa"),
     ("readouts", "qa"): ("qa",),
     ("readouts", "p_probe"): ("p_probe",),
@@ -53,6 +55,18 @@ def fields(part: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
             yield from fields(value, (*path, field.name))
         else:
             yield (*path, field.name)
+
+
+class Another(Task):
+    name = "another"
+    Config = type("AnotherConfig", (TaskConfig,), {})
+
+
+@pytest.fixture(scope="module", autouse=True)
+def another_task() -> Iterator[None]:
+    TASKS.register(Another)
+    yield
+    TASKS.unregister("another")
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +102,7 @@ def other_values(tmp_path_factory) -> dict[str, Any]:
         "qa_share": 0.25,
         "rotary_pct": 0.5,
         "steps_per_call": 5,
+        "tasks": ("another",),
         "text": str(folder / "book.txt"),
         "text_share": 0.25,
         "tokenizer": "word",

@@ -20,11 +20,11 @@ RECORDED = pathlib.Path(__file__).with_name("recorded_results.json")
 VERSIONS = {
     "shards": "DATASET_VERSION in kstore_jax/pipeline/graph.py",
     "pretrain": "VERSION in kstore_jax/pipeline/pretrain.py",
-    "recall": "VERSION in kstore_jax/readouts/recall.py",
+    "recall": "version in kstore_jax/readouts/recall.py",
     "finetune": "VERSION in kstore_jax/pipeline/finetune.py",
-    "qa": "VERSION in kstore_jax/readouts/qa.py",
-    "p_probe": "VERSION in kstore_jax/readouts/p_probe.py",
-    "q_probe": "VERSION in kstore_jax/readouts/q_probe.py",
+    "qa": "version in kstore_jax/readouts/qa.py",
+    "p_probe": "version in kstore_jax/readouts/p_probe.py",
+    "q_probe": "version in kstore_jax/readouts/q_probe.py",
 }
 RELATIVE, ABSOLUTE = 1e-3, 0.02
 """Rounding may change losses, and with them one or two answers of a share."""

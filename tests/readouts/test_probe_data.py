@@ -6,19 +6,25 @@ import pytest
 from kstore_jax.corpus.encode import compact_vocabulary, encode_biographies
 from kstore_jax.corpus.tokenizer import Vocabulary, gpt2
 from kstore_jax.readouts.probe_data import (
-    FIRST_TOKEN_TASKS,
-    TASKS,
     ProbeExamples,
+    all_tasks,
     biography_examples,
     class_tokens,
+    first_token_tasks,
     name_examples,
     person_labels,
     shared_tokens,
 )
-from kstore_jax.world.people import ATTRIBUTES, People, draw_people
+from kstore_jax.world.language import load_language
+from kstore_jax.world.people import People, draw_people
 from tests.pipeline.runners import full_names
+from tests.world.bundled import ATTRIBUTES
 
 IDS = np.arange(30)
+
+TASKS = all_tasks(load_language())
+ATTRIBUTE_OF_TASK = [ATTRIBUTES.index(name) for name, _ in TASKS]
+FIRST_TOKEN_TASKS = first_token_tasks(load_language())
 
 
 def value_of(language, people: People, person: int, attribute: str) -> str:
@@ -37,7 +43,9 @@ def biography_data(request, table, biographies) -> tuple[ProbeExamples, Vocabula
     texts = encode_biographies(table, written)
     people = draw_people(table.language.pools, 0, written.people)
     vocabulary = compact_vocabulary(table, people)
-    examples = biography_examples(texts, person_labels(table, people)[0], vocabulary)
+    examples = biography_examples(
+        texts, person_labels(table, people, TASKS)[0], vocabulary, ATTRIBUTE_OF_TASK
+    )
     return examples, vocabulary, people
 
 
@@ -73,7 +81,7 @@ def test_a_task_is_active_up_to_the_position_before_its_value(language, biograph
 def test_names_are_read_at_the_end_of_text_after_them(language, table):
     people = draw_people(language.pools, 0, IDS)
     vocabulary = compact_vocabulary(table, people)
-    examples = name_examples(table, people, vocabulary)
+    examples = name_examples(table, people, vocabulary, TASKS)
     for row, name in enumerate(full_names(language.pools, people)):
         position = examples.positions[row, 0]
         assert examples.tokens[row, 0] == examples.tokens[row, position] == vocabulary.end_of_text
@@ -83,7 +91,7 @@ def test_names_are_read_at_the_end_of_text_after_them(language, table):
 
 def test_classes_are_values_or_their_first_tokens(language, table):
     people = draw_people(language.pools, 0, np.arange(400))
-    labels, num_classes = person_labels(table, people)
+    labels, num_classes = person_labels(table, people, TASKS)
     for t, (name, kind) in enumerate(TASKS):
         pool = language.pools.values[name]
         values = [value_of(language, people, person, name) for person in range(400)]

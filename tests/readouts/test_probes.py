@@ -13,7 +13,7 @@ from kstore_jax.corpus.encode import compact_vocabulary
 from kstore_jax.model.transformer import Shape
 from kstore_jax.readouts.p_probe import PProbeConfig
 from kstore_jax.readouts.probe_config import Probe
-from kstore_jax.readouts.probe_data import TASKS, ProbeExamples, name_examples, person_labels
+from kstore_jax.readouts.probe_data import ProbeExamples, all_tasks, name_examples, person_labels
 from kstore_jax.readouts.probes import (
     accuracy_by_position,
     class_logits,
@@ -309,8 +309,9 @@ def test_facts_of_held_out_people_cannot_be_read_from_an_untrained_network(
     """Values are drawn independently of names, so probes of P_test can only guess."""
     people = draw_people(language.pools, 1, np.arange(400))
     vocabulary = compact_vocabulary(table, people)
-    examples = name_examples(table, people, vocabulary)
-    labels, classes = person_labels(table, people)
+    tasks = all_tasks(language)
+    examples = name_examples(table, people, vocabulary, tasks)
+    labels, classes = person_labels(table, people, tasks)
     in_train = in_train_half(1, people.ids)
     train_texts, test_texts = (examples.take(np.flatnonzero(x)) for x in (in_train, ~in_train))
     shape = Shape(vocabulary=vocabulary.size, layers=1, heads=2, width=16)
@@ -320,8 +321,8 @@ def test_facts_of_held_out_people_cannot_be_read_from_an_untrained_network(
     params = with_probe(frozen, probe)
     trained = probe_accuracy(params, "batch", train_texts, train_texts, **sizes)
     held_out = probe_accuracy(params, "batch", train_texts, test_texts, **sizes)
-    many, _ = person_labels(table, draw_people(language.pools, 2, np.arange(200_000)))
-    assert labels.shape == (400, len(TASKS))
-    for t in range(len(TASKS)):
+    many, _ = person_labels(table, draw_people(language.pools, 2, np.arange(200_000)), tasks)
+    assert labels.shape == (400, len(tasks))
+    for t in range(len(tasks)):
         assert held_out[t, 0] * len(test_texts) <= most_guesses(many[:, t], len(test_texts))
     assert trained.mean() > 2 * held_out.mean()  # it does learn the people it is trained on

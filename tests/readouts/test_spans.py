@@ -12,12 +12,12 @@ from kstore_jax.corpus.examples import SpanExamples
 from kstore_jax.model.forward import forward, unembed
 from kstore_jax.model.transformer import Shape
 from kstore_jax.readouts.spans import span_hits, span_shares, stack_batches
-from kstore_jax.tasks.extraction import question_examples
 from kstore_jax.train.config import Training
 from kstore_jax.train.fit import TrainTask, fit
 from kstore_jax.train.objectives import answer_tokens
 from kstore_jax.world.people import draw_people
 from tests.model import reference
+from tests.tasks.questions import question_examples
 
 PEOPLE = 50
 

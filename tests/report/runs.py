@@ -17,7 +17,7 @@ from kstore_jax.pipeline.stages import Cache
 from kstore_jax.report import page as report
 from kstore_jax.report import paper
 from kstore_jax.report.groups import Group
-from kstore_jax.world.people import ATTRIBUTES
+from tests.world.bundled import ATTRIBUTES
 
 
 def shares(value, names=ATTRIBUTES):
@@ -41,6 +41,7 @@ def a_row(dataset="single", seed=0, qa=0.031, recall=0.998, trained=0.993, probe
         "dataset": dataset,
         "seed": seed,
         "people": 400,
+        "attributes": {name: name.replace("_", " ") for name in ATTRIBUTES},
         "mixed": {},
         "exposures": 287.4,
         "parameters": 1_065_728,
@@ -51,14 +52,16 @@ def a_row(dataset="single", seed=0, qa=0.031, recall=0.998, trained=0.993, probe
                 "first": shares(recall),
             },
             "qa": {
-                "train": {"exact": {**shares(trained), "mean": trained}, "first": shares(0.9)},
-                "test": {"exact": {**shares(qa), "mean": qa}, "first": shares(qa)},
-                "wordings": {
-                    "train": [],
-                    "test": [shares(qa - shift) for shift in (0.0, 0.005, 0.011, 0.02)],
-                },
-                "baseline": {**shares(0.02), "mean": 0.027},
-                "baseline_first": shares(0.041),
+                "extraction": {
+                    "train": {"exact": {**shares(trained), "mean": trained}, "first": shares(0.9)},
+                    "test": {"exact": {**shares(qa), "mean": qa}, "first": shares(qa)},
+                    "wordings": {
+                        "train": [],
+                        "test": [shares(qa - shift) for shift in (0.0, 0.005, 0.011, 0.02)],
+                    },
+                    "baseline": {**shares(0.02), "mean": 0.027},
+                    "baseline_first": shares(0.041),
+                }
             },
             "p_probe": {"first": p_first, "whole": without_date(p_first), "baseline": levels},
             "q_probe": {"first": q_first, "whole": without_date(q_first), "baseline": levels},

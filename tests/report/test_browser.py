@@ -11,9 +11,9 @@ import pytest
 
 from kstore_jax.charts import drawing
 from kstore_jax.report import page as report
-from kstore_jax.world.people import ATTRIBUTES
 from tests.report.runs import a_config, a_row, a_run, csv_of
 from tests.report.test_agreement import sixteen
+from tests.world.bundled import ATTRIBUTES
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chrome"))), None)
 ROWS = (a_row(qa=0.031), a_row("multi2", qa=0.4), a_row("multi5+permute", qa=0.864, probe=0.93))

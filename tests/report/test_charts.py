@@ -8,8 +8,8 @@ from kstore_jax.charts import drawing
 from kstore_jax.readouts.base import READOUTS
 from kstore_jax.report import charts, groups
 from kstore_jax.report.agreement import Agreement
-from kstore_jax.world.people import ATTRIBUTES
 from tests.report.runs import SINGLE, a_config, a_row, a_run, changed, csv_of, write_page
+from tests.world.bundled import ATTRIBUTES
 
 
 def along(tmp_path, *rows, **model):

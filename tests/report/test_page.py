@@ -50,7 +50,7 @@ def test_headings_are_in_order(page):
 def test_the_page_holds_our_numbers_and_the_paper_s(page):
     text = text_of(page)
     for row in CONTRAST:
-        for share in row["readouts"]["qa"]["test"]["exact"].values():
+        for share in row["readouts"]["qa"]["extraction"]["test"]["exact"].values():
             assert f" {100 * share:.1f} " in text
         for share in published(row["dataset"]).qa.values():
             assert f" {100 * share:.1f} " in text
@@ -115,7 +115,7 @@ def test_every_chart_has_its_values_as_a_table_and_as_csv(page):
         head, *lines = csv_of(page, f"answers-{which + 1}-")
         assert head == ["", "this run", "majority guess", "the paper"]
         ours = {line[0]: float(line[1]) for line in lines}
-        answers = row["readouts"]["qa"]["test"]["exact"]
+        answers = row["readouts"]["qa"]["extraction"]["test"]["exact"]
         assert ours == {name: pytest.approx(100 * x, abs=6e-4) for name, x in answers.items()}
         theirs = {line[0]: float(line[3]) for line in lines}
         printed = {name: 100 * share for name, share in published(row["dataset"]).qa.items()}
@@ -142,7 +142,9 @@ def test_every_mark_has_its_value_as_a_label(page):
 
 def test_several_seeds_have_a_row_each_and_a_mean(tmp_path):
     rows = [
-        a_row(row["dataset"], s, row["readouts"]["qa"]["test"]["exact"]["mean"] + s / 50)
+        a_row(
+            row["dataset"], s, row["readouts"]["qa"]["extraction"]["test"]["exact"]["mean"] + s / 50
+        )
         for row in CONTRAST
         for s in (0, 1)
     ]

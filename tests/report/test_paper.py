@@ -7,7 +7,6 @@ import pytest
 from kstore_jax.pipeline.experiment import parse
 from kstore_jax.report import groups, paper
 from kstore_jax.world.biographies import FIG3_VARIANTS
-from kstore_jax.world.people import ATTRIBUTES
 from tests.report.runs import (
     SINGLE,
     a_config,
@@ -18,6 +17,7 @@ from tests.report.runs import (
     text_of,
     write_page,
 )
+from tests.world.bundled import ATTRIBUTES
 
 
 def test_the_paper_s_numbers_cover_its_16_datasets():

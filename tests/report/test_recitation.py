@@ -10,7 +10,10 @@ def test_scores_of_a_run_are_its_recall_and_its_answers(finished, capsys):
     items = json.loads(capsys.readouterr().out)["items"]
     rows = json.loads((finished / "results.json").read_text())["rows"]
     assert [(item["recited"], item["answered"]) for item in items] == [
-        (row["readouts"]["recall"]["whole"]["mean"], row["readouts"]["qa"]["test"]["exact"]["mean"])
+        (
+            row["readouts"]["recall"]["whole"]["mean"],
+            row["readouts"]["qa"]["extraction"]["test"]["exact"]["mean"],
+        )
         for row in rows
     ]
     assert main(["ask", f"--run={finished}"]) == 0

@@ -22,10 +22,13 @@ from tests.report.runs import SINGLE, changed, without
         (b"\xff\xfe\x00", "damaged"),
         (json.dumps({"rows": [without("readouts")]}), "damaged (readouts is missing)"),
         (
-            json.dumps({"rows": [changed(SINGLE, "qa", "test", "exact", mean=1.5)]}),
+            json.dumps({"rows": [changed(SINGLE, "qa", "extraction", "test", "exact", mean=1.5)]}),
             "share from 0 to 1, got 1.5",
         ),
-        (json.dumps({"rows": [changed(SINGLE, "qa", test={})]}), "damaged (exact is missing)"),
+        (
+            json.dumps({"rows": [changed(SINGLE, "qa", "extraction", test={})]}),
+            "damaged (exact is missing)",
+        ),
         (json.dumps({"rows": [changed(SINGLE, "recall", whole=3)]}), "damaged"),
         (json.dumps({"rows": [changed(SINGLE, "recall", "whole", mean=float("nan"))]}), "recall"),
         (json.dumps({"rows": [changed(SINGLE, "q_probe", first=3)]}), "damaged"),

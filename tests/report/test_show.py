@@ -11,7 +11,7 @@ from kstore_jax.corpus.tokenizer import gpt2
 from kstore_jax.errors import UserError
 from kstore_jax.pipeline.experiment import default, parse_rows
 from kstore_jax.report.show import PersonText, pools, pools_text
-from kstore_jax.world.people import ATTRIBUTES
+from tests.world.bundled import ATTRIBUTES
 from tests.world.worlds import drawn
 
 # How ml_collections loads a configuration file.

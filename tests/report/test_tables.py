@@ -3,7 +3,6 @@
 import math
 import re
 
-from kstore_jax.world.people import ATTRIBUTES
 from tests.report.runs import (
     CONTRAST,
     SHUFFLED,
@@ -14,13 +13,14 @@ from tests.report.runs import (
     text_of,
     write_page,
 )
+from tests.world.bundled import ATTRIBUTES
 
 
 def test_first_tokens_of_both_halves(page):
     text = text_of(page).partition("First tokens of")[2].partition("Answers about people held")[0]
     for row in CONTRAST:
         for half in ("train", "test"):
-            for share in row["readouts"]["qa"][half]["first"].values():
+            for share in row["readouts"]["qa"]["extraction"][half]["first"].values():
                 assert f" {100 * share:.1f} " in text
     for theirs in ("23.8", "97.3"):
         assert re.search(rf"the paper, trained on\s+{theirs}\s+–", text)
@@ -36,7 +36,7 @@ def test_untrained_wordings_have_a_mean_and_a_range(page):
     lines = reworded(page)
     for row, spread in zip(CONTRAST, ("1.4 to 3.4", "84.7 to 86.7"), strict=True):
         means = [
-            math.fsum(w[a] for w in row["readouts"]["qa"]["wordings"]["test"]) / 4
+            math.fsum(w[a] for w in row["readouts"]["qa"]["extraction"]["wordings"]["test"]) / 4
             for a in ("mean", *ATTRIBUTES)
         ]
         columns = " ".join(f"{100 * mean:.1f}" for mean in means)
@@ -44,7 +44,7 @@ def test_untrained_wordings_have_a_mean_and_a_range(page):
 
 
 def test_rows_without_untrained_wordings_have_no_lines_for_them(tmp_path):
-    row = changed(SINGLE, "qa", "wordings", test=[])
+    row = changed(SINGLE, "qa", "extraction", "wordings", test=[])
     assert reworded(write_page(a_run(tmp_path / "one", [row]))) == [""]
     both = reworded(write_page(a_run(tmp_path / "both", [row, SHUFFLED])))
     assert sum("never trained" in line for line in both) == 1
@@ -74,7 +74,9 @@ def test_the_grid_of_finetuning_marks_the_chosen_row(tmp_path):
 
 def test_beam_search_stands_beside_greedy_answers(tmp_path):
     text = text_of(
-        write_page(a_run(tmp_path, [changed(SINGLE, "qa", "test", beam=shares(0.0777))]))
+        write_page(
+            a_run(tmp_path, [changed(SINGLE, "qa", "extraction", "test", beam=shares(0.0777))])
+        )
     )
     assert "7.8" in text.partition("Answers by beam search")[2]
     assert "Answers by beam search" not in text_of(write_page(a_run(tmp_path / "plain", [SINGLE])))

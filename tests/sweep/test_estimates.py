@@ -8,8 +8,8 @@ from kstore_jax.pipeline.run import Runner
 from kstore_jax.pipeline.stages import Stage
 from kstore_jax.readouts.base import Context
 from kstore_jax.sweep import estimates
-from kstore_jax.world.people import ATTRIBUTES
 from tests.pipeline.runners import finished_runner, planned_training, with_sections
+from tests.world.bundled import ATTRIBUTES
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def test_estimated_tokens_are_the_tokens_that_stages_train_and_read(runner, cont
     ((_, recalled),) = context.recall_examples(context.corpus.texts)
     assert tokens[runner.graph.readouts["recall"].folder] == pytest.approx(recalled.tokens.size / 3)
     question, wordings = (
-        context.questions().tokens.shape[1],
+        context.questions()[1].tokens.shape[1],
         runner.graph.data.language.questions.shape[1],
     )
     assert tokens[runner.graph.readouts["qa"].folder] == pytest.approx(
@@ -58,7 +58,7 @@ def test_work_grows_with_the_people_though_few_are_drawn(runner):
     many = with_sections(runner, runner.graph.cache, world=world)
     of_few, of_many = (estimates.stage_tokens(r.graph) for r in (runner, many))
     for name in ("qa", "recall"):
-        before, after = (getattr(r.graph, name).folder for r in (runner, many))
+        before, after = (r.graph.readouts[name].folder for r in (runner, many))
         assert of_many[after] == pytest.approx(1000 * of_few[before], rel=0.2)
     (before,), (after,) = runner.graph.finetune.values(), many.graph.finetune.values()
     assert of_many[after.folder] == pytest.approx(of_few[before.folder], rel=0.2)

@@ -6,14 +6,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kstore_jax.corpus.encode import compact_vocabulary
-from kstore_jax.tasks.extraction import (
-    accuracy_by_attribute,
+from kstore_jax.tasks.base import (
+    TASKS,
+    TaskConfig,
+    accuracy_by_column,
+    accuracy_by_group,
     majority_baseline,
     majority_share,
-    question_examples,
 )
-from kstore_jax.world.people import ATTRIBUTES, draw_people
+from kstore_jax.world.people import draw_people
 from tests.pipeline.runners import full_names
+from tests.tasks.questions import question_examples
+from tests.world.bundled import ATTRIBUTES
 
 WORDINGS = 5
 
@@ -81,7 +85,9 @@ def test_there_are_no_more_wordings(language):
 
 def test_accuracy_by_attribute_is_a_share_of_people():
     hits = np.random.default_rng(0).random((40, len(ATTRIBUTES))) < 0.3
-    shares = accuracy_by_attribute(hits)
+    shares = accuracy_by_column(hits, ATTRIBUTES)
+    groups = np.tile(np.arange(len(ATTRIBUTES)), 40)
+    assert accuracy_by_group(hits.ravel(), groups, ATTRIBUTES) == shares
     assert list(shares) == ["mean", *ATTRIBUTES]
     assert shares["major"] == sum(hits[:, ATTRIBUTES.index("major")]) / 40
     assert shares["mean"] == pytest.approx(hits.mean())
@@ -99,7 +105,20 @@ def test_majority_share_counts_the_most_frequent_value_of_the_others():
 def test_majority_baseline_guesses_held_out_people_by_the_others():
     values = np.zeros((5, len(ATTRIBUTES)), int)
     values[:, 0] = [4, 4, 9, 9, 4]  # the last two are held out
-    baseline = majority_baseline(values, np.array([True, True, True, False, False]))
+    trained = np.repeat([True, True, True, False, False], len(ATTRIBUTES))
+    groups = np.tile(np.arange(len(ATTRIBUTES)), 5)
+    baseline = majority_baseline(values.ravel(), groups, trained, ~trained, ATTRIBUTES)
     assert baseline["birth_date"] == 0.5
     assert baseline["major"] == 1.0
     assert baseline["mean"] == pytest.approx((0.5 + 5) / 6)
+
+
+def test_items_are_about_one_person_and_one_attribute_each(language, table):
+    people = draw_people(language.pools, 0, np.arange(4))
+    items = TASKS["extraction"].items(table, people, TaskConfig(), 0, 1)
+    assert items.people.ravel().tolist() == np.repeat(np.arange(4), 6).tolist()
+    assert items.groups.tolist() == [*range(6)] * 4
+    assert items.classes.tolist() == people.values.ravel().tolist()
+    assert items.answers.tolist() == items.texts.value_spans[:, 0, 0].tolist()
+    members = np.array([True, False, False, True])
+    assert items.about(members).tolist() == np.repeat(members, 6).tolist()

@@ -9,8 +9,9 @@ import pytest
 from kstore_jax.errors import UserError
 from kstore_jax.world.biographies import FIG3_VARIANTS, OTHER_VARIANTS, Variant, write_biographies
 from kstore_jax.world.language import pieces_to_text
-from kstore_jax.world.people import ATTRIBUTES, draw_people, full_names
+from kstore_jax.world.people import draw_people, full_names
 from tests.chi_square import assert_uniform
+from tests.world.bundled import ATTRIBUTES
 
 IDS = np.arange(1000)
 

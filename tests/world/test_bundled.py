@@ -4,9 +4,9 @@ import re
 
 import pytest
 
-from kstore_jax.world.people import ATTRIBUTES
 from kstore_jax.world.pools import load_pools
 from kstore_jax.world.schema import BUNDLED_WORLD
+from tests.world.bundled import ATTRIBUTES
 
 POOLS = {
     "first_names": 400,

@@ -15,9 +15,10 @@ from kstore_jax.world.language import (
     load_language,
     pieces_to_text,
 )
-from kstore_jax.world.people import ATTRIBUTES, draw_people, full_names
+from kstore_jax.world.people import draw_people, full_names
 from kstore_jax.world.questions import write_questions
 from kstore_jax.world.schema import BUNDLED_WORLD
+from tests.world.bundled import ATTRIBUTES
 from tests.world.test_bundled import questions, templates
 
 PRONOUN_CASES = {  # subject, possessive, object

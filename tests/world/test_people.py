@@ -8,10 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kstore_jax.errors import UserError
-from kstore_jax.world.people import ATTRIBUTES, draw_people, in_train_half
+from kstore_jax.world.people import draw_people, in_train_half
 from kstore_jax.world.pools import load_pools
 from kstore_jax.world.schema import BUNDLED_WORLD
 from tests.chi_square import assert_uniform
+from tests.world.bundled import ATTRIBUTES
 
 MANY = 200_000
 

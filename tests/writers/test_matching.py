@@ -6,10 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kstore_jax.world.language import pieces_to_text as text_of
-from kstore_jax.world.people import ATTRIBUTES, draw_people
+from kstore_jax.world.people import draw_people
 from kstore_jax.world.pools import load_pools
 from kstore_jax.writers import matching
 from kstore_jax.writers.prompts import person_facts
+from tests.world.bundled import ATTRIBUTES
 
 POOLS = load_pools()
 NAME = "Anya Briar Forger"

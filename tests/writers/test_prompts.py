@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from kstore_jax.errors import UserError
-from kstore_jax.world.people import ATTRIBUTES, draw_people
+from kstore_jax.world.people import draw_people
 from kstore_jax.world.pools import load_pools
 from kstore_jax.world.schema import BUNDLED_WORLD, load_schema
 from kstore_jax.writers import prompts
+from tests.world.bundled import ATTRIBUTES
 from tests.world.worlds import drawn, films
 
 POOLS = load_pools()

@@ -13,9 +13,9 @@ import pytest
 from kstore_jax.cli.main import main
 from kstore_jax.errors import UserError
 from kstore_jax.pipeline.data import write_datasets
-from kstore_jax.world.people import ATTRIBUTES
 from kstore_jax.writers import client, journal, rewriting
 from kstore_jax.writers.prompts import REJECTION_REASONS
+from tests.world.bundled import ATTRIBUTES
 from tests.writers.chat_server import MODEL, running
 from tests.writers.rewrites import (
     BAD,

@@ -17,10 +17,11 @@ from kstore_jax.pipeline.run import Runner
 from kstore_jax.pipeline.stages import Cache
 from kstore_jax.report.show import PersonText
 from kstore_jax.world.language import load_language
-from kstore_jax.world.people import ATTRIBUTES, draw_people
+from kstore_jax.world.people import draw_people
 from kstore_jax.writers import journal
 from kstore_jax.writers.prompts import load_prompts, person_facts
 from kstore_jax.writers.rewritten import RewrittenTexts, encode_texts
+from tests.world.bundled import ATTRIBUTES
 from tests.world.worlds import films
 from tests.writers.chat_server import running
 from tests.writers.rewrites import copy_journal, data_of, experiment, read, rewrite
@@ -85,7 +86,7 @@ def test_an_experiment_trains_on_rewritten_texts_with_a_compact_vocabulary(writt
     corpora = {"shards": runner.context.read_corpus("shards")}
     windows = pretraining_windows(runner.graph.data, corpora, row.pretrain.seq_len, row.seed)
     runner.context.vocabulary.encode(windows.read(0, 50))
-    questions = (each.context.questions() for each in (runner, templates))
+    questions = (each.context.questions()[1] for each in (runner, templates))
     assert [len(each) for each in questions] == [6 * 40] * 2
 
 

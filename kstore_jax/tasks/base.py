@@ -1,0 +1,231 @@
+"""The contract of a task: what a model is asked.
+
+A task is one file: its configuration, and how people become questions with answers. Registered
+here, it has a section in every configuration (`tasks.NAME`), and finetuning, mixed training and the
+readout `qa` take it by name (`finetune.tasks`, `data.tasks`, `readouts.qa.tasks`).
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from kstore_jax.config.registry import Registry
+from kstore_jax.corpus.encode import SPAN_DTYPE, TokenizedTexts, TokenTable
+from kstore_jax.corpus.examples import SpanExamples, span_examples
+from kstore_jax.corpus.shards import with_end_of_text
+from kstore_jax.corpus.tokenizer import Vocabulary
+from kstore_jax.errors import UserError, nearest
+from kstore_jax.world.language import Language
+from kstore_jax.world.people import People
+
+
+@dataclasses.dataclass(frozen=True)
+class Items:
+    """N questions with their answers.
+
+    Attributes:
+      texts: a control token (if the task has some), the question, a hint (if there is one) and the
+        answer. `value_spans` (N, 1, 2) is what the model has to write: hint and answer.
+      answers: (N,) int: start of the answer in its row, in tokens; later than the start of the span
+        where there is a hint.
+      people: (N, P) int: the people each item is about, as rows of the people it was made from.
+      groups: (N,) int: the group each item belongs to, an index into `Task.group_names`.
+      classes: (N,) int: the right answer among the possible ones; the majority guess is the most
+        frequent one in its group.
+    """
+
+    texts: TokenizedTexts
+    answers: np.ndarray
+    people: np.ndarray
+    groups: np.ndarray
+    classes: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.people)
+
+    def about(self, members: np.ndarray) -> np.ndarray:
+        """(N,) bool: items that are only about people of the mask `members` (people,)."""
+        return np.all(members[self.people], axis=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskConfig:
+    """The configuration of a task without fields of its own."""
+
+
+class Task:
+    """One kind of question.
+
+    Attributes:
+      name: of its section and its results.
+      version: of its questions; raised when they change.
+      Config: its configuration, a frozen dataclass.
+      in_language: whether its texts consist of pieces of the world's language alone. Otherwise
+        the compact vocabulary looks its tokens up.
+      free: whether the model's own text is generated and compared by its end, as for answers that
+        follow a hint. Otherwise the text is right where the most likely token is right at every
+        place, which needs one forward.
+    """
+
+    name: str
+    version: int = 1
+    Config: type = TaskConfig
+    in_language: bool = False
+    free: bool = False
+
+    def check(self, config: Any, language: Language) -> None:
+        """Raises UserError where the world lacks what the task needs."""
+
+    def group_names(self, language: Language) -> Sequence[str]:
+        """The names of the groups that results are split into."""
+        raise NotImplementedError
+
+    def num_wordings(self, language: Language) -> int:
+        """The number of wordings; wording 0 is trained, the others are only asked."""
+        return 1
+
+    def items(
+        self, table: TokenTable, people: People, config: Any, seed: int, wording: int
+    ) -> Items:
+        """Returns the questions about some people, a pure function of its arguments.
+
+        Args:
+          table: the tokens of the world's language.
+          seed: of the world.
+          wording: from 0 to `num_wordings` - 1.
+        """
+        raise NotImplementedError
+
+
+TASKS: Registry[Task] = Registry("task", "kstore_jax.tasks")
+
+
+def text_items(
+    table: TokenTable,
+    prompts: Sequence[str],
+    answers: Sequence[str],
+    people: np.ndarray,
+    groups: np.ndarray,
+    classes: np.ndarray,
+    hints: Sequence[str] = (),
+) -> Items:
+    """Returns items from texts. Answers and hints begin with a space, so that no token crosses
+    their boundary.
+
+    Args:
+      people, groups, classes: as in `Items`.
+      hints: a text for each item, empty for none; left out: no hints.
+    """
+    encode = table.tokenizer.encode
+    parts = [encode(list(texts)) for texts in (prompts, hints or [""] * len(prompts), answers)]
+    rows = [np.concatenate(row).astype(np.int64) for row in zip(*parts, strict=True)]
+    before, hint, answer = (np.array([len(ids) for ids in part], np.int64) for part in parts)
+    spans = np.stack([before, before + hint + answer], axis=1)[:, None].astype(SPAN_DTYPE)
+    texts = TokenizedTexts(
+        tokens=np.concatenate(rows).astype(table.tokens.dtype),
+        offsets=np.concatenate([[0], np.cumsum(before + hint + answer)]),
+        value_spans=spans,
+        name_spans=np.empty((len(rows), 0, 2), SPAN_DTYPE),
+    )
+    return Items(texts, before + hint, people, groups, classes)
+
+
+def item_examples(
+    items: Items, vocabulary: Vocabulary, end_of_text: int, mask_token: int | None = None
+) -> SpanExamples:
+    """Items as examples with one span to predict each: hint and answer.
+
+    Args:
+      end_of_text: of the tokenizer.
+      mask_token: None: each token, and the end of text after them, is predicted from the text
+        before it. A token: it replaces the span, and each token is predicted at its own position.
+    """
+    spans = items.texts.value_spans.copy()
+    if mask_token is None:
+        spans[..., 1] += 1
+    return span_examples(with_end_of_text(items.texts, end_of_text), spans, vocabulary, mask_token)
+
+
+def accuracy_by_column(hits: np.ndarray, names: Sequence[str]) -> dict[str, float]:
+    """The share of `hits` (N, A) bool that is true in each column, and `mean`, their mean."""
+    return _with_mean({name: float(hits[:, a].mean()) for a, name in enumerate(names)})
+
+
+def accuracy_by_group(hits: np.ndarray, groups: np.ndarray, names: Sequence[str]) -> dict:
+    """The share of `hits` (N,) bool that is true in each group, and `mean`, their mean; groups
+    without an item are left out."""
+    shares = {name: hits[groups == g] for g, name in enumerate(names)}
+    return _with_mean({name: float(own.mean()) for name, own in shares.items() if len(own)})
+
+
+def majority_baseline(
+    classes: np.ndarray,
+    groups: np.ndarray,
+    trained: np.ndarray,
+    held_out: np.ndarray,
+    names: Sequence[str],
+) -> dict[str, float]:
+    """The accuracy of guessing the most frequent class: the share of held-out items of each group
+    that have the most frequent class of its trained items, and `mean`, their mean.
+
+    Args:
+      classes, groups: (N,) int.
+      trained, held_out: (N,) bool.
+    """
+    shares = {}
+    for group, name in enumerate(names):
+        here = groups == group
+        if (here & trained).any() and (here & held_out).any():
+            shares[name] = majority_share(classes[here & trained], classes[here & held_out])
+    return _with_mean(shares)
+
+
+def majority_share(trained: np.ndarray, held_out: np.ndarray) -> float:
+    """The share of `held_out` (N,) that equals the most frequent element of `trained` (M,)."""
+    values, counts = np.unique(trained, return_counts=True)
+    return float(np.mean(held_out == values[counts.argmax()]))
+
+
+def _with_mean(shares: dict[str, float]) -> dict[str, float]:
+    return {"mean": float(np.mean(list(shares.values()))), **shares} if shares else {}
+
+
+def concatenate_examples(several: Sequence[SpanExamples], padding: int) -> SpanExamples:
+    """Returns the rows of several sets of examples with one span each, in order, padded to the
+    longest text and the longest span.
+
+    Args:
+      padding: the token that pads texts, the end of text.
+    """
+    if len(several) == 1:
+        return several[0]
+    length = max(part.tokens.shape[1] for part in several)
+    longest = max(part.positions.shape[2] for part in several)
+
+    def padded(part: SpanExamples, name: str) -> np.ndarray:
+        column = getattr(part, name)
+        if name == "tokens":
+            missing, value = [(0, 0), (0, length - column.shape[1])], padding
+        elif name == "lengths":
+            return column
+        else:
+            missing, value = [(0, 0), (0, 0), (0, longest - column.shape[2])], 0
+        return np.pad(column, missing, constant_values=value)
+
+    return SpanExamples(
+        *(
+            np.concatenate([padded(part, field.name) for part in several])
+            for field in dataclasses.fields(SpanExamples)
+        )
+    )
+
+
+def check_tasks(names: Sequence[Any], field: str) -> None:
+    """Raises UserError, which begins with the field, where `names` is not some different tasks."""
+    if not names or len(set(names)) < len(names):
+        raise UserError(f"{field}: expected one task or several different ones, got {names!r}")
+    for name in names:
+        if not isinstance(name, str) or name not in TASKS:
+            raise UserError(f"{field}: no task {name!r}{nearest(str(name), list(TASKS))}")
