@@ -51,7 +51,7 @@ class Network:
     """
 
     architecture: Any = one_of(ARCHITECTURES, "transformer")
-    """What the blocks have besides attention and MLP."""
+    """Layers of the blocks besides attention and MLP; `transformer`: none."""
     layers: int = number(12, 1)
     """Transformer blocks."""
     heads: int = number(12, 1)

@@ -63,7 +63,8 @@ def _network(shape: Shape, params: Params) -> tuple[Shape, Params]:
 def init_cache(shape: Shape, batch: int, length: int) -> Cache:
     """Returns an empty cache for `length` tokens of each text: keys and values (BG, M, K) with
     M = `length`, and what layers of the architecture keep."""
-    shape = dataclasses.replace(shape, max_positions=max(shape.max_positions, length))
+    longest = max(shape.max_positions, length)  # the last of these tokens is never read
+    shape = dataclasses.replace(shape, max_positions=longest, attention="dense")
     tokens, starts = jnp.zeros((batch, length), jnp.int32), jnp.zeros(batch, jnp.int32)
     variables = jax.eval_shape(
         lambda key: Transformer(shape).init(key, tokens, None, starts), jax.random.key(0)

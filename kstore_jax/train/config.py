@@ -22,7 +22,7 @@ class Training:
     warmup_steps: int = number(0, 0)
     """Steps of linear warm-up; 0: none."""
     optimizer: Any = one_of(OPTIMIZERS, "adamw")
-    """How gradients become updates."""
+    """Rule that turns gradients into updates."""
     schedule: Any = one_of(SCHEDULES, "cosine")
     """Decay of the learning rate."""
     final_lr_ratio: float = number(0.1, 0.0, 1.0)

@@ -107,18 +107,20 @@ def test_token_by_token_it_computes_the_same(shape, params):
             np.testing.assert_allclose(hidden[b, 0], expected[b, position], atol=1e-5)
 
 
-def test_a_beam_of_one_is_greedy(shape, params):
+@pytest.mark.parametrize("beam_size", [1, 3])
+def test_a_beam_scores_its_text_as_the_forward_does(shape, params, beam_size):
     prompts, lengths = TOKENS[:, :4], np.array([4, 2, 3], np.int32)
-    found, _ = beam_search(shape, params, prompts, lengths, 0, 24, 3, 1)
-    for prompt, length, answer in zip(prompts, lengths, found, strict=True):
+    found, scores = beam_search(shape, params, prompts, lengths, 0, 24, 3, beam_size)
+    for prompt, length, answer, score in zip(prompts, lengths, found, scores, strict=True):
         text = np.zeros((1, 9), np.int32)
-        text[0, :length] = prompt[:length]
-        for i, token in enumerate(answer, start=length):
-            logits = unembed(shape, params, forward(shape, params, text))[0, i - 1]
-            assert int(logits.argmax()) == token
-            if token == 0:
-                break
-            text[0, i] = token
+        text[0, : length + 3] = [*prompt[:length], *answer]
+        logits = unembed(shape, params, forward(shape, params, text))[0]
+        of_next = np.asarray(jax.nn.log_softmax(logits))[length - 1 :]
+        ended = [*answer].index(0) + 1 if 0 in answer else 3
+        expected = sum(of_next[i, token] for i, token in enumerate(answer[:ended]))
+        np.testing.assert_allclose(score, expected, atol=1e-4)
+        if beam_size == 1:
+            np.testing.assert_array_equal(answer[:ended], of_next[:ended].argmax(1))
 
 
 def test_no_later_token_changes_an_earlier_state(shape, params):
