@@ -23,7 +23,7 @@ def source(section: str) -> str:
 
 @contextlib.contextmanager
 def plugin(section: str, registry: Registry) -> Iterator[ModuleType]:
-    """The module of a section, imported; what it registered is removed at the end."""
+    """Imports the code of a section; at the end, removes the entries that it registered."""
     before = set(registry)
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder, f"recipe_{section.split()[-1]}.py")

@@ -1,5 +1,5 @@
-"""What an architecture is: what it adds to the blocks of `transformer.py`, and all that the rest of
-the package asks about it."""
+"""The contract of an architecture: the layers it adds to the blocks of `transformer.py`, and how
+their parameters are sharded, adapted, counted and exchanged."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
@@ -11,20 +11,21 @@ from kstore_jax.model.hf_layouts import HFLayout
 
 
 class Architecture:
-    """What an architecture adds to the transformer; the defaults add nothing.
+    """Adds layers to the transformer's blocks; the defaults add none.
 
-    `before_attention` and `before_mlp` are flax modules with the field `shape`. A call gets the
-    normed input x (B, L, D) of attention or of the MLP, and `lengths_B` and `cache_positions_B` of
-    `transformer.Transformer`; it returns what attention or the MLP reads instead, (B, L, D).
-    `cache.neighbours` gives such a module the inputs of earlier positions, also in generation.
-    Its parameters are those of the block's module `<name>_attention` or `<name>_mlp`. Names have a
-    meaning: a `kernel` is a matrix, which Muon moves; `bias` and `scale` have no weight decay.
+    A layer is a flax module with the field `shape`. Its call takes the normed input x (B, L, D) of
+    attention or of the MLP, and `lengths_B` and `cache_positions_B` as `transformer.Transformer`
+    takes them. It returns the input to use instead, (B, L, D). `cache.neighbours` gives a layer the
+    inputs of other positions, also in generation.
+
+    In a block the layers are called `<name>_attention` and `<name>_mlp`. Muon moves parameters
+    called `kernel`; those called `bias` or `scale` have no weight decay.
 
     Attributes:
       name: its name in `model.architecture`.
       Config: the frozen dataclass of its own fields, the value of `shape.architecture`.
-      before_attention: module class; None: none.
-      before_mlp: module class; None: none.
+      before_attention: class of the layer between norm and attention; None: none.
+      before_mlp: class of the layer between norm and MLP; None: none.
       adapter_sites: modules of a block whose kernels LoRA updates.
       sharding: the last one or two names of a parameter's path, such as `out/kernel` -> the axis
         of the device mesh that each of its dimensions is sharded over, None for a dimension that is

@@ -1,4 +1,4 @@
-"""What an optimizer and a schedule are."""
+"""The contracts of optimizers and of schedules, and their registries."""
 
 from typing import Any, ClassVar
 
@@ -9,7 +9,7 @@ from kstore_jax.config.registry import Registry
 
 
 class Optimizer:
-    """How a gradient becomes an update.
+    """Turns gradients into updates.
 
     Attributes:
       name: its name in `optimizer` of a training.
@@ -35,7 +35,7 @@ class Optimizer:
 
 
 class Schedule:
-    """How the learning rate falls after warm-up.
+    """Lowers the learning rate after warm-up.
 
     Attributes:
       name: its name in `schedule` of a training.
