@@ -14,6 +14,7 @@ from kstore_jax.pipeline.experiment import Experiment, parse_rows
 from kstore_jax.pipeline.graph import ExperimentGraph, resolve_auto
 from kstore_jax.pipeline.run import Runner, program_key
 from kstore_jax.pipeline.stages import Cache
+from kstore_jax.train.base import SCHEDULES
 
 FOLDER = pathlib.Path(__file__).parents[1] / "configs"
 README = FOLDER.parent / "README.md"
@@ -127,6 +128,10 @@ PAPER = {  # Part 3.1, sections 2 to 5; of every row unless a test below has ano
 }
 
 
+def name_of(schedule: object) -> str:
+    return SCHEDULES.of(schedule).name
+
+
 def protocol(e: Experiment) -> dict:
     p, f, m = e.pretrain, e.finetune, e.model
     settings = {
@@ -134,11 +139,11 @@ def protocol(e: Experiment) -> dict:
         "shape": (m.layers, m.heads, m.width, m.rotary_pct),
         "pretraining": (
             *(p.steps, p.batch_size, p.seq_len, p.learning_rate, p.warmup_steps),
-            *(p.schedule, p.final_lr_ratio, p.weight_decay, p.eps),
+            *(name_of(p.schedule), p.final_lr_ratio, p.weight_decay, p.optimizer.eps),
         ),
         "finetuning": (
-            *(f.steps, f.batch_size, f.learning_rate, f.warmup_steps, f.schedule, f.final_lr_ratio),
-            *(f.weight_decay, f.embedding_rank, f.alpha),
+            *(f.steps, f.batch_size, f.learning_rate, f.warmup_steps),
+            *(name_of(f.schedule), f.final_lr_ratio, f.weight_decay, f.embedding_rank, f.alpha),
         ),
         "finetuned": {row.rank for row in f.rows},
         "beam": e.readouts.qa.beam_size,
@@ -146,8 +151,8 @@ def protocol(e: Experiment) -> dict:
     for name in ("p_probe", "q_probe"):
         q = getattr(e.readouts, name)
         settings[name] = (
-            *(q.steps, q.batch_size, q.learning_rate, q.schedule, q.final_lr_ratio, q.weight_decay),
-            *(q.embedding_rank, q.head, q.embedding_update),
+            *(q.steps, q.batch_size, q.learning_rate, name_of(q.schedule), q.final_lr_ratio),
+            *(q.weight_decay, q.embedding_rank, q.head, q.embedding_update),
         )
     return settings
 
@@ -206,9 +211,9 @@ def test_bert_is_trained_and_finetuned_as_in_section_7():
         expected = (150_000, 96, 512, 3e-4, 1000, "cosine", 0.1, 0.1, 1e-6)
         assert protocol(e)["pretraining"] == expected
     finetuned = [e.finetune for e in berts if e.finetune.steps]
-    assert {(f.schedule, f.final_lr_ratio, f.learning_rate, f.batch_size) for f in finetuned} == {
-        ("linear", 0.0, 3e-4, 48)
-    }
+    assert {
+        (name_of(f.schedule), f.final_lr_ratio, f.learning_rate, f.batch_size) for f in finetuned
+    } == {("linear", 0.0, 3e-4, 48)}
     cells = {(row.rank, row.embedding_rank) for row in finetuned[0].rows}
     assert cells == {(8, 128), (8, -1), (32, 128), (32, -1)}
     assert {e.data.qa_share for e in berts} == {0.0, 0.2, 0.8}

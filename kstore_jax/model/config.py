@@ -5,7 +5,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from kstore_jax.config.fields import choice, flag, number, text
+from kstore_jax.config.registry import one_of
 from kstore_jax.errors import UserError, nearest
+from kstore_jax.model.base import ARCHITECTURES
 
 SIZES = {  # Part 3.1, section 2.2: GPT-2 with about as many parameters with GPT-2's vocabulary
     "124M": {"layers": 12, "heads": 12, "width": 768},
@@ -48,6 +50,8 @@ class Network:
     except those that are set themselves.
     """
 
+    architecture: Any = one_of(ARCHITECTURES, "transformer")
+    """Layers of the blocks besides attention and MLP; `transformer`: none."""
     layers: int = number(12, 1)
     """Transformer blocks."""
     heads: int = number(12, 1)

@@ -61,12 +61,15 @@ def _network(shape: Shape, params: Params) -> tuple[Shape, Params]:
 
 
 def init_cache(shape: Shape, batch: int, length: int) -> Cache:
-    """Returns an empty cache of keys and values (BG, M, K) for M = `length` tokens of each text."""
-    size = batch * shape.kv_heads, length, shape.width // shape.heads
-    return {
-        f"block_{layer}": {name: jnp.zeros(size) for name in ("keys", "values")}
-        for layer in range(shape.layers)
-    }
+    """Returns an empty cache for `length` tokens of each text: keys and values (BG, M, K) with
+    M = `length`, and what layers of the architecture keep."""
+    longest = max(shape.max_positions, length)  # the last of these tokens is never read
+    shape = dataclasses.replace(shape, max_positions=longest, attention="dense")
+    tokens, starts = jnp.zeros((batch, length), jnp.int32), jnp.zeros(batch, jnp.int32)
+    variables = jax.eval_shape(
+        lambda key: Transformer(shape).init(key, tokens, None, starts), jax.random.key(0)
+    )
+    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), dict(variables["cache"]))
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -18,7 +18,7 @@ import json
 import os
 import pathlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -30,9 +30,10 @@ from safetensors.flax import load_file
 from safetensors.numpy import save_file
 
 from kstore_jax.errors import UserError
+from kstore_jax.model.base import ARCHITECTURES
 from kstore_jax.model.config import Network
 from kstore_jax.model.forward import Params, init
-from kstore_jax.model.hf_layouts import HEAD_NAMES, HF_LAYOUTS
+from kstore_jax.model.hf_layouts import HEAD_NAMES, HFLayout
 from kstore_jax.model.transformer import Shape
 
 _WEIGHTS = "model.safetensors"
@@ -41,32 +42,47 @@ _NOT_IN_WEIGHTS = ("dropout", "attention", "init_std", "dtype")  # they change n
 _BUFFERS = (".attn.bias", ".masked_bias", ".attention.bias", ".rotary_emb.inv_freq")  # of old files
 
 
+def _layouts_of(network: Network) -> Mapping[str, HFLayout]:
+    """Returns the layouts of a network's architecture; raises UserError where it has none."""
+    architecture = ARCHITECTURES.of(network.architecture)
+    if not architecture.hf_layouts or network.architecture != architecture.Config():
+        raise UserError(
+            "model.architecture: expected transformer for an exchange with Hugging Face, got "
+            f"{architecture.name}"
+        )
+    return architecture.hf_layouts
+
+
 def model_type_of(shape: Shape) -> str:
     """Returns the `model_type` that computes the same as a network of this shape.
 
     Raises:
       UserError: there is none.
     """
+    layouts = _layouts_of(shape)
 
     def fits(name: str) -> bool:
-        layout, grouped = HF_LAYOUTS[name], shape.kv_heads < shape.heads
+        layout, grouped = layouts[name], shape.kv_heads < shape.heads
         same_style = all(getattr(shape, field) == value for field, value in layout.style.items())
         return same_style and (layout.grouped_queries or not grouped)
 
-    matching = [name for name in HF_LAYOUTS if fits(name)]
+    matching = [name for name in layouts if fits(name)]
     if "mistral" in matching and shape.kv_heads < shape.heads:
         return "mistral"
     if not matching:
         fields = ("positions", "rotary_pct", "norm", "activation", "bias", "num_kv_heads")
         values = ", ".join(f"{field} = {getattr(shape, field)!r}" for field in fields)
-        raise UserError(f"model: none of {', '.join(HF_LAYOUTS)} of Hugging Face has {values}")
+        raise UserError(f"model: none of {', '.join(layouts)} of Hugging Face has {values}")
     return matching[0]
+
+
+def _layout_of(shape: Shape) -> HFLayout:
+    return _layouts_of(shape)[model_type_of(shape)]
 
 
 def to_config(shape: Shape) -> dict:
     """Returns the settings of `config.json` for a network."""
-    name = model_type_of(shape)
-    layout = HF_LAYOUTS[name]
+    name, layout = model_type_of(shape), _layout_of(shape)
     resolved = dataclasses.replace(shape, mlp_width=shape.resolved_mlp_width)
     config = {
         "architectures": [layout.architecture],
@@ -101,11 +117,10 @@ def from_config(config: dict, where: str) -> Shape:
       UserError: a setting is missing, or our network does not support its value.
     """
     name = config.get("model_type")
-    if name not in HF_LAYOUTS:
-        raise UserError(
-            f"{where}: model_type: expected one of {', '.join(HF_LAYOUTS)}, got {name!r}"
-        )
-    layout = HF_LAYOUTS[name]
+    owners = {kind: a for a in ARCHITECTURES.entries().values() for kind in a.hf_layouts}
+    if name not in owners:
+        raise UserError(f"{where}: model_type: expected one of {', '.join(owners)}, got {name!r}")
+    layout = owners[name].hf_layouts[name]
     settings = {**layout.always, **layout.defaults, **config}
 
     def expect(setting: str, value, supported) -> None:
@@ -137,6 +152,7 @@ def from_config(config: dict, where: str) -> Shape:
         fields["bias"] = settings.get("attention_bias", False)
         expect("mlp_bias", settings.get("mlp_bias", False), fields["bias"])
     return Shape(
+        architecture=owners[name].Config(),
         vocabulary=settings["vocab_size"],
         tie_embeddings=settings["tie_word_embeddings"],
         direction="causal" if settings.get("is_causal", True) else "bidirectional",
@@ -146,8 +162,7 @@ def from_config(config: dict, where: str) -> Shape:
 
 def _tensor_paths(shape: Shape) -> Iterator[tuple[str, tuple[str, ...]]]:
     """Yields the name of each tensor of theirs, and the paths of our parameters in it."""
-    name = model_type_of(shape)
-    layout = HF_LAYOUTS[name]
+    name, layout = model_type_of(shape), _layout_of(shape)
     ours = _flat_shapes(shape)
     modules = {layout.base + theirs: names for theirs, names in layout.outside.items()}
     for layer in range(shape.layers):
@@ -182,7 +197,7 @@ def to_tensors(shape: Shape, params: Params) -> dict[str, np.ndarray]:
 
 def _pack(shape: Shape, parts: list[np.ndarray]) -> np.ndarray:
     """Joins our kernels (inputs, outputs) or biases (outputs,) into one tensor of theirs."""
-    transposed = HF_LAYOUTS[model_type_of(shape)].transposed
+    transposed = _layout_of(shape).transposed
     if len(parts) > 1 and transposed:  # GPT-NeoX: rows of query, key and value of each head
         per_head = [x.T.reshape(shape.heads, -1, *x.T.shape[1:]) for x in parts]
         return np.stack(per_head, axis=1).reshape(-1, *parts[0].T.shape[1:])
@@ -192,7 +207,7 @@ def _pack(shape: Shape, parts: list[np.ndarray]) -> np.ndarray:
 
 def _unpack(shape: Shape, tensor: np.ndarray, parts: int) -> list[np.ndarray]:
     """The inverse of `_pack` for a tensor of so many parts."""
-    transposed = HF_LAYOUTS[model_type_of(shape)].transposed
+    transposed = _layout_of(shape).transposed
     if parts > 1 and transposed:
         per_head = tensor.reshape(shape.heads, parts, -1, *tensor.shape[1:])
         return [per_head[:, i].reshape(-1, *tensor.shape[1:]).T for i in range(parts)]
@@ -205,10 +220,10 @@ def from_tensors(shape: Shape, tensors: dict[str, np.ndarray], where: str) -> Pa
     Raises:
       UserError: a tensor is missing, has the wrong shape, or is not of this architecture.
     """
-    layout = HF_LAYOUTS[model_type_of(shape)]
+    layout = _layout_of(shape)
     expected, params = _flat_shapes(shape), {}
     unread = dict(tensors)
-    if "lm_head.weight" in unread and layout is HF_LAYOUTS["gpt_neox"]:
+    if "lm_head.weight" in unread and model_type_of(shape) == "gpt_neox":
         unread["embed_out.weight"] = unread.pop("lm_head.weight")
     for theirs, paths in _tensor_paths(shape):
         name = theirs if theirs in unread else theirs.removeprefix(layout.base)
@@ -291,6 +306,7 @@ def init_digest(network: Network, folder: pathlib.Path) -> str:
     Raises:
       UserError: `model.init_from` holds no network, or one that differs in a field.
     """
+    _layouts_of(network)
     try:
         theirs = read_shape(folder)
         digest = hashlib.sha256()

@@ -4,6 +4,8 @@ A trainable is a dictionary of updates, by the matrix they act on; only `merge` 
 gradients reach it through `merge`, every training is the same loop.
 """
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 
@@ -11,29 +13,35 @@ from kstore_jax.model.forward import Params
 
 
 def init_lora(
-    params: Params, key: jax.Array, rank: int, embedding_rank: int, scale: float
+    params: Params,
+    sites: Sequence[str],
+    key: jax.Array,
+    rank: int,
+    embedding_rank: int,
+    scale: float,
 ) -> dict[str, dict[str, jax.Array]]:
-    """Returns low-rank updates of every query and value kernel, and of the embedding.
+    """Returns low-rank updates of the kernels at some sites of every block, and of the embedding.
 
     The merged model starts as the frozen one. Source: LoRA (Hu et al., 2021), section 4.1.
 
     Args:
+      sites: modules of a block, such as `query`; `Architecture.adapter_sites`.
       rank: of the updates of kernels; 0: no update, -1: the whole matrix is trained.
       embedding_rank: the same for the embedding.
       scale: standard deviation of the initial B; A is zero.
     """
-    sites = [
+    matrices = [
         (f"{block}/{site}", params[block][site]["kernel"], rank)
         for block in sorted(params)
         if block.startswith("block_")
-        for site in ("query", "value")
+        for site in sites
     ]
-    sites.append(("embedding", params["embedding"], embedding_rank))
+    matrices.append(("embedding", params["embedding"], embedding_rank))
     return {
         name: low_rank(jax.random.fold_in(key, i), (1, *matrix.shape), r, scale)
         if r > 0
         else {"whole": matrix[None]}
-        for i, (name, matrix, r) in enumerate(sites)
+        for i, (name, matrix, r) in enumerate(matrices)
         if r
     }
 

@@ -19,7 +19,6 @@ package. Two letters side by side are a product: BH is B * H rows, in the order 
 """
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,8 +26,11 @@ from flax import linen as nn
 
 from kstore_jax.errors import UserError
 from kstore_jax.model.attention import dot_product_attention
+from kstore_jax.model.base import ARCHITECTURES, Architecture
+from kstore_jax.model.cache import update_cache
 from kstore_jax.model.config import Network
 from kstore_jax.model.dropout import keep_mask, keep_prob
+from kstore_jax.model.hf_layouts import HF_LAYOUTS
 from kstore_jax.model.matmul import dense
 
 
@@ -82,7 +84,8 @@ def _norm(shape: Shape, name: str) -> nn.LayerNorm | nn.RMSNorm:
 
 
 class Block(nn.Module):
-    """Attention and MLP, each with a norm before it, added to the residual stream."""
+    """Attention and MLP, added to the residual stream. Before each: a norm, and the architecture's
+    layer, if it has one there."""
 
     shape: Shape
 
@@ -90,12 +93,22 @@ class Block(nn.Module):
     def __call__(self, x_BxLxD, cos_sin, lengths_B, cache_positions_B) -> jax.Array:
         s = self.shape
         residual_init_std = s.init_std / (2 * s.layers) ** 0.5
-        y_BxLxD = self._attention(_norm(s, "ln_1")(x_BxLxD), cos_sin, lengths_B, cache_positions_B)
+        texts = lengths_B, cache_positions_B
+        y_BxLxD = self._before("attention", _norm(s, "ln_1")(x_BxLxD), *texts)
+        y_BxLxD = self._attention(y_BxLxD, cos_sin, *texts)
         y_BxLxD = Dense(s.width, residual_init_std, s, name="out")(y_BxLxD)
         x_BxLxD += apply_dropout(self, y_BxLxD)
-        h_BxLxF = self._mlp_hidden(_norm(s, "ln_2")(x_BxLxD))
+        h_BxLxF = self._mlp_hidden(self._before("mlp", _norm(s, "ln_2")(x_BxLxD), *texts))
         y_BxLxD = Dense(s.width, residual_init_std, s, name="down")(h_BxLxF)
         return x_BxLxD + apply_dropout(self, y_BxLxD)
+
+    def _before(self, place: str, y_BxLxD, lengths_B, cache_positions_B) -> jax.Array:
+        """Applies the architecture's layer before `attention` or `mlp`."""
+        architecture = ARCHITECTURES.of(self.shape.architecture)
+        if (layer := getattr(architecture, f"before_{place}")) is None:
+            return y_BxLxD
+        name = f"{architecture.name}_{place}"
+        return layer(self.shape, name=name)(y_BxLxD, lengths_B, cache_positions_B)
 
     def _attention(self, y_BxLxD, cos_sin, lengths_B, cache_positions_B) -> jax.Array:
         s = self.shape
@@ -108,8 +121,8 @@ class Block(nn.Module):
         q_BHxLxK, k_BGxLxK = apply_rotary(q_BHxLxK, cos_sin), apply_rotary(k_BGxLxK, cos_sin)
         k_BGxMxK, v_BGxMxK = k_BGxLxK, v_BGxLxK
         if cache_positions_B is not None:
-            cached_k = self._update_kv_cache("keys", k_BGxLxK, cache_positions_B)
-            cached_v = self._update_kv_cache("values", v_BGxLxK, cache_positions_B)
+            cached_k = update_cache(self, "keys", k_BGxLxK, cache_positions_B)
+            cached_v = update_cache(self, "values", v_BGxLxK, cache_positions_B)
             if y_BxLxD.shape[1] == 1:  # one new token, which sees all of its text so far
                 k_BGxMxK, v_BGxMxK, lengths_B = cached_k, cached_v, cache_positions_B + 1
                 causal, implementation = False, "dense"
@@ -126,15 +139,6 @@ class Block(nn.Module):
             key=self.make_rng("dropout") if s.dropout and self.has_rng("dropout") else None,
         )
         return _merge_heads(y_BHxLxK, s.heads)
-
-    def _update_kv_cache(self, name: str, new_BGxLxK, cache_positions_B) -> jax.Array:
-        """Writes new keys or values into the cache, from position `cache_positions_B[b]` of text b;
-        returns the cache (BG, M, K)."""
-        cache: Any = self.variable("cache", name, lambda: None)
-        starts_BG = cache_positions_B.repeat(self.shape.kv_heads)
-        write = jax.vmap(lambda old, new, start: jax.lax.dynamic_update_slice(old, new, (start, 0)))
-        cache.value = write(cache.value, new_BGxLxK, starts_BG)
-        return cache.value
 
     def _mlp_hidden(self, y_BxLxD) -> jax.Array:
         """The activations (B, L, F) between the two matrices of the MLP."""
@@ -190,6 +194,22 @@ def _merge_heads(x_BHxLxK: jax.Array, heads: int) -> jax.Array:
     rows, length, width = x_BHxLxK.shape
     x_BxHxLxK = x_BHxLxK.reshape(rows // heads, heads, length, width)
     return x_BxHxLxK.swapaxes(1, 2).reshape(rows // heads, length, heads * width)
+
+
+@dataclasses.dataclass(frozen=True)
+class Plain:
+    """The transformer without additions."""
+
+
+@ARCHITECTURES.register
+class PlainTransformer(Architecture):
+    """The transformer without additions."""
+
+    name, Config = "transformer", Plain
+    sharding = dict.fromkeys(  # `out` and `down` read what the tensor axis divides
+        ("embedding", "unembedding", "out/kernel", "down/kernel"), ("tensor", "fsdp")
+    )
+    hf_layouts = HF_LAYOUTS
 
 
 class Transformer(nn.Module):

@@ -8,6 +8,7 @@ import numpy as np
 
 from kstore_jax.corpus.sampler import ShuffledIndices
 from kstore_jax.model import lora
+from kstore_jax.model.base import ARCHITECTURES
 from kstore_jax.model.forward import Params
 from kstore_jax.pipeline.experiment import Finetune
 from kstore_jax.readouts import spans
@@ -85,8 +86,9 @@ def initial_trainable(context: Context, training: Finetune) -> dict:
     """The trainable parameters before the first step: LoRA factors, or all weights."""
     if training.method == "full":
         return context.pretrained
+    sites = ARCHITECTURES.of(context.shape.architecture).adapter_sites
     ranks = training.rank, training.embedding_rank
-    return lora.init_lora(context.pretrained, context.key("lora"), *ranks, training.init_std)
+    return lora.init_lora(context.pretrained, sites, context.key("lora"), *ranks, training.init_std)
 
 
 def finetuned_params(context: Context, training: Finetune, trained: dict) -> Params:

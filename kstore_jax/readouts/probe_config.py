@@ -1,9 +1,12 @@
 """The configuration that all probes share."""
 
 import dataclasses
+from typing import Any
 
 from kstore_jax.config.fields import choice, number
+from kstore_jax.config.registry import one_of
 from kstore_jax.readouts.base import ReadoutConfig
+from kstore_jax.train.base import SCHEDULES
 from kstore_jax.train.config import Training
 
 
@@ -13,7 +16,7 @@ class Probe(Training, ReadoutConfig):
 
     steps: int = number(30_000, 1)
     """Optimizer updates."""
-    schedule: str = choice("linear", "cosine", "linear")
+    schedule: Any = one_of(SCHEDULES, "linear")
     """Decay of the learning rate."""
     final_lr_ratio: float = number(0.0, 0.0, 1.0)
     """Last learning rate over the peak."""

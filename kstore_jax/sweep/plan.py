@@ -23,7 +23,7 @@ PLAN = "plan.json"
 _BENCHMARK, _TOKENS = "benchmark", "its tokens, at pretraining's pace"
 _SAME_STEP_TIME = {  # settings of a training that do not change the time of a step
     *("steps", "warmup_steps", "schedule", "final_lr_ratio", "learning_rate", "weight_decay"),
-    *("b1", "b2", "eps", "clip_global_norm", "alpha", "init_std"),
+    *("clip_global_norm", "alpha", "init_std"),
 }
 _PER_BIOGRAPHY = {"shards", "celebrities", "recall"}  # stages that read or write every biography
 
@@ -182,7 +182,9 @@ def _work(stage: StageSpec, specs: Mapping[str, StageSpec]) -> tuple[str, float]
     if "training" in settings:
         work = settings["training"]["steps"]
         training = settings["training"].items()
-        settings["training"] = {k: value for k, value in training if k not in _SAME_STEP_TIME}
+        settings["training"] = {  # the optimizer's own fields, in a dictionary, are left out too
+            k: v for k, v in training if k not in _SAME_STEP_TIME and not isinstance(v, dict)
+        }
     else:
         datasets = [each.config for each in ancestors if "people" in each.config]
         work = sum(dataset["people"] for dataset in datasets)

@@ -1,9 +1,12 @@
 """The configuration of a training: optimizer, schedule, checkpoints, devices, telemetry."""
 
 import dataclasses
+from typing import Any
 
-from kstore_jax.config.fields import choice, flag, number, text
+from kstore_jax.config.fields import flag, number, text
+from kstore_jax.config.registry import one_of
 from kstore_jax.errors import UserError
+from kstore_jax.train.base import OPTIMIZERS, SCHEDULES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,21 +21,14 @@ class Training:
     """Peak learning rate."""
     warmup_steps: int = number(0, 0)
     """Steps of linear warm-up; 0: none."""
-    optimizer: str = choice("adamw", "adamw", "muon")
-    """`adamw`, or `muon` for the matrices of the blocks (of a probe, its head) and AdamW for the
-    rest."""
-    schedule: str = choice("cosine", "cosine", "linear")
+    optimizer: Any = one_of(OPTIMIZERS, "adamw")
+    """Rule that turns gradients into updates."""
+    schedule: Any = one_of(SCHEDULES, "cosine")
     """Decay of the learning rate."""
     final_lr_ratio: float = number(0.1, 0.0, 1.0)
     """Last learning rate over the peak."""
     weight_decay: float = number(0.1, 0.0)
     """Decoupled weight decay of matrices."""
-    b1: float = number(0.9, 0.0, 1.0)
-    """AdamW's beta 1 (Muon's momentum is 0.95)."""
-    b2: float = number(0.95, 0.0, 1.0)
-    """AdamW's beta 2."""
-    eps: float = number(1e-6, 0.0)
-    """Epsilon of AdamW's and Muon's denominators."""
     clip_global_norm: float = number(1.0, 0.0)
     """Largest global norm of the gradient; 0: no clipping."""
     grad_accum_steps: int = number(1, 1)
@@ -61,10 +57,11 @@ class Training:
                 raise UserError(
                     f"{name}: expected a multiple of {of} = {getattr(self, of)}, got {steps}"
                 )
-        if self.optimizer == "muon" and not self.trains_matrices:
+        optimizer = OPTIMIZERS.of(self.optimizer)
+        if optimizer.needs_matrices and not self.trains_matrices:
             raise UserError(
-                "optimizer: expected adamw, since no matrix that muon moves is trained here, got "
-                "'muon'"
+                "optimizer: expected adamw, since no whole matrix is trained here, got "
+                f"{optimizer.name!r}"
             )
         if self.batch_size % self.grad_accum_steps:
             raise UserError(

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from kstore_jax.model.base import ARCHITECTURES
 from kstore_jax.model.matmul import dot
 from kstore_jax.model.transformer import Shape
 
@@ -44,7 +45,8 @@ _DATA_SHEETS = {
 
 def flops_per_token(parameters: int, shape: Shape, seq_len: int) -> tuple[int, int]:
     """FLOP of forward and backward a token: 6 N + 12 layers width seq_len (PaLM, arXiv 2204.02311,
-    appendix B), and the same with attention halved, as a causal mask allows.
+    appendix B) and what the architecture adds, and the same with attention halved, as a causal mask
+    allows.
 
     N counts parameters of matrix products: a tied embedding counts, as the head; an untied one and
     a table of positions do not.
@@ -53,7 +55,9 @@ def flops_per_token(parameters: int, shape: Shape, seq_len: int) -> tuple[int, i
     looked_up += shape.max_positions * shape.width if shape.positions == "learned" else 0
     parameters -= looked_up
     attention = 12 * shape.layers * shape.width * seq_len
-    return 6 * parameters + attention, 6 * parameters + attention // 2
+    others = 6 * parameters
+    others += ARCHITECTURES.of(shape.architecture).extra_flops(shape, seq_len)
+    return others + attention, others + attention // 2
 
 
 def peak_flops(device: Any, dtype: str) -> tuple[float, str]:

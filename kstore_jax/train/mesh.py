@@ -7,11 +7,10 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from kstore_jax.errors import UserError
+from kstore_jax.model.base import ARCHITECTURES
 from kstore_jax.train.config import Mesh
 
 AXES = ("data", "fsdp", "tensor")
-# These kernels end a product: their rows are sharded over the tensor axis; of others the columns.
-_INTO_RESIDUAL = ("out", "down")
 
 
 def make_mesh(config: Mesh | None = None) -> jax.sharding.Mesh:
@@ -44,8 +43,8 @@ def batch_sharding(mesh: jax.sharding.Mesh, rows: int) -> NamedSharding:
 
 
 def shard_tree(mesh: jax.sharding.Mesh, tree):
-    """Places the arrays of a tree on the mesh: matrices of the network are sharded over fsdp and
-    tensor where they divide evenly, all else is replicated.
+    """Places the arrays of a tree on the mesh: matrices of the network are sharded as architectures
+    say (`Architecture.sharding`) where they divide evenly, all else is replicated.
 
     Works for parameters and for optimizer state, which holds trees like them.
     """
@@ -68,12 +67,13 @@ def _put(array, sharding: NamedSharding) -> jax.Array:
 
 
 def _partition(mesh, names: list[str], shape: tuple[int, ...]) -> PartitionSpec:
-    module, leaf = (["", *names])[-2:]
-    if leaf in ("embedding", "unembedding") and len(shape) == 2:
-        axes: tuple = ("tensor", "fsdp")
-    elif leaf == "kernel" and len(shape) == 2:
-        axes = ("tensor", "fsdp") if module in _INTO_RESIDUAL else ("fsdp", "tensor")
-    else:
+    rules: dict[str, tuple[str | None, ...]] = {"kernel": ("fsdp", "tensor")}
+    for architecture in ARCHITECTURES.entries().values():
+        rules.update(architecture.sharding)
+    axes = rules.get("/".join(names[-2:]), rules.get(names[-1]) if names else None)
+    if axes is None or len(axes) != len(shape):
         return PartitionSpec()
-    fits = (size % mesh.shape[axis] == 0 for axis, size in zip(axes, shape, strict=True))
-    return PartitionSpec(*(axis if ok else None for axis, ok in zip(axes, fits, strict=True)))
+    sizes = zip(axes, shape, strict=True)
+    return PartitionSpec(
+        *(axis if axis and size % mesh.shape[axis] == 0 else None for axis, size in sizes)
+    )

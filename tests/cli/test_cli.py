@@ -51,7 +51,10 @@ def complaint(capsys, *argv: str) -> str:
         ("--config.world.people=many", "--config.world.people: expected an integer, got 'many'"),
         ("--config.world.people=1.5", "--config.world.people: expected an integer, got '1.5'"),
         ("--config.world.seed=x: y", "--config.world.seed: expected an integer, got 'x: y'"),
-        ("--config.pretrain.b1=fast", "--config.pretrain.b1: expected a number, got 'fast'"),
+        (
+            "--config.pretrain.adamw.b1=fast",
+            "--config.pretrain.adamw.b1: expected a number, got 'fast'",
+        ),
         (
             "--config.model.tie_embeddings=so",
             "--config.model.tie_embeddings: expected true or false, got 'so'",

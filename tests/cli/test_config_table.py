@@ -39,6 +39,8 @@ def test_every_field_is_documented(capsys):
         ("model.bias", "True True | False"),
         ("model.dropout", "0.0 float from 0.0 to 0.99"),
         ("finetune.grid", "() rows"),
+        ("readouts.p_probe.schedule", "'linear' cosine | linear"),
+        ("pretrain.muon.momentum", "0.95 float from 0.0 to 1.0"),
         ("readouts.p_probe.steps", "30000 int, at least 1"),
         ("mesh.fsdp", "1 int, at least 1"),
     ],

@@ -12,7 +12,8 @@ from tests.model import reference
 
 SHAPE = Shape(vocabulary=24, layers=2, heads=2, width=16)
 TOKENS = np.random.default_rng(1).integers(0, 24, (3, 7)).astype(np.int32)
-SITES = [f"block_{layer}/{name}" for layer in (0, 1) for name in ("query", "value")]
+LORA_SITES = ("query", "value")
+SITES = [f"block_{layer}/{name}" for layer in (0, 1) for name in LORA_SITES]
 
 
 @pytest.fixture(scope="module")
@@ -32,20 +33,20 @@ def logits(params):
 
 @pytest.mark.parametrize("embedding_rank", [0, 3])
 def test_a_fresh_lora_leaves_the_logits_unchanged(frozen, embedding_rank):
-    lora = init_lora(frozen, jax.random.key(0), 2, embedding_rank, 0.02)
+    lora = init_lora(frozen, LORA_SITES, jax.random.key(0), 2, embedding_rank, 0.02)
     assert set(lora) == {*SITES, *(["embedding"] if embedding_rank else [])}
     assert all((update["a"] == 0).all() and (update["b"] != 0).any() for update in lora.values())
     assert np.array_equal(logits(merge(frozen, lora, 4.0)), logits(frozen))
 
 
 def test_no_two_sites_start_alike(frozen):
-    lora = init_lora(frozen, jax.random.key(0), 2, 2, 0.02)
+    lora = init_lora(frozen, LORA_SITES, jax.random.key(0), 2, 2, 0.02)
     starts = [update["b"].tobytes() for update in lora.values()]
     assert len(set(starts)) == len(starts)
 
 
 def test_merged_is_w_plus_alpha_a_b_at_the_sites_and_w_elsewhere(frozen):
-    lora = filled(init_lora(frozen, jax.random.key(0), 2, 3, 0.02))
+    lora = filled(init_lora(frozen, LORA_SITES, jax.random.key(0), 2, 3, 0.02))
     merged = merge(frozen, lora, 0.7)
     expected = reference.as_float64(frozen)
     deltas = {s: 0.7 * np.float64(u["a"][0]) @ np.float64(u["b"][0]) for s, u in lora.items()}
@@ -59,7 +60,7 @@ def test_merged_is_w_plus_alpha_a_b_at_the_sites_and_w_elsewhere(frozen):
 
 
 def test_a_rank_of_minus_one_trains_the_whole_matrix_and_of_0_none(frozen):
-    whole = init_lora(frozen, jax.random.key(0), -1, 0, 0.02)
+    whole = init_lora(frozen, LORA_SITES, jax.random.key(0), -1, 0, 0.02)
     assert set(whole) == set(SITES)
     assert np.array_equal(logits(merge(frozen, whole, 4.0)), logits(frozen))
     drawn = filled(whole)
@@ -72,7 +73,7 @@ def test_a_rank_of_minus_one_trains_the_whole_matrix_and_of_0_none(frozen):
 
 
 def test_an_update_of_the_embedding_reaches_the_tied_head_where_it_should(frozen):
-    lora = filled(init_lora(frozen, jax.random.key(0), 0, 3, 0.02))
+    lora = filled(init_lora(frozen, LORA_SITES, jax.random.key(0), 0, 3, 0.02))
     assert set(lora) == {"embedding"}
     both, one = merge(frozen, lora, 1.0, "both"), merge(frozen, lora, 1.0)
     assert "unembedding" not in both
@@ -82,20 +83,20 @@ def test_an_update_of_the_embedding_reaches_the_tied_head_where_it_should(frozen
 
 def test_merge_leaves_the_frozen_model_as_it_was(frozen):
     before = jax.tree.map(np.array, frozen)
-    merge(frozen, filled(init_lora(frozen, jax.random.key(0), 2, 3, 0.02)), 1.0)
+    merge(frozen, filled(init_lora(frozen, LORA_SITES, jax.random.key(0), 2, 3, 0.02)), 1.0)
     assert "unembedding" not in frozen
     jax.tree.map(np.testing.assert_array_equal, frozen, before)
 
 
 def test_gradients_reach_every_part_of_the_adapter(frozen):
-    lora = filled(init_lora(frozen, jax.random.key(0), 2, 3, 0.02))
+    lora = filled(init_lora(frozen, LORA_SITES, jax.random.key(0), 2, 3, 0.02))
     gradient = jax.jit(jax.grad(lambda t: jnp.sin(logits(merge(frozen, t, 1.0))).sum()))(lora)
     assert jax.tree.structure(gradient) == jax.tree.structure(lora)
     assert all(float(jnp.abs(leaf).max()) > 1e-4 for leaf in jax.tree.leaves(gradient))
 
 
 def test_the_update_of_the_embedding_does_not_reach_the_head(frozen):
-    lora = filled(init_lora(frozen, jax.random.key(0), 2, 3, 0.02))
+    lora = filled(init_lora(frozen, LORA_SITES, jax.random.key(0), 2, 3, 0.02))
     hidden = jax.random.normal(jax.random.key(1), (5, 16))
     gradient = jax.grad(lambda t: jnp.sin(unembed(SHAPE, merge(frozen, t, 1.0), hidden)).sum())(
         lora

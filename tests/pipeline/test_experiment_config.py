@@ -88,7 +88,7 @@ def test_an_experiment_survives_json():
         ("world.people", 1, "world.people: expected at least 2, got 1"),
         ("pretrain.steps", 0, "pretrain.steps: expected at least 1, got 0"),
         ("model.rotary_pct", 1.5, "model.rotary_pct: expected at most 1.0, got 1.5"),
-        ("pretrain.b1", -0.1, "pretrain.b1: expected at least 0.0, got -0.1"),
+        ("pretrain.adamw.b1", -0.1, "pretrain.adamw.b1: expected at least 0.0, got -0.1"),
         ("pretrain.learning_rate", float("nan"), "pretrain.learning_rate: expected at least 0.0"),
         (
             "data.vocabulary",

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from kstore_jax.config.rows import product
+from kstore_jax.model.base import ARCHITECTURES, Architecture
 from kstore_jax.model.hf_checkpoint import to_config
 from kstore_jax.model.transformer import Shape
 from kstore_jax.pipeline.experiment import Experiment, Finetune, parse
@@ -17,6 +18,8 @@ from kstore_jax.pipeline.graph import ExperimentGraph
 from kstore_jax.pipeline.run import Runner
 from kstore_jax.pipeline.stages import Cache
 from kstore_jax.tasks.base import TASKS, Task, TaskConfig
+from kstore_jax.train.muon import MuonConfig
+from kstore_jax.train.schedules import CosineConfig, LinearConfig
 from kstore_jax.world.config import World
 from kstore_jax.world.schema import BUNDLED_WORLD
 
@@ -51,6 +54,8 @@ def fields(part: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
         value = getattr(part, field.name)
         if field.name in ("rewritten", "until", "enabled"):
             continue  # the first depends on the texts in that folder; the others choose stages
+        if "one_of" in field.metadata:
+            yield (*path, field.name)
         if dataclasses.is_dataclass(value):
             yield from fields(value, (*path, field.name))
         else:
@@ -69,8 +74,19 @@ def another_task() -> Iterator[None]:
     TASKS.unregister("another")
 
 
+@dataclasses.dataclass(frozen=True)
+class OtherConfig:
+    """Another architecture."""
+
+
+class OtherArchitecture(Architecture):
+    """Another architecture."""
+
+    name, Config = "other", OtherConfig
+
+
 @pytest.fixture(scope="module")
-def other_values(tmp_path_factory) -> dict[str, Any]:
+def other_values(tmp_path_factory) -> Iterator[dict[str, Any]]:
     """Valid values by field, where twice the default plus 2 is not valid."""
     folder = tmp_path_factory.mktemp("elsewhere")
     shutil.copytree(BUNDLED_WORLD, folder / "folder")
@@ -81,7 +97,9 @@ def other_values(tmp_path_factory) -> dict[str, Any]:
     (folder / "init_from" / "config.json").write_text(json.dumps(config))
     (folder / "init_from" / "model.safetensors").touch()
     paths = {name: str(folder / name) for name in ("folder", "init_from")}
-    return paths | {
+    ARCHITECTURES.register(OtherArchitecture)
+    yield paths | {
+        "architecture": OtherConfig(),
         "b1": 0.5,
         "b2": 0.5,
         "celebrity_share": 0.5,
@@ -96,7 +114,7 @@ def other_values(tmp_path_factory) -> dict[str, Any]:
         "keep_checkpoint_every": 50_000,
         "method": "full",
         "name_fraction": 0.5,
-        "optimizer": "muon",
+        "optimizer": MuonConfig(),
         "people": 50,
         "plugins": ("json",),
         "qa_share": 0.25,
@@ -112,6 +130,7 @@ def other_values(tmp_path_factory) -> dict[str, Any]:
         "vocabulary": "compact",
         "width": 384,
     }
+    ARCHITECTURES.unregister("other")
 
 
 def with_other_value(part: Any, path: tuple[str, ...], other_values: dict[str, Any]) -> Any:
@@ -123,7 +142,7 @@ def with_other_value(part: Any, path: tuple[str, ...], other_values: dict[str, A
     if rest:
         new = with_other_value(value, tuple(rest), other_values)
     elif name == "schedule":
-        new = "linear" if value == "cosine" else "cosine"
+        new = LinearConfig() if value == CosineConfig() else CosineConfig()
     elif name in other_values:
         new = other_values[name]
     else:

@@ -19,6 +19,7 @@ from kstore_jax.train.batched import group_by_step
 from kstore_jax.train.config import TelemetryConfig
 from kstore_jax.train.fit import TrainJob, fit, fit_batched
 from kstore_jax.train.objectives import next_token
+from kstore_jax.train.schedules import LinearConfig
 from kstore_jax.train.telemetry import METRICS, read_metrics
 from tests.train.training import (
     SHAPE,
@@ -34,7 +35,7 @@ from tests.train.training import (
 DIALS = (
     {"learning_rate": 3e-2},
     {"learning_rate": 1e-2, "weight_decay": 0.5},
-    {"warmup_steps": 5, "schedule": "linear", "final_lr_ratio": 0.5},
+    {"warmup_steps": 5, "schedule": LinearConfig(), "final_lr_ratio": 0.5},
     {"warmup_steps": 0},
 )
 

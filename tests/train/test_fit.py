@@ -28,13 +28,16 @@ from kstore_jax.errors import DamagedFileError, Stopped, UserError
 from kstore_jax.model import lora
 from kstore_jax.train import fit as fit_module
 from kstore_jax.train import flops, preemption, trackers
+from kstore_jax.train.adamw import AdamWConfig
 from kstore_jax.train.batched import ModelAxis
 from kstore_jax.train.checkpoint import Checkpoints, digest
 from kstore_jax.train.config import TelemetryConfig, Training
 from kstore_jax.train.fit import TrainTask, fit, merge_all
 from kstore_jax.train.loader import batches
 from kstore_jax.train.mesh import make_mesh, shard_tree
+from kstore_jax.train.muon import MuonConfig
 from kstore_jax.train.objectives import answer_tokens, next_token
+from kstore_jax.train.schedules import LinearConfig
 from kstore_jax.train.step import compiled_steps
 from kstore_jax.train.telemetry import METRICS, Telemetry, last_metrics, read_metrics
 from kstore_jax.train.timing import PHASES, PhaseTimer
@@ -416,13 +419,14 @@ DIALS = {
     "weight_decay": 0.5,
     "warmup_steps": 3,
     "final_lr_ratio": 0.5,
-    "schedule": "linear",
+    "schedule": LinearConfig(),
 }
 PARTS_OF_A_PROGRAM = {
-    "optimizer": "muon", "b1": 0.8, "b2": 0.9, "eps": 1e-3, "clip_global_norm": 0.5,
-    "grad_accum_steps": 2,
-    "skip_nonfinite": 3,
-}  # fmt: skip
+    "optimizer": (MuonConfig(), AdamWConfig(b1=0.8), AdamWConfig(b2=0.9), AdamWConfig(eps=1e-3)),
+    "clip_global_norm": (0.5,),
+    "grad_accum_steps": (2,),
+    "skip_nonfinite": (3,),
+}
 
 
 def test_trainings_that_differ_in_dials_alone_have_the_same_steps_and_no_others():
@@ -431,8 +435,10 @@ def test_trainings_that_differ_in_dials_alone_have_the_same_steps_and_no_others(
 
     for name, value in DIALS.items():
         assert steps_of(dataclasses.replace(TRAINING, **{name: value})) is steps_of(TRAINING)
-    for name, value in PARTS_OF_A_PROGRAM.items():
-        assert steps_of(dataclasses.replace(TRAINING, **{name: value})) is not steps_of(TRAINING)
+    for name, values in PARTS_OF_A_PROGRAM.items():
+        for value in values:
+            other = dataclasses.replace(TRAINING, **{name: value})
+            assert steps_of(other) is not steps_of(TRAINING)
     wider = dataclasses.replace(SHAPE, width=2 * SHAPE.width)
     assert steps_of(TRAINING, shape=wider) is not steps_of(TRAINING)
     assert steps_of(TRAINING, merge=lambda _, trainable: trainable) is not steps_of(TRAINING)
@@ -830,7 +836,7 @@ def test_an_adapter_is_trained_and_the_frozen_model_is_not(tmp_path):
     plain = task()
     frozen = plain.trainable
     before = jax.tree.map(np.array, frozen)
-    start = lora.init_lora(frozen, jax.random.key(0), 2, 3, 0.1)
+    start = lora.init_lora(frozen, ("query", "value"), jax.random.key(0), 2, 3, 0.1)
     with_lora = dataclasses.replace(
         plain, merge=functools.partial(lora.merge, alpha=2.0), frozen=frozen, trainable=start
     )
@@ -905,13 +911,15 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(tmp_path, grad_accum
 
 
 def test_muon_learns_and_moves_matrices_in_all_directions_alike(tmp_path):
-    training = dataclasses.replace(TRAINING, optimizer="muon", weight_decay=0.0, learning_rate=1e-2)
+    training = dataclasses.replace(
+        TRAINING, optimizer=MuonConfig(), weight_decay=0.0, learning_rate=1e-2
+    )
     start = task().trainable
     trained = fit(task(), training, tmp_path)
     found = [loss for _, loss in losses(tmp_path)]
     assert found[-1] < 0.8 * found[0]
     moved = np.asarray(trained["block_0"]["up"]["kernel"] - start["block_0"]["up"]["kernel"])
-    plain = fit(task(), dataclasses.replace(training, optimizer="adamw"), tmp_path / "adamw")
+    plain = fit(task(), dataclasses.replace(training, optimizer=AdamWConfig()), tmp_path / "adamw")
     by_adamw = np.asarray(plain["block_0"]["up"]["kernel"] - start["block_0"]["up"]["kernel"])
     flatness = [np.linalg.svd(x, compute_uv=False) for x in (moved, by_adamw)]
     muon, adamw = (values[0] / np.median(values) for values in flatness)

@@ -12,7 +12,10 @@ import pytest
 from kstore_jax.errors import UserError
 from kstore_jax.pipeline.experiment import Finetune
 from kstore_jax.readouts.q_probe import QProbeConfig
+from kstore_jax.train.adamw import AdamWConfig
+from kstore_jax.train.base import SCHEDULES
 from kstore_jax.train.config import Training
+from kstore_jax.train.muon import MuonConfig
 from kstore_jax.train.optimizer import optimizer, schedule
 
 TRAINING = Training(
@@ -28,7 +31,7 @@ def rates(training: Training, *steps: int) -> list[float]:
 
 @pytest.mark.parametrize("kind", ["cosine", "linear"])
 def test_warm_up_peak_and_final(kind):
-    training = dataclasses.replace(TRAINING, schedule=kind)
+    training = dataclasses.replace(TRAINING, schedule=SCHEDULES[kind].Config())
     found = rates(training, 0, 4, 9, 10, 110, 1000)
     expected = [0.002, 0.002 + 4 * 0.0018, 0.002 + 9 * 0.0018, 0.02, 0.002, 0.002]
     np.testing.assert_allclose(found, expected, rtol=1e-5)
@@ -40,7 +43,7 @@ def test_between_peak_and_final(warmup):
     quarter = 0.002 + 0.018 * (1 + math.cos(math.pi / 4)) / 2
     found = rates(training, warmup, warmup + 25, warmup + 50)
     np.testing.assert_allclose(found, [0.02, quarter, 0.011], rtol=1e-5)
-    linear = dataclasses.replace(training, schedule="linear")
+    linear = dataclasses.replace(training, schedule=SCHEDULES["linear"].Config())
     found = rates(linear, warmup, warmup + 25, warmup + 50)
     np.testing.assert_allclose(found, [0.02, 0.0155, 0.011], rtol=1e-5)
 
@@ -62,7 +65,10 @@ def tree(seed: int, scale: float = 1.0) -> dict:
 @pytest.mark.parametrize("clip", [0.0, 0.5, 1e3])
 def test_steps_equal_adamw_written_out_by_hand(clip):
     training = dataclasses.replace(
-        TRAINING, clip_global_norm=clip, b1=0.8, b2=0.9, eps=1e-3, weight_decay=0.3
+        TRAINING,
+        clip_global_norm=clip,
+        optimizer=AdamWConfig(b1=0.8, b2=0.9, eps=1e-3),
+        weight_decay=0.3,
     )
     optimiser = optimizer(training)
     params = tree(0)
@@ -105,9 +111,8 @@ def test_steps_equal_muon_written_out_by_hand():
     """Momentum 0.95 of Nesterov, with the bias of zero at the start taken out, as the signs in
     Newton-Schulz are blind to; of several matrices at once, each by itself."""
     b1, b2, eps, decay = 0.8, 0.9, 0.5, 0.3
-    training = dataclasses.replace(
-        TRAINING, optimizer="muon", b1=b1, b2=b2, eps=eps, weight_decay=decay
-    )
+    rule = MuonConfig(b1=b1, b2=b2, eps=eps)
+    training = dataclasses.replace(TRAINING, optimizer=rule, weight_decay=decay)
     optimiser = optimizer(training)
 
     def of_both(seed):
@@ -149,10 +154,10 @@ def test_steps_equal_muon_written_out_by_hand():
     ("kind", "trained"), [(Finetune, {"method": "full"}), (QProbeConfig, {"head": "linear"})]
 )
 def test_muon_is_refused_where_it_has_no_matrix_to_move(kind, trained):
-    kind(optimizer="muon", **trained)
+    kind(optimizer=MuonConfig(), **trained)
     without = {"method": "lora", "head": "unembedding"}
     with pytest.raises(UserError, match=r"^optimizer: expected adamw, .* got 'muon'$"):
-        kind(optimizer="muon", **{name: without[name] for name in trained})
+        kind(optimizer=MuonConfig(), **{name: without[name] for name in trained})
 
 
 def test_weight_decay_acts_on_matrices_alone():
