@@ -151,7 +151,6 @@ _ROWS: dict[str, dict[str, Any]] = {
         "data.text_share": 0.2,
         "model.style": "mistral",
         "model.heads": 4,
-        "world.value_fraction": 0.5,
         "world.name_fraction": 0.5,
         "pretrain.optimizer": "muon",
         **_UNTUNED,
@@ -201,7 +200,8 @@ FULL = {
     "datasets": {
         "config": "configs/datasets.py",
         "command": ["run"],
-        "fields": {"data.variant": "single"},
+        # A fraction of the values is another set of dates since its version 2.
+        "fields": {"data.variant": "single", "world.value_fraction": 1.0},
         "rows": {},
     },
 }
