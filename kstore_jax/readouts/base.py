@@ -222,8 +222,8 @@ class Readout:
 
 
 def write_cases(folder: pathlib.Path, columns: Mapping[str, np.ndarray]) -> None:
-    """Writes `cases.npz` into the folder of a stage: what was measured, case by case. Only the
-    first process of a run writes."""
+    """Writes every single measurement of a readout as `cases.npz` into the folder of its stage.
+    Only the first process of a run writes."""
     if is_first():
         content = io.BytesIO()
         arrays: dict[str, Any] = dict(columns)

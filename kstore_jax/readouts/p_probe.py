@@ -13,13 +13,13 @@ from kstore_jax.charts.heat import cell, heat_spec
 from kstore_jax.charts.tables import Body, Line, Table
 from kstore_jax.config.fields import number
 from kstore_jax.corpus.examples import padded_tokens
-from kstore_jax.readouts.base import READOUTS, Context, Readout
+from kstore_jax.readouts.base import READOUTS, Context
 from kstore_jax.readouts.measured import Measured, labels_of
 from kstore_jax.readouts.probe_config import Probe
 from kstore_jax.readouts.probe_data import ProbeTasks, biography_examples, person_labels
 from kstore_jax.readouts.probe_training import (
+    ProbeReadout,
     at_name,
-    check_rank,
     probe_tasks,
     probe_work,
     train_probe,
@@ -39,7 +39,7 @@ class PProbeConfig(Probe):
 
 
 @READOUTS.register
-class PProbe(Readout):
+class PProbe(ProbeReadout):
     """Trains a probe just before the first mention of each attribute, and scores it."""
 
     name = "p_probe"
@@ -51,9 +51,6 @@ class PProbe(Readout):
         "read little more than the name: high numbers there mean that the fact is stored with the "
         "name. Numbers that are high only further down mean that it is tied to the text before it."
     )
-
-    def check(self, config: PProbeConfig, experiment: Any) -> None:
-        check_rank(config, experiment)
 
     def run(self, context: Context, config: PProbeConfig, folder: pathlib.Path) -> dict:
         """Returns the scores of `train_probe`. Where the biographies state attributes in couples

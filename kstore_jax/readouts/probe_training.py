@@ -11,7 +11,7 @@ import numpy as np
 from kstore_jax.corpus.sampler import ShuffledIndices
 from kstore_jax.errors import UserError
 from kstore_jax.readouts import probes
-from kstore_jax.readouts.base import READ_COST, Context, write_cases
+from kstore_jax.readouts.base import READ_COST, Context, Readout, write_cases
 from kstore_jax.readouts.probe_config import Probe
 from kstore_jax.readouts.probe_data import (
     ProbeExamples,
@@ -118,12 +118,13 @@ def probe_tasks(training: Probe, language: Language) -> ProbeTasks:
     return (all_tasks if training.head == "linear" else first_token_tasks)(language)
 
 
-def check_rank(config: Probe, experiment: Any) -> None:
-    """Raises UserError where the low-rank update has a larger rank than the embedding."""
-    if config.embedding_rank > (width := experiment.model.width):
-        raise UserError(
-            f"embedding_rank: expected at most model.width = {width}, got {config.embedding_rank}"
-        )
+class ProbeReadout(Readout):
+    """A readout whose configuration is a `Probe`."""
+
+    def check(self, config: Probe, experiment: Any) -> None:
+        """Raises UserError where the low-rank update has a larger rank than the embedding."""
+        if (rank := config.embedding_rank) > (width := experiment.model.width):
+            raise UserError(f"embedding_rank: expected at most model.width = {width}, got {rank}")
 
 
 def probe_work(config: Probe, language: Language, length: int, held_out: float) -> float:

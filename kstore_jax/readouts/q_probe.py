@@ -8,13 +8,13 @@ from typing import Any
 from kstore_jax.charts.bars import MARKS, bar, bar_spec, listed, of_the_paper
 from kstore_jax.charts.drawing import Chart, in_percent, picture_name
 from kstore_jax.config.fields import number
-from kstore_jax.readouts.base import READOUTS, Context, Readout
+from kstore_jax.readouts.base import READOUTS, Context
 from kstore_jax.readouts.measured import Measured
 from kstore_jax.readouts.probe_config import Probe
 from kstore_jax.readouts.probe_data import name_examples, person_labels
 from kstore_jax.readouts.probe_training import (
+    ProbeReadout,
     at_name,
-    check_rank,
     probe_tasks,
     probe_work,
     train_probe,
@@ -30,7 +30,7 @@ class QProbeConfig(Probe):
 
 
 @READOUTS.register
-class QProbe(Readout):
+class QProbe(ProbeReadout):
     """Trains a probe at the end of text after each full name, and scores it."""
 
     name = "q_probe"
@@ -42,9 +42,6 @@ class QProbe(Readout):
         "many values). High accuracy means that the name alone recalls the fact. Where accuracy "
         "is at the majority guess, expect no answers to questions about the person."
     )
-
-    def check(self, config: QProbeConfig, experiment: Any) -> None:
-        check_rank(config, experiment)
 
     def run(self, context: Context, config: QProbeConfig, folder: pathlib.Path) -> dict:
         """Returns the scores of `train_probe`."""

@@ -69,8 +69,8 @@ def _learned(rows: tuple[dict, ...]) -> list[str]:
     """The text columns: means over rows; a dash where a readout is missing."""
     cells = [f"{sum(row['exposures'] for row in rows) / len(rows):.0f}"]
     for path in (RECALL, TRAINED_ANSWERS):
-        known = all(path[1] in row["readouts"] for row in rows)
-        cells.append(percent_cell(sum(values_at(rows, path)) / len(rows) if known else None))
+        measured = all(path[1] in row["readouts"] for row in rows)
+        cells.append(percent_cell(sum(values_at(rows, path)) / len(rows) if measured else None))
     return cells
 
 
