@@ -72,7 +72,7 @@ IGNORED = (
     "row.readouts.p_probe.pairs",
     "qa.extraction.baseline_first",
     "qa.grid",
-    "readouts.p_probe.pairs",
+    "p_probe.pairs",
     "row.code",
     "row.goodput",
     "row.seconds",
@@ -86,6 +86,7 @@ IGNORED = (
     "metrics.mfu_full",
     "metrics.spent",
     "metrics.tokens_per_s",
+    "manifest.config.language",  # its fingerprint, which has the names of attributes now
     "manifest.sha256",  # of the manifest itself; the parts are compared byte for byte
 )
 
