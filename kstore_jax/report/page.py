@@ -91,12 +91,15 @@ def _charts(groups: Sequence[Group]) -> dict[str, list[Chart]]:
             chart for i, grid in enumerate(grids.of(groups)) for chart in charts.lora(i, grid)
         ],
         "series": [curves.along(i, each) for i, each in enumerate(series.of(groups))],
-        **{
-            name: readout.charts(_measured(groups, readout))
-            for name, readout in READOUTS.entries().items()
-        },
+        **{readout.name: readout.charts(_measured(groups, readout)) for readout in _readouts()},
         "losses": _losses(groups),
     }
+
+
+def _readouts() -> list[Readout]:
+    """All readouts in the order of the page: of finetuned models first, of training last."""
+    every = READOUTS.entries().values()
+    return sorted(every, key=lambda r: (r.measures_training, r.reads != "finetuned", r.name))
 
 
 def _measured(groups: Sequence[Group], readout: Readout) -> list[Measured]:
@@ -169,7 +172,7 @@ def _seeds(group: Group) -> str:
 def _numbers(groups: Sequence[Group]) -> list[Html]:
     of_readouts = (
         table.html
-        for readout in READOUTS.entries().values()
+        for readout in _readouts()
         if (measured := _measured(groups, readout))
         for table in readout.tables(measured)
     )
@@ -294,10 +297,7 @@ _AFTER = (
 
 def sections_of() -> list[tuple[str, str, str]]:
     """Name, title and text of each section of charts: of the readouts, between the others."""
-    of_readouts = [
-        (name, readout.title or name, readout.paragraph)
-        for name, readout in READOUTS.entries().items()
-    ]
+    of_readouts = [(r.name, r.title or r.name, r.paragraph) for r in _readouts()]
     return [*_BEFORE, *of_readouts, *_AFTER]
 
 
