@@ -1,10 +1,14 @@
-"""README and docs: their length, their links, and the picture of the finding."""
+"""README and docs: their length, links and commands, and the picture of the finding."""
 
 import pathlib
 import re
 import runpy
 
 import pytest
+
+from kstore_jax.cli.flags import check_field
+from kstore_jax.cli.main import COMMANDS
+from kstore_jax.pipeline.experiment import default
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -58,3 +62,27 @@ def test_the_picture_of_the_finding_is_that_of_the_table():
     drawn = values((ROOT / "docs" / "finding.svg").read_text())
     assert len(drawn) == len(chart.rows) == 2 * 6 * (1 + 3 + 1)
     assert drawn == values(chart.printed_svg)
+
+
+def commands(page: pathlib.Path) -> list[str]:
+    """The `kstore` commands of a page, in code blocks and in code spans."""
+    text = page.read_text().replace("\\\n", " ")
+    blocks = re.findall(r"^```\w*\n(.*?)^```$", text, re.M | re.S)
+    lines = [line for block in blocks for line in block.splitlines()]
+    code = [*lines, *re.findall(r"`([^`\n]+)`", text)]
+    return [
+        found[1] for line in code if (found := re.search(r"(?:^|/|-c 0 )(kstore [a-z].*)", line))
+    ]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_and_fields_exist(page):
+    base = default()
+    for command in commands(page):
+        name = command.split()[1]
+        assert name in COMMANDS, command
+        flags = set(re.findall(r"(?<= --)[a-z-]+(?=[=\s]|$)", command)) - {"help"}
+        assert flags <= {*COMMANDS[name].flags, "config"}, command
+    if page.name != "extending.md":  # its fields are of plug-ins; other tests set them
+        for field in re.findall(r"--config\.([a-z_0-9.]+)=", page.read_text()):
+            check_field(base, field, field)
