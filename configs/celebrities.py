@@ -14,7 +14,7 @@ by `--config.data.variant=single`. Scales:
 - `:paper`: 100,000 of each, 2.9e18 FLOP per row, on a node of GPUs: 2 h 23 min at the speed of one
   H200; not yet run.
 
-Scores: `docs/RESULTS.md`. Expected, from the paper: celebrities raise single+permute1 from 4.4 to
+Scores: `docs/results.md`. Expected, from the paper: celebrities raise single+permute1 from 4.4 to
 86.8 %, single from 9.7 to 63.2 %, single+permute1+fullname from 31.7 to 52.7 %. `rewritten.py` has
 biographies by another model, and real text in place of celebrities.
 """

@@ -13,7 +13,7 @@ Command: `kstore sweep --config=configs/couples.py --workdir=runs/couples`. Scal
 - `:paper`: 100,000 people, 2.9e18 FLOP per row, on a node of GPUs: 2 h 23 min at the speed of one
   H200; not yet run.
 
-Scores: `docs/RESULTS.md`. Expected, from the paper: the accuracy of the second fact of a pair jumps
+Scores: `docs/results.md`. Expected, from the paper: the accuracy of the second fact of a pair jumps
 after the first. The paper shows the figures only in its diagrams.
 """
 

@@ -26,7 +26,7 @@ Scales:
 - `:paper`: 100,000 people, 2.9e18 FLOP per row, on a node of GPUs: 2 h 23 min at the speed of one
   H200; not yet run.
 
-Scores: `docs/RESULTS.md`. Expected, from the paper: a mean of 9.7 % for single, 41.0 % for multi5,
+Scores: `docs/results.md`. Expected, from the paper: a mean of 9.7 % for single, 41.0 % for multi5,
 96.6 % for multi5+permute; the first token of every fact is readable from the name only in the last.
 """
 

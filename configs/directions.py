@@ -17,7 +17,7 @@ Command: `kstore sweep --config=configs/directions.py --workdir=runs/directions`
 On `gpu` and `paper` each of 16 datasets has four rows: GPT, BERT, and two BERTs with questions
 mixed in.
 
-Scores: `docs/RESULTS.md`. Expected, from the paper: GPT answers every attribute of multi5+permute
+Scores: `docs/results.md`. Expected, from the paper: GPT answers every attribute of multi5+permute
 (96.6 %). BERT answers birth dates and majors in part, the rest at or near the majority guess,
 although it predicts every masked word of the biographies. On a laptop majors are answered best too,
 but no birth dates: the other facts identify each of so few people.

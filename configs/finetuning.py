@@ -15,7 +15,7 @@ b to d, on single): `--config.model.size=302M --config.pretrain.steps=150000` an
 - `:paper`: the paper's people and size, 2.9e18 FLOP, on a node of GPUs: 2 h 23 min at the speed of
   one H200; not yet run.
 
-Scores: `docs/RESULTS.md`. Expected, from the paper: for single no way answers more than 10.5 %
+Scores: `docs/results.md`. Expected, from the paper: for single no way answers more than 10.5 %
 about held-out people; for multi5+permute LoRA of ranks 8 and 128 answers 96.4 %, full finetuning
 94.6 %.
 """

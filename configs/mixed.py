@@ -17,7 +17,7 @@ Command: `kstore sweep --config=configs/mixed.py --workdir=runs/mixed`. Scales:
 - `:paper`: 100,000 people, 2.9e18 FLOP per row, a share of 0.8, on a node of GPUs: 2 h 23 min at
   the speed of one H200; not yet run.
 
-Scores: `docs/RESULTS.md`. Expected, from the paper: 86.6 % mixed, 9.7 % finetuned afterwards. Other
+Scores: `docs/results.md`. Expected, from the paper: 86.6 % mixed, 9.7 % finetuned afterwards. Other
 shares: `qa_ratio.py`.
 """
 

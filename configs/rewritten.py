@@ -1,7 +1,7 @@
 """Biographies written by another model (bioR, Part 3.1, Figs. 12, 14, 16 c, d and 17 to 19).
 
-First let a model behind a server of OpenAI's chat protocol write the texts of all rows (README,
-"Biographies by another model"):
+First let a model behind a server of OpenAI's chat protocol write the texts of all rows
+(`docs/data.md`):
 
     kstore rewrite --config=configs/rewritten.py:SCALE \
       --server=http://localhost:8000 --model=NAME --out=runs/written

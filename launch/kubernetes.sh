@@ -25,7 +25,7 @@
 #            COPY . /kstore
 #            RUN cd /kstore && pip install -r requirements.txt && pip install -e '.[gpu]'
 #   CLAIM    a PersistentVolumeClaim (required), mounted at /runs; DIR must be below it. It must be
-#            ReadWriteMany, on a file system whose locks work between nodes (README, "Running many")
+#            ReadWriteMany, on a file system whose locks work between nodes (docs/running.md)
 #   NAME     name of the Job (kstore)
 #   GPUS, CPUS, MEMORY  resources of each pod (0, 4, 16Gi)
 #

@@ -6,7 +6,7 @@
 #
 # --tasks=N: task I of the array computes rows I, I + N, I + 2 N, …; the last task to finish writes
 #   the page. Tasks beyond the number of rows do nothing. DIR and --cache must be on a file system
-#   that all nodes share, with locks that work between nodes (README, "Running many").
+#   that all nodes share, with locks that work between nodes (docs/running.md).
 # --nodes=N: one process per node, joined by `kstore run --distributed`, which finds the other
 #   processes through SLURM.
 #

@@ -17,7 +17,7 @@ from kstore_jax.pipeline.stages import Cache
 from kstore_jax.train.base import SCHEDULES
 
 FOLDER = pathlib.Path(__file__).parents[1] / "configs"
-README = FOLDER.parent / "README.md"
+EXPERIMENTS = FOLDER.parent / "docs" / "experiments.md"
 FILES = sorted(path.stem for path in FOLDER.glob("*.py"))
 SCALES = ("laptop", "gpu", "paper")
 TOGETHER = ("datasets", "mixed")  # have one more scale, for models trained in one program
@@ -105,7 +105,7 @@ def test_a_docstring_has_command_hardware_time_and_expected_scores(name):
     assert "CPU" in text or "GPU" in text
     assert re.search(r"\b(hours?|minutes?|min|s)\b", text)
     assert name == "quickstart" or "Expected" in text
-    assert f"configs/{name}.py" in README.read_text()
+    assert f"configs/{name}.py" in EXPERIMENTS.read_text()
 
 
 @pytest.mark.parametrize("name", FIGURES)

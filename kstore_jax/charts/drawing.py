@@ -100,6 +100,16 @@ class Chart:
     @functools.cached_property
     def png(self) -> bytes:
         """The drawing for print: on white, with its title and legend."""
+        png = vl_convert.vegalite_to_png(self._printed, vl_version=_VEGA_LITE, ppi=_PPI)
+        return _signed(png)
+
+    @functools.cached_property
+    def printed_svg(self) -> str:
+        """The same as an SVG file of its own."""
+        return vl_convert.vegalite_to_svg(self._printed, vl_version=_VEGA_LITE)
+
+    @property
+    def _printed(self) -> dict:
         title: dict[str, Any] = {
             "text": textwrap.wrap(self.title, _TITLE_CHARACTERS), "anchor": "start", "offset": 12,
             "fontSize": 13, "subtitle": textwrap.wrap(self.legend, 60), "subtitleColor": GREY,
@@ -108,8 +118,7 @@ class Chart:
         text = json.dumps(printed)
         for name, colour in _PRINT_COLOURS.items():
             text = text.replace(name, colour)
-        png = vl_convert.vegalite_to_png(json.loads(text), vl_version=_VEGA_LITE, ppi=_PPI)
-        return _signed(png)
+        return json.loads(text)
 
 
 def _signed(png: bytes) -> bytes:

@@ -52,8 +52,8 @@ def gpu() -> Any:
 def laptop() -> Any:
     """A GPT of 1.1 M parameters that learns 500 people in minutes on a CPU core.
 
-    How the settings were found: docs/RESULTS.md. Why the probes train no head of their own:
-    `readouts/config.py`.
+    How the settings were found: docs/log.md. Why the probes train no head of their own:
+    `readouts/probe_config.py`.
     """
     config = default()
     config.world.people = 500
