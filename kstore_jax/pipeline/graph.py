@@ -18,6 +18,7 @@ from kstore_jax.pipeline.data import ExperimentData
 from kstore_jax.pipeline.experiment import Experiment, Finetune
 from kstore_jax.pipeline.stages import Cache, Stage
 from kstore_jax.tasks.base import TASKS
+from kstore_jax.train.config import Training
 
 DATASET_VERSION = 1
 
@@ -92,7 +93,7 @@ class ExperimentGraph:
         return finetuning.validation if finetuning.grid else 0.0
 
     def _readout_config(self, config: Any) -> dict:
-        fields = {"config": identity(config)}
+        fields = {"training" if isinstance(config, Training) else "config": identity(config)}
         tasks = _task_configs(self.experiment, getattr(config, "tasks", ()))
         return {**fields, "tasks": tasks} if tasks else fields
 

@@ -45,6 +45,14 @@ def test_time_is_proportional_to_the_steps_of_a_similar_stage(
     assert PlanStatus(plan, [*progress.values()]).time_left[1] == 2
 
 
+def test_readouts_that_train_have_steps_of_work(copied):
+    specs = Plan.read(copied).stages
+    steps = {spec.kind: spec.config.get("training", {}).get("steps") for spec in specs.values()}
+    assert {kind for kind, count in steps.items() if count} == {
+        "pretrain", "finetune", "p_probe", "q_probe",
+    }  # fmt: skip
+
+
 def test_status_reads_files_alone(copied, kstore):
     assert "14 stages: 14 done; 0 shared" in kstore("status", copied)
     mark_unfinished(copied, "q_probe")
