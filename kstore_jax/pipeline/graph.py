@@ -76,7 +76,7 @@ class ExperimentGraph:
         finetunings = (*self.finetune.values(),)
         parents = {"pretrained": on_pretrained, "finetuned": finetunings or on_pretrained}
         self.readouts = {
-            name: Stage(name, readout.version, {"config": identity(config)}, parents[readout.reads])
+            name: Stage(name, readout.version, self._readout_config(config), parents[readout.reads])
             for name, (readout, config) in measured.items()
         }
         self.stages = (

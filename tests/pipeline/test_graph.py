@@ -180,6 +180,21 @@ def test_a_runner_computes_parents_first_and_each_stage_once(tmp_path, monkeypat
     assert order == ["shards", "pretrain", "finetune", "qa", "p_probe", "q_probe", "recall"]
 
 
+def test_the_version_of_a_task_is_in_the_stages_that_ask_or_train_it(monkeypatch):
+    def keys() -> dict[str, str]:
+        experiment = parse({"world": {"celebrities": 5}, "data": {"qa_share": 0.5}})
+        graph = ExperimentGraph(experiment, Cache(pathlib.Path("nowhere")))
+        return {stage.kind: stage.key for stage in graph.stages}
+
+    before = keys()
+    monkeypatch.setattr(TASKS["extraction"], "version", 2, raising=False)
+    after = keys()
+    assert {kind for kind in before if before[kind] != after[kind]} == {*ALL[1:]}
+    monkeypatch.undo()
+    config = ExperimentGraph(Experiment(), Cache(pathlib.Path("nowhere"))).readouts["qa"].config
+    assert config["tasks"] == {"extraction": {"version": 1, "config": {}}}
+
+
 @pytest.mark.parametrize(
     ("fields", "kinds"),
     [
