@@ -57,6 +57,8 @@ class ExperimentGraph:
         self.cache = cache
         self.data = ExperimentData(experiment.world, experiment.data)
         e = experiment
+        for name in e.tasks_in_use:
+            TASKS[name].check(getattr(e.tasks, name), self.data.language)
         self.datasets = {
             kind: Stage(kind, DATASET_VERSION, dataset.config)
             for kind, dataset in self.data.datasets.items()
@@ -76,7 +78,7 @@ class ExperimentGraph:
         finetunings = (*self.finetune.values(),)
         parents = {"pretrained": on_pretrained, "finetuned": finetunings or on_pretrained}
         self.readouts = {
-            name: Stage(name, readout.version, {"config": identity(config)}, parents[readout.reads])
+            name: Stage(name, readout.version, self._readout_config(config), parents[readout.reads])
             for name, (readout, config) in measured.items()
         }
         self.stages = (

@@ -86,7 +86,7 @@ def complaint(capsys, *argv: str) -> str:
         ("--confg=nowhere.py", "--confg: no such flag; did you mean 'config'?"),
         ("--worker=2", "--worker: no such flag; did you mean 'workers'?"),
         ("--people=3", "--people: no such flag; valid: "),
-        ("--out=page", "--out: no such flag; valid: "),
+        ("--out=page", "--out: no such flag; "),
         (
             "--config.pretrain.warmup_steps=12000",
             "pretrain.warmup_steps: expected less than steps = 12000",
