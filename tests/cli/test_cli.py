@@ -76,6 +76,8 @@ def complaint(capsys, *argv: str) -> str:
             "--config.mesh.tensor=999",
             "mesh: data 1 x fsdp 1 x tensor 999 are 999 devices; expected ",
         ),
+        ("--until=recall", "--until: expected pretrain or finetune, got 'recall'"),
+        ("--config.plugins=lenz", "plugins: lenz: no such module"),
         ("--config.sweep=3", "sweep: expected rows"),
         ("--config.model=3", "--config.model: expected fields, got '3'"),
         ("--config=nowhere.py", "--config: 'nowhere.py': no such file; valid: "),

@@ -172,6 +172,18 @@ def test_a_field_changes_the_keys_of_the_stages_that_depend_on_it(path, other_va
     assert tuple(kind for kind in ALL if before[kind] != after[kind]) == expected
 
 
+@pytest.mark.parametrize(("steps", "kinds"), [(10, {"finetune", "qa"}), (0, {"qa"})])
+def test_the_version_of_a_task_is_in_the_keys_of_what_asks_it(monkeypatch, steps, kinds):
+    def keys() -> set[tuple[str, str]]:
+        experiment = parse({"finetune": {"steps": steps}})
+        graph = ExperimentGraph(experiment, Cache(pathlib.Path("nowhere")))
+        return {(stage.kind, stage.key) for stage in graph.stages}
+
+    before = keys()
+    monkeypatch.setattr(TASKS["extraction"], "version", 9)
+    assert {kind for kind, _ in keys() - before} == kinds
+
+
 def test_a_runner_computes_parents_first_and_each_stage_once(tmp_path, monkeypatch):
     order = []
     monkeypatch.setattr(Runner, "compute", lambda _, stage, folder: order.append(stage.kind) or {})
