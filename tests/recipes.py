@@ -21,6 +21,14 @@ def source(section: str) -> str:
     return code
 
 
+def write_files(folder: pathlib.Path) -> None:
+    """Writes every file of the page, each a block below its name."""
+    blocks = re.findall(r"^`([\w./]+)`:\n\n```\w+\n(.*?)^```$", PAGE.read_text(), re.M | re.S)
+    for name, content in blocks:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(content, encoding="utf-8")
+
+
 @contextlib.contextmanager
 def plugin(section: str, registry: Registry) -> Iterator[ModuleType]:
     """Imports the code of a section; at the end, removes the entries that it registered."""

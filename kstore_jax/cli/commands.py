@@ -18,6 +18,7 @@ from kstore_jax.cli.flags import (
     parse_arguments,
     parse_config,
     parse_flags,
+    parse_plugins,
     require_flags,
 )
 from kstore_jax.errors import UserError, nearest
@@ -167,7 +168,9 @@ def show(argv: Sequence[str], values: flags.FlagValues) -> None:
 
 
 def config(argv: Sequence[str], values: flags.FlagValues) -> None:
-    names = parse_arguments(argv, values)
+    _, others = parse_plugins(argv, values)
+    del values.config
+    names = parse_arguments(others, values)
     if len(names) > 1:
         raise UserError(f"config: expected one section or field, got {' '.join(names)}")
     from kstore_jax.cli.config_table import config_table

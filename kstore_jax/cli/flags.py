@@ -1,6 +1,7 @@
 """Reads the command line: flags, and a configuration file with overridden fields."""
 
 import itertools
+import os
 import pathlib
 import re
 import runpy
@@ -10,7 +11,9 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 from ml_collections.config_flags import tuple_parser
 
+from kstore_jax.config.registry import import_plugins
 from kstore_jax.errors import UserError, nearest
+from kstore_jax.pipeline import experiment
 
 _PACKAGE = pathlib.Path(__file__).parents[1]
 
@@ -32,6 +35,11 @@ _FLAGS = {
     "beam": (flags.DEFINE_integer, "width of the beam", {"lower_bound": 1}),
     "show": (flags.DEFINE_integer, "answers to print", {"lower_bound": 0}),
     "row": (flags.DEFINE_integer, "one row of a sweep", {"lower_bound": 0}),
+    "until": (
+        flags.DEFINE_enum,
+        "the last training, config.until of every row",
+        {"enum_values": ["pretrain", "finetune"]},
+    ),
     "dry-run": (flags.DEFINE_bool, "print the stages and time estimates, compute nothing", {}),
     "distributed": (flags.DEFINE_bool, "join this process to a multi-process run", {}),
     "together": (flags.DEFINE_integer, "models trained in one program", {"lower_bound": 1}),
@@ -55,7 +63,7 @@ def define_flags(**defaults: str | int | None) -> flags.FlagValues:
     values.set_gnu_getopt()
     for name, default in defaults.items():
         define, description, limits = _FLAGS[name]
-        define(name, default, description, flag_values=values, **limits)
+        define(name=name, default=default, help=description, flag_values=values, **limits)
     return values
 
 
@@ -81,25 +89,51 @@ def require_flags(values: flags.FlagValues, **examples: str) -> None:
             raise UserError(f"--{name} is missing; expected {example}")
 
 
+def parse_plugins(
+    argv: Sequence[str], values: flags.FlagValues, default_file: pathlib.Path | None = None
+) -> tuple[ConfigDict, list[str]]:
+    """Reads `--config` and `--config.plugins`, and imports the plug-ins of both.
+
+    Returns: the configuration of the file, or the default one without a file, with the fields of
+    the plug-ins; and the other arguments.
+
+    Raises:
+      UserError: a flag, the file or a plug-in is wrong.
+    """
+    file = str(default_file) if default_file else None
+    flags.DEFINE_string("config", file, "FILE.py[:ARGUMENT]", flag_values=values)
+    flags.DEFINE_string("config.plugins", "", "names of modules", flag_values=values)
+    others = _parse(argv, values, known_only=True)
+    file = (values.config or "").split(":", 1)[0]
+    folders = dict.fromkeys([os.getcwd(), str(pathlib.Path(file).parent.resolve())])
+    import_plugins((), [*folders])
+    config = _load_config(values.config) if values.config else experiment.default()
+    if plugins := re.findall(r"[\w.]+", values["config.plugins"].value or ""):
+        experiment.add_plugins(config, *plugins)
+    if config.get("plugins"):
+        config.plugin_folders = (*folders,)
+    delattr(values, "config.plugins")
+    return config, others
+
+
 def parse_config(
-    argv: Sequence[str], values: flags.FlagValues, default: pathlib.Path | None
+    argv: Sequence[str], values: flags.FlagValues, default_file: pathlib.Path | None
 ) -> tuple[ConfigDict, set[str]]:
-    """Reads the flags of a command with a configuration; `default` is its file without `--config`.
+    """Reads the flags of a command with a configuration; `default_file` is read without `--config`.
 
     Returns: the configuration, and the dotted fields that the command line overrides.
 
     Raises:
-      UserError: a flag, a field, its value or the file is wrong.
+      UserError: a flag, a field, its value, the file or a plug-in is wrong.
     """
-    file = str(default) if default else None
-    flags.DEFINE_string("config", file, "FILE.py[:ARGUMENT]", flag_values=values)
-    others = _parse(argv, values, known_only=True)
+    config, others = parse_plugins(argv, values, default_file)
     require_flags(values, config="a file such as configs/quickstart.py")
-    config = _load_config(values.config)
+    del values.config
+    if "until" in values and values.until:
+        others.append(f"--config.until={values.until}")
     overridden = {match[1] for a in others if (match := re.match(r"--?(?:no)?config\.([^=]*)", a))}
     for field in sorted(overridden):
         check_field(config, field, f"--config.{field}")
-    del values.config
     config_flags.DEFINE_config_dict(
         "config", config, flag_values=values, sys_argv=["kstore", *others]
     )
@@ -153,6 +187,8 @@ def _expected_value(flag: flags.Flag) -> str:
     """The expected value of a flag, in words."""
     if flag.boolean:
         return "true or false"
+    if isinstance(flag.parser, flags.EnumParser):
+        return " or ".join(flag.parser.enum_values)
     if flag.parser.syntactic_help or not flag.name.startswith("config."):
         return flag.parser.syntactic_help or flag.help
     kinds = {flags.ArgumentParser: "text", tuple_parser.TupleParser: "rows"}

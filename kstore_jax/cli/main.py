@@ -37,17 +37,18 @@ COMMANDS = {
     ),
     "run": Command(
         commands.run,
-        "--config=FILE --workdir=DIR [--cache=DIR] [--dry-run [--json]] [--distributed]",
-        {"workdir": None, "cache": None, "distributed": False, **_DRY_RUN},
+        "--config=FILE --workdir=DIR [--cache=DIR] [--until=pretrain|finetune] "
+        "[--dry-run [--json]] [--distributed]",
+        {"workdir": None, "cache": None, "until": None, "distributed": False, **_DRY_RUN},
         "one experiment",
     ),
     "sweep": Command(
         commands.sweep,
         "--config=FILE --workdir=DIR [--cache=DIR] [--workers=N] [--together=K] [--shard=I/N] "
-        "[--drop] [--dry-run [--json]]",
+        "[--until=pretrain|finetune] [--drop] [--dry-run [--json]]",
         {
             **{"workdir": None, "cache": None, "workers": None, "together": 1, "shard": "0/1"},
-            **{"drop": False, **_DRY_RUN},
+            **{"until": None, "drop": False, **_DRY_RUN},
         },
         "every row of a configuration",
     ),
@@ -81,7 +82,7 @@ COMMANDS = {
     ),
     "config": Command(
         commands.config,
-        "[SECTION | FIELD]",
+        "[SECTION | FIELD] [--config=FILE] [--config.plugins=MODULE,...]",
         {},
         "every field of a configuration, with its default",
     ),

@@ -149,20 +149,26 @@ def group(registry: Registry, *, affects_result: bool = True) -> Any:
     return dataclasses.field(default_factory=lambda: registry.group()(), metadata=metadata)
 
 
-def import_plugins(names: Any) -> None:
-    """Imports modules that register plug-ins; they are looked for in the current folder, too.
+class MissingPlugin(UserError):
+    """No module has the name of a plug-in."""
+
+
+def import_plugins(modules: Any, folders: Any = ()) -> None:
+    """Imports modules that register plug-ins. They are looked for where Python looks, then in the
+    current folder, then in `folders`.
 
     Raises:
-      UserError: a module is missing or fails; one line that names it.
+      MissingPlugin: there is no such module.
+      UserError: a module fails; one line that names it.
     """
-    for name in names:
-        if not isinstance(name, str):
-            raise UserError(f"plugins: expected names of modules, got {name!r}")
-        if name in sys.modules:
-            continue
-        if "" not in sys.path:
-            sys.path.append("")
+    for field, names in (("plugins", modules), ("plugin_folders", folders)):
+        if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+            raise UserError(f"{field}: expected a list of names, got {names!r}")
+    sys.path += [folder for folder in ("", *folders) if folder not in sys.path]
+    for name in modules:
         try:
             importlib.import_module(name)
-        except Exception as error:  # a plug-in is a program and may raise anything
+        except (Exception, SystemExit) as error:  # a plug-in is a program and may raise anything
+            if isinstance(error, ModuleNotFoundError) and f"{name}.".startswith(f"{error.name}."):
+                raise MissingPlugin(f"plugins: {name}: no such module") from None
             raise UserError(f"plugins: {name}: {type(error).__name__}: {error}") from error

@@ -105,6 +105,9 @@ class Experiment:
     plugins: tuple = names(affects_result=False)
     """Modules to import, which register readouts, tasks, architectures, optimizers or schedules
     from outside the package."""
+    plugin_folders: tuple = names(affects_result=False)
+    """Folders where `plugins` are looked for; the command line sets the current one and that of the
+    configuration file."""
     until: str = choice("", "", "pretrain", "finetune", affects_result=False)
     """The last training to compute: `pretrain` computes no readout; `finetune` only those of the
     pretrained model. Empty: everything."""
@@ -208,7 +211,7 @@ def add_plugins(config: Any, *modules: str) -> Any:
       UserError: a module is missing or fails.
     """
     config.plugins = tuple(dict.fromkeys([*config.plugins, *modules]))
-    import_plugins(config.plugins)
+    import_plugins(config.plugins, config.plugin_folders)
     for name, value in config_dict.ConfigDict(defaults(Experiment)).items():
         if isinstance(value, config_dict.ConfigDict):
             _add_missing(config[name], value)
@@ -230,7 +233,7 @@ def parse(values: dict) -> Experiment:
     Raises:
       UserError: a field is unknown, ill-typed or out of range; one line that names it.
     """
-    import_plugins(values.get("plugins", ()))
+    import_plugins(values.get("plugins", ()), values.get("plugin_folders", ()))
     return parsing.parse(Experiment, values)
 
 

@@ -57,6 +57,8 @@ class ExperimentGraph:
         self.cache = cache
         self.data = ExperimentData(experiment.world, experiment.data)
         e = experiment
+        for name in e.tasks_in_use:
+            TASKS[name].check(getattr(e.tasks, name), self.data.language)
         self.datasets = {
             kind: Stage(kind, DATASET_VERSION, dataset.config)
             for kind, dataset in self.data.datasets.items()

@@ -11,6 +11,7 @@ import hashlib
 import os
 import pathlib
 import re
+import sys
 import urllib.parse
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -74,12 +75,15 @@ def write(runs: Sequence[pathlib.Path], out: pathlib.Path) -> pathlib.Path:
         write_bytes(path, png)
     names = [run.resolve().name for run in runs]
     page = out / "report.html"
-    failed = [name for one in results for name in one.failed]
-    lead = _lead(" ".join(map(str, runs)), summarise(groups), failed)
+    missing = dict.fromkeys(line for one in results for line in one.missing)
+    failed = [f"Not on this page, because it failed: {x}." for one in results for x in one.failed]
+    lead = _lead(" ".join(map(str, runs)), summarise(groups), [*failed, *missing])
     write_text(page, _page(f"kstore: {', '.join(names)}", lead, [s for s in sections if s.parts]))
     for path in (out / "figures").glob("*.png"):
         if path not in pictures and is_ours(path.read_bytes()):
             path.unlink()
+    for line in missing:
+        print(f"note: {line}", file=sys.stderr)
     return page
 
 
@@ -131,10 +135,9 @@ def _page(title: str, lead: Html, sections: Sequence[Section]) -> str:
     return f"<!doctype html>\n{tag('html', head, inside, lang='en')}\n"
 
 
-def _lead(runs: str, summary: Summary, failed: Sequence[str]) -> Html:
+def _lead(runs: str, summary: Summary, left_out: Sequence[str]) -> Html:
     parts = [tag("p", f"kstore report · {runs}", class_="eyebrow"), tag("h1", summary.headline)]
     parts += [tag("p", summary.verdict, class_="verdict")] if summary.verdict else []
-    left_out = [f"Not on this page, because it failed: {name}." for name in failed]
     parts += [tag("p", caveat, class_="warn") for caveat in (*left_out, *summary.caveats)]
     return tag("header", *parts)
 

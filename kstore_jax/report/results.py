@@ -6,9 +6,11 @@ import math
 import pathlib
 from collections.abc import Collection, Sequence
 
+from kstore_jax.config.registry import MissingPlugin, import_plugins
 from kstore_jax.errors import DamagedFileError, UserError
 from kstore_jax.pipeline.experiment import Experiment, parse
 from kstore_jax.readouts.base import READOUTS
+from kstore_jax.tasks.base import TASKS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,6 +23,7 @@ class Results:
       stages: the folder of the stages.
       provenances: of the stages, as `provenance.provenance` returns them.
       failed: number and name of each row that failed.
+      missing: a line for each plug-in of the run that is not there.
     """
 
     rows: list[dict]
@@ -28,6 +31,7 @@ class Results:
     stages: pathlib.Path
     provenances: list[dict]
     failed: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
 
 
 def mixed(row: dict) -> dict:
@@ -36,10 +40,11 @@ def mixed(row: dict) -> dict:
 
 
 def read_results(run: pathlib.Path) -> Results:
-    """`results.json`, checked; its stages are in `run` unless it names another folder.
+    """`results.json`, checked; its stages are in `run` unless it names another folder. Imports the
+    plug-ins of the run that are there.
 
     Raises:
-      UserError: the file is missing or has no rows.
+      UserError: the file is missing or has no rows, or a plug-in fails.
       DamagedFileError: it is not as `sweep.run` wrote it.
     """
     path = run / "results.json"
@@ -64,30 +69,61 @@ def _damaged(path: pathlib.Path, fault: object) -> DamagedFileError:
 
 def _parse(run: pathlib.Path, text: str) -> Results:
     content = json.loads(text)
+    config_rows = _read_config_rows(run)
+    missing = _import_plugins(config_rows)
     for row in content["rows"]:
         _check_row(row)
     provenances = content.get("provenance") or []
     if isinstance(provenances, dict):  # in results of older versions
         provenances = [provenances]
     failed = {int(row["row"]): str(row["name"]) for row in content.get("failed", ())}
+    known = [_known_part(row, missing) if missing else row for row in config_rows]
     return Results(
         rows=list(content["rows"]),
-        configs=_read_configs(run, content["rows"], failed),
+        configs=_parse_configs(known, content["rows"], failed),
         stages=run / content.get("stages", "stages"),
         provenances=[dict(one) for one in provenances],
         failed=tuple(f"row {i} ({name})" for i, name in failed.items()),
+        missing=tuple(f"{e}; its results are in results.json only" for e in missing.values()),
     )
 
 
-def _read_configs(
-    run: pathlib.Path, rows: Sequence[dict], failed: Collection[int]
-) -> list[Experiment] | None:
-    """The configuration of each row that did not fail; None where `config.json` is missing or has
-    other rows."""
+def _read_config_rows(run: pathlib.Path) -> list[dict]:
+    """The rows of `config.json`; none where it is missing or damaged."""
     try:
-        config_rows = json.loads((run / "config.json").read_text())["rows"]
+        return [dict(row) for row in json.loads((run / "config.json").read_text())["rows"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+
+
+def _import_plugins(config_rows: Sequence[dict]) -> dict[str, MissingPlugin]:
+    """Imports the plug-ins of all rows; returns the errors of those that are not there."""
+    missing = {}
+    for row in config_rows:
+        for name in row.get("plugins", ()):
+            try:
+                import_plugins([name], row.get("plugin_folders", ()))
+            except MissingPlugin as error:
+                missing[name] = error
+    return missing
+
+
+def _known_part(row: dict, missing: Collection[str]) -> dict:
+    """A row of `config.json` without missing plug-ins, and without unknown readouts and tasks."""
+    known = {
+        section: {name: fields for name, fields in row.get(section, {}).items() if name in registry}
+        for section, registry in (("readouts", READOUTS), ("tasks", TASKS))
+    }
+    return {**row, **known, "plugins": [name for name in row["plugins"] if name not in missing]}
+
+
+def _parse_configs(
+    config_rows: Sequence[dict], rows: Sequence[dict], failed: Collection[int]
+) -> list[Experiment] | None:
+    """The configuration of each row that did not fail; None where `config.json` has other rows."""
+    try:
         configs = [parse(row) for i, row in enumerate(config_rows) if i not in failed]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, UserError):
+    except (ValueError, KeyError, TypeError, AttributeError, UserError):
         return None
     names = [(config.data.variant, config.seed) for config in configs]
     return configs if names == [(row["dataset"], row["seed"]) for row in rows] else None

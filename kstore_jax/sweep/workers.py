@@ -97,8 +97,8 @@ def _shares_of_cores(workers: int) -> list[set[int]]:
 
 
 def _start(workdir: pathlib.Path, row: int, cache: Cache, cores: set[int]) -> subprocess.Popen:
-    in_path = os.getcwd() in sys.path  # true under -m, not under the command kstore
-    python = [sys.executable, *(() if in_path else ("-P",))]
+    is_first = os.getcwd() == sys.path[0]  # true under -m, not under the command kstore
+    python = [sys.executable, *(() if is_first else ("-P",))]
     arguments = map(str, (workdir, row, cache.root))
     command = [*python, "-m", "kstore_jax.sweep.workers", *arguments]
     with (workdir / "workers" / f"row-{row}.log").open("w") as log:

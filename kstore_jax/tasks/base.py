@@ -76,7 +76,8 @@ class Task:
     free: bool = False
 
     def check(self, config: Any, language: Language) -> None:
-        """Raises UserError where the world lacks what the task needs."""
+        """Raises UserError, which begins with `tasks.NAME`, where the world lacks what the task
+        needs."""
 
     def group_names(self, language: Language) -> Sequence[str]:
         """The names of the groups that results are split into."""

@@ -76,6 +76,8 @@ def complaint(capsys, *argv: str) -> str:
             "--config.mesh.tensor=999",
             "mesh: data 1 x fsdp 1 x tensor 999 are 999 devices; expected ",
         ),
+        ("--until=recall", "--until: expected pretrain or finetune, got 'recall'"),
+        ("--config.plugins=lenz", "plugins: lenz: no such module"),
         ("--config.sweep=3", "sweep: expected rows"),
         ("--config.model=3", "--config.model: expected fields, got '3'"),
         ("--config=nowhere.py", "--config: 'nowhere.py': no such file; valid: "),
@@ -86,7 +88,7 @@ def complaint(capsys, *argv: str) -> str:
         ("--confg=nowhere.py", "--confg: no such flag; did you mean 'config'?"),
         ("--worker=2", "--worker: no such flag; did you mean 'workers'?"),
         ("--people=3", "--people: no such flag; valid: "),
-        ("--out=page", "--out: no such flag; valid: "),
+        ("--out=page", "--out: no such flag; "),
         (
             "--config.pretrain.warmup_steps=12000",
             "pretrain.warmup_steps: expected less than steps = 12000",

@@ -2,6 +2,8 @@
 
 import dataclasses
 import doctest
+import pathlib
+import sys
 from typing import Any
 
 import pytest
@@ -9,7 +11,7 @@ import pytest
 from kstore_jax.config import registry
 from kstore_jax.config.fields import as_dict, defaults, identity, number, section
 from kstore_jax.config.parse import parse
-from kstore_jax.config.registry import Registry, group, import_plugins, one_of
+from kstore_jax.config.registry import MissingPlugin, Registry, group, import_plugins, one_of
 from kstore_jax.errors import UserError
 
 RULES = Registry("rule")
@@ -118,14 +120,43 @@ def test_two_entries_differ_in_name_and_configuration():
             rules.register(cls)
 
 
-def test_modules_of_plugins_are_imported_from_the_current_folder(tmp_path, monkeypatch):
-    (tmp_path / "a_plugin_of_mine.py").write_text("VALUE = 1\n")
-    (tmp_path / "a_broken_plugin.py").write_text("1 / 0\n")
+@pytest.fixture
+def here(tmp_path, monkeypatch) -> pathlib.Path:
+    """The current folder, empty, and no other module path than before at the end."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    return tmp_path
+
+
+def test_modules_of_plugins_are_imported_from_the_current_folder_and_others(here):
+    (here / "a_plugin_of_mine.py").write_text("VALUE = 1\n")
+    (here / "plugins").mkdir()
+    (here / "plugins" / "another_of_mine.py").write_text("import a_plugin_of_mine\n")
     import_plugins(["a_plugin_of_mine"])
-    with pytest.raises(UserError, match=r"^plugins: a_broken_plugin: ZeroDivisionError"):
+    with pytest.raises(MissingPlugin, match=r"^plugins: another_of_mine: no such module$"):
+        import_plugins(["another_of_mine"])
+    import_plugins(["another_of_mine"], [str(here / "plugins")])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("1 / 0", "ZeroDivisionError: division by zero"),
+        ("import nowhere", "ModuleNotFoundError: No module named 'nowhere'"),
+        ("import sys; sys.exit(3)", "SystemExit: 3"),
+        ("from a_broken_plugin import X", "ImportError: cannot import name 'X' from partially"),
+    ],
+)
+def test_a_plugin_that_fails_is_named(here, content, message):
+    (here / "a_broken_plugin.py").write_text(content)
+    with pytest.raises(UserError, match=f"^plugins: a_broken_plugin: {message}") as error:
         import_plugins(["a_broken_plugin"])
-    with pytest.raises(UserError, match=r"^plugins: no_such_plugin: ModuleNotFoundError"):
-        import_plugins(["no_such_plugin"])
-    with pytest.raises(UserError, match=r"^plugins: expected names of modules, got 3"):
-        import_plugins([3])
+    assert not isinstance(error.value, MissingPlugin)
+
+
+@pytest.mark.parametrize("names", [[3], "lens", 3])
+def test_plugins_are_names_of_modules(names):
+    with pytest.raises(UserError, match=r"^plugins: expected a list of names, got "):
+        import_plugins(names)
+    with pytest.raises(UserError, match=r"^plugin_folders: expected a list of names, got "):
+        import_plugins([], names)

@@ -41,6 +41,7 @@ DEPENDENT = {  # field, or section for its other fields: kinds of the stages tha
     ("readouts", "q_probe"): ("q_probe",),
     ("readouts", "dynamics"): ALL[1:],
     ("plugins",): (),
+    ("plugin_folders",): (),
     ("mesh",): (),
     ("telemetry",): (),
     ("finetune", "validation"): (),
@@ -117,6 +118,7 @@ def other_values(tmp_path_factory) -> Iterator[dict[str, Any]]:
         "optimizer": MuonConfig(),
         "people": 50,
         "plugins": ("json",),
+        "plugin_folders": ("elsewhere",),
         "qa_share": 0.25,
         "rotary_pct": 0.5,
         "steps_per_call": 5,
@@ -168,6 +170,18 @@ def test_a_field_changes_the_keys_of_the_stages_that_depend_on_it(path, other_va
         else next(DEPENDENT[path[:n]] for n in (3, 2, 1) if path[:n] in DEPENDENT)
     )
     assert tuple(kind for kind in ALL if before[kind] != after[kind]) == expected
+
+
+@pytest.mark.parametrize(("steps", "kinds"), [(10, {"finetune", "qa"}), (0, {"qa"})])
+def test_the_version_of_a_task_is_in_the_keys_of_what_asks_it(monkeypatch, steps, kinds):
+    def keys() -> set[tuple[str, str]]:
+        experiment = parse({"finetune": {"steps": steps}})
+        graph = ExperimentGraph(experiment, Cache(pathlib.Path("nowhere")))
+        return {(stage.kind, stage.key) for stage in graph.stages}
+
+    before = keys()
+    monkeypatch.setattr(TASKS["extraction"], "version", 9)
+    assert {kind for kind, _ in keys() - before} == kinds
 
 
 def test_a_runner_computes_parents_first_and_each_stage_once(tmp_path, monkeypatch):

@@ -1,12 +1,13 @@
 """Missing and damaged results end in one line."""
 
 import json
+import sys
 
 import pytest
 
 from kstore_jax.errors import UserError
 from kstore_jax.report import page as report
-from tests.report.runs import SINGLE, changed, without
+from tests.report.runs import CONTRAST, SINGLE, a_config, a_run, changed, text_of, without
 
 
 @pytest.mark.parametrize(
@@ -55,3 +56,31 @@ def test_a_path_that_is_no_run(tmp_path, name):
     (tmp_path / "a_file").touch()
     with pytest.raises(UserError, match="no results here"):
         report.write([tmp_path / name], tmp_path / "out")
+
+
+@pytest.mark.parametrize("section", ["readouts", "tasks", "model"])
+def test_a_page_without_a_plugin_names_it_and_shows_the_rest(tmp_path, capsys, section):
+    configs = [a_config(row) for row in CONTRAST]
+    for config in configs:
+        config["plugins"] = ["no_such_plugin"]
+        config[section]["strange"] = {"width": 3}
+    configs[1]["model"]["architecture"] = "strange" if section == "model" else "transformer"
+    rows = [changed(row, "strange", width={"mean": 3.0}) for row in CONTRAST]
+    text = text_of(
+        report.write([a_run(tmp_path, rows, configs, metrics=False)], tmp_path).read_text()
+    )
+    line = "plugins: no_such_plugin: no such module; its results are in results.json only"
+    assert capsys.readouterr().err == f"note: {line}\n"
+    assert text.count(line) == 1
+    assert "Answers about people held out" in text
+    assert ("Every setting" in text) == (section != "model")
+
+
+def test_a_page_is_not_written_where_a_plugin_fails(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / "a_bad_plugin.py").write_text("1 / 0\n")
+    plugins = {"plugins": ["a_bad_plugin"], "plugin_folders": [str(tmp_path)]}
+    run = a_run(tmp_path / "run", [SINGLE], [a_config(SINGLE) | plugins], metrics=False)
+    with pytest.raises(UserError, match=r"^plugins: a_bad_plugin: ZeroDivisionError"):
+        report.write([run], run)
+    assert not (run / "report.html").exists()
