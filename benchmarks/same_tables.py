@@ -79,6 +79,7 @@ IGNORED = (
     "row.seconds_by_stage",
     "summary.provenance",
     "summary.stages",
+    "*.digests",
     "*.seconds",
     "metrics.goodput",
     "metrics.memory_bytes",

@@ -1,5 +1,6 @@
 """Atomic writes of files, and reads that name a damaged file."""
 
+import hashlib
 import json
 import os
 import pathlib
@@ -19,6 +20,17 @@ def write_bytes(path: pathlib.Path, content: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
+
+
+def sha256(path: pathlib.Path) -> str:
+    """Returns the SHA-256 of a file; of a folder, of the names and contents of all its files."""
+    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    whole = hashlib.sha256()
+    for each in files:
+        with each.open("rb") as file:
+            whole.update(each.relative_to(path).as_posix().encode() + b"\0")
+            whole.update(hashlib.file_digest(file, "sha256").digest())
+    return whole.hexdigest()
 
 
 def write_text(path: pathlib.Path, text: str) -> None:

@@ -14,6 +14,8 @@ from kstore_jax.charts.drawing import (
 )
 
 WORD_A_LINE = "split(datum.label, ' ')"
+_LETTER, _SPACE = 5.2, 4  # pixels of an average letter of a label, and between labels
+_FEW = 3  # attributes; of fewer, columns are as wide as of three
 _MARKS = {
     "run": ("this run", "filled bar"),
     "whole": ("this run, whole value", "pale bar"),
@@ -39,6 +41,12 @@ def _mark(name: str, width: float) -> dict:
     }[name]
 
 
+def column_width(labels: Sequence[str], least: float) -> float:
+    """Pixels of a column, so that labels with one word a line do not touch; at least `least`."""
+    longest = max((len(word) for label in labels for word in label.split()), default=0)
+    return max(least, _LETTER * longest + _SPACE)
+
+
 def bar(mark: str, attribute: str, share: float | None, kind: str = "", whose: str = "") -> dict:
     """A bar, tick or point of `bar_spec` at the label of an attribute; bars of one attribute differ
     in `kind`."""
@@ -50,8 +58,8 @@ def bar(mark: str, attribute: str, share: float | None, kind: str = "", whose: s
     }  # fmt: skip
 
 
-def bar_spec(values: Sequence[dict], attributes: Sequence[str], width: float) -> tuple[dict, str]:
-    """Bars, ticks and points by attribute, ticks `width` wide; and a legend for print.
+def bar_spec(values: Sequence[dict], attributes: Sequence[str], tick: float) -> tuple[dict, str]:
+    """Bars, ticks and points by attribute, ticks `tick` wide; and a legend for print.
 
     Args:
       values: from `bar`.
@@ -76,13 +84,15 @@ def bar_spec(values: Sequence[dict], attributes: Sequence[str], width: float) ->
         {
             "name": mark,
             "transform": [{"filter": {"field": "mark", "equal": mark}}],
-            "mark": _mark(mark, width),
+            "mark": _mark(mark, tick),
             "encoding": place,
         }
         for mark in MARKS
         if any(value["mark"] == mark for value in drawn)
     ]
-    spec = {"width": WIDTH, "height": 190, "data": {"values": drawn}, "layer": layers}
+    widest = WIDTH / max(len(attributes), _FEW)
+    width = round(len(attributes) * column_width(attributes, max(widest, 12.0 * len(kinds))))
+    spec = {"width": width, "height": 190, "data": {"values": drawn}, "layer": layers}
     names = {layer["name"] for layer in layers}
     legend = "; ".join(f"{look}: {mean}" for mark, (mean, look) in _MARKS.items() if mark in names)
     return spec, legend[:1].upper() + legend[1:]

@@ -87,14 +87,30 @@ class Chart:
         ]
 
     @functools.cached_property
+    def _svg(self) -> str:
+        return vl_convert.vegalite_to_svg({"config": _CONFIG, **self.spec}, vl_version=_VEGA_LITE)
+
+    @property
+    def width(self) -> float:
+        """Of the drawing, in pixels."""
+        return float(re.findall(r'<svg [^>]*?width="([0-9.]+)"', self._svg)[0])
+
+    @property
+    def is_wide(self) -> bool:
+        """Whether it does not fit beside another chart."""
+        return self.width > 1.4 * WIDTH
+
+    @functools.cached_property
     def svg(self) -> Html:
         """The drawing for the page, without what a page does not need."""
-        svg = vl_convert.vegalite_to_svg({"config": _CONFIG, **self.spec}, vl_version=_VEGA_LITE)
+        svg = self._svg
         for unneeded in _UNNEEDED:
             svg = re.sub(unneeded, "", svg)
         svg = re.sub(r" (?:d|transform)=\"[^\"]*\"", _round_coordinates, svg)
         name = html.escape(f"{self.title}; the arrow keys go from value to value")
-        head = f'<svg class="chart" role="graphics-document" aria-label="{name}"'
+        style = f"max-width:{1.5 * self.width:.0f}px"
+        style += f";min-width:{0.8 * self.width:.0f}px" * self.is_wide
+        head = f'<svg class="chart" role="graphics-document" aria-label="{name}" style="{style}"'
         return Html(re.sub(r'<svg [^>]*?class="marks"', head, svg, count=1))
 
     @functools.cached_property

@@ -1,6 +1,6 @@
 """Heat maps."""
 
-from kstore_jax.charts.bars import WORD_A_LINE
+from kstore_jax.charts.bars import WORD_A_LINE, column_width
 from kstore_jax.charts.drawing import HEAT, INK, in_percent, percent
 
 _CORNER = {"titleAngle": 0, "titleAlign": "right", "titleX": -6, "titleY": -12}
@@ -20,7 +20,8 @@ def heat_spec(values: list[dict], y: str, lines: list[str], x: str, columns: lis
       y, x: titles of the axes.
       lines, columns: the labels of the axes, in order.
     """
-    heads = {"labelPadding": 18} if any(" " in column for column in columns) else {}
+    most_words = max((len(column.split()) for column in columns), default=1)
+    heads = {"labelPadding": 6 + 12 * (most_words - 1)}
     drawn = [value for value in values if value["accuracy"] is not None]
     position: dict[str, dict] = {
         "x": {
@@ -42,7 +43,7 @@ def heat_spec(values: list[dict], y: str, lines: list[str], x: str, columns: lis
     ink = {"condition": {"test": "datum.accuracy >= 55", "value": "#fff"}, "value": "#1d2329"}
     text = {"field": "accuracy", "type": "quantitative", "format": ".1f"}
     return {
-        "width": 58 * len(columns),
+        "width": round(column_width(columns, 58) * len(columns)),
         "height": 27 * len(lines),
         "data": {"values": drawn},
         "layer": [

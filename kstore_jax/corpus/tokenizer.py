@@ -249,5 +249,7 @@ class Vocabulary:
         return tokens
 
     def decode(self, tokens: np.ndarray) -> str:
-        """Returns the text of model tokens."""
-        return self.tokenizer.decode(self.ids[np.asarray(tokens)].tolist())
+        """Returns the text of model tokens; those beyond the vocabulary, such as masks, have
+        none."""
+        tokens = np.asarray(tokens)
+        return self.tokenizer.decode(self.ids[tokens[tokens < self.size]].tolist())

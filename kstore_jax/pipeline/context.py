@@ -114,6 +114,7 @@ def _load_trained(
 ) -> Any:
     """The trained arrays in the checkpoint after `steps` updates, in the tree of `like`."""
     graph.cache.require(stage)
+    graph.cache.check_files(stage)
     with open_checkpoints(graph.cache.folder(stage) / "checkpoints") as checkpoints:
         state = checkpoints.load(steps, trainable=shard_tree(context.mesh, like))
     return gather_to_host(context.mesh, state["trainable"])

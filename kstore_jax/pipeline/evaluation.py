@@ -110,7 +110,7 @@ def format_evaluation(row: dict) -> str:
 
 def _score_lines(scores: dict, beam_size: int) -> list[str]:
     """The table of one task, a group of its questions a column."""
-    lines, names = [], [*scores["test"]["exact"]]
+    lines, names = [], [*dict.fromkeys([*scores["test"]["exact"], *scores["train"]["exact"]])]
     widths = [max(14, len(name) + 2) for name in names]
     columns = "".join(f"{name:>{width}}" for name, width in zip(names, widths, strict=True))
     kinds = {"exact": "right", "beam": f"beam of {beam_size}", "first": "first token"}
@@ -122,6 +122,7 @@ def _score_lines(scores: dict, beam_size: int) -> list[str]:
         if half == "test":
             measures["majority guess"] = scores["baseline"]
         for label, shares in measures.items():
-            cells = (f"{100 * shares[n]:>{w}.1f}" for n, w in zip(names, widths, strict=True))
+            texts = (f"{100 * shares[name]:.1f}" if name in shares else "–" for name in names)
+            cells = (f"{text:>{w}}" for text, w in zip(texts, widths, strict=True))
             lines.append(f"  {label:<20}{''.join(cells)}")
     return lines

@@ -9,7 +9,7 @@ from kstore_jax.files import read_json
 from kstore_jax.pipeline.experiment import Experiment, parse
 from kstore_jax.pipeline.finetune import best_row
 from kstore_jax.pipeline.graph import ExperimentGraph
-from kstore_jax.pipeline.stages import Cache
+from kstore_jax.pipeline.stages import BOOKKEEPING, Cache
 from kstore_jax.train.provenance import code_version
 from kstore_jax.train.telemetry import METRICS, last_metrics
 from kstore_jax.train.timing import goodput
@@ -82,7 +82,7 @@ def result_row(graph: ExperimentGraph) -> dict:
         "exposures": results["pretrain"]["exposures"],
         "parameters": results["pretrain"]["parameters"],
         "vocabulary": results["pretrain"]["vocabulary"],
-        "readouts": {name: _without_seconds(results[name]) for name in graph.readouts},
+        "readouts": {name: _measured(results[name]) for name in graph.readouts},
         "finetune_grid": finetune_grid(graph),
         "code": sorted(set(map(code_version, attempts))),
         "seconds": sum(seconds.values()),
@@ -91,8 +91,8 @@ def result_row(graph: ExperimentGraph) -> dict:
     }
 
 
-def _without_seconds(result: dict) -> dict:
-    return {name: value for name, value in result.items() if name != "seconds"}
+def _measured(result: dict) -> dict:
+    return {name: value for name, value in result.items() if name not in BOOKKEEPING}
 
 
 def finetune_grid(graph: ExperimentGraph) -> list[dict]:

@@ -3,7 +3,8 @@
 The folder of a stage is named by a hash of its kind, the version of its code, its configuration and
 its parents, so equal stages of several experiments are computed once. A stage is finished when its
 `result.json` exists; that file is renamed into place last. A lock, which is released when its
-process dies, keeps two workers from computing one stage at the same time.
+process dies, keeps two workers from computing one stage at the same time. The result holds the
+digests of the files that other stages and users read; who reads them checks.
 """
 
 import contextlib
@@ -17,13 +18,15 @@ from collections.abc import Callable, Sequence
 import filelock
 
 from kstore_jax.errors import DamagedFileError, UserError
-from kstore_jax.files import read_json, write_json
-from kstore_jax.train.distributed import broadcast_from_first, is_first
+from kstore_jax.files import read_json, sha256, write_json
+from kstore_jax.train.distributed import any_process, broadcast_from_first, is_first
 from kstore_jax.train.provenance import provenance
 from kstore_jax.train.telemetry import METRICS, read_metrics
 
 RESULT = "result.json"
 _CONFIG, _STAGE = "config.json", "stage.json"
+BOOKKEEPING = ("seconds", "digests")
+"""Fields of every result that are no numbers of the stage."""
 
 
 class NotFinished(UserError):
@@ -88,6 +91,7 @@ class Cache:
 
     def __init__(self, root: pathlib.Path):
         self.root = root
+        self._checked: set[str] = set()  # stages whose files are as they were written
 
     def folder(self, stage: Stage) -> pathlib.Path:
         return self.root / stage.folder
@@ -116,6 +120,22 @@ class Cache:
                 "`kstore run` with the configuration of the run computes it"
             )
         return result
+
+    def check_files(self, stage: Stage) -> None:
+        """Checks the files of a finished stage, once, against the digests in its result; the first
+        process of a run reads them for all.
+
+        Raises:
+          DamagedFileError: one is missing or was changed; the message says what to remove.
+        """
+        folder, changed = self.folder(stage), []
+        if stage.folder not in self._checked and is_first():
+            for name, digest in (self.result(stage) or {}).get("digests", {}).items():
+                changed += [name] if _sha256(folder / name) != digest else []
+        if any_process(bool(changed)):
+            names = ", ".join(str(folder / name) for name in changed) or str(folder)
+            raise DamagedFileError(f"{names}: damaged; remove {folder} and run again")
+        self._checked.add(stage.folder)
 
     def attempts(self, folder: str) -> list[dict]:
         """The provenance of each attempt at the stage of that folder."""
@@ -216,8 +236,25 @@ class Cache:
             seconds = share + (lines[-1]["seconds"] if lines else 0.0)
             results.append({**result, "seconds": round(seconds, 2)})
             if is_first():
+                results[-1]["digests"] = _digests(folder)
                 write_json(folder / RESULT, results[-1])
         return broadcast_from_first(results)
+
+
+def _digests(folder: pathlib.Path) -> dict[str, str]:
+    """The SHA-256 of the trained parameters of the last checkpoint, and of the cases of a readout,
+    by path; a dataset has a manifest instead."""
+    steps = [int(path.name) for path in folder.glob("checkpoints/*") if path.name.isdecimal()]
+    names = [f"checkpoints/{max(steps)}/trainable"] if steps else []
+    digests = {name: _sha256(folder / name) for name in (*names, "cases.npz")}
+    return {name: digest for name, digest in digests.items() if digest}
+
+
+def _sha256(path: pathlib.Path) -> str:
+    """The SHA-256 of a file or folder; empty where there is none."""
+    with contextlib.suppress(FileNotFoundError):
+        return sha256(path)
+    return ""
 
 
 def _begin(stage: Stage, folder: pathlib.Path) -> None:

@@ -167,6 +167,7 @@ class Readout:
         numbers are in the metrics of pretraining.
       title: heading of its section on the page.
       paragraph: what the section shows and how to read it.
+      in_the_paper: what the paper found; only on pages with people of the bundled world.
     """
 
     name: str
@@ -176,6 +177,7 @@ class Readout:
     measures_training: bool = False
     title: str = ""
     paragraph: str = ""
+    in_the_paper: str = ""
 
     def check(self, config: Any, experiment: Any) -> None:
         """Raises UserError, which begins with the field, where the configuration does not fit the

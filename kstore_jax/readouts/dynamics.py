@@ -46,8 +46,11 @@ class Dynamics(Readout):
     paragraph = (
         "First tokens of the values in the biographies, and of the answers, for people whose "
         "questions are trained (P_train) and for the others (P_test); and whole answers about "
-        "P_test. With questions mixed in, they rise in this order in the paper (Fig. 1): answers "
-        "about P_train, biographies of P_train, biographies of P_test, answers about P_test."
+        "P_test."
+    )
+    in_the_paper = (
+        "With questions mixed in, they rise in this order in the paper (Fig. 1): answers about "
+        "P_train, biographies of P_train, biographies of P_test, answers about P_test."
     )
 
     def during(

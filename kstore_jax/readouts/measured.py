@@ -19,6 +19,8 @@ class Measured:
       seeds: the seed of each row.
       results: the result of each row.
       labels: label of each attribute by name.
+      bundled: whether its people are of the bundled world, the paper's; notes about the paper are
+        for such groups only.
       published: the paper's numbers by name (`report/paper.py`, `Published`); empty where it has
         none for this group.
     """
@@ -29,6 +31,7 @@ class Measured:
     seeds: tuple[int, ...]
     results: tuple[dict, ...]
     labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    bundled: bool = False
     published: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def label_of(self, name: str) -> str:
@@ -72,7 +75,8 @@ def values_at(rows: tuple[dict, ...], path: tuple[str | int, ...]) -> list:
 def means(values: list) -> Any:
     """The mean of numbers, of each entry of dictionaries, or of each place of lists."""
     if isinstance(values[0], dict):
-        return {key: means([value[key] for value in values]) for key in values[0]}
+        keys = dict.fromkeys(key for value in values for key in value)
+        return {key: means([value[key] for value in values if key in value]) for key in keys}
     if isinstance(values[0], list):
         return [means(list(cells)) for cells in zip(*values, strict=True)]
     numbers = [value for value in values if value is not None]

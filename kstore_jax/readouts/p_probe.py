@@ -49,7 +49,8 @@ class PProbe(ProbeReadout):
         "The frozen model reads a biography. Just before each attribute is stated, linear probes "
         "on its last layer predict the attributes still to come. In the first row the model has "
         "read little more than the name: high numbers there mean that the fact is stored with the "
-        "name. Numbers that are high only further down mean that it is tied to the text before it."
+        "name. Numbers that are high only further down mean that it is tied to the text before it. "
+        "Ceiling: the share of people whose value, or first token, occurs among those trained on."
     )
 
     def run(self, context: Context, config: PProbeConfig, folder: pathlib.Path) -> dict:
@@ -146,7 +147,8 @@ def _stated_lines(group: Measured) -> list[Line]:
             for attribute, other in (pair, reversed(pair))
         }
         measured = [share for share in shares.values() if share is not None]
-        lines.append(Line(kind, {"mean": sum(measured) / len(measured), **shares}, name))
+        mean = sum(measured) / len(measured) if measured else None
+        lines.append(Line(kind, {"mean": mean, **shares}, name))
     return lines
 
 
@@ -174,6 +176,7 @@ def _chart(
     positions = max(map(len, cells.values()))
     lines = {_ordinal(p + 1): {a: cells[a][p] for a in attributes} for p in range(positions)}
     where = {line: f"before the {line} attribute" for line in lines}
+    places = " to ".join(dict.fromkeys([_ordinal(1), _ordinal(positions)]))
     values, rows = [], []
     for line, shares in {**lines, **levels}.items():
         rows.append((line, *(in_percent(shares.get(a)) for a in attributes)))
@@ -187,12 +190,12 @@ def _chart(
         alt=f"{group.label}: P-probing, first token, {whose}, just before the first attribute: "
         f"{listed(at_name(cells), group.labels)}.",
         spec=heat_spec(values, "before the", [*lines, " ", *levels], "", columns),
-        columns=("before the", *attributes),
+        columns=("before the", *columns),
         rows=rows,
-        legend="Accuracy in % of the first token, read just before the 1st to "
-        f"{_ordinal(positions)} attribute.",
+        legend=f"Accuracy in % of the first token, read just before the {places} attribute.",
     )
 
 
 def _ordinal(number: int) -> str:
-    return str(number) + {1: "st", 2: "nd", 3: "rd"}.get(number, "th")
+    teen = number % 100 in (11, 12, 13)
+    return str(number) + ("th" if teen else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th"))

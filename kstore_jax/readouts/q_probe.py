@@ -38,8 +38,8 @@ class QProbe(ProbeReadout):
     title = "Q-probing: is the fact readable from the name alone?"
     paragraph = (
         "The frozen model reads the full name only. Linear probes at its end predict each "
-        "attribute: the first token, and the whole value (except the birth date, which has too "
-        "many values). High accuracy means that the name alone recalls the fact. Where accuracy "
+        "attribute: the first token, and the whole value (except of dates, which have too many "
+        "values). High accuracy means that the name alone recalls the fact. Where accuracy "
         "is at the majority guess, expect no answers to questions about the person."
     )
 
@@ -94,7 +94,9 @@ def _chart(group: Measured) -> Chart:
         if a in shares
     ]
     columns = ("", *(f"{MARKS[mark].partition(',')[0]}, {kind}" for mark, kind in levels))
-    rows = [(a, *(in_percent(shares.get(a)) for shares in levels.values())) for a in attributes]
+    rows = [
+        (label[a], *(in_percent(shares.get(a)) for shares in levels.values())) for a in attributes
+    ]
     values.sort(key=lambda value: value["kind"])
     first = listed(levels["run", "first token"], label)
     whole = listed(levels["whole", "whole value"], label)

@@ -240,7 +240,7 @@ def _tables(task: str, groups: Sequence[Measured]) -> list[Table]:
     return [
         Table(
             f"First tokens of the answers{suffix}",
-            _FIRST_NOTE,
+            _FIRST_NOTE + _FIRST_PAPER_NOTE * any(map(_published_first, groups)),
             bodies(_first_lines),
             labels=labels,
         ),
@@ -260,11 +260,14 @@ def _tables(task: str, groups: Sequence[Measured]) -> list[Table]:
     ]
 
 
-_BEAM_NOTE = "Exact match in %, about people held out. The paper decodes with a beam of 4."
+_BEAM_NOTE = "Exact match in %, about people held out."
 _FIRST_NOTE = (
     "Accuracy in %. Many values begin with the same token, so the majority guess is higher than "
-    "for whole answers. The paper prints means of the trained half (Fig. 2a and 11; here for LoRA "
-    "of rank 8, and 128 for the embedding)."
+    "for whole answers."
+)
+_FIRST_PAPER_NOTE = (
+    " The paper prints means of the trained half (Fig. 2a and 11; here for LoRA of rank 8, and 128 "
+    "for the embedding)."
 )
 _REWORDED_NOTE = (
     "Accuracy in %, exact match about people held out. Finetuning trains one wording; here the "
@@ -273,14 +276,19 @@ _REWORDED_NOTE = (
 )
 
 
+def _published_first(group: Measured) -> bool:
+    return group.published.get("qa_train_first") is not None
+
+
 def _first_lines(group: Measured) -> list[Line]:
     lines = [
         Line("trained on", group.means("train", "first")),
         Line("held out", group.means("test", "first"), "ours"),
         Line("majority guess", group.means("baseline_first"), "guess"),
     ]
-    if (theirs := group.published.get("qa_train_first")) is not None:
-        lines.append(Line("the paper, trained on", {"mean": theirs}, "paper"))
+    if _published_first(group):
+        theirs = {"mean": group.published["qa_train_first"]}
+        lines.append(Line("the paper, trained on", theirs, "paper"))
     return lines
 
 
@@ -320,7 +328,10 @@ def _chart(task: str, group: Measured) -> Chart:
         *(bar("seed", label[a], x[a], whose=name) for name, x in seeds for a in attributes),
     ]
     lines = [*((MARKS[mark], shares) for mark, shares in levels.items()), *seeds]
-    rows = [(name, *(in_percent(s.get(name)) for _, s in lines)) for name in ("mean", *attributes)]
+    rows = [
+        (label.get(name, name), *(in_percent(s.get(name)) for _, s in lines))
+        for name in ("mean", *attributes)
+    ]
     ours, guess = (listed(levels[mark], label) for mark in ("run", "guess"))
     alt = f"{group.label}: exact match on people held out. This run: {ours}."
     alt += f" Majority guess: {guess}." + of_the_paper(levels.get("paper"), label)

@@ -23,11 +23,13 @@ from kstore_jax.tasks.base import accuracy_by_column
 
 _MASKED_NOTE = (
     "Values predicted whole, in %, in the biographies that pretraining read. With all values "
-    "hidden, only the name is left to predict them from, as in a question. In the paper (Part 3.1, "
-    "section 7), BERT predicts masked words from the words beside them. It ties them to the name "
-    "only where those words do not determine them: the parts of a birth date, majors of one word. "
-    "So its BERT answers birth dates and majors in part, and the other attributes hardly more "
-    "often than a guess."
+    "hidden, only the name is left to predict them from, as in a question."
+)
+_MASKED_PAPER_NOTE = (
+    " In the paper (Part 3.1, section 7), BERT predicts masked words from the words beside them. "
+    "It ties them to the name only where those words do not determine them: the parts of a birth "
+    "date, majors of one word. So its BERT answers birth dates and majors in part, and the other "
+    "attributes hardly more often than a guess."
 )
 
 
@@ -70,7 +72,8 @@ class Recall(Readout):
             if group.has("hidden")
         ]
         title = "Masked values in biographies"
-        return [Table(title, _MASKED_NOTE, bodies, labels=labels_of(groups))]
+        note = _MASKED_NOTE + _MASKED_PAPER_NOTE * any(group.bundled for group in groups)
+        return [Table(title, note, bodies, labels=labels_of(groups))]
 
     def work(
         self, context: Context, texts: TokenizedTexts, config: RecallConfig, scale: float

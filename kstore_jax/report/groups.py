@@ -54,6 +54,7 @@ class Group:
             seeds=tuple(row["seed"] for row in self.rows),
             results=tuple(row["readouts"][name] for row in self.rows),
             labels=self.labels,
+            bundled=self.bundled,
             published=vars(published) | {"q_guess": paper.baseline().q_first} if published else {},
         )
 
@@ -105,12 +106,17 @@ class Group:
         return paper.published(self.dataset, self.setting) if self.as_in_the_paper else None
 
     @property
+    def bundled(self) -> bool:
+        """Whether its people are of the bundled world, the paper's."""
+        others = any(config.world.folder for config in self.configs)
+        return set(self.labels) == set(paper.ATTRIBUTES) and not others
+
+    @property
     def as_in_the_paper(self) -> bool:
         """Whether this is a GPT-2 in the bundled world that was finetuned or read questions."""
         causal = self.rows[0].get("direction", "causal") == "causal"
-        return causal and all(
-            not config.world.folder
-            and config.model.activation == "gelu"  # Llama's is another
+        return (self.bundled and causal) and all(
+            config.model.activation == "gelu"  # Llama's is another
             and bool(config.data.qa_share) != bool(config.finetune.steps)
             for config in self.configs
         )
@@ -149,7 +155,7 @@ def _wording(variant: Variant, attributes: int) -> str:
     else:
         text = f"one {shuffled}text about each person"
     if variant.order == "couples":
-        text += " with its sentences shuffled as three pairs"
+        text += " with its sentences shuffled in pairs"
     if variant.fullname:
         text += " with the full name in every sentence"
     if variant.name_at == attributes:

@@ -61,7 +61,10 @@ def write(runs: Sequence[pathlib.Path], out: pathlib.Path) -> pathlib.Path:
     sections = [
         Section("glance", "At a glance", [_glance(groups)]),
         Section("numbers", "In numbers", _numbers(groups)),
-        *(Section(name, title, _figures(text, drawn[name])) for name, title, text in sections_of()),
+        *(
+            Section(name, title, _figures(text, drawn[name]))
+            for name, title, text in sections_of(any(group.bundled for group in groups))
+        ),
         Section("run", "Settings of the run", run_settings(groups, provenances)),
         Section("files", "Files", [_files(runs, out, groups)]),
     ]
@@ -257,7 +260,8 @@ def _figure(chart: Chart) -> Html:
     ]  # fmt: skip
     below = tag("div", tag("details", tag("summary", "Values"), values), *links, class_="below")
     caption = tag("figcaption", chart.title)
-    return tag("figure", caption, chart.svg, tag("p", chart.alt, class_="alt"), below)
+    drawn = caption, chart.svg, tag("p", chart.alt, class_="alt"), below
+    return tag("figure", *drawn, **{"class_": "wide"} if chart.is_wide else {})
 
 
 def _cell(value: float | str | None) -> str:
@@ -273,19 +277,22 @@ _BEFORE = (
         "Each point is a dataset. On the line both shares are equal. Models and worlds of other "
         "sizes answer more or fewer questions overall, so compare the order. The datasets whose "
         "ranks are furthest apart are in full colour.",
+        "",
     ),
     (
         "lora",
         "Ways of finetuning: the ranks of LoRA",
         "Answers about people held out. Rows: the rank of the change to queries and values. "
         "Columns: the rank of the change to the embedding. All: these weights themselves are "
-        "trained; in the paper's last cell, every weight of the model (Fig. 2a, 2b and 11).",
+        "trained.",
+        "In the paper's last cell, every weight of the model is trained (Fig. 2a, 2b and 11).",
     ),
     (
         "series",
         "More questions, or more people",
         "Answers about people held out, for models that differ in the share of questions in "
-        "pretraining (Fig. 10 of the paper), or in the number of people and of windows read.",
+        "pretraining, or in the number of people and of windows read.",
+        "The paper's share of questions: Fig. 10.",
     ),
 )
 _AFTER = (
@@ -294,14 +301,22 @@ _AFTER = (
         "Pretraining",
         "Mean next-token loss over the whole text, on the training data. Long curves are sampled; "
         "metrics.jsonl in the folder of the stage has every point.",
+        "",
     ),
 )
 
 
-def sections_of() -> list[tuple[str, str, str]]:
-    """Name, title and text of each section of charts: of the readouts, between the others."""
-    of_readouts = [(r.name, r.title or r.name, r.paragraph) for r in _readouts()]
-    return [*_BEFORE, *of_readouts, *_AFTER]
+def sections_of(bundled: bool) -> list[tuple[str, str, str]]:
+    """Name, title and text of each section of charts: of the readouts, between the others.
+
+    Args:
+      bundled: whether the texts say what the paper found.
+    """
+    of_readouts = [(r.name, r.title or r.name, r.paragraph, r.in_the_paper) for r in _readouts()]
+    return [
+        (name, title, f"{text} {in_the_paper}".strip() if bundled else text)
+        for name, title, text, in_the_paper in (*_BEFORE, *of_readouts, *_AFTER)
+    ]
 
 
 def _files(runs: Sequence[pathlib.Path], out: pathlib.Path, groups: Sequence[Group]) -> Html:

@@ -48,6 +48,13 @@ def run_settings(groups: Sequence[Group], provenances: Sequence[dict]) -> list[H
         tag("h3", "Seconds of each stage"),
         _times(groups),
         *_every_setting(configs),
+        *(_differences(rows, configs) if any(group.bundled for group in groups) else ()),
+    ]
+
+
+def _differences(rows: Sequence[dict], configs: Sequence[Experiment]) -> list[Html]:
+    """Differences from the paper, for people of its world."""
+    return [
         tag("h3", "Differences from the paper"),
         *(tag("p", text) for text in _of_this_run(rows, configs)),
         tag("p", "In every run of this package, unlike the paper:"),

@@ -158,7 +158,8 @@ def pools(experiment: Experiment) -> dict[str, dict[str, float | None]]:
     commonest `first_word`; `paper_commonest` and `paper_first_word` are the same shares of the
     paper's pools (Part 3.1, Fig. 7, first row), where it has the attribute."""
     drawn_from = ExperimentData(experiment.world, experiment.data).language.pools
-    printed, sizes = paper.baseline(), {}
+    printed = None if experiment.world.folder else paper.baseline()
+    sizes = {}
     for attribute, values in drawn_from.values.items():
         drawn = np.array(values)
         for rule in (drawn_from.functions, drawn_from.columns):
@@ -168,20 +169,22 @@ def pools(experiment: Experiment) -> dict[str, dict[str, float | None]]:
         sizes[attribute] = {
             "values": len(values),
             "commonest": float(value),
-            "paper_commonest": printed.qa.get(attribute),
+            "paper_commonest": printed.qa.get(attribute) if printed else None,
             "first_word": float(word),
-            "paper_first_word": printed.q_first.get(attribute),
+            "paper_first_word": printed.q_first.get(attribute) if printed else None,
         }
     return sizes
 
 
 def pools_text(sizes: dict[str, dict[str, float | None]]) -> str:
     """The result of `pools` as text for a terminal; shares in %."""
-    columns = ("commonest", "paper_commonest", "first_word", "paper_first_word")
+    heads = {"commonest": "commonest", "paper_commonest": "(paper)"}
+    heads |= {"first_word": "first word", "paper_first_word": "(paper)"}
+    heads = {c: x for c, x in heads.items() if any(of[c] is not None for of in sizes.values())}
     width = max(13, *map(len, sizes))
-    lines = [f"{'attribute':<{width}}  values  commonest  (paper)  first word  (paper)"]
+    lines = [f"{'attribute':<{width}}  values  {'  '.join(heads.values())}"]
     for attribute, of in sizes.items():
-        shares = ("" if of[column] is None else f"{of[column]:.1%}" for column in columns)
-        cells = (f"{share:>{size}}" for share, size in zip(shares, (11, 9, 12, 9), strict=True))
+        shares = {column: "" if of[column] is None else f"{of[column]:.1%}" for column in heads}
+        cells = (f"{share:>{len(heads[column]) + 2}}" for column, share in shares.items())
         lines.append(f"{attribute:<{width}} {of['values']:>7}{''.join(cells)}")
     return "\n".join(lines)

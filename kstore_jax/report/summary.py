@@ -57,7 +57,7 @@ def _finetuning_in_doubt(learned: Sequence[Group]) -> list[str]:
         f"Not even all trained questions are answered ({each}): low held-out accuracy "
         "may come from the finetuning, not the pretraining."
     )
-    cited = any(group.dataset == "single" for group in untrained)
+    cited = any(group.dataset == "single" and group.bundled for group in untrained)
     return [f"{doubt} {paper.LORA_ON_SINGLE}" if cited else doubt]
 
 

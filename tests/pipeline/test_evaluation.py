@@ -43,7 +43,7 @@ def test_answers_shown_are_about_held_out_people(finished, evaluated):
             assert shown["right"] == (shown["answer"] == shown["truth"])
         text = format_evaluation(row)
         assert all(shown["truth"] in text for shown in row["shown"])
-        assert f"{100 * row['test']['exact']['mean']:.1f}" in text
+        assert f"{100 * row['scores']['extraction']['test']['exact']['mean']:.1f}" in text
 
 
 def test_one_row_as_json(finished, capsys):
@@ -51,7 +51,7 @@ def test_one_row_as_json(finished, capsys):
     (row,) = json.loads(capsys.readouterr().out)["rows"]
     assert row["dataset"] == "multi2+permute"
     assert row["shown"] == []
-    assert "beam" not in row["test"]
+    assert "beam" not in row["scores"]["extraction"]["test"]
 
 
 def test_an_error_is_one_line_on_stderr(finished, tmp_path, capsys):

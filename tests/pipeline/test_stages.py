@@ -10,6 +10,8 @@ import time
 
 import pytest
 
+from kstore_jax.errors import DamagedFileError
+from kstore_jax.pipeline import stages
 from kstore_jax.pipeline.stages import RESULT, Cache, NotFinished, Stage
 
 
@@ -45,6 +47,60 @@ def test_any_change_of_kind_version_configuration_or_parents_gives_another_key()
         stage(parents=(stage(parents=(other,)),)),
     ]
     assert len({one.key for one in different}) == len(different)
+
+
+FILES = ("checkpoints/10/trainable/d/a", "checkpoints/10/trainable/b", "cases.npz")
+
+
+def with_files(folder: pathlib.Path) -> dict:
+    """Computes a stage with two checkpoints and the cases of a readout."""
+    for name in (*FILES, "checkpoints/9/trainable/b", "checkpoints/10/optimizer/b"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"content")
+    return {}
+
+
+def test_a_result_has_the_digests_of_the_files_that_others_read(tmp_path):
+    result = Cache(tmp_path).ensure(stage(), with_files)
+    assert set(result["digests"]) == {"checkpoints/10/trainable", "cases.npz"}
+    assert Cache(tmp_path).ensure(stage(kind="other"), empty_result)["digests"] == {}
+    Cache(tmp_path).check_files(stage())
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("content", [b"Content", None])
+def test_a_changed_or_missing_file_of_a_finished_stage_is_found(tmp_path, name, content):
+    cache = Cache(tmp_path)
+    cache.ensure(stage(), with_files)
+    path = cache.folder(stage()) / name
+    path.write_bytes(content) if content else path.unlink()
+    folder = cache.folder(stage())
+    with pytest.raises(DamagedFileError, match=rf": damaged; remove {folder} and run again$"):
+        cache.check_files(stage())
+
+
+def test_files_are_checked_once_a_process(tmp_path, monkeypatch):
+    cache = Cache(tmp_path)
+    cache.ensure(stage(), with_files)
+    cache.check_files(stage())
+    monkeypatch.setattr(stages, "sha256", lambda path: pytest.fail(f"{path} is read again"))
+    cache.check_files(stage())
+
+
+def test_other_processes_than_the_first_read_no_files(tmp_path, monkeypatch):
+    Cache(tmp_path).ensure(stage(), with_files)
+    monkeypatch.setattr(stages, "is_first", lambda: False)
+    monkeypatch.setattr(stages, "sha256", lambda path: pytest.fail(f"{path} is read"))
+    Cache(tmp_path).check_files(stage())
+    Cache(tmp_path).ensure(stage(kind="other"), lambda folder: {})
+
+
+def test_a_result_without_digests_is_accepted(tmp_path):
+    cache = Cache(tmp_path)
+    cache.ensure(stage(), with_files)
+    path = cache.folder(stage()) / RESULT
+    path.write_text(json.dumps({"seconds": 1.0}))
+    cache.check_files(stage())
 
 
 def test_a_result_exists_only_when_the_stage_is_finished(tmp_path):

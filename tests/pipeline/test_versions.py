@@ -13,7 +13,7 @@ import pytest
 
 from kstore_jax.pipeline.graph import ExperimentGraph
 from kstore_jax.pipeline.results import read_graphs
-from kstore_jax.pipeline.stages import Stage
+from kstore_jax.pipeline.stages import BOOKKEEPING, Stage
 from kstore_jax.train.telemetry import METRICS, read_metrics
 
 RECORDED = pathlib.Path(__file__).with_name("recorded_results.json")
@@ -45,10 +45,10 @@ def numbers(graph: ExperimentGraph, stage: Stage) -> dict[str, float | str]:
 
 
 def _flatten(path: str, value, values: dict[str, float | str]) -> None:
-    """Adds every leaf of nested lists and dictionaries to `values`, except times."""
+    """Adds every leaf of nested lists and dictionaries to `values`, except times and digests."""
     if isinstance(value, dict):
         for name, inner in value.items():
-            if name != "seconds":
+            if name not in BOOKKEEPING:
                 _flatten(f"{path}{name}.", inner, values)
     elif isinstance(value, list):
         for i, inner in enumerate(value):

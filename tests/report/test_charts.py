@@ -96,6 +96,44 @@ def test_a_recorded_ceiling_is_drawn():
         assert "ceiling" not in str(without)
 
 
+def with_attributes(labels: list[str]) -> list[drawing.Chart]:
+    """P-probing, Q-probing and answers of a group whose attributes have these labels."""
+    names = [f"fact_{i}" for i in range(len(labels))]
+    row = {**SINGLE, "attributes": dict(zip(names, labels, strict=True))}
+    cells = {name: [0.5] * len(names) for name in names}
+    levels = {kind: dict.fromkeys(names, 0.1) for kind in ("first", "whole")}
+    probe = {"first": cells, "whole": cells, "baseline": levels}
+    shares = dict.fromkeys(["mean", *names], 0.3)
+    half = {"exact": shares, "first": shares}
+    qa = {"train": half, "test": half, "baseline": shares, "baseline_first": shares}
+    row["readouts"] = {"p_probe": probe, "q_probe": probe, "qa": {"extraction": qa}}
+    (group,) = groups.groups([row], None)
+    return [
+        chart
+        for name in row["readouts"]
+        if (measured := group.measured(name))
+        for chart in READOUTS[name].charts([measured])
+    ]
+
+
+def test_labels_of_many_attributes_do_not_touch():
+    longest = 49.0  # pixels of "nationality" in Liberation Sans of 11 pixels
+    for chart in with_attributes(["nationality at birth", *["nationality"] * 19]):
+        assert chart.spec["width"] > 20 * longest
+        assert chart.is_wide
+    for chart in with_attributes(["fact"]):
+        assert not chart.is_wide
+
+
+def test_places_have_the_ordinals_of_the_language():
+    rows = [row[0] for row in with_attributes(["fact"] * 23)[0].rows]
+    assert rows[:3] == ["1st", "2nd", "3rd"]
+    assert rows[10:13] == ["11th", "12th", "13th"]
+    assert rows[19:23] == ["20th", "21st", "22nd", "23rd"]
+    (heat, *_) = with_attributes(["fact"])
+    assert heat.legend.endswith("just before the 1st attribute.")
+
+
 def test_a_long_title_of_a_picture_is_wrapped():
     shares = 0.1234, 0.4567, 0.9
     alike = Agreement("qa_mean", ("single", "multi2", "multi5"), shares, shares)

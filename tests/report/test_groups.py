@@ -72,7 +72,7 @@ def test_no_two_datasets_have_the_same_wording():
         ("multi5+permute", "five shuffled wordings of the text about each person"),
         (
             "couple2",
-            "two wordings of the text about each person with its sentences shuffled as three pairs",
+            "two wordings of the text about each person with its sentences shuffled in pairs",
         ),
         ("fresh", "in every pass a new shuffled wording of the text about each person"),
         (

@@ -1,9 +1,15 @@
 """A damaged file is named in one line with its remedy."""
 
+import pathlib
+import shutil
+
 import pytest
 
 from kstore_jax.cli import main as cli
+from kstore_jax.pipeline.results import read_graphs
 from tests.sweep.sweeps import assert_alike, contents, sweep_again
+
+KINDS = ("shards", "pretrain", "finetune")
 
 
 @pytest.mark.parametrize("place", [0.0, 0.5, 0.99])
@@ -54,8 +60,33 @@ def test_a_damaged_checkpoint_of_a_finished_stage_is_not_replaced_by_an_earlier_
     assert cli.main(["sweep", config, f"--workdir={copied}", "--workers=1"]) == 1
     row, last = capsys.readouterr().err.splitlines()
     assert f": {copied}/stages/pretrain-" in row
-    assert "/checkpoints/24: damaged; remove " in row
+    assert "/checkpoints/24/trainable: damaged; remove " in row
     assert last.startswith("kstore: 1 of 2 rows failed; ")
+
+
+def flip_a_byte(path: pathlib.Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("kind", ["pretrain", "finetune"])
+def test_a_changed_byte_in_a_checkpoint_is_found_by_eval(copied, capsys, kind):
+    folder = copied / "stages" / read_graphs(copied)[0].stages[KINDS.index(kind)].folder
+    trained = folder / "checkpoints" / "24" / "trainable"
+    flip_a_byte(trained / "array_metadatas" / "process_0")  # Orbax restores it without an error
+    assert cli.main(["eval", str(copied), "--row=0", "--beam=1", "--show=0"]) == 1
+    expected = f"kstore: {trained}: damaged; remove {folder} and run again\n"
+    assert capsys.readouterr() == ("", expected)
+
+
+def test_a_changed_byte_in_a_checkpoint_is_found_by_finetuning(copied, config_file, capsys):
+    for folder in copied.glob("stages/finetune-*"):
+        shutil.rmtree(folder)
+    for folder in copied.glob("stages/pretrain-*"):
+        flip_a_byte(folder / "checkpoints" / "24" / "trainable" / "array_metadatas" / "process_0")
+    assert sweep_again(config_file, copied) == 1
+    assert "/checkpoints/24/trainable: damaged; remove " in capsys.readouterr().err
 
 
 def test_a_stage_file_without_parents_is_damaged(copied, capsys):
