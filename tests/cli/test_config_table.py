@@ -1,9 +1,11 @@
 """`kstore config` documents every field that a command line can set."""
 
+import pathlib
 import re
 
 import pytest
 
+from kstore_jax.cli.config_table import config_markdown
 from kstore_jax.cli.main import main
 from kstore_jax.config.fields import flatten
 from kstore_jax.pipeline.experiment import default
@@ -77,3 +79,16 @@ def test_an_unknown_field_is_refused(capsys, names, message):
     assert captured.out == ""
     assert captured.err.startswith(f"kstore: {message}")
     assert captured.err.count("\n") == 1
+
+
+def test_the_page_of_all_fields_is_up_to_date():
+    page = pathlib.Path(__file__).parents[2] / "docs" / "config.md"
+    assert page.read_text() == config_markdown() + "\n", (
+        "run `python -m kstore_jax.cli.config_table > docs/config.md`"
+    )
+
+
+def test_the_page_has_every_field_once():
+    fields = re.findall(r"^\| `([^`]+)` \|", config_markdown(), re.MULTILINE)
+    assert len(fields) == len(set(fields))
+    assert set(fields) == set(flatten(default().to_dict()))
