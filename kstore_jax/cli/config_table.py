@@ -135,8 +135,10 @@ def _presets() -> list[_Field]:
 def _values(kind: type, metadata: Any) -> str:
     """The values of a field in words: its choices, or its type and limits."""
     if choices := metadata.get("choices"):
-        return " | ".join(choices)
-    text = {str: "text", bool: "True | False", tuple: "rows"}.get(kind, kind.__name__)
+        text = " | ".join(choice or "''" for choice in choices)
+    else:
+        text = {str: "text", bool: "True | False", tuple: "rows"}.get(kind, kind.__name__)
+        text = metadata.get("kind", text)
     minimum, maximum = metadata.get("minimum"), metadata.get("maximum")
     if maximum is not None:
         text += f" from {minimum} to {maximum}"

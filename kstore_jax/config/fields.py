@@ -53,7 +53,7 @@ def rows(*, affects_result: bool = True) -> Any:
 
 def names(*default: str, affects_result: bool = True) -> Any:
     """A tuple of texts."""
-    return _field(default, affects_result)
+    return _field(default, affects_result, kind="names")
 
 
 def section(kind: type, *, affects_result: bool = True) -> Any:

@@ -36,6 +36,8 @@ def test_every_field_is_documented(capsys):
         ("seed", "0 int, at least 0"),
         ("name", "'' text; no result depends on it"),
         ("sweep", "() rows"),
+        ("plugins", "() names; no result depends on it"),
+        ("until", "'' '' | pretrain | finetune; no result depends on it"),
         ("data.vocabulary", "'full' full | compact"),
         ("model.style", "'gpt2-rotary' gpt2-rotary | gpt2 | llama | mistral"),
         ("model.bias", "True True | False"),
