@@ -4,7 +4,6 @@ import dataclasses
 import json
 import os
 import pathlib
-import signal
 import subprocess
 import sys
 import time
@@ -76,7 +75,7 @@ def folder(tmp_path_factory) -> pathlib.Path:
     try:
         wait_until(interrupted)
     finally:
-        os.kill(process.pid, signal.SIGKILL)
+        process.kill()
         process.communicate()
     assert not (folder / "runs" / "films" / "results.json").exists()
     time.sleep(1)  # its workers end when it is gone
