@@ -126,6 +126,10 @@ class ProbeReadout(Readout):
         if (rank := config.embedding_rank) > (width := experiment.model.width):
             raise UserError(f"embedding_rank: expected at most model.width = {width}, got {rank}")
 
+    def numbers(self, result: dict) -> dict[str, float | None]:
+        """First tokens at the first position that is read."""
+        return {f"first {name}": share for name, share in at_name(result["first"]).items()}
+
 
 def probe_work(config: Probe, language: Language, length: int, held_out: float) -> float:
     """`Readout.work` of a probe that reads texts of `length` tokens, once a task, and is scored on

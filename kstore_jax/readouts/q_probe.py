@@ -58,9 +58,6 @@ class QProbe(ProbeReadout):
         names = name_examples(context.table, context.people, context.vocabulary, tasks)
         return probe_work(config, language, names.tokens.shape[1], scale * len(context.people))
 
-    def numbers(self, result: dict) -> dict[str, float | None]:
-        return {f"first {name}": cells[0] for name, cells in result["first"].items()}
-
     def charts(self, groups: Sequence[Measured]) -> list[Chart]:
         return [_chart(group) for group in groups]
 
