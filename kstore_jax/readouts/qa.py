@@ -189,13 +189,11 @@ def _answer_hits(
     hits = {"exact": exact[:, 0], "first": first[:, 0]}
     if free:
         generated = generate_answers(context, params, examples, beam_size=1)
-        hits["exact"] = _ends_with_answer(
-            items, examples, generated, context.vocabulary.end_of_text
-        )
+        hits["exact"] = ends_with_answer(items, examples, generated, context.vocabulary.end_of_text)
     return hits
 
 
-def _ends_with_answer(
+def ends_with_answer(
     items: Items, examples: SpanExamples, generated: np.ndarray, end: int
 ) -> np.ndarray:
     """(N,) bool: whether the generated tokens (N, K) before the end of text end with the answer."""
