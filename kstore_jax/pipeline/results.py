@@ -14,6 +14,9 @@ from kstore_jax.train.provenance import code_version
 from kstore_jax.train.telemetry import METRICS, last_metrics
 from kstore_jax.train.timing import goodput
 
+SCHEMA = 2
+"""Version of the layout of `results.json`."""
+
 
 def read_graphs(run: pathlib.Path) -> list[ExperimentGraph]:
     """The experiments of a run, in the order of its rows, over its cache.

@@ -9,6 +9,7 @@ from collections.abc import Collection, Sequence
 from kstore_jax.config.registry import MissingPlugin, import_plugins
 from kstore_jax.errors import DamagedFileError, UserError
 from kstore_jax.pipeline.experiment import Experiment, parse
+from kstore_jax.pipeline.results import SCHEMA
 from kstore_jax.readouts.base import READOUTS
 from kstore_jax.tasks.base import TASKS
 
@@ -69,20 +70,22 @@ def _damaged(path: pathlib.Path, fault: object) -> DamagedFileError:
 
 def _parse(run: pathlib.Path, text: str) -> Results:
     content = json.loads(text)
+    if content["rows"] and (schema := content.get("schema", 1)) != SCHEMA:
+        raise UserError(
+            f"{run / 'results.json'}: schema {schema}, expected {SCHEMA}; `kstore sweep` with the "
+            "configuration of the run writes it again"
+        )
     config_rows = _read_config_rows(run)
     missing = _import_plugins(config_rows)
     for row in content["rows"]:
         _check_row(row)
-    provenances = content.get("provenance") or []
-    if isinstance(provenances, dict):  # in results of older versions
-        provenances = [provenances]
     failed = {int(row["row"]): str(row["name"]) for row in content.get("failed", ())}
     known = [_known_part(row, missing) if missing else row for row in config_rows]
     return Results(
         rows=list(content["rows"]),
         configs=_parse_configs(known, content["rows"], failed),
         stages=run / content.get("stages", "stages"),
-        provenances=[dict(one) for one in provenances],
+        provenances=[dict(one) for one in content.get("provenance", ())],
         failed=tuple(f"row {i} ({name})" for i, name in failed.items()),
         missing=tuple(f"{e}; its results are in results.json only" for e in missing.values()),
     )

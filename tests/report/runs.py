@@ -13,6 +13,7 @@ from typing import Any
 from kstore_jax.config.fields import as_dict
 from kstore_jax.pipeline.experiment import Experiment, parse
 from kstore_jax.pipeline.graph import ExperimentGraph
+from kstore_jax.pipeline.results import SCHEMA
 from kstore_jax.pipeline.stages import Cache
 from kstore_jax.report import page as report
 from kstore_jax.report import paper
@@ -124,7 +125,8 @@ def a_run(folder: pathlib.Path, rows=CONTRAST, configs: Any = "of the rows", met
       metrics: whether the stages of pretraining have metrics.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "results.json").write_text(json.dumps({"rows": rows, "provenance": [PROVENANCE]}))
+    content = {"schema": SCHEMA, "rows": rows, "provenance": [PROVENANCE]}
+    (folder / "results.json").write_text(json.dumps(content))
     if configs == "of the rows":
         configs = [a_config(row) for row in rows]
     if configs is None:

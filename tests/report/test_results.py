@@ -6,37 +6,63 @@ import sys
 import pytest
 
 from kstore_jax.errors import UserError
+from kstore_jax.pipeline.results import SCHEMA
 from kstore_jax.report import page as report
 from tests.report.runs import CONTRAST, SINGLE, a_config, a_run, changed, text_of, without
+
+
+def written(row: dict, **more) -> str:
+    """`results.json` of one row."""
+    return json.dumps({"schema": SCHEMA, "rows": [row], **more})
 
 
 @pytest.mark.parametrize(
     ("content", "text"),
     [
         (None, "no results here; run `kstore run` first"),
+        (json.dumps({"rows": [SINGLE]}), "schema 1, expected 2; `kstore sweep` with the"),
         (json.dumps({"rows": []}), "no results here; run `kstore run` first"),
         ("", "damaged"),
-        ('{"rows": [', "damaged"),
+        ('{"schema": 2, "rows": [', "damaged"),
         ("[]", "damaged"),
-        ('{"rows": 3}', "damaged"),
-        ('{"rows": [3]}', "damaged"),
+        ('{"schema": 2, "rows": 3}', "damaged"),
+        ('{"schema": 2, "rows": [3]}', "damaged"),
         (b"\xff\xfe\x00", "damaged"),
-        (json.dumps({"rows": [without("readouts")]}), "damaged (readouts is missing)"),
         (
-            json.dumps({"rows": [changed(SINGLE, "qa", "extraction", "test", "exact", mean=1.5)]}),
+            written(without("readouts")),
+            "damaged (readouts is missing)",
+        ),
+        (
+            json.dumps(
+                {
+                    "schema": SCHEMA,
+                    "rows": [changed(SINGLE, "qa", "extraction", "test", "exact", mean=1.5)],
+                }
+            ),
             "share from 0 to 1, got 1.5",
         ),
         (
-            json.dumps({"rows": [changed(SINGLE, "qa", "extraction", test={})]}),
+            written(changed(SINGLE, "qa", "extraction", test={})),
             "damaged (exact is missing)",
         ),
-        (json.dumps({"rows": [changed(SINGLE, "recall", whole=3)]}), "damaged"),
-        (json.dumps({"rows": [changed(SINGLE, "recall", "whole", mean=float("nan"))]}), "recall"),
-        (json.dumps({"rows": [changed(SINGLE, "q_probe", first=3)]}), "damaged"),
-        (json.dumps({"rows": [{**SINGLE, "code": [3]}]}), "code: expected text, got 3"),
-        (json.dumps({"rows": [SINGLE], "stages": 3}), "damaged"),
-        (json.dumps({"rows": [{**SINGLE, "mixed": 3}]}), "damaged"),
-        (json.dumps({"rows": [{**SINGLE, "mixed": {"text": ""}}]}), "text_share is missing"),
+        (written(changed(SINGLE, "recall", whole=3)), "damaged"),
+        (
+            json.dumps(
+                {"schema": SCHEMA, "rows": [changed(SINGLE, "recall", "whole", mean=float("nan"))]}
+            ),
+            "recall",
+        ),
+        (written(changed(SINGLE, "q_probe", first=3)), "damaged"),
+        (
+            written({**SINGLE, "code": [3]}),
+            "code: expected text, got 3",
+        ),
+        (written(SINGLE, stages=3), "damaged"),
+        (written({**SINGLE, "mixed": 3}), "damaged"),
+        (
+            written({**SINGLE, "mixed": {"text": ""}}),
+            "text_share is missing",
+        ),
     ],
 )
 def test_bad_results_are_one_line_and_nothing_is_written(tmp_path, content, text):

@@ -69,8 +69,7 @@ def test_every_machine_that_computed_a_stage_is_listed(tmp_path):
         run = a_run(tmp_path)
         provenances = [{**PROVENANCE, "platform": machine} for machine in machines]
         content = json.loads((run / "results.json").read_text())
-        older = len(machines) == 1  # results of older versions have one provenance
-        content["provenance"] = provenances[0] if older else provenances
+        content["provenance"] = provenances
         (run / "results.json").write_text(json.dumps(content))
         return text_of(write_page(run))
 
