@@ -11,7 +11,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 from ml_collections.config_flags import tuple_parser
 
-from kstore_jax.config.registry import import_plugins
+from kstore_jax.config.registry import search_path
 from kstore_jax.errors import UserError, nearest
 from kstore_jax.pipeline import experiment
 
@@ -106,10 +106,10 @@ def parse_plugins(
     others = _parse(argv, values, known_only=True)
     file = (values.config or "").split(":", 1)[0]
     folders = dict.fromkeys([os.getcwd(), str(pathlib.Path(file).parent.resolve())])
-    import_plugins((), [*folders])
-    config = _load_config(values.config) if values.config else experiment.default()
-    if plugins := re.findall(r"[\w.]+", values["config.plugins"].value or ""):
-        experiment.add_plugins(config, *plugins)
+    with search_path(folders):
+        config = _load_config(values.config) if values.config else experiment.default()
+        if plugins := re.findall(r"[\w.]+", values["config.plugins"].value or ""):
+            experiment.add_plugins(config, *plugins)
     if config.get("plugins"):
         config.plugin_folders = (*folders,)
     delattr(values, "config.plugins")

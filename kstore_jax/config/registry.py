@@ -21,11 +21,12 @@ of every entry (`group`):
 'round'
 """
 
+import contextlib
 import dataclasses
 import importlib
 import pkgutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Generic, TypeVar
 
 from kstore_jax.errors import UserError, nearest
@@ -164,11 +165,29 @@ def import_plugins(modules: Any, folders: Any = ()) -> None:
     for field, names in (("plugins", modules), ("plugin_folders", folders)):
         if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
             raise UserError(f"{field}: expected a list of names, got {names!r}")
-    sys.path += [folder for folder in ("", *folders) if folder not in sys.path]
-    for name in modules:
-        try:
-            importlib.import_module(name)
-        except (Exception, SystemExit) as error:  # a plug-in is a program and may raise anything
-            if isinstance(error, ModuleNotFoundError) and f"{name}.".startswith(f"{error.name}."):
-                raise MissingPlugin(f"plugins: {name}: no such module") from None
-            raise UserError(f"plugins: {name}: {type(error).__name__}: {error}") from error
+    with search_path(folders):
+        for name in modules:
+            _import(name)
+
+
+def _import(name: str) -> None:
+    try:
+        importlib.import_module(name)
+    except (Exception, SystemExit) as error:  # a plug-in is a program and may raise anything
+        if isinstance(error, ModuleNotFoundError) and f"{name}.".startswith(f"{error.name}."):
+            raise MissingPlugin(f"plugins: {name}: no such module") from None
+        raise UserError(f"plugins: {name}: {type(error).__name__}: {error}") from error
+
+
+@contextlib.contextmanager
+def search_path(folders: Iterable[str]) -> Iterator[None]:
+    """Lets Python find modules in the current folder and in `folders` too, last, while the block
+    runs. Afterwards no file there can stand in for a package that is not installed."""
+    added = [folder for folder in ("", *folders) if folder not in sys.path]
+    sys.path.extend(added)
+    try:
+        yield
+    finally:
+        for folder in added:
+            if folder in sys.path:
+                sys.path.remove(folder)

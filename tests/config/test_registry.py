@@ -132,10 +132,12 @@ def test_modules_of_plugins_are_imported_from_the_current_folder_and_others(here
     (here / "a_plugin_of_mine.py").write_text("VALUE = 1\n")
     (here / "plugins").mkdir()
     (here / "plugins" / "another_of_mine.py").write_text("import a_plugin_of_mine\n")
+    before = [*sys.path]
     import_plugins(["a_plugin_of_mine"])
     with pytest.raises(MissingPlugin, match=r"^plugins: another_of_mine: no such module$"):
         import_plugins(["another_of_mine"])
     import_plugins(["another_of_mine"], [str(here / "plugins")])
+    assert sys.path == before  # a file there hides no package later
 
 
 @pytest.mark.parametrize(
