@@ -24,10 +24,13 @@ of every entry (`group`):
 import contextlib
 import dataclasses
 import importlib
+import keyword
 import pkgutil
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any, Generic, TypeVar
+
+from ml_collections import ConfigDict
 
 from kstore_jax.errors import UserError, nearest
 
@@ -41,10 +44,12 @@ class Registry(Generic[Entry]):
       kind: what an entry is, in words, for error messages.
       package: the package whose modules register the built-in entries; they are imported when an
         entry is first needed. Empty: none.
+      reserved: names that no entry may have.
     """
 
-    def __init__(self, kind: str, package: str = ""):
+    def __init__(self, kind: str, package: str = "", reserved: Collection[str] = ()):
         self.kind = kind
+        self._reserved = reserved
         self._package = package
         self._entries: dict[str, Any] = {}
         self._group: type | None = None
@@ -53,9 +58,16 @@ class Registry(Generic[Entry]):
         """Adds an instance of `cls`; a decorator.
 
         Raises:
-          ValueError: another class has the name or the `Config`.
+          ValueError: another class has the name or the `Config`, or the name is reserved or not an
+            identifier.
         """
         entry: Any = cls()
+        if not entry.name.isidentifier() or keyword.iskeyword(entry.name):
+            raise ValueError(
+                f"{self.kind} {entry.name!r}: expected a name of letters, digits and _"
+            )
+        if entry.name in self._reserved or entry.name in dir(ConfigDict):
+            raise ValueError(f"{self.kind} {entry.name}: another thing has this name")
         for name, other in self._entries.items():
             same = (type(other).__module__, type(other).__qualname__)
             if same == (cls.__module__, cls.__qualname__):

@@ -49,7 +49,10 @@ def evaluate(run: pathlib.Path, row: int | None, beam_size: int, show: int) -> I
 def _unfinished(graph: ExperimentGraph) -> str | None:
     """The kind of the first unfinished training; None where the model is ready."""
     trainings = (graph.pretrain, *graph.finetune.values())
-    return next((stage.kind for stage in trainings if graph.cache.result(stage) is None), None)
+    missing = [stage.kind for stage in trainings if graph.cache.result(stage) is None]
+    if graph.experiment.finetune.steps and not graph.finetune:  # no readout of the run needs it
+        missing.append("finetune")
+    return next(iter(missing), None)
 
 
 def _evaluate(graph: ExperimentGraph, beam_size: int, show: int) -> dict:

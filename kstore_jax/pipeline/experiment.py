@@ -135,6 +135,7 @@ class Experiment:
             )
         check_tasks(self.data.tasks, "data.tasks")
         check_tasks(self.finetune.tasks, "finetune.tasks")
+        check_tasks(self.readouts.qa.tasks, "readouts.qa.tasks")
         self._check_ranks()
         longest = self.model.max_positions
         if self.model.positions == "learned" and self.pretrain.seq_len > longest:

@@ -233,4 +233,6 @@ def write_cases(folder: pathlib.Path, columns: Mapping[str, np.ndarray]) -> None
         write_bytes(folder / "cases.npz", content.getvalue())
 
 
-READOUTS: Registry[Readout] = Registry("readout", "kstore_jax.readouts")
+STAGES = ("shards", "celebrities", "text", "pretrain", "finetune")
+"""Kinds of the stages that are no readouts."""
+READOUTS: Registry[Readout] = Registry("readout", "kstore_jax.readouts", STAGES)

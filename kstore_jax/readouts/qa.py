@@ -28,7 +28,6 @@ from kstore_jax.tasks.base import (
     TASKS,
     Items,
     accuracy_by_group,
-    check_tasks,
     majority_baseline,
 )
 
@@ -60,7 +59,6 @@ class QA(Readout):
     )
 
     def check(self, config: QAConfig, experiment: Any) -> None:
-        check_tasks(config.tasks, "tasks")
         if config.beam_size > 1 and experiment.model.direction == "bidirectional":
             raise UserError(
                 f"beam_size: expected 1 for a bidirectional model, got {config.beam_size}"

@@ -118,7 +118,12 @@ def text_items(
     Args:
       people, groups, classes: as in `Items`.
       hints: a text for each item, empty for none; left out: no hints.
+
+    Raises:
+      UserError: there are no items.
     """
+    if not prompts:
+        raise UserError("tasks: expected at least one question; the world has too few people")
     encode = table.tokenizer.encode
     parts = [encode(list(texts)) for texts in (prompts, hints or [""] * len(prompts), answers)]
     rows = [np.concatenate(row).astype(np.int64) for row in zip(*parts, strict=True)]
@@ -225,8 +230,8 @@ def concatenate_examples(several: Sequence[SpanExamples], padding: int) -> SpanE
 
 def check_tasks(names: Sequence[Any], field: str) -> None:
     """Raises UserError, which begins with the field, where `names` is not some different tasks."""
-    if not names or len(set(names)) < len(names):
-        raise UserError(f"{field}: expected one task or several different ones, got {names!r}")
     for name in names:
         if not isinstance(name, str) or name not in TASKS:
             raise UserError(f"{field}: no task {name!r}{nearest(str(name), list(TASKS))}")
+    if not names or len(set(names)) < len(names):
+        raise UserError(f"{field}: expected one task or several different ones, got {names!r}")

@@ -185,10 +185,15 @@ def _attribute(name: str, values: Any, has_table: bool, where: str) -> Attribute
             f"column; got {' and '.join(sources) or 'none'}"
         )
     match sources.get("years"):
-        case None | [int(), int()]:
+        case None:
+            return dataclasses.replace(Attribute(name, label), **sources)
+        case [int(first), int(last)] if 1 <= first <= last <= 9999:
             return dataclasses.replace(Attribute(name, label), **sources)
         case years:
-            raise UserError(f"{where}.years: expected the first and last year, got {list(years)!r}")
+            raise UserError(
+                f"{where}.years: expected the first and last year, from 1 to 9999, got "
+                f"{list(years)!r}"
+            )
 
 
 def _groups(groups: tuple, valid: Sequence[str], where: str) -> tuple[tuple[str, ...], ...]:

@@ -128,6 +128,13 @@ def here(tmp_path, monkeypatch) -> pathlib.Path:
     return tmp_path
 
 
+@pytest.mark.parametrize("taken", ["pretrain", "items", "class", "logit-lens", ""])
+def test_names_of_other_things_are_refused(taken):
+    rules = Registry("rule", reserved=("pretrain",))
+    with pytest.raises(ValueError, match=f"^rule '?{taken}"):
+        rules.register(type("Taken", (), {"name": taken, "Config": Nothing}))
+
+
 def test_modules_of_plugins_are_imported_from_the_current_folder_and_others(here):
     (here / "a_plugin_of_mine.py").write_text("VALUE = 1\n")
     (here / "plugins").mkdir()

@@ -54,7 +54,9 @@ def windows_of(runner: Runner) -> Windows | Mixture:
     for stage in runner.graph.datasets.values():
         runner.ensure(stage)
     corpora = {kind: runner.context.read_corpus(kind) for kind in data.datasets}
-    return pretraining_windows(data, corpora, experiment.pretrain.seq_len, experiment.seed)
+    return pretraining_windows(
+        data, corpora, experiment.tasks, experiment.pretrain.seq_len, experiment.seed
+    )
 
 
 def write(experiment: Experiment, out: pathlib.Path) -> dict[pathlib.Path, dict]:

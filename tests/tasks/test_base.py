@@ -103,8 +103,16 @@ def test_groups_without_items_are_left_out():
     assert accuracy_by_group(hits[:0], groups[:0], names) == {}
 
 
-@pytest.mark.parametrize("names", [(), ("extraction", "extraction"), ("extracton",), (3,)])
+@pytest.mark.parametrize(
+    "names", [(), ("extraction", "extraction"), ("extracton",), (3,), (["a"],)]
+)
 def test_lists_of_tasks_have_to_name_different_tasks(names):
     with pytest.raises(UserError, match=r"^finetune\.tasks: "):
         check_tasks(names, "finetune.tasks")
     check_tasks(("extraction",), "finetune.tasks")
+
+
+def test_a_task_without_questions_is_refused(table):
+    none = np.empty((0, 2), int)
+    with pytest.raises(UserError, match=r"^tasks: expected at least one question"):
+        text_items(table, [], [], none, none[:, 0], none[:, 0])

@@ -74,6 +74,7 @@ def error_of(folder: pathlib.Path, toml: str, files: dict[str, str]) -> str:
         ("town.pool", "order.pool", "world.toml: attributes.order: no attribute can have the name"),
         ('town.pool = "towns"', "town.years = 1900", "attributes.town.years: expected tuple, got"),
         ('town.pool = "towns"', "town.years = [1]", "attributes.town.years: expected the first"),
+        ('town.pool = "towns"', "town.years = [2000, 1990]", "first and last year, from 1 to 9999"),
         ('town.pool = "towns"', "town.pool = 3", "attributes.town.pool: expected str, got 3"),
         ('town.pool = "towns"', "town = {}", "attributes.town: expected one of pool, years, "),
         ('town.pool = "towns"', "town = 1", "attributes.town: expected fields, got 1"),
