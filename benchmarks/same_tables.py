@@ -78,6 +78,7 @@ IGNORED = (
     "row.seconds",
     "row.seconds_by_stage",
     "summary.provenance",
+    "summary.schema",
     "summary.stages",
     "*.digests",
     "*.seconds",
