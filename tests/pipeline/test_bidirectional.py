@@ -81,7 +81,7 @@ def test_generated_answers_fill_in_the_masks(context):
 
 
 @pytest.mark.parametrize("hidden", [(), ("name",), ("value",), ("values",)])
-def test_recall_masks_exactly_the_text_it_reports_as_hidden(context, hidden, monkeypatch):
+def test_recall_masks_exactly_the_text_it_reports_as_hidden(context, hidden, monkeypatch, tmp_path):
     calls = []
 
     def span_hits(shape, params, examples):
@@ -91,7 +91,7 @@ def test_recall_masks_exactly_the_text_it_reports_as_hidden(context, hidden, mon
     monkeypatch.setattr(spans, "span_hits", span_hits)
     rows = context.corpus.texts
     words = len(context.recall_examples(rows))
-    assert recall(context)["whole"]["mean"] == 1.0
+    assert recall(context, tmp_path)["whole"]["mean"] == 1.0
     examples = {  # where words are predicted one by one, the first word, which every value has
         (): calls[:1],
         ("name",): calls[words : words + 1],
