@@ -194,7 +194,7 @@ def _import(name: str) -> None:
 @contextlib.contextmanager
 def search_path(folders: Iterable[str]) -> Iterator[None]:
     """Lets Python find modules in the current folder and in `folders` too, last, while the block
-    runs. Afterwards no file there can stand in for a package that is not installed."""
+    runs. Afterwards no file there is taken for a package that is not installed."""
     added = [folder for folder in ("", *folders) if folder not in sys.path]
     sys.path.extend(added)
     try:

@@ -42,7 +42,7 @@ def mixed(row: dict) -> dict:
 
 def read_results(run: pathlib.Path) -> Results:
     """`results.json`, checked; its stages are in `run` unless it names another folder. Imports the
-    plug-ins of the run that are there.
+    plug-ins of the run that can be imported.
 
     Raises:
       UserError: the file is missing or has no rows, or a plug-in fails.
@@ -80,10 +80,10 @@ def _parse(run: pathlib.Path, text: str) -> Results:
     for row in content["rows"]:
         _check_row(row)
     failed = {int(row["row"]): str(row["name"]) for row in content.get("failed", ())}
-    known = [_known_part(row, missing) if missing else row for row in config_rows]
+    readable = [_known_part(row, missing) if missing else row for row in config_rows]
     return Results(
         rows=list(content["rows"]),
-        configs=_parse_configs(known, content["rows"], failed),
+        configs=_parse_configs(readable, content["rows"], failed),
         stages=run / content.get("stages", "stages"),
         provenances=[dict(one) for one in content.get("provenance", ())],
         failed=tuple(f"row {i} ({name})" for i, name in failed.items()),
@@ -113,11 +113,11 @@ def _import_plugins(config_rows: Sequence[dict]) -> dict[str, MissingPlugin]:
 
 def _known_part(row: dict, missing: Collection[str]) -> dict:
     """A row of `config.json` without missing plug-ins, and without unknown readouts and tasks."""
-    known = {
+    readable = {
         section: {name: fields for name, fields in row.get(section, {}).items() if name in registry}
         for section, registry in (("readouts", READOUTS), ("tasks", TASKS))
     }
-    return {**row, **known, "plugins": [name for name in row["plugins"] if name not in missing]}
+    return {**row, **readable, "plugins": [name for name in row["plugins"] if name not in missing]}
 
 
 def _parse_configs(
