@@ -176,7 +176,7 @@ def _chart(
     positions = max(map(len, cells.values()))
     lines = {_ordinal(p + 1): {a: cells[a][p] for a in attributes} for p in range(positions)}
     where = {line: f"before the {line} attribute" for line in lines}
-    positions_read = " to ".join(dict.fromkeys([_ordinal(1), _ordinal(positions)]))
+    ordinals = " to ".join(dict.fromkeys([_ordinal(1), _ordinal(positions)]))
     values, rows = [], []
     for line, shares in {**lines, **levels}.items():
         rows.append((line, *(in_percent(shares.get(a)) for a in attributes)))
@@ -192,7 +192,7 @@ def _chart(
         spec=heat_spec(values, "before the", [*lines, " ", *levels], "", columns),
         columns=("before the", *columns),
         rows=rows,
-        legend=f"Accuracy in % of the first token, read just before the {positions_read} attribute.",
+        legend=f"Accuracy in % of the first token, read just before the {ordinals} attribute.",
     )
 
 
