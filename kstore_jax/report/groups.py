@@ -9,7 +9,7 @@ from kstore_jax.errors import UserError
 from kstore_jax.pipeline.experiment import Experiment
 from kstore_jax.readouts.measured import Measured, means, values_at
 from kstore_jax.report import paper
-from kstore_jax.report.results import Results, mixed
+from kstore_jax.report.results import Results
 from kstore_jax.world.biographies import Variant
 
 RECALL = ("readouts", "recall", "whole", "mean")
@@ -124,7 +124,7 @@ class Group:
     @property
     def setting(self) -> str:
         """The paper's name for what pretraining read."""
-        beside = mixed(self.rows[0])
+        beside = self.rows[0]["mixed"]
         return paper.setting(
             rewritten="rewritten" in beside,
             celebrities=beside.get("celebrity_variant", ""),
@@ -207,7 +207,7 @@ def groups(
 def settings_of(row: dict, config: Experiment | None) -> dict[str, str]:
     """Every setting except the name, the seeds and the dataset, as text."""
     if config is None:
-        return {"people": str(row["people"])} | {k: str(v) for k, v in mixed(row).items()}
+        return {"people": str(row["people"])} | {k: str(v) for k, v in row["mixed"].items()}
     own = {"seed", "world.seed", "data.variant"}
     return {
         name: str(value) for name, value in flatten(identity(config)).items() if name not in own

@@ -35,11 +35,6 @@ class Results:
     missing: tuple[str, ...] = ()
 
 
-def mixed(row: dict) -> dict:
-    """What pretraining read besides the people's biographies; older rows do not have it."""
-    return row.get("mixed", {})
-
-
 def read_results(run: pathlib.Path) -> Results:
     """`results.json`, checked; its stages are in `run` unless it names another folder. Imports the
     plug-ins of the run that can be imported.
@@ -142,7 +137,7 @@ def _check_row(row: dict) -> None:
     for name, label in row["attributes"].items():
         _check_text(f"attributes.{name}", label)
     _check_share("goodput", row.get("goodput", 0.0))
-    _check_mixed(mixed(row))
+    _check_mixed(row["mixed"])
     for code in row.get("code", ()):
         _check_text("code", code)
     for name, result in row["readouts"].items():

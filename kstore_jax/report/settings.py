@@ -14,7 +14,6 @@ from kstore_jax.pipeline.experiment import Experiment
 from kstore_jax.readouts.base import READOUTS
 from kstore_jax.report import paper
 from kstore_jax.report.groups import Group
-from kstore_jax.report.results import mixed
 
 
 def run_settings(groups: Sequence[Group], provenances: Sequence[dict]) -> list[Html]:
@@ -27,7 +26,7 @@ def run_settings(groups: Sequence[Group], provenances: Sequence[dict]) -> list[H
     configs = [config for group in groups for config in group.configs]
     terms = [
         ("people", _either(f"{row['people']:,}" for row in rows)),
-        ("mixed in", _either(map(_mixed, rows)) if any(map(mixed, rows)) else ""),
+        ("mixed in", _either(map(_mixed, rows)) if any(row["mixed"] for row in rows) else ""),
         ("parameters", _either(f"{row['parameters']:,}" for row in rows)),
         ("vocabulary", _either(f"{row['vocabulary']:,} tokens" for row in rows)),
         ("seeds", _either(row["seed"] for row in rows)),
@@ -197,7 +196,7 @@ def _pairs(values: dict) -> str:
 
 def _mixed(row: dict) -> str:
     """What pretraining read besides the biographies of templates."""
-    beside, sources = mixed(row), []
+    beside, sources = row["mixed"], []
     if "rewritten" in beside:
         sources.append(f"biographies as rewritten in {beside['rewritten']}")
     if "celebrities" in beside:

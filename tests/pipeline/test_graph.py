@@ -17,6 +17,7 @@ from kstore_jax.pipeline.experiment import Experiment, Finetune, parse
 from kstore_jax.pipeline.graph import ExperimentGraph
 from kstore_jax.pipeline.run import Runner
 from kstore_jax.pipeline.stages import Cache
+from kstore_jax.readouts.base import READOUTS, STAGES, Readout
 from kstore_jax.tasks.base import TASKS, Task, TaskConfig
 from kstore_jax.train.muon import MuonConfig
 from kstore_jax.train.schedules import CosineConfig, LinearConfig
@@ -207,6 +208,15 @@ def test_the_version_of_a_task_is_in_the_stages_that_ask_or_train_it(monkeypatch
     monkeypatch.undo()
     config = ExperimentGraph(Experiment(), Cache(pathlib.Path("nowhere"))).readouts["qa"].config
     assert config["tasks"] == {"extraction": {"version": 1, "config": {}}}
+
+
+def test_no_readout_can_be_named_as_another_stage():
+    experiment = parse({"world": {"celebrities": 5}})
+    graph = ExperimentGraph(experiment, Cache(pathlib.Path("nowhere")))
+    others = {stage.kind for stage in graph.stages} - graph.readouts.keys()
+    assert others | {"text"} == set(STAGES)
+    with pytest.raises(ValueError, match=r"^readout pretrain: another thing"):
+        READOUTS.register(type("Taken", (Readout,), {"name": "pretrain"}))
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,7 @@ def written(row: dict, **more) -> str:
             written(changed(SINGLE, "qa", "extraction", test={})),
             "damaged (exact is missing)",
         ),
+        (written(without("mixed")), "damaged (mixed is missing)"),
         (written(changed(SINGLE, "recall", whole=3)), "damaged"),
         (
             json.dumps(

@@ -128,9 +128,8 @@ def test_sources_mixed_in_are_listed_and_have_no_numbers_of_the_paper(tmp_path):
     assert "25.0 % of the windows of biographies" in in_windows
 
 
-def test_without_sources_mixed_in_the_term_is_left_out(tmp_path, page):
+def test_without_sources_mixed_in_the_term_is_left_out(page):
     assert "mixed in" not in text_of(page)
-    assert "mixed in" not in text_of(write_page(a_run(tmp_path, [without("mixed")])))
 
 
 def test_every_setting_is_listed(page):
