@@ -213,6 +213,15 @@ class Readout:
         """The shares of a result that the CSV file of all rows has as columns, by the column."""
         return {}
 
+    def intervals(self, cases: Mapping[str, np.ndarray]) -> dict:
+        """The interval of each share that its cases determine (`readouts/intervals.py`), at the
+        path of the share in the result. `Measured.spread` has them for tables and charts.
+
+        Args:
+          cases: the columns that `run` gave to `write_cases`.
+        """
+        return {}
+
     def tables(self, groups: Sequence[Measured]) -> list[Table]:
         """Tables of its numbers for the page."""
         return []

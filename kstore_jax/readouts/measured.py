@@ -7,6 +7,28 @@ from typing import Any
 
 from kstore_jax.charts.drawing import as_label
 
+BOOTSTRAP, SEEDS = "bootstrap over people", "range over seeds"
+"""What the ends of a `Spread` are."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Spread:
+    """How sure a share is.
+
+    Attributes:
+      low, high: shares from 0 to 1.
+      kind: `BOOTSTRAP`, the middle 95 % of resamples of the people of one seed
+        (`readouts/intervals.py`), or `SEEDS`, the lowest and the highest of several seeds.
+      people, cases: how many people, and cases about them, the share of each seed is of; 0 where
+        that is not known.
+    """
+
+    low: float
+    high: float
+    kind: str
+    people: int = 0
+    cases: int = 0
+
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
@@ -23,6 +45,8 @@ class Measured:
         for such groups only.
       published: the paper's numbers by name (`report/paper.py`, `Published`); empty where it has
         none for this group.
+      intervals: of the shares of each row, at the same paths as in `results`; empty where there
+        are none.
     """
 
     which: int
@@ -33,6 +57,7 @@ class Measured:
     labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
     bundled: bool = False
     published: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    intervals: tuple[dict, ...] = ()
 
     def label_of(self, name: str) -> str:
         """The label of an attribute, or of another name."""
@@ -51,12 +76,46 @@ class Measured:
         seed has a value."""
         return means(self.each(*path))
 
+    def spread(self, *path: str | int) -> Spread | None:
+        """How sure the share at a path of keys is; None where that is not known."""
+        intervals = [found for row in self.intervals if (found := _find(row, path))]
+        known = {"people", "cases"} if len(intervals) == len(self.results) else set()
+        counts = {name: intervals[0][name] for name in known}
+        if len(self.results) > 1:
+            shares = [x for row in self.results if (x := _find(row, path)) is not None]
+            return Spread(min(shares), max(shares), SEEDS, **counts) if shares else None
+        if not known:
+            return None
+        return Spread(intervals[0]["low"], intervals[0]["high"], BOOTSTRAP, **counts)
+
+    def spreads(self, *path: str | int) -> dict[str, Spread]:
+        """The spread of each share in a dictionary at a path of keys, where it is known."""
+        names = dict.fromkeys(name for row in self.each(*path) for name in row)
+        found = {name: self.spread(*path, name) for name in names}
+        return {name: spread for name, spread in found.items() if spread}
+
+    def part(self, key: str) -> "Measured":
+        """The same with what each row has under a key, such as one of several tasks."""
+        intervals = tuple(row.get(key, {}) for row in self.intervals)
+        results = tuple(row[key] for row in self.results)
+        return dataclasses.replace(self, results=results, intervals=intervals)
+
     def has(self, *path: str) -> bool:
         """Whether every row has something, and nothing empty, at a path of keys."""
         try:
             return all(bool(value) for value in self.each(*path))
         except KeyError:
             return False
+
+
+def _find(value: Any, path: tuple[str | int, ...]) -> Any:
+    """What nested dictionaries and lists hold at a path of keys; None where there is nothing."""
+    for key in path:
+        try:
+            value = value[key]
+        except (KeyError, IndexError, TypeError):
+            return None
+    return value
 
 
 def labels_of(groups: Sequence[Measured]) -> dict[str, str]:
