@@ -25,12 +25,14 @@ class Line:
       shares: shares from 0 to 1 by column; a missing one, or None, is an empty cell.
       kind: how it is drawn: `ours`, `seed`, `guess`, `paper`, or `each`.
       before: text cells between the name and the shares.
+      ends: the ends of the interval of a share, by column.
     """
 
     name: str
     shares: Mapping[str, float | None]
     kind: str = "each"
     before: Sequence[str] = ()
+    ends: Mapping[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,10 +93,26 @@ def _title(body: Body, columns: int) -> Html:
 def _row(line: Line, columns: Sequence[str]) -> Html:
     cells = [tag("td", text) for text in line.before]
     cells += [
-        tag("td", percent_cell(line.shares.get(name)), class_="main" if name == "mean" else "each")
+        tag(
+            "td",
+            *percent_and_ends(line.shares.get(name), line.ends.get(name)),
+            class_="main" if name == "mean" else "each",
+        )
         for name in columns
     ]
     return tag("tr", tag("th", line.name, scope="row"), *cells, class_=line.kind)
+
+
+def percent_and_ends(share: float | None, ends: tuple[float, float] | None) -> list[str | Html]:
+    """The parts of a cell: a share, and the ends of its interval where there is one."""
+    if share is None or ends is None:
+        return [percent_cell(share)]
+    return [f"{percent_cell(share)} ", tag("small", f"({in_words(*ends)})")]
+
+
+def in_words(low: float, high: float) -> str:
+    """An interval of shares in %, `88.9 to 94.2`."""
+    return f"{percent_cell(low)} to {percent_cell(high)}"
 
 
 def percent_cell(share: float | None) -> str:

@@ -50,6 +50,7 @@ def build_context(graph: ExperimentGraph) -> Context:
         people=data.people,
         in_train=data.in_train,
         qa_train_mask=data.qa_train_mask,
+        held_back_mask=people_who_choose(graph) & (graph.refit is None),
         mesh=make_mesh(e.mesh),
         telemetry=e.telemetry,
         read_corpus=read_corpus,
@@ -92,8 +93,14 @@ def _load_pretrained(graph: ExperimentGraph, context: Context) -> Params:
     return _load_trained(graph, context, graph.pretrain, graph.experiment.pretrain.steps, start)
 
 
-def best_finetuning(graph: ExperimentGraph) -> finetune.Finetune | None:
-    """The row of the finetuning grid with the best `validation`; None without finetuning.
+def people_who_choose(graph: ExperimentGraph) -> np.ndarray:
+    """(everyone,) bool: the people of P_train whom every row of a finetuning grid leaves out."""
+    seed, fraction = graph.experiment.world.seed, graph.held_back if graph.finetune else 0.0
+    return finetune.held_back_people(graph.data.qa_train_mask, fraction, seed)
+
+
+def best_finetuning(graph: ExperimentGraph) -> finetune.Finetune:
+    """The row of the finetuning grid with the best `validation`, or the only row.
 
     Raises:
       NotFinished: a finetuning is not finished.
@@ -102,10 +109,11 @@ def best_finetuning(graph: ExperimentGraph) -> finetune.Finetune | None:
 
 
 def _load_finetuned(graph: ExperimentGraph, context: Context) -> Params:
-    if (row := best_finetuning(graph)) is None:
+    if not graph.finetune:
         return context.pretrained
+    row = best_finetuning(graph)
     start = finetune.initial_trainable(context, row)
-    trained = _load_trained(graph, context, graph.finetune[row], row.steps, start)
+    trained = _load_trained(graph, context, graph.refit or graph.finetune[row], row.steps, start)
     return finetune.finetuned_params(context, row, trained)
 
 

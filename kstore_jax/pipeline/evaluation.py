@@ -48,8 +48,7 @@ def evaluate(run: pathlib.Path, row: int | None, beam_size: int, show: int) -> I
 
 def _unfinished(graph: ExperimentGraph) -> str | None:
     """The kind of the first unfinished training; None where the model is ready."""
-    trainings = (graph.pretrain, *graph.finetune.values())
-    missing = [stage.kind for stage in trainings if graph.cache.result(stage) is None]
+    missing = [stage.kind for stage in graph.trainings if graph.cache.result(stage) is None]
     if graph.experiment.finetune.steps and not graph.finetune:  # no readout of the run needs it
         missing.append("finetune")
     return next(iter(missing), None)
@@ -117,7 +116,11 @@ def _score_lines(scores: dict, beam_size: int) -> list[str]:
     widths = [max(14, len(name) + 2) for name in names]
     columns = "".join(f"{name:>{width}}" for name, width in zip(names, widths, strict=True))
     kinds = {"exact": "right", "beam": f"beam of {beam_size}", "first": "first token"}
-    for half, name in (("test", "held out (P_test)"), ("train", "trained (P_train)")):
+    halves = {"test": "held out (P_test)", "train": "trained (P_train)"}
+    halves["held_back"] = "held back from training"
+    for half, name in halves.items():
+        if half not in scores:
+            continue
         lines.append(f"{name:<22}{columns}")
         measures = {kinds[kind]: shares for kind, shares in scores[half].items()}
         for number, shares in enumerate(scores["wordings"][half], start=2):

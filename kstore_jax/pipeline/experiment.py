@@ -13,7 +13,17 @@ from typing import Any
 from ml_collections import config_dict
 
 from kstore_jax.config import parse as parsing
-from kstore_jax.config.fields import as_dict, choice, defaults, names, number, rows, section, text
+from kstore_jax.config.fields import (
+    as_dict,
+    choice,
+    defaults,
+    flag,
+    names,
+    number,
+    rows,
+    section,
+    text,
+)
 from kstore_jax.config.registry import group, import_plugins
 from kstore_jax.config.rows import Row
 from kstore_jax.corpus.config import Data
@@ -73,6 +83,10 @@ class Finetune(Training):
     people is scored on P_test. Empty: no grid."""
     validation: float = number(0.1, 0.0, 0.9)
     """Fraction of P_train's people held back to choose from `grid`."""
+    refit: bool = flag(False)
+    """Whether the chosen row of `grid` is finetuned once more, on all of P_train, and that model
+    answers the questions. False: the model that chose it answers, which has read no question about
+    the people held back. Without a grid it means nothing."""
 
     def __post_init__(self):
         super().__post_init__()

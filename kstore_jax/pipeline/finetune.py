@@ -22,19 +22,21 @@ from kstore_jax.world import random
 VERSION = 1
 
 
-def finetune(context: Context, training: Finetune, held_back: float, folder: pathlib.Path) -> dict:
+def finetune(
+    context: Context, training: Finetune, held_back_mask: np.ndarray, folder: pathlib.Path
+) -> dict:
     """Finetunes the pretrained model on the questions about P_train.
 
     Args:
-      held_back: fraction of P_train's people that training leaves out, to choose a row of a grid.
+      held_back_mask: (everyone,) bool: people of P_train whom training leaves out, to choose a row
+        of a grid.
       folder: where checkpoints and metrics go.
 
     Returns: `questions`, how many were trained; where people are held back also `validation`, the
       exact match on their questions, from 0 to 1.
     """
-    trained_mask, held_back_mask = _split(context, held_back)
     items, examples = context.questions(training.tasks)
-    train_rows = _rows_about(items, trained_mask)
+    train_rows = _rows_about(items, context.qa_train_mask & ~held_back_mask)
     order = ShuffledIndices(len(train_rows), context.seed)
 
     def make_batch(step, rows):
@@ -73,13 +75,13 @@ def _rows_about(items: Sequence[Items], members: np.ndarray) -> np.ndarray:
     return np.flatnonzero(np.concatenate([each.about(members) for each in items]))
 
 
-def _split(context: Context, held_back: float) -> tuple[np.ndarray, np.ndarray]:
-    """The people of P_train who are trained on, and those held back: (everyone,) bool both."""
-    people = np.flatnonzero(context.qa_train_mask)
-    shuffled = people[random.permutation(len(people), context.world_seed, "validation", 0)]
-    held_back_mask = np.zeros_like(context.qa_train_mask)
-    held_back_mask[shuffled[: round(held_back * len(people))]] = True
-    return context.qa_train_mask & ~held_back_mask, held_back_mask
+def held_back_people(qa_train_mask: np.ndarray, fraction: float, world_seed: int) -> np.ndarray:
+    """(everyone,) bool: the fraction of P_train's people that chooses a row of a grid."""
+    people = np.flatnonzero(qa_train_mask)
+    shuffled = people[random.permutation(len(people), world_seed, "validation", 0)]
+    held_back_mask = np.zeros_like(qa_train_mask)
+    held_back_mask[shuffled[: round(fraction * len(people))]] = True
+    return held_back_mask
 
 
 def initial_trainable(context: Context, training: Finetune) -> dict:
@@ -96,14 +98,14 @@ def finetuned_params(context: Context, training: Finetune, trained: dict) -> Par
     return _merge(training)(context.pretrained, trained)
 
 
-def best_row(results: Mapping[Finetune, dict]) -> Finetune | None:
-    """The row of a grid with the best `validation`; the only row, or None, where there is no grid.
+def best_row(results: Mapping[Finetune, dict]) -> Finetune:
+    """The row of a grid with the best `validation`, or the only row.
 
     Args:
       results: row -> the result of its finetuning.
     """
     if len(results) < 2:
-        return next(iter(results), None)
+        return next(iter(results))
     return max(results, key=lambda row: results[row]["validation"])
 
 

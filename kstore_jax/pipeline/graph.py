@@ -48,6 +48,8 @@ class ExperimentGraph:
       pretrain: its stage.
       finetune: row of the finetuning grid -> its stage; empty where `finetune.steps` is 0, or where
         nothing reads a finetuned model.
+      refit: the finetuning of the chosen row on all of P_train; None without `finetune.refit` and
+        a grid.
       readouts: name -> stage of an enabled readout.
       stages: all of them, parents before children.
     """
@@ -76,6 +78,10 @@ class ExperimentGraph:
         )
         self.finetune = {row: self._finetuning(row) for row in e.finetune.rows if tunes}
         finetunings = (*self.finetune.values(),)
+        self.refit = None
+        if finetunings and e.finetune.grid and e.finetune.refit:
+            self.refit = Stage("refit", finetune.VERSION, {}, finetunings)
+            finetunings = (self.refit,)
         parents = {"pretrained": on_pretrained, "finetuned": finetunings or on_pretrained}
         self.readouts = {
             name: Stage(name, readout.version, self._readout_config(config), parents[readout.reads])
@@ -85,6 +91,7 @@ class ExperimentGraph:
             *self.datasets.values(),
             self.pretrain,
             *self.finetune.values(),
+            *([self.refit] if self.refit else []),
             *self.readouts.values(),
         )
 
@@ -94,13 +101,22 @@ class ExperimentGraph:
         finetuning = self.experiment.finetune
         return finetuning.validation if finetuning.grid else 0.0
 
+    @property
+    def trainings(self) -> tuple[Stage, ...]:
+        """Pretraining and every finetuning."""
+        return tuple(
+            stage
+            for stage in self.stages
+            if stage not in (*self.datasets.values(), *self.readouts.values())
+        )
+
     def _readout_config(self, config: Any) -> dict:
         fields = {"training" if isinstance(config, Training) else "config": identity(config)}
         tasks = _task_configs(self.experiment, getattr(config, "tasks", ()))
         return {**fields, "tasks": tasks} if tasks else fields
 
     def _finetuning(self, row: Finetune) -> Stage:
-        training = {k: v for k, v in identity(row).items() if k not in ("grid", "validation")}
+        training = {k: v for k, v in identity(row).items() if k not in _CHOICE}
         tasks = _task_configs(self.experiment, row.tasks)
         config = {"training": training, "tasks": tasks, "held_back": self.held_back}
         return Stage("finetune", finetune.VERSION, config, (self.pretrain,))
@@ -115,6 +131,10 @@ class ExperimentGraph:
         for stage in self.datasets.values():
             if self.cache.result(stage) is not None:
                 shards.read_manifest(self.cache.folder(stage) / "dataset")
+
+
+_CHOICE = ("grid", "validation", "refit")
+"""Fields of finetuning that choose a row, and do not change what it computes."""
 
 
 def _is_reached(model: str, until: str) -> bool:

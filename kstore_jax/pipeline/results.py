@@ -3,19 +3,26 @@
 import collections
 import json
 import pathlib
+import zipfile
+import zlib
 
-from kstore_jax.errors import UserError
+import numpy as np
+
+from kstore_jax.charts.curves import thinned
+from kstore_jax.config.fields import identity
+from kstore_jax.errors import DamagedFileError, UserError
 from kstore_jax.files import read_json
-from kstore_jax.pipeline.experiment import Experiment, parse
+from kstore_jax.pipeline.experiment import parse
 from kstore_jax.pipeline.finetune import best_row
 from kstore_jax.pipeline.graph import ExperimentGraph
+from kstore_jax.pipeline.row import Row
 from kstore_jax.pipeline.stages import BOOKKEEPING, Cache
+from kstore_jax.readouts.base import READOUTS
 from kstore_jax.train.provenance import code_version
-from kstore_jax.train.telemetry import METRICS, last_metrics
+from kstore_jax.train.telemetry import METRICS, last_metrics, read_metrics
 from kstore_jax.train.timing import goodput
 
-SCHEMA = 2
-"""Version of the layout of `results.json`."""
+_MOST_LINES = 240  # of a curve of pretraining
 
 
 def read_graphs(run: pathlib.Path) -> list[ExperimentGraph]:
@@ -48,25 +55,14 @@ def select_graphs(run: pathlib.Path, row: int | None) -> dict[int, ExperimentGra
     return {row: graphs[row]}
 
 
-def result_row(graph: ExperimentGraph) -> dict:
-    """The row of a finished experiment. Accuracies are shares, from 0 to 1.
-
-    - `name`, `dataset` (variant), `direction`, `seed`, `people`: of the configuration.
-    - `attributes`: their labels by name.
-    - `mixed`: see `mixed_sources`.
-    - `exposures`, `parameters`, `vocabulary`: see `Pretraining.result`.
-    - `readouts`: the result of each enabled readout by name, as its `run` returns it.
-    - `finetune_grid`: for each row of `finetune.grid` the varied fields, `validation` (exact match
-      on the people held back), and whether it is `chosen`; empty without a grid.
-    - `code`: git commits, or else versions, of the code that computed the stages.
-    - `seconds`, `seconds_by_stage`: time of computation, over all restarts.
-    - `goodput`: fraction of the time of all trainings, over all restarts, that was spent on steps
-      that were not repeated; starts, compilation, data, checkpoints and lost steps are the rest.
+def result_row(graph: ExperimentGraph) -> Row:
+    """The row of a finished experiment.
 
     Raises:
       NotFinished: a stage is not finished.
+      DamagedFileError: the cases or the metrics of a stage are not as it wrote them.
     """
-    cache = graph.cache
+    cache, config = graph.cache, graph.experiment
     results = {stage.kind: cache.require(stage, every_process=False) for stage in graph.stages}
     attempts = [attempt for stage in graph.stages for attempt in cache.attempts(stage.folder)]
     seconds: dict[str, float] = collections.defaultdict(float)
@@ -74,32 +70,62 @@ def result_row(graph: ExperimentGraph) -> dict:
     for stage in graph.stages:
         seconds[stage.kind] += cache.seconds(stage.folder) or 0.0
         spent.update((last_metrics(cache.folder(stage) / METRICS) or {}).get("spent", {}))
-    return {
-        "name": graph.experiment.name,
-        "dataset": graph.experiment.data.variant,
-        "direction": graph.experiment.model.direction,
-        "seed": graph.experiment.seed,
-        "people": graph.experiment.world.people,
-        "attributes": {a.name: a.label for a in graph.data.language.schema.attributes},
-        "mixed": mixed_sources(graph.experiment),
-        "exposures": results["pretrain"]["exposures"],
-        "parameters": results["pretrain"]["parameters"],
-        "vocabulary": results["pretrain"]["vocabulary"],
-        "readouts": {name: _measured(results[name]) for name in graph.readouts},
-        "finetune_grid": finetune_grid(graph),
-        "code": sorted(set(map(code_version, attempts))),
-        "seconds": sum(seconds.values()),
-        "seconds_by_stage": dict(seconds),
-        "goodput": round(goodput(spent), 4),
-    }
+    return Row(
+        name=config.name,
+        config=identity(config),
+        plugins=list(config.plugins),
+        plugin_folders=list(config.plugin_folders),
+        attributes={a.name: a.label for a in graph.data.language.schema.attributes},
+        exposures=results["pretrain"]["exposures"],
+        parameters=results["pretrain"]["parameters"],
+        vocabulary=results["pretrain"]["vocabulary"],
+        readouts={name: _measured(results[name]) for name in graph.readouts},
+        intervals={name: _intervals(graph, name) for name in graph.readouts},
+        finetune_grid=finetune_grid(graph),
+        **_curves(graph, results["pretrain"]["exposures"]),
+        code=sorted(set(map(code_version, attempts))),
+        seconds=sum(seconds.values()),
+        seconds_by_stage=dict(seconds),
+        goodput=round(goodput(spent), 4),
+    )
 
 
 def _measured(result: dict) -> dict:
     return {name: value for name, value in result.items() if name not in BOOKKEEPING}
 
 
+def _intervals(graph: ExperimentGraph, name: str) -> dict:
+    """The intervals of a readout; none where it wrote no cases."""
+    stage = graph.readouts[name]
+    folder = graph.cache.folder(stage)
+    if not (path := folder / "cases.npz").exists():
+        return {}
+    try:
+        with np.load(path) as file:
+            cases = dict(file)
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error):
+        raise DamagedFileError(f"{path}: damaged; remove {folder} and run again") from None
+    return READOUTS[name].intervals(cases)
+
+
+def _curves(graph: ExperimentGraph, exposures: float) -> dict[str, list[dict]]:
+    """The metrics of pretraining that the page draws."""
+    metrics = read_metrics(graph.cache.folder(graph.pretrain) / METRICS)
+    a_step = exposures / max(graph.experiment.pretrain.steps, 1)
+
+    def lines(name: str) -> list[dict]:
+        measured = [line for line in metrics if line.get(name) is not None]
+        return [
+            {"step": s, "exposures": round(s * a_step, 3), name: line[name]}
+            for line in thinned(measured, _MOST_LINES)
+            for s in (line["step"],)
+        ]
+
+    return {"losses": lines("loss"), "evaluations": lines("evaluation")}
+
+
 def finetune_grid(graph: ExperimentGraph) -> list[dict]:
-    """The rows of the finetuning grid, as `result_row` describes them."""
+    """The rows of the finetuning grid, as `Row` describes them."""
     if not (grid := graph.experiment.finetune.grid) or not graph.finetune:
         return []
     varied = dict.fromkeys(name for row in grid for name, _ in row)
@@ -116,22 +142,3 @@ def finetune_grid(graph: ExperimentGraph) -> list[dict]:
         }
         for row, result in results.items()
     ]
-
-
-def mixed_sources(experiment: Experiment) -> dict:
-    """The sources that pretraining reads beside, or (`rewritten`) instead of, template biographies
-    of the people; empty where there are none."""
-    world, data = experiment.world, experiment.data
-    sources = {}
-    if data.rewritten:
-        sources["rewritten"] = data.rewritten
-    if world.celebrities:
-        sources["celebrities"] = world.celebrities
-        sources["celebrity_variant"] = data.celebrity_variant
-        sources["celebrity_share"] = data.celebrity_share
-    if data.qa_share:
-        sources["qa_share"] = data.qa_share
-    if data.text:
-        sources["text"] = data.text
-        sources["text_share"] = data.text_share
-    return sources

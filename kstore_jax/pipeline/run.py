@@ -8,7 +8,7 @@ from collections.abc import Hashable, Mapping, Sequence
 
 from kstore_jax.corpus import shards
 from kstore_jax.errors import one_line_error
-from kstore_jax.pipeline.context import build_context
+from kstore_jax.pipeline.context import best_finetuning, build_context, people_who_choose
 from kstore_jax.pipeline.cores import usable_cores
 from kstore_jax.pipeline.finetune import finetune
 from kstore_jax.pipeline.graph import ExperimentGraph
@@ -61,8 +61,11 @@ class Runner:
         if stage.kind in graph.readouts:
             readout, config = e.enabled_readouts[stage.kind]
             return readout.run(self.context, config, folder)
+        context = self.context
+        if stage is graph.refit:
+            return finetune(context, best_finetuning(graph), context.held_back_mask, folder)
         (row,) = (row for row, finetuning in graph.finetune.items() if finetuning is stage)
-        return finetune(self.context, row, graph.held_back, folder)
+        return finetune(context, row, people_who_choose(graph), folder)
 
 
 def check(graph: ExperimentGraph) -> None:

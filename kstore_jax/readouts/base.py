@@ -67,6 +67,8 @@ class Context:
       in_train: (people,) bool: members of P_train, on whom probes are trained.
       qa_train_mask: (everyone,) bool: people whose questions are trained on; the others are held
         out.
+      held_back_mask: (everyone,) bool: those of `qa_train_mask` whose questions chose a row of the
+        finetuning grid, and on which the finetuned model was not trained.
       mesh: the devices.
       telemetry: where trainings log their metrics.
       read_corpus: kind of a dataset -> its corpus.
@@ -85,6 +87,7 @@ class Context:
     people: People
     in_train: np.ndarray
     qa_train_mask: np.ndarray
+    held_back_mask: np.ndarray
     mesh: jax.sharding.Mesh
     telemetry: TelemetryConfig
     read_corpus: Callable[[str], Corpus]
@@ -209,8 +212,8 @@ class Readout:
         """
         return 0.0
 
-    def numbers(self, result: dict) -> Mapping[str, float | None]:
-        """The shares of a result that the CSV file of all rows has as columns, by the column."""
+    def columns(self, result: dict) -> Mapping[str, tuple[str | int, ...]]:
+        """The shares of a result that the CSV file of all rows has: column -> path of keys."""
         return {}
 
     def intervals(self, cases: Mapping[str, np.ndarray]) -> dict:
@@ -242,6 +245,6 @@ def write_cases(folder: pathlib.Path, columns: Mapping[str, np.ndarray]) -> None
         write_bytes(folder / "cases.npz", content.getvalue())
 
 
-STAGES = ("shards", "celebrities", "text", "pretrain", "finetune")
+STAGES = ("shards", "celebrities", "text", "pretrain", "finetune", "refit")
 """Kinds of the stages that are no readouts."""
 READOUTS: Registry[Readout] = Registry("readout", "kstore_jax.readouts", STAGES)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kstore_jax.charts.drawing import as_label
+from kstore_jax.charts.tables import Line
 
 BOOTSTRAP, SEEDS = "bootstrap over people", "range over seeds"
 """What the ends of a `Spread` are."""
@@ -78,11 +79,11 @@ class Measured:
 
     def spread(self, *path: str | int) -> Spread | None:
         """How sure the share at a path of keys is; None where that is not known."""
-        intervals = [found for row in self.intervals if (found := _find(row, path))]
+        intervals = [found for row in self.intervals if (found := find(row, path))]
         known = {"people", "cases"} if len(intervals) == len(self.results) else set()
         counts = {name: intervals[0][name] for name in known}
         if len(self.results) > 1:
-            shares = [x for row in self.results if (x := _find(row, path)) is not None]
+            shares = [x for row in self.results if (x := find(row, path)) is not None]
             return Spread(min(shares), max(shares), SEEDS, **counts) if shares else None
         if not known:
             return None
@@ -93,6 +94,12 @@ class Measured:
         names = dict.fromkeys(name for row in self.each(*path) for name in row)
         found = {name: self.spread(*path, name) for name in names}
         return {name: spread for name, spread in found.items() if spread}
+
+    def line(self, name: str, *path: str, kind: str = "each", before: Sequence[str] = ()) -> Line:
+        """The shares in a dictionary at a path of keys, means over the seeds with their spreads, as
+        a line of a table."""
+        ends = {column: (spread.low, spread.high) for column, spread in self.spreads(*path).items()}
+        return Line(name, self.means(*path), kind, before, ends)
 
     def part(self, key: str) -> "Measured":
         """The same with what each row has under a key, such as one of several tasks."""
@@ -108,7 +115,7 @@ class Measured:
             return False
 
 
-def _find(value: Any, path: tuple[str | int, ...]) -> Any:
+def find(value: Any, path: tuple[str | int, ...]) -> Any:
     """What nested dictionaries and lists hold at a path of keys; None where there is nothing."""
     for key in path:
         try:

@@ -43,6 +43,7 @@ class PProbe(ProbeReadout):
     """Trains a probe just before the first mention of each attribute, and scores it."""
 
     name = "p_probe"
+    version = 2
     Config = PProbeConfig
     title = "P-probing: where in the text is the fact readable?"
     paragraph = (
@@ -68,11 +69,11 @@ class PProbe(ProbeReadout):
         rows = context.corpus.texts.take(chosen)
         attributes = [context.attributes.index(name) for name, _ in tasks]
         examples = biography_examples(rows, labels[people], context.vocabulary, attributes)
-        in_train = context.in_train[people]
         scores, hits = train_probe(
-            context, self.name, folder, config, "layer", examples, in_train, num_classes
+            context, self.name, folder, config, "layer", examples, people, num_classes
         )
         if context.variant.order == "couples":
+            in_train = context.in_train[people]
             starts = rows.value_spans[:, :, 0]
             stated = starts[:, None] < examples.positions[:, :, None]
             active = examples.active[~in_train]

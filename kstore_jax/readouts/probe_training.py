@@ -12,6 +12,7 @@ from kstore_jax.corpus.sampler import ShuffledIndices
 from kstore_jax.errors import UserError
 from kstore_jax.readouts import probes
 from kstore_jax.readouts.base import READ_COST, Context, Readout, write_cases
+from kstore_jax.readouts.intervals import intervals
 from kstore_jax.readouts.probe_config import Probe
 from kstore_jax.readouts.probe_data import (
     ProbeExamples,
@@ -34,17 +35,17 @@ def train_probe(
     training: Probe,
     norm: str,
     examples: ProbeExamples,
-    in_train: np.ndarray,
+    people: np.ndarray,
     num_classes: tuple[int, ...],
 ) -> tuple[dict, np.ndarray]:
     """Trains a probe on some texts and scores it on the others.
 
     Args:
       name: name of the probe and of its random stream.
-      folder: where checkpoints, metrics and cases go: `text` (held-out texts,), rows of the
-        examples; `active` and `hits` (held-out texts, Q, T) bool.
+      folder: where checkpoints, metrics and cases go: `person` and `text` (held-out texts,), the
+        latter rows of the examples; `active` and `hits` (held-out texts, Q, T) bool.
       norm: `layer` or `batch`.
-      in_train: (N,) bool: texts to train on.
+      people: (N,) the person of each text; it is trained on where they are in P_train.
       num_classes: number of classes of each task.
 
     Returns: the scores, and the hits (T, held-out texts, Q) bool. The scores hold, by kind of task
@@ -52,6 +53,7 @@ def train_probe(
       scored), the `baseline` (majority guess) and, for a linear head, the `ceiling`: the share of
       held-out texts whose class occurs among those trained on.
     """
+    in_train = context.in_train[people]
     train_rows, held_out_rows = np.flatnonzero(in_train), np.flatnonzero(~in_train)
     order = ShuffledIndices(len(train_rows), context.seed)
 
@@ -87,7 +89,8 @@ def train_probe(
     hits = probes.probe_hits(context.shape, params, num_classes, norm, trained, held_out)
     accuracy = probes.accuracy_by_position(hits, held_out)
     tasks = probe_tasks(training, context.table.language)
-    cases = {"text": held_out_rows, "active": held_out.active, "hits": hits.transpose(1, 2, 0)}
+    cases = {"person": people[held_out_rows], "text": held_out_rows}
+    cases |= {"active": held_out.active, "hits": hits.transpose(1, 2, 0)}
     write_cases(folder, {**cases, "names": np.array([" ".join(task) for task in tasks])})
     return _scores(training, tasks, accuracy, trained, held_out), hits
 
@@ -126,9 +129,17 @@ class ProbeReadout(Readout):
         if (rank := config.embedding_rank) > (width := experiment.model.width):
             raise UserError(f"embedding_rank: expected at most model.width = {width}, got {rank}")
 
-    def numbers(self, result: dict) -> dict[str, float | None]:
+    def columns(self, result: dict) -> dict[str, tuple[str | int, ...]]:
         """First tokens at the first position that is read."""
-        return {f"first {name}": share for name, share in at_name(result["first"]).items()}
+        return {f"first {name}": ("first", name, 0) for name in result["first"]}
+
+    def intervals(self, cases: Mapping[str, np.ndarray]) -> dict:
+        found: dict = {"first": {}, "whole": {}}
+        for t, name in enumerate(cases["names"].tolist()):
+            attribute, kind = name.split(" ")
+            columns = cases["hits"][:, :, t], cases["active"][:, :, t]
+            found[kind][attribute], _ = intervals(cases["person"], *columns)
+        return found
 
 
 def probe_work(config: Probe, language: Language, length: int, held_out: float) -> float:

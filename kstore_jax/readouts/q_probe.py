@@ -5,6 +5,8 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from kstore_jax.charts.bars import MARKS, bar, bar_spec, listed, of_the_paper
 from kstore_jax.charts.drawing import Chart, in_percent, picture_name
 from kstore_jax.config.fields import number
@@ -34,6 +36,7 @@ class QProbe(ProbeReadout):
     """Trains a probe at the end of text after each full name, and scores it."""
 
     name = "q_probe"
+    version = 2
     Config = QProbeConfig
     title = "Q-probing: is the fact readable from the name alone?"
     paragraph = (
@@ -48,8 +51,9 @@ class QProbe(ProbeReadout):
         tasks = probe_tasks(config, context.table.language)
         _, num_classes = person_labels(context.table, context.people, tasks)
         examples = name_examples(context.table, context.people, context.vocabulary, tasks)
+        people = np.arange(len(context.people))
         return train_probe(
-            context, self.name, folder, config, "batch", examples, context.in_train, num_classes
+            context, self.name, folder, config, "batch", examples, people, num_classes
         )[0]
 
     def work(self, context: Context, texts: Any, config: QProbeConfig, scale: float) -> float:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from kstore_jax.readouts.base import (
     ReadoutConfig,
     write_cases,
 )
+from kstore_jax.readouts.intervals import intervals_by_group
 from kstore_jax.readouts.measured import Measured, labels_of, means
 from kstore_jax.tasks.base import (
     TASKS,
@@ -48,7 +49,7 @@ class QA(Readout):
     """Exact match on trained and held-out people."""
 
     name = "qa"
-    version = 2
+    version = 3
     Config = QAConfig
     reads = "finetuned"
     title = "Answers about people held out"
@@ -73,15 +74,21 @@ class QA(Readout):
         write_cases(folder, cases)
         return scores
 
-    def numbers(self, result: dict) -> dict[str, float | None]:
+    def columns(self, result: dict) -> dict[str, tuple[str | int, ...]]:
         return {
-            " ".join([*([] if task == "extraction" else [task]), column]): share
+            " ".join([*([] if task == "extraction" else [task]), column]): (task, half, "exact", x)
             for task, scores in result.items()
-            for column, share in (
-                *scores["test"]["exact"].items(),
-                ("trained", scores["train"]["exact"].get("mean")),
+            for column, half, x in (
+                *((name, "test", name) for name in scores["test"]["exact"]),
+                ("trained", "train", "mean"),
+                ("held back", "held_back", "mean"),
             )
+            if x in scores.get(half, {"exact": ()})["exact"]
         }
+
+    def intervals(self, cases: Mapping[str, np.ndarray]) -> dict:
+        tasks = dict.fromkeys(name.partition(".")[0] for name in cases)
+        return {task: _task_intervals(task, cases) for task in tasks}
 
     def tables(self, groups: Sequence[Measured]) -> list[Table]:
         return [table for task, own in _by_task(groups).items() for table in _tables(task, own)]
@@ -109,33 +116,38 @@ def evaluate_task(
       beam_size: more than 1: the answers of a beam search are scored, too.
 
     Returns: the scores, and the same by case. Scores are shares from 0 to 1, by group of the task.
-      `train` and `test` people each have `exact` match, `first` tokens and, with a beam search,
-      `beam` in the trained wording; `wordings` has their exact match in each other wording;
-      `baseline` is the majority guess, and `baseline_first` that of the first token. Cases are
-      columns: `person` ids, `group`, `wording`, whether the question is `trained`, and whether the
-      answer is `exact` and its `first` token right; `names` has the groups.
+      `train`, `test` and, where a finetuning grid leaves some of P_train out, `held_back` people
+      each have `exact` match, `first` tokens and, with a beam search, `beam` in the trained
+      wording; `wordings` has their exact match in each other wording; `baseline` is the majority
+      guess, and `baseline_first` that of the first token. Cases are columns: `person` ids, `group`,
+      `wording`, a column for the people of each of the three (`train`, ...), and whether the answer
+      is `exact`, its `first` token right and, in the trained wording, the answer by `beam` search;
+      `names` has the groups.
     """
     language = context.table.language
     names = TASKS[task].group_names(language)
-    scores: dict = {"train": {}, "test": {}, "wordings": {"train": [], "test": []}}
+    members = {
+        "train": context.qa_train_mask & ~context.held_back_mask,
+        "test": ~context.qa_train_mask,
+        "held_back": context.held_back_mask,
+    }
+    members = {half: mask for half, mask in members.items() if half != "held_back" or mask.any()}
+    scores: dict = {**{half: {} for half in members}, "wordings": {half: [] for half in members}}
     cases = []
     for wording in range(TASKS[task].num_wordings(language)):
         items = context.items(task, wording)
         examples = context.examples(items)
-        halves = {
-            "train": items.about(context.qa_train_mask),
-            "test": items.about(~context.qa_train_mask),
-        }
+        halves = {half: items.about(mask) for half, mask in members.items()}
         hits = _answer_hits(context, params, TASKS[task].free, items, examples)
-        cases.append(_cases(context, items, halves["train"], wording, hits))
+        if beam_size > 1 and not wording:
+            generated = generate_answers(context, params, examples, beam_size)
+            hits["beam"] = decode.exact_match(generated, examples)[:, 0]
+        cases.append({**_cases(context, items, wording), **halves, **hits})
         if wording:
             for half, chosen in halves.items():
                 shares = accuracy_by_group(hits["exact"][chosen], items.groups[chosen], names)
                 scores["wordings"][half].append(shares)
             continue
-        if beam_size > 1:
-            generated = generate_answers(context, params, examples, beam_size)
-            hits["beam"] = decode.exact_match(generated, examples)[:, 0]
         for half, chosen in halves.items():
             scores[half] = {
                 kind: accuracy_by_group(hit[chosen], items.groups[chosen], names)
@@ -146,21 +158,46 @@ def evaluate_task(
             scores[kind] = majority_baseline(
                 classes, items.groups, halves["train"], halves["test"], names
             )
-    columns = {name: np.concatenate([part[name] for part in cases]) for name in cases[0]}
+    columns = {
+        name: np.concatenate([part[name] for part in cases if name in part]) for name in cases[0]
+    }
     return scores, {**columns, "names": np.array(names)}
 
 
-def _cases(
-    context: Context, items: Items, trained: np.ndarray, wording: int, hits: dict[str, np.ndarray]
-) -> dict[str, np.ndarray]:
+def _cases(context: Context, items: Items, wording: int) -> dict[str, np.ndarray]:
     return {
         "person": context.everyone.ids[items.people],
         "group": items.groups,
         "wording": np.full(len(items), wording),
-        "trained": trained,
-        "exact": hits["exact"],
-        "first": hits["first"],
     }
+
+
+def _task_intervals(task: str, cases: Mapping[str, np.ndarray]) -> dict:
+    """The intervals of the scores of a task. A question about several people counts as one about
+    the first of them."""
+    columns = {
+        name.removeprefix(f"{task}."): column
+        for name, column in cases.items()
+        if name.startswith(f"{task}.")
+    }
+    person, names = columns["person"][:, 0], columns["names"].tolist()
+    wordings = range(int(columns["wording"].max(initial=0)) + 1)
+
+    def shares(kind: str, half: str, wording: int) -> dict:
+        asked = np.flatnonzero(columns["wording"] == wording)
+        hits = columns[kind] if kind == "beam" else columns[kind][asked]
+        chosen = columns[half][asked]
+        rows = asked[chosen]
+        return intervals_by_group(person[rows], hits[chosen], columns["group"][rows], names)
+
+    halves = [half for half in _HALVES if half in columns]
+    kinds = [kind for kind in ("exact", "first", "beam") if kind in columns]
+    found: dict = {half: {kind: shares(kind, half, 0) for kind in kinds} for half in halves}
+    found["wordings"] = {half: [shares("exact", half, w) for w in wordings[1:]] for half in halves}
+    return found
+
+
+_HALVES = ("train", "test", "held_back")
 
 
 def generate_answers(
@@ -211,9 +248,7 @@ def _by_task(groups: Sequence[Measured]) -> dict[str, list[Measured]]:
     return {
         task: [
             dataclasses.replace(
-                group,
-                results=tuple(result[task] for result in group.results),
-                published=group.published if task == "extraction" else {},
+                group.part(task), published=group.published if task == "extraction" else {}
             )
             for group in groups
             if group.has(task)
@@ -278,8 +313,8 @@ def _published_first(group: Measured) -> bool:
 
 def _first_lines(group: Measured) -> list[Line]:
     lines = [
-        Line("trained on", group.means("train", "first")),
-        Line("held out", group.means("test", "first"), "ours"),
+        group.line("trained on", "train", "first"),
+        group.line("held out", "test", "first", kind="ours"),
         Line("majority guess", group.means("baseline_first"), "guess"),
     ]
     if _published_first(group):
@@ -290,8 +325,8 @@ def _first_lines(group: Measured) -> list[Line]:
 
 def _beam_lines(group: Measured) -> list[Line]:
     return [
-        Line("greedy", group.means("test", "exact")),
-        Line("beam search", group.means("test", "beam"), "ours"),
+        group.line("greedy", "test", "exact"),
+        group.line("beam search", "test", "beam", kind="ours"),
     ]
 
 
@@ -301,7 +336,7 @@ def _reworded_lines(group: Measured) -> list[Line]:
     spread = f"{percent_cell(min(of_each))} to {percent_cell(max(of_each))}"
     name = f"mean of {len(wordings)} never trained"
     return [
-        Line("the trained wording", group.means("test", "exact"), before=["–"]),
+        group.line("the trained wording", "test", "exact", before=["–"]),
         Line(name, means(list(wordings)), "ours", [spread]),
     ]
 

@@ -2,11 +2,11 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from kstore_jax.charts.tables import Body, Line, Table
+from kstore_jax.charts.tables import Body, Table
 from kstore_jax.corpus.encode import TokenizedTexts
 from kstore_jax.corpus.examples import SpanExamples, span_examples
 from kstore_jax.readouts import spans
@@ -18,6 +18,7 @@ from kstore_jax.readouts.base import (
     ReadoutConfig,
     write_cases,
 )
+from kstore_jax.readouts.intervals import intervals_by_column
 from kstore_jax.readouts.measured import Measured, labels_of
 from kstore_jax.tasks.base import accuracy_by_column
 
@@ -38,6 +39,11 @@ class RecallConfig(ReadoutConfig):
     """Recitation: values predicted inside the biographies."""
 
 
+_HIDDEN = {
+    "name": "names hidden, too",
+    "value": "all words of the value hidden",
+    "values": "all words of all values hidden",
+}
 _HIDDEN_TEXTS = 1000
 """At most so many biographies are read with more of their text hidden."""
 
@@ -47,25 +53,37 @@ class Recall(Readout):
     """The share of values in the biographies that a pretrained model predicts."""
 
     name = "recall"
+    version = 2
     Config = RecallConfig
 
     def run(self, context: Context, config: RecallConfig, folder: pathlib.Path) -> dict:
         return recall(context, folder)
 
-    def numbers(self, result: dict) -> dict[str, float | None]:
-        return {**result["whole"]}
+    def columns(self, result: dict) -> dict[str, tuple[str | int, ...]]:
+        return {name: ("whole", name) for name in result["whole"]}
+
+    def intervals(self, cases: Mapping[str, np.ndarray]) -> dict:
+        names = cases["names"].tolist()
+
+        def of(person: str, *columns: str) -> dict:
+            return {
+                column.rpartition(".")[2]: intervals_by_column(cases[person], cases[column], names)
+                for column in columns
+            }
+
+        hidden = [f"hidden.{part}" for part in _HIDDEN if f"hidden.{part}" in cases]
+        shares = of("person", "whole", "first")
+        return {**shares, "hidden": of("hidden.person", *hidden)} if hidden else shares
 
     def tables(self, groups: Sequence[Measured]) -> list[Table]:
         """How bidirectional models predict hidden values."""
-        hidden = {"name": "names hidden, too", "value": "all words of the value hidden"}
-        hidden["values"] = "all words of all values hidden"
         bodies = [
             Body(
                 group.label,
                 group.wording,
                 [
-                    Line("one word hidden at a time", group.means("whole")),
-                    *(Line(name, group.means("hidden", part)) for part, name in hidden.items()),
+                    group.line("one word hidden at a time", "whole"),
+                    *(group.line(name, "hidden", part) for part, name in _HIDDEN.items()),
                 ],
             )
             for group in groups
@@ -87,7 +105,8 @@ def recall(context: Context, folder: pathlib.Path) -> dict:
 
     A causal model predicts them from the text before, a bidirectional one word by word from all
     other text. Writes the cases into `folder`: columns `person`, `entry`, and `whole` and `first`
-    (texts, attributes) bool.
+    (texts, attributes) bool; of a bidirectional model also `hidden.person` and `hidden.name`,
+    `hidden.value` and `hidden.values`.
 
     Returns: `whole` (every token right) and `first` (the first token right), by attribute. For a
       bidirectional model also `hidden`, `whole` with more text hidden than the predicted word:
@@ -99,17 +118,21 @@ def recall(context: Context, folder: pathlib.Path) -> dict:
     whole, first = _recall_hits(context, rows)
     corpus, names = context.corpus, context.attributes
     cases = {"person": corpus.people, "entry": corpus.entries, "whole": whole, "first": first}
-    write_cases(folder, {**cases, "names": np.array(names)})
+    cases["names"] = np.array(names)
     shares = {"whole": accuracy_by_column(whole, names), "first": accuracy_by_column(first, names)}
     if context.mask_token is None:
+        write_cases(folder, cases)
         return shares
-    sample = rows.take(np.arange(0, len(rows), -(-len(rows) // _HIDDEN_TEXTS)))
+    sampled = np.arange(0, len(rows), -(-len(rows) // _HIDDEN_TEXTS))
+    sample = rows.take(sampled)
     values = np.split(sample.value_spans, sample.value_spans.shape[1], axis=1)
     hits = {
         "name": _recall_hits(context, sample, context.mask_token)[0],
         "value": np.concatenate([_masked_hits(context, sample, v) for v in values], axis=1),
         "values": _masked_hits(context, sample, sample.value_spans),
     }
+    cases["hidden.person"] = corpus.people[sampled]
+    write_cases(folder, cases | {f"hidden.{name}": x for name, x in hits.items()})
     return {**shares, "hidden": {name: accuracy_by_column(x, names) for name, x in hits.items()}}
 
 

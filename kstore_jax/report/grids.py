@@ -3,8 +3,7 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from kstore_jax.config.fields import flatten, identity
-from kstore_jax.pipeline.experiment import Finetune
+from kstore_jax.config.fields import flatten
 from kstore_jax.report.groups import Group
 
 Cells = Mapping[tuple[str, str], float]
@@ -42,7 +41,7 @@ def of(groups: Sequence[Group]) -> list[Grid]:
     """The grids among these groups: at least two ranks of each kind."""
     by_settings: dict[str, list[Group]] = {}
     for group in groups:
-        if group.configs and _is_lora(group.configs[0].finetune):
+        if _is_lora(group.config["finetune"]):
             by_settings.setdefault(str(_settings(group)), []).append(group)
     grids = []
     for members in by_settings.values():
@@ -53,20 +52,19 @@ def of(groups: Sequence[Group]) -> list[Grid]:
     return grids
 
 
-def _is_lora(finetune: Finetune) -> bool:
-    return bool(finetune.steps) and finetune.method == "lora" and not finetune.grid
+def _is_lora(finetune: dict) -> bool:
+    return finetune["steps"] and finetune["method"] == "lora" and not finetune["grid"]
 
 
 def _settings(group: Group) -> dict:
     """The settings that the groups of one grid share."""
     own = {"seed", "world.seed", "finetune.rank", "finetune.embedding_rank"}
-    fields = flatten(identity(group.configs[0]))
-    return {name: value for name, value in fields.items() if name not in own}
+    return {name: value for name, value in flatten(group.config).items() if name not in own}
 
 
 def _ranks(group: Group) -> tuple[str, str]:
-    finetune = group.configs[0].finetune
-    return _name(finetune.rank), _name(finetune.embedding_rank)
+    finetune = group.config["finetune"]
+    return _name(finetune["rank"]), _name(finetune["embedding_rank"])
 
 
 def _name(rank: int) -> str:

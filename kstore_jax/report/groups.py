@@ -1,22 +1,21 @@
 """Groups the rows of `results.json` over seeds."""
 
 import dataclasses
-import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
-from kstore_jax.config.fields import flatten, identity
+from kstore_jax.config.fields import flatten
 from kstore_jax.errors import UserError
-from kstore_jax.pipeline.experiment import Experiment
-from kstore_jax.readouts.measured import Measured, means, values_at
+from kstore_jax.pipeline.row import Row
+from kstore_jax.readouts.measured import Measured, Spread, means, values_at
 from kstore_jax.report import paper
-from kstore_jax.report.results import Results
 from kstore_jax.world.biographies import Variant
 
-RECALL = ("readouts", "recall", "whole", "mean")
-_QA = ("readouts", "qa", "extraction")
+RECALL = ("recall", "whole", "mean")
+_QA = ("qa", "extraction")
 ANSWERS = (*_QA, "test", "exact", "mean")
 TRAINED_ANSWERS = (*_QA, "train", "exact", "mean")
-"""Paths to the numbers of a row that the finding is about."""
+HELD_BACK_ANSWERS = (*_QA, "held_back", "exact", "mean")
+"""Paths to numbers in the readouts of a row."""
 _NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
 
@@ -27,16 +26,12 @@ class Group:
     Attributes:
       label: the dataset, and the name or settings that distinguish this group from others of it.
       dataset: the variant, as the paper writes it.
-      rows: rows of `results.json`, one a seed.
-      configs: the configuration of each row; empty if unknown.
-      stages: the folder of the stages of each row; empty if unknown.
+      rows: one a seed.
     """
 
     label: str
     dataset: str
-    rows: tuple[dict, ...]
-    configs: tuple[Experiment, ...]
-    stages: tuple[pathlib.Path, ...] = ()
+    rows: tuple[Row, ...]
 
     def measured(self, name: str, which: int = 0) -> Measured | None:
         """The results of a readout; None where a row lacks it.
@@ -44,15 +39,16 @@ class Group:
         Args:
           which: number of the group on the page.
         """
-        if any(name not in row["readouts"] for row in self.rows):
+        if any(name not in row.readouts for row in self.rows):
             return None
         published = self.published
         return Measured(
             which=which,
             label=self.label,
             wording=self.wording,
-            seeds=tuple(row["seed"] for row in self.rows),
-            results=tuple(row["readouts"][name] for row in self.rows),
+            seeds=tuple(row.seed for row in self.rows),
+            results=tuple(row.readouts[name] for row in self.rows),
+            intervals=tuple(row.intervals.get(name, {}) for row in self.rows),
             labels=self.labels,
             bundled=self.bundled,
             published=vars(published) | {"q_guess": paper.baseline().q_first} if published else {},
@@ -61,19 +57,35 @@ class Group:
     @property
     def labels(self) -> dict[str, str]:
         """The label of each attribute by name."""
-        return self.rows[0]["attributes"]
+        return self.rows[0].attributes
 
-    def each(self, *path: str | int) -> list:
-        """The value of each row at a path of keys."""
-        return values_at(self.rows, path)
+    @property
+    def config(self) -> dict:
+        """The configuration of the first row; the others differ in the seeds."""
+        return self.rows[0].config
 
-    def mean(self, *path: str | int) -> float:
-        """The mean over the seeds of a number that every row has."""
-        return means(self.each(*path))
+    @property
+    def settings(self) -> dict[str, str]:
+        """Every setting except the seeds and the dataset, as text."""
+        return settings_of(self.rows[0])
+
+    def share(self, path: tuple[str | int, ...]) -> float:
+        """The mean over the seeds of a number of the readouts, at a path of keys."""
+        return means(values_at(tuple(row.readouts for row in self.rows), path))
+
+    def spread(self, path: tuple[str | int, ...]) -> Spread | None:
+        """How sure a share of the readouts is, at a path of keys; None where that is not known."""
+        measured = self.measured(str(path[0]))
+        return measured.spread(*path[1:]) if measured else None
+
+    def ends(self, path: tuple[str | int, ...]) -> tuple[float, float]:
+        """The ends of the spread of a share; the share itself where that is not known."""
+        spread = self.spread(path)
+        return (spread.low, spread.high) if spread else (self.share(path), self.share(path))
 
     def has(self, *names: str) -> bool:
         """Whether every row has these readouts; of `qa`, the six questions."""
-        readouts = [row["readouts"] for row in self.rows]
+        readouts = [row.readouts for row in self.rows]
         return all(
             name in each and (name != "qa" or "extraction" in each["qa"])
             for name in names
@@ -83,22 +95,22 @@ class Group:
     @property
     def recall(self) -> float:
         """Mean share of values predicted whole in the biographies (`recall`)."""
-        return self.mean(*RECALL)
+        return self.share(RECALL)
 
     @property
     def answers(self) -> float:
         """Mean share of questions about people held out that are answered (`qa`)."""
-        return self.mean(*ANSWERS)
+        return self.share(ANSWERS)
 
     @property
     def trained_answers(self) -> float:
         """Mean share of questions about trained people that are answered (`qa`)."""
-        return self.mean(*TRAINED_ANSWERS)
+        return self.share(TRAINED_ANSWERS)
 
     @property
     def guess(self) -> float:
         """Mean share of answers of a majority guess (`qa`)."""
-        return self.mean(*_QA, "baseline", "mean")
+        return self.share((*_QA, "baseline", "mean"))
 
     @property
     def published(self) -> paper.Published | None:
@@ -108,23 +120,21 @@ class Group:
     @property
     def bundled(self) -> bool:
         """Whether its people are of the bundled world, the paper's."""
-        others = any(config.world.folder for config in self.configs)
-        return set(self.labels) == set(paper.ATTRIBUTES) and not others
+        return set(self.labels) == set(paper.ATTRIBUTES) and not self.config["world"]["folder"]
 
     @property
     def as_in_the_paper(self) -> bool:
         """Whether this is a GPT-2 in the bundled world that was finetuned or read questions."""
-        causal = self.rows[0].get("direction", "causal") == "causal"
-        return (self.bundled and causal) and all(
-            config.model.activation == "gelu"  # Llama's is another
-            and bool(config.data.qa_share) != bool(config.finetune.steps)
-            for config in self.configs
+        model, config = self.config["model"], self.config
+        gpt2 = model["direction"] == "causal" and model["activation"] == "gelu"
+        return (self.bundled and gpt2) and (
+            bool(config["data"]["qa_share"]) != bool(config["finetune"]["steps"])
         )
 
     @property
     def setting(self) -> str:
         """The paper's name for what pretraining read."""
-        beside = self.rows[0]["mixed"]
+        beside = self.rows[0].mixed
         return paper.setting(
             rewritten="rewritten" in beside,
             celebrities=beside.get("celebrity_variant", ""),
@@ -166,59 +176,40 @@ def _wording(variant: Variant, attributes: int) -> str:
     return text
 
 
-def groups_of_runs(results: Sequence[Results]) -> list[Group]:
-    """The groups of several runs; a row that an earlier run also has is left out."""
-    rows, configs, stages, seen = [], [], [], []
-    for one in results:
-        for row, config in zip(one.rows, one.configs or [None] * len(one.rows), strict=True):
-            if config is not None and (same := identity(config)) in seen:
-                continue
-            seen += [] if config is None else [same]
-            rows.append(row)
-            configs.append(config)
-            stages.append(one.stages)
-    return groups(rows, configs, stages)
+def distinct(rows: Iterable[Row]) -> list[Row]:
+    """The rows without those whose configuration an earlier one has."""
+    seen: list[dict] = []
+    return [row for row in rows if not (row.config in seen or seen.append(row.config))]
 
 
-def groups(
-    rows: Sequence[dict],
-    configs: Sequence[Experiment | None] | None,
-    stages: Sequence[pathlib.Path] = (),
-) -> list[Group]:
+def groups(rows: Sequence[Row]) -> list[Group]:
     """Groups rows that differ in the seed alone, in order of appearance."""
-    configs = configs or [None] * len(rows)
-    settings = [settings_of(row, config) for row, config in zip(rows, configs, strict=True)]
+    settings = [settings_of(row) for row in rows]
     by_settings: dict[tuple, list[int]] = {}
     for i, (row, of_row) in enumerate(zip(rows, settings, strict=True)):
-        by_settings.setdefault((row["dataset"], *sorted(of_row.items())), []).append(i)
+        by_settings.setdefault((row.dataset, *sorted(of_row.items())), []).append(i)
     numbers = list(by_settings.values())
     return [
         Group(
-            label=_label(rows[members[0]]["dataset"], members, numbers, rows, settings),
-            dataset=rows[members[0]]["dataset"],
+            label=_label(rows[members[0]].dataset, members, numbers, rows, settings),
+            dataset=rows[members[0]].dataset,
             rows=tuple(rows[i] for i in members),
-            configs=tuple(config for i in members if (config := configs[i])),
-            stages=tuple(stages[i] for i in members) if stages else (),
         )
         for members in numbers
     ]
 
 
-def settings_of(row: dict, config: Experiment | None) -> dict[str, str]:
-    """Every setting except the name, the seeds and the dataset, as text."""
-    if config is None:
-        return {"people": str(row["people"])} | {k: str(v) for k, v in row["mixed"].items()}
+def settings_of(row: Row) -> dict[str, str]:
+    """Every setting except the seeds and the dataset, as text."""
     own = {"seed", "world.seed", "data.variant"}
-    return {
-        name: str(value) for name, value in flatten(identity(config)).items() if name not in own
-    }
+    return {name: str(value) for name, value in flatten(row.config).items() if name not in own}
 
 
 def _label(
     dataset: str,
     members: Sequence[int],
     numbers: Sequence[Sequence[int]],
-    rows: Sequence[dict],
+    rows: Sequence[Row],
     settings: Sequence[dict[str, str]],
 ) -> str:
     """The dataset, and the name that all rows of the group share. The settings that distinguish the
@@ -228,10 +219,10 @@ def _label(
       members: the numbers of the group's rows.
       numbers: those of every group.
     """
-    rivals = [of_group[0] for of_group in numbers if rows[of_group[0]]["dataset"] == dataset]
-    name, *other_names = {rows[i].get("name", "") for i in members}
+    rivals = [of_group[0] for of_group in numbers if rows[of_group[0]].dataset == dataset]
+    name, *other_names = {rows[i].name for i in members}
     parts = [] if other_names or not name else [name]
-    if not parts or sum(rows[i].get("name") == name for i in rivals) > 1:
+    if not parts or sum(rows[i].name == name for i in rivals) > 1:
         parts += differing(settings[members[0]], [settings[i] for i in rivals])
     return with_settings(dataset, parts)
 

@@ -20,19 +20,15 @@ from kstore_jax.charts.bars import MARKS
 from kstore_jax.charts.drawing import Chart, as_csv, is_ours, percent
 from kstore_jax.charts.markup import Html, join, tag
 from kstore_jax.charts.tables import table
-from kstore_jax.errors import UserError
 from kstore_jax.files import write_bytes, write_text
-from kstore_jax.pipeline.experiment import Experiment
-from kstore_jax.pipeline.graph import ExperimentGraph
-from kstore_jax.pipeline.stages import Cache
 from kstore_jax.readouts.base import READOUTS, Readout
 from kstore_jax.readouts.measured import Measured
 from kstore_jax.report import agreement, charts, curves, grids, paper, series, tables
-from kstore_jax.report.groups import Group, groups_of_runs
+from kstore_jax.report.groups import Group, distinct
+from kstore_jax.report.groups import groups as group_rows
 from kstore_jax.report.results import read_results
 from kstore_jax.report.settings import run_settings
 from kstore_jax.report.summary import Summary, summarise
-from kstore_jax.train.telemetry import METRICS, read_metrics
 
 
 class Section(NamedTuple):
@@ -55,7 +51,7 @@ def write(runs: Sequence[pathlib.Path], out: pathlib.Path) -> pathlib.Path:
       UserError: a run holds no results, or damaged ones; nothing is written.
     """
     results = [read_results(run) for run in runs]
-    groups = groups_of_runs(results)
+    groups = group_rows(distinct(row for one in results for row in one.rows))
     drawn = _charts(groups)
     provenances = [record for one in results for record in one.provenances]
     sections = [
@@ -186,40 +182,30 @@ def _numbers(groups: Sequence[Group]) -> list[Html]:
 
 
 def _losses(groups: Sequence[Group]) -> list[Chart]:
-    """The pretraining losses of the rows whose metrics exist; no chart without any."""
-    drawn = []
-    for which, group in enumerate(groups):
-        for config, stages in zip(group.configs, group.stages, strict=bool(group.configs)):
-            lines = [line for line in _metrics(stages, config) if line["loss"] is not None]
-            if lines:
-                steps, losses = zip(*((line["step"], line["loss"]) for line in lines), strict=True)
-                drawn.append((group.label, which, steps, losses))
+    """The pretraining losses of all rows; no chart without any."""
+    drawn = [
+        (
+            group.label,
+            which,
+            [line["step"] for line in row.losses],
+            [line["loss"] for line in row.losses],
+        )
+        for which, group in enumerate(groups)
+        for row in group.rows
+        if row.losses
+    ]
     return [curves.losses(drawn)] if drawn else []
 
 
 def _dynamics(groups: Sequence[Group]) -> list[Measured]:
-    """The metrics of the rows that were measured while they were pretrained."""
+    """The rows that were measured while they were pretrained."""
     measured = []
     for which, group in enumerate(groups):
-        rows = zip(group.rows, group.configs, group.stages, strict=bool(group.configs))
-        of_seeds = {}
-        for row, config, stages in rows:
-            if lines := [line for line in _metrics(stages, config) if line.get("evaluation")]:
-                of_seeds[row["seed"]] = {"lines": lines}
-        if of_seeds:
-            seeds, results = tuple(of_seeds), tuple(of_seeds.values())
+        if rows := [row for row in group.rows if row.evaluations]:
+            seeds = tuple(row.seed for row in rows)
+            results = tuple({"lines": row.evaluations} for row in rows)
             measured.append(Measured(which, group.label, group.wording, seeds, results))
     return measured
-
-
-def _metrics(stages: pathlib.Path, config: Experiment) -> list[dict]:
-    """The metrics of a row's pretraining; none where they cannot be read."""
-    try:
-        cache = Cache(stages)
-        lines = read_metrics(cache.folder(ExperimentGraph(config, cache).pretrain) / METRICS)
-        return [{**line, "step": int(line["step"])} for line in lines]
-    except (UserError, OSError, ValueError, KeyError, TypeError):
-        return []
 
 
 def _figures(text: str, drawn: Sequence[Chart]) -> list[Html]:

@@ -20,11 +20,11 @@ def run_scores(run: pathlib.Path) -> dict:
     results = read_results(run)
     items = [
         {
-            "title": f"{group.label}, seed {row['seed']}",
-            "recited": row["readouts"]["recall"]["whole"]["mean"],
-            "answered": row["readouts"]["qa"]["extraction"]["test"]["exact"]["mean"],
+            "title": f"{group.label}, seed {row.seed}",
+            "recited": row.readouts["recall"]["whole"]["mean"],
+            "answered": row.readouts["qa"]["extraction"]["test"]["exact"]["mean"],
         }
-        for group in groups(results.rows, results.configs)
+        for group in groups(results.rows)
         for row in group.rows
     ]
     return {"model": str(run), "items": items}

@@ -5,7 +5,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from kstore_jax.config.fields import flatten, identity
+from kstore_jax.config.fields import flatten
 from kstore_jax.report import paper
 from kstore_jax.report.groups import Group, differing, with_settings
 
@@ -45,7 +45,7 @@ def of(groups: Sequence[Group]) -> list[Series]:
         members: dict[str, dict[float, Group]] = {}
         settings: dict[str, dict[str, str]] = {}
         goes_with = longer if field == "world.people" else set()
-        for group in (group for group in groups if group.configs and group.has("qa")):
+        for group in (group for group in groups if group.has("qa")):
             number, others = _apart(group, field, goes_with)
             if number * scale in members.get(str(others), {}):
                 number, others = _apart(group, field, set())
@@ -61,8 +61,8 @@ def of(groups: Sequence[Group]) -> list[Series]:
 
 def _apart(group: Group, field: str, beside: set[str]) -> tuple[float, dict[str, str]]:
     """The number of a group, and the settings that the groups of one curve share, as text."""
-    own = {"name", "seed", "world.seed", *beside}
-    fields = flatten(identity(group.configs[0]))
+    own = {"seed", "world.seed", *beside}
+    fields = flatten(group.config)
     number: Any = fields.pop(field)
     return number, {name: str(value) for name, value in fields.items() if name not in own}
 

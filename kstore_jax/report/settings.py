@@ -3,14 +3,13 @@ from the paper."""
 
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 from kstore_jax.charts.drawing import percent
 from kstore_jax.charts.markup import Html, tag
 from kstore_jax.charts.tables import table
-from kstore_jax.config.fields import as_dict, flatten
-from kstore_jax.model.config import Model
+from kstore_jax.config.fields import flatten
 from kstore_jax.pipeline.experiment import Experiment
+from kstore_jax.pipeline.row import Row
 from kstore_jax.readouts.base import READOUTS
 from kstore_jax.report import paper
 from kstore_jax.report.groups import Group
@@ -23,15 +22,14 @@ def run_settings(groups: Sequence[Group], provenances: Sequence[dict]) -> list[H
       provenances: of the stages, as `provenance.provenance` returns them.
     """
     rows = [row for group in groups for row in group.rows]
-    configs = [config for group in groups for config in group.configs]
     terms = [
-        ("people", _either(f"{row['people']:,}" for row in rows)),
-        ("mixed in", _either(map(_mixed, rows)) if any(row["mixed"] for row in rows) else ""),
-        ("parameters", _either(f"{row['parameters']:,}" for row in rows)),
-        ("vocabulary", _either(f"{row['vocabulary']:,} tokens" for row in rows)),
-        ("seeds", _either(row["seed"] for row in rows)),
+        ("people", _either(f"{row.people:,}" for row in rows)),
+        ("mixed in", _either(map(_mixed, rows)) if any(row.mixed for row in rows) else ""),
+        ("parameters", _either(f"{row.parameters:,}" for row in rows)),
+        ("vocabulary", _either(f"{row.vocabulary:,} tokens" for row in rows)),
+        ("seeds", _either(row.seed for row in rows)),
         *(
-            (name, _either(words.format(m=m) for m in _sections(configs, part)))
+            (name, _either(words.format(**fields) for fields in _sections(rows, part)))
             for name, words, part in _SETTINGS
         ),
         ("devices", _either(_listed(one.get("devices")) for one in provenances)),
@@ -46,67 +44,61 @@ def run_settings(groups: Sequence[Group], provenances: Sequence[dict]) -> list[H
         tag("dl", *items),
         tag("h3", "Seconds of each stage"),
         _times(groups),
-        *_every_setting(configs),
-        *(_differences(rows, configs) if any(group.bundled for group in groups) else ()),
+        *_every_setting(rows),
+        *(_differences(rows) if any(group.bundled for group in groups) else ()),
     ]
 
 
-def _differences(rows: Sequence[dict], configs: Sequence[Experiment]) -> list[Html]:
+def _differences(rows: Sequence[Row]) -> list[Html]:
     """Differences from the paper, for people of its world."""
     return [
         tag("h3", "Differences from the paper"),
-        *(tag("p", text) for text in _of_this_run(rows, configs)),
+        *(tag("p", text) for text in _of_this_run(rows)),
         tag("p", "In every run of this package, unlike the paper:"),
         tag("ul", *(tag("li", text) for text in paper.DEPARTURES)),
         tag("p", "Chosen here, because the paper leaves it open: ", paper.CHOSEN),
     ]
 
 
-def _of_this_run(rows: Sequence[dict], configs: Sequence[Experiment]) -> list[str]:
+def _of_this_run(rows: Sequence[Row]) -> list[str]:
     """What the settings of this run mean for its comparison with the paper."""
     notes, default = [], Experiment()  # the paper's sizes
-    other_people = any(row["people"] != default.world.people for row in rows)
-    if other_people or any(_size(config.model) != _size(default.model) for config in configs):
+    models = [row.config["model"] for row in rows]
+    sizes = {tuple(model[field] for field in _SIZE_FIELDS) for model in models}
+    other_people = any(row.people != default.world.people for row in rows)
+    if other_people or sizes != {tuple(getattr(default.model, field) for field in _SIZE_FIELDS)}:
         notes.append(_SIZE)
-    if any(config.data.vocabulary == "compact" for config in configs):
+    if any(row.config["data"]["vocabulary"] == "compact" for row in rows):
         notes.append(_COMPACT)
-    if not any(config.model.dropout for config in configs):
+    if not any(model["dropout"] for model in models):
         notes.append("Pretraining had no dropout; the paper's probably had GPT-2's.")
-    if any(config.finetune.method == "lora" and not config.finetune.grid for config in configs):
+    finetunings = [row.config["finetune"] for row in rows]
+    if any(each["method"] == "lora" and not each["grid"] for each in finetunings):
         notes.append("One rank of LoRA was tried; the paper shows the better of 8 and 16.")
     for (field, value), text in _PROBING.items():
         parts = {"P-probing": "p_probe", "Q-probing": "q_probe"}.items()
         chosen = [
             name
             for name, part in parts
-            if any(getattr(probe, field) == value for probe in _enabled(configs, part))
+            if any(probe[field] == value for probe in _sections(rows, part))
         ]
         if chosen:
             notes.append(f"{' and '.join(chosen)}: {text}")
-    probes = _enabled(configs, "p_probe")
-    if read := sorted({probe.biographies_per_person for probe in probes} - {0}):
+    probes = _sections(rows, "p_probe")
+    if read := sorted({probe["biographies_per_person"] for probe in probes} - {0}):
         most = _either(read)
         notes.append(f"P-probing reads at most {most} of the biographies of each person.")
     return notes
 
 
-def _sections(configs: Sequence[Experiment], name: str) -> list[Any]:
-    """A section of each configuration; of a readout, where it is enabled."""
+def _sections(rows: Sequence[Row], name: str) -> list[dict]:
+    """A section of each configuration; of a readout, where it was computed."""
     if name in READOUTS:
-        return _enabled(configs, name)
-    return [getattr(config, name) for config in configs]
+        return [row.config["readouts"][name] for row in rows if name in row.readouts]
+    return [row.config[name] for row in rows]
 
 
-def _enabled(configs: Sequence[Experiment], name: str) -> list[Any]:
-    """The configuration of a readout in each experiment that computes it."""
-    readouts = [config.enabled_readouts.get(name) for config in configs]
-    return [readout[1] for readout in readouts if readout]
-
-
-def _size(model: Model) -> tuple:
-    return model.layers, model.heads, model.width, model.rotary_pct
-
-
+_SIZE_FIELDS = ("layers", "heads", "width", "rotary_pct")
 _SIZE = f"Compare shapes with the paper's rather than last digits: it has {paper.SETTING}."
 _COMPACT = (
     "The model has only the tokens that these texts use; the paper's has all 50,257 of GPT-2."
@@ -136,28 +128,28 @@ _PROBING = {
 _SETTINGS = (
     (
         "model",
-        "{m.layers} layers, {m.heads} heads, width {m.width}, {m.positions} positions, "
-        "{m.activation}, {m.direction}, {m.dtype}",
+        "{layers} layers, {heads} heads, width {width}, {positions} positions, "
+        "{activation}, {direction}, {dtype}",
         "model",
     ),
     (
         "pretraining",
-        "{m.steps:,} steps of {m.batch_size} windows of {m.seq_len} tokens",
+        "{steps:,} steps of {batch_size} windows of {seq_len} tokens",
         "pretrain",
     ),
     (
         "finetuning",
-        "{m.steps:,} steps of {m.batch_size} questions, LoRA rank {m.rank} and {m.embedding_rank}",
+        "{steps:,} steps of {batch_size} questions, LoRA rank {rank} and {embedding_rank}",
         "finetune",
     ),
     (
         "P-probing",
-        "{m.steps:,} steps of {m.batch_size} texts, rank {m.embedding_rank}",
+        "{steps:,} steps of {batch_size} texts, rank {embedding_rank}",
         "p_probe",
     ),
     (
         "Q-probing",
-        "{m.steps:,} steps of {m.batch_size} names, rank {m.embedding_rank}",
+        "{steps:,} steps of {batch_size} names, rank {embedding_rank}",
         "q_probe",
     ),
 )
@@ -194,9 +186,9 @@ def _pairs(values: dict) -> str:
     return ", ".join(f"{name} {value}" for name, value in values.items())
 
 
-def _mixed(row: dict) -> str:
+def _mixed(row: Row) -> str:
     """What pretraining read besides the biographies of templates."""
-    beside, sources = row["mixed"], []
+    beside, sources = row.mixed, []
     if "rewritten" in beside:
         sources.append(f"biographies as rewritten in {beside['rewritten']}")
     if "celebrities" in beside:
@@ -211,9 +203,9 @@ def _mixed(row: dict) -> str:
     return "; ".join(sources) or "nothing"
 
 
-def _code(rows: Sequence[dict]) -> str:
+def _code(rows: Sequence[Row]) -> str:
     """The code that computed the stages, which may be older than the page."""
-    versions = sorted(set().union(*(row.get("code", ()) for row in rows)))
+    versions = sorted(set().union(*(row.code for row in rows)))
     return ", ".join(map(_version, versions)) or "not known"
 
 
@@ -230,23 +222,21 @@ _STAGES = {"qa": "QA", "p_probe": "P-probe", "q_probe": "Q-probe"}
 def _times(groups: Sequence[Group]) -> Html:
     """Seconds of each stage and goodput, a line a row of the results."""
     rows = [(group.label, row) for group in groups for row in group.rows]
-    stages = list(dict.fromkeys(name for _, row in rows for name in row["seconds_by_stage"]))
+    stages = list(dict.fromkeys(name for _, row in rows for name in row.seconds_by_stage))
     heads = ["", *(_STAGES.get(stage, stage) for stage in stages), "all", "goodput"]
     bodies = []
     for label, row in rows:
-        spent = [row["seconds_by_stage"].get(stage) for stage in stages] + [row["seconds"]]
+        spent = [row.seconds_by_stage.get(stage) for stage in stages] + [row.seconds]
         texts = ["–" if s is None else f"{s:,.1f}" for s in spent]
-        texts.append(percent(row["goodput"]) if "goodput" in row else "–")
+        texts.append(percent(row.goodput))
         cells = [tag("td", one) for one in texts]
-        bodies.append([tag("tr", tag("th", f"{label}, seed {row['seed']}", scope="row"), *cells)])
+        bodies.append([tag("tr", tag("th", f"{label}, seed {row.seed}", scope="row"), *cells)])
     return table("seconds of each stage", heads, bodies)
 
 
-def _every_setting(configs: Sequence[Experiment]) -> list[Html]:
-    """All fields of the configurations, with their distinct values."""
-    if not configs:
-        return []
-    settings = [flatten(as_dict(config)) for config in configs]
+def _every_setting(rows: Sequence[Row]) -> list[Html]:
+    """All fields of the configurations that results depend on, with their distinct values."""
+    settings = [flatten(row.config) for row in rows]
     names = dict.fromkeys(name for fields in settings for name in fields)
     values = {name: _either(fields.get(name, "–") for fields in settings) for name in names}
     lines = [tag("tr", tag("th", n, scope="row"), tag("td", x)) for n, x in values.items()]

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from kstore_jax.charts.drawing import percent
 from kstore_jax.report import paper
-from kstore_jax.report.groups import ANSWERS, Group, in_words, settings_of
+from kstore_jax.report.groups import ANSWERS, Group, in_words
 
 LEARNED = 0.95
 """Share of attribute values that a model has to recite before its answers say anything about its
@@ -49,7 +49,7 @@ def summarise(groups: Sequence[Group]) -> Summary:
 def _finetuning_in_doubt(learned: Sequence[Group]) -> list[str]:
     """A caveat where no model shows that the finetuning works, or none with the same settings."""
     untrained = [group for group in learned if group.trained_answers < ANSWERS_TRAINED]
-    settings = {config.finetune for group in learned for config in group.configs}
+    settings = {str(group.config["finetune"]) for group in learned}
     if not untrained or (len(untrained) < len(learned) and len(settings) == 1):
         return []
     each = ", ".join(f"{g.label} {percent(g.trained_answers)}" for g in untrained)
@@ -118,13 +118,12 @@ def _verdict(learned: Sequence[Group]) -> str:
 
 
 def _same_otherwise(groups: Sequence[Group]) -> bool:
-    """Whether the groups are known to differ in the dataset alone."""
-    settings = {str(settings_of({}, config)) for group in groups for config in group.configs}
-    return all(group.configs for group in groups) and len(settings) == 1
+    """Whether the groups differ in the dataset alone."""
+    return len({str(group.settings) for group in groups}) == 1
 
 
 def _contrast(worst: Group, best: Group) -> bool:
-    apart = min(best.each(*ANSWERS)) > max(worst.each(*ANSWERS))
+    apart = best.ends(ANSWERS)[0] > worst.ends(ANSWERS)[1]
     return apart and best.answers - worst.answers >= CONTRAST
 
 

@@ -4,35 +4,64 @@ from collections.abc import Sequence
 
 from kstore_jax.charts.drawing import as_label
 from kstore_jax.charts.markup import Html, join, tag
-from kstore_jax.charts.tables import Body, Line, Table, percent_cell, table
+from kstore_jax.charts.tables import Body, Line, Table, percent_and_ends, percent_cell, table
+from kstore_jax.pipeline.row import Row
 from kstore_jax.readouts.base import READOUTS
-from kstore_jax.readouts.measured import values_at
+from kstore_jax.readouts.measured import BOOTSTRAP, SEEDS, Spread, find
 from kstore_jax.report import paper
-from kstore_jax.report.groups import RECALL, TRAINED_ANSWERS, Group
+from kstore_jax.report.groups import ANSWERS, HELD_BACK_ANSWERS, RECALL, TRAINED_ANSWERS, Group
 
-_HEADS = ("exposures", "recited", "answers, trained on")
+_Columns = dict[tuple[str, ...], str]
+"""The columns of the first table before the answers by attribute: path in the readouts -> head."""
 
 
 def in_numbers(groups: Sequence[Group]) -> Html:
     """Recall and answers of each group, with the paper's numbers."""
-    bodies = [Body(group.label, group.wording, _of_group(group)) for group in groups]
+    columns: _Columns = {RECALL: "recited", TRAINED_ANSWERS: "answers, trained on"}
+    if any(_has(group, HELD_BACK_ANSWERS) for group in groups):
+        columns[HELD_BACK_ANSWERS] = "answers, held back"
+    bodies = [Body(group.label, group.wording, _of_group(group, columns)) for group in groups]
     compared = any(group.published and group.published.qa for group in groups)
     if compared:
-        guess = Line("majority guess", paper.baseline().qa, "guess", _empty())
+        guess = Line("majority guess", paper.baseline().qa, "guess", _empty(columns))
         bodies.append(Body("the paper", "", [guess]))
     labels = {name: label for group in groups for name, label in group.labels.items()}
-    parts = [
-        tag("p", _COLUMNS_NOTE, class_="note"),
-        Table("Answers", "", bodies, _HEADS, labels=labels).html,
+    heads = ["exposures", *columns.values()]
+    notes = [
+        _COLUMNS_NOTE + _HELD_BACK_NOTE * (HELD_BACK_ANSWERS in columns),
+        spread_note([group.spread(ANSWERS) for group in groups]),
     ]
-    return join([*parts, *[tag("p", _PAPER_NOTE, class_="note")] * compared])
+    return join(
+        [
+            *(tag("p", note, class_="note") for note in notes if note),
+            Table("Answers", "", bodies, heads, labels=labels).html,
+            *[tag("p", _PAPER_NOTE, class_="note")] * compared,
+        ]
+    )
+
+
+def spread_note(spreads: Sequence[Spread | None]) -> str:
+    """What the brackets behind shares are, and how many people and cases these shares are of."""
+    notes = {BOOTSTRAP: [], SEEDS: []}
+    for spread in spreads:
+        if spread:
+            notes[spread.kind].append(f"{spread.people:,} people and {spread.cases:,} questions")
+    counts = " or ".join(dict.fromkeys(notes[BOOTSTRAP]))
+    of_people = f"95 % intervals of a bootstrap over people ({counts} held out)"
+    parts = [of_people] * bool(counts)
+    parts += ["of several seeds, the lowest and the highest"] * bool(notes[SEEDS])
+    return f"In brackets: {'; '.join(parts)}." if parts else ""
 
 
 _COLUMNS_NOTE = (
     "Accuracy in %. Exposures: how often pretraining reads about each person. Recited: attribute "
     "values predicted whole inside the biographies. Answers: exact match, about people whose "
-    "questions were finetuned on (half of them, or the celebrities if there are any), and about "
-    "the people held out. Majority guess: always the commonest answer about the people trained on."
+    "questions were trained (half of them, or the celebrities if there are any), and about the "
+    "people held out. Majority guess: always the commonest answer about the people trained on."
+)
+_HELD_BACK_NOTE = (
+    " Held back: people of the trained half whose questions chose a row of the finetuning grid, "
+    "and were not trained."
 )
 _PAPER_NOTE = (
     f"The paper: {paper.SOURCE}, Fig. 1, 3, 7, 10, 17; {paper.SETTING}. Its means are "
@@ -41,37 +70,40 @@ _PAPER_NOTE = (
 )
 
 
-def _of_group(group: Group) -> list[Line]:
+def _of_group(group: Group, columns: _Columns) -> list[Line]:
     many = len(group.rows) > 1
     name = f"this run, mean of {len(group.rows)}" if many else "this run"
-    answers: dict = {}
-    guess: dict = {}
-    if group.has("qa") and (measured := group.measured("qa")):
-        answers = measured.means("extraction", "test", "exact")
-        guess = measured.means("extraction", "baseline")
-    lines = [Line(name, answers, "ours", _learned(group.rows))]
+    answered = group.measured("qa") if group.has("qa") else None
+    before = [f"{sum(row.exposures for row in group.rows) / len(group.rows):.0f}"]
+    before += [_cell(group, path) for path in columns]
+    if not answered:
+        return [Line(name, {}, "ours", before)]
+    lines = [answered.line(name, *ANSWERS[1:-1], kind="ours", before=before)]
     for row in group.rows if many else ():
-        own = row["readouts"]["qa"]["extraction"]["test"]["exact"] if answers else {}
-        lines.append(Line(f"seed {row['seed']}", own, "seed", _learned((row,))))
-    if guess:
-        lines.append(Line("majority guess", guess, "guess", _empty()))
+        shares = [find(row.readouts, path) for path in columns]
+        cells = [f"{row.exposures:.0f}", *map(percent_cell, shares)]
+        lines.append(Line(f"seed {row.seed}", find(row.readouts, ANSWERS[:-1]), "seed", cells))
+    guess = answered.means("extraction", "baseline")
+    lines.append(Line("majority guess", guess, "guess", _empty(columns)))
     if (published := group.published) and published.qa:
         often = f"{paper.EXPOSURES}" if group.setting == paper.THE_16 else "–"
-        lines.append(Line("the paper", published.qa, "paper", [often, "–", "–"]))
+        lines.append(Line("the paper", published.qa, "paper", [often, *_empty(columns)[1:]]))
     return lines
 
 
-def _empty() -> list[str]:
-    return ["–"] * len(_HEADS)
+def _empty(columns: _Columns) -> list[str]:
+    return ["–"] * (1 + len(columns))
 
 
-def _learned(rows: tuple[dict, ...]) -> list[str]:
-    """The text columns: means over rows; a dash where a readout is missing."""
-    cells = [f"{sum(row['exposures'] for row in rows) / len(rows):.0f}"]
-    for path in (RECALL, TRAINED_ANSWERS):
-        measured = all(path[1] in row["readouts"] for row in rows)
-        cells.append(percent_cell(sum(values_at(rows, path)) / len(rows) if measured else None))
-    return cells
+def _has(group: Group, path: tuple[str, ...]) -> bool:
+    """Whether every row has a share at a path of its readouts."""
+    return all(find(row.readouts, path) is not None for row in group.rows)
+
+
+def _cell(group: Group, path: tuple[str, ...]) -> Html:
+    """The mean over the seeds and its spread; a dash where a row has no such share."""
+    share, spread = group.share(path) if _has(group, path) else None, group.spread(path)
+    return join(percent_and_ends(share, (spread.low, spread.high) if spread else None))
 
 
 def grid(groups: Sequence[Group]) -> Html:
@@ -79,7 +111,7 @@ def grid(groups: Sequence[Group]) -> Html:
     parts = []
     for group in groups:
         for row in group.rows:
-            if not (tried := row.get("finetune_grid")):
+            if not (tried := row.finetune_grid):
                 continue
             names = [name for name in tried[0] if name not in ("validation", "chosen")]
             heads = [*(as_label(name) for name in names), "people held back", "chosen"]
@@ -93,7 +125,7 @@ def grid(groups: Sequence[Group]) -> Html:
                 )
                 for way in tried
             ]
-            title = f"{group.label}, seed {row['seed']}"
+            title = f"{group.label}, seed {row.seed}"
             parts += [tag("h4", title), table(title, heads, [[line] for line in lines])]
     if not parts:
         return Html("")
@@ -105,26 +137,32 @@ def grid(groups: Sequence[Group]) -> Html:
 
 
 def all_rows(groups: Sequence[Group]) -> list[list]:
-    """Every row of the results as lines of a CSV file, heads first; accuracies in %."""
-    numbers = [
-        {
-            f"{name} {column}": share
-            for name, result in row["readouts"].items()
-            if name in READOUTS
-            for column, share in READOUTS[name].numbers(result).items()
-        }
-        for group in groups
-        for row in group.rows
-    ]
-    heads = ["group", "dataset", "seed", "people", "exposures"]
-    columns = [*dict.fromkeys(column for of_row in numbers for column in of_row)]
-    rows = [(group.label, row) for group in groups for row in group.rows]
-    lines = [
-        [
-            label,
-            *(row[name] for name in heads[1:]),
-            *(None if (x := of_row.get(c)) is None else round(100 * x, 3) for c in columns),
-        ]
-        for (label, row), of_row in zip(rows, numbers, strict=True)
-    ]
-    return [[*heads, *columns], *lines]
+    """Every row of the results as lines of a CSV file, heads first; accuracies in %. A share
+    that has an interval is followed by it."""
+    lines = []
+    for group in groups:
+        for row in group.rows:
+            line = {"group": group.label, "dataset": row.dataset, "seed": row.seed}
+            line |= {"people": row.people, "exposures": row.exposures}
+            lines.append(line | _shares(row))
+    heads = [*dict.fromkeys(head for line in lines for head in line)]
+    return [heads, *([line.get(head) for head in heads] for line in lines)]
+
+
+def _shares(row: Row) -> dict[str, float | None]:
+    """The columns of all readouts of a row, each followed by its interval and the numbers of
+    people and cases, where it has one."""
+    cells: dict[str, float | None] = {}
+    for name, result in row.readouts.items():
+        for column, path in READOUTS[name].columns(result).items() if name in READOUTS else ():
+            head, interval = f"{name} {column}", find(row.intervals, (name, *path))
+            cells[head] = _percent(find(result, path))
+            if interval:
+                ends = {end: _percent(interval[end]) for end in ("low", "high")}
+                counts = {count: interval[count] for count in ("people", "cases")}
+                cells |= {f"{head} {what}": x for what, x in (ends | counts).items()}
+    return cells
+
+
+def _percent(share: float | None) -> float | None:
+    return None if share is None else round(100 * share, 3)

@@ -34,6 +34,8 @@ def stage_tokens(graph: ExperimentGraph) -> dict[str, float]:
     if graph.finetune:
         question = context.questions(e.finetune.tasks)[1].tokens.shape[1]
         counts |= {s: row.steps * row.batch_size * question for row, s in graph.finetune.items()}
+        if graph.refit:
+            counts[graph.refit] = max(counts[stage] for stage in graph.finetune.values())
     for name, stage in graph.readouts.items():
         readout, config = e.enabled_readouts[name]
         if work := readout.work(context, texts, config, scale):

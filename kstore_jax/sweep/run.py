@@ -24,7 +24,8 @@ from kstore_jax.files import read_json, write_json
 from kstore_jax.pipeline.cores import usable_cores
 from kstore_jax.pipeline.experiment import Experiment
 from kstore_jax.pipeline.graph import ExperimentGraph, resolve_auto
-from kstore_jax.pipeline.results import SCHEMA, result_row
+from kstore_jax.pipeline.results import result_row
+from kstore_jax.pipeline.row import SCHEMA
 from kstore_jax.pipeline.run import Runner, check, pretrain_batched
 from kstore_jax.pipeline.stages import Cache
 from kstore_jax.report import agreement
@@ -288,10 +289,11 @@ def _write_report(
     failed_labels = {i: graph.experiment.label for i, graph in enumerate(graphs) if i in failed}
     graphs = [graph for i, graph in enumerate(graphs) if i not in failed]
     rows = [result_row(graph) for graph in graphs]
-    results = {"schema": SCHEMA, "rows": rows, "stages": plan.cache_path_from(workdir)}
+    json_rows = [row.to_json() for row in rows]
+    results = {"schema": SCHEMA, "rows": json_rows, "stages": plan.cache_path_from(workdir)}
     if failed_labels:
         results["failed"] = [{"row": i, "name": label} for i, label in failed_labels.items()]
-    if ranks := agreement.of_all_datasets(groups(rows, [graph.experiment for graph in graphs])):
+    if ranks := agreement.of_all_datasets(groups(rows)):
         results["spearman"] = ranks
     attempts = [attempt for folder in plan.stages for attempt in plan.cache.attempts(folder)]
     distinct = {json.dumps(attempt, sort_keys=True): attempt for attempt in attempts}

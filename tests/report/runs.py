@@ -2,19 +2,19 @@
 
 import copy
 import csv
+import dataclasses
 import html
 import io
 import json
 import pathlib
 import re
 import urllib.parse
+from collections.abc import Sequence
 from typing import Any
 
-from kstore_jax.config.fields import as_dict
-from kstore_jax.pipeline.experiment import Experiment, parse
-from kstore_jax.pipeline.graph import ExperimentGraph
-from kstore_jax.pipeline.results import SCHEMA
-from kstore_jax.pipeline.stages import Cache
+from kstore_jax.config.fields import identity
+from kstore_jax.pipeline.experiment import Experiment
+from kstore_jax.pipeline.row import SCHEMA, Row
 from kstore_jax.report import page as report
 from kstore_jax.report import paper
 from kstore_jax.report.groups import Group
@@ -32,45 +32,84 @@ def without_date(table):
     return {name: table[name] for name in ATTRIBUTES[1:]}
 
 
-def a_row(dataset="single", seed=0, qa=0.031, recall=0.998, trained=0.993, probe=0.05):
-    """A row of `results.json`; P-probing has no values after an attribute is stated."""
+def a_row(
+    dataset="single", seed=0, qa=0.031, recall=0.998, trained=0.993, probe=0.05, **fields: Any
+) -> Row:
+    """A row of `results.json`; P-probing has no values after an attribute is stated.
+
+    Args:
+      fields: of its configuration, `__` for the dot.
+    """
     probed = {a: range(6 if "permute" in dataset else i + 1) for i, a in enumerate(ATTRIBUTES)}
     levels = {"first": dict.fromkeys(ATTRIBUTES, 0.041), "whole": dict.fromkeys(ATTRIBUTES, 0.012)}
     p_first = {a: [probe if p in probed[a] else None for p in range(6)] for a in ATTRIBUTES}
     q_first = {a: [probe] for a in ATTRIBUTES}
-    return {
-        "dataset": dataset,
-        "seed": seed,
-        "people": 400,
-        "attributes": {name: name.replace("_", " ") for name in ATTRIBUTES},
-        "mixed": {},
-        "exposures": 287.4,
-        "parameters": 1_065_728,
-        "vocabulary": 2031,
-        "readouts": {
-            "recall": {
-                "whole": {**shares(recall - 0.01), "mean": recall},
-                "first": shares(recall),
-            },
-            "qa": {
-                "extraction": {
-                    "train": {"exact": {**shares(trained), "mean": trained}, "first": shares(0.9)},
-                    "test": {"exact": {**shares(qa), "mean": qa}, "first": shares(qa)},
-                    "wordings": {
-                        "train": [],
-                        "test": [shares(qa - shift) for shift in (0.0, 0.005, 0.011, 0.02)],
-                    },
-                    "baseline": {**shares(0.02), "mean": 0.027},
-                    "baseline_first": shares(0.041),
-                }
-            },
-            "p_probe": {"first": p_first, "whole": without_date(p_first), "baseline": levels},
-            "q_probe": {"first": q_first, "whole": without_date(q_first), "baseline": levels},
+    readouts = {
+        "recall": {
+            "whole": {**shares(recall - 0.01), "mean": recall},
+            "first": shares(recall),
         },
-        "code": ["b5ec04e05fc84dfd3e0d83a1e7a4a6f0b1b2c3d4"],
-        "seconds": 701.2,
-        "seconds_by_stage": {"shards": 2.2, "pretrain": 402.1, "qa": 1.9},
+        "qa": {
+            "extraction": {
+                "train": {"exact": {**shares(trained), "mean": trained}, "first": shares(0.9)},
+                "test": {"exact": {**shares(qa), "mean": qa}, "first": shares(qa)},
+                "wordings": {
+                    "train": [],
+                    "test": [shares(qa - shift) for shift in (0.0, 0.005, 0.011, 0.02)],
+                },
+                "baseline": {**shares(0.02), "mean": 0.027},
+                "baseline_first": shares(0.041),
+            }
+        },
+        "p_probe": {"first": p_first, "whole": without_date(p_first), "baseline": levels},
+        "q_probe": {"first": q_first, "whole": without_date(q_first), "baseline": levels},
     }
+    return Row(
+        name="",
+        config=a_config(dataset, seed, **fields),
+        plugins=[],
+        plugin_folders=[],
+        attributes={name: name.replace("_", " ") for name in ATTRIBUTES},
+        exposures=287.4,
+        parameters=1_065_728,
+        vocabulary=2031,
+        readouts=readouts,
+        intervals={name: intervals(result) for name, result in readouts.items()},
+        finetune_grid=[],
+        losses=[{"step": s, "exposures": 3.0 * s, "loss": 7 / s} for s in range(1, 30)],
+        evaluations=[],
+        code=["b5ec04e05fc84dfd3e0d83a1e7a4a6f0b1b2c3d4"],
+        seconds=701.2,
+        seconds_by_stage={"shards": 2.2, "pretrain": 402.1, "qa": 1.9},
+        goodput=0.97,
+    )
+
+
+def intervals(result: Any) -> Any:
+    """An interval of one point around each share of a result, of 200 people."""
+    if isinstance(result, dict):
+        return {name: intervals(part) for name, part in result.items()}
+    if isinstance(result, list):
+        return [intervals(part) for part in result]
+    if result is None:
+        return None
+    low, high = max(result - 0.01, 0.0), min(result + 0.01, 1.0)
+    return {"low": low, "high": high, "people": 200, "cases": 1200}
+
+
+def a_config(dataset: str, seed: int = 0, **fields: Any) -> dict[str, Any]:
+    """The configuration of a row: the paper's, for a small model of 400 people."""
+    config: dict[str, Any] = identity(Experiment())
+    small = {"layers": 4, "heads": 4, "width": 128, "dtype": "bfloat16"}
+    sizes = {"seed": seed, "data__variant": dataset, "world__people": 400}
+    sizes |= {f"model__{name}": value for name, value in small.items()}
+    for field, value in {**sizes, **fields}.items():
+        *path, name = field.split("__")
+        part = config
+        for section in path:
+            part = part[section]
+        part[name] = value
+    return config
 
 
 SINGLE = a_row()
@@ -78,19 +117,24 @@ SHUFFLED = a_row("multi5+permute", qa=0.864, recall=1.0, probe=0.93)
 CONTRAST = (SINGLE, SHUFFLED)
 
 
-def without(field):
-    """The row of `single` without a field."""
-    return {name: value for name, value in SINGLE.items() if name != field}
+def without(field: str) -> dict:
+    """The row of `single` as JSON, without a field."""
+    return {name: value for name, value in SINGLE.to_json().items() if name != field}
 
 
-def changed(row, *path, **values):
+def changed(row: Row, *path, **values) -> Row:
     """A copy of a row with other values in the dictionary at a path of keys below `readouts`."""
     row = copy.deepcopy(row)
-    part = row["readouts"]
+    part = row.readouts
     for key in path:
         part = part.setdefault(key, {})
     part.update(values)
     return row
+
+
+def with_seed(row: Row, seed: int, **fields: Any) -> Row:
+    """A copy of a row with another seed, and other fields."""
+    return dataclasses.replace(row, config={**row.config, "seed": seed}, **fields)
 
 
 PROVENANCE = {
@@ -103,41 +147,11 @@ PROVENANCE = {
 }
 
 
-def a_config(row, **pretrain) -> dict[str, Any]:
-    """The configuration of a row, as `config.json` has it."""
-    config: dict[str, Any] = as_dict(Experiment())
-    config["seed"] = row["seed"]
-    config["data"]["variant"] = row["dataset"]
-    config["model"].update(layers=4, heads=4, width=128, dtype="bfloat16")
-    config["pretrain"].update(pretrain)
-    return config
-
-
-def parsed(*rows, **pretrain):
-    return [parse(a_config(row, **pretrain)) for row in rows]
-
-
-def a_run(folder: pathlib.Path, rows=CONTRAST, configs: Any = "of the rows", metrics=True):
-    """The files of a finished run that a report reads.
-
-    Args:
-      configs: rows of `config.json`, which is not written for None.
-      metrics: whether the stages of pretraining have metrics.
-    """
+def a_run(folder: pathlib.Path, rows: Sequence[Row] = CONTRAST):
+    """The file of a finished run that a report reads."""
     folder.mkdir(parents=True, exist_ok=True)
-    content = {"schema": SCHEMA, "rows": rows, "provenance": [PROVENANCE]}
-    (folder / "results.json").write_text(json.dumps(content))
-    if configs == "of the rows":
-        configs = [a_config(row) for row in rows]
-    if configs is None:
-        return folder
-    (folder / "config.json").write_text(json.dumps({"rows": configs}))
-    for config in configs if metrics else ():
-        cache = Cache(folder / "stages")
-        stage = cache.folder(ExperimentGraph(parse(config), cache).pretrain)
-        stage.mkdir(parents=True, exist_ok=True)
-        lines = [{"step": s, "loss": 7 / s, "seconds": s} for s in range(1, 30)]
-        (stage / "metrics.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
+    content = {"schema": SCHEMA, "rows": [row.to_json() for row in rows]}
+    (folder / "results.json").write_text(json.dumps({**content, "provenance": [PROVENANCE]}))
     return folder
 
 
