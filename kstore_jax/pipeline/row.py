@@ -86,6 +86,13 @@ class Row:
             sources |= {name: data[name] for name in ("text", "text_share")}
         return sources
 
+    @property
+    def finetuning(self) -> dict[str, Any]:
+        """The fields of `finetune`, of a grid those of the chosen row."""
+        chosen = next((way for way in self.finetune_grid if way["chosen"]), {})
+        varied = {name: x for name, x in chosen.items() if name not in ("validation", "chosen")}
+        return {**self.config["finetune"], **varied}
+
     def to_json(self) -> dict[str, Any]:
         """The row as plain JSON values."""
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
@@ -100,9 +107,10 @@ class Row:
             message names it.
         """
         types = typing.get_type_hints(cls)
-        row = _checked(dict, value, "row")
+        if not isinstance(value, dict):
+            raise ValueError(f"expected an object, got {_shown(value)}")
         fields = {
-            name: _checked(kind, _value(row, name, name), name) for name, kind in types.items()
+            name: _checked(kind, _value(value, name, name), name) for name, kind in types.items()
         }
         fields["config"] = _complete(Experiment, fields["config"], "config")
         check_share(fields["goodput"], "goodput")

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 RESAMPLES = 2000
-_ENDS = (2.5, 97.5)
+ENDS = (2.5, 97.5)
 _MOST_DRAWS = 4_000_000  # numbers of one part of the resamples
 
 Interval = dict[str, Any]
@@ -96,5 +96,5 @@ def _resampled(right: np.ndarray, cases: np.ndarray) -> np.ndarray:
 
 
 def _interval(shares: np.ndarray, people: int, cases: int) -> Interval:
-    low, high = (round(float(end), 6) for end in np.nanpercentile(shares, _ENDS))
+    low, high = (round(float(end), 6) for end in np.nanpercentile(shares, ENDS))
     return {"low": low, "high": high, "people": people, "cases": cases}

@@ -1,11 +1,14 @@
 """The rank correlation of our datasets with the paper's, and where the ranks differ most."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from scipy.stats import rankdata, spearmanr
 
+from kstore_jax.readouts.intervals import ENDS, RESAMPLES
 from kstore_jax.readouts.probe_training import at_name
 from kstore_jax.report import paper
 from kstore_jax.report.groups import Group
@@ -33,6 +36,26 @@ class Agreement:
     def spearman(self) -> float | None:
         return spearman(self.ours, self.theirs)
 
+    @functools.cached_property
+    def interval(self) -> tuple[float, float] | None:
+        """The middle 95 % of the correlations of 2,000 resamples of the groups, drawn with
+        replacement; None where all of ours, or all of the paper's, are equal."""
+        drawn = np.random.default_rng(0).integers(len(self.ours), size=(RESAMPLES, len(self.ours)))
+        ranks = [rankdata(np.array(side)[drawn], axis=1) for side in (self.ours, self.theirs)]
+        ours, theirs = (side - side.mean(1, keepdims=True) for side in ranks)
+        spreads = np.sqrt((ours**2).sum(1) * (theirs**2).sum(1))
+        if self.spearman is None:
+            return None
+        some = spreads > 0  # all of one side may be equal in a resample
+        low, high = np.percentile((ours * theirs).sum(1)[some] / spreads[some], ENDS)
+        return float(low), float(high)
+
+    @property
+    def correlation(self) -> dict[str, Any]:
+        """`spearman`, the ends `low` and `high` of its interval, and the number of `datasets`."""
+        low, high = self.interval or (None, None)
+        return {"spearman": self.spearman, "low": low, "high": high, "datasets": len(self.ours)}
+
     def misses(self) -> list[tuple[str, float, float]]:
         """Groups with our rank and the paper's, 1 for the least share; the furthest apart first."""
         ranked = zip(self.labels, rankdata(self.ours), rankdata(self.theirs), strict=True)
@@ -48,20 +71,23 @@ def agreements(groups: Sequence[Group]) -> list[Agreement]:
     """Both measures over the groups of the paper's datasets; none of fewer than three, or where a
     dataset occurs in several settings and would count several times."""
     compared = _compared(groups)
-    datasets = {group.dataset for group, _ in compared}
-    if len(datasets) < 3 or len(compared) > len(datasets):
-        return []
-    labels = tuple(group.label for group, _ in compared)
+    answers = [
+        (group, group.answers, published.qa["mean"])
+        for group, published in compared
+        if group.has("qa") and published.qa
+    ]
+    probed = [
+        (group, _mean(at_name(measured.means("first")).values()), _mean(published.q_first.values()))
+        for group, published in compared
+        if published.q_first and (measured := group.measured("q_probe"))
+    ]
     agreements = []
-    if all(group.has("qa") for group, _ in compared):
-        ours = tuple(group.answers for group, _ in compared)
-        theirs = tuple(published.qa["mean"] for _, published in compared)
-        agreements.append(Agreement("qa_mean", labels, ours, theirs))
-    probes = [group.measured("q_probe") for group, _ in compared]
-    if all(probes):
-        ours = tuple(_mean(at_name(p.means("first")).values()) for p in probes if p)
-        theirs = tuple(_mean(published.q_first.values()) for _, published in compared)
-        agreements.append(Agreement("q_first_mean", labels, ours, theirs))
+    for name, points in (("qa_mean", answers), ("q_first_mean", probed)):
+        datasets = {group.dataset for group, _, _ in points}
+        if len(datasets) >= 3 and len(points) == len(datasets):
+            members, ours, theirs = zip(*points, strict=True)
+            labels = tuple(group.label for group in members)
+            agreements.append(Agreement(name, labels, ours, theirs))
     return agreements
 
 
@@ -71,12 +97,11 @@ def _compared(groups: Sequence[Group]) -> list[tuple[Group, paper.Published]]:
     return [(group, theirs) for group, theirs in published if theirs is not None]
 
 
-def of_all_datasets(groups: Sequence[Group]) -> dict[str, float | None]:
-    """Spearman's correlation of each measure, None where all of our values are equal; empty unless
-    all 16 datasets of the paper occur, in one setting each."""
-    if not {group.dataset for group, _ in _compared(groups)} >= set(FIG3_VARIANTS):
-        return {}
-    return {each.name: each.spearman for each in agreements(groups)}
+def of_all_datasets(groups: Sequence[Group]) -> dict[str, dict[str, Any]]:
+    """The `Agreement.correlation` of each measure that all 16 datasets of the paper have, in one
+    setting each; `spearman` is None where all of our values are equal."""
+    each = agreements(groups)
+    return {one.name: one.correlation for one in each if len(one.ours) == len(FIG3_VARIANTS)}
 
 
 def spearman(x: Sequence[float], y: Sequence[float]) -> float | None:

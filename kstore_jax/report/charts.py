@@ -86,13 +86,17 @@ def scatter(agreement: Agreement) -> Chart:
     correlation = "no rank correlation, all of ours are the same"
     if rho is not None:
         correlation = f"rank correlation {rho:.3f}"
+    ends = ""
+    if agreement.interval:
+        ends = " ({:.2f} to {:.2f})".format(*agreement.interval)
+        correlation += f"{ends}, 95 % interval of a bootstrap over datasets"
     alt = f"{name} of {len(agreement.labels)} datasets: {correlation}."
     if furthest := [miss for miss in agreement.misses() if miss[0] in agreement.furthest()]:
         labels = (f"{label} (rank {a:g}, the paper's {b:g})" for label, a, b in furthest)
         alt += f" Furthest apart: {', '.join(labels)}."
     return Chart(
         name=f"agreement-{agreement.name.replace('_', '-')}",
-        title=name + (f": Spearman’s ρ = {rho:.3f}" if rho is not None else ""),
+        title=name + (f": Spearman’s ρ = {rho:.3f}{ends}" if rho is not None else ""),
         alt=alt,
         spec=spec,
         columns=("", "this run", "the paper", "rank", "the paper's rank"),

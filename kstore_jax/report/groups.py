@@ -114,8 +114,16 @@ class Group:
 
     @property
     def published(self) -> paper.Published | None:
-        """The paper's numbers; None where it has no such dataset, mixture or model."""
-        return paper.published(self.dataset, self.setting) if self.as_in_the_paper else None
+        """The paper's numbers that belong to every row; None where there are none."""
+        if not self.as_in_the_paper:
+            return None
+        of_rows = [
+            paper.published(
+                self.dataset, self.setting, flatten({**row.config, "finetune": row.finetuning})
+            )
+            for row in self.rows
+        ]
+        return of_rows[0] if all(numbers == of_rows[0] for numbers in of_rows) else None
 
     @property
     def bundled(self) -> bool:
@@ -125,11 +133,9 @@ class Group:
     @property
     def as_in_the_paper(self) -> bool:
         """Whether this is a GPT-2 in the bundled world that was finetuned or read questions."""
-        model, config = self.config["model"], self.config
-        gpt2 = model["direction"] == "causal" and model["activation"] == "gelu"
-        return (self.bundled and gpt2) and (
-            bool(config["data"]["qa_share"]) != bool(config["finetune"]["steps"])
-        )
+        fields = flatten(self.config)
+        mixed, finetuned = fields["data.qa_share"] > 0, fields["finetune.steps"] > 0
+        return self.bundled and paper.is_gpt2(fields) and mixed != finetuned
 
     @property
     def setting(self) -> str:

@@ -10,6 +10,10 @@ import dataclasses
 import functools
 import json
 import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from kstore_jax.model.config import SIZES, STYLES
 
 _PRINTED = json.loads(pathlib.Path(__file__).with_name("paper.json").read_text())
 
@@ -49,20 +53,24 @@ class Published:
 
     Attributes:
       qa: exact match on P_test, by attribute, and `mean`.
-      qa_train_first: mean first-token accuracy on P_train after LoRA of rank 8 and 128.
       q_first: Q-probing of the first token, by attribute.
       q_whole: Q-probing of the whole value, by attribute; not for the birth date.
       p_first: P-probing of the first token, by attribute: six positions, None after the statement.
+      p_whole: the same of the whole value; not for the birth date.
       lora: mean exact match on P_test after LoRA of a rank and a rank of the embedding, `all` where
         the whole matrices are trained; many pairs are unpublished.
+      lora_train_first: mean first-token accuracy on P_train, likewise.
+      qa_train_first: that of the ranks of `qa`.
     """
 
     qa: dict[str, float]
-    qa_train_first: float | None
     q_first: dict[str, float]
     q_whole: dict[str, float]
     p_first: dict[str, list[float | None]]
+    p_whole: dict[str, list[float | None]]
     lora: dict[tuple[str, str], float]
+    lora_train_first: dict[tuple[str, str], float]
+    qa_train_first: float | None = None
 
 
 def setting(
@@ -92,9 +100,87 @@ def _questions(share: float) -> str:
     return f"{100 * share:g} % questions"
 
 
+def published(dataset: str, of: str, fields: Mapping[str, Any]) -> Published | None:
+    """The paper's numbers that belong to an experiment: those of the same dataset, mixture, kind of
+    model, way of finetuning and probe. None where there are none.
+
+    A model narrower than the paper's has other ranks and, with few people, other probes. Settings
+    of our small recipes count as the paper's there (`stand_ins` of `paper.json`).
+
+    Args:
+      of: the `setting`.
+      fields: the configuration by dotted names, with the fields of the chosen finetuning.
+    """
+    width = fields["model.width"]
+    size = next((size for size, shape in SIZES.items() if _agrees(shape, "model.", fields)), None)
+    source, *beside = of.split(", ")
+    if size == _LARGEST:
+        of = ", ".join([source, _LARGEST, *beside])
+    elif size not in (None, _PRINTED["models"][source]):
+        return None
+    numbers = printed(dataset, of) if is_gpt2(fields) else None
+    if numbers is None:
+        return None
+    if width < SIZES["124M"]["width"]:
+        swapped = _PRINTED["stand_ins"].items()
+        fields = {**fields, **{f: dict(pairs).get(fields[f], fields[f]) for f, pairs in swapped}}
+    conditions = {name: _holds(name, fields) for name in _PRINTED["conditions"]}
+    q_probe = conditions["q_probe"] and conditions[f"q_probe, {source}"]
+    numbers = dataclasses.replace(
+        numbers,
+        **({} if q_probe else _other_probe(dataset, of, fields, conditions["q_probe"])),
+        **({} if conditions["p_probe"] else {"p_first": {}, "p_whole": {}}),
+    )
+    if not fields["finetune.steps"]:
+        return numbers  # questions were mixed in
+    ranks = _ranks(fields)
+    if not (conditions["qa"] and numbers.qa):
+        numbers = dataclasses.replace(numbers, qa=_mean(numbers.lora.get(ranks)))
+    return dataclasses.replace(numbers, qa_train_first=numbers.lora_train_first.get(ranks))
+
+
+_LARGEST = "682M"
+_GPT2 = {**STYLES["gpt2-rotary"], "direction": "causal", "architecture": "transformer"}
+
+
+def is_gpt2(fields: Mapping[str, Any]) -> bool:
+    """Whether a model has the layers of the paper's GPT-2, whatever its size."""
+    return _agrees(_GPT2, "model.", fields)
+
+
+def _agrees(wanted: Mapping[str, Any], prefix: str, fields: Mapping[str, Any]) -> bool:
+    return all(fields[prefix + name] == value for name, value in wanted.items())
+
+
+def _holds(condition: str, fields: Mapping[str, Any]) -> bool:
+    wanted = _PRINTED["conditions"][condition].items()
+    return all(fields[field] in values for field, values in wanted)
+
+
+def _ranks(fields: Mapping[str, Any]) -> tuple[str, str]:
+    """The ranks of a finetuning as in `Published.lora`."""
+    if fields["finetune.method"] == "full":
+        return "all", "all"
+    ranks = (fields["finetune.rank"], fields["finetune.embedding_rank"])
+    rank, embedding_rank = ("all" if rank < 0 else str(rank) for rank in ranks)
+    return rank, embedding_rank
+
+
+def _other_probe(dataset: str, of: str, fields: Mapping[str, Any], like: bool) -> dict[str, Any]:
+    """The paper's Q-probing with another rank; nothing where it has none, or where the probe is
+    `like` the paper's not even apart from its rank."""
+    row = _PRINTED["datasets"].get(of, {}).get(dataset, {}) if like else {}
+    other = _read(row.get(f"q_rank_{fields['readouts.q_probe.embedding_rank']}", {}))
+    return {"q_first": other.q_first, "q_whole": other.q_whole}
+
+
+def _mean(share: float | None) -> dict[str, float]:
+    return {} if share is None else {"mean": share}
+
+
 @functools.cache
-def published(dataset: str, of: str = THE_16) -> Published | None:
-    """The paper's numbers for a dataset in a `setting`; None where it has none."""
+def printed(dataset: str, of: str = THE_16) -> Published | None:
+    """All of the paper's numbers for a dataset in a `setting`; None where it has none."""
     row = _PRINTED["datasets"].get(of, {}).get(dataset)
     if row:
         return _read(row)
@@ -119,18 +205,20 @@ def baseline() -> Published:
 
 
 def _read(row: dict) -> Published:
-    trained = row.get("qa_train_first")
     return Published(
         qa=_by_name(("mean",), [row.get("qa_mean")]) | _by_name(ATTRIBUTES, row.get("qa")),
-        qa_train_first=None if trained is None else trained / 100,
         q_first=_by_name(ATTRIBUTES, row.get("q_first")),
         q_whole=_by_name(ATTRIBUTES[1:], row.get("q_whole")),
-        p_first={
-            name: [*(x / 100 for x in cells), *[None] * (6 - len(cells))]
-            for name, cells in zip(ATTRIBUTES, row.get("p_first", ()), strict=False)
-        },
-        lora={(rank, of): mean / 100 for rank, of, mean in row.get("lora", ())},
+        p_first=_by_position(ATTRIBUTES, row.get("p_first")),
+        p_whole=_by_position(ATTRIBUTES[1:], row.get("p_whole")),
+        lora={(rank, of): mean / 100 for rank, of, mean, _ in row.get("lora", ())},
+        lora_train_first={(rank, of): first / 100 for rank, of, _, first in row.get("lora", ())},
     )
+
+
+def _by_position(names, printed_cells: list | None) -> dict[str, list[float | None]]:
+    pairs = zip(names, printed_cells, strict=True) if printed_cells else ()
+    return {name: [*(x / 100 for x in cells), *[None] * (6 - len(cells))] for name, cells in pairs}
 
 
 def _by_name(names, percentages: list[float | None] | None) -> dict[str, float]:

@@ -176,7 +176,7 @@ def csv_of(page: str, name: str) -> list[list[str]]:
 
 def published(dataset: str, setting: str = paper.THE_16) -> paper.Published:
     """The paper's numbers for a dataset that has some."""
-    numbers = paper.published(dataset, setting)
+    numbers = paper.printed(dataset, setting)
     assert numbers is not None
     return numbers
 

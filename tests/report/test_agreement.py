@@ -1,18 +1,29 @@
 """Ranks of ours against the paper's."""
 
+import dataclasses
 import json
 import types
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import spearmanr
 
-from kstore_jax.pipeline.experiment import parse
 from kstore_jax.report import agreement, groups, page
 from kstore_jax.sweep import run as sweep
 from kstore_jax.world.biographies import FIG3_VARIANTS
-from tests.report.runs import SINGLE, a_config, a_row, a_run, changed, csv_of, published, write_page
+from tests.report.runs import (
+    SINGLE,
+    a_row,
+    a_run,
+    changed,
+    csv_of,
+    published,
+    with_seed,
+    write_page,
+)
 from tests.world.bundled import ATTRIBUTES
 
 ties = st.integers(0, 6)
@@ -39,13 +50,14 @@ def sixteen(scale=0.5, swapped=()):
     for dataset in FIG3_VARIANTS:
         theirs = published(swap.get(dataset, dataset))
         row = a_row(dataset, qa=scale * theirs.qa["mean"])
-        row["readouts"]["q_probe"]["first"] = {a: [scale * theirs.q_first[a]] for a in ATTRIBUTES}
+        row.readouts["q_probe"]["first"] = {a: [scale * theirs.q_first[a]] for a in ATTRIBUTES}
         rows.append(row)
     return rows
 
 
 def correlations(rows):
-    return agreement.of_all_datasets(groups.groups(rows, None))
+    found = agreement.of_all_datasets(groups.groups(rows))
+    return {name: correlation["spearman"] for name, correlation in found.items()}
 
 
 def test_sixteen_datasets_that_rank_as_the_paper_s():
@@ -56,11 +68,31 @@ def test_sixteen_datasets_that_rank_as_the_paper_s():
     assert correlations(sixteen(scale=0.0)) == {"qa_mean": None, "q_first_mean": None}
 
 
+def test_the_interval_of_a_correlation_is_of_a_bootstrap_over_datasets():
+    points = [float(i) for i in range(16)]
+    noisy = [x + 6 * (-1) ** i for i, x in enumerate(points)]
+    labels = tuple(map(str, points))
+    alike, apart = (agreement.Agreement("qa_mean", labels, points, x) for x in (points, noisy))
+    assert alike.interval == (pytest.approx(1), pytest.approx(1))
+    assert apart.interval is not None
+    low, high = apart.interval
+    assert low < apart.correlation["spearman"] < high
+    ranks = [spearmanr(*np.array([points, noisy])[:, drawn]).statistic for drawn in draws(16, 400)]
+    assert (low, high) == pytest.approx(np.percentile(ranks, (2.5, 97.5)), abs=0.06)
+    flat = agreement.Agreement("qa_mean", labels, [0.5] * 16, points)
+    assert flat.correlation == {"spearman": None, "low": None, "high": None, "datasets": 16}
+
+
+def draws(count: int, times: int) -> np.ndarray:
+    """Numbers drawn with replacement, (times, count)."""
+    return np.random.default_rng(5).integers(count, size=(times, count))
+
+
 def test_seeds_count_as_their_mean():
     rows = sixteen()
-    answers = [row["readouts"]["qa"]["extraction"]["test"]["exact"]["mean"] for row in rows]
+    answers = [row.readouts["qa"]["extraction"]["test"]["exact"]["mean"] for row in rows]
     against = [
-        {**changed(row, "qa", "extraction", "test", "exact", mean=1 - 2 * x), "seed": 1}
+        with_seed(changed(row, "qa", "extraction", "test", "exact", mean=1 - 2 * x), 1)
         for row, x in zip(rows, answers, strict=True)
     ]
     assert correlations([*rows, *against])["qa_mean"] == pytest.approx(-1)
@@ -69,13 +101,15 @@ def test_seeds_count_as_their_mean():
 def test_fewer_datasets_and_other_models_have_no_correlation():
     rows = sixteen()
     assert correlations(rows[1:]) == {}
-    assert correlations([{**rows[0], "direction": "bidirectional"}, *rows[1:]]) == {}
-    assert correlations([{**rows[0], "mixed": {"qa_share": 0.8}}, *rows[1:]]) == {}
+    assert (
+        correlations([a_row(FIG3_VARIANTS[0], model__direction="bidirectional"), *rows[1:]]) == {}
+    )
+    assert correlations([a_row(FIG3_VARIANTS[0], data__qa_share=0.8), *rows[1:]]) == {}
 
 
 def test_the_furthest_apart_are_first():
     swapped = ("single", "multi5+permute")
-    answers, probed = agreement.agreements(groups.groups(sixteen(swapped=swapped), None))
+    answers, probed = agreement.agreements(groups.groups(sixteen(swapped=swapped)))
     assert {label for label, _, _ in answers.misses()[:2]} == set(swapped)
     assert {label for label, _, _ in probed.misses()[:2]} == set(swapped)
     assert all(ours == theirs for _, ours, theirs in answers.misses()[2:])
@@ -85,8 +119,8 @@ def test_the_furthest_apart_are_first():
 
 def test_two_datasets_are_too_few():
     rows = [a_row("single"), a_row("multi5"), a_row("multi3")]
-    assert agreement.agreements(groups.groups(rows, None)) == []
-    three = groups.groups([*rows, a_row("multi2")], None)
+    assert agreement.agreements(groups.groups(rows)) == []
+    three = groups.groups([*rows, a_row("multi2")])
     assert [each.labels for each in agreement.agreements(three)] == [
         ("single", "multi5", "multi2")
     ] * 2
@@ -95,18 +129,20 @@ def test_two_datasets_are_too_few():
 def test_a_sweep_over_all_datasets_writes_the_correlations(finished, monkeypatch, tmp_path):
     assert "spearman" not in json.loads((finished / "results.json").read_text())
     rows = sixteen()
-    graphs: Any = [types.SimpleNamespace(experiment=parse(a_config(row)), row=row) for row in rows]
+    graphs: Any = [types.SimpleNamespace(row=row) for row in rows]
     monkeypatch.setattr(sweep, "result_row", lambda graph: graph.row)
     monkeypatch.setattr(page, "write", lambda *paths: paths[0])
     plan: Any = types.SimpleNamespace(cache_path_from=lambda workdir: "stages", stages=())
     sweep._write_report(tmp_path, graphs, plan, failed=())
-    assert json.loads((tmp_path / "results.json").read_text())["spearman"] == correlations(rows)
+    written = json.loads((tmp_path / "results.json").read_text())["spearman"]
+    assert written == agreement.of_all_datasets(groups.groups(rows))
+    assert written["qa_mean"]["datasets"] == 16
 
 
 def test_ours_stand_against_the_paper_s_from_three_datasets_on(tmp_path, page):
     assert "Ours against the paper" not in page
     rows = [SINGLE, a_row("multi2", qa=0.95), a_row("multi5+permute", qa=0.9)]
-    text = write_page(a_run(tmp_path, rows, metrics=False))
+    text = write_page(a_run(tmp_path, rows))
     assert "Spearman’s ρ = 0.500" in text
     assert "Furthest apart: multi2 (rank 3, the paper&#x27;s 2), multi5+permute (rank 2" in text
     _, first, *_ = csv_of(text, "agreement-qa-mean")
@@ -115,10 +151,7 @@ def test_ours_stand_against_the_paper_s_from_three_datasets_on(tmp_path, page):
 
 def test_a_dataset_in_two_settings_does_not_count_twice(tmp_path):
     rows = [SINGLE, a_row("multi2", qa=0.95), a_row("multi5+permute", qa=0.9)]
-    configs = [a_config(row) for row in (*rows, SINGLE)]
-    configs[-1]["finetune"]["steps"] += 10
-    text = write_page(
-        a_run(tmp_path, [*rows, {**SINGLE, "name": "longer"}], configs, metrics=False)
-    )
+    longer = dataclasses.replace(a_row(finetune__steps=50_010), name="longer")
+    text = write_page(a_run(tmp_path, [*rows, longer]))
     assert "single (finetune.steps" in text
     assert "Spearman" not in text

@@ -2,16 +2,18 @@
 
 import collections
 import contextlib
+import dataclasses
 import io
-import json
 import pathlib
 import shutil
+from collections.abc import Sequence
 
 import pytest
 
 from kstore_jax.charts import drawing
+from kstore_jax.pipeline.row import Row
 from kstore_jax.report import page as report
-from tests.report.runs import a_config, a_row, a_run, csv_of
+from tests.report.runs import a_row, a_run, changed, csv_of, with_seed
 from tests.report.test_agreement import sixteen
 from tests.world.bundled import ATTRIBUTES
 
@@ -20,22 +22,19 @@ ROWS = (a_row(qa=0.031), a_row("multi2", qa=0.4), a_row("multi5+permute", qa=0.8
 NAMES = ("bio_train_first", "bio_test_first", "qa_train_first", "qa_test_first", "qa_test_exact")
 
 
-def an_evaluated_run(folder: pathlib.Path, rows, configs) -> pathlib.Path:
+def an_evaluated_run(folder: pathlib.Path, rows: Sequence[Row]) -> pathlib.Path:
     """A run whose pretraining was evaluated every 4 steps."""
-    a_run(folder, rows, configs)
     lines = [
-        {"step": s, "loss": 7 / s, "seconds": s, "evaluation": dict.fromkeys(NAMES, s / 400)}
+        {"step": s, "exposures": s / 2, "evaluation": dict.fromkeys(NAMES, s / 400)}
         for s in range(4, 400, 4)
     ]
-    for metrics in folder.glob("stages/pretrain-*/metrics.jsonl"):
-        metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return folder
+    return a_run(folder, [dataclasses.replace(row, evaluations=lines) for row in rows])
 
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
-    rows = [{**row, "seed": seed} for row in ROWS for seed in (0, 1)]
-    folder = an_evaluated_run(tmp_path_factory.mktemp("run"), rows, "of the rows")
+    rows = [with_seed(row, seed) for row in ROWS for seed in (0, 1)]
+    folder = an_evaluated_run(tmp_path_factory.mktemp("run"), rows)
     return report.write([folder], folder)
 
 
@@ -280,14 +279,15 @@ def test_without_scripts_everything_is_there(opened):
 
 @pytest.mark.slow
 def test_the_page_of_50_runs_is_under_5_megabytes(tmp_path, monkeypatch):
-    rows = [{**row, "name": f"{i} {row['dataset']}"} for i in range(3) for row in sixteen()]
-    rows = [*rows, {**ROWS[0], "name": "48"}, {**ROWS[2], "name": "49"}]
+    rows = [row for _ in range(3) for row in sixteen()] + [ROWS[0], ROWS[2]]
     ceiling = {kind: dict.fromkeys(ATTRIBUTES, 0.97) for kind in ("first", "whole")}
-    for row in rows:
+    for i, row in enumerate(rows):
         for probe in ("p_probe", "q_probe"):
-            row["readouts"][probe]["ceiling"] = ceiling
-    configs = [{**a_config(row, steps=2000 + i), "name": row["name"]} for i, row in enumerate(rows)]
-    run = an_evaluated_run(tmp_path, rows, configs)
+            row = changed(row, probe, ceiling=ceiling)
+        pretrain = {**row.config["pretrain"], "steps": 2000 + i}
+        config = {**row.config, "pretrain": pretrain}
+        rows[i] = dataclasses.replace(row, name=f"{i} {row.dataset}", config=config)
+    run = an_evaluated_run(tmp_path, rows)
     monkeypatch.setattr(drawing.vl_convert, "vegalite_to_png", lambda *_, **__: b"")
     page = report.write([run], tmp_path / "out").read_text()
     assert page.count('<svg class="chart"') == 2 + 5 * 50 + 1

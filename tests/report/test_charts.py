@@ -8,7 +8,7 @@ from kstore_jax.charts import drawing
 from kstore_jax.readouts.base import READOUTS
 from kstore_jax.report import charts, groups
 from kstore_jax.report.agreement import Agreement
-from tests.report.runs import SINGLE, a_config, a_row, a_run, changed, csv_of, write_page
+from tests.report.runs import SINGLE, a_row, a_run, changed, csv_of, write_page
 from tests.world.bundled import ATTRIBUTES
 
 
@@ -19,16 +19,19 @@ def along(tmp_path, *rows, **model):
       rows: people, share of questions, steps, and mean of the answers. The batch grows with the
         steps.
     """
-    results, configs = [], []
-    for people, share, steps, mean in rows:
-        results.append({**a_row(qa=mean), "people": people, "mixed": {"qa_share": share}})
-        configs.append(a_config(results[-1], steps=steps))
-        configs[-1]["world"]["people"] = people
-        configs[-1]["pretrain"]["batch_size"] = steps // 2000
-        configs[-1]["data"]["qa_share"] = share
-        configs[-1]["finetune"]["steps"] = 0
-        configs[-1]["model"].update(model)
-    return write_page(a_run(tmp_path, results, configs, metrics=False))
+    results = [
+        a_row(
+            qa=mean,
+            world__people=people,
+            pretrain__steps=steps,
+            pretrain__batch_size=steps // 2000,
+            data__qa_share=share,
+            finetune__steps=0,
+            **model,
+        )
+        for people, share, steps, mean in rows
+    ]
+    return write_page(a_run(tmp_path, results))
 
 
 def test_answers_along_the_share_of_questions_and_the_number_of_people(tmp_path):
@@ -50,7 +53,7 @@ def test_answers_along_the_share_of_questions_and_the_number_of_people(tmp_path)
 
 def test_the_paper_s_curve_stands_beside_its_own_model_only(tmp_path):
     rows = (30, 0.2, 2000, 0.3), (30, 0.8, 2000, 0.6)
-    llama = along(tmp_path, *rows, activation="swiglu")
+    llama = along(tmp_path, *rows, model__activation="swiglu")
     assert csv_of(llama, "along-1")[0] == ["share of questions (%)", "this run"]
 
 
@@ -65,12 +68,11 @@ def test_curves_of_one_dataset_have_titles_of_their_own(tmp_path):
 
 def test_ranks_of_lora_make_a_grid_with_the_paper_s(tmp_path):
     def page_of(*pairs):
-        rows, configs = [], []
-        for i, (rank, embedding) in enumerate(pairs):
-            rows.append(a_row(qa=0.1 * (i + 1)))
-            configs.append(a_config(SINGLE))
-            configs[-1]["finetune"].update(rank=rank, embedding_rank=embedding)
-        return write_page(a_run(tmp_path / str(len(pairs)), rows, configs, metrics=False))
+        rows = [
+            a_row(qa=0.1 * (i + 1), finetune__rank=rank, finetune__embedding_rank=embedding)
+            for i, (rank, embedding) in enumerate(pairs)
+        ]
+        return write_page(a_run(tmp_path / str(len(pairs)), rows))
 
     page = page_of((8, 0), (8, -1), (2, 0), (2, -1))
     assert csv_of(page, "lora-1")[1:] == [["2", "30.0", "40.0"], ["8", "10.0", "20.0"]]
@@ -82,10 +84,10 @@ def test_ranks_of_lora_make_a_grid_with_the_paper_s(tmp_path):
 
 
 def test_a_recorded_ceiling_is_drawn():
-    (plain,) = groups.groups([SINGLE], None)
+    (plain,) = groups.groups([SINGLE])
     ceiling = {k: dict.fromkeys(ATTRIBUTES, 0.97) for k in ("first", "whole")}
     row = changed(changed(SINGLE, "p_probe", ceiling=ceiling), "q_probe", ceiling=ceiling)
-    (group,) = groups.groups([row], None)
+    (group,) = groups.groups([row])
     for name in ("p_probe", "q_probe"):
         drawn, without = (
             READOUTS[name].charts([measured])[0].spec
@@ -99,18 +101,19 @@ def test_a_recorded_ceiling_is_drawn():
 def with_attributes(labels: list[str]) -> list[drawing.Chart]:
     """P-probing, Q-probing and answers of a group whose attributes have these labels."""
     names = [f"fact_{i}" for i in range(len(labels))]
-    row = {**SINGLE, "attributes": dict(zip(names, labels, strict=True))}
     cells = {name: [0.5] * len(names) for name in names}
     levels = {kind: dict.fromkeys(names, 0.1) for kind in ("first", "whole")}
     probe = {"first": cells, "whole": cells, "baseline": levels}
     shares = dict.fromkeys(["mean", *names], 0.3)
     half = {"exact": shares, "first": shares}
     qa = {"train": half, "test": half, "baseline": shares, "baseline_first": shares}
-    row["readouts"] = {"p_probe": probe, "q_probe": probe, "qa": {"extraction": qa}}
-    (group,) = groups.groups([row], None)
+    readouts = {"p_probe": probe, "q_probe": probe, "qa": {"extraction": qa}}
+    attributes = dict(zip(names, labels, strict=True))
+    row = dataclasses.replace(SINGLE, attributes=attributes, readouts=readouts, intervals={})
+    (group,) = groups.groups([row])
     return [
         chart
-        for name in row["readouts"]
+        for name in readouts
         if (measured := group.measured(name))
         for chart in READOUTS[name].charts([measured])
     ]

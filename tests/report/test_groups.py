@@ -1,33 +1,29 @@
 """Rows are grouped over seeds, and groups have names of their own."""
 
-import copy
 import dataclasses
 
 import pytest
 
-from kstore_jax.pipeline.experiment import parse
 from kstore_jax.report import groups
 from kstore_jax.world.biographies import FIG3_VARIANTS, OTHER_VARIANTS
-from tests.report.runs import SINGLE, a_config, a_row, parsed
+from tests.report.runs import SINGLE, a_row, with_seed
 
 
 def test_rows_that_differ_in_a_setting_are_two_groups():
-    rows = [SINGLE, copy.deepcopy(SINGLE)]
-    alike = groups.groups(rows, parsed(*rows))
+    alike = groups.groups([SINGLE, with_seed(SINGLE, 1)])
     assert [len(group.rows) for group in alike] == [2]
-    apart = groups.groups(rows, [*parsed(SINGLE, steps=1010), *parsed(SINGLE, steps=1020)])
+    apart = groups.groups([a_row(pretrain__steps=steps) for steps in (1010, 1020)])
     labels = [group.label for group in apart]
     assert labels == ["single (pretrain.steps=1010)", "single (pretrain.steps=1020)"]
 
 
 def test_a_label_has_the_name_of_the_rows_and_settings_where_the_name_is_not_enough():
     def labels(*names_steps_seeds):
-        rows = [{**a_row(), "name": name, "seed": seed} for name, _, seed in names_steps_seeds]
-        configs = [
-            dataclasses.replace(parse(a_config(row, steps=steps)), name=name)
-            for row, (name, steps, _) in zip(rows, names_steps_seeds, strict=True)
+        rows = [
+            dataclasses.replace(a_row(seed=seed, pretrain__steps=steps), name=name)
+            for name, steps, seed in names_steps_seeds
         ]
-        return [group.label for group in groups.groups(rows, configs)]
+        return [group.label for group in groups.groups(rows)]
 
     two = ("short", 1010, 0), ("long", 1020, 0)
     assert labels(*two, ("short", 1010, 1)) == ["single (short)", "single (long)"]
@@ -41,8 +37,7 @@ def test_a_label_has_the_name_of_the_rows_and_settings_where_the_name_is_not_eno
 
 def test_a_long_setting_is_cut_short_in_a_label():
     grid = [[["learning_rate", rate], ["weight_decay", 0.1]] for rate in (1e-3, 3e-4, 1e-4)]
-    configs = [*parsed(SINGLE), parse({**a_config(SINGLE), "finetune": {"grid": grid}})]
-    labels = [group.label for group in groups.groups([SINGLE, copy.deepcopy(SINGLE)], configs)]
+    labels = [group.label for group in groups.groups([SINGLE, a_row(finetune__grid=grid)])]
     assert len(set(labels)) == 2
     assert max(map(len, labels)) < 100
 
@@ -52,7 +47,7 @@ DATASETS = (*FIG3_VARIANTS, *OTHER_VARIANTS, "multi3")
 
 def wording(dataset):
     """The biographies of a dataset in words."""
-    (group,) = groups.groups([a_row(dataset)], None)
+    (group,) = groups.groups([a_row(dataset)])
     return group.wording
 
 

@@ -1,10 +1,10 @@
 """The page is complete, self-contained, and a function of the results."""
 
 import base64
+import dataclasses
 import hashlib
 import html
 import itertools
-import json
 import re
 import urllib.parse
 
@@ -16,7 +16,6 @@ from tests.report.runs import (
     CONTRAST,
     SHUFFLED,
     SINGLE,
-    a_config,
     a_row,
     a_run,
     csv_of,
@@ -51,9 +50,9 @@ def test_headings_are_in_order(page):
 def test_the_page_holds_our_numbers_and_the_paper_s(page):
     text = text_of(page)
     for row in CONTRAST:
-        for share in row["readouts"]["qa"]["extraction"]["test"]["exact"].values():
+        for share in row.readouts["qa"]["extraction"]["test"]["exact"].values():
             assert f" {100 * share:.1f} " in text
-        for share in published(row["dataset"]).qa.values():
+        for share in published(row.dataset).qa.values():
             assert f" {100 * share:.1f} " in text
     for words in ("100,000 people, 124M parameters", "287", "1,065,728", "jax 0.10.2", "402.1"):
         assert words in text
@@ -62,7 +61,7 @@ def test_the_page_holds_our_numbers_and_the_paper_s(page):
 
 
 def test_text_from_data_is_escaped(tmp_path):
-    page = write_page(a_run(tmp_path, [a_row('<b onx="1">&$x_$')], None))
+    page = write_page(a_run(tmp_path, [a_row('<b onx="1">&$x_$')]))
     assert "<b onx" not in page
     assert "&lt;b onx=&quot;1&quot;&gt;&amp;$x_$" in page
 
@@ -96,13 +95,13 @@ def test_stale_pictures_are_removed_and_pictures_of_others_stay(tmp_path):
     def pictures():
         return {path.name for path in (tmp_path / "figures").iterdir()}
 
-    write_page(a_run(tmp_path, [SINGLE], metrics=False))
+    write_page(a_run(tmp_path, [dataclasses.replace(SINGLE, losses=[])]))
     theirs = {"answers-9-single.png": b"\x89PNG, by another hand", "mine.txt": b"words"}
     for name, content in theirs.items():
         (tmp_path / "figures" / name).write_bytes(content)
     alone = pictures()
     assert "answers-1-single.png" in alone
-    page = write_page(a_run(tmp_path, [SHUFFLED], metrics=False))
+    page = write_page(a_run(tmp_path, [dataclasses.replace(SHUFFLED, losses=[])]))
     linked = {urllib.parse.unquote(name) for name in re.findall(r'href="figures/([^"]+)"', page)}
     assert pictures() == linked | set(theirs)
     assert not (alone - set(theirs)) & linked
@@ -116,10 +115,10 @@ def test_every_chart_has_its_values_as_a_table_and_as_csv(page):
         head, *lines = csv_of(page, f"answers-{which + 1}-")
         assert head == ["", "this run", "majority guess", "the paper"]
         ours = {line[0]: float(line[1]) for line in lines}
-        answers = row["readouts"]["qa"]["extraction"]["test"]["exact"]
+        answers = row.readouts["qa"]["extraction"]["test"]["exact"]
         assert ours == {as_label(n): pytest.approx(100 * x, abs=6e-4) for n, x in answers.items()}
         theirs = {line[0]: float(line[3]) for line in lines}
-        printed = {as_label(n): 100 * share for n, share in published(row["dataset"]).qa.items()}
+        printed = {as_label(n): 100 * share for n, share in published(row.dataset).qa.items()}
         assert theirs == pytest.approx(printed)
     head, *lines = csv_of(page, "p-probing-1-")
     assert len(lines) == 7
@@ -143,9 +142,7 @@ def test_every_mark_has_its_value_as_a_label(page):
 
 def test_several_seeds_have_a_row_each_and_a_mean(tmp_path):
     rows = [
-        a_row(
-            row["dataset"], s, row["readouts"]["qa"]["extraction"]["test"]["exact"]["mean"] + s / 50
-        )
+        a_row(row.dataset, s, row.readouts["qa"]["extraction"]["test"]["exact"]["mean"] + s / 50)
         for row in CONTRAST
         for s in (0, 1)
     ]
@@ -175,43 +172,32 @@ def test_several_runs_make_one_page_with_each_row_once(tmp_path):
     }
 
 
-@pytest.mark.parametrize("configs", ["of the rows", None, [{"seed": "?"}], [a_config(SHUFFLED)]])
-def test_without_metrics_or_configuration_there_is_no_loss_curve(tmp_path, configs):
-    page = write_page(a_run(tmp_path, [SINGLE], configs, metrics=False))
+def test_without_metrics_there_is_no_loss_curve(tmp_path):
+    page = write_page(a_run(tmp_path, [dataclasses.replace(SINGLE, losses=[])]))
     assert page.count("<figure") == 4
     assert "Pretraining loss" not in page
     assert "3.1" in text_of(page)
 
 
-def test_damaged_metrics_leave_the_curve_out(tmp_path):
-    folder = a_run(tmp_path, [SINGLE])
-    (metrics,) = folder.glob("stages/pretrain-*/metrics.jsonl")
-    metrics.write_text("{not json\n")
-    assert "Pretraining loss" not in write_page(folder)
-
-
-@pytest.mark.parametrize("text", ["{}/cache", "../cache"])
-def test_losses_are_read_where_the_stages_are(tmp_path, text):
-    folder = a_run(tmp_path / "run")
-    (folder / "stages").rename(tmp_path / "cache")
-    assert "Pretraining loss" not in write_page(folder)
-    content = json.loads((folder / "results.json").read_text())
-    content["stages"] = text.format(tmp_path)
-    (folder / "results.json").write_text(json.dumps(content))
-    assert "Pretraining loss" in write_page(folder)
+def test_the_page_is_a_function_of_the_results_file(tmp_path):
+    page = write_page(a_run(tmp_path))
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "figures",
+        "report.html",
+        "results.json",
+    ]
+    assert "Pretraining loss" in page
+    assert "Every setting" in page
 
 
 def test_evaluations_during_pretraining_are_drawn(tmp_path):
-    run = a_run(tmp_path, [SINGLE])
-    assert "The model while it was pretrained" not in write_page(run)
-    (metrics,) = run.glob("stages/pretrain-*/metrics.jsonl")
+    assert "The model while it was pretrained" not in write_page(a_run(tmp_path, [SINGLE]))
     names = ("bio_train_first", "bio_test_first", "qa_train_first", "qa_test_first")
     lines = [
-        {"step": s, "loss": 1.0, "seconds": s, "evaluation": {**dict.fromkeys(names, s / 40)}}
+        {"step": s, "exposures": 3.0 * s, "evaluation": dict.fromkeys(names, s / 40)}
         for s in range(10, 40, 10)
     ]
-    metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    page = write_page(run)
+    page = write_page(a_run(tmp_path, [dataclasses.replace(SINGLE, evaluations=lines)]))
     assert "The model while it was pretrained" in page
     assert "biographies, P_test 75.0" in page
     assert any("dynamics-0" in path.name for path in (tmp_path / "figures").glob("*"))

@@ -1,33 +1,25 @@
 """The settings of a run on the page."""
 
+import dataclasses
 import json
 import re
 
-from kstore_jax.config.fields import as_dict
-from kstore_jax.pipeline import results
-from kstore_jax.pipeline.experiment import Experiment, parse
-from tests.report.runs import (
-    CONTRAST,
-    PROVENANCE,
-    SINGLE,
-    a_config,
-    a_run,
-    text_of,
-    without,
-    write_page,
-)
+from kstore_jax.config.fields import identity
+from kstore_jax.pipeline.experiment import Experiment
+from tests.report.runs import CONTRAST, PROVENANCE, SINGLE, a_row, a_run, text_of, write_page
 
 
-def differences(folder, **changed):
-    """The differences from the paper, on the page of a run with changed sections."""
-    config = {**a_config(SINGLE), **changed}
-    page = write_page(a_run(folder, [{**SINGLE, "people": 100_000}], [config], metrics=False))
+def differences(folder, **fields):
+    """The differences from the paper, on the page of a run with these fields."""
+    page = write_page(a_run(folder, [a_row(world__people=100_000, **fields)]))
     return text_of(page).partition("Differences from the paper")[2]
 
 
+LIKE = {f"model__{name}": x for name, x in identity(Experiment())["model"].items()}
+
+
 def test_differences_from_the_paper_are_listed(tmp_path):
-    like = as_dict(Experiment())
-    text = differences(tmp_path, model=like["model"])
+    text = differences(tmp_path, **LIKE)
     assert "P-probing and Q-probing: a linear head" in text
     assert "Pretraining had no dropout" in text
     assert "no dropout while" not in text
@@ -37,15 +29,13 @@ def test_differences_from_the_paper_are_listed(tmp_path):
 
 
 def test_each_probe_s_differences_from_the_paper_are_listed(tmp_path):
-    like = as_dict(Experiment())
-    p_probe = {
-        **like["readouts"]["p_probe"],
-        "embedding_update": "shared",
-        "biographies_per_person": 1,
-    }
-    q_probe = {**like["readouts"]["q_probe"], "head": "unembedding"}
-    data = {"variant": "single", "vocabulary": "compact"}
-    text = differences(tmp_path, readouts={"p_probe": p_probe, "q_probe": q_probe}, data=data)
+    text = differences(
+        tmp_path,
+        readouts__p_probe__embedding_update="shared",
+        readouts__p_probe__biographies_per_person=1,
+        readouts__q_probe__head="unembedding",
+        data__vocabulary="compact",
+    )
     assert "P-probing: a linear head" in text
     assert "Q-probing: first tokens are read through the model's own output rows" in text
     assert "P-probing: the embedding is updated for the tokens of the templates" in text
@@ -56,12 +46,12 @@ def test_each_probe_s_differences_from_the_paper_are_listed(tmp_path):
 
 def test_the_code_is_the_code_that_computed_the_stages(tmp_path):
     codes = ["b5ec04e05fc84dfd-dirty", "0a1b2c3"], ["0a1b2c3", "kstore_jax 0.1.0"]
-    rows = [{**row, "code": code} for row, code in zip(CONTRAST, codes, strict=True)]
+    rows = [dataclasses.replace(row, code=code) for row, code in zip(CONTRAST, codes, strict=True)]
     text = text_of(write_page(a_run(tmp_path / "new", rows)))
     assert "git 0a1b2c3, git b5ec04e05f with uncommitted changes, kstore_jax 0.1.0" in text
     assert "0123abc" not in text
-    older = write_page(a_run(tmp_path / "older", [without("code")]))
-    assert re.search(r"code\s+not known", text_of(older))
+    unknown = write_page(a_run(tmp_path / "unknown", [dataclasses.replace(SINGLE, code=[])]))
+    assert re.search(r"code\s+not known", text_of(unknown))
 
 
 def test_every_machine_that_computed_a_stage_is_listed(tmp_path):
@@ -77,11 +67,10 @@ def test_every_machine_that_computed_a_stage_is_listed(tmp_path):
     assert re.search(r"machine\s+north, Python 3\.11\.7\s+versions", text("north"))
 
 
-def test_goodput_peak_and_flags_are_listed_if_recorded(tmp_path):
-    older = text_of(write_page(a_run(tmp_path / "older")))
-    assert "87.1" not in older
-    assert "TFLOP" not in older
-    run = a_run(tmp_path / "run", [{**row, "goodput": 0.871} for row in CONTRAST])
+def test_goodput_peak_and_flags_are_listed(tmp_path):
+    assert "TFLOP" not in text_of(write_page(a_run(tmp_path / "plain")))
+    rows = [dataclasses.replace(row, goodput=0.871) for row in CONTRAST]
+    run = a_run(tmp_path / "run", rows)
     content = json.loads((run / "results.json").read_text())
     peak = {"flops": 989e12, "source": "data sheet of an accelerator"}
     content["provenance"][0] |= {"peak": peak, "flags": {"XLA_FLAGS": "--xla_some=1"}}
@@ -105,17 +94,21 @@ MIXED = {
 }
 
 
+FIELDS = {
+    "world__celebrities": 1000,
+    "data__qa_share": 0.8,
+    "data__text": "hf:books",
+    "data__text_share": 0.1,
+}
+
+
 def test_mixed_follows_from_the_configuration():
-    config = a_config(SINGLE)
-    assert results.mixed_sources(parse(config)) == {}
-    config["world"]["celebrities"] = 1000
-    config["data"].update(text="hf:books", text_share=0.1, qa_share=0.8)
-    assert results.mixed_sources(parse(config)) == MIXED
+    assert SINGLE.mixed == {}
+    assert a_row(**FIELDS).mixed == MIXED
 
 
 def test_sources_mixed_in_are_listed_and_have_no_numbers_of_the_paper(tmp_path):
-    rows = [{**SINGLE, "mixed": {}}, {**SINGLE, "mixed": MIXED}]
-    page = write_page(a_run(tmp_path, rows, None))
+    page = write_page(a_run(tmp_path, [SINGLE, a_row(**FIELDS)]))
     text = (
         "nothing / 1,000 celebrities in multi5+permute, shuffled in; "
         "questions with answers, 80.0 % of the windows; text of hf:books, 10.0 % of the windows"
@@ -123,8 +116,8 @@ def test_sources_mixed_in_are_listed_and_have_no_numbers_of_the_paper(tmp_path):
     assert text in text_of(page)
     assert "single (celebrities=1000, " in text_of(page)
     assert page.count("the paper, just before") == 1
-    row = {**SINGLE, "mixed": {**MIXED, "celebrity_share": 0.25}}
-    in_windows = text_of(write_page(a_run(tmp_path / "in_windows", [row], None)))
+    row = a_row(**FIELDS, data__celebrity_share=0.25)
+    in_windows = text_of(write_page(a_run(tmp_path / "in_windows", [row])))
     assert "25.0 % of the windows of biographies" in in_windows
 
 

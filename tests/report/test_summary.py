@@ -1,14 +1,12 @@
 """The summary claims no more than the numbers show."""
 
-import dataclasses
-
 from kstore_jax.report import groups, summary
-from tests.report.runs import CONTRAST, SHUFFLED, SINGLE, a_row, parsed, text_of
+from tests.report.runs import CONTRAST, SHUFFLED, SINGLE, a_row, text_of
 
 
-def summary_of(*rows, configs=None):
+def summary_of(*rows):
     """The sentences of the summary of these rows."""
-    result = summary.summarise(groups.groups(rows, configs))
+    result = summary.summarise(groups.groups(rows))
     parts = (result.headline, result.verdict, *result.caveats)
     return " ".join(parts).replace("\N{NARROW NO-BREAK SPACE}", " ")
 
@@ -50,7 +48,7 @@ def test_a_model_that_did_not_learn_is_left_out_of_the_comparison():
 
 def test_a_finetuning_that_works_nowhere_is_a_caveat_and_forbids_the_verdict():
     rows = a_row(trained=0.4), a_row("multi5+permute", qa=0.864, trained=0.89)
-    text = summary_of(*rows, configs=parsed(*rows))
+    text = summary_of(*rows)
     assert "(single 40.0 %, multi5+permute 89.0 %)" in text
     assert "may come from the finetuning" in text
     assert "Fig. 2a" in text
@@ -60,18 +58,14 @@ def test_a_finetuning_that_works_nowhere_is_a_caveat_and_forbids_the_verdict():
 def test_a_finetuning_that_works_on_one_dataset_is_not_in_doubt():
     """What `kstore quickstart` finds: LoRA does not teach `single` all its trained questions."""
     rows = a_row(trained=0.63), SHUFFLED
-    text = summary_of(*rows, configs=parsed(*rows))
+    text = summary_of(*rows)
     assert "Both store the facts." in text
     assert "may come from the finetuning" not in text
 
 
 def test_another_finetuning_that_works_proves_nothing():
-    rows = a_row(trained=0.63), SHUFFLED
-    configs = parsed(*rows)
-    finetune = dataclasses.replace(configs[1].finetune, steps=9)
-    configs[1] = dataclasses.replace(configs[1], finetune=finetune)
-    assert "(single 63.0 %)" in summary_of(*rows, configs=configs)
-    assert "(single 63.0 %)" in summary_of(*rows)
+    other = a_row("multi5+permute", qa=0.864, recall=1.0, probe=0.93, finetune__steps=9)
+    assert "(single 63.0 %)" in summary_of(a_row(trained=0.63), other)
 
 
 def test_single_alone_cites_the_paper_on_its_trained_questions():
@@ -80,10 +74,9 @@ def test_single_alone_cites_the_paper_on_its_trained_questions():
 
 
 def test_the_verdict_needs_runs_that_differ_in_the_dataset_alone():
-    assert "Both store the facts." in summary_of(*CONTRAST, configs=parsed(*CONTRAST))
-    assert "store the facts" not in summary_of(*CONTRAST)
-    unlike = [*parsed(SINGLE, steps=2000), *parsed(SHUFFLED, steps=9000)]
-    assert "store the facts" not in summary_of(*CONTRAST, configs=unlike)
+    assert "Both store the facts." in summary_of(*CONTRAST)
+    longer = a_row("multi5+permute", qa=0.864, recall=1.0, pretrain__steps=90_000)
+    assert "store the facts" not in summary_of(SINGLE, longer)
 
 
 def test_one_dataset_alone():

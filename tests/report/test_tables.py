@@ -1,5 +1,6 @@
 """Each table of the page has its numbers, and is left out without them."""
 
+import dataclasses
 import math
 import re
 
@@ -7,6 +8,7 @@ from tests.report.runs import (
     CONTRAST,
     SHUFFLED,
     SINGLE,
+    a_row,
     a_run,
     changed,
     shares,
@@ -20,7 +22,7 @@ def test_first_tokens_of_both_halves(page):
     text = text_of(page).partition("First tokens of")[2].partition("Answers about people held")[0]
     for row in CONTRAST:
         for half in ("train", "test"):
-            for share in row["readouts"]["qa"]["extraction"][half]["first"].values():
+            for share in row.readouts["qa"]["extraction"][half]["first"].values():
                 assert f" {100 * share:.1f} " in text
     for theirs in ("23.8", "97.3"):
         assert re.search(rf"the paper, trained on\s+{theirs}\s+–", text)
@@ -36,7 +38,7 @@ def test_untrained_wordings_have_a_mean_and_a_range(page):
     lines = reworded(page)
     for row, spread in zip(CONTRAST, ("1.4 to 3.4", "84.7 to 86.7"), strict=True):
         means = [
-            math.fsum(w[a] for w in row["readouts"]["qa"]["extraction"]["wordings"]["test"]) / 4
+            math.fsum(w[a] for w in row.readouts["qa"]["extraction"]["wordings"]["test"]) / 4
             for a in ("mean", *ATTRIBUTES)
         ]
         columns = " ".join(f"{100 * mean:.1f}" for mean in means)
@@ -52,7 +54,9 @@ def test_rows_without_untrained_wordings_have_no_lines_for_them(tmp_path):
 
 def test_masked_values_of_bidirectional_models(tmp_path):
     hidden = {"name": shares(0.871), "value": shares(0.333), "values": shares(0.222)}
-    bert = {**changed(SHUFFLED, "recall", hidden=hidden), "direction": "bidirectional"}
+    bert = changed(
+        a_row("multi5+permute", model__direction="bidirectional"), "recall", hidden=hidden
+    )
     title = "Masked values in biographies"
     page = write_page(a_run(tmp_path / "run", [SINGLE, bert]))
     text = page.partition(title)[2].partition("</table>")[0]
@@ -65,7 +69,7 @@ def test_the_grid_of_finetuning_marks_the_chosen_row(tmp_path):
         {"learning_rate": 1e-3, "weight_decay": 0.01, "validation": 0.812, "chosen": True},
         {"learning_rate": 1e-4, "weight_decay": 0.01, "validation": 0.333, "chosen": False},
     ]
-    text = text_of(write_page(a_run(tmp_path, [{**SINGLE, "finetune_grid": tried}])))
+    text = text_of(write_page(a_run(tmp_path, [dataclasses.replace(SINGLE, finetune_grid=tried)])))
     table = text.partition("Ways of finetuning")[2]
     assert "81.2" in table
     assert table.index("81.2") < table.index("chosen", table.index("81.2")) < table.index("33.3")
