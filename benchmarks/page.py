@@ -22,16 +22,12 @@ from kstore_jax.report import page as report
 
 def multiplied(run: pathlib.Path, runs: int, out: pathlib.Path) -> None:
     """Writes results of `runs` rows to `out`, with the numbers of the rows of `run`."""
-    results, config = (read_json(run / name) for name in ("results.json", "config.json"))
-    originals = itertools.cycle(zip(results["rows"], config["rows"], strict=True))
-    rows, configs = [], []
-    for i, (row, own) in enumerate(itertools.islice(originals, runs)):
-        rows.append(row)
-        finetune = {**own["finetune"], "steps": own["finetune"]["steps"] + i}
-        configs.append({**own, "finetune": finetune})
-    stages = str((run / results.get("stages", "stages")).resolve())
-    write_json(out / "results.json", {**results, "rows": rows, "stages": stages})
-    write_json(out / "config.json", {"rows": configs})
+    results, rows = read_json(run / "results.json"), []
+    for i, row in enumerate(itertools.islice(itertools.cycle(results["rows"]), runs)):
+        config = row["config"]
+        finetune = {**config["finetune"], "steps": config["finetune"]["steps"] + i}
+        rows.append({**row, "config": {**config, "finetune": finetune}})
+    write_json(out / "results.json", {**results, "rows": rows})
 
 
 def opening_seconds(page: pathlib.Path, repeat: int) -> list[float]:

@@ -9,13 +9,13 @@ Command: `kstore sweep --config=configs/directions.py --workdir=runs/directions`
 
 - `laptop` (the default): 150 people and a twentieth of the values, on 2 CPU cores: 40 minutes, one
   core per row.
-- `:gpu`: 10,000 people, 1.4e17 FLOP of pretraining per row, on one GPU: 9 minutes at the speed
-  measured on an H200; not yet run.
-- `:paper`: 100,000 people, 5.5e18 FLOP per row, on a node of GPUs: 4.5 hours at the speed of one
-  H200; not yet run.
+- `:gpu`: 10,000 people, 1.4e17 FLOP of pretraining per row of BERT, on one GPU: 9 minutes at the
+  speed measured on an H200; not yet run.
+- `:paper`: 100,000 people, 5.5e18 FLOP per row of BERT, on a node of GPUs: 4.5 hours at the speed
+  of one H200; not yet run.
 
 On `gpu` and `paper` each of 16 datasets has four rows: GPT, BERT, and two BERTs with questions
-mixed in.
+mixed in. As in the paper, GPT has 80,000 steps at `paper`, BERT 150,000.
 
 Scores: `docs/results.md`. Expected, from the paper: GPT answers every attribute of multi5+permute
 (96.6 %). BERT answers birth dates and majors in part, the rest at or near the majority guess,
@@ -38,8 +38,8 @@ def get_config(scale: str = "laptop"):
             row("BERT", model__direction="bidirectional", pretrain__learning_rate=7e-4),
         )
         return config
-    config.pretrain.steps = config.pretrain.steps * 15 // 8
     bert = {
+        "pretrain__steps": config.pretrain.steps * 15 // 8,
         "model__direction": "bidirectional",
         "pretrain__learning_rate": 3e-4,
         "readouts__qa__beam_size": 1,

@@ -89,7 +89,7 @@ def rows(folder) -> list[dict]:
 
 
 def test_all_five_are_in_the_results(folder, rows):
-    assert [row["seed"] for row in rows] == [0, 1]
+    assert [row["config"]["seed"] for row in rows] == [0, 1]
     for row in rows:
         attributes = ["director", "year", "country", "archived"]
         assert list(row["attributes"]) == attributes
@@ -99,6 +99,8 @@ def test_all_five_are_in_the_results(folder, rows):
         assert lens["layer 1"] != lens["layer 2"] == row["readouts"]["recall"]["first"]
         assert list(qa["earlier"]["test"]["exact"]) == ["mean", "archived"]
         assert len(qa["earlier"]["wordings"]["test"]) == 1
+        interval = row["intervals"]["lens"]["layer 2"]["mean"]
+        assert interval["low"] <= lens["layer 2"]["mean"] <= interval["high"]
         assert list(qa["extraction"]["test"]["exact"]) == ["mean", *attributes]
     configs = json.loads((folder / "runs" / "films" / "config.json").read_text())["rows"]
     for config in configs:

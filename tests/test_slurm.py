@@ -184,7 +184,7 @@ def test_an_array_completes_after_one_task_is_stopped_and_one_requeued(cluster, 
     assert sorted(tasks) == ["0", "1"]
     assert [tasks[index]["Restarts"] for index in "01"] == ["1", "1"]
     rows = json.loads((workdir / "results.json").read_text())["rows"]
-    assert [row["dataset"] for row in rows] == ["single", "multi2+permute"]
+    assert [row["config"]["data"]["variant"] for row in rows] == ["single", "multi2+permute"]
     assert (workdir / "report.html").exists()
     for folder in workdir.glob("stages/pretrain-*"):
         attempts = list(folder.glob("provenance-*.json"))

@@ -74,7 +74,7 @@ def result_row(graph: ExperimentGraph) -> Row:
         name=config.name,
         config=identity(config),
         plugins=list(config.plugins),
-        plugin_folders=list(config.plugin_folders),
+        plugin_folders=list(config.plugin_folders) if config.plugins else [],
         attributes={a.name: a.label for a in graph.data.language.schema.attributes},
         exposures=results["pretrain"]["exposures"],
         parameters=results["pretrain"]["parameters"],

@@ -84,7 +84,14 @@ class PProbe(ProbeReadout):
         return scores
 
     def tables(self, groups: Sequence[Measured]) -> list[Table]:
-        """By whether the other half of a pair was read before (Figs. 6 and 15)."""
+        """Whole values, and first tokens by whether the other half of a pair was read before (Figs.
+        6 and 15)."""
+        of_whole = [
+            Body(group.label, group.wording, _whole_lines(group))
+            for group in groups
+            if group.has("whole")
+        ]
+        labels = labels_of(groups)
         groups = [group for group in groups if group.has("by_stated")]
         bodies = [Body(group.label, group.wording, _stated_lines(group)) for group in groups]
         pairs = dict.fromkeys(
@@ -97,7 +104,10 @@ class PProbe(ProbeReadout):
             f"{', '.join(pairs)} are adjacent in these texts, in this order."
         )
         title = "P-probing before and after the other half of a pair was read"
-        return [Table(title, note, bodies, labels=labels_of(groups))]
+        return [
+            Table("P-probing of whole values", _WHOLE_NOTE, of_whole, labels=labels),
+            Table(title, note, bodies, labels=labels),
+        ]
 
     def charts(self, groups: Sequence[Measured]) -> list[Chart]:
         """First tokens: ours, and the paper's where it has the dataset."""
@@ -137,6 +147,25 @@ def _by_stated(
             share = float(hits_TxNxQ[t][chosen].mean())
             cells.append({"stated": names, "right": share, "readings": int(chosen.sum())})
     return scores
+
+
+_WHOLE_NOTE = (
+    "Accuracy in %, just before the first attribute. A linear head predicts a value of several "
+    "tokens from one hidden state. The birth date has too many values."
+)
+
+
+def _whole_lines(group: Measured) -> list[Line]:
+    ours = at_name(group.means("whole"))
+    spreads = {name: group.spread("whole", name, 0) for name in ours}
+    ends = {name: (spread.low, spread.high) for name, spread in spreads.items() if spread}
+    lines = [
+        Line("this run", ours, "ours", ends=ends),
+        Line("majority guess", group.means("baseline")["whole"], "guess"),
+    ]
+    if theirs := group.published.get("p_whole"):
+        lines.append(Line("the paper", at_name(theirs), "paper"))
+    return lines
 
 
 def _stated_lines(group: Measured) -> list[Line]:

@@ -56,7 +56,8 @@ def _differences(rows: Sequence[Row]) -> list[Html]:
         *(tag("p", text) for text in _of_this_run(rows)),
         tag("p", "In every run of this package, unlike the paper:"),
         tag("ul", *(tag("li", text) for text in paper.DEPARTURES)),
-        tag("p", "Chosen here, because the paper leaves it open: ", paper.CHOSEN),
+        tag("p", "Chosen here, because the paper leaves it open:"),
+        tag("ul", *(tag("li", text) for text in paper.CHOSEN)),
     ]
 
 
@@ -101,7 +102,8 @@ def _sections(rows: Sequence[Row], name: str) -> list[dict]:
 _SIZE_FIELDS = ("layers", "heads", "width", "rotary_pct")
 _SIZE = f"Compare shapes with the paper's rather than last digits: it has {paper.SETTING}."
 _COMPACT = (
-    "The model has only the tokens that these texts use; the paper's has all 50,257 of GPT-2."
+    "The model has only the tokens that these texts use, and so fewer parameters; the paper's has "
+    "all 50,257 of GPT-2."
 )
 _PROBING = {
     ("head", "linear"): (

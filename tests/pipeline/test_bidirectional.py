@@ -41,8 +41,12 @@ def test_the_results_have_the_fields_of_a_causal_experiment(runner, finished):
     assert runner.graph.done
     causal = json.loads((finished / "results.json").read_text())["rows"][1]
     row = result_row(runner.graph)
-    assert row.keys() == causal.keys()
-    assert row["vocabulary"] == causal["vocabulary"]  # the mask is no token of a text
+    assert row.to_json().keys() == causal.keys()
+    assert row.vocabulary == causal["vocabulary"]  # the mask is no token of a text
+    hidden = row.intervals["recall"]["hidden"]
+    for part, shares in row.readouts["recall"]["hidden"].items():
+        for name, share in shares.items():
+            assert hidden[part][name]["low"] <= share <= hidden[part][name]["high"]
 
 
 def test_questions_mask_every_token_of_the_answer(context):

@@ -245,12 +245,55 @@ def test_the_row_of_a_grid_with_the_best_validation_is_chosen(runner, own_cache)
     assert [row["learning_rate"] for row in rows] == [1e-9, 3e-3]
     best = max(rows, key=lambda row: row["validation"])
     assert [row for row in rows if row["chosen"]] == [best]
-    chosen = best_finetuning(tuned.graph)
-    assert chosen is not None
-    assert chosen.learning_rate == best["learning_rate"]
+    assert best_finetuning(tuned.graph).learning_rate == best["learning_rate"]
     for row, stage in tuned.graph.finetune.items():
         assert row.grid == ()
         assert tuned.ensure(stage)["questions"] == 7 * 6  # 3 of 10 people are held back
+
+
+def halves(runner: Runner) -> dict[str, set[int]]:
+    """The people of each half in the cases of the answers."""
+    with np.load(runner.graph.cache.folder(runner.graph.readouts["qa"]) / "cases.npz") as cases:
+        return {
+            half: set(cases["extraction.person"][cases[f"extraction.{half}"], 0].tolist())
+            for half in ("train", "test", "held_back")
+            if f"extraction.{half}" in cases
+        }
+
+
+def test_people_held_back_are_not_counted_as_trained(runner, data, own_cache):
+    tuned = finetuned_with(runner, own_cache, grid=product(rank=[1, 2]), validation=0.3)
+    scores = tuned.ensure(tuned.graph.readouts["qa"])["extraction"]
+    chosen = tuned.graph.finetune[best_finetuning(tuned.graph)]
+    assert tuned.ensure(chosen)["validation"] == pytest.approx(scores["held_back"]["exact"]["mean"])
+    members = halves(tuned)
+    assert [len(members[half]) for half in ("train", "test", "held_back")] == [7, 10, 3]
+    assert members["train"] | members["held_back"] == set(np.flatnonzero(data.in_train).tolist())
+
+
+def test_the_chosen_row_is_finetuned_once_more_on_all_of_p_train(runner, data, own_cache, context):
+    grid = product(learning_rate=[1e-9, 3e-3])
+    again = finetuned_with(runner, own_cache, grid=grid, validation=0.3, refit=True)
+    assert [stage.kind for stage in again.graph.stages][-6:-3] == ["finetune", "finetune", "refit"]
+    scores = again.ensure(again.graph.readouts["qa"])["extraction"]
+    assert again.ensure(again.graph.refit)["questions"] == 10 * 6
+    assert "held_back" not in scores
+    assert len(halves(again)["train"]) == 10
+    best = best_finetuning(again.graph)
+    alone = with_sections(runner, own_cache, finetune=best)
+    alone.ensure(alone.graph.readouts["qa"])
+    assert same_bits(again.context.finetuned, alone.context.finetuned)
+
+
+def test_rows_of_a_grid_are_the_same_stages_with_and_without_refit(runner, own_cache):
+    graphs = [
+        finetuned_with(runner, own_cache, grid=product(rank=[1, 2]), refit=refit).graph
+        for refit in (False, True)
+    ]
+    keys = [[stage.key for stage in graph.finetune.values()] for graph in graphs]
+    assert keys[0] == keys[1]
+    assert graphs[0].readouts["qa"].key != graphs[1].readouts["qa"].key
+    assert graphs[0].readouts["recall"].key == graphs[1].readouts["recall"].key
 
 
 def test_every_row_of_a_grid_holds_back_the_same_people_of_p_train(

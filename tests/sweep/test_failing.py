@@ -49,7 +49,7 @@ def test_a_diverging_row_stops_no_other_and_can_be_dropped(
     assert rows(copied) == rows(finished)
     results = read_results(copied)
     assert results.failed == ("row 0 (bad)",)
-    assert [config.data.variant for config in results.configs or ()] == ["single", "multi2+permute"]
+    assert [row.dataset for row in results.rows] == ["single", "multi2+permute"]
     assert "Not on this page, because it failed: row 0 (bad)." in page.read_text()
 
     before = contents(copied)
