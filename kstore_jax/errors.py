@@ -22,11 +22,11 @@ class DamagedFileError(UserError):
     status = 1
 
 
-class Stopped(BaseException):
+class Stopped(KeyboardInterrupt):
     """SIGTERM arrived; finished work is saved.
 
-    Like KeyboardInterrupt it is not an Exception, so that `except Exception` does not catch it.
-    The exit status is 75, "try again" (EX_TEMPFAIL of sysexits.h).
+    A KeyboardInterrupt is no Exception, and event loops let it pass. The exit status is 75, "try
+    again" (EX_TEMPFAIL of sysexits.h).
     """
 
     status = 75

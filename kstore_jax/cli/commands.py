@@ -71,13 +71,17 @@ def _compute_rows(
     values: flags.FlagValues, rows: Sequence[Experiment], notes: Sequence[str]
 ) -> None:
     require_flags(values, workdir="a folder such as runs/x")
-    if "check" in values and values.check:
-        return
-    from kstore_jax.sweep import run as sweep
-    from kstore_jax.sweep import workdir
 
     def flag(name: str, default: Any) -> Any:  # of the commands that have it
         return values[name].value if name in values else default
+
+    for name in ("no-measure", "stages", "json"):
+        if flag(name, False) and not flag("dry-run", False):
+            raise UserError(f"--{name}: expected beside --dry-run")
+    if flag("check", False):
+        return
+    from kstore_jax.sweep import run as sweep
+    from kstore_jax.sweep import workdir
 
     folder, cache = pathlib.Path(values.workdir), values.cache and pathlib.Path(values.cache)
     drop = flag("drop", False)
@@ -89,9 +93,6 @@ def _compute_rows(
         status = sweep.dry_run(folder, rows, cache, shard, drop, notes, measure)
         print(status.format(values.json, values.stages))
         return
-    for name in ("no-measure", "stages", "json"):
-        if flag(name, False):
-            raise UserError(f"--{name}: expected beside --dry-run")
     page = sweep.run(
         folder,
         rows,

@@ -9,6 +9,7 @@ from absl import flags
 from kstore_jax.cli import commands
 from kstore_jax.cli.flags import define_flags
 from kstore_jax.errors import UserError, nearest, run_guarded
+from kstore_jax.train import preemption
 
 
 class Command(NamedTuple):
@@ -124,6 +125,7 @@ COMMANDS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status, as `errors.run_guarded` does."""
+    preemption.handle_sigterm()
     name, *rest = (sys.argv[1:] if argv is None else argv) or ["help"]
     if name in ("help", *_HELP):
         return run_guarded(_print_help)

@@ -34,25 +34,23 @@ def evaluate(run: pathlib.Path, row: str | None, beam_size: int, show: int) -> I
       UserError: there is no such run or row, or none of its models is finished.
     """
     graphs = select_graphs(run, row)
-    unfinished = {i: kind for i, graph in graphs.items() if (kind := _unfinished(graph))}
-    reasons = [f"{run}: {kind} of row {i} is not finished" for i, kind in unfinished.items()]
-    if len(reasons) == len(graphs):
-        raise UserError(f"{reasons[0]}; run it first")
-    for reason in reasons:
-        print(f"note: {reason}; skipped", file=sys.stderr)
+    unfinished = {i: g.why_unfinished() for i, g in graphs.items() if not _is_trained(g)}
+    for i, reason in unfinished.items():
+        if len(unfinished) == len(graphs):
+            raise UserError(f"{run}: row {i}: {reason}")
+        print(f"note: {run}: row {i} is skipped: {reason}", file=sys.stderr)
     for i, graph in graphs.items():
         if i not in unfinished:
             causal = graph.experiment.model.direction == "causal"
             yield _evaluate(graph, beam_size if causal else 1, show)
 
 
-def _unfinished(graph: ExperimentGraph) -> str | None:
-    """The kind of the first unfinished training; None where the model is ready."""
-    trainings = (graph.pretrain, *graph.finetune.values())
-    missing = [stage.kind for stage in trainings if graph.cache.result(stage) is None]
+def _is_trained(graph: ExperimentGraph) -> bool:
+    """Whether the model that answers questions is finished."""
     if graph.experiment.finetune.steps and not graph.finetune:  # no readout of the run needs it
-        missing.append("finetune")
-    return next(iter(missing), None)
+        return False
+    trainings = (graph.pretrain, *graph.finetune.values())
+    return all(graph.cache.result(stage) is not None for stage in trainings)
 
 
 def _evaluate(graph: ExperimentGraph, beam_size: int, show: int) -> dict:

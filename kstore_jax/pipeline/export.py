@@ -60,7 +60,7 @@ def _graph_to_export(run: pathlib.Path, row: str | None) -> ExperimentGraph:
     ((folder, number),) = models.items()
     graph = graphs[number]
     if graph.cache.result(graph.pretrain) is None:
-        raise UserError(f"{folder}: missing or not finished; run it first")
+        raise UserError(f"{folder}: {graph.why_unfinished()}")
     return graph
 
 

@@ -31,7 +31,7 @@ from kstore_jax.sweep.plan import Plan, PlanStatus
 from kstore_jax.sweep.workdir import check_is_folder, check_workdir, claim_workdir, lock_workdir
 from kstore_jax.sweep.workers import run_in_processes, write_experiments
 from kstore_jax.train import distributed as distributed_runtime
-from kstore_jax.train import preemption, trackers
+from kstore_jax.train import trackers
 
 _TASK_NUMBERS = ("SLURM_ARRAY_TASK_ID", "JOB_COMPLETION_INDEX")  # environment, from 0
 
@@ -206,7 +206,6 @@ def run(
       DamagedFileError: a file in `workdir` or `cache` is not as it was written.
       Stopped: the process got SIGTERM; running trainings wrote a checkpoint.
     """
-    preemption.handle_sigterm()
     if distributed:
         distributed_runtime.initialize()
     backend = jax.default_backend()
