@@ -68,7 +68,7 @@ FILES = {
     "world/world.toml": 'name = 3\n[attributes.city]\npool = "cities"\n',
     "table/world.toml": 'name = ["first"]\nattributes = 3\n',
     "noun/world.toml": 'name = ["first"]\nnoun = ["a"]\n[attributes.city]\npool = "cities"\n',
-    "run/thesis.tex": "",
+    "digits/world.toml": f"name = {LARGE}\n",
 }
 
 
@@ -89,7 +89,7 @@ CASES = {
     "exits": Case(file("exits.py"), "--config: SystemExit: 3"),
     "not a function": Case(file("calls.py"), "--config: TypeError: 'int' object is not callable"),
     "wants an argument": Case(file("asks.py"), "--config: TypeError: .*'size'"),
-    "not UTF-8": Case(file("latin.py"), "--config: .*utf-?8"),
+    "not UTF-8": Case(file("latin.py"), "--config: .*(?i:utf-?8)"),
     "a list in a row": Case(file("list_row.py"), "finetune.tasks: no task 'nothing'"),
     "a wrong row": Case(file("bool_row.py"), r"row 0 \(model.bias=3\): model.bias: expected true"),
     # numbers beyond
@@ -99,6 +99,9 @@ CASES = {
     "steps of 10^30": Case(
         (*SWEEP, f"--config.pretrain.steps={10**30}"),
         f"pretrain.steps: expected at most 2147483647, got {10**30}",
+    ),
+    "two names in a list": Case(
+        (*SWEEP, "--config.finetune.tasks=extraction,b"), "finetune.tasks: no task 'b'"
     ),
     "inf": Case(
         (*SWEEP, "--config.pretrain.learning_rate=inf"),
@@ -116,11 +119,26 @@ CASES = {
         (*SWEEP, f"--workers={LARGE}"), r"--workers: expected an integer .*, got '9{78}\.\.\.$"
     ),
     "5,000 digits in a shard": Case((*SWEEP, f"--shard=0/{LARGE}"), "shard: expected I/N, such as"),
+    "5,000 digits in a variant": Case(
+        (*SWEEP, f"--config.data.variant=multi{LARGE}"),
+        "data.variant: 'multi9*... is not a variant",
+    ),
+    "5,000 digits in a tokenizer": Case(
+        (*SWEEP, f"--config.data.tokenizer=bpe{LARGE}"), "data.tokenizer: no tokenizer 'bpe9*..."
+    ),
+    "5,000 digits in a world": Case(
+        (*SWEEP, "--config.world.folder=FILE/digits"), ".*world.toml: cannot be read as TOML"
+    ),
+    "shard of none": Case((*SWEEP, "--shard=0/0"), "shard: expected I/N, such as 0/4"),
+    "beam of 10^9": Case(("eval", "x", "--beam=1000000000"), "--beam: expected an integer in"),
+    "beam_size of 10^9": Case(
+        (*SWEEP, "--config.readouts.qa.beam_size=1000000000"), "readouts.qa.beam_size: expected at"
+    ),
     "10^30 workers": Case((*SWEEP, f"--workers={10**30}"), "--workers: expected an integer in"),
     "5,000 digits in a file": Case(
         file("large.py"), "seed: expected a smaller number, got a number of 16610 bits"
     ),
-    "5,000 digits in a row": Case(file("large_row.py"), "--config: .*4300 digits"),
+    "5,000 digits in a row": Case(file("large_row.py"), "sweep: expected a smaller number, got "),
     "a float of 5,000 digits": Case(file("large_float.py"), "--config: OverflowError"),
     # a path is spelled by a person
     **{
@@ -224,7 +242,7 @@ def test_bad_input_is_refused_in_one_line(case, files, tmp_path, monkeypatch, ca
     assert captured.out == ""
     (line,) = captured.err.splitlines()
     assert re.match(f"kstore: {case.line}", line), line
-    assert len(line) < 400
+    assert len(line) < 500
     assert list(tmp_path.iterdir()) == []
 
 
@@ -240,11 +258,8 @@ def test_the_process_ends_with_the_status_and_without_a_traceback(tmp_path):
 
 
 @pytest.mark.parametrize("tasks", ["extraction", "('extraction',)", '["extraction"]'])
-def test_a_list_is_also_written_with_commas(tasks, capsys):
+def test_a_list_is_also_written_with_commas(tasks):
     assert main(["show", QUICKSTART, f"--config.finetune.tasks={tasks}"]) == 0
-    assert main(["show", QUICKSTART, f"--config.finetune.tasks={tasks},b"]) == 2
-    error = capsys.readouterr().err
-    assert "no task 'b'" in error or "expected" in error
 
 
 def test_a_negated_field_wins_over_the_rows_of_a_sweep(tmp_path, capsys):

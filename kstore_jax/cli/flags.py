@@ -59,7 +59,7 @@ _FLAGS: dict[str, tuple[Callable, str, dict[str, Any]]] = {
     "person": (flags.DEFINE_integer, "number of the person to show", _count(0)),
     "format": (flags.DEFINE_string, "format of the model", {}),
     "json": (flags.DEFINE_bool, "print JSON", {}),
-    "beam": (flags.DEFINE_integer, "width of the beam", _count(1)),
+    "beam": (flags.DEFINE_integer, "width of the beam", {"lower_bound": 1, "upper_bound": 1000}),
     "show": (flags.DEFINE_integer, "answers to print", _count(0)),
     "row": (flags.DEFINE_string, "one row of a sweep, by its name or number", {}),
     "until": (
@@ -134,14 +134,14 @@ def parse_plugins(
     flags.DEFINE_string("config", file, "FILE.py[:ARGUMENT]", flag_values=values)
     flags.DEFINE_string("config.plugins", "", "names of modules", flag_values=values)
     others = _parse(argv, values, known_only=True)
-    file = (values.config or "").split(":", 1)[0]
-    folders = dict.fromkeys([os.getcwd(), str(pathlib.Path(file).parent.resolve())])
+    path = _config_path(values.config or "")
+    folders = dict.fromkeys([os.getcwd(), str(path.parent.resolve())])
     with search_path(folders):
-        config = _load_config(values.config) if values.config else experiment.default()
+        config = _load_config(path, values.config) if values.config else experiment.default()
         if plugins := re.findall(r"[\w.]+", values["config.plugins"].value or ""):
             experiment.add_plugins(config, *plugins)
-    if config.get("plugins"):
-        config.plugin_folders = (*folders,)
+    if config.get("plugins") and isinstance(config.plugin_folders, tuple):
+        config.plugin_folders = (*dict.fromkeys([*config.plugin_folders, *folders]),)
     delattr(values, "config.plugins")
     return config, others
 
@@ -175,7 +175,7 @@ def check_elsewhere(argv: Sequence[str], values: flags.FlagValues) -> bool:
     """
     words = re.sub(r"(?m)^(--?config[\w.]*)\n(?!-)", r"\1=", "\n".join(argv)).split("\n")
     files = [word.partition("=")[2] for word in words if re.match(r"--?config=", word)]
-    is_here = any(user_path(file.split(":", 1)[0]).is_file() for file in files)
+    is_here = any(_config_path(file).is_file() for file in files)
     if not files or is_here or not {"--check", "-check"}.intersection(words):
         return False
     config, fields = experiment.default(), []
@@ -283,7 +283,15 @@ def _expected_value(flag: flags.Flag) -> str:
     return kinds.get(type(flag.parser), "fields")
 
 
-def _load_config(text: str) -> ConfigDict:
+def _config_path(text: str) -> pathlib.Path:
+    """The file of `FILE.py:ARGUMENT`."""
+    try:
+        return user_path(text.split(":", 1)[0])
+    except UserError as error:
+        raise UserError(f"--config: {error}") from None
+
+
+def _load_config(path: pathlib.Path, text: str) -> ConfigDict:
     """Returns what `get_config` in a file returns; `text` is FILE.py or FILE.py:ARGUMENT.
 
     Raises:
@@ -291,11 +299,10 @@ def _load_config(text: str) -> ConfigDict:
         message to the user.
     """
     file, *argument = text.split(":", 1)
-    file = str(user_path(file))
-    if not pathlib.Path(file).is_file():
-        raise UserError(f"--config: {file!r}: no such file{_nearest_file(pathlib.Path(file))}")
+    if not path.is_file():
+        raise UserError(f"--config: {file!r}: no such file{_nearest_file(path)}")
     try:
-        get_config = runpy.run_path(file).get("get_config")
+        get_config = runpy.run_path(str(path)).get("get_config")
         config = get_config(*argument) if get_config else None
     except (UserError, ValueError) as error:
         raise UserError(f"--config: {error}") from error
@@ -309,9 +316,16 @@ def _load_config(text: str) -> ConfigDict:
             "a ConfigDict, as kstore_jax.pipeline.experiment.default() returns"
         )
     for name, value in flatten(config.to_dict()).items():
-        if isinstance(value, int) and value.bit_length() > 64:  # absl would print it
+        if _is_large(value):  # absl would print it, and Python refuses to
             raise UserError(f"{name}: expected a smaller number, got {shown(value)}")
     return config
+
+
+def _is_large(value: Any) -> bool:
+    """Whether a value is, or holds, a number that no field can have."""
+    if isinstance(value, tuple | list):
+        return any(map(_is_large, value))
+    return isinstance(value, int) and value.bit_length() > 64
 
 
 def _nearest_file(path: pathlib.Path) -> str:

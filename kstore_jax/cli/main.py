@@ -127,6 +127,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status, as `errors.run_guarded` does."""
     preemption.handle_sigterm()
     name, *rest = (sys.argv[1:] if argv is None else argv) or ["help"]
+    if name == "help" and rest:
+        name, rest = rest[0], ["--help"]
     if name in ("help", *_HELP):
         return run_guarded(_print_help)
     if (command := COMMANDS.get(name)) is None:

@@ -177,7 +177,11 @@ def import_plugins(modules: Any, folders: Any = ()) -> None:
     for field, names in (("plugins", modules), ("plugin_folders", folders)):
         if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
             raise UserError(f"{field}: expected a list of names, got {shown(names)}")
-    with search_path([str(user_path(folder)) for folder in folders]):
+    try:
+        paths = [str(user_path(folder)) for folder in folders]
+    except UserError as error:
+        raise UserError(f"plugin_folders: {error}") from None
+    with search_path(paths):
         for name in modules:
             _import(name)
 

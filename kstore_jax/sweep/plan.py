@@ -219,7 +219,7 @@ def duration(seconds: float) -> str:
     return f"{seconds / 86400:.0f} d"
 
 
-class RowProgress(NamedTuple):
+class RowStatus(NamedTuple):
     """The progress of a row of a sweep.
 
     Attributes:
@@ -246,7 +246,8 @@ class RowProgress(NamedTuple):
         )
         text = "done"
         if current is not None:
-            share = f" {current.step / current.steps:.0%}" if current.step and current.steps else ""
+            steps = current.steps or 0
+            share = f" {100 * current.step / steps:.0f} %" if current.step and steps else ""
             state = f", {current.state}" if current.state != "waiting" else ""
             text = f"{current.kind}{share}{state}"
         left = [stage.left for stage in todo]
@@ -277,11 +278,11 @@ class PlanStatus:
         return sum(seconds or 0.0 for seconds in estimates), estimates.count(None)
 
     @functools.cached_property
-    def rows(self) -> list["RowProgress"]:
+    def rows(self) -> list["RowStatus"]:
         """The progress of every row."""
         progress = {stage.folder: stage for stage in self.stages}
         return [
-            RowProgress.of(name, [progress[folder] for folder in needed])
+            RowStatus.of(name, [progress[folder] for folder in needed])
             for name, needed in self.plan.rows
         ]
 
@@ -338,7 +339,8 @@ class PlanStatus:
         lines = [f"{len(self.stages)} stages: {summary}; {shared} shared by several rows"]
         seconds, unknown = self.time_left
         estimate = [f"about {duration(seconds)} for one worker"] if seconds else []
-        estimate += [f"{unknown} stages without an estimate"] if unknown else []
+        stages = "stage" if unknown == 1 else "stages"
+        estimate += [f"{unknown} {stages} without an estimate"] if unknown else []
         return [*lines, f"left: {', and '.join(estimate)}"] if estimate else lines
 
 

@@ -18,7 +18,7 @@ from typing import NamedTuple, Self
 
 import jax
 
-from kstore_jax.errors import DamagedFileError, UserError, one_line_error
+from kstore_jax.errors import DamagedFileError, UserError, one_line_error, shown
 from kstore_jax.files import read_json, write_json
 from kstore_jax.pipeline.cores import usable_cores
 from kstore_jax.pipeline.experiment import Experiment
@@ -50,8 +50,8 @@ class RowShard(NamedTuple):
         Raises:
           UserError: the text has another form, or I is not less than N.
         """
-        if not (match := re.fullmatch(r"(\d+|auto)/(\d+)", text)):
-            raise UserError(f"shard: expected I/N, such as 0/4, or auto/N, got {text!r}")
+        if not (match := re.fullmatch(r"(\d{1,9}|auto)/([1-9]\d{0,8})", text)):
+            raise UserError(f"shard: expected I/N, such as 0/4, or auto/N, got {shown(text)}")
         index, count = match.groups()
         if index == "auto":
             numbers = [environment[name] for name in _TASK_NUMBERS if name in environment]
@@ -60,8 +60,10 @@ class RowShard(NamedTuple):
                     f"shard: auto needs one of {', '.join(_TASK_NUMBERS)} in the environment"
                 )
             index = numbers[0]
-        if not index.isdecimal() or int(index) >= int(count):
-            raise UserError(f"shard: expected a number from 0 to {int(count) - 1}, got {index}")
+        if not re.fullmatch(r"\d{1,9}", index) or int(index) >= int(count):
+            raise UserError(
+                f"shard: expected a number from 0 to {int(count) - 1}, got {shown(index)}"
+            )
         return cls(int(index), int(count))
 
 

@@ -129,7 +129,7 @@ def load_schema(folder: str = "") -> Schema:
         content = tomllib.loads((path / FILE).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{where}no such file; expected the description of a world") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+    except (ValueError, OSError) as error:  # also of a number with too many digits
         raise UserError(f"{where}cannot be read as TOML ({error})") from None
     return _schema(path, parse(_File, content, where), where)
 

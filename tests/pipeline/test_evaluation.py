@@ -131,8 +131,8 @@ def test_a_run_whose_world_changed_says_so(finished, tmp_path, capsys):
     (run / "config.json").write_text(json.dumps(config))
     assert main(["eval", str(run), "--row=0", "--beam=1", "--show=0"]) == 0
     capsys.readouterr()
-    with (world / "questions" / "major.txt").open("a") as file:
-        file.write("What was {name} a student of?\n")
+    majors = world / "pools" / "majors.txt"
+    majors.write_text(majors.read_text() + "Alchemy\n")
     changed = "the world (the files of world.folder) changed since it was computed; undo that or"
     assert main(["eval", str(run), "--row=0"]) == 2
     assert f"row 0: {changed} run it again" in capsys.readouterr().err

@@ -45,20 +45,24 @@ def test_a_row_has_a_line_with_its_stage_and_the_time_left(tmp_path):
     plan = Plan(Cache(tmp_path), rows, {})
     status = PlanStatus(plan, [*stages.values()])
     assert status.format(False).splitlines() == [
-        "row  name    stage            done  time left",
-        "0    single  qa 40%, running  1/3   3 h",
-        "1    multi5  qa, stopped      1/3   3 d",
-        "2    x       done             1/1",
-        "3    y       p_probe          0/1   ?",
+        "row  name    stage             done  time left",
+        "0    single  qa 40 %, running  1/3   3 h",
+        "1    multi5  qa, stopped       1/3   3 d",
+        "2    x       done              1/1",
+        "3    y       p_probe           0/1   ?",
         "",
         "5 stages: 1 done, 1 running, 1 stopped, 2 waiting; 0 shared by several rows",
-        "left: about 3 d for one worker and 1 stages without an estimate",
+        "left: about 3 d for one worker and 1 stage without an estimate",
     ]
     shard = dataclasses.replace(plan, rows=rows[1::2], of_shard=(1, 2))
     lines = PlanStatus(shard, [*stages.values()]).format(False).splitlines()
     assert [line.split()[0] for line in lines[:3]] == ["row", "1", "3"]
     row = json.loads(status.format(True))["rows"][0]
-    assert (row["stage"], row["stages_done"], row["seconds_left"]) == ("qa 40%, running", 1, 9060.0)
+    assert (row["stage"], row["stages_done"], row["seconds_left"]) == (
+        "qa 40 %, running",
+        1,
+        9060.0,
+    )
 
 
 @given(st.integers(1, 10**6), st.integers(1, 10**6), st.floats(0.01, 1e5))

@@ -1,5 +1,6 @@
-"""SIGTERM to a whole process group, or repeated: a checkpoint, status 75, and no process is left."""
+"""SIGTERM to a process group, or repeated: a checkpoint, status 75, and no process is left."""
 
+import asyncio
 import os
 import pathlib
 import signal
@@ -9,6 +10,7 @@ import sys
 import pytest
 
 from kstore_jax.cli.main import main
+from kstore_jax.errors import Stopped
 from kstore_jax.train import preemption
 from tests.sweep.sweeps import PATIENCE, newest, wait_until
 
@@ -82,3 +84,20 @@ def test_every_command_is_stopped_with_75(command, monkeypatch, tmp_path, capsys
         preemption._requested.clear()
     assert capsys.readouterr().err == STOPPED
     assert list(tmp_path.iterdir()) == []
+
+
+def test_sigterm_ends_an_event_loop():
+    """`kstore rewrite` and `kstore ask` wait in one."""
+
+    async def wait() -> None:
+        asyncio.get_running_loop().call_soon(signal.raise_signal, signal.SIGTERM)
+        await asyncio.sleep(PATIENCE)
+
+    before = signal.getsignal(signal.SIGTERM)
+    preemption.handle_sigterm()
+    try:
+        with pytest.raises(Stopped):
+            asyncio.run(wait())
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        preemption._requested.clear()
