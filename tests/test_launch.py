@@ -614,7 +614,7 @@ def test_gpu_pieces_use_existing_configurations():
     together = dry_run("gpu.sh", "out", "run-mixed:together").split()
     assert together[-3:] == [
         "--config=configs/mixed.py:together",
-        f"--workdir={LAUNCH.parent}/out/runs/mixed-together",
+        f"--workdir={pathlib.Path.cwd()}/out/runs/mixed-together",
         "--together=16",
     ]
     refused = launch("gpu.sh", "--dry-run", "out", "run-mixt")

@@ -51,7 +51,7 @@ def select_graphs(run: pathlib.Path, row: str | None) -> dict[int, ExperimentGra
         return graphs
     if row.isdecimal():
         if len(row) > 9 or int(row) not in graphs:
-            raise UserError(f"--row: expected less than {len(graphs)}, got {shown(row)}")
+            raise UserError(f"--row: expected less than {len(graphs)}, got {row[:20]}")
         return {int(row): graphs[int(row)]}
     names = labels({number: graph.experiment for number, graph in graphs.items()})
     exact, beginning = [], []

@@ -11,6 +11,8 @@ from kstore_jax.cli.main import main
 from kstore_jax.errors import UserError
 from kstore_jax.pipeline.evaluation import evaluate, format_evaluation
 from kstore_jax.pipeline.results import read_graphs, select_graphs
+from kstore_jax.world.language import load_language
+from kstore_jax.world.pools import load_pools
 from kstore_jax.world.schema import BUNDLED_WORLD
 from tests.pipeline.runners import full_names
 from tests.world.bundled import ATTRIBUTES
@@ -77,7 +79,7 @@ def test_rows_with_the_same_name_are_told_apart_by_number(finished, tmp_path):
     assert [*select_graphs(tmp_path, "single, seed 0; model.layers=2")] == [1]
     with pytest.raises(UserError, match=r"--row: no row has the name 'multi9'; expected one of 0 "):
         select_graphs(tmp_path, "multi9")
-    with pytest.raises(UserError, match=r"--row: expected less than 4, got '99999999999'"):
+    with pytest.raises(UserError, match=r"--row: expected less than 4, got 99999999999"):
         select_graphs(tmp_path, "99999999999")
 
 
@@ -133,6 +135,8 @@ def test_a_run_whose_world_changed_says_so(finished, tmp_path, capsys):
     capsys.readouterr()
     majors = world / "pools" / "majors.txt"
     majors.write_text(majors.read_text() + "Alchemy\n")
+    load_language.cache_clear()
+    load_pools.cache_clear()
     changed = "the world (the files of world.folder) changed since it was computed; undo that or"
     assert main(["eval", str(run), "--row=0"]) == 2
     assert f"row 0: {changed} run it again" in capsys.readouterr().err

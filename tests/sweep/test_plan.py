@@ -52,7 +52,7 @@ def test_a_row_has_a_line_with_its_stage_and_the_time_left(tmp_path):
         "3    y       p_probe           0/1   ?",
         "",
         "5 stages: 1 done, 1 running, 1 stopped, 2 waiting; 0 shared by several rows",
-        "left: about 3 d for one worker and 1 stage without an estimate",
+        "left: about 3 d for one worker, and 1 stage without an estimate",
     ]
     shard = dataclasses.replace(plan, rows=rows[1::2], of_shard=(1, 2))
     lines = PlanStatus(shard, [*stages.values()]).format(False).splitlines()
