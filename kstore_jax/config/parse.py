@@ -81,7 +81,7 @@ def _parse_value(kind: type, value: Any, field: dataclasses.Field, path: str) ->
     as a float, and a list as a tuple, where the field is one."""
     if kind is tuple and type(value) is list:
         value = tuple(value)
-    if type(value) is not kind and not (kind is float and type(value) is int):
+    if type(value) not in ((float, int) if kind is float else (kind,)):
         raise UserError(f"{path}: expected {_KINDS.get(kind, kind.__name__)}, got {shown(value)}")
     minimum, maximum = field.metadata.get("minimum"), field.metadata.get("maximum")
     if kind is float and not _is_finite(value):
