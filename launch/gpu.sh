@@ -20,6 +20,7 @@
 # it is done, or until a call writes nothing new, which happens where a stage without checkpoints
 # takes longer than nine minutes. If a piece fails, for example because a batch does not fit, the
 # script reports it and continues with the next piece. It exits with the highest status of all pieces.
+# SIGTERM or Ctrl-C stops the piece, which writes a checkpoint first, and the script, with status 75.
 #
 # Environment, with defaults:
 #   BATCHES         batch sizes of the train-B pieces ("8 16 32 64 96")
@@ -84,11 +85,16 @@ command_of() { # command_of PIECE: sets `command` and `result`, the file that th
 
 run_piece() { # run_piece PIECE: runs `command`; a benchmark's output becomes `result`
     if [[ "$1" == run-* ]]; then
-        "${command[@]}"
+        "${command[@]}" &
+        running=("$!")
+        wait_for_running
     else
-        "${command[@]}" >"$result.part" && mv "$result.part" "$result"
+        "${command[@]}" >"$result.part" &
+        running=("$!")
+        wait_for_running && mv "$result.part" "$result"
     fi
 }
+trap stop_running TERM INT
 
 outputs() { # lists the files beside `result`, without provenance-*, which every call adds
     local folder
@@ -109,6 +115,7 @@ for piece in "$@"; do
         status=0
         before=$(outputs)
         run_piece "$piece" || status=$?
+        if "$stopped"; then exit 75; fi
         if ((status)); then echo "gpu.sh: $piece: status $status" >&2; fi
         if "$repeat" && ((status == 75)) && [[ "$(outputs)" == "$before" ]]; then
             echo "gpu.sh: $piece: no progress in nine minutes; to run it without a time limit: ${command[*]:5}" >&2

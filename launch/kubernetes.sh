@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
 # Submits to Kubernetes: a sweep as an indexed Job, or one run over several hosts as a JobSet.
 #
-#   launch/kubernetes.sh [--dry-run] --tasks=N --config=FILE --workdir=DIR [flags of kstore sweep …]
-#   launch/kubernetes.sh [--dry-run] --nodes=N --config=FILE --workdir=DIR [flags of kstore run …]
+#   launch/kubernetes.sh [--dry-run] --tasks=N [--gpus=N] --config=FILE --workdir=DIR [flags of kstore sweep …]
+#   launch/kubernetes.sh [--dry-run] --nodes=N [--gpus=N] --config=FILE --workdir=DIR [flags of kstore run …]
 #
 # --tasks=N: pod I of the Job computes rows I, I + N, I + 2 N, …; the last pod to finish writes the
 #   page.
 # --nodes=N: one process per pod, joined by `kstore run --distributed`. The cluster needs JobSet
 #   (https://jobset.sigs.k8s.io).
+# --gpus=N: N GPUs for each pod (0), nvidia.com/gpu; its process splits every batch over them.
 #
 # An evicted or preempted pod gets SIGTERM, writes a checkpoint and exits with status 75.
 #   --tasks: Kubernetes restarts such a pod without limit, and it resumes. Other failures, such as an
@@ -17,7 +18,9 @@
 #   (2) fails the JobSet at once.
 #
 # FILE and DIR are paths in the pod, whose working directory is /runs, on the claim:
-# --config=configs/a.py is /runs/configs/a.py. Name files of the image by absolute path.
+# --config=configs/a.py is /runs/configs/a.py. Name files of the image by absolute path. Before anything
+# is submitted, `kstore` on this machine checks the flags and the types of the fields, and all fields
+# where FILE is here too.
 #
 # Environment, with defaults:
 #   IMAGE    a container image with kstore (required). An image of this checkout takes three lines:
@@ -27,24 +30,19 @@
 #   CLAIM    a PersistentVolumeClaim (required), mounted at /runs; DIR must be below it. It must be
 #            ReadWriteMany, on a file system whose locks work between nodes (docs/running.md)
 #   NAME     name of the Job (kstore)
-#   GPUS, CPUS, MEMORY  resources of each pod (0, 4, 16Gi)
+#   CPUS, MEMORY  other resources of each pod (4, 16Gi)
+#   KSTORE   the command on this machine (kstore)
 #
 # --dry-run prints the manifest exactly as kubectl would receive it.
 set -euo pipefail
 
+own_flags="tasks nodes gpus"
+tasks="" nodes="" gpus=0
 source "$(dirname "${BASH_SOURCE[0]}")/common.bash"
-tasks=""
-nodes=""
-flags=()
-for argument in "$@"; do
-    case "$argument" in
-        --tasks=*) tasks="${argument#*=}" ;;
-        --nodes=*) nodes="${argument#*=}" ;;
-        *) flags+=("$argument") ;;
-    esac
-done
 expect_size "$tasks" "$nodes"
-expect_run "${flags[@]}"
+expect_count --gpus "$gpus"
+expect_free "shard|distributed" "$@"
+if [[ -n "$tasks" ]]; then expect_run sweep "$@"; else expect_run run "$@"; fi
 if [[ -z "${IMAGE:-}" ]]; then
     refuse "IMAGE is not set; expected a container image with kstore"
 fi
@@ -55,8 +53,6 @@ NAME="${NAME:-kstore}"
 if [[ ! "$NAME" =~ ^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$ ]]; then
     refuse "NAME=$NAME: expected at most 40 characters of a-z, 0-9 and -, the first a letter, the last not -"
 fi
-GPUS="${GPUS:-0}"
-expect_count GPUS
 
 quoted() { # quoted WORD …: the words as YAML strings, separated by commas
     local word words=""
@@ -71,17 +67,17 @@ quoted() { # quoted WORD …: the words as YAML strings, separated by commas
 
 if [[ -n "$tasks" ]]; then
     template=sweep.yaml
-    args=$(quoted sweep "${flags[@]}" "--shard=auto/$tasks")
+    args=$(quoted sweep "$@" "--shard=auto/$tasks")
 else
     template=run.yaml
-    args=$(quoted run "${flags[@]}" --distributed)
+    args=$(quoted run "$@" --distributed)
 fi
 manifest=$(<"$(dirname "$0")/kubernetes/$template")
 manifest=${manifest//@NAME@/"$NAME"}
 manifest=${manifest//@COUNT@/"$tasks$nodes"}
 manifest=${manifest//@IMAGE@/"$IMAGE"}
 manifest=${manifest//@CLAIM@/"$CLAIM"}
-manifest=${manifest//@GPUS@/"$GPUS"}
+manifest=${manifest//@GPUS@/"$gpus"}
 manifest=${manifest//@CPUS@/"${CPUS:-4}"}
 manifest=${manifest//@MEMORY@/"${MEMORY:-16Gi}"}
 manifest=${manifest//@ARGUMENTS@/"$args"}

@@ -27,6 +27,7 @@
 #   VERSION  software version (tpu-ubuntu2204-base; for v5p v2-alpha-tpuv5, for v5e
 #            v2-alpha-tpuv5-lite, for v6e v2-alpha-tpuv6e)
 #   SPOT     1 for preemptible machines
+#   KSTORE   the command on this machine, which checks the flags of run and sweep first (kstore)
 # The project is the one gcloud is configured for.
 #
 # --dry-run prints the commands and runs none.
@@ -78,11 +79,12 @@ case "$action" in
         run_on all "$install"
         ;;
     run)
-        expect_run "$@"
+        expect_free distributed "$@"
+        expect_run run "$@"
         start_on all run "$@" --distributed
         ;;
     sweep)
-        expect_run "$@"
+        expect_run sweep "$@"
         hosts=$(run gcloud compute tpus tpu-vm describe "${where[@]}" \
             "--format=value(networkEndpoints.len())")
         if "$dry_run"; then

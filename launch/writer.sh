@@ -2,12 +2,13 @@
 # Starts vLLM, a local server of OpenAI's chat protocol, for `kstore rewrite` and `kstore ask`.
 #
 #   pip install vllm                              in a separate environment
-#   launch/writer.sh [--dry-run] [MODEL] [vLLM's own flags …]
+#   launch/writer.sh [--dry-run] [--gpus=N] [MODEL] [vLLM's own flags …]
 #
 #   kstore rewrite --config=… --server=http://localhost:8000 --model=MODEL --out=runs/written --concurrency=256
 #
+# --gpus=N: N GPUs share the model (1).
+#
 # Environment, with defaults:
-#   GPUS          number of GPUs that share the model (1)
 #   PORT          port of the server (8000)
 #   CONTEXT       tokens of a prompt and its answer together (2048; a prompt has about 150, an answer
 #                 at most 1024)
@@ -15,21 +16,25 @@
 # --dry-run prints the command and starts nothing.
 set -euo pipefail
 
+own_flags="gpus"
+gpus=1
 source "$(dirname "${BASH_SOURCE[0]}")/common.bash"
 model="Qwen/Qwen2.5-7B-Instruct"
 if [[ $# -gt 0 && "$1" != -* ]]; then
     model="$1"
     shift
 fi
-PORT="${PORT:-8000}" GPUS="${GPUS:-1}" CONTEXT="${CONTEXT:-2048}"
-for count in PORT GPUS CONTEXT; do expect_count "$count"; done
+PORT="${PORT:-8000}" CONTEXT="${CONTEXT:-2048}"
+expect_count --gpus "$gpus"
+expect_count PORT "$PORT"
+expect_count CONTEXT "$CONTEXT"
 
 command=(
     vllm serve "$model"
     --served-model-name "$model"
     --host 127.0.0.1
     --port "$PORT"
-    --tensor-parallel-size "$GPUS"
+    --tensor-parallel-size "$gpus"
     --max-model-len "$CONTEXT"
     --max-num-seqs 256
     --enable-prefix-caching

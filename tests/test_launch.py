@@ -24,6 +24,24 @@ LAUNCH = pathlib.Path(__file__).parents[1] / "launch"
 SCRIPTS = sorted(LAUNCH.glob("*.sh"))
 RUN = ("--config=my configs/a.py", "--workdir=runs/x", "--config.data.variant=single")
 KUBERNETES = {"IMAGE": "registry/kstore:1", "CLAIM": "shared"}
+CHECKED = 'case "$*" in *--check) exit 0 ;; esac\n'
+"""Lines of a `kstore` that accepts all flags."""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def here(tmp_path_factory):
+    """A current folder with configuration files, and a `kstore` that accepts all flags."""
+    folder = tmp_path_factory.mktemp("here")
+    (folder / "my configs").mkdir()
+    for name in ("my configs/a.py", "a.py"):
+        (folder / name).touch()
+    (folder / "bin").mkdir()
+    (folder / "bin/kstore").write_text(f"#!/bin/sh\n{CHECKED}")
+    (folder / "bin/kstore").chmod(0o755)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", f"{folder / 'bin'}:{os.environ['PATH']}")
+        patch.chdir(folder)
+        yield
 
 
 def launch(script: str, *argv: str, **environment: str) -> subprocess.CompletedProcess:
@@ -75,9 +93,58 @@ def test_a_script_is_executable_and_documents_its_usage(script):
     assert "#!/usr/bin/env bash" in head
 
 
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("argv", [["--help"], ["run", "-h"]])
+def test_help_prints_the_first_lines_of_the_script(script, argv):
+    done = launch(script.name, *argv)
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = script.read_text().splitlines()
+    length = lines.index("set -euo pipefail") - 1
+    assert done.stdout.splitlines() == [
+        line.removeprefix("#").removeprefix(" ") for line in lines[1 : length + 1]
+    ]
+
+
+@pytest.fixture
+def kstore_here(tmp_path) -> dict[str, str]:
+    """The environment with the real `kstore`."""
+    (tmp_path / "kstore").write_text(
+        f'#!/bin/sh\nPYTHONPATH={LAUNCH.parent} exec {sys.executable} -m kstore_jax.cli "$@"\n'
+    )
+    (tmp_path / "kstore").chmod(0o755)
+    return {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+
+
+@pytest.mark.parametrize(
+    ("script", "argv", "message"),
+    [
+        ("local.sh", ["--config.pretrain.stepz=3"], "pretrain.stepz: no such field; did you mean"),
+        ("slurm.sh", ["--nodes=2", "--gres=gpu:4"], "--gres: no such flag; "),
+        ("slurm.sh", ["--tasks=2", "--config.world.people=1"], "world.people: expected at least 2"),
+        ("kubernetes.sh", ["--tasks=2", "--time=3"], "--time: no such flag; "),
+        ("tpu.sh", ["run", "--workers=3"], "--workers: no such flag; did you mean"),
+    ],
+)
+def test_what_kstore_refuses_is_refused_before_submission(kstore_here, script, argv, message):
+    command, argv = ([argv[0]], argv[1:]) if script == "tpu.sh" else ([], argv)
+    run = [f"--config={LAUNCH.parent}/configs/quickstart.py", "--workdir=runs/x"]
+    done = launch(script, *command, *run, *argv, **KUBERNETES, **kstore_here)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert message in done.stderr
+    assert done.stderr.startswith("kstore: ")
+    assert done.stderr.count("\n") == 1
+
+
+def test_without_kstore_a_note_says_that_flags_are_not_checked():
+    done = launch("slurm.sh", "--dry-run", *SIZED, *RUN, KSTORE="no-such-kstore")
+    assert done.returncode == 0
+    note = "slurm.sh: note: no-such-kstore: not found in PATH, so its flags are not checked here\n"
+    assert done.stderr == note
+
+
 def test_a_local_sweep_starts_one_process_per_gpu_or_one_without_a_gpu():
-    assert shlex.split(dry_run("local.sh", *RUN, GPUS="0")) == ["kstore", "sweep", *RUN]
-    lines = dry_run("local.sh", *RUN, GPUS="3").splitlines()
+    assert shlex.split(dry_run("local.sh", "--gpus=0", *RUN)) == ["kstore", "sweep", *RUN]
+    lines = dry_run("local.sh", *RUN, "--gpus=3").splitlines()
     for gpu, line in enumerate(lines):
         shard = ["--workers=1", f"--shard={gpu}/3"]
         expected = ["env", f"CUDA_VISIBLE_DEVICES={gpu}", "kstore", "sweep", *RUN, *shard]
@@ -86,16 +153,17 @@ def test_a_local_sweep_starts_one_process_per_gpu_or_one_without_a_gpu():
 
 
 @pytest.mark.parametrize(
-    ("environment", "gpus"),
+    ("visible", "argv", "gpus"),
     [
-        ({"CUDA_VISIBLE_DEVICES": "5,2,GPU-8f"}, ["5", "2", "GPU-8f"]),
-        ({"CUDA_VISIBLE_DEVICES": "5,2,7", "GPUS": "2"}, ["5", "2"]),
-        ({"CUDA_VISIBLE_DEVICES": "4"}, ["4"]),
-        ({"CUDA_VISIBLE_DEVICES": ""}, []),
+        ("5,2,GPU-8f", [], ["5", "2", "GPU-8f"]),
+        ("5,2,7", ["--gpus=2"], ["5", "2"]),
+        ("4", [], ["4"]),
+        ("", [], []),
     ],
 )
-def test_a_local_sweep_uses_only_cuda_visible_devices(environment, gpus):
-    lines = [shlex.split(line) for line in dry_run("local.sh", *RUN, **environment).splitlines()]
+def test_a_local_sweep_uses_only_cuda_visible_devices(visible, argv, gpus):
+    output = dry_run("local.sh", *RUN, *argv, CUDA_VISIBLE_DEVICES=visible)
+    lines = [shlex.split(line) for line in output.splitlines()]
     assert [line[1] for line in lines if line[0] == "env"] == [
         f"CUDA_VISIBLE_DEVICES={gpu}" for gpu in gpus
     ]
@@ -124,11 +192,21 @@ def test_a_missing_required_flag_is_an_error_before_anything_is_submitted(script
 @pytest.mark.parametrize(
     ("script", "argv", "environment", "message"),
     [
-        ("gpu.sh", ["--help"], {}, "--help: no such flag"),
-        ("local.sh", RUN, {"GPUS": "abc"}, "GPUS=abc: expected"),
-        ("local.sh", RUN, {"GPUS": "-1"}, "GPUS=-1: expected"),
-        ("local.sh", RUN, {"GPUS": "3", "CUDA_VISIBLE_DEVICES": "0,1"}, "GPUS=3: expected"),
-        ("kubernetes.sh", [*SIZED, *RUN], {"GPUS": "x"}, "GPUS=x: expected"),
+        ("gpu.sh", ["--gpus=2"], {}, "--gpus=2: no such flag"),
+        ("local.sh", ["--gpus=abc", *RUN], {}, "--gpus=abc: expected"),
+        ("local.sh", ["--gpus=-1", *RUN], {}, "--gpus=-1: expected"),
+        ("local.sh", ["--gpus", "2", *RUN], {}, "--gpus has no value; expected --gpus=N"),
+        ("local.sh", ["--gpus=", *RUN], {}, "--gpus has no value; expected --gpus=N"),
+        ("local.sh", ["--gpus=3", *RUN], {"CUDA_VISIBLE_DEVICES": "0,1"}, "--gpus=3: expected"),
+        ("local.sh", ["--gpus=2", *RUN, "--workers=4"], {}, "--workers=4: local.sh sets --workers"),
+        ("local.sh", ["--gpus=2", *RUN, "--shard=0/2"], {}, "--shard=0/2: local.sh sets --shard"),
+        ("slurm.sh", [*SIZED, *RUN, "--shard=0/2"], {}, "--shard=0/2: slurm.sh sets --shard"),
+        ("kubernetes.sh", [*SIZED, *RUN, "--shard=0/2"], {}, "--shard=0/2: kubernetes.sh sets"),
+        ("tpu.sh", ["run", *RUN, "--distributed"], {}, "--distributed: tpu.sh sets --distributed"),
+        ("slurm.sh", [*SIZED, "--gpus=x", *RUN], {}, "--gpus=x: expected"),
+        ("slurm.sh", [*SIZED, "--config=b.py", RUN[1]], {}, "--config: b.py: no such file"),
+        ("kubernetes.sh", [*SIZED, *RUN, "--gpus=x"], {}, "--gpus=x: expected"),
+        ("writer.sh", ["--gpus=x"], {}, "--gpus=x: expected"),
         ("kubernetes.sh", [*SIZED, *RUN], {"NAME": "Bad Name"}, "NAME=Bad Name: expected"),
         ("kubernetes.sh", [*SIZED, *RUN], {"NAME": "a" * 41}, f"NAME={'a' * 41}: expected"),
         ("tpu.sh", ["delete", "other"], {}, "other: unexpected argument"),
@@ -158,7 +236,7 @@ def two_gpus(tmp_path) -> dict[str, str]:
     """The environment of a machine with two GPUs and a `kstore` that records its arguments."""
     programs = {
         "nvidia-smi": 'echo "GPU 0: A (UUID: x)"; echo "GPU 1: A (UUID: y)"',
-        "kstore": 'trap "exit 75" TERM\n'
+        "kstore": f'{CHECKED}trap "exit 75" TERM\n'
         f'echo "$@" > {tmp_path}/${{CUDA_VISIBLE_DEVICES:-0}}\n'
         'if [ -n "$HANG" ]; then while :; do sleep 0.05; done; fi\n'
         'exit "$CUDA_VISIBLE_DEVICES"',
@@ -187,21 +265,48 @@ def default_sigint():
 
 @pytest.mark.usefixtures("default_sigint")
 @pytest.mark.parametrize("gpus", ["0", "2"])
+@pytest.mark.parametrize("company", [False, True])  # to the script alone, or to all processes
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
-def test_every_process_gets_the_signal_and_its_status_is_returned(two_gpus, tmp_path, gpus, signum):
-    environment = {**os.environ, **two_gpus, "HANG": "1", "GPUS": gpus}
+def test_every_process_gets_the_signal_and_its_status_is_returned(
+    two_gpus, tmp_path, gpus, signum, company
+):
+    environment = {**os.environ, **two_gpus, "HANG": "1"}
     environment.pop("CUDA_VISIBLE_DEVICES", None)
-    process = subprocess.Popen([LAUNCH / "local.sh", *RUN], env=environment, start_new_session=True)
+    command = [LAUNCH / "local.sh", f"--gpus={gpus}", *RUN]
+    process = subprocess.Popen(command, env=environment, start_new_session=True)
     try:
         end = time.monotonic() + 60
         while not all((tmp_path / gpu).exists() for gpu in "01"[: int(gpus) or 1]):
             assert time.monotonic() < end
             time.sleep(0.01)
-        if signum == signal.SIGINT:  # Ctrl-C signals all foreground processes
+        if company or signum == signal.SIGINT:  # Ctrl-C signals all foreground processes
             os.killpg(process.pid, signum)
         else:
             process.send_signal(signum)
         assert process.wait(60) == 75
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("script", ["local.sh", "gpu.sh"])
+def test_a_process_that_could_not_begin_before_sigterm_is_stopped(two_gpus, tmp_path, script):
+    """Python is still starting, so the signal kills it."""
+    program = f"#!/usr/bin/env bash\n{CHECKED}touch {tmp_path}/begun\nexec sleep 60\n"
+    (tmp_path / "kstore").write_text(program)
+    argv = ["--gpus=0", *RUN] if script == "local.sh" else [tmp_path / "out", "run-mixed"]
+    command = [LAUNCH / script, *argv]
+    environment = {**os.environ, **two_gpus, "CONFIGS": "mixed"}
+    process = subprocess.Popen(command, env=environment, start_new_session=True)
+    try:
+        end = time.monotonic() + 60
+        while not (tmp_path / "begun").exists():
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        process.terminate()
+        assert process.wait(30) == 75
+        with pytest.raises(ProcessLookupError):  # nothing is left running
+            os.killpg(process.pid, 0)
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
@@ -213,6 +318,12 @@ def test_each_task_of_a_slurm_array_computes_its_share_of_the_rows():
     assert "#SBATCH --requeue\n" in job
     (line,) = [line for line in job.splitlines() if line.startswith("kstore ")]
     assert shlex.split(line) == ["kstore", "sweep", *RUN, "--shard=auto/8", "&"]
+
+
+@pytest.mark.parametrize("shape", ["--tasks=8", "--nodes=4"])
+def test_a_slurm_job_asks_for_gpus(shape):
+    assert "#SBATCH --gres=gpu:2\n" in dry_run("slurm.sh", shape, "--gpus=2", *RUN)
+    assert "gres" not in dry_run("slurm.sh", shape, *RUN)
 
 
 def test_a_slurm_job_of_several_nodes_starts_one_distributed_run():
@@ -320,7 +431,7 @@ def test_an_invalid_number_of_tasks_or_nodes_is_refused(script, argv, message):
 def test_an_indexed_job_is_valid_for_kubernetes():
     awkward = '--config.data.text=/runs/a "b" $(HOME)\\c'
     job = yaml.safe_load(
-        dry_run("kubernetes.sh", "--tasks=8", *RUN, awkward, GPUS="1", **KUBERNETES)
+        dry_run("kubernetes.sh", "--tasks=8", *RUN, awkward, "--gpus=3", **KUBERNETES)
     )
     kubernetes_validate.validate(job, kubernetes_validate.latest_version(), strict=True)
     spec = job["spec"]
@@ -329,8 +440,9 @@ def test_an_indexed_job_is_valid_for_kubernetes():
     args = [word.replace("$$", "$") for word in container["args"]]  # as Kubernetes reads them
     assert args == ["sweep", *RUN, awkward, "--shard=auto/8"]
     assert container["image"] == KUBERNETES["IMAGE"]
+    assert container["resources"]["limits"]["nvidia.com/gpu"] == "3"
     codes = [rule["onExitCodes"]["values"] for rule in spec["podFailurePolicy"]["rules"][::2]]
-    assert codes == [[75], [1, 2]]  # other statuses, of killed processes, are retried
+    assert codes == [[75, 143], [1, 2]]  # other statuses, of killed processes, are retried
     assert spec["backoffLimitPerIndex"] == 3
     job["spec"]["completionMod"] = job["spec"].pop("completionMode")
     with pytest.raises(kubernetes_validate.ValidationError):
@@ -502,7 +614,7 @@ def test_gpu_pieces_use_existing_configurations():
     together = dry_run("gpu.sh", "out", "run-mixed:together").split()
     assert together[-3:] == [
         "--config=configs/mixed.py:together",
-        f"--workdir={LAUNCH.parent}/out/runs/mixed-together",
+        f"--workdir={pathlib.Path.cwd()}/out/runs/mixed-together",
         "--together=16",
     ]
     refused = launch("gpu.sh", "--dry-run", "out", "run-mixt")

@@ -196,6 +196,7 @@ def test_an_array_completes_after_one_task_is_stopped_and_one_requeued(cluster, 
 TRAINING = """#!/usr/bin/env bash
 # A run that writes a checkpoint on SIGTERM; the second process ends after the first. When requeued
 # it exits with 0.
+case "$*" in *--check) exit 0 ;; esac
 if [ -n "$SLURM_RESTART_COUNT" ]; then exit 0; fi
 process="${{SLURM_PROCID:-0}}"
 trap 'touch {folder}/checkpoint-$process; trap - TERM; sleep "$process"; exit 75' TERM
@@ -227,7 +228,9 @@ def test_all_processes_write_a_checkpoint_and_a_killed_job_is_requeued(
             command, env=environment, capture_output=True, text=True, check=True
         ).stdout.strip()
 
-    job = run(LAUNCH / "slurm.sh", shape, "--config=a.py", f"--workdir={tmp_path}/run")
+    (tmp_path / "a.py").touch()
+    config = f"--config={tmp_path / 'a.py'}"
+    job = run(LAUNCH / "slurm.sh", shape, config, f"--workdir={tmp_path}/run")
 
     def pids() -> list[str]:
         return [path.read_text().strip() for path in sorted(tmp_path.glob("pid-*"))]

@@ -12,7 +12,7 @@ import numpy as np
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from kstore_jax.errors import DamagedFileError, UserError
+from kstore_jax.errors import DamagedFileError, UserError, shown
 from kstore_jax.world.biographies import Variant, write_biographies
 from kstore_jax.world.language import Language, pieces_to_text
 from kstore_jax.world.people import People
@@ -113,12 +113,12 @@ def load_tokenizer(name: str, language: Language, seed: int, people: People) -> 
         return gpt2()
     if name == "word":
         return _word_level(language)
-    if match := re.fullmatch(r"bpe([1-9]\d*)", name):
+    if match := re.fullmatch(r"bpe([1-9]\d{0,8})", name):
         return _train_bpe(int(match[1]), language, seed, people)
     if not name.endswith(".json"):
         raise UserError(
-            f"data.tokenizer: no tokenizer {name!r}; expected gpt2, bpeN, word or the path of a "
-            "tokenizer.json"
+            f"data.tokenizer: no tokenizer {shown(name)}; expected gpt2, bpeN, word or the path of "
+            "a tokenizer.json"
         )
     return _from_file(pathlib.Path(name).expanduser(), language, seed, people)
 

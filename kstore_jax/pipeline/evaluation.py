@@ -17,12 +17,12 @@ from kstore_jax.readouts.qa import evaluate_task, generate_answers
 from kstore_jax.world import random
 
 
-def evaluate(run: pathlib.Path, row: int | None, beam_size: int, show: int) -> Iterator[dict]:
+def evaluate(run: pathlib.Path, row: str | None, beam_size: int, show: int) -> Iterator[dict]:
     """Evaluates the models of a run one by one; skips unfinished ones with a note on stderr.
 
     Args:
       run: the folder of the run.
-      row: number of the experiment; None: all.
+      row: name or number of the experiment; None: all.
       beam_size: beams of a search beside greedy decoding; 1: none. Bidirectional models have none.
       show: answers about held-out people to include as text.
 
@@ -34,24 +34,22 @@ def evaluate(run: pathlib.Path, row: int | None, beam_size: int, show: int) -> I
       UserError: there is no such run or row, or none of its models is finished.
     """
     graphs = select_graphs(run, row)
-    unfinished = {i: kind for i, graph in graphs.items() if (kind := _unfinished(graph))}
-    reasons = [f"{run}: {kind} of row {i} is not finished" for i, kind in unfinished.items()]
-    if len(reasons) == len(graphs):
-        raise UserError(f"{reasons[0]}; run it first")
-    for reason in reasons:
-        print(f"note: {reason}; skipped", file=sys.stderr)
+    unfinished = {i: g.why_unfinished() for i, g in graphs.items() if not _is_trained(g)}
+    for i, reason in unfinished.items():
+        if len(unfinished) == len(graphs):
+            raise UserError(f"{run}: row {i}: {reason}")
+        print(f"note: {run}: row {i} is skipped: {reason}", file=sys.stderr)
     for i, graph in graphs.items():
         if i not in unfinished:
             causal = graph.experiment.model.direction == "causal"
             yield _evaluate(graph, beam_size if causal else 1, show)
 
 
-def _unfinished(graph: ExperimentGraph) -> str | None:
-    """The kind of the first unfinished training; None where the model is ready."""
-    missing = [stage.kind for stage in graph.trainings if graph.cache.result(stage) is None]
+def _is_trained(graph: ExperimentGraph) -> bool:
+    """Whether the model that answers questions is finished."""
     if graph.experiment.finetune.steps and not graph.finetune:  # no readout of the run needs it
-        missing.append("finetune")
-    return next(iter(missing), None)
+        return False
+    return all(graph.cache.result(stage) is not None for stage in graph.trainings)
 
 
 def _evaluate(graph: ExperimentGraph, beam_size: int, show: int) -> dict:

@@ -4,6 +4,7 @@ Datasets -> pretrain -> finetune, and each readout of the pretrained or the fine
 """
 
 import dataclasses
+import json
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -21,6 +22,13 @@ from kstore_jax.tasks.base import TASKS
 from kstore_jax.train.config import Training
 
 DATASET_VERSION = 1
+_CONTENTS = {  # fields of a stage that stand for files
+    "language": "the world (the files of world.folder)",
+    "tokenizer": "the tokenizer (data.tokenizer)",
+    "documents": "the files of data.text",
+    "rewritten": "the texts of data.rewritten",
+    "initial": "the weights of model.init_from",
+}
 
 
 def resolve_auto(experiment: Experiment) -> Experiment:
@@ -125,6 +133,28 @@ class ExperimentGraph:
     def done(self) -> bool:
         """Whether every stage is finished."""
         return all(self.cache.result(stage) is not None for stage in self.stages)
+
+    def why_unfinished(self) -> str:
+        """Why a training is not finished, in words: what changed since, where the cache has a stage
+        that differs in the contents of files or the version of the code alone."""
+        specs = self.cache.specs()
+        for stage in (*self.datasets.values(), self.pretrain, *self.finetune.values()):
+            if self.cache.result(stage) is not None:
+                continue
+            config = json.loads(json.dumps(stage.config))
+            for folder, other in specs.items():
+                if other.kind != stage.kind or self.cache.seconds(folder) is None:
+                    continue
+                fields = {*config, *other.config}
+                differing = {f for f in fields if config.get(f) != other.config.get(f)}
+                what = [text for name, text in _CONTENTS.items() if name in differing]
+                if not differing and other.version != stage.version:
+                    what = [f"the code of stage {stage.kind} in kstore"]
+                if what and differing <= _CONTENTS.keys():
+                    changed = " and ".join(what)
+                    return f"{changed} changed since it was computed; undo that or run it again"
+            return f"{stage.kind} is not finished; run it first"
+        return "finetune is not finished; run it first"
 
     def check_datasets(self) -> None:
         """Raises DamagedFileError where a dataset of the cache is not as it was written."""

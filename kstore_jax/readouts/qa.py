@@ -39,7 +39,7 @@ class QAConfig(ReadoutConfig):
 
     tasks: tuple = names("extraction")
     """Tasks whose questions are asked."""
-    beam_size: int = number(1, 1)
+    beam_size: int = number(1, 1, 1000)
     """Beams. 1: exact match of greedy decoding, by one forward; more: also by beam search (the
     paper: 4)."""
 

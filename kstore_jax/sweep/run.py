@@ -18,24 +18,21 @@ from typing import NamedTuple, Self
 
 import jax
 
-from kstore_jax.bench import train as training_bench
-from kstore_jax.errors import DamagedFileError, UserError, one_line_error
+from kstore_jax.errors import DamagedFileError, UserError, one_line_error, shown
 from kstore_jax.files import read_json, write_json
 from kstore_jax.pipeline.cores import usable_cores
 from kstore_jax.pipeline.experiment import Experiment
 from kstore_jax.pipeline.graph import ExperimentGraph, resolve_auto
-from kstore_jax.pipeline.results import result_row
+from kstore_jax.pipeline.results import labels, result_row
 from kstore_jax.pipeline.row import SCHEMA
 from kstore_jax.pipeline.run import Runner, check, pretrain_batched
 from kstore_jax.pipeline.stages import Cache
-from kstore_jax.report import agreement
-from kstore_jax.report.groups import groups
 from kstore_jax.sweep import estimates
 from kstore_jax.sweep.plan import Plan, PlanStatus
 from kstore_jax.sweep.workdir import check_is_folder, check_workdir, claim_workdir, lock_workdir
 from kstore_jax.sweep.workers import run_in_processes, write_experiments
 from kstore_jax.train import distributed as distributed_runtime
-from kstore_jax.train import preemption, trackers
+from kstore_jax.train import trackers
 
 _TASK_NUMBERS = ("SLURM_ARRAY_TASK_ID", "JOB_COMPLETION_INDEX")  # environment, from 0
 
@@ -54,8 +51,8 @@ class RowShard(NamedTuple):
         Raises:
           UserError: the text has another form, or I is not less than N.
         """
-        if not (match := re.fullmatch(r"(\d+|auto)/(\d+)", text)):
-            raise UserError(f"shard: expected I/N, such as 0/4, or auto/N, got {text!r}")
+        if not (match := re.fullmatch(r"(\d{1,9}|auto)/([1-9]\d{0,8})", text)):
+            raise UserError(f"shard: expected I/N, such as 0/4, or auto/N, got {shown(text)}")
         index, count = match.groups()
         if index == "auto":
             numbers = [environment[name] for name in _TASK_NUMBERS if name in environment]
@@ -64,8 +61,10 @@ class RowShard(NamedTuple):
                     f"shard: auto needs one of {', '.join(_TASK_NUMBERS)} in the environment"
                 )
             index = numbers[0]
-        if not index.isdecimal() or int(index) >= int(count):
-            raise UserError(f"shard: expected a number from 0 to {int(count) - 1}, got {index}")
+        if not re.fullmatch(r"\d{1,9}", index) or int(index) >= int(count):
+            raise UserError(
+                f"shard: expected a number from 0 to {int(count) - 1}, got {shown(index)}"
+            )
         return cls(int(index), int(count))
 
 
@@ -93,8 +92,9 @@ def plan_sweep(
     check_is_folder("--cache" if cache else "--workdir", stages.root)
     graphs = _check_rows(rows, stages)
     specs = {stage.folder: stage.spec for graph in graphs for stage in graph.stages}
+    names = labels({i: graph.experiment for i, graph in enumerate(graphs)})
     needed = tuple(
-        (graph.experiment.label, tuple(stage.folder for stage in graph.stages)) for graph in graphs
+        (names[i], tuple(stage.folder for stage in graph.stages)) for i, graph in enumerate(graphs)
     )
     return graphs, Plan(stages, needed, specs)
 
@@ -126,11 +126,13 @@ def dry_run(
     shard: RowShard = ALL_ROWS,
     drop_other_rows: bool = False,
     notes: Sequence[str] = (),
+    measure: bool = True,
 ) -> PlanStatus:
     """Returns the stages that `run` would compute, and how long they would take; writes nothing.
 
     Where the cache has no similar stage, one step of its pretraining is timed, with a note on
-    stderr; a token of another stage is assumed to take as long as one of pretraining.
+    stderr; a token of another stage is assumed to take as long as one of pretraining. Without
+    `measure` such stages have no estimate.
 
     Raises:
       UserError, DamagedFileError: as `run` does before it writes anything.
@@ -144,6 +146,8 @@ def dry_run(
 
     @functools.cache
     def step_seconds(experiment: Experiment) -> float:
+        from kstore_jax.bench import train as training_bench  # loads the training loop
+
         print("note: timing a step of pretraining, which is compiled first", file=sys.stderr)
         return training_bench.step_seconds(experiment)
 
@@ -162,7 +166,7 @@ def dry_run(
             return None
         return pretraining_seconds(graph) * tokens[folder] / tokens[graph.pretrain.folder]
 
-    return PlanStatus(plan, plan.progress(benchmark))
+    return PlanStatus(plan, plan.progress(benchmark if measure else lambda _: None))
 
 
 def _same_step(one: Experiment, other: Experiment) -> bool:
@@ -205,7 +209,6 @@ def run(
       DamagedFileError: a file in `workdir` or `cache` is not as it was written.
       Stopped: the process got SIGTERM; running trainings wrote a checkpoint.
     """
-    preemption.handle_sigterm()
     if distributed:
         distributed_runtime.initialize()
     backend = jax.default_backend()
@@ -293,6 +296,10 @@ def _write_report(
     results = {"schema": SCHEMA, "rows": json_rows, "stages": plan.cache_path_from(workdir)}
     if failed_labels:
         results["failed"] = [{"row": i, "name": label} for i, label in failed_labels.items()]
+    from kstore_jax.report import agreement  # loads scipy.stats
+    from kstore_jax.report import page as report  # loads the chart renderer
+    from kstore_jax.report.groups import groups
+
     if ranks := agreement.of_all_datasets(groups(rows)):
         results["spearman"] = ranks
     attempts = [attempt for folder in plan.stages for attempt in plan.cache.attempts(folder)]
@@ -302,8 +309,6 @@ def _write_report(
     with lock_workdir(workdir):
         if page.exists() and path.exists() and read_json(path) == json.loads(json.dumps(results)):
             return page
-        from kstore_jax.report import page as report  # loads the chart renderer
-
         page.unlink(missing_ok=True)  # it shows older results than the next line writes
         write_json(path, results)
         return report.write([workdir], workdir)

@@ -7,6 +7,7 @@ started it ends in any way, because its standard input closes.
 import contextlib
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 import threading
@@ -53,13 +54,17 @@ def run_in_processes(
       Stopped: a worker got SIGTERM. The others are stopped.
     """
     folder = workdir / "workers"
-    todo = list(waiting)
+    todo, failed, running = list(waiting), {}, {}
     free_cores = _shares_of_cores(workers)
-    failed: dict[int, UserError] = {}
-    running: dict[int, tuple[subprocess.Popen, set[int]]] = {}
     bars = {row: RowProgress(graph, place) for place, (row, graph) in enumerate(waiting.items())}
-    try:
+    with contextlib.ExitStack() as at_end:
+        stop_requested = at_end.enter_context(preemption.defer_sigterm())
+        at_end.callback(_stop, running)
+        for bar in bars.values():
+            at_end.callback(bar.close)
         while todo or running:
+            if stop_requested():
+                raise Stopped
             while todo and free_cores:
                 row, cores = todo.pop(0), free_cores.pop()
                 running[row] = _start(workdir, row, waiting[row].cache, cores), cores
@@ -70,23 +75,24 @@ def run_in_processes(
                     process.communicate()  # closes its standard input
                     del running[row]
                     free_cores.append(cores)
-                    if process.returncode == Stopped.status:
+                    if process.returncode in (Stopped.status, -signal.SIGTERM):
                         raise Stopped
                     if process.returncode:
                         failed[row] = _worker_error(folder / f"row-{row}.log", process.returncode)
                     if process.returncode < 0:
                         raise failed[row]
-        return failed
-    finally:
-        for process, _ in running.values():
-            process.terminate()  # it writes a checkpoint first
-        for process, _ in running.values():
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(_SECONDS_TO_STOP)
-            process.kill()
-            process.communicate()
-        for bar in bars.values():
-            bar.close()
+    return failed
+
+
+def _stop(running: dict[int, tuple[subprocess.Popen, set[int]]]) -> None:
+    """Ends workers; each writes a checkpoint first."""
+    for process, _ in running.values():
+        process.terminate()
+    for process, _ in running.values():
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(_SECONDS_TO_STOP)
+        process.kill()
+        process.communicate()
 
 
 def _shares_of_cores(workers: int) -> list[set[int]]:
@@ -153,10 +159,10 @@ def _end_with_parent() -> None:
 
 def main() -> None:
     """Computes one row of the sweep in WORKDIR."""
+    preemption.handle_sigterm()
     workdir, row, cache = pathlib.Path(sys.argv[1]), sys.argv[2], pathlib.Path(sys.argv[3])
     threading.Thread(target=_end_with_parent, daemon=True).start()
     experiment = parse(read_json(workdir / "workers" / f"row-{row}.json"))
-    preemption.handle_sigterm()
     Runner(ExperimentGraph(experiment, Cache(cache))).run()
 
 

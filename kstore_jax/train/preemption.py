@@ -12,25 +12,29 @@ _deferrals = 0
 
 
 def handle_sigterm() -> None:
-    """Installs the handler: SIGTERM raises `Stopped`, or sets a flag inside `defer_sigterm`."""
+    """Installs the handler: the first SIGTERM raises `Stopped`, or sets a flag inside
+    `defer_sigterm`. Later ones are ignored, so that none interrupts a checkpoint: a process group,
+    a launch script and a parent may all pass on the same stop."""
 
     def stop(*_) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         _requested.set()
         if not _deferrals:
             raise Stopped
 
+    _requested.clear()
     signal.signal(signal.SIGTERM, stop)
 
 
 @contextlib.contextmanager
 def defer_sigterm() -> Iterator[Callable[[], bool]]:
     """Defers SIGTERM in its body: the yielded function returns True after one, and `Stopped` is
-    raised when the body ends."""
+    raised when the body ends, also by an error."""
     global _deferrals
     _deferrals += 1
     try:
         yield _requested.is_set
     finally:
         _deferrals -= 1
-    if _requested.is_set() and not _deferrals:
-        raise Stopped
+        if _requested.is_set() and not _deferrals:
+            raise Stopped

@@ -23,7 +23,7 @@ class ProgressBar:
             self._bar.reset(line["steps"])
         if label is not None:
             self._bar.set_description_str(label, refresh=False)
-        loss = "no loss" if line["loss"] is None else f"loss {line['loss']:.3f}"
+        loss = "loss –" if line["loss"] is None else f"loss {line['loss']:.3f}"
         skipped = f", {line['skipped']} skipped" if "skipped" in line else ""
         rate = f"{line['tokens_per_s']:,} tokens/s"
         self._bar.set_postfix_str(f"{loss}{skipped}, {rate}", refresh=False)

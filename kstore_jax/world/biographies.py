@@ -9,7 +9,7 @@ import re
 
 import numpy as np
 
-from kstore_jax.errors import UserError, nearest
+from kstore_jax.errors import UserError, nearest, shown
 from kstore_jax.world import random
 from kstore_jax.world.language import (
     NAME,
@@ -36,10 +36,10 @@ OTHER_VARIANTS = (
 )  # fmt: skip
 """Variants of Part 3.1, section 5.1 (couple), Part 3.3 (fresh) and Part 3.2 (reverse)."""
 _VARIANT_SYNTAX = re.compile(
-    r"single(\+permute(?P<copies>[1-9]\d*))?(?P<fullname>\+fullname)?"
-    r"|multi(?P<entries>[1-9]\d*)(?P<permute>\+permute)?"
-    r"(?:(?P<fullname_>\+fullname)|\+reverse(?P<reverse>[1-9]\d*))?"
-    r"|couple(?P<couples>[1-9]\d*)"
+    r"single(\+permute(?P<copies>[1-9]\d{0,8}))?(?P<fullname>\+fullname)?"
+    r"|multi(?P<entries>[1-9]\d{0,8})(?P<permute>\+permute)?"
+    r"(?:(?P<fullname_>\+fullname)|\+reverse(?P<reverse>[1-9]\d{0,8}))?"
+    r"|couple(?P<couples>[1-9]\d{0,8})"
     r"|(?P<fresh>fresh)(?P<fullname__>\+fullname)?"
 )
 
@@ -77,7 +77,7 @@ class Variant:
         match = _VARIANT_SYNTAX.fullmatch(text)
         if match is None:
             raise UserError(
-                f"{field}: {text!r} is not a variant; expected single[+permuteP][+fullname], "
+                f"{field}: {shown(text)} is not a variant; expected single[+permuteP][+fullname], "
                 "multiM[+permute][+fullname or +reverseK], coupleM or fresh[+fullname], "
                 "M, P and K from 1"
                 f"{nearest(text, FIG3_VARIANTS + OTHER_VARIANTS)}"

@@ -8,8 +8,12 @@ import numpy as np
 import pytest
 
 from kstore_jax.cli.main import main
+from kstore_jax.errors import UserError
 from kstore_jax.pipeline.evaluation import evaluate, format_evaluation
-from kstore_jax.pipeline.results import read_graphs
+from kstore_jax.pipeline.results import read_graphs, select_graphs
+from kstore_jax.world.language import load_language
+from kstore_jax.world.pools import load_pools
+from kstore_jax.world.schema import BUNDLED_WORLD
 from tests.pipeline.runners import full_names
 from tests.world.bundled import ATTRIBUTES
 
@@ -47,6 +51,39 @@ def test_answers_shown_are_about_held_out_people(finished, evaluated):
         assert f"{100 * row['scores']['extraction']['test']['exact']['mean']:.1f}" in text
 
 
+@pytest.mark.parametrize(
+    ("row", "dataset"),
+    [
+        ("0", "single"),
+        ("single", "single"),
+        ("multi2+permute", "multi2+permute"),
+        ("multi", "multi2+permute"),
+        ("multi2+permute, seed 0", "multi2+permute"),
+    ],
+)
+def test_a_row_is_chosen_by_number_or_name(finished, row, dataset):
+    ((number, graph),) = select_graphs(finished, row).items()
+    assert graph.experiment.data.variant == dataset
+    assert read_graphs(finished)[number].experiment == graph.experiment
+
+
+def test_rows_with_the_same_name_are_told_apart_by_number(finished, tmp_path):
+    config = json.loads((finished / "config.json").read_text())
+    first, second = config["rows"]
+    wide = {**first, "model": {**first["model"], "layers": 2}}
+    other_seed = {**first, "seed": 1}
+    (tmp_path / "config.json").write_text(json.dumps({"rows": [first, wide, other_seed, second]}))
+    several = r"--row: several rows have the name 'single'; expected one of 0 \(single, seed 0; "
+    with pytest.raises(UserError, match=several + r"model.layers=1\), 1 .*layers=2\), 2 \(single"):
+        select_graphs(tmp_path, "single")
+    assert [*select_graphs(tmp_path, "single, seed 1")] == [2]
+    assert [*select_graphs(tmp_path, "single, seed 0; model.layers=2")] == [1]
+    with pytest.raises(UserError, match=r"--row: no row has the name 'multi9'; expected one of 0 "):
+        select_graphs(tmp_path, "multi9")
+    with pytest.raises(UserError, match=r"--row: expected less than 4, got 99999999999"):
+        select_graphs(tmp_path, "99999999999")
+
+
 def test_one_row_as_json(finished, capsys):
     assert main(["eval", str(finished), "--row=1", "--beam=1", "--show=0", "--json"]) == 0
     (row,) = json.loads(capsys.readouterr().out)["rows"]
@@ -64,7 +101,7 @@ def test_an_error_is_one_line_on_stderr(finished, tmp_path, capsys):
         ([str(tmp_path)], f"{tmp_path}/config.json: no configuration of a run"),
         ([str(finished), "--row=2"], "--row: expected less than 2, got 2"),
         ([], "eval: expected one folder of a run"),
-        ([str(unfinished)], f"{unfinished}: finetune of row 0 is not finished; run it first"),
+        ([str(unfinished)], f"{unfinished}: row 0: finetune is not finished; run it first"),
     ):
         assert main(["eval", *arguments]) == 2
         out, err = capsys.readouterr()
@@ -83,5 +120,27 @@ def test_an_unfinished_row_is_skipped_with_a_note(finished, tmp_path, capsys):
     out, err = capsys.readouterr()
     (row,) = json.loads(out)["rows"]
     assert row["dataset"] == second.experiment.data.variant
-    assert err == f"note: {run}: finetune of row 0 is not finished; skipped\n"
+    assert err == f"note: {run}: row 0 is skipped: finetune is not finished; run it first\n"
     assert main(["eval", str(run), "--row=0"]) == 2
+
+
+def test_a_run_whose_world_changed_says_so(finished, tmp_path, capsys):
+    world, run = tmp_path / "world", tmp_path / "run"
+    shutil.copytree(BUNDLED_WORLD, world)
+    config = json.loads((finished / "config.json").read_text())
+    for row in config["rows"]:
+        row["world"]["folder"] = str(world)
+    shutil.copytree(finished, run)
+    (run / "config.json").write_text(json.dumps(config))
+    assert main(["eval", str(run), "--row=0", "--beam=1", "--show=0"]) == 0
+    capsys.readouterr()
+    majors = world / "pools" / "majors.txt"
+    majors.write_text(majors.read_text() + "Alchemy\n")
+    load_language.cache_clear()
+    load_pools.cache_clear()
+    changed = "the world (the files of world.folder) changed since it was computed; undo that or"
+    assert main(["eval", str(run), "--row=0"]) == 2
+    assert f"row 0: {changed} run it again" in capsys.readouterr().err
+    assert main(["export", str(run), "--row=0", f"--out={tmp_path / 'out'}"]) == 2
+    assert changed in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

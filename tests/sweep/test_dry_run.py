@@ -1,6 +1,7 @@
 """A dry run prints the stages and their time, and writes nothing."""
 
 import json
+import pathlib
 
 import pytest
 
@@ -33,7 +34,7 @@ def test_a_dry_run_lists_the_stages_and_writes_nothing(copied, tmp_path, kstore,
         if stage["kind"] == "finetune":  # twice the steps of the two in the cache
             assert stage["left"] == pytest.approx(sum(seconds))
             assert stage["measured"] == "2 like it"
-    lines = kstore("sweep", *argv).splitlines()
+    lines = kstore("sweep", *argv, "--stages").splitlines()
     assert len([line for line in lines if " waiting " in line]) == 4
     assert lines[-2].startswith("14 stages: 10 done, 4 waiting; 0 shared")
     no_cache = json.loads(kstore("sweep", f"--workdir={workdir}", "--dry-run", "--json"))["stages"]
@@ -106,7 +107,7 @@ def test_a_dry_run_notes_that_it_times_a_step_without_compilation(
 ):
     monkeypatch.setattr(training_bench, "step_seconds", lambda _: 100.0)
     argv = [f"--config={config_file}", f"--workdir={tmp_path / 'new'}", "--dry-run"]
-    assert cli.main(["sweep", *argv]) == 0
+    assert cli.main(["sweep", *argv, "--stages"]) == 0
     captured = capsys.readouterr()
     assert captured.err == "note: timing a step of pretraining, which is compiled first\n"
     measured = [line for line in captured.out.splitlines() if line.startswith("pretrain-")]
@@ -114,9 +115,37 @@ def test_a_dry_run_notes_that_it_times_a_step_without_compilation(
     assert all("about 40 min (benchmark, compilation left out)" in line for line in measured)
 
 
+def test_without_measure_nothing_is_timed(config_file, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(training_bench, "step_seconds", lambda _: 1 / 0)
+    argv = [f"--config={config_file}", f"--workdir={tmp_path / 'new'}", "--dry-run"]
+    assert cli.main(["sweep", *argv, "--no-measure"]) == 0
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    assert captured.out.splitlines() == [
+        "row  name                    stage   done  time left",
+        "0    single, seed 0          shards  0/7   ?",
+        "1    multi2+permute, seed 0  shards  0/7   ?",
+        "",
+        "14 stages: 14 waiting; 0 shared by several rows",
+        "left: 14 stages without an estimate",
+    ]
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["sweep", *argv])
+
+
 def test_a_step_is_measured_on_this_machine(finished):
     first = json.loads((finished / "config.json").read_text())["rows"][0]
     assert 0 < training_bench.step_seconds(parse(first)) < 60
+
+
+def test_a_dry_run_of_sixteen_rows_fits_on_a_screen(capsys):
+    config = pathlib.Path(__file__).parents[2] / "configs" / "datasets.py"
+    argv = [f"--config={config}", "--workdir=nowhere", "--dry-run", "--no-measure"]
+    assert cli.main(["sweep", *argv]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) <= 24
+    assert max(map(len, lines)) <= 80
+    assert len([line for line in lines if line[:1].isdecimal()]) == 17
 
 
 def test_rows_of_one_world_draw_its_people_once(monkeypatch, tmp_path):

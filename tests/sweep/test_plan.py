@@ -1,5 +1,6 @@
 """The stages of a sweep and their progress, read from files."""
 
+import dataclasses
 import json
 import os
 
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from kstore_jax.cli import main as cli
 from kstore_jax.pipeline.stages import RESULT, Cache
-from kstore_jax.sweep.plan import Plan, PlanStatus
+from kstore_jax.sweep.plan import Plan, PlanStatus, StageProgress
 from tests.sweep.sweeps import contents, empty_result, make_stage, mark_unfinished
 
 
@@ -21,7 +22,47 @@ def test_a_stage_of_several_rows_is_listed_once(tmp_path):
     rows = tuple((f"row {i}", (shared.folder, one.folder)) for i, one in enumerate(own))
     plan = Plan(cache, rows, stages)
     assert [stage.rows for stage in plan.progress()] == [2, 1, 1]
-    assert "3 stages: 3 waiting; 1 shared" in PlanStatus(plan, plan.progress()).format(False)
+    status = PlanStatus(plan, plan.progress())
+    assert "3 stages: 3 waiting; 1 shared" in status.format(False)
+    names = [line.split("-")[0] for line in status.format(False, by_stage=True).splitlines()]
+    assert names[1:4] == ["pretrain", "finetune", "finetune"]
+
+
+def progress(kind: str, state: str, left: float | None, step: int | None = None) -> StageProgress:
+    return StageProgress(f"{kind}-0", kind, 1, state, step, step and 100, 1.0, left, "")
+
+
+def test_a_row_has_a_line_with_its_stage_and_the_time_left(tmp_path):
+    stages = {
+        "a": progress("pretrain", "done", 0.0),
+        "b": progress("qa", "running", 9000.0, 40),
+        "c": progress("recall", "waiting", 60.0),
+        "d": progress("qa", "stopped", 250_000.0),
+        "e": progress("p_probe", "waiting", None),
+    }
+    stages = {name: dataclasses.replace(one, folder=name) for name, one in stages.items()}
+    rows = ("single", ("a", "c", "b")), ("multi5", ("a", "d", "e")), ("x", ("a",)), ("y", ("e",))
+    plan = Plan(Cache(tmp_path), rows, {})
+    status = PlanStatus(plan, [*stages.values()])
+    assert status.format(False).splitlines() == [
+        "row  name    stage             done  time left",
+        "0    single  qa 40 %, running  1/3   3 h",
+        "1    multi5  qa, stopped       1/3   3 d",
+        "2    x       done              1/1",
+        "3    y       p_probe           0/1   ?",
+        "",
+        "5 stages: 1 done, 1 running, 1 stopped, 2 waiting; 0 shared by several rows",
+        "left: about 3 d for one worker, and 1 stage without an estimate",
+    ]
+    shard = dataclasses.replace(plan, rows=rows[1::2], of_shard=(1, 2))
+    lines = PlanStatus(shard, [*stages.values()]).format(False).splitlines()
+    assert [line.split()[0] for line in lines[:3]] == ["row", "1", "3"]
+    row = json.loads(status.format(True))["rows"][0]
+    assert (row["stage"], row["stages_done"], row["seconds_left"]) == (
+        "qa 40 %, running",
+        1,
+        9060.0,
+    )
 
 
 @given(st.integers(1, 10**6), st.integers(1, 10**6), st.floats(0.01, 1e5))

@@ -10,7 +10,7 @@ import sys
 import jax
 import pytest
 
-from kstore_jax.errors import UserError
+from kstore_jax.errors import Stopped, UserError
 from kstore_jax.pipeline import cores as core_limits
 from kstore_jax.pipeline.experiment import parse
 from kstore_jax.pipeline.graph import ExperimentGraph
@@ -135,3 +135,11 @@ def test_a_killed_worker_ends_the_sweep_with_its_signal(
         workers.run_in_processes(tmp_path, {0: graph}, 1)
     assert str(caught.value) == f"{message} (its output: {log})"
     assert caught.value.status == status
+
+
+@pytest.mark.parametrize("ended", ["exit 75", "kill -TERM $$"])  # or before it could handle it
+def test_a_worker_that_got_sigterm_stops_the_sweep(tmp_path, monkeypatch, ended):
+    shell_worker(tmp_path, monkeypatch, lambda: ended)
+    graph = ExperimentGraph(parse({}), Cache(tmp_path / "stages"))
+    with pytest.raises(Stopped):
+        workers.run_in_processes(tmp_path, {0: graph}, 1)

@@ -17,7 +17,7 @@ def test_a_line_is_shown():
 def test_a_line_without_loss_is_shown():
     bar = ProgressBar("one")
     bar.show({**LINE, "loss": None, "skipped": 2})
-    assert bar._bar.postfix == "no loss, 2 skipped, 12,000 tokens/s"
+    assert bar._bar.postfix == "loss –, 2 skipped, 12,000 tokens/s"
     bar.close()
 
 
