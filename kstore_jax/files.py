@@ -53,7 +53,7 @@ def read_json(path: pathlib.Path, remove: pathlib.Path | None = None) -> dict[st
       DamagedFileError: the file holds no JSON object.
     """
     try:
-        value = json.loads(path.read_text())
+        value = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
         value = None
     if not isinstance(value, dict):

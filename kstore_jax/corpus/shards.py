@@ -176,10 +176,10 @@ def write_dataset(dataset: DatasetSpec, folder: pathlib.Path, workers: int = 1) 
 def _make_folder(folder: pathlib.Path, config: dict) -> None:
     """Makes the folder of a dataset, or keeps the one of an interrupted call with this `config`."""
     path, content = folder / _CONFIG, json.dumps(config)
-    if not path.exists() or path.read_text() != content:
+    if not path.exists() or path.read_text(encoding="utf-8") != content:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
-        path.write_text(content)
+        path.write_text(content, encoding="utf-8")
 
 
 def _summary_path(path: pathlib.Path) -> pathlib.Path:
@@ -255,7 +255,7 @@ def read_manifest(folder: pathlib.Path) -> dict:
     """
     path = folder / MANIFEST
     try:
-        manifest = json.loads(path.read_text())
+        manifest = json.loads(path.read_text(encoding="utf-8"))
         version = int(manifest["format"])
     except (OSError, ValueError, KeyError, TypeError):
         raise DamagedFileError(f"{path}: missing or unreadable") from None

@@ -69,16 +69,17 @@ inputs = tokenizer({beginning!r}, return_tensors="pt")
 print(tokenizer.decode(model.generate(**inputs, max_new_tokens=40)[0]))
 ```
 
-- **A biography begins with a space**, as in the example. Without it the name has other tokens, which
-  the model never read. A question (`What is the ... of ...? Answer:`) begins without one.
+- **A biography begins with a space**, as in the example. Without it the name has other tokens,
+  which the model never read. A question (`What is the ... of ...? Answer:`) begins without one.
 - Every text ends with `{end}`.
 """
-_COMPACT = """- The vocabulary is compact: it has the {size:,} tokens of the pretraining data. Any other token gets
-  an id from {rows:,} on, and the model raises IndexError for it: the text has a word, or a space, that
-  is in none of the texts.
+_COMPACT = """- The vocabulary is compact: it has the {size:,} tokens of the pretraining data. Any
+  other token gets an id from {rows:,} on, for which the model raises IndexError: its text has a
+  word, or a space, that the data has nowhere.
 """
-_BIDIRECTIONAL = """- The model reads in both directions (`"is_causal": false`), which transformers before 5 ignores.
-  It fills in hidden tokens and does not generate. The id that hides a token is {mask:,}.
+_BIDIRECTIONAL = """- The model reads in both directions (`"is_causal": false`, which transformers
+  before 5 ignores). It fills in hidden tokens and does not generate. The id that hides a token is
+  {mask:,}.
 """
 
 
@@ -87,9 +88,7 @@ def _readme(experiment: Experiment, context: Context) -> str:
     vocabulary, rows = context.vocabulary, context.shape.vocabulary
     name = full_names(context.table.language.pools, context.everyone.take(np.arange(1)))[0]
     end = vocabulary.tokenizer.backend.id_to_token(vocabulary.tokenizer.end_of_text)
-    text = _README.format(
-        label=experiment.label, folder="FOLDER", beginning=f" {name}", end=end
-    )
+    text = _README.format(label=experiment.label, folder="FOLDER", beginning=f" {name}", end=end)
     if vocabulary.size < vocabulary.tokenizer.size:
         text += _COMPACT.format(size=vocabulary.size, rows=rows)
     if context.mask_token is not None:

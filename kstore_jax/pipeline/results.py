@@ -26,7 +26,7 @@ def read_graphs(run: pathlib.Path) -> list[ExperimentGraph]:
     """
     path = run / "config.json"
     try:
-        rows = json.loads(path.read_text())["rows"]
+        rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(f"{path}: no configuration of a run") from None
     results = run / "results.json"

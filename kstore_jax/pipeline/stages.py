@@ -149,7 +149,10 @@ class Cache:
         """Whether a process computes the stage of that folder now. Does not take the lock."""
         import fcntl  # Windows has none
 
-        with contextlib.suppress(FileNotFoundError), open(self.lock(folder).lock_file) as file:
+        with (
+            contextlib.suppress(FileNotFoundError),
+            open(self.lock(folder).lock_file, "rb") as file,
+        ):
             try:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except OSError:  # locked, or the file system has no locks and the file stands for one

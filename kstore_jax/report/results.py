@@ -45,7 +45,7 @@ def read_results(run: pathlib.Path) -> Results:
     """
     path = run / "results.json"
     try:
-        results = _parse(run, path.read_text())
+        results = _parse(run, path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{path}: no results here; run `kstore run` first") from None
     except UnicodeDecodeError:
@@ -89,7 +89,10 @@ def _parse(run: pathlib.Path, text: str) -> Results:
 def _read_config_rows(run: pathlib.Path) -> list[dict]:
     """The rows of `config.json`; none where it is missing or damaged."""
     try:
-        return [dict(row) for row in json.loads((run / "config.json").read_text())["rows"]]
+        return [
+            dict(row)
+            for row in json.loads((run / "config.json").read_text(encoding="utf-8"))["rows"]
+        ]
     except (OSError, ValueError, KeyError, TypeError):
         return []
 

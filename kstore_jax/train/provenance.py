@@ -61,7 +61,11 @@ def _git(*arguments: str) -> str | None:
     folder = pathlib.Path(__file__).parent
     try:
         done = subprocess.run(
-            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=False
+            ["git", "-C", str(folder), *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
+            encoding="utf-8",
         )
     except FileNotFoundError:
         return None

@@ -68,7 +68,11 @@ class Telemetry:
         self._spent = dict.fromkeys(PHASES, 0.0) | before
         self._spent["lost"] += sum(spent.values()) - sum(before.values())
         self._trackers = [] if silent else open_trackers(config, folder, resumed)
-        self._path, self._resumed, self._file = path, resumed, path.open("a") if silent else None
+        self._path, self._resumed, self._file = (
+            path,
+            resumed,
+            path.open("a", encoding="utf-8") if silent else None,
+        )
         self._bar = ProgressBar(name, total=steps, initial=first, disable=silent or None)
         self._marks = collections.deque([(first, time.perf_counter())], maxlen=_RATE_REPORTS)
 
@@ -146,7 +150,7 @@ class Telemetry:
             write_text(
                 self._path, "".join(json.dumps(one) + "\n" for one in (*self._resumed, line))
             )
-            self._file = self._path.open("a")
+            self._file = self._path.open("a", encoding="utf-8")
 
 
 def peak_memory() -> int:
