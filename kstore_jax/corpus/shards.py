@@ -200,11 +200,14 @@ def _write_parts(paths: list[pathlib.Path], parts: Sequence[Part], workers: int)
         pool.shutdown(cancel_futures=True)
 
 
+_SUMMARY = {"name": str, "bytes": int, "sha256": str, "entries": int, "tokens": int}
+
+
 def _write_part(path: pathlib.Path, part: Part) -> dict:
     summary_path = _summary_path(path)
     if summary_path.exists():
-        summary = read_json(summary_path)
         with contextlib.suppress(DamagedFileError):  # it is written again
+            summary = read_json(summary_path, kinds=_SUMMARY)
             _check_part(path, summary)
             return summary
     entries = tokens = 0
@@ -257,7 +260,7 @@ def read_manifest(folder: pathlib.Path) -> dict:
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
         version = int(manifest["format"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise DamagedFileError(f"{path}: missing or unreadable") from None
     if version != FORMAT:
         age = "newer" if version > FORMAT else "older"

@@ -52,9 +52,9 @@ def _versions() -> dict[str, str]:
 
 def code_version(provenance: dict) -> str:
     """The git commit in a `provenance`, or the version of the package where there is none."""
-    if provenance["git"] is None:
-        return f"kstore_jax {provenance['versions']['kstore_jax']}"
-    return provenance["git"] + "-dirty" * provenance["git_dirty"]
+    if provenance.get("git") is None:
+        return f"kstore_jax {provenance['versions'].get('kstore_jax', '')}".strip()
+    return provenance["git"] + "-dirty" * bool(provenance.get("git_dirty"))
 
 
 def _git(*arguments: str) -> str | None:

@@ -190,11 +190,22 @@ def last_metrics(path: pathlib.Path) -> dict | None:
     return _lines(path, last + b"\n")[0] if last else None
 
 
+def _is_line(line: object) -> bool:
+    """Whether a line has the numbers of every line; a loss that is not finite is None."""
+    if not isinstance(line, dict) or not line.keys() >= _FIELDS:
+        return False
+    spent = line.get("spent", {})
+    if not isinstance(spent, dict):
+        return False
+    numbers = (line["step"], line.get("steps", 0), line["seconds"], line["loss"] or 0.0)
+    return all(isinstance(number, int | float) for number in (*numbers, *spent.values()))
+
+
 def _lines(path: pathlib.Path, content: bytes) -> list[dict]:
     try:
         lines = [json.loads(line) for line in content.split(b"\n")[:-1]]
-        if all(line.keys() >= _FIELDS for line in lines):
+        if all(_is_line(line) for line in lines):
             return lines
-    except (ValueError, AttributeError):
+    except (ValueError, RecursionError):
         pass
     raise DamagedFileError(f"{path}: damaged; remove it and run again")

@@ -31,7 +31,7 @@ ANSWER = (
     "Answer the question in as few words as possible. Write only the answer.\n\nQuestion: "
     "{question}\nAnswer:"
 )
-_RECORD_FIELDS = ("prompt", "answer", "fault")
+_RECORD_FIELDS = {"prompt": str, "answer": str, "fault": str}
 _ARTICLES = {"a", "an", "the"}
 
 
