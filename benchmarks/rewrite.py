@@ -37,7 +37,7 @@ def measure(texts: int, concurrency: int, **server: float) -> dict:
     """Rewrites one biography of each of `texts` people."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = pathlib.Path(temporary)
-        (folder / "config.py").write_text(_CONFIG)
+        (folder / "config.py").write_text(_CONFIG, encoding="utf-8")
         with chat_server.running(**server) as address:
             started = time.perf_counter()
             command = [
@@ -100,7 +100,7 @@ def _watch(process: subprocess.Popen, path: pathlib.Path, tenth: int) -> dict:
 
 def _peak_memory(pid: int) -> int:
     try:
-        status = pathlib.Path(f"/proc/{pid}/status").read_text()
+        status = pathlib.Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
     except OSError:
         return 0
     peak = re.search(r"VmHWM:\s+(\d+) kB", status)

@@ -81,7 +81,9 @@ def _default_cache() -> pathlib.Path:
 def _commit(name: str) -> str:
     """Returns the hash of a commit; ValueError where there is none of that name."""
     command = ["git", "-C", str(TREE), "rev-parse", "--verify", "--quiet", "--end-of-options"]
-    done = subprocess.run([*command, f"{name}^{{commit}}"], capture_output=True, text=True)
+    done = subprocess.run(
+        [*command, f"{name}^{{commit}}"], capture_output=True, text=True, encoding="utf-8"
+    )
     if done.returncode:
         raise ValueError(f"BASE: expected a commit of {TREE}, got {name!r}")
     return done.stdout.strip()
@@ -91,7 +93,7 @@ def _key(sweeps: dict) -> str:
     """Hashes what the numbers of a side depend on beside its commit."""
     versions = [f"{name} {metadata.version(name)}" for name in _VERSIONS]
     machine = [sys.version, platform.node(), platform.machine(), os.environ.get("XLA_FLAGS", "")]
-    parts = [json.dumps(sweeps), _SIDE.read_text(), *versions, *machine]
+    parts = [json.dumps(sweeps), _SIDE.read_text(encoding="utf-8"), *versions, *machine]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
 
 
@@ -158,7 +160,7 @@ def _running(
     out = out.resolve()
     spec = {"tree": str(checkout), "out": str(out), "core": core}
     spec |= {"fields": same_tables.FIELDS, "moved": same_tables.MOVED, "sweeps": sweeps}
-    (out / "spec.json").write_text(json.dumps(spec))
+    (out / "spec.json").write_text(json.dumps(spec), encoding="utf-8")
     environment = {
         "JAX_PLATFORMS": "cpu",
         **os.environ,
@@ -167,7 +169,7 @@ def _running(
         "MPLBACKEND": "Agg",
     }
     command = [sys.executable, "-P", str(_SIDE), str(out / "spec.json")]
-    with (out / "log").open("w") as log:
+    with (out / "log").open("w", encoding="utf-8") as log:
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
     try:
         yield process
@@ -178,7 +180,9 @@ def _running(
 
 def _wait(name: str, process: subprocess.Popen, out: pathlib.Path) -> None:
     if status := process.wait():
-        lines = (out / "log").read_text(errors="replace").splitlines()[-_LAST_LINES:]
+        lines = (
+            (out / "log").read_text(errors="replace", encoding="utf-8").splitlines()[-_LAST_LINES:]
+        )
         log_tail = "\n".join(f"    {line}" for line in lines)
         raise SideError(f"the experiments of the {name} ended with status {status}:\n{log_tail}")
 

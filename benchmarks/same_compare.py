@@ -31,7 +31,7 @@ def compare(base: pathlib.Path, tree: pathlib.Path, sweeps: Iterable[str]) -> Fo
 
 
 def _lines(path: pathlib.Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def compare_events(base: Sequence[dict], tree: Sequence[dict]) -> Found:
@@ -119,7 +119,7 @@ def _verdict(what: str, wrong: list[str]) -> Found:
 
 def _compare_results(base: pathlib.Path, tree: pathlib.Path) -> Found:
     """Compares every row of results.json, and the rest of that file."""
-    sides = [json.loads(path.read_text()) for path in (base, tree)]
+    sides = [json.loads(path.read_text(encoding="utf-8")) for path in (base, tree)]
     rows = [side.pop("rows") for side in sides]
     if len(rows[0]) != len(rows[1]):
         yield "difference", f"results.json: {len(rows[0])} rows in the base, {len(rows[1])} here"
@@ -186,7 +186,7 @@ def _below(pattern: str) -> re.Pattern[str]:
 
 
 def _of_json(root: str, base: pathlib.Path, tree: pathlib.Path) -> tuple[int, list[str]]:
-    theirs, ours = (json.loads(path.read_text()) for path in (base, tree))
+    theirs, ours = (json.loads(path.read_text(encoding="utf-8")) for path in (base, tree))
     count, wrong = compare_values(theirs, ours, root)
     return count, [f"{base.name}: {line}" for line in wrong]
 

@@ -121,4 +121,4 @@ def _first_difference(base: str, tree: str) -> tuple[int, tuple[str, str]]:
 
 def read_programs(folder: pathlib.Path) -> dict[str, str]:
     """Reads every module that JAX dumped into a folder."""
-    return {path.stem: path.read_text() for path in sorted(folder.glob("*.mlir"))}
+    return {path.stem: path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.mlir"))}

@@ -24,18 +24,20 @@ _TEXTS = ("The first document. It has two sentences.", "The second document is a
 
 
 def main() -> int:
-    spec = json.loads(pathlib.Path(sys.argv[1]).read_text())
+    spec = json.loads(pathlib.Path(sys.argv[1]).read_text(encoding="utf-8"))
     tree, out = pathlib.Path(spec["tree"]), pathlib.Path(spec["out"])
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {spec["core"]})
     os.chdir(out)
     _write_texts(out / "text")
     command = _entry_point(tree)
-    with (out / "events.jsonl").open("w") as events:
+    with (out / "events.jsonl").open("w", encoding="utf-8") as events:
         _record(events)
         for name, sweep in spec["sweeps"].items():
             config = out / f"{name}_config.py"
-            config.write_text(_config_file(tree, sweep, spec["fields"], spec["moved"]))
+            config.write_text(
+                _config_file(tree, sweep, spec["fields"], spec["moved"]), encoding="utf-8"
+            )
             sys.argv = ["kstore", *sweep["command"], f"--config={config}", f"--workdir={name}"]
             if status := command():
                 return int(status)
@@ -46,13 +48,15 @@ def _write_texts(folder: pathlib.Path) -> None:
     """Writes documents to mix in, with a fixed time, which is part of their fingerprint."""
     folder.mkdir()
     for i, text in enumerate(_TEXTS):
-        (folder / f"{i}.txt").write_text(f"{text}\n" * 40)
+        (folder / f"{i}.txt").write_text(f"{text}\n" * 40, encoding="utf-8")
         os.utime(folder / f"{i}.txt", (0, 0))
 
 
 def _entry_point(tree: pathlib.Path) -> Callable[[], int | None]:
     """Returns the function behind the command `kstore` of a checkout."""
-    scripts = tomllib.loads((tree / "pyproject.toml").read_text())["project"]["scripts"]
+    scripts = tomllib.loads((tree / "pyproject.toml").read_text(encoding="utf-8"))["project"][
+        "scripts"
+    ]
     module, _, function = scripts["kstore"].partition(":")
     package = importlib.import_module(module.partition(".")[0])
     found = pathlib.Path(package.__path__[0]).resolve()

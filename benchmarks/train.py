@@ -73,6 +73,7 @@ class Competitor:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            encoding="utf-8",
         )
         ready = self._answer()
         self.parameters = ready["parameters"]

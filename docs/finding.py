@@ -15,7 +15,7 @@ ATTRIBUTES = ("birth date", "birth city", "university", "major", "company", "com
 
 def table() -> list[dict[str, str]]:
     """The rows of the first table of the quickstart, by the heads of its columns."""
-    text = (FOLDER / "results.md").read_text()
+    text = (FOLDER / "results.md").read_text(encoding="utf-8")
     lines = re.findall(r"^\|.*\|$", text.partition("## The quickstart")[2], re.M)
     heads, _, *rows = (line.strip("| ").split(" | ") for line in lines[:8])
     return [dict(zip(heads, row, strict=True)) for row in rows]
@@ -74,5 +74,5 @@ def finding(rows: list[dict[str, str]]) -> Chart:
 
 if __name__ == "__main__":
     path = FOLDER / "finding.svg"
-    path.write_text(finding(table()).printed_svg)
+    path.write_text(finding(table()).printed_svg, encoding="utf-8")
     print(path)

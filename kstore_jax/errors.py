@@ -2,6 +2,7 @@
 
 import difflib
 import errno
+import io
 import os
 import pathlib
 import re
@@ -72,6 +73,7 @@ def user_path(text: str) -> pathlib.Path:
 
 def run_guarded(action: Callable[[], None]) -> int:
     """Runs an action, prints errors that the user can fix as one line, and returns an exit status.
+    Output is UTF-8.
 
     Returns: 0 done; 2 bad input; 1 a damaged file; 130 interrupted; 75 stopped by SIGTERM; 128 + N
     where signal N killed a worker; 141 where the reader of the output went away.
@@ -79,6 +81,10 @@ def run_guarded(action: Callable[[], None]) -> int:
     Raises:
       Exception: any error that the user cannot fix.
     """
+    for stream in (sys.stdout, sys.stderr):  # whatever the locale says
+        if isinstance(stream, io.TextIOWrapper):
+            errors = "surrogateescape" if stream is sys.stdout else "backslashreplace"
+            stream.reconfigure(encoding="utf-8", errors=errors)
     try:
         action()
         sys.stdout.flush()

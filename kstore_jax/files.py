@@ -1,9 +1,12 @@
 """Atomic writes of files, and reads that name a damaged file."""
 
+import contextlib
 import hashlib
 import json
 import os
 import pathlib
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType, UnionType
 from typing import Any
 
 from kstore_jax.errors import DamagedFileError
@@ -43,19 +46,43 @@ def write_json(path: pathlib.Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1) + "\n")
 
 
-def read_json(path: pathlib.Path, remove: pathlib.Path | None = None) -> dict[str, Any]:
+def read_json(
+    path: pathlib.Path,
+    remove: pathlib.Path | None = None,
+    kinds: Mapping[str, type | UnionType] = MappingProxyType({}),
+) -> dict[str, Any]:
     """Returns the object in a JSON file that `write_json` wrote.
 
     Args:
       remove: the path that the error message says to remove; None: the file itself.
+      kinds: the type of each value that the object must have; may have, where it includes None.
 
     Raises:
-      DamagedFileError: the file holds no JSON object.
+      DamagedFileError: the file holds no JSON object, or one without such a value.
+    """
+    with reading(path, f"remove {remove or 'it'} and run again"):
+        value = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(value, dict):
+            raise TypeError("expected an object")
+        for name, kind in kinds.items():
+            found = value.get(name)
+            if not isinstance(found, kind) or isinstance(found, bool):
+                raise TypeError(f"{name}: got {found!r:.40}")
+    return value
+
+
+@contextlib.contextmanager
+def reading(path: pathlib.Path, advice: str = "remove it and run again") -> Iterator[None]:
+    """Names a file where its content, which the block reads, is not as it was written.
+
+    Raises:
+      DamagedFileError: the block meets a missing key, another type or value, or too deep a nesting.
     """
     try:
-        value = json.loads(path.read_text())
-    except ValueError:
-        value = None
-    if not isinstance(value, dict):
-        raise DamagedFileError(f"{path}: damaged; remove {remove or 'it'} and run again")
-    return value
+        yield
+    except KeyError as error:
+        raise DamagedFileError(f"{path}: damaged ({error} is missing); {advice}") from error
+    except RecursionError as error:
+        raise DamagedFileError(f"{path}: damaged (nested too deep); {advice}") from error
+    except (TypeError, ValueError, IndexError, AttributeError, ArithmeticError) as error:
+        raise DamagedFileError(f"{path}: damaged ({error}); {advice}") from error

@@ -176,10 +176,10 @@ def write_dataset(dataset: DatasetSpec, folder: pathlib.Path, workers: int = 1) 
 def _make_folder(folder: pathlib.Path, config: dict) -> None:
     """Makes the folder of a dataset, or keeps the one of an interrupted call with this `config`."""
     path, content = folder / _CONFIG, json.dumps(config)
-    if not path.exists() or path.read_text() != content:
+    if not path.exists() or path.read_text(encoding="utf-8") != content:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
-        path.write_text(content)
+        path.write_text(content, encoding="utf-8")
 
 
 def _summary_path(path: pathlib.Path) -> pathlib.Path:
@@ -200,11 +200,14 @@ def _write_parts(paths: list[pathlib.Path], parts: Sequence[Part], workers: int)
         pool.shutdown(cancel_futures=True)
 
 
+_SUMMARY = {"name": str, "bytes": int, "sha256": str, "entries": int, "tokens": int}
+
+
 def _write_part(path: pathlib.Path, part: Part) -> dict:
     summary_path = _summary_path(path)
     if summary_path.exists():
-        summary = read_json(summary_path)
         with contextlib.suppress(DamagedFileError):  # it is written again
+            summary = read_json(summary_path, kinds=_SUMMARY)
             _check_part(path, summary)
             return summary
     entries = tokens = 0
@@ -255,9 +258,9 @@ def read_manifest(folder: pathlib.Path) -> dict:
     """
     path = folder / MANIFEST
     try:
-        manifest = json.loads(path.read_text())
+        manifest = json.loads(path.read_text(encoding="utf-8"))
         version = int(manifest["format"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise DamagedFileError(f"{path}: missing or unreadable") from None
     if version != FORMAT:
         age = "newer" if version > FORMAT else "older"

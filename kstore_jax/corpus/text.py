@@ -4,12 +4,14 @@ Nothing is downloaded. Documents are read in blocks.
 """
 
 import bisect
+import codecs
 import contextlib
 import dataclasses
 import functools
 import hashlib
 import itertools
 import json
+import os
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, BinaryIO, Protocol
@@ -54,7 +56,8 @@ def open_documents(source: str) -> Documents:
         `hf:FOLDER`: a folder written by Hugging Face's `save_to_disk`; of several splits, train;
         a `.txt` file: one document; a `.jsonl` file: one document per line;
         a folder: all such files in it and below, in the order of their paths.
-        The text is the field `text`, except in a `.txt` file.
+        The text is the field `text`, except in a `.txt` file. A line or field without text, such
+        as a blank line or null, is an empty document. A byte order mark is no text.
 
     Raises:
       UserError: there is no such source, it has no text, or its first documents are not text.
@@ -136,14 +139,18 @@ class _TextFile:
 
     @property
     def fingerprint(self) -> str:
-        return _file_fingerprint(self.path)
+        with _open(self.path) as file:
+            marked = file.read(len(codecs.BOM_UTF8)) == codecs.BOM_UTF8
+        # earlier versions read the mark as text
+        return f"{_file_fingerprint(self.path)}{' without its mark' if marked else ''}"
 
     def __len__(self) -> int:
         return 1
 
     def read(self, start: int, stop: int) -> list[str]:
         with _open(self.path) as file:
-            return [_decode(file.read(), self.path)][start:stop]
+            content = file.read().removeprefix(codecs.BOM_UTF8)
+        return [_decode(content, self.path)][start:stop]
 
 
 class _JsonLinesFile:
@@ -168,10 +175,14 @@ class _JsonLinesFile:
         return [self._parse(line, number) for number, line in enumerate(lines, start + 1)]
 
     def _parse(self, line: bytes, number: int) -> str:
+        line = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
+        if not line.strip():
+            return ""
         try:
             text = json.loads(line.decode("utf-8"))["text"]
+            text = "" if text is None else text
             text.encode("utf-8")  # JSON can escape a lone surrogate, which is not text
-        except (ValueError, LookupError, TypeError, AttributeError):
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
             raise UserError(
                 f'data.text: {self.path}:{number}: expected an object with a string "text", UTF-8'
             ) from None
@@ -203,9 +214,21 @@ class _Concatenated:
 _FORMATS = {".txt": _TextFile, ".jsonl": _JsonLinesFile}
 
 
+def _files_below(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+    """The files in a folder and below it, also behind links to folders, each folder once."""
+    seen = set()
+    for path, folders, names in os.walk(folder, followlinks=True):
+        state = os.stat(path)
+        if (state.st_dev, state.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((state.st_dev, state.st_ino))
+        yield from (pathlib.Path(path, name) for name in names)
+
+
 def _open_files(path: pathlib.Path) -> Documents:
     if path.is_dir():
-        paths = sorted(p for p in path.rglob("*") if p.suffix in _FORMATS and p.is_file())
+        paths = sorted(p for p in _files_below(path) if p.suffix in _FORMATS and p.is_file())
         if not paths:
             raise UserError(f"data.text: {path}: a folder without .txt and .jsonl files")
         return _Concatenated([_FORMATS[p.suffix](p) for p in paths])
@@ -269,6 +292,8 @@ def _open_hugging_face(folder: pathlib.Path) -> Documents:
     try:
         rows = datasets.load_from_disk(str(folder))
         rows = rows["train"] if isinstance(rows, datasets.DatasetDict) else rows
+        fingerprint = rows._fingerprint
+        rows = rows.with_format(None)  # it may be saved with one, of other columns or types
     except Exception as error:  # datasets raises no narrower type
         raise UserError(
             f"data.text: hf:{folder}: no split train written by save_to_disk ({_first_line(error)})"
@@ -280,7 +305,7 @@ def _open_hugging_face(folder: pathlib.Path) -> Documents:
         # A row may be None: a document without text, which is left out.
         return [text or "" for text in rows[start:stop]["text"]]
 
-    return _LibraryDataset(rows._fingerprint, len(rows), fetch)
+    return _LibraryDataset(fingerprint, len(rows), fetch)
 
 
 def _first_line(error: Exception) -> str:

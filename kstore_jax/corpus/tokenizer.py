@@ -161,7 +161,7 @@ def _from_file(path: pathlib.Path, language: Language, seed: int, people: People
     if not path.is_file():
         raise UserError(f"data.tokenizer: {path}: no such file")
     try:
-        backend = tokenizers.Tokenizer.from_file(str(path))
+        backend = tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8-sig"))
     except Exception as error:  # the library raises no narrower type
         raise UserError(f"data.tokenizer: {path}: not a tokenizer.json ({error})") from None
     backend.no_padding()

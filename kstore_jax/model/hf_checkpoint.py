@@ -15,6 +15,7 @@ compute causal attention.
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import pathlib
 import shutil
@@ -132,6 +133,9 @@ def from_config(config: dict, where: str) -> Shape:
     for setting in ("vocab_size", *layout.settings):
         if setting not in settings:
             raise UserError(f"{where}: {setting}: missing")
+        value, may_be_none = settings[setting], layout.defaults.get(setting, "") is None
+        if not (may_be_none and value is None) and not _is_positive(value):
+            raise UserError(f"{where}: {setting}: expected a number over 0, got {value!r}")
     fields = {
         **layout.style,
         **{ours: settings[theirs] for theirs, ours in layout.settings.items()},
@@ -158,6 +162,10 @@ def from_config(config: dict, where: str) -> Shape:
         direction="causal" if settings.get("is_causal", True) else "bidirectional",
         **fields,
     )
+
+
+def _is_positive(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
 
 
 def _tensor_paths(shape: Shape) -> Iterator[tuple[str, tuple[str, ...]]]:
@@ -255,12 +263,15 @@ def read_shape(folder: pathlib.Path) -> Shape:
     if not path.is_file():
         raise UserError(f"{path}: no such file")
     try:
-        config = json.loads(path.read_text())
-    except ValueError as error:
+        config = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not JSON ({error})") from None
     if not isinstance(config, dict):
         raise UserError(f"{path}: expected settings")
-    return from_config(config, str(path))
+    try:
+        return from_config(config, str(path))
+    except (TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{path}: a setting is of another type than expected ({error})") from None
 
 
 def read(folder: pathlib.Path) -> tuple[Shape, Params]:
@@ -285,9 +296,9 @@ def _weights(folder: pathlib.Path) -> list[pathlib.Path]:
     index = folder / _INDEX
     if index.is_file():
         try:
-            listed = set(json.loads(index.read_text())["weight_map"].values())
-            paths = sorted(folder / name for name in listed)
-        except (ValueError, KeyError, TypeError, AttributeError):
+            listed = json.loads(index.read_text(encoding="utf-8-sig"))["weight_map"].values()
+            paths = sorted(folder / name for name in set(listed))
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise UserError(f"{index}: expected a weight_map of tensors and files") from None
     elif (folder / _WEIGHTS).is_file():
         paths = [folder / _WEIGHTS]
@@ -376,6 +387,7 @@ def write(
     shutil.rmtree(whole, ignore_errors=True)
     whole.mkdir(parents=True)
     for name, text in {"config.json": json.dumps(config, indent=1) + "\n", **files}.items():
-        (whole / name).write_text(text)
+        (whole / name).write_text(text, encoding="utf-8")
     save_file(to_tensors(shape, params), whole / _WEIGHTS, metadata={"format": "pt"})
+    shutil.copymode(whole / "config.json", whole / _WEIGHTS)  # safetensors sets 0600
     os.replace(whole, folder)

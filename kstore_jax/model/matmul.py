@@ -84,5 +84,5 @@ def fastest_matmul_dtype() -> str:
     if jax.default_backend() != "cpu":
         return "bfloat16"
     cpu = pathlib.Path("/proc/cpuinfo")
-    flags = set(cpu.read_text().split()) if cpu.exists() else set()
+    flags = set(cpu.read_text(encoding="utf-8").split()) if cpu.exists() else set()
     return "bfloat16" if flags & {"amx_bf16", "avx512_bf16"} else "float32"

@@ -27,10 +27,10 @@ def cgroup_cpu_limit(
     started with `--cpus=1.5`, infinite without a limit."""
     limit = math.inf
     with contextlib.suppress(OSError):
-        lines = (proc / "self/cgroup").read_text().splitlines()
+        lines = (proc / "self/cgroup").read_text(encoding="utf-8").splitlines()
         for cgroup in (root / line[4:] for line in lines if line.startswith("0::/")):
             for group in (cgroup, *cgroup.parents):
                 with contextlib.suppress(FileNotFoundError):
-                    quota, period = (group / "cpu.max").read_text().split()
+                    quota, period = (group / "cpu.max").read_text(encoding="utf-8").split()
                     limit = min(limit, float(quota.replace("max", "inf")) / float(period))
     return limit

@@ -70,11 +70,17 @@ class ExperimentGraph:
         for name in e.tasks_in_use:
             TASKS[name].check(getattr(e.tasks, name), self.data.language)
         self.datasets = {
-            kind: Stage(kind, DATASET_VERSION, dataset.config)
+            kind: Stage(kind, DATASET_VERSION, dataset.config, numbers=("entries", "tokens"))
             for kind, dataset in self.data.datasets.items()
         }
         datasets = (*self.datasets.values(),)
-        self.pretrain = Stage("pretrain", pretrain.VERSION, _pretrain_config(e), datasets)
+        self.pretrain = Stage(
+            "pretrain",
+            pretrain.VERSION,
+            _pretrain_config(e),
+            datasets,
+            ("exposures", "parameters", "vocabulary"),
+        )
         on_pretrained: tuple[Stage, ...] = (self.pretrain,)
         measured = {
             name: (readout, config)
@@ -127,7 +133,8 @@ class ExperimentGraph:
         training = {k: v for k, v in identity(row).items() if k not in _CHOICE}
         tasks = _task_configs(self.experiment, row.tasks)
         config = {"training": training, "tasks": tasks, "held_back": self.held_back}
-        return Stage("finetune", finetune.VERSION, config, (self.pretrain,))
+        numbers = ("validation",) if self.held_back else ()
+        return Stage("finetune", finetune.VERSION, config, (self.pretrain,), numbers)
 
     @property
     def done(self) -> bool:

@@ -1,7 +1,6 @@
 """The results of an experiment's stages, as one row of `results.json`."""
 
 import collections
-import json
 import pathlib
 import zipfile
 import zlib
@@ -11,8 +10,9 @@ import numpy as np
 
 from kstore_jax.charts.curves import thinned
 from kstore_jax.config.fields import flatten, identity
+from kstore_jax.config.registry import MissingPlugin
 from kstore_jax.errors import DamagedFileError, UserError, shown
-from kstore_jax.files import read_json
+from kstore_jax.files import read_json, reading
 from kstore_jax.pipeline.experiment import Experiment, parse
 from kstore_jax.pipeline.finetune import best_row
 from kstore_jax.pipeline.graph import ExperimentGraph
@@ -33,13 +33,19 @@ def read_graphs(run: pathlib.Path) -> list[ExperimentGraph]:
       UserError: `run` is not the folder of a run.
     """
     path = run / "config.json"
-    try:
-        rows = json.loads(path.read_text())["rows"]
-    except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(f"{path}: no configuration of a run") from None
+    if not path.is_file():
+        raise UserError(f"{path}: no configuration of a run")
+    rows = read_json(path, run, {"rows": list})["rows"]
     results = run / "results.json"
     stages = read_json(results).get("stages", "stages") if results.exists() else "stages"
-    return [ExperimentGraph(parse(row), Cache(run / stages)) for row in rows]
+    try:
+        with reading(path):
+            experiments = [parse(row) for row in rows]
+    except (MissingPlugin, DamagedFileError):
+        raise
+    except UserError as error:
+        raise DamagedFileError(f"{path}: {error}") from None
+    return [ExperimentGraph(experiment, Cache(run / stages)) for experiment in experiments]
 
 
 def select_graphs(run: pathlib.Path, row: str | None) -> dict[int, ExperimentGraph]:

@@ -52,12 +52,14 @@ class Stage:
       version: of the code that computes this kind; raised when its results change.
       config: every setting it depends on, plain JSON.
       parents: the stages it reads.
+      numbers: the numbers of its result that others read.
     """
 
     kind: str
     version: int
     config: dict
     parents: tuple["Stage", ...] = ()
+    numbers: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:
@@ -99,7 +101,7 @@ class Cache:
     def result(self, stage: Stage) -> dict | None:
         """The result of a stage, None where it is not finished."""
         path = self.folder(stage) / RESULT
-        return read_json(path) if path.exists() else None
+        return _read_result(path, stage.numbers) if path.exists() else None
 
     def require(self, stage: Stage, every_process: bool = True) -> dict:
         """The result of a finished stage.
@@ -130,7 +132,7 @@ class Cache:
         """
         folder, changed = self.folder(stage), []
         if stage.folder not in self._checked and is_first():
-            for name, digest in (self.result(stage) or {}).get("digests", {}).items():
+            for name, digest in ((self.result(stage) or {}).get("digests") or {}).items():
                 changed += [name] if _sha256(folder / name) != digest else []
         if any_process(bool(changed)):
             names = ", ".join(str(folder / name) for name in changed) or str(folder)
@@ -139,7 +141,8 @@ class Cache:
 
     def attempts(self, folder: str) -> list[dict]:
         """The provenance of each attempt at the stage of that folder."""
-        return [read_json(path) for path in _attempts(self.root / folder)]
+        kinds = {"git": str | None, "versions": dict}
+        return [read_json(path, kinds=kinds) for path in _attempts(self.root / folder)]
 
     def lock(self, folder: str) -> filelock.FileLock:
         """The lock a process holds while it computes the stage of that folder."""
@@ -149,7 +152,10 @@ class Cache:
         """Whether a process computes the stage of that folder now. Does not take the lock."""
         import fcntl  # Windows has none
 
-        with contextlib.suppress(FileNotFoundError), open(self.lock(folder).lock_file) as file:
+        with (
+            contextlib.suppress(FileNotFoundError),
+            open(self.lock(folder).lock_file, "rb") as file,
+        ):
             try:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except OSError:  # locked, or the file system has no locks and the file stands for one
@@ -159,7 +165,7 @@ class Cache:
     def seconds(self, folder: str) -> float | None:
         """Seconds that the stage of that folder took, all attempts together; None: not finished."""
         path = self.root / folder / RESULT
-        return read_json(path).get("seconds", 0.0) if path.exists() else None
+        return _read_result(path).get("seconds") or 0.0 if path.exists() else None
 
     def specs(self) -> dict[str, StageSpec]:
         """Every stage begun in this cache, by the name of its folder.
@@ -170,8 +176,9 @@ class Cache:
         specs = {}
         for path in sorted(self.root.glob(f"*-{'[0-9a-f]' * 12}/{_STAGE}")):
             with contextlib.suppress(FileNotFoundError):  # removed meanwhile
-                config, stage = read_json(path.with_name(_CONFIG)), read_json(path)
-                if not isinstance(stage.get("parents"), list):
+                config = read_json(path.with_name(_CONFIG), path.parent)
+                stage = read_json(path, path.parent, {"parents": list})
+                if not all(isinstance(parent, str) for parent in stage["parents"]):
                     raise DamagedFileError(f"{path}: damaged; remove {path.parent} and run again")
                 specs[path.parent.name] = StageSpec(
                     path.parent.name.rpartition("-")[0],
@@ -239,6 +246,11 @@ class Cache:
                 results[-1]["digests"] = _digests(folder)
                 write_json(folder / RESULT, results[-1])
         return broadcast_from_first(results)
+
+
+def _read_result(path: pathlib.Path, numbers: Sequence[str] = ()) -> dict:
+    kinds = {"seconds": int | float | None, "digests": dict | None}
+    return read_json(path, path.parent, {**kinds, **dict.fromkeys(numbers, int | float)})
 
 
 def _digests(folder: pathlib.Path) -> dict[str, str]:

@@ -115,7 +115,8 @@ def _measured(groups: Sequence[Group], readout: Readout) -> list[Measured]:
 
 def _page(title: str, lead: Html, sections: Sequence[Section]) -> str:
     style, script = (
-        Html(pathlib.Path(__file__).with_name(f"page.{kind}").read_text()) for kind in ("css", "js")
+        Html(pathlib.Path(__file__).with_name(f"page.{kind}").read_text(encoding="utf-8"))
+        for kind in ("css", "js")
     )
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"

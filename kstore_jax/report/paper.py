@@ -15,7 +15,7 @@ from typing import Any
 
 from kstore_jax.model.config import SIZES, STYLES
 
-_PRINTED = json.loads(pathlib.Path(__file__).with_name("paper.json").read_text())
+_PRINTED = json.loads(pathlib.Path(__file__).with_name("paper.json").read_text(encoding="utf-8"))
 
 ATTRIBUTES: list[str] = _PRINTED["attributes"]
 """The order of the numbers of a row."""

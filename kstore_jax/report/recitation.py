@@ -37,8 +37,13 @@ def score_table(scores: dict) -> str:
         rows.append(("together", scores["recited"], scores["answered"]))
     width = max(len(name) for name in (scores["model"], *(name for name, *_ in rows)))
     lines = [f"{scores['model']:<{width}}  recited  answered"]
-    lines += [f"{name:<{width}}  {percent(a):>7}  {percent(b):>8}" for name, a, b in rows]
+    lines += [f"{name:<{width}}  {_percent(a):>7}  {_percent(b):>8}" for name, a, b in rows]
     if "recited_whole" in scores:
-        complete = sum(row["recitation"]["whole"] for row in scores["items"])
+        complete = sum(bool(row["recitation"]["whole"]) for row in scores["items"])
         lines.append(f"{complete} of {len(scores['items'])} texts recited to the end")
+    lines += [f"{count} answers {fault}" for fault, count in scores.get("faults", {}).items()]
     return "\n".join(lines)
+
+
+def _percent(share: float | None) -> str:
+    return "–" if share is None else percent(share)

@@ -37,7 +37,7 @@ def read_results(run: pathlib.Path) -> Results:
     """
     path = run / "results.json"
     try:
-        results = _parse(run, path.read_text())
+        results = _parse(run, path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{path}: no results here; run `kstore run` first") from None
     except UnicodeDecodeError:

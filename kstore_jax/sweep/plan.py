@@ -13,8 +13,8 @@ import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Self
 
-from kstore_jax.errors import DamagedFileError, UserError
-from kstore_jax.files import read_json, write_json
+from kstore_jax.errors import UserError
+from kstore_jax.files import read_json, reading, write_json
 from kstore_jax.pipeline.stages import Cache, StageSpec
 from kstore_jax.train.telemetry import METRICS, last_metrics
 from kstore_jax.world.biographies import Variant
@@ -106,14 +106,12 @@ class Plan:
                 f"{path}: no such file; expected a folder that `kstore run` or `kstore sweep` wrote"
             )
         content = read_json(path)
-        try:
+        with reading(path, "the command of the run writes it again"):
             rows = tuple((row["name"], tuple(row["stages"])) for row in content["rows"])
             stages = {folder: StageSpec(**spec) for folder, spec in content["stages"].items()}
+            for stage in stages.values():
+                _work(stage, stages)
             return cls(Cache(workdir / content["cache"]), rows, stages)
-        except (KeyError, TypeError, AttributeError):
-            raise DamagedFileError(
-                f"{path}: damaged; the command of the run writes it again"
-            ) from None
 
     def progress(self, benchmark: Benchmark = lambda _: None) -> list[StageProgress]:
         """Returns the progress of every stage.
@@ -139,7 +137,8 @@ class Plan:
         stage = self.stages[folder]
         progress = functools.partial(StageProgress, folder, stage.kind, rows)
         line = last_metrics(self.cache.root / folder / METRICS) or {}
-        step, steps = line.get("step"), line.get("steps")
+        step = line.get("step")
+        steps = line.get("steps", step)
         if (seconds := self.cache.seconds(folder)) is not None:
             return progress("done", step, steps, seconds, 0.0, "")
         begun = (self.cache.root / folder / "config.json").exists()
@@ -165,7 +164,8 @@ def _paces(cache: Cache) -> dict[str, tuple[float, int]]:
     count: collections.Counter[str] = collections.Counter()
     for folder, stage in specs.items():
         if (stage_seconds := cache.seconds(folder)) is not None:
-            key, units = _work(stage, specs)
+            with reading(cache.root / folder / "config.json", f"remove {cache.root / folder}"):
+                key, units = _work(stage, specs)
             seconds[key] += stage_seconds
             work[key] += units
             count[key] += 1

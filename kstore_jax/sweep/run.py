@@ -5,6 +5,7 @@ newest checkpoints. Several processes, on machines that share the folders, may r
 computes its shard of the rows, and the last one writes the results.
 """
 
+import contextlib
 import functools
 import itertools
 import json
@@ -307,8 +308,10 @@ def _write_report(
     results["provenance"] = [*distinct.values()]
     path, page = workdir / "results.json", workdir / "report.html"
     with lock_workdir(workdir):
-        if page.exists() and path.exists() and read_json(path) == json.loads(json.dumps(results)):
-            return page
+        with contextlib.suppress(DamagedFileError):  # it is written again
+            known = read_json(path) if page.exists() and path.exists() else None
+            if known == json.loads(json.dumps(results)):
+                return page
         page.unlink(missing_ok=True)  # it shows older results than the next line writes
         write_json(path, results)
         return report.write([workdir], workdir)

@@ -9,7 +9,7 @@ import filelock
 
 from kstore_jax.config.fields import as_dict, identity, identity_of
 from kstore_jax.errors import UserError
-from kstore_jax.files import PARTIAL_SUFFIX, read_json, write_json
+from kstore_jax.files import PARTIAL_SUFFIX, read_json, reading, write_json
 from kstore_jax.pipeline.experiment import Experiment, parse
 from kstore_jax.pipeline.graph import resolve_auto
 from kstore_jax.sweep.plan import Plan
@@ -91,7 +91,13 @@ def _config_of(rows: Sequence[Experiment]) -> dict[str, Any]:
 
 def _read_config(workdir: pathlib.Path) -> dict[str, Any]:
     path = workdir / _CONFIG
-    return read_json(path, remove=workdir) if path.exists() else {}
+    if not path.exists():
+        return {}
+    content = read_json(path, workdir, {"rows": list})
+    with reading(path, f"remove {workdir} and run again"):
+        for row in content["rows"]:
+            identity_of(Experiment, row)
+    return content
 
 
 def _is_temporary(path: pathlib.Path) -> bool:

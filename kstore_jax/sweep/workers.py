@@ -107,7 +107,7 @@ def _start(workdir: pathlib.Path, row: int, cache: Cache, cores: set[int]) -> su
     python = [sys.executable, *(() if is_first else ("-P",))]
     arguments = map(str, (workdir, row, cache.root))
     command = [*python, "-m", "kstore_jax.sweep.workers", *arguments]
-    with (workdir / "workers" / f"row-{row}.log").open("w") as log:
+    with (workdir / "workers" / f"row-{row}.log").open("w", encoding="utf-8") as log:
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log)
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(process.pid, cores)
@@ -116,7 +116,7 @@ def _start(workdir: pathlib.Path, row: int, cache: Cache, cores: set[int]) -> su
 
 def _worker_error(log: pathlib.Path, status: int) -> UserError:
     """The last error of a worker, with its status, or 128 + N where signal N killed it."""
-    lines = log.read_text().splitlines()
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
     messages = [line.removeprefix("kstore: ") for line in lines if line.startswith("kstore: ")]
     end = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
     message = messages[-1] if messages and status > 0 else f"a worker {end}"

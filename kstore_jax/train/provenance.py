@@ -52,16 +52,20 @@ def _versions() -> dict[str, str]:
 
 def code_version(provenance: dict) -> str:
     """The git commit in a `provenance`, or the version of the package where there is none."""
-    if provenance["git"] is None:
-        return f"kstore_jax {provenance['versions']['kstore_jax']}"
-    return provenance["git"] + "-dirty" * provenance["git_dirty"]
+    if provenance.get("git") is None:
+        return f"kstore_jax {provenance['versions'].get('kstore_jax', '')}".strip()
+    return provenance["git"] + "-dirty" * bool(provenance.get("git_dirty"))
 
 
 def _git(*arguments: str) -> str | None:
     folder = pathlib.Path(__file__).parent
     try:
         done = subprocess.run(
-            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=False
+            ["git", "-C", str(folder), *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
+            encoding="utf-8",
         )
     except FileNotFoundError:
         return None

@@ -68,7 +68,11 @@ class Telemetry:
         self._spent = dict.fromkeys(PHASES, 0.0) | before
         self._spent["lost"] += sum(spent.values()) - sum(before.values())
         self._trackers = [] if silent else open_trackers(config, folder, resumed)
-        self._path, self._resumed, self._file = path, resumed, path.open("a") if silent else None
+        self._path, self._resumed, self._file = (
+            path,
+            resumed,
+            path.open("a", encoding="utf-8") if silent else None,
+        )
         self._bar = ProgressBar(name, total=steps, initial=first, disable=silent or None)
         self._marks = collections.deque([(first, time.perf_counter())], maxlen=_RATE_REPORTS)
 
@@ -146,7 +150,7 @@ class Telemetry:
             write_text(
                 self._path, "".join(json.dumps(one) + "\n" for one in (*self._resumed, line))
             )
-            self._file = self._path.open("a")
+            self._file = self._path.open("a", encoding="utf-8")
 
 
 def peak_memory() -> int:
@@ -186,11 +190,22 @@ def last_metrics(path: pathlib.Path) -> dict | None:
     return _lines(path, last + b"\n")[0] if last else None
 
 
+def _is_line(line: object) -> bool:
+    """Whether a line has the numbers of every line; a loss that is not finite is None."""
+    if not isinstance(line, dict) or not line.keys() >= _FIELDS:
+        return False
+    spent = line.get("spent", {})
+    if not isinstance(spent, dict):
+        return False
+    numbers = (line["step"], line.get("steps", 0), line["seconds"], line["loss"] or 0.0)
+    return all(isinstance(number, int | float) for number in (*numbers, *spent.values()))
+
+
 def _lines(path: pathlib.Path, content: bytes) -> list[dict]:
     try:
         lines = [json.loads(line) for line in content.split(b"\n")[:-1]]
-        if all(line.keys() >= _FIELDS for line in lines):
+        if all(_is_line(line) for line in lines):
             return lines
-    except (ValueError, AttributeError):
+    except (ValueError, RecursionError):
         pass
     raise DamagedFileError(f"{path}: damaged; remove it and run again")

@@ -98,7 +98,7 @@ class WeightsAndBiases:
             write_text(id_file, secrets.token_hex(8))
         self._run = wandb.init(
             project=project,
-            id=id_file.read_text(),
+            id=id_file.read_text(encoding="utf-8"),
             name=folder.resolve().name,
             dir=str(folder),
             resume="allow",

@@ -123,12 +123,14 @@ def _as_indices(column: Sequence[str]) -> tuple[tuple[str, ...], np.ndarray]:
 
 
 def read_lines(path: pathlib.Path) -> tuple[str, ...]:
-    """Returns the lines of a UTF-8 text file with one entry a line.
+    """Returns the lines of a UTF-8 text file with one entry a line. Blank last lines are left out.
 
     Raises:
       UserError: the file is missing, unreadable or empty, or has an empty or repeated line.
     """
     lines = _read_text(path).splitlines()
+    while lines and not lines[-1].strip():
+        lines.pop()
     if not lines:
         raise UserError(f"{path}: is empty; expected one entry a line")
     for number, line in enumerate(lines, 1):
@@ -140,7 +142,7 @@ def read_lines(path: pathlib.Path) -> tuple[str, ...]:
 
 def _read_text(path: pathlib.Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except (UnicodeDecodeError, OSError) as error:
@@ -187,11 +189,12 @@ class _Table:
     def __init__(self, schema: Schema):
         self.path = schema.folder / schema.table
         self._file = schema.folder / "world.toml"
-        reader = csv.reader(_read_text(self.path).removeprefix("\ufeff").splitlines(keepends=True))
+        reader = csv.reader(_read_text(self.path).splitlines(keepends=True))
         try:
-            numbered = [(reader.line_num, [cell.strip() for cell in row]) for row in reader if row]
+            numbered = [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
         except csv.Error as error:
             raise UserError(f"{self.path}:{reader.line_num}: {error}") from None
+        numbered = [(line, row) for line, row in numbered if any(row)]
         if len(numbered) < 2:
             raise UserError(f"{self.path}: expected a header and a row for each person")
         (_, self.header), *rows = numbered

@@ -126,7 +126,7 @@ def load_schema(folder: str = "") -> Schema:
         raise UserError(f"world.folder: {path} is not a folder")
     where = f"{path / FILE}: "
     try:
-        content = tomllib.loads((path / FILE).read_text(encoding="utf-8"))
+        content = tomllib.loads((path / FILE).read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise UserError(f"{where}no such file; expected the description of a world") from None
     except (ValueError, OSError) as error:  # also of a number with too many digits

@@ -4,6 +4,7 @@ For each item of a file the model continues a text from its opening, and answers
 (Part 3.1, section 1, asks both about its own models: `report/recitation.py`).
 """
 
+import collections
 import dataclasses
 import hashlib
 import json
@@ -16,6 +17,7 @@ from tqdm import tqdm
 from kstore_jax.errors import UserError
 from kstore_jax.files import write_json
 from kstore_jax.writers import client, journal
+from kstore_jax.writers.answers import Answer, with_fault
 from kstore_jax.writers.matching import Words, normalized_words
 from kstore_jax.writers.prompts import clean_text
 
@@ -29,7 +31,7 @@ ANSWER = (
     "Answer the question in as few words as possible. Write only the answer.\n\nQuestion: "
     "{question}\nAnswer:"
 )
-_RECORD_FIELDS = ("prompt", "answer", "fault")
+_RECORD_FIELDS = {"prompt": str, "answer": str, "fault": str}
 _ARTICLES = {"a", "an", "the"}
 
 
@@ -64,7 +66,7 @@ def read_items(path: pathlib.Path) -> list[Item]:
       UserError: the file cannot be read, or a line is malformed; names the line and field.
     """
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")  # JSON may contain other line ends
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # JSON may contain other line ends
     except FileNotFoundError:
         raise UserError(f"--items: {path}: no such file") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -173,7 +175,7 @@ def ask(
     prompts = dict.fromkeys(prompt for item in items for prompt in item.prompts)
     with journal.open_journal(folder, config) as saved:
         answers = {
-            record["prompt"]: client.Answer(record["answer"], record["fault"])
+            record["prompt"]: with_fault(Answer(record["answer"], record["fault"]))
             for _, record in journal.read_records(saved.path, _RECORD_FIELDS)
         }
         client.run(_request_answers(chat, saved, list(prompts), answers, concurrency))
@@ -186,7 +188,7 @@ async def _request_answers(
     chat: client.ChatClient,
     saved: journal.Journal,
     prompts: list[str],
-    answers: dict[str, client.Answer],
+    answers: dict[str, Answer],
     concurrency: int,
 ) -> None:
     """Adds the answers to all prompts that have none yet to `saved` and `answers`."""
@@ -205,37 +207,55 @@ async def _request_answers(
             await client.for_each(todo, request_answer, concurrency)
 
 
-def _results(model: str, items: Sequence[Item], answers: dict[str, client.Answer]) -> dict:
-    """The scores of every item and of all together, with each prompt, answer and its fault."""
+def _results(model: str, items: Sequence[Item], answers: dict[str, Answer]) -> dict:
+    """The scores of every item and of all together, with each prompt, answer and its fault.
+
+    An unfinished answer without a word of text has no score (None), neither alone nor in the
+    shares.
+    """
     rows = [_result(item, answers) for item in items]
-    words = sum(row["recitation"]["words"] for row in rows)
     questions = [question for row in rows for question in row["questions"]]
+    recited = [row["recitation"] for row in rows]
+    scored = [each for each in recited if each["correct"] is not None]
+    words = sum(each["words"] for each in scored)
+    faults = collections.Counter(each["fault"] for each in (*recited, *questions) if each["fault"])
     return {
         "model": model,
-        "recited": sum(row["recitation"]["correct"] for row in rows) / words,
-        "recited_whole": sum(row["recitation"]["whole"] for row in rows) / len(rows),
-        "answered": sum(question["right"] for question in questions) / len(questions),
+        "recited": sum(each["correct"] for each in scored) / words if words else None,
+        "recited_whole": _share([each["whole"] for each in recited]),
+        "answered": _share([question["right"] for question in questions]),
+        "faults": dict(faults),
         "items": rows,
     }
 
 
-def _result(item: Item, answers: dict[str, client.Answer]) -> dict:
+def _share(scores: Sequence[bool | None]) -> float | None:
+    """The share of True among the scores that are not None; None where all are."""
+    known = [score for score in scores if score is not None]
+    return sum(known) / len(known) if known else None
+
+
+def _result(item: Item, answers: dict[str, Answer]) -> dict:
     recite, *question_prompts = item.prompts
     correct, words = recited_words(item, answers[recite].text)
+    if not _has_text(answers[recite]):
+        correct = None
     questions = [
         {
             "prompt": prompt,
             "answer": answers[prompt].text,
             "fault": answers[prompt].fault,
             "expected": list(question.answers),
-            "right": is_right(question, answers[prompt].text),
+            "right": is_right(question, answers[prompt].text)
+            if _has_text(answers[prompt])
+            else None,
         }
         for prompt, question in zip(question_prompts, item.questions, strict=True)
     ]
     return {
         "title": item.title,
-        "recited": correct / words,
-        "answered": sum(question["right"] for question in questions) / len(questions),
+        "recited": None if correct is None else correct / words,
+        "answered": _share([question["right"] for question in questions]),
         "recitation": {
             "prompt": recite,
             "answer": answers[recite].text,
@@ -243,7 +263,13 @@ def _result(item: Item, answers: dict[str, client.Answer]) -> dict:
             "expected": item.text[len(item.opening) :].strip(),
             "correct": correct,
             "words": words,
-            "whole": correct == words,
+            "whole": None if correct is None else correct == words,
         },
         "questions": questions,
     }
+
+
+def _has_text(answer: Answer) -> bool:
+    """Whether an answer can be scored; one that ends in thoughts, or was cut off before its first
+    word, says nothing about what the model knows."""
+    return answer.fault != "unfinished" or bool(clean_text(answer.text))

@@ -14,12 +14,22 @@ import os
 import random
 import re
 import signal
+import sys
 import time
 import urllib.parse
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+import urllib.request
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from typing import TypeVar
 
 from kstore_jax.errors import Stopped, UserError, nearest
+from kstore_jax.writers.answers import (
+    Answer,
+    ErrorInBody,
+    TransientError,
+    error_message,
+    parse_answer,
+    unsupported_parameters,
+)
 
 API_KEY_VARIABLE = "OPENAI_API_KEY"
 _TRANSIENT_STATUSES = {408, 425, 429}  # and all from 500
@@ -52,35 +62,12 @@ class RetryPolicy:
 DEFAULT_RETRY_POLICY = RetryPolicy()
 
 
-@dataclasses.dataclass(frozen=True)
-class Answer:
-    """A model's answer, or the server's reason for giving none."""
-
-    text: str
-    fault: str = ""
-    """`declined`: the server rejected the prompt, or its filter ended the answer; `unfinished`: the
-    answer reached the length limit; empty: neither."""
-
-
-class _TransientError(Exception):
-    """An attempt failed and a retry may succeed.
-
-    Attributes:
-      kind: the status, `connection`, `timeout` or `malformed`.
-      retry_after: seconds that the server requests before the next attempt.
-    """
-
-    def __init__(self, kind: str, message: str, retry_after: float = 0.0):
-        super().__init__(message)
-        self.kind, self.retry_after = kind, retry_after
-
-
 class ChatClient:
     """One model of a server; an asynchronous context manager.
 
     Attributes:
       retries: number of retries by their cause: a status, `connection` (lost), `timeout`, or
-        `malformed` (the response does not follow the protocol).
+        `malformed` (the response does not follow the protocol), `broken` (an answer broke off).
 
     Raises:
       UserError: the address or the key is malformed, or a flag contains the key.
@@ -100,6 +87,8 @@ class ChatClient:
         self.model = model
         self.retries: collections.Counter[str] = collections.Counter()
         self._sampling = sampling
+        self._unsupported: dict[str, str] = {}  # parameter -> its newer name, or empty
+        self._proxy = _proxy(self.base)
         self._concurrency = concurrency
         self._retry_policy = retry_policy
         self._connected = False  # a response has arrived
@@ -141,14 +130,11 @@ class ChatClient:
             asyncio.get_running_loop().call_soon(self._check_verdict)
 
     async def _complete_with_retries(self, prompt: str, seed: int, declined_before: bool) -> Answer:
-        message = {"role": "user", "content": prompt}
-        body = {"model": self.model, "messages": [message], "seed": seed, **self._sampling}
-        content = json.dumps(body).encode()
         policy = self._retry_policy
         for attempt in range(1, policy.max_attempts + 1):
             try:
-                return await self._attempt(content, declined_before)
-            except _TransientError as error:
+                return await self._attempt(prompt, seed, declined_before)
+            except TransientError as error:
                 if attempt == policy.max_attempts:
                     raise ServerError(
                         f"{self.base}: {error} ({attempt} attempts); answers so far are saved, "
@@ -159,34 +145,69 @@ class ChatClient:
                 await asyncio.sleep(max(error.retry_after, delay * random.uniform(0.5, 1.0)))
         raise AssertionError("unreachable")
 
-    async def _attempt(self, content: bytes, declined_before: bool) -> Answer:
-        url = f"{self.base}/chat/completions"
-        try:
-            async with self._session.post(url, data=content, allow_redirects=False) as response:
-                self._connected = True
-                status, headers = response.status, response.headers
-                body = (await response.read()).decode("utf-8", "replace")
-        except TimeoutError:
-            timeout = self._retry_policy.timeout
-            raise _TransientError("timeout", f"no response within {timeout:g} s") from None
-        except self._connection_errors as error:
-            reason = self._redacted(str(error) or type(error).__name__)
-            if not self._connected:
-                raise UserError(f"--server: {self.base}: no server there ({reason})") from None
-            raise _TransientError("connection", f"connection lost ({reason})") from None
+    async def _attempt(self, prompt: str, seed: int, declined_before: bool) -> Answer:
+        parameters = self._parameters({"seed": seed, **self._sampling})
+        message = {"role": "user", "content": prompt}
+        request = {"model": self.model, "messages": [message], **parameters}
+        status, headers, body = await self._post(json.dumps(request).encode())
         if status == 200:
-            answer = _parse_answer(body)
-            self._answered = True
-            self._verdict.set()
-            return dataclasses.replace(answer, text=self._redacted(answer.text))
-        message = self._redacted(_error_message(body))[:300] or "no reason given"
+            try:
+                answer = parse_answer(body)
+            except ErrorInBody as error:
+                status = error.status
+            else:
+                self._answered = True
+                self._verdict.set()
+                return dataclasses.replace(answer, text=self._redacted(answer.text))
+        rejected = status == 200 or status in _PROMPT_STATUSES
+        if rejected and self._adapts(unsupported_parameters(body, parameters)):
+            return await self._attempt(prompt, seed, declined_before)
+        message = self._redacted(error_message(body))[:300] or "no reason given"
         message = f"status {status}: {message}"
         if status in _TRANSIENT_STATUSES or status >= 500:
             retry_after = _retry_after_seconds(headers.get("Retry-After", ""))
-            raise _TransientError(str(status), message, retry_after)
+            raise TransientError(str(status), message, retry_after)
         if status in _PROMPT_STATUSES and (declined_before or await self._answers_others()):
             return Answer(message, "declined")
+        if status == 200 and await self._answers_others():
+            raise TransientError("200", message)
         raise await self._request_error(status, message)
+
+    async def _post(self, content: bytes) -> tuple[int, Mapping[str, str], str]:
+        """The status, the headers and the body of the response to a request."""
+        url = f"{self.base}/chat/completions"
+        try:
+            async with self._session.post(
+                url, data=content, allow_redirects=False, proxy=self._proxy
+            ) as response:
+                self._connected = True
+                body = (await response.read()).decode("utf-8", "replace")
+                return response.status, response.headers, body
+        except TimeoutError:
+            timeout = self._retry_policy.timeout
+            raise TransientError("timeout", f"no response within {timeout:g} s") from None
+        except self._connection_errors as error:
+            reason = self._redacted(_without_login(str(error) or type(error).__name__))
+            if not self._connected:
+                raise UserError(f"--server: {self.base}: no server there ({reason})") from None
+            raise TransientError("connection", f"connection lost ({reason})") from None
+
+    def _parameters(self, parameters: dict) -> dict:
+        """Parameters under the names that the server knows, without those it has no name for."""
+        names = {name: name for name in parameters}
+        for name in names:
+            while names[name] in self._unsupported:
+                names[name] = self._unsupported[names[name]]
+        return {names[name]: value for name, value in parameters.items() if names[name]}
+
+    def _adapts(self, unsupported: dict[str, str]) -> bool:
+        """Whether a request was rejected for these parameters, which later ones leave out."""
+        for name, newer in unsupported.items():
+            if name not in self._unsupported:
+                self._unsupported[name] = newer
+                instead = f"sends {newer} instead" if newer else "leaves it to the server"
+                print(f"note: {self.base} rejects {name}; kstore {instead}", file=sys.stderr)
+        return bool(unsupported)
 
     async def _answers_others(self) -> bool:
         """Whether the server answered any request; waits while one is in flight that it may."""
@@ -215,7 +236,9 @@ class ChatClient:
     async def _list_models(self) -> list[str]:
         """The server's models; empty where it does not list them."""
         try:
-            async with self._session.get(f"{self.base}/models", allow_redirects=False) as response:
+            async with self._session.get(
+                f"{self.base}/models", allow_redirects=False, proxy=self._proxy
+            ) as response:
                 return [str(model["id"]) for model in (await response.json())["data"]]
         except (*self._connection_errors, TimeoutError, ValueError, KeyError, TypeError):
             return []
@@ -253,37 +276,40 @@ def base_url(server: str) -> str:
     return f"{parts.scheme}://{parts.netloc}{path}"
 
 
+def _proxy(base: str) -> str | None:
+    """The proxy that HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY give for an address; none for
+    this machine itself.
+
+    Raises:
+      UserError: it is no proxy of HTTP.
+    """
+    parts = urllib.parse.urlsplit(base)
+    host = parts.hostname or ""
+    if host == "localhost" or re.fullmatch(r"127\.[\d.]+|::1", host):
+        return None
+    proxies = urllib.request.getproxies()
+    proxy = proxies.get(parts.scheme) or proxies.get("all")
+    if not proxy or urllib.request.proxy_bypass(parts.netloc):
+        return None
+    proxy = proxy if "://" in proxy else f"http://{proxy}"
+    if not proxy.startswith(("http://", "https://")):
+        raise UserError(
+            f"{parts.scheme.upper()}_PROXY: expected an address such as http://host:3128, got "
+            f"{_without_login(proxy)}"
+        )
+    return proxy
+
+
+def _without_login(text: str) -> str:
+    """A text in which addresses have neither user name nor password."""
+    return re.sub(r"//[^/@\s]*@", "//", text)
+
+
 def _key_pattern(key: str) -> re.Pattern[str]:
     """Matches a key, plain or percent-encoded. A short key is a placeholder (`x`, `none`) and
     matches as a separate word only."""
     forms = "|".join(map(re.escape, {key, urllib.parse.quote(key, safe="")}))
     return re.compile(f"(?:{forms})" if len(key) >= 8 else rf"(?<!\w)(?:{forms})(?!\w)")
-
-
-def _parse_answer(body: str) -> Answer:
-    try:
-        choice = json.loads(body)["choices"][0]
-        message, finish_reason = choice["message"], choice.get("finish_reason")
-        refusal = message.get("refusal")
-        text = message["content"] or refusal or ""
-        text.encode()  # JSON can spell half a surrogate pair, which is not text
-        if refusal or finish_reason == "content_filter":
-            return Answer(text, "declined")
-        return Answer(text, "unfinished" if finish_reason == "length" else "")
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        raise _TransientError("malformed", "not a response of the chat protocol") from None
-
-
-def _error_message(body: str) -> str:
-    """The message in the body of an error, on one line."""
-    message = body
-    try:
-        error = json.loads(body)
-        error = error.get("error", error)
-        message = error if isinstance(error, str) else str(error.get("message", error))
-    except (ValueError, AttributeError, RecursionError):
-        pass
-    return " ".join(message.split())
 
 
 def _retry_after_seconds(header: str) -> float:

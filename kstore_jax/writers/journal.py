@@ -10,7 +10,7 @@ import json
 import os
 import pathlib
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator, Mapping
 
 import filelock
 
@@ -71,8 +71,11 @@ def _end_of_last_line(path: pathlib.Path) -> int:
     return 0
 
 
-def read_records(path: pathlib.Path, fields: Collection[str]) -> Iterator[tuple[int, dict]]:
+def read_records(path: pathlib.Path, fields: Mapping[str, type]) -> Iterator[tuple[int, dict]]:
     """Yields (byte offset, record) in the order of writing; leaves out a torn last line.
+
+    Args:
+      fields: the type of each field of a record.
 
     Raises:
       DamagedFileError: another line is not a JSON object with these fields; names the line.
@@ -88,22 +91,24 @@ def read_records(path: pathlib.Path, fields: Collection[str]) -> Iterator[tuple[
             offset += len(line)
 
 
-def read_at(path: pathlib.Path, offsets: list[int]) -> list[dict]:
-    """The records that begin at these byte offsets."""
+def read_at(path: pathlib.Path, offsets: list[int], fields: Mapping[str, type]) -> list[dict]:
+    """The records that begin at these byte offsets, as `read_records` yields them."""
     with path.open("rb") as file:
         records = []
         for offset in offsets:
             file.seek(offset)
-            records.append(_parse_record(file.readline(), f"{path}, byte {offset}"))
+            records.append(_parse_record(file.readline(), f"{path}, byte {offset}", fields))
     return records
 
 
-def _parse_record(line: bytes, where: str, fields: Collection[str] = ()) -> dict:
+def _parse_record(line: bytes, where: str, fields: Mapping[str, type]) -> dict:
     try:
         record = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         record = None
-    if not isinstance(record, dict) or not record.keys() >= set(fields):
+    if not isinstance(record, dict) or not all(
+        isinstance(record.get(name), kind) for name, kind in fields.items()
+    ):
         raise DamagedFileError(f"{where}: damaged; remove the line and run again")
     return record
 

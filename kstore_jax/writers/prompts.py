@@ -18,15 +18,15 @@ from kstore_jax.world.people import People, full_names, value_texts
 from kstore_jax.world.pools import Pools, read_lines
 from kstore_jax.world.schema import Schema
 from kstore_jax.writers import matching
+from kstore_jax.writers.thoughts import without_thoughts
 
 REJECTION_REASONS = ("declined", "unfinished", "empty", "name")
-"""Why a text is rejected: the server declined to write it, it reached the length limit, it is
-empty, or it lacks the name. Other reasons are the attributes that it lacks or states wrongly."""
+"""Why a text is rejected: the server declined to write it, it was cut off or ends in thoughts, it
+is empty, or it lacks the name. Other reasons are the attributes that it lacks or states wrongly."""
 _REQUEST = "Write a text of about 50 words about the {noun} {{name}}."
 _PRONOUN = 'Call the {noun} "{{pronoun}}". '
 _CLOSING = "State every fact in full, in any order, and reply with the text alone."
 _INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u2060\ufeff]")
-_THOUGHTS = re.compile(r"\A\s*<think>.*?</think>", re.DOTALL)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,9 +124,8 @@ def load_prompts(schema: Schema) -> PromptTexts:
 
 
 def clean_text(answer: str) -> str:
-    """An answer on one line with single spaces, without invisible characters and without a leading
-    `<think>` block."""
-    return " ".join(_INVISIBLE.sub("", _THOUGHTS.sub("", answer)).split())
+    """An answer on one line with single spaces, without invisible characters and thoughts."""
+    return " ".join(_INVISIBLE.sub("", without_thoughts(answer)[0]).split())
 
 
 def rejection_reasons(

@@ -26,7 +26,7 @@ from kstore_jax.writers.rewording import reword
 
 MAX_NAMES = 16
 """Spans of the full name per text; the rest are left out, and missing ones are (0, 0)."""
-RECORD_FIELDS = ("person", "entry", "attempt", "refused", "text")
+RECORD_FIELDS = {"person": int, "entry": int, "attempt": int, "refused": list, "text": str}
 """Fields of a journal record. `refused`: why the text is rejected, empty where it is accepted."""
 _SENTENCE_KEYS = 64
 
@@ -133,7 +133,7 @@ class RewrittenTexts:
         by_person = person_facts(self._pools, draw_people(self._pools, self._seed, ids))
         facts = [by_person[i - lowest] for i in person.tolist()]
         path = self.folder / journal.JOURNAL
-        records = journal.read_at(path, self._offset[text_rows].tolist())
+        records = journal.read_at(path, self._offset[text_rows].tolist(), RECORD_FIELDS)
         texts = [
             self._in_variant(variant, each, record["text"], int(number))
             for each, record, number in zip(facts, records, entry, strict=True)

@@ -12,7 +12,7 @@ import urllib.parse
 import pytest
 
 from kstore_jax.errors import UserError
-from kstore_jax.writers import client
+from kstore_jax.writers import answers, client
 from tests.writers.chat_server import MODEL, running
 
 RETRY_POLICY = client.RetryPolicy(
@@ -118,7 +118,7 @@ def test_no_server_an_unknown_model_and_a_wrong_key_are_errors_at_once(monkeypat
 
 def test_an_answer_has_its_fault():
     def answer(reason, **message):
-        return client._parse_answer(
+        return answers.parse_answer(
             json.dumps({"choices": [{"message": message, "finish_reason": reason}]})
         )
 
@@ -130,9 +130,9 @@ def test_an_answer_has_its_fault():
 
 def test_json_nested_too_deeply_is_malformed():
     body = "[" * 100_000
-    with pytest.raises(client._TransientError, match="not a response of the chat protocol"):
-        client._parse_answer(body)
-    assert client._error_message(body) == body
+    with pytest.raises(answers.TransientError, match="not a response of the chat protocol"):
+        answers.parse_answer(body)
+    assert answers.error_message(body) == body
 
 
 def test_a_declined_prompt_is_no_error_where_others_are_answered():
