@@ -257,7 +257,7 @@ def read_manifest(folder: pathlib.Path) -> dict:
     try:
         manifest = json.loads(path.read_text())
         version = int(manifest["format"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
         raise DamagedFileError(f"{path}: missing or unreadable") from None
     if version != FORMAT:
         age = "newer" if version > FORMAT else "older"

@@ -56,7 +56,7 @@ def _unfinished(graph: ExperimentGraph) -> str | None:
 
 
 def _evaluate(graph: ExperimentGraph, beam_size: int, show: int) -> dict:
-    context, experiment = build_context(graph), graph.experiment
+    context, experiment = build_context(graph, to_read=True), graph.experiment
     params = context.finetuned
     return {
         "dataset": experiment.data.variant,

@@ -31,7 +31,7 @@ def export(run: pathlib.Path, out: pathlib.Path, row: int | None = None) -> None
       UserError: there is no such run or row, the run has several models or no finished one, or
         Hugging Face has no such network. Nothing is written then.
     """
-    context = build_context(_graph_to_export(run, row))
+    context = build_context(_graph_to_export(run, row), to_read=True)
     vocabulary, end = context.vocabulary, context.vocabulary.end_of_text
     tokenizer = tokenizer_json(vocabulary, context.shape.vocabulary)
     end_token = vocabulary.tokenizer.backend.id_to_token(vocabulary.tokenizer.end_of_text)

@@ -115,6 +115,7 @@ class ExperimentGraph:
         for stage in self.datasets.values():
             if self.cache.result(stage) is not None:
                 shards.read_manifest(self.cache.folder(stage) / "dataset")
+                self.cache.check_files(stage)
 
 
 def _is_reached(model: str, until: str) -> bool:

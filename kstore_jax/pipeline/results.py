@@ -27,7 +27,7 @@ def read_graphs(run: pathlib.Path) -> list[ExperimentGraph]:
     path = run / "config.json"
     try:
         rows = json.loads(path.read_text())["rows"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
         raise UserError(f"{path}: no configuration of a run") from None
     results = run / "results.json"
     stages = read_json(results).get("stages", "stages") if results.exists() else "stages"
