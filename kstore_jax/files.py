@@ -5,11 +5,13 @@ import hashlib
 import json
 import os
 import pathlib
+import resource
 from collections.abc import Iterator
 from typing import Any, NoReturn
 
-from kstore_jax.errors import DamagedFileError
+from kstore_jax.errors import DamagedFileError, UserError
 
+_OPEN_FILES, _FEWEST_OPEN_FILES = 4096, 256  # TensorStore opens up to 128 at a time
 PARTIAL_SUFFIX = ".writing"
 """Suffix of files and folders that are not complete yet."""
 
@@ -23,6 +25,20 @@ def write_bytes(path: pathlib.Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+
+
+def allow_open_files() -> None:
+    """Lets this process open as many files as libraries need at a time that write in parallel.
+
+    Raises:
+      UserError: the limit of the system is too low.
+    """
+    now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _OPEN_FILES if most == resource.RLIM_INFINITY else min(most, _OPEN_FILES)
+    if now != resource.RLIM_INFINITY and now < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (now := wanted, most))
+    if 0 <= now < _FEWEST_OPEN_FILES:
+        raise UserError(f"ulimit -n: expected at least {_FEWEST_OPEN_FILES} open files, got {now}")
 
 
 @contextlib.contextmanager

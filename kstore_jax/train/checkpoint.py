@@ -122,7 +122,9 @@ class Checkpoints:
         path, me = str(self._folder.absolute() / str(step)), jax.process_index()
         alone = ocp.options.MultiprocessingOptions(primary_host=me, active_processes={me})
         with ocp.Context(multiprocessing_options=alone):
-            metadata: Any = ocp.checkpointables_metadata(path).custom_metadata or {}
+            metadata: Any = ocp.checkpointables_metadata(path).custom_metadata
+            if metadata is None:  # the file that holds it is missing, which Orbax accepts
+                raise ValueError(f"{path}: no metadata")
             return ocp.load_checkpointables(path, like), metadata
 
     def resume(self, **like) -> tuple[int, dict]:
@@ -179,7 +181,7 @@ def check_path(folder: pathlib.Path) -> None:
     try:
         path.encode()
     except UnicodeEncodeError:
-        raise UserError(f"{folder}: expected a path in UTF-8; choose another folder") from None
+        raise UserError(f"{str(folder)!a}: expected a path in UTF-8; choose another folder") from None
     if found := _MISREAD.search(f"{path}/"):
         raise UserError(
             f"{folder}: checkpoints cannot be in a path with {found[0]!r}; choose another folder"
