@@ -65,7 +65,6 @@ HUGE = [
     ("finetune.batch_size=100000000000", "finetune.batch_size"),
     ("readouts.p_probe.batch_size=100000000000", "readouts.p_probe.batch_size"),
     ("data.variant=multi999999999", "data.variant, world.people"),
-    ("world.people=20000000000", "world.people, world.celebrities"),
     ("model.width=1000000000", "model.layers, model.width, model.mlp_width"),
     ("model.layers=1000000000", "model.layers, model.width, model.mlp_width"),
     ("model.mlp_width=1000000000000", "model.layers, model.width, model.mlp_width"),

@@ -10,8 +10,10 @@ from kstore_jax.errors import UserError
 from kstore_jax.pipeline.cores import cgroup_settings
 from kstore_jax.pipeline.experiment import Experiment
 from kstore_jax.readouts import decode
+from kstore_jax.train.config import Training
 from kstore_jax.world.biographies import Variant
 from kstore_jax.world.language import load_language
+from kstore_jax.world.people import check_people_count
 
 _NUMBER = 4  # bytes of a weight, and of a token of a batch
 _A_WEIGHT = 3 * _NUMBER  # itself, its gradient, and a moment of the optimizer
@@ -51,14 +53,16 @@ def _on_host(experiment: Experiment) -> Iterator[tuple[str, int]]:
     language = load_language(world.folder, world.value_fraction, world.name_fraction)
     attributes = len(language.schema.attributes)
     everyone = world.people + world.celebrities
+    check_people_count(language.pools, everyone)
     yield "world.people, world.celebrities", everyone * 8 * (3 + attributes)
     of_a_text = 24 + 4 * attributes + 2 * _TEXT
-    for field, people, variant in (
-        ("data.variant, world.people", world.people, data.variant),
-        ("data.celebrity_variant, world.celebrities", world.celebrities, data.celebrity_variant),
+    for field, group, people in (
+        ("variant", "people", world.people),
+        ("celebrity_variant", "celebrities", world.celebrities),
     ):
-        texts = people * Variant.parse(variant).biographies_per_person
-        yield field, 0 if data.rewritten else texts * of_a_text
+        variant = Variant.parse(getattr(data, field), f"data.{field}")
+        texts = 0 if data.rewritten else people * variant.biographies_per_person
+        yield f"data.{field}, world.{group}", texts * of_a_text
     for name, training, length in _trainings(experiment):
         yield f"{name}.steps", training.steps * _NUMBER  # their learning rates
         step = training.batch_size * length * _NUMBER
@@ -67,7 +71,7 @@ def _on_host(experiment: Experiment) -> Iterator[tuple[str, int]]:
 
 
 def _on_device(experiment: Experiment, on_cpu: bool) -> Iterator[tuple[str, int]]:
-    """Names of fields, and the bytes they make a device keep; a CPU stands for all its devices."""
+    """Names of fields, and the bytes they make a device keep, or a CPU with all of its devices."""
     model, mesh = experiment.model, experiment.mesh
     hidden = model.mlp_width or 2 * model.width
     weights = model.layers * model.width * (2 * model.width + 2 * hidden)
@@ -84,13 +88,13 @@ def _on_device(experiment: Experiment, on_cpu: bool) -> Iterator[tuple[str, int]
         )
 
 
-def _trainings(experiment: Experiment) -> Iterator[tuple]:
+def _trainings(experiment: Experiment) -> Iterator[tuple[str, Training, int]]:
     """The section of each training, its configuration, and the tokens of a text at the least."""
     yield "pretrain", experiment.pretrain, experiment.pretrain.seq_len
     if experiment.finetune.steps:
         yield "finetune", experiment.finetune, _TEXT
     for name, (_, config) in experiment.enabled_readouts.items():
-        if hasattr(config, "batch_size"):
+        if isinstance(config, Training):
             yield f"readouts.{name}", config, _TEXT
 
 

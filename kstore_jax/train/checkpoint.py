@@ -28,6 +28,7 @@ warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarni
 _NEWEST = 2  # checkpoints that are kept
 _DIGESTS = "digests"
 _STAGE = "stage"
+_METADATA = "_CHECKPOINT_METADATA"
 _STAGE_FOLDER = re.compile(r"\w+-[0-9a-f]{12}")
 _MISREAD = re.compile(r"[*?\[\\]|gs:/|^/(gs|s3|az|hf)/")  # by Orbax's `glob`, TensorStore, etils
 _policies = ocp.training.preservation_policies
@@ -123,8 +124,8 @@ class Checkpoints:
         alone = ocp.options.MultiprocessingOptions(primary_host=me, active_processes={me})
         with ocp.Context(multiprocessing_options=alone):
             metadata: Any = ocp.checkpointables_metadata(path).custom_metadata
-            if metadata is None:  # the file that holds it is missing, which Orbax accepts
-                raise ValueError(f"{path}: no metadata")
+            if not metadata:
+                pathlib.Path(path, _METADATA).read_bytes()  # Orbax accepts that it is missing
             return ocp.load_checkpointables(path, like), metadata
 
     def resume(self, **like) -> tuple[int, dict]:
@@ -178,10 +179,8 @@ def check_path(folder: pathlib.Path) -> None:
     """Raises UserError where no checkpoint can be in a folder: the libraries that write it take its
     path for a pattern or an address."""
     path = str(folder.absolute())
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        raise UserError(f"{str(folder)!a}: expected a path in UTF-8; choose another folder") from None
+    if path.encode(errors="ignore").decode() != path:
+        raise UserError(f"{str(folder)!a}: expected a path in UTF-8; choose another folder")
     if found := _MISREAD.search(f"{path}/"):
         raise UserError(
             f"{folder}: checkpoints cannot be in a path with {found[0]!r}; choose another folder"
