@@ -8,7 +8,17 @@ import pathlib
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+
+_REFUSALS = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ESTALE),
+    *(errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE),
+)
+_OUT_OF_MEMORY = re.compile("RESOURCE_EXHAUSTED|out of memory", re.IGNORECASE)
+_LOWER = (
+    "lower batch_size or raise grad_accum_steps of the training, or lower pretrain.seq_len, "
+    "model.width or model.layers"
+)
 
 
 class UserError(Exception):
@@ -105,8 +115,8 @@ def run_guarded(action: Callable[[], None]) -> int:
 def as_user_error(error: Exception) -> UserError | None:
     """Returns an error as one that the user can fix, or None where the user cannot fix it.
 
-    User errors keep their status; errors of the operating system name the file; a full disk is
-    recognised also where a library wraps it.
+    User errors keep their status; errors of the operating system name the file, also where a
+    library wraps them; a lack of memory names the fields to lower.
     """
     if isinstance(error, UserError):
         return _user_error(str(error), error.status)
@@ -114,10 +124,12 @@ def as_user_error(error: Exception) -> UserError | None:
         return _user_error(
             f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror), 2
         )
-    if _is_full_disk(error):
+    if refusal := system_refusal(error):
         path = re.search(r"/[^\s\":;]+", str(error))
         where = f"{path[0]}: " if path else ""
-        return _user_error(f"{where}no space left on device; finished files are kept", 2)
+        return _user_error(f"{where}{refusal}; finished files are kept", 2)
+    if (shortage := memory_shortage(error)) is not None:
+        return _user_error(f"not enough memory ({shortage}); {_LOWER}", 2)
     return None
 
 
@@ -140,12 +152,35 @@ def _user_error(message: str, status: int) -> UserError:
     return error
 
 
-def _is_full_disk(error: BaseException | None) -> bool:
-    """Whether a full disk caused an error; ArrayRecord and Orbax wrap it in errors of their own."""
-    if error is None:
-        return False
+def system_refusal(error: BaseException) -> str | None:
+    """What the operating system says where it could not read or write a file, such as `No space
+    left on device`; None where an error has another cause.
+
+    ArrayRecord, TensorStore and Orbax wrap it in errors of their own, often as text.
+    """
+    for cause in _causes(error):
+        code = cause.errno if isinstance(cause, OSError) else None
+        for refusal in _REFUSALS:
+            if code == refusal or os.strerror(refusal).lower() in str(cause).lower():
+                return os.strerror(refusal)
+    return None
+
+
+def memory_shortage(error: BaseException) -> str | None:
+    """The first line of the error where memory ran out; None where an error has another cause."""
+    for cause in _causes(error):
+        if isinstance(cause, MemoryError) or _OUT_OF_MEMORY.search(str(cause)):
+            return next(iter(str(cause).splitlines()), type(cause).__name__)
+    return None
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """An error, and those that it wraps or followed."""
+    yield error
     inside = (error.__cause__, error.__context__, *getattr(error, "exceptions", ()))
-    return os.strerror(errno.ENOSPC) in str(error) or any(map(_is_full_disk, inside))
+    for each in dict.fromkeys(inside):
+        if each is not None:
+            yield from _causes(each)
 
 
 def _print_error(message: str, status: int) -> int:

@@ -5,12 +5,14 @@ import hashlib
 import json
 import os
 import pathlib
+import resource
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType, UnionType
-from typing import Any
+from typing import Any, NoReturn
 
-from kstore_jax.errors import DamagedFileError
+from kstore_jax.errors import DamagedFileError, UserError
 
+_OPEN_FILES, _FEWEST_OPEN_FILES = 4096, 256  # TensorStore opens up to 128 at a time
 PARTIAL_SUFFIX = ".writing"
 """Suffix of files and folders that are not complete yet."""
 
@@ -18,22 +20,61 @@ PARTIAL_SUFFIX = ".writing"
 def write_bytes(path: pathlib.Path, content: bytes) -> None:
     """Replaces a file atomically: after a crash it has the new content or the old one."""
     temporary = path.with_name(path.name + PARTIAL_SUFFIX)
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    with errors_named(path):
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+
+
+def allow_open_files() -> None:
+    """Lets this process open as many files as libraries need at a time that write in parallel.
+
+    Raises:
+      UserError: the limit of the system is too low.
+    """
+    now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _OPEN_FILES if most == resource.RLIM_INFINITY else min(most, _OPEN_FILES)
+    if now != resource.RLIM_INFINITY and now < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (now := wanted, most))
+    if 0 <= now < _FEWEST_OPEN_FILES:
+        raise UserError(f"ulimit -n: expected at least {_FEWEST_OPEN_FILES} open files, got {now}")
+
+
+@contextlib.contextmanager
+def errors_named(path: pathlib.Path) -> Iterator[None]:
+    """Gives an error of the operating system the name of a file, which a failed write lacks."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
 
 
 def sha256(path: pathlib.Path) -> str:
-    """Returns the SHA-256 of a file; of a folder, of the names and contents of all its files."""
-    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    """Returns the SHA-256 of a file; of a folder, of the names and contents of all its files.
+
+    Raises:
+      OSError: a file or a folder cannot be read.
+    """
+    files = _files_below(path) if path.is_dir() else [path]
     whole = hashlib.sha256()
     for each in files:
         with each.open("rb") as file:
             whole.update(each.relative_to(path).as_posix().encode() + b"\0")
             whole.update(hashlib.file_digest(file, "sha256").digest())
     return whole.hexdigest()
+
+
+def _files_below(folder: pathlib.Path) -> list[pathlib.Path]:
+    """All files in a folder and below, sorted; `rglob` leaves out folders that it may not read."""
+
+    def fail(error: OSError) -> NoReturn:
+        raise error
+
+    walk = os.walk(folder, onerror=fail)
+    return sorted(pathlib.Path(parent, name) for parent, _, names in walk for name in names)
 
 
 def write_text(path: pathlib.Path, text: str) -> None:

@@ -26,7 +26,7 @@ from tqdm import tqdm
 from kstore_jax.corpus.encode import TokenizedTexts, TokenTable, concatenate, encode_biographies
 from kstore_jax.corpus.tokenizer import Tokenizer
 from kstore_jax.errors import DamagedFileError, UserError
-from kstore_jax.files import PARTIAL_SUFFIX, read_json, write_json
+from kstore_jax.files import PARTIAL_SUFFIX, read_json, write_json, write_text
 from kstore_jax.world.biographies import Variant, write_biographies
 from kstore_jax.world.people import draw_people
 
@@ -179,7 +179,7 @@ def _make_folder(folder: pathlib.Path, config: dict) -> None:
     if not path.exists() or path.read_text(encoding="utf-8") != content:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
-        path.write_text(content, encoding="utf-8")
+        write_text(path, content)
 
 
 def _summary_path(path: pathlib.Path) -> pathlib.Path:
@@ -260,7 +260,7 @@ def read_manifest(folder: pathlib.Path) -> dict:
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
         version = int(manifest["format"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
         raise DamagedFileError(f"{path}: missing or unreadable") from None
     if version != FORMAT:
         age = "newer" if version > FORMAT else "older"

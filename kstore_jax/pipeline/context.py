@@ -1,5 +1,6 @@
 """Builds the `Context` of an experiment from its finished stages."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -9,10 +10,12 @@ import numpy as np
 from kstore_jax.corpus import shards
 from kstore_jax.corpus.shards import Corpus
 from kstore_jax.corpus.tokenizer import Vocabulary
+from kstore_jax.errors import UserError
 from kstore_jax.model.forward import Params
 from kstore_jax.model.transformer import Shape
 from kstore_jax.pipeline import finetune
-from kstore_jax.pipeline.graph import ExperimentGraph
+from kstore_jax.pipeline.experiment import Experiment
+from kstore_jax.pipeline.graph import ExperimentGraph, resolve_auto
 from kstore_jax.pipeline.init_params import init_params
 from kstore_jax.pipeline.stages import Stage
 from kstore_jax.readouts.base import Context
@@ -25,8 +28,12 @@ _ROWS_MULTIPLE = 128
 """The embedding is padded to a multiple of this many rows."""
 
 
-def build_context(graph: ExperimentGraph) -> Context:
+def build_context(graph: ExperimentGraph, to_read: bool = False) -> Context:
     """The context of an experiment. It reads corpora and parameters when they are first used.
+
+    Args:
+      to_read: whether finished models are only read. Then the devices and the attention that this
+        machine has are used, whatever a model was trained on.
 
     Raises:
       NotFinished: the vocabulary depends on a dataset that is not written yet.
@@ -37,10 +44,11 @@ def build_context(graph: ExperimentGraph) -> Context:
     vocabulary = _vocabulary(graph, read_corpus)
     mask_token = vocabulary.size if e.model.direction == "bidirectional" else None
     rows = vocabulary.size + (mask_token is not None)
+    model, mesh = (_here(e).model, make_mesh()) if to_read else (e.model, make_mesh(e.mesh))
     return Context(
         seed=e.seed,
         world_seed=e.world.seed,
-        shape=Shape.of(e.model, -(-rows // _ROWS_MULTIPLE) * _ROWS_MULTIPLE),
+        shape=Shape.of(model, -(-rows // _ROWS_MULTIPLE) * _ROWS_MULTIPLE),
         vocabulary=vocabulary,
         mask_token=mask_token,
         table=data.table,
@@ -51,12 +59,21 @@ def build_context(graph: ExperimentGraph) -> Context:
         in_train=data.in_train,
         qa_train_mask=data.qa_train_mask,
         held_back_mask=people_who_choose(graph) & (graph.refit is None),
-        mesh=make_mesh(e.mesh),
+        mesh=mesh,
         telemetry=e.telemetry,
         read_corpus=read_corpus,
         load_pretrained=functools.partial(_load_pretrained, graph),
         load_finetuned=functools.partial(_load_finetuned, graph),
     )
+
+
+def _here(experiment: Experiment) -> Experiment:
+    """The experiment, with another attention where this machine lacks its own."""
+    try:
+        return resolve_auto(experiment)
+    except UserError:
+        model = dataclasses.replace(experiment.model, attention="auto")
+        return resolve_auto(dataclasses.replace(experiment, model=model))
 
 
 def vocabulary_needs_corpora(graph: ExperimentGraph) -> bool:
@@ -85,7 +102,9 @@ def _vocabulary(graph: ExperimentGraph, read_corpus: Callable[[str], Corpus]) ->
 def _read_corpus(graph: ExperimentGraph, kind: str) -> Corpus:
     stage = graph.datasets[kind]
     graph.cache.require(stage)
-    return shards.read_dataset(graph.cache.folder(stage) / "dataset")
+    corpus = shards.read_dataset(graph.cache.folder(stage) / "dataset")
+    graph.cache.check_files(stage)
+    return corpus
 
 
 def _load_pretrained(graph: ExperimentGraph, context: Context) -> Params:

@@ -25,12 +25,25 @@ def cgroup_cpu_limit(
 ) -> float:
     """Returns the CPU limit of this process's cgroups (version 2), in cores: 1.5 in a container
     started with `--cpus=1.5`, infinite without a limit."""
-    limit = math.inf
+    limits = [math.inf]
+    for text in cgroup_settings("cpu.max", proc, root):
+        quota, period = text.split()
+        limits.append(float(quota.replace("max", "inf")) / float(period))
+    return min(limits)
+
+
+def cgroup_settings(
+    name: str,
+    proc: pathlib.Path = pathlib.Path("/proc"),
+    root: pathlib.Path = pathlib.Path("/sys/fs/cgroup"),
+) -> list[str]:
+    """Returns what the file `name` says in each of this process's cgroups (version 2) that has it,
+    its own first."""
+    texts = []
     with contextlib.suppress(OSError):
         lines = (proc / "self/cgroup").read_text(encoding="utf-8").splitlines()
         for cgroup in (root / line[4:] for line in lines if line.startswith("0::/")):
             for group in (cgroup, *cgroup.parents):
                 with contextlib.suppress(FileNotFoundError):
-                    quota, period = (group / "cpu.max").read_text(encoding="utf-8").split()
-                    limit = min(limit, float(quota.replace("max", "inf")) / float(period))
-    return limit
+                    texts.append((group / name).read_text(encoding="utf-8").strip())
+    return texts

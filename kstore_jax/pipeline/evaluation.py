@@ -11,6 +11,7 @@ from kstore_jax.model.forward import Params
 from kstore_jax.pipeline.context import build_context
 from kstore_jax.pipeline.experiment import Experiment
 from kstore_jax.pipeline.graph import ExperimentGraph
+from kstore_jax.pipeline.memory import check_beams
 from kstore_jax.pipeline.results import select_graphs
 from kstore_jax.readouts.base import Context
 from kstore_jax.readouts.qa import evaluate_task, generate_answers
@@ -53,7 +54,9 @@ def _is_trained(graph: ExperimentGraph) -> bool:
 
 
 def _evaluate(graph: ExperimentGraph, beam_size: int, show: int) -> dict:
-    context, experiment = build_context(graph), graph.experiment
+    context, experiment = build_context(graph, to_read=True), graph.experiment
+    if beam_size > 1:
+        check_beams("--beam", beam_size, experiment.world.people, context.vocabulary.size)
     params = context.finetuned
     return {
         "dataset": experiment.data.variant,

@@ -34,7 +34,7 @@ def export(run: pathlib.Path, out: pathlib.Path, row: str | None = None) -> None
         Hugging Face has no such network. Nothing is written then.
     """
     graph = _graph_to_export(run, row)
-    context = build_context(graph)
+    context = build_context(graph, to_read=True)
     vocabulary, end = context.vocabulary, context.vocabulary.end_of_text
     tokenizer = tokenizer_json(vocabulary, context.shape.vocabulary)
     end_token = vocabulary.tokenizer.backend.id_to_token(vocabulary.tokenizer.end_of_text)

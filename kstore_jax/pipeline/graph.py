@@ -20,6 +20,7 @@ from kstore_jax.pipeline.experiment import Experiment, Finetune
 from kstore_jax.pipeline.stages import Cache, Stage
 from kstore_jax.tasks.base import TASKS
 from kstore_jax.train.config import Training
+from kstore_jax.train.distributed import broadcast_from_first
 
 DATASET_VERSION = 1
 _CONTENTS = {  # fields of a stage that stand for files
@@ -164,10 +165,12 @@ class ExperimentGraph:
         return "finetune is not finished; run it first"
 
     def check_datasets(self) -> None:
-        """Raises DamagedFileError where a dataset of the cache is not as it was written."""
+        """Raises DamagedFileError where a dataset of the cache is not as it was written; all
+        processes of a run call it together."""
         for stage in self.datasets.values():
-            if self.cache.result(stage) is not None:
+            if broadcast_from_first(self.cache.result(stage)) is not None:
                 shards.read_manifest(self.cache.folder(stage) / "dataset")
+                self.cache.check_files(stage)
 
 
 _CHOICE = ("grid", "validation", "refit")

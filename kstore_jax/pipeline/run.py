@@ -8,14 +8,17 @@ from collections.abc import Hashable, Mapping, Sequence
 
 from kstore_jax.corpus import shards
 from kstore_jax.errors import one_line_error
+from kstore_jax.files import allow_open_files
 from kstore_jax.pipeline.context import best_finetuning, build_context, people_who_choose
 from kstore_jax.pipeline.cores import usable_cores
 from kstore_jax.pipeline.finetune import finetune
 from kstore_jax.pipeline.graph import ExperimentGraph
 from kstore_jax.pipeline.init_params import init_params
+from kstore_jax.pipeline.memory import check_beams
 from kstore_jax.pipeline.pretrain import Pretraining
 from kstore_jax.pipeline.stages import Stage
 from kstore_jax.readouts.base import Context
+from kstore_jax.train.checkpoint import check_path
 from kstore_jax.train.distributed import broadcast_from_first, is_first
 from kstore_jax.train.fit import fit_batched
 from kstore_jax.train.mesh import make_mesh
@@ -72,11 +75,18 @@ def check(graph: ExperimentGraph) -> None:
     """Checks what can be checked before anything is computed.
 
     Raises:
-      UserError: the mesh does not fit the devices, or training cannot start from `model.init_from`.
+      UserError: beams do not fit into memory, the mesh does not fit the devices, training cannot
+        start from `model.init_from`, no checkpoint can be in the cache's path, or the system allows
+        too few open files.
       DamagedFileError: a dataset of the cache is not as it was written.
     """
     e = graph.experiment
+    allow_open_files()
+    check_path(graph.cache.root)
     make_mesh(e.mesh)
+    if "qa" in e.enabled_readouts and (beams := e.readouts.qa.beam_size) > 1:
+        vocabulary = graph.data.vocabulary.size
+        check_beams("readouts.qa.beam_size", beams, e.world.people, vocabulary)
     if e.model.init_from and not e.data.text:
         init_params(build_context(graph), e.model.init_from)
     graph.check_datasets()

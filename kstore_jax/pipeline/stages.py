@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 
 import filelock
 
+from kstore_jax.corpus.shards import MANIFEST
 from kstore_jax.errors import DamagedFileError, UserError
 from kstore_jax.files import read_json, sha256, write_json
 from kstore_jax.train.distributed import any_process, broadcast_from_first, is_first
@@ -25,7 +26,8 @@ from kstore_jax.train.telemetry import METRICS, read_metrics
 
 RESULT = "result.json"
 _CONFIG, _STAGE = "config.json", "stage.json"
-BOOKKEEPING = ("seconds", "digests")
+_READ = ("cases.npz", f"dataset/{MANIFEST}")
+BOOKKEEPING = ("seconds", "stage", "digests")
 """Fields of every result that are no numbers of the stage."""
 
 
@@ -99,9 +101,18 @@ class Cache:
         return self.root / stage.folder
 
     def result(self, stage: Stage) -> dict | None:
-        """The result of a stage, None where it is not finished."""
+        """The result of a stage, None where it is not finished.
+
+        Raises:
+          DamagedFileError: the file is not as it was written, or is of another stage.
+        """
         path = self.folder(stage) / RESULT
-        return _read_result(path, stage.numbers) if path.exists() else None
+        if not path.exists():
+            return None
+        result = _read_result(path, stage.numbers)
+        if (found := result.get("stage", stage.folder)) != stage.folder:
+            raise DamagedFileError(f"{path}: is of {found}; remove {path.parent} and run again")
+        return result
 
     def require(self, stage: Stage, every_process: bool = True) -> dict:
         """The result of a finished stage.
@@ -241,7 +252,7 @@ class Cache:
         results = []
         for folder, result, lines in zip(folders, computed, earlier, strict=True):
             seconds = share + (lines[-1]["seconds"] if lines else 0.0)
-            results.append({**result, "seconds": round(seconds, 2)})
+            results.append({**result, "seconds": round(seconds, 2), "stage": folder.name})
             if is_first():
                 results[-1]["digests"] = _digests(folder)
                 write_json(folder / RESULT, results[-1])
@@ -254,11 +265,11 @@ def _read_result(path: pathlib.Path, numbers: Sequence[str] = ()) -> dict:
 
 
 def _digests(folder: pathlib.Path) -> dict[str, str]:
-    """The SHA-256 of the trained parameters of the last checkpoint, and of the cases of a readout,
-    by path; a dataset has a manifest instead."""
+    """The SHA-256 of the trained parameters of the last checkpoint, of the cases of a readout, and
+    of the manifest of a dataset, which has those of its parts, by path."""
     steps = [int(path.name) for path in folder.glob("checkpoints/*") if path.name.isdecimal()]
     names = [f"checkpoints/{max(steps)}/trainable"] if steps else []
-    digests = {name: _sha256(folder / name) for name in (*names, "cases.npz")}
+    digests = {name: _sha256(folder / name) for name in (*names, *_READ)}
     return {name: digest for name, digest in digests.items() if digest}
 
 

@@ -17,6 +17,8 @@ from kstore_jax.corpus.examples import SpanExamples
 from kstore_jax.model.forward import Params, forward_cached, init_cache, unembed
 from kstore_jax.model.transformer import Shape
 
+PROMPTS = 64  # of one search
+
 
 @functools.partial(jax.jit, static_argnums=(0, 4, 5, 6, 7))
 def beam_search(
@@ -129,7 +131,7 @@ def generate(
     end: int,
     vocab_size: int,
     width: int,
-    batch: int = 64,
+    batch: int = PROMPTS,
 ) -> np.ndarray:
     """The model's own text in place of the one span of each example: (N, K) int32, at most K
     tokens, padded with the end of text.

@@ -21,6 +21,7 @@ import jax
 
 from kstore_jax.errors import DamagedFileError, UserError, one_line_error, shown
 from kstore_jax.files import read_json, write_json
+from kstore_jax.pipeline import memory
 from kstore_jax.pipeline.cores import usable_cores
 from kstore_jax.pipeline.experiment import Experiment
 from kstore_jax.pipeline.graph import ExperimentGraph, resolve_auto
@@ -105,6 +106,7 @@ def _check_rows(rows: Sequence[Experiment], stages: Cache) -> list[ExperimentGra
     graphs, errors = [], {}
     for i, experiment in enumerate(rows):
         try:
+            memory.check(experiment)
             graphs.append(graph := ExperimentGraph(resolve_auto(experiment), stages))
             trackers.check_installed(experiment.telemetry)
             check(graph)

@@ -18,7 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from kstore_jax.errors import DamagedFileError, UserError
+from kstore_jax.errors import DamagedFileError, UserError, memory_shortage, system_refusal
+from kstore_jax.files import sha256
 from kstore_jax.train.distributed import any_process, is_first
 
 for _name in ("absl", "asyncio"):
@@ -26,7 +27,10 @@ for _name in ("absl", "asyncio"):
 warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)  # as above
 _NEWEST = 2  # checkpoints that are kept
 _DIGESTS = "digests"
-_OS_ERROR = re.compile("os.error", re.IGNORECASE)  # TensorStore raises it as a ValueError
+_STAGE = "stage"
+_METADATA = "_CHECKPOINT_METADATA"
+_STAGE_FOLDER = re.compile(r"\w+-[0-9a-f]{12}")
+_MISREAD = re.compile(r"[*?\[\\]|gs:/|^/(gs|s3|az|hf)/")  # by Orbax's `glob`, TensorStore, etils
 _policies = ocp.training.preservation_policies
 
 
@@ -37,6 +41,7 @@ class Checkpoints:
     def __init__(self, folder: pathlib.Path, keep_multiples: int = 0):
         policies: list = [_policies.LatestN(_NEWEST)]
         policies += [_policies.EveryNSteps(keep_multiples)] if keep_multiples else []
+        check_path(folder)
         self._folder = folder
         policy: Any = _policies.AnyPreservationPolicy(policies)
         every: Any = ocp.training.save_decision_policies.FixedIntervalPolicy(1)
@@ -62,12 +67,19 @@ class Checkpoints:
         if step in self.steps:
             return
         copies = jax.tree.map(jnp.copy, trees)
-        digests: Any = {_DIGESTS: {name: digest(tree) for name, tree in trees.items()}}
+        metadata: Any = {_DIGESTS: {name: digest(tree) for name, tree in trees.items()}}
+        metadata |= {_STAGE: self._stage}
         with self._writing():
             self._wait()
             self._saving = self._checkpointer.save_checkpointables_async(
-                step, copies, custom_metadata=digests
+                step, copies, custom_metadata=metadata
             )
+
+    @property
+    def _stage(self) -> str:
+        """The name of the stage whose checkpoints these are; empty in a folder of another kind."""
+        name = self._folder.absolute().parent.name
+        return name if _STAGE_FOLDER.fullmatch(name) else ""
 
     def _wait(self) -> None:
         """Waits for the checkpoint being written, which holds a thread and files until then."""
@@ -80,35 +92,41 @@ class Checkpoints:
         is itself the state at step 0. All processes of a run call it together.
 
         Raises:
-          DamagedFileError: a process cannot read them, they have another structure, or their digest
-            is not the saved one.
+          DamagedFileError: they can be read, but not as checkpoints, have another structure, or
+            their digest is not the saved one.
+          UserError: a process cannot read their files, or they are of another stage.
         """
         if not step:
             return like
-        cause, trees, digests = None, {}, {}
+        path, cause, trees, metadata = self._folder / str(step), None, {}, {}
         try:
-            trees, digests = self._read(step, like)
-        except (MemoryError, jax.errors.JaxRuntimeError):
-            raise
+            trees, metadata = self._read(step, like)
         except Exception as error:  # Orbax has no error of its own for a damaged file
+            if isinstance(error, jax.errors.JaxRuntimeError) or memory_shortage(error):
+                raise
             cause = error
-        damaged = any_process(cause is not None)
-        if damaged or any(digest(trees[name]) != saved for name, saved in digests.items()):
+        refusal = cause and (_refusal_to_read(path) or system_refusal(cause))
+        if any_process(bool(refusal)):
+            raise UserError(f"{path}: cannot be read ({refusal or 'by a process'})") from cause
+        if (stage := metadata.get(_STAGE)) and self._stage not in ("", stage):
+            raise UserError(f"{path}: is a checkpoint of {stage}; remove it and run again")
+        damaged, saved = any_process(cause is not None), metadata.get(_DIGESTS) or {}
+        if damaged or (saved and any(digest(tree) != saved[name] for name, tree in trees.items())):
             raise DamagedFileError(
-                f"{self._folder / str(step)}: damaged; remove {self._folder.parent} and run again"
+                f"{path}: damaged; remove {self._folder.parent} and run again"
             ) from cause
         return trees
 
-    def _read(self, step: int, like: dict) -> tuple[dict, dict[str, int]]:
-        """This process's part of the trees saved at `step`, and their digests; waits for no other
-        process, which may have failed."""
+    def _read(self, step: int, like: dict) -> tuple[dict, dict]:
+        """This process's part of the trees saved at `step`, and what was saved beside them; waits
+        for no other process, which may have failed."""
         path, me = str(self._folder.absolute() / str(step)), jax.process_index()
         alone = ocp.options.MultiprocessingOptions(primary_host=me, active_processes={me})
         with ocp.Context(multiprocessing_options=alone):
-            metadata: Any = ocp.checkpointables_metadata(path).custom_metadata or {}
-            trees: dict = ocp.load_checkpointables(path, like)
-        digests = metadata.get(_DIGESTS, {})
-        return trees, {name: digests[name] for name in trees if digests}
+            metadata: Any = ocp.checkpointables_metadata(path).custom_metadata
+            if not metadata:
+                pathlib.Path(path, _METADATA).read_bytes()  # Orbax accepts that it is missing
+            return ocp.load_checkpointables(path, like), metadata
 
     def resume(self, **like) -> tuple[int, dict]:
         """The step and trees of the newest whole checkpoint; 0 and `like` where nothing was saved.
@@ -148,16 +166,37 @@ class Checkpoints:
     def _writing(self) -> Iterator[None]:
         try:
             yield
-        except (OSError, ValueError) as error:
-            cause: BaseException = error  # Orbax may fail once more when it cleans up
-            while cause.__context__:
-                cause = cause.__context__
-            if not isinstance(cause, OSError) and not _OS_ERROR.search(str(cause)):
+        except Exception as error:
+            if (refusal := system_refusal(error)) is None:
                 raise
             raise UserError(
                 f"{self._folder}: a checkpoint could not be written; the last whole one is kept "
-                f"({' '.join(str(cause).split())})"
+                f"({refusal})"
             ) from error
+
+
+def check_path(folder: pathlib.Path) -> None:
+    """Raises UserError where no checkpoint can be in a folder: the libraries that write it take its
+    path for a pattern or an address."""
+    path = str(folder.absolute())
+    if path.encode(errors="ignore").decode() != path:
+        raise UserError(f"{str(folder)!a}: expected a path in UTF-8; choose another folder")
+    if found := _MISREAD.search(f"{path}/"):
+        raise UserError(
+            f"{folder}: checkpoints cannot be in a path with {found[0]!r}; choose another folder"
+        )
+
+
+def _refusal_to_read(folder: pathlib.Path) -> str | None:
+    """Why a file in a folder and below cannot be read; None where each can, or the folder is
+    missing."""
+    try:
+        sha256(folder)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        return f"{error.filename or folder}: {error.strerror}"
+    return None
 
 
 def digest(tree) -> int:

@@ -12,7 +12,7 @@ from typing import Self
 import jax
 
 from kstore_jax.errors import DamagedFileError
-from kstore_jax.files import write_text
+from kstore_jax.files import errors_named, write_text
 from kstore_jax.train import flops as flop_counts
 from kstore_jax.train.config import TelemetryConfig
 from kstore_jax.train.distributed import is_first
@@ -144,8 +144,9 @@ class Telemetry:
     def _append(self, line: dict) -> None:
         """Appends a line; the first one replaces the lines after the checkpoint, atomically."""
         if self._file:
-            self._file.write(json.dumps(line) + "\n")
-            self._file.flush()
+            with errors_named(self._path):
+                self._file.write(json.dumps(line) + "\n")
+                self._file.flush()
         else:
             write_text(
                 self._path, "".join(json.dumps(one) + "\n" for one in (*self._resumed, line))

@@ -76,7 +76,7 @@ def test_results_of_dropped_rows_are_removed(
     copied, config_file, with_bad_row, monkeypatch, capsys
 ):
     def run(_):
-        raise MemoryError("no room for a batch\nof many\nlines")
+        raise RuntimeError("no room for a batch\nof many\nlines")
 
     monkeypatch.setattr(Runner, "run", run)
     flags = "--drop", "--workers=1", "--config.data.variant=multi5"
@@ -104,13 +104,13 @@ def test_an_unexpected_error_of_a_row_is_printed_with_its_traceback(
     copied, with_bad_row, capsys, monkeypatch
 ):
     def run(_):
-        raise MemoryError("no room for a batch")
+        raise RuntimeError("no room for a batch")
 
     monkeypatch.setattr(Runner, "run", run)
     assert run_sweep(with_bad_row, copied) == 1
     output = capsys.readouterr().err
     assert "Traceback" in output
-    assert output.splitlines()[-2] == "kstore: row 0 (bad): MemoryError: no room for a batch"
+    assert output.splitlines()[-2] == "kstore: row 0 (bad): RuntimeError: no room for a batch"
 
 
 def test_a_row_that_cannot_start_is_named_before_anything_is_written(
