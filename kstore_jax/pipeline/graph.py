@@ -12,7 +12,7 @@ from kstore_jax.config.fields import identity
 from kstore_jax.corpus import shards
 from kstore_jax.model import hf_checkpoint
 from kstore_jax.model.attention import choose_implementation
-from kstore_jax.model.matmul import fastest_matmul_dtype
+from kstore_jax.model.matmul import fastest_activation_dtype, fastest_matmul_dtype
 from kstore_jax.pipeline import finetune, pretrain
 from kstore_jax.pipeline.data import ExperimentData
 from kstore_jax.pipeline.experiment import Experiment, Finetune
@@ -24,16 +24,21 @@ DATASET_VERSION = 1
 
 
 def resolve_auto(experiment: Experiment) -> Experiment:
-    """The experiment with the choices of this machine where `model.dtype` or `model.attention` is
-    `auto`.
+    """The experiment with the choices of this machine where `model.dtype`,
+    `model.activation_dtype` or `model.attention` is `auto`.
 
     Raises:
       UserError: the attention implementation is not available here.
     """
     m = experiment.model
     dtype = fastest_matmul_dtype() if m.dtype == "auto" else m.dtype
-    attention = choose_implementation(m.attention, dtype, m.width // m.heads, m.dropout)
-    model = dataclasses.replace(m, dtype=dtype, attention=attention)
+    activation_dtype = m.activation_dtype
+    if activation_dtype == "auto":
+        activation_dtype = fastest_activation_dtype(dtype)
+    attention = choose_implementation(m.attention, dtype, m.width // m.heads, m.attention_dropout)
+    model = dataclasses.replace(
+        m, dtype=dtype, activation_dtype=activation_dtype, attention=attention
+    )
     return dataclasses.replace(experiment, model=model)
 
 
