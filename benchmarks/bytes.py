@@ -1,6 +1,6 @@
 """What a training step writes and keeps on an NVIDIA GPU, without one, by the dtype of activations.
 
-    python -m benchmarks.bytes [--config=configs/paper.py:paper] [--vocabulary=50304] [--json]
+    python -m benchmarks.bytes [--scale=paper] [--vocabulary=50304] [--json]
 
 Traces the step of a configuration as a GPU would, lowers it for CUDA without compiling it, and
 counts, with activations in float32 and in bfloat16:
@@ -36,7 +36,7 @@ from kstore_jax.errors import run_guarded
 from kstore_jax.model import attention
 from kstore_jax.model.forward import init
 from kstore_jax.model.transformer import Shape
-from kstore_jax.pipeline.experiment import Experiment, Pretrain, parse
+from kstore_jax.pipeline.experiment import Experiment, Pretrain, parse_base
 from kstore_jax.pipeline.graph import resolve_auto
 from kstore_jax.pipeline.recipes import at
 from kstore_jax.train.fit import merge_all
@@ -65,9 +65,9 @@ def traced_for_cuda() -> Iterator[None]:
     from jax._src.cudnn import fused_attention_stablehlo as cudnn
 
     with (
-        mock.patch.object(jax, "default_backend", lambda: "gpu"),
-        mock.patch.object(attention, "has_cuda", lambda: True),
-        mock.patch.object(cudnn, "check_cudnn_version", lambda: _CUDNN),
+        mock.patch.object(jax, "default_backend", return_value="gpu"),
+        mock.patch.object(attention, "has_cuda", return_value=True),
+        mock.patch.object(cudnn, "check_cudnn_version", return_value=_CUDNN),
     ):
         yield
 
@@ -171,9 +171,8 @@ def _origin(jaxpr: Jaxpr, variable: Any) -> Any:
 
 
 def size(aval: Any) -> int:
-    """Bytes of an array; 0 of a key."""
-    dtype = aval.dtype
-    return 0 if jax.dtypes.issubdtype(dtype, jax.dtypes.extended) else aval.size * dtype.itemsize
+    """Bytes of an array; a key has as many as its data."""
+    return aval.size * aval.dtype.itemsize
 
 
 def part_of(name: str) -> str | None:
@@ -247,3 +246,28 @@ def compare(experiment: Experiment, vocabulary: int) -> list[dict[str, Any]]:
     before, after = found
     ratios = {name: round(after[name] / before[name], 3) for name in ("kept", "values", "products")}
     return [*found, {"activations": "ratio", **ratios}]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--scale", default="paper", help="of configs/paper.py")
+    parser.add_argument("--vocabulary", type=int, default=50_304, help="rows of the embedding")
+    parser.add_argument("--json", action="store_true")
+    given = parser.parse_args()
+    experiment, _ = parse_base(at(given.scale))
+    rows = compare(experiment, given.vocabulary)
+    if given.json:
+        print(json.dumps({"rows": rows}))
+        return
+    for name in {name: None for row in rows for name in row}:
+        print(f"{name:<18}" + "".join(f"{_cell(row.get(name)):>32}" for row in rows))
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(value)
+    return "" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
+
+
+if __name__ == "__main__":
+    sys.exit(run_guarded(main))

@@ -60,8 +60,8 @@ def dot_product_attention(
     if implementation == "splash":
         out_BxHxLxK = _splash(q_BxHxLxK, k_BxGxMxK, v_BxGxMxK, lengths, causal)
     else:
-        q_k_v = (x.swapaxes(1, 2) for x in (q_BxHxLxK, k_BxGxMxK, v_BxGxMxK))
-        out_BxHxLxK = _jax(implementation, *q_k_v, lengths, causal).swapaxes(1, 2)
+        q, k, v = (x.swapaxes(1, 2) for x in (q_BxHxLxK, k_BxGxMxK, v_BxGxMxK))
+        out_BxHxLxK = _jax(implementation, q, k, v, lengths, causal).swapaxes(1, 2)
     return out_BxHxLxK.astype(jnp.float32).reshape(q_BHxLxK.shape)
 
 
@@ -83,12 +83,14 @@ def heads_last_attention(
     if implementation in ("cudnn", "xla"):
         return _jax(implementation, q_BxLxHxK, k_BxMxGxK, v_BxMxGxK, lengths, causal)
     batch, _, heads, width = q_BxLxHxK.shape
-    q_k_v = (
+    q, k, v = (
         x.swapaxes(1, 2).reshape(-1, x.shape[1], width).astype(jnp.float32)
         for x in (q_BxLxHxK, k_BxMxGxK, v_BxMxGxK)
     )
     out_BHxLxK = dot_product_attention(
-        *q_k_v,
+        q,
+        k,
+        v,
         dtype,
         batch=batch,
         lengths=lengths,

@@ -158,9 +158,7 @@ class Block(nn.Module):
         )
         return _merge_heads(y_BHxLxK, s.heads)
 
-    def _heads_last_attention(
-        self, y_BxLxD, cos_sin, lengths_B, cache_positions_B
-    ) -> jax.Array:
+    def _heads_last_attention(self, y_BxLxD, cos_sin, lengths_B, cache_positions_B) -> jax.Array:
         """`_attention` with one product for queries, keys and values, and heads after positions
         all the way: for accelerators, where copies and small products cost time."""
         s = self.shape

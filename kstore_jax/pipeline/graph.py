@@ -11,7 +11,7 @@ from typing import Any
 from kstore_jax.config.fields import identity
 from kstore_jax.corpus import shards
 from kstore_jax.model import hf_checkpoint
-from kstore_jax.model.attention import choose_implementation
+from kstore_jax.model.attention import choose_implementation, explain_auto
 from kstore_jax.model.matmul import fastest_activation_dtype, fastest_matmul_dtype
 from kstore_jax.pipeline import finetune, pretrain
 from kstore_jax.pipeline.data import ExperimentData
@@ -40,6 +40,17 @@ def resolve_auto(experiment: Experiment) -> Experiment:
         m, dtype=dtype, activation_dtype=activation_dtype, attention=attention
     )
     return dataclasses.replace(experiment, model=model)
+
+
+def auto_notes(experiments: Sequence[Experiment]) -> list[str]:
+    """What `model.attention=auto` means for these experiments on this machine, and why: one line
+    for each answer."""
+    notes = []
+    for m in (e.model for e in experiments if e.model.attention == "auto"):
+        dtype = fastest_matmul_dtype() if m.dtype == "auto" else m.dtype
+        reason = explain_auto(dtype, m.width // m.heads, m.attention_dropout)
+        notes.append(f"note: model.attention: {reason}")
+    return [*dict.fromkeys(notes)]
 
 
 class ExperimentGraph:

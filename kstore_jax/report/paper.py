@@ -31,6 +31,7 @@ DEPARTURES = (
     "Answers are decoded greedily. The paper decodes with a beam of 4, and reports similar results "
     "without.",
     "The names, values and sentences are this package's own.",
+    "At the paper's scale dropout is GPT-2's 0.1, but attention weights are not dropped.",
 )
 """Departures from the paper in every configuration."""
 CHOSEN = (
