@@ -27,6 +27,7 @@ FIELDS = {
     "rotary": "rotary_pct",
     "context": "max_positions",
     "beam": "beam_size",
+    "dropout": "attention_dropout",  # it was both rates
 }
 
 # Section or field that moved, old dotted name -> new.
@@ -152,9 +153,15 @@ _ROWS: dict[str, dict[str, Any]] = {
     "GPT, first of two": {
         "data.variant": "single",
         "model.dropout": 0.1,
+        "model.attention_dropout": 0.1,
         "readouts.qa.beam_size": 2,
     },
-    "GPT, second of two": {"data.variant": "multi5+permute", "model.dropout": 0.1, **_UNTUNED},
+    "GPT, second of two": {
+        "data.variant": "multi5+permute",
+        "model.dropout": 0.1,
+        "model.attention_dropout": 0.1,
+        **_UNTUNED,
+    },
     "BERT": {
         "data.variant": "single",
         "model.direction": "bidirectional",

@@ -27,7 +27,7 @@ def get_config(scale: str = "laptop"):
     config = recipes.at(scale)
     if scale == "laptop":
         config.world.value_fraction = 0.05
-        config.model.dropout = 0.1
+        config.model.update(dropout=0.1, attention_dropout=0.1)
         config.data.variant = "single+permute1"
         config.sweep = zipped(
             world__celebrities=[0, 500],

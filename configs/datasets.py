@@ -39,6 +39,6 @@ def get_config(scale: str = "laptop"):
     config = recipes.at(scale, together=recipes.together)
     if scale == "laptop":
         config.world.value_fraction = 0.05
-        config.model.dropout = 0.1
+        config.model.update(dropout=0.1, attention_dropout=0.1)
     config.sweep = product(data__variant=FIG3_VARIANTS)
     return config

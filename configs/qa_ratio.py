@@ -31,7 +31,7 @@ def get_config(scale: str = "laptop"):
     variants, shares = VARIANTS, SHARES
     if scale == "laptop":
         config.world.value_fraction = 0.05
-        config.model.dropout = 0.1
+        config.model.update(dropout=0.1, attention_dropout=0.1)
         config.pretrain.update(steps=10_000, batch_size=8)
         variants, shares = ("single", "multi5+permute"), (0.2, 0.4, 0.6, 0.8)
     config.finetune.update(steps=0, grid=())

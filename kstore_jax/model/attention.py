@@ -31,7 +31,8 @@ def dot_product_attention(
     dropout: float = 0.0,
     key: jax.Array | None = None,
 ) -> jax.Array:
-    """Returns softmax attention (BH, L, K) float32, with scores scaled by K^-1/2.
+    """Returns softmax attention (BH, L, K) float32, with scores scaled by K^-1/2; heads come before
+    positions, as `dense` and `splash` need them.
 
     Args:
       q_BHxLxK: row `b H + h` is head h of text b.
@@ -56,9 +57,50 @@ def dot_product_attention(
     q_BxHxLxK, k_BxGxMxK, v_BxGxMxK = (
         x.reshape(batch, -1, *x.shape[1:]).astype(dtype) for x in (q_BHxLxK, k_BGxMxK, v_BGxMxK)
     )
-    compute = _splash if implementation == "splash" else functools.partial(_jax, implementation)
-    out_BxHxLxK = compute(q_BxHxLxK, k_BxGxMxK, v_BxGxMxK, lengths, causal)
+    if implementation == "splash":
+        out_BxHxLxK = _splash(q_BxHxLxK, k_BxGxMxK, v_BxGxMxK, lengths, causal)
+    else:
+        q, k, v = (x.swapaxes(1, 2) for x in (q_BxHxLxK, k_BxGxMxK, v_BxGxMxK))
+        out_BxHxLxK = _jax(implementation, q, k, v, lengths, causal).swapaxes(1, 2)
     return out_BxHxLxK.astype(jnp.float32).reshape(q_BHxLxK.shape)
+
+
+def heads_last_attention(
+    q_BxLxHxK: jax.Array,
+    k_BxMxGxK: jax.Array,
+    v_BxMxGxK: jax.Array,
+    dtype: str,
+    *,
+    lengths: jax.Array | None = None,
+    causal: bool = True,
+    implementation: str = "dense",
+    dropout: float = 0.0,
+    key: jax.Array | None = None,
+) -> jax.Array:
+    """Returns the same as `dot_product_attention` with positions before heads, (B, L, H, K) in the
+    dtype of the queries. `cudnn` and `xla` read and write this layout without a copy."""
+    implementation = choose_implementation(implementation, dtype, q_BxLxHxK.shape[-1], dropout)
+    if implementation in ("cudnn", "xla"):
+        return _jax(implementation, q_BxLxHxK, k_BxMxGxK, v_BxMxGxK, lengths, causal)
+    batch, _, heads, width = q_BxLxHxK.shape
+    q, k, v = (
+        x.swapaxes(1, 2).reshape(-1, x.shape[1], width).astype(jnp.float32)
+        for x in (q_BxLxHxK, k_BxMxGxK, v_BxMxGxK)
+    )
+    out_BHxLxK = dot_product_attention(
+        q,
+        k,
+        v,
+        dtype,
+        batch=batch,
+        lengths=lengths,
+        causal=causal,
+        implementation=implementation,
+        dropout=dropout,
+        key=key,
+    )
+    out_BxHxLxK = out_BHxLxK.reshape(batch, heads, -1, width)
+    return out_BxHxLxK.swapaxes(1, 2).astype(q_BxLxHxK.dtype)
 
 
 def choose_implementation(
@@ -71,19 +113,14 @@ def choose_implementation(
     * `splash` is JAX's flash attention for TPUs.
     * `auto` is `cudnn` where that is possible, else `dense`.
 
+    Args:
+      dropout: `model.attention_dropout`.
+
     Raises:
       UserError: this machine lacks the implementation, or it cannot compute this; there is no
         fallback.
     """
-    backend = jax.default_backend()
-    missing = {
-        "dense": None,
-        "xla": None,
-        "cudnn": _missing_for_cudnn(backend, dtype, head_width),
-        "splash": _missing_for_splash(backend),
-    }
-    if dropout:
-        missing.update(dict.fromkeys(("xla", "cudnn", "splash"), "model.dropout = 0"))
+    missing = _missing(dtype, head_width, dropout)
     auto = "dense" if missing["cudnn"] else "cudnn"
     if implementation == "auto":
         return auto
@@ -95,8 +132,34 @@ def choose_implementation(
     return implementation
 
 
-def _missing_for_cudnn(backend: str, dtype: str, head_width: int) -> str | None:
-    if backend != "gpu" or "cuda" not in jax.devices()[0].client.platform_version:
+def explain_auto(dtype: str, head_width: int, dropout: float) -> str:
+    """Returns what `model.attention=auto` means on this machine, and why."""
+    if missing := _missing(dtype, head_width, dropout)["cudnn"]:
+        return f"auto is dense, since cudnn needs {missing}"
+    return "auto is cudnn, the fastest on NVIDIA GPUs"
+
+
+def _missing(dtype: str, head_width: int, dropout: float) -> dict[str, str | None]:
+    """Returns what each implementation needs and lacks; None: nothing."""
+    missing = {
+        "dense": None,
+        "xla": None,
+        "cudnn": _missing_for_cudnn(dtype, head_width),
+        "splash": _missing_for_splash(jax.default_backend()),
+    }
+    if dropout:
+        without = "model.attention_dropout = 0"
+        missing = {name: lack or without for name, lack in missing.items()} | {"dense": None}
+    return missing
+
+
+def has_cuda() -> bool:
+    """Whether JAX computes on an NVIDIA GPU."""
+    return jax.default_backend() == "gpu" and "cuda" in jax.devices()[0].client.platform_version
+
+
+def _missing_for_cudnn(dtype: str, head_width: int) -> str | None:
+    if not has_cuda():
         return "an NVIDIA GPU"
     if dtype != "bfloat16":
         return "model.dtype = bfloat16"
@@ -113,15 +176,16 @@ def _missing_for_splash(backend: str) -> str | None:
     return None
 
 
-def _jax(implementation, q_BxHxLxK, k_BxGxMxK, v_BxGxMxK, lengths, causal: bool) -> jax.Array:
-    """JAX's own attention, which has heads after positions."""
-    out_BxLxHxK = jax.nn.dot_product_attention(
-        *(x.swapaxes(1, 2) for x in (q_BxHxLxK, k_BxGxMxK, v_BxGxMxK)),
+def _jax(implementation, q_BxLxHxK, k_BxMxGxK, v_BxMxGxK, lengths, causal: bool) -> jax.Array:
+    """JAX's own attention."""
+    return jax.nn.dot_product_attention(
+        q_BxLxHxK,
+        k_BxMxGxK,
+        v_BxMxGxK,
         is_causal=causal,
         implementation=implementation,
         key_value_seq_lengths=lengths,
     )
-    return out_BxLxHxK.swapaxes(1, 2)
 
 
 def _splash(

@@ -15,8 +15,9 @@ class Architecture:
 
     A layer is a flax module with the field `shape`. Its call takes the normed input x (B, L, D) of
     attention or of the MLP, and `lengths_B` and `cache_positions_B` as `transformer.Transformer`
-    takes them. It returns the input to use instead, (B, L, D). `cache.neighbours` gives a layer the
-    inputs of other positions, also in generation.
+    takes them. It returns the input to use instead, (B, L, D). x is of `shape.activation_dtype`,
+    bfloat16 on accelerators; what a layer returns is rounded to it. `cache.neighbours` gives a
+    layer the inputs of other positions, also in generation.
 
     In a block the layers are called `<name>_attention` and `<name>_mlp`. Muon moves parameters
     called `kernel`; those called `bias` or `scale` have no weight decay.

@@ -84,17 +84,25 @@ class Network:
     direction: str = choice("causal", "causal", "bidirectional")
     """GPT, or BERT: each position attends to all."""
     dropout: float = number(0.0, 0.0, 0.99)
-    """Dropout rate of embeddings, attention weights and residual updates in pretraining and
-    finetuning, rounded to a 256th; only `dense` attention drops weights."""
+    """Dropout rate of embeddings and residual updates in pretraining and finetuning, rounded to a
+    256th."""
+    attention_dropout: float = number(0.0, 0.0, 0.99)
+    """The same of attention weights; more than 0 needs `dense` attention."""
     attention: str = choice("auto", "auto", "dense", "xla", "cudnn", "splash")
-    """Attention implementation; `auto` chooses one and logs it."""
+    """Attention implementation; `auto`: `cudnn` where that is possible, else `dense`; a note says
+    which and why."""
     init_std: float = number(0.02, 0.0)
     """Standard deviation of the initial weights."""
     dtype: str = choice("auto", "auto", "float32", "bfloat16")
     """Input dtype of matrix products (sums are float32); `auto`: bfloat16 where the hardware
     multiplies it (accelerators, CPUs with AMX), else float32."""
+    activation_dtype: str = choice("auto", "auto", "float32", "bfloat16")
+    """Dtype of activations and their gradients between operations; `auto`: bfloat16 on accelerators
+    where `dtype` is bfloat16, else float32. Parameters and sums are float32."""
 
     def __post_init__(self):
+        if self.dtype == "float32" and self.activation_dtype == "bfloat16":
+            raise UserError("activation_dtype: expected float32 beside dtype = float32")
         if self.width % self.heads:
             raise UserError(f"width: expected a multiple of heads = {self.heads}, got {self.width}")
         if self.heads % self.kv_heads:

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 
+@jax.named_scope("keep_mask")
 def keep_mask(key: jax.Array, rate: float, shape: tuple[int, ...]) -> jax.Array:
     """Returns a bool mask of `shape`: True, with probability `keep_prob(rate)`, for kept elements.
 

@@ -31,7 +31,8 @@ def forward(
     lengths: jax.Array | None = None,
     dropout_key: jax.Array | None = None,
 ) -> jax.Array:
-    """Returns hidden states (B, L, D) float32 of the last layer, after the final norm.
+    """Returns hidden states (B, L, D) of the last layer, after the final norm, of
+    `shape.activation_dtype`.
 
     Args:
       params: the network's parameters; other entries, such as a probe's `head`, are ignored. The
@@ -100,4 +101,5 @@ def unembed(shape: Shape, params: Params, hidden: jax.Array) -> jax.Array:
     changed only the input side of the embedding. Otherwise it is the embedding.
     """
     table = params.get("unembedding", params["embedding"])
+    hidden = hidden.astype(jnp.float32)
     return dense(hidden, transpose_copy(table), None, jnp.dtype(shape.dtype))

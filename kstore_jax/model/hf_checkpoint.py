@@ -39,7 +39,9 @@ from kstore_jax.model.transformer import Shape
 
 _WEIGHTS = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
-_NOT_IN_WEIGHTS = ("dropout", "attention", "init_std", "dtype")  # they change no pretrained weight
+_NOT_IN_WEIGHTS = (  # they change no pretrained weight
+    *("dropout", "attention_dropout", "attention", "init_std", "dtype", "activation_dtype"),
+)
 _BUFFERS = (".attn.bias", ".masked_bias", ".attention.bias", ".rotary_emb.inv_freq")  # of old files
 
 
@@ -90,7 +92,7 @@ def to_config(shape: Shape) -> dict:
         "model_type": name,
         "vocab_size": shape.vocabulary,
         **{theirs: getattr(resolved, ours) for theirs, ours in layout.settings.items()},
-        **dict.fromkeys(layout.dropouts, shape.dropout),
+        **{theirs: getattr(shape, ours) for theirs, ours in layout.dropouts.items()},
         **layout.always,
         "initializer_range": shape.init_std,
         "tie_word_embeddings": shape.tie_embeddings,

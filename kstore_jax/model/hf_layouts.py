@@ -11,7 +11,7 @@ class HFLayout:
       architecture: the class in transformers.
       style: the values of our fields that the architecture fixes.
       settings: name in `config.json` -> our field.
-      dropouts: settings of dropout rates.
+      dropouts: name of a dropout rate in `config.json` -> our field.
       always: the only supported value of other settings.
       defaults: value of a setting that `config.json` leaves out.
       base: prefix of all tensor names except the head's; some files leave it out.
@@ -26,7 +26,7 @@ class HFLayout:
     architecture: str
     style: dict
     settings: dict[str, str]
-    dropouts: tuple[str, ...]
+    dropouts: dict[str, str]
     always: dict
     defaults: dict
     base: str
@@ -45,7 +45,9 @@ _GPT2 = HFLayout(
         "n_layer": "layers", "n_head": "heads", "n_embd": "width", "n_positions": "max_positions",
         "n_inner": "mlp_width", "layer_norm_epsilon": "norm_epsilon",
     },
-    dropouts=("resid_pdrop", "embd_pdrop", "attn_pdrop"),
+    dropouts={
+        "resid_pdrop": "dropout", "embd_pdrop": "dropout", "attn_pdrop": "attention_dropout"
+    },
     always={
         "activation_function": "gelu_new", "scale_attn_weights": True,
         "scale_attn_by_inverse_layer_idx": False, "add_cross_attention": False,
@@ -69,7 +71,7 @@ _NEOX = HFLayout(
     architecture="GPTNeoXForCausalLM",
     style={"positions": "rotary", "norm": "layer", "activation": "gelu", "bias": True},
     settings={**_SETTINGS, "layer_norm_eps": "norm_epsilon"},
-    dropouts=("hidden_dropout", "attention_dropout"),
+    dropouts={"hidden_dropout": "dropout", "attention_dropout": "attention_dropout"},
     always={"use_parallel_residual": False, "hidden_act": "gelu_new", "attention_bias": True},
     defaults={
         "use_parallel_residual": True, "hidden_act": "gelu", "rotary_pct": 0.25,
@@ -90,7 +92,7 @@ _LLAMA = HFLayout(
     architecture="LlamaForCausalLM",
     style={"positions": "rotary", "rotary_pct": 1.0, "norm": "rms", "activation": "swiglu"},
     settings={**_SETTINGS, "rms_norm_eps": "norm_epsilon"},
-    dropouts=("attention_dropout",),
+    dropouts={"attention_dropout": "attention_dropout"},
     always={"hidden_act": "silu"},
     defaults={"tie_word_embeddings": False, "rms_norm_eps": 1e-6},
     base="model.",

@@ -19,19 +19,20 @@ package. Two letters side by side are a product: BH is B * H rows, in the order 
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
 from kstore_jax.errors import UserError
-from kstore_jax.model.attention import dot_product_attention
+from kstore_jax.model.attention import dot_product_attention, heads_last_attention
 from kstore_jax.model.base import ARCHITECTURES, Architecture
 from kstore_jax.model.cache import update_cache
 from kstore_jax.model.config import Network
 from kstore_jax.model.dropout import keep_mask, keep_prob
 from kstore_jax.model.hf_layouts import HF_LAYOUTS
-from kstore_jax.model.matmul import dense
+from kstore_jax.model.matmul import dense, in_float32
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,14 +43,17 @@ class Shape(Network):
     Attributes:
       vocabulary: rows of the embedding.
       dtype: input dtype of matrix products, `float32` or `bfloat16`.
+      activation_dtype: dtype of activations. It is the dtype of the embedded tokens; every function
+        after that returns the dtype it gets.
     """
 
     vocabulary: int
     dtype: str = "float32"
+    activation_dtype: str = "float32"
 
     @classmethod
     def of(cls, network: Network, vocabulary: int) -> "Shape":
-        """Returns the shape of a configured network whose `dtype` is no longer `auto`."""
+        """Returns the shape of a configured network whose dtypes are no longer `auto`."""
         fields = {f.name: getattr(network, f.name) for f in dataclasses.fields(Network)}
         return cls(vocabulary=vocabulary, **fields)
 
@@ -68,19 +72,30 @@ class Dense(nn.Module):
     init_std: float
     shape: Shape
 
-    @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
+        return dense(x, *self.weights(x.shape[-1]), jnp.dtype(self.shape.dtype))
+
+    @nn.compact
+    def weights(self, inputs: int) -> tuple[jax.Array, jax.Array | None]:
+        """Returns the kernel (I, O) and the bias (O,), None where there is none."""
         normal = nn.initializers.normal(self.init_std)
-        kernel = self.param("kernel", normal, (x.shape[-1], self.features))
-        bias = None
-        if self.shape.bias:
-            bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        return dense(x, kernel, bias, jnp.dtype(self.shape.dtype))
+        kernel = self.param("kernel", normal, (inputs, self.features))
+        if not self.shape.bias:
+            return kernel, None
+        return kernel, self.param("bias", nn.initializers.zeros, (self.features,))
 
 
-def _norm(shape: Shape, name: str) -> nn.LayerNorm | nn.RMSNorm:
-    norm = nn.LayerNorm if shape.norm == "layer" else nn.RMSNorm
-    return norm(epsilon=shape.norm_epsilon, name=name)
+def apply_norm(module: nn.Module, name: str, x: jax.Array) -> jax.Array:
+    """Returns the norm `name` of a module, computed in float32; of bfloat16 it keeps `x` alone for
+    the gradient, as `in_float32` does."""
+    shape: Shape = module.shape
+
+    def _norm(_: nn.Module, x: jax.Array) -> jax.Array:
+        layer = nn.LayerNorm if shape.norm == "layer" else nn.RMSNorm
+        y = layer(epsilon=shape.norm_epsilon, name=name)(x.astype(jnp.float32))
+        return y.astype(x.dtype)
+
+    return (_norm if x.dtype == jnp.float32 else nn.remat(_norm))(module, x)
 
 
 class Block(nn.Module):
@@ -94,11 +109,12 @@ class Block(nn.Module):
         s = self.shape
         residual_init_std = s.init_std / (2 * s.layers) ** 0.5
         texts = lengths_B, cache_positions_B
-        y_BxLxD = self._before("attention", _norm(s, "ln_1")(x_BxLxD), *texts)
-        y_BxLxD = self._attention(y_BxLxD, cos_sin, *texts)
+        y_BxLxD = self._before("attention", apply_norm(self, "ln_1", x_BxLxD), *texts)
+        attention = self._attention if x_BxLxD.dtype == jnp.float32 else self._heads_last_attention
+        y_BxLxD = attention(y_BxLxD, cos_sin, *texts)
         y_BxLxD = Dense(s.width, residual_init_std, s, name="out")(y_BxLxD)
         x_BxLxD += apply_dropout(self, y_BxLxD)
-        h_BxLxF = self._mlp_hidden(self._before("mlp", _norm(s, "ln_2")(x_BxLxD), *texts))
+        h_BxLxF = self._mlp_hidden(self._before("mlp", apply_norm(self, "ln_2", x_BxLxD), *texts))
         y_BxLxD = Dense(s.width, residual_init_std, s, name="down")(h_BxLxF)
         return x_BxLxD + apply_dropout(self, y_BxLxD)
 
@@ -108,15 +124,17 @@ class Block(nn.Module):
         if (layer := getattr(architecture, f"before_{place}")) is None:
             return y_BxLxD
         name = f"{architecture.name}_{place}"
-        return layer(self.shape, name=name)(y_BxLxD, lengths_B, cache_positions_B)
+        out_BxLxD = layer(self.shape, name=name)(y_BxLxD, lengths_B, cache_positions_B)
+        return out_BxLxD.astype(y_BxLxD.dtype)
 
     def _attention(self, y_BxLxD, cos_sin, lengths_B, cache_positions_B) -> jax.Array:
         s = self.shape
-        head_width = s.width // s.heads
         causal, implementation = s.direction == "causal", s.attention
         q_BHxLxK, k_BGxLxK, v_BGxLxK = (
-            _split_heads(Dense(heads * head_width, s.init_std, s, name=name)(y_BxLxD), heads)
-            for name, heads in (("query", s.heads), ("key", s.kv_heads), ("value", s.kv_heads))
+            _split_heads(projection(y_BxLxD), heads)
+            for projection, heads in zip(
+                self._projections(), (s.heads, s.kv_heads, s.kv_heads), strict=True
+            )
         )
         q_BHxLxK, k_BGxLxK = apply_rotary(q_BHxLxK, cos_sin), apply_rotary(k_BGxLxK, cos_sin)
         k_BGxMxK, v_BGxMxK = k_BGxLxK, v_BGxLxK
@@ -135,19 +153,71 @@ class Block(nn.Module):
             lengths=lengths_B,
             causal=causal,
             implementation=implementation,
-            dropout=s.dropout,
-            key=self.make_rng("dropout") if s.dropout and self.has_rng("dropout") else None,
+            dropout=s.attention_dropout,
+            key=self._attention_key(),
         )
         return _merge_heads(y_BHxLxK, s.heads)
+
+    def _heads_last_attention(self, y_BxLxD, cos_sin, lengths_B, cache_positions_B) -> jax.Array:
+        """`_attention` with one product for queries, keys and values, and heads after positions
+        all the way: for accelerators, where copies and small products cost time."""
+        s = self.shape
+        head_width, shared = s.width // s.heads, s.heads // s.kv_heads
+        batch, length, _ = y_BxLxD.shape
+        causal, implementation = s.direction == "causal", s.attention
+        kernels, biases = zip(*(p.weights(s.width) for p in self._projections()), strict=True)
+        bias = _join_heads(biases, s.kv_heads) if s.bias else None
+        x_BxLxO = dense(y_BxLxD, _join_heads(kernels, s.kv_heads), bias, jnp.dtype(s.dtype))
+        x_BxLxGxRxK = x_BxLxO.reshape(batch, length, s.kv_heads, shared + 2, head_width)
+        turned, v_BxLxGx1xK = jnp.split(x_BxLxGxRxK, [shared + 1], axis=3)
+        turned = apply_rotary_heads_last(turned, cos_sin)
+        q_BxLxGxRxK, k_BxLxGx1xK = jnp.split(turned, [shared], axis=3)
+        k_BxMxGxK, v_BxMxGxK = k_BxLxGx1xK[:, :, :, 0], v_BxLxGx1xK[:, :, :, 0]
+        if cache_positions_B is not None:
+            cached = (
+                update_cache(self, name, new.reshape(batch, length, -1), cache_positions_B)
+                for name, new in (("keys", k_BxMxGxK), ("values", v_BxMxGxK))
+            )
+            cached_k, cached_v = (x.reshape(batch, -1, s.kv_heads, head_width) for x in cached)
+            if length == 1:  # one new token, which sees all of its text so far
+                k_BxMxGxK, v_BxMxGxK, lengths_B = cached_k, cached_v, cache_positions_B + 1
+                causal, implementation = False, "dense"
+        y_BxLxHxK = heads_last_attention(
+            q_BxLxGxRxK.reshape(batch, length, s.heads, head_width),
+            k_BxMxGxK,
+            v_BxMxGxK,
+            s.dtype,
+            lengths=lengths_B,
+            causal=causal,
+            implementation=implementation,
+            dropout=s.attention_dropout,
+            key=self._attention_key(),
+        )
+        return y_BxLxHxK.reshape(y_BxLxD.shape)
+
+    def _projections(self) -> tuple[Dense, Dense, Dense]:
+        """The linear layers of queries, keys and values."""
+        s = self.shape
+        query, kv = s.width, s.kv_heads * (s.width // s.heads)
+        return (
+            Dense(query, s.init_std, s, name="query"),
+            Dense(kv, s.init_std, s, name="key"),
+            Dense(kv, s.init_std, s, name="value"),
+        )
+
+    def _attention_key(self) -> jax.Array | None:
+        """The key of the dropout of attention weights; None without."""
+        drops = self.shape.attention_dropout and self.has_rng("dropout")
+        return self.make_rng("dropout") if drops else None
 
     def _mlp_hidden(self, y_BxLxD) -> jax.Array:
         """The activations (B, L, F) between the two matrices of the MLP."""
         s = self.shape
         up = Dense(s.resolved_mlp_width, s.init_std, s, name="up")
         if s.activation == "gelu":
-            return gelu(up(y_BxLxD))
+            return in_float32(gelu, up(y_BxLxD))
         gate_BxLxF = Dense(s.resolved_mlp_width, s.init_std, s, name="gate")(y_BxLxD)
-        return jax.nn.silu(gate_BxLxF) * up(y_BxLxD)
+        return in_float32(lambda gate, up: jax.nn.silu(gate) * up, gate_BxLxF, up(y_BxLxD))
 
 
 def apply_dropout(module: nn.Module, x: jax.Array) -> jax.Array:
@@ -196,6 +266,15 @@ def _merge_heads(x_BHxLxK: jax.Array, heads: int) -> jax.Array:
     return x_BxHxLxK.swapaxes(1, 2).reshape(rows // heads, length, heads * width)
 
 
+def _join_heads(parts: Sequence[jax.Array], kv_heads: int) -> jax.Array:
+    """Joins the kernels (I, O), or the biases (O,), of queries, keys and values into one, where the
+    key and the value of a head follow the queries that read them. Split over devices by heads, each
+    part stays where it is."""
+    leading = parts[0].shape[:-1]
+    by_head = [x.reshape(*leading, kv_heads, -1) for x in parts]
+    return jnp.concatenate(by_head, axis=-1).reshape(*leading, -1)
+
+
 @dataclasses.dataclass(frozen=True)
 class Plain:
     """The transformer without additions."""
@@ -213,7 +292,8 @@ class PlainTransformer(Architecture):
 
 
 class Transformer(nn.Module):
-    """tokens (B, L) int32 -> hidden states (B, L, D) of the last layer, after the final norm.
+    """tokens (B, L) int32 -> hidden states (B, L, D) of the last layer, after the final norm, of
+    `shape.activation_dtype`.
 
     Args of a call:
       lengths_B: tokens of each text; the rest of L is padding that no position attends to.
@@ -248,11 +328,11 @@ class Transformer(nn.Module):
         else:
             x_BxLxD += self.param("positions", normal, (s.max_positions, s.width))[positions_BxL]
         cos_sin = rotary_cos_sin(positions_BxL, rotary_dims, s.rotary_base)
-        x_BxLxD = apply_dropout(self, x_BxLxD)
+        x_BxLxD = apply_dropout(self, x_BxLxD.astype(s.activation_dtype))
         for layer in range(s.layers):
             block = Block(s, name=f"block_{layer}")
             x_BxLxD = block(x_BxLxD, cos_sin, lengths_B, cache_positions_B)
-        return _norm(s, "ln_f")(x_BxLxD)
+        return apply_norm(self, "ln_f", x_BxLxD)
 
 
 def rotary_cos_sin(
@@ -271,10 +351,20 @@ def apply_rotary(x_BHxLxK: jax.Array, cos_sin: tuple[jax.Array, jax.Array]) -> j
     texts = cos_sin[0].shape[0]
     heads = len(x_BHxLxK) // texts if texts > 1 else 1
     cos, sin = (table.repeat(heads, 0) for table in cos_sin)
+    return _rotate(x_BHxLxK, cos, sin)
+
+
+def apply_rotary_heads_last(x_BxLxGxRxK: jax.Array, cos_sin: tuple[jax.Array, jax.Array]):
+    """The same for heads after positions."""
+    return _rotate(x_BxLxGxRxK, *(table[:, :, None, None] for table in cos_sin))
+
+
+@jax.named_scope("rotary")
+def _rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
     rotary_dims = cos.shape[-1]
     if not rotary_dims:
-        return x_BHxLxK
-    rotated, rest = x_BHxLxK[..., :rotary_dims], x_BHxLxK[..., rotary_dims:]
+        return x
+    rotated, rest = x[..., :rotary_dims].astype(jnp.float32), x[..., rotary_dims:]
     first, second = jnp.split(rotated, 2, axis=-1)
     rotated = rotated * cos + jnp.concatenate([-second, first], axis=-1) * sin
-    return jnp.concatenate([rotated, rest], axis=-1)
+    return jnp.concatenate([rotated.astype(x.dtype), rest], axis=-1)

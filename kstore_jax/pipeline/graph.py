@@ -12,8 +12,8 @@ from typing import Any
 from kstore_jax.config.fields import identity
 from kstore_jax.corpus import shards
 from kstore_jax.model import hf_checkpoint
-from kstore_jax.model.attention import choose_implementation
-from kstore_jax.model.matmul import fastest_matmul_dtype
+from kstore_jax.model.attention import choose_implementation, explain_auto
+from kstore_jax.model.matmul import fastest_activation_dtype, fastest_matmul_dtype
 from kstore_jax.pipeline import finetune, pretrain
 from kstore_jax.pipeline.data import ExperimentData
 from kstore_jax.pipeline.experiment import Experiment, Finetune
@@ -33,17 +33,33 @@ _CONTENTS = {  # fields of a stage that stand for files
 
 
 def resolve_auto(experiment: Experiment) -> Experiment:
-    """The experiment with the choices of this machine where `model.dtype` or `model.attention` is
-    `auto`.
+    """The experiment with the choices of this machine where `model.dtype`,
+    `model.activation_dtype` or `model.attention` is `auto`.
 
     Raises:
       UserError: the attention implementation is not available here.
     """
     m = experiment.model
     dtype = fastest_matmul_dtype() if m.dtype == "auto" else m.dtype
-    attention = choose_implementation(m.attention, dtype, m.width // m.heads, m.dropout)
-    model = dataclasses.replace(m, dtype=dtype, attention=attention)
+    activation_dtype = m.activation_dtype
+    if activation_dtype == "auto":
+        activation_dtype = fastest_activation_dtype(dtype)
+    attention = choose_implementation(m.attention, dtype, m.width // m.heads, m.attention_dropout)
+    model = dataclasses.replace(
+        m, dtype=dtype, activation_dtype=activation_dtype, attention=attention
+    )
     return dataclasses.replace(experiment, model=model)
+
+
+def auto_notes(experiments: Sequence[Experiment]) -> list[str]:
+    """What `model.attention=auto` means for these experiments on this machine, and why: one line
+    for each answer."""
+    notes = []
+    for m in (e.model for e in experiments if e.model.attention == "auto"):
+        dtype = fastest_matmul_dtype() if m.dtype == "auto" else m.dtype
+        reason = explain_auto(dtype, m.width // m.heads, m.attention_dropout)
+        notes.append(f"note: model.attention: {reason}")
+    return [*dict.fromkeys(notes)]
 
 
 class ExperimentGraph:

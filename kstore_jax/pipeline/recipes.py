@@ -25,9 +25,11 @@ def paper() -> Any:
 
     The paper chooses the better of two LoRA ranks by answers about P_test. Here the choice is made
     on a tenth of P_train, which both finetunings leave out; then the better one is finetuned once
-    more, on all of P_train.
+    more, on all of P_train. Dropout is GPT-2's, except of attention weights, which fast attention
+    cannot drop.
     """
     config = default()
+    config.model.dropout = 0.1
     config.data.vocabulary = "compact"
     config.finetune.grid = product(rank=[8, 16])
     config.finetune.refit = True
@@ -110,7 +112,7 @@ def together() -> Any:
     """
     config = laptop()
     config.world.update(people=1500, value_fraction=0.12, name_fraction=0.12)
-    config.model.dropout = 0.1
+    config.model.update(dropout=0.1, attention_dropout=0.1)
     config.pretrain.update(steps=72_000, batch_size=8, warmup_steps=1440, checkpoint_every=6000)
     config.finetune.batch_size = 96
     config.readouts.q_probe.update(batch_size=50, steps=270)

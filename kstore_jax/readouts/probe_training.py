@@ -70,8 +70,9 @@ def train_probe(
     if training.embedding_update == "shared":
         shared = shared_tokens(context.table, context.vocabulary)
         frozen["updated"] = jnp.zeros(context.shape.vocabulary).at[shared].set(1.0)
-    shape = dataclasses.replace(context.shape, dropout=training.dropout)
-    if training.dropout:  # only dense attention has it
+    rate = training.dropout
+    shape = dataclasses.replace(context.shape, dropout=rate, attention_dropout=rate)
+    if rate:  # only dense attention drops weights
         shape = dataclasses.replace(shape, attention="dense")
     task = TrainTask(
         name=name,

@@ -88,8 +88,8 @@ def features(shape: Shape, params: Params, batch: dict[str, jax.Array]) -> jax.A
     tokens = (batch["tokens"][None] + tables[:, None, None]).reshape(-1, batch["tokens"].shape[1])
     copies = {**batch, "lengths": jnp.tile(batch["lengths"], tasks)}
     hidden = forward_batch(shape, params, tokens, copies)
-    positions = jnp.tile(batch["positions"], (tasks, 1))
-    return at_positions(hidden, positions).reshape(tasks, *batch["positions"].shape, shape.width)
+    states = at_positions(hidden, jnp.tile(batch["positions"], (tasks, 1))).astype(jnp.float32)
+    return states.reshape(tasks, *batch["positions"].shape, shape.width)
 
 
 def moments(hidden_TxBxQxD: jax.Array, norm: str) -> tuple[jax.Array, jax.Array]:

@@ -44,7 +44,8 @@ DEPARTURES = (
 )
 """Departures from the paper in every configuration."""
 CHOSEN = (
-    "Dropout: the paper does not give it; ours is model.dropout.",
+    "Dropout: the paper does not give it. At the paper's scale ours is GPT-2's 0.1, except that "
+    "attention weights are not dropped, because fast attention cannot drop them.",
     "AdamW's b1 and b2, clipping of gradients, the scale of initial weights, number formats. "
     "Weight decay acts on matrices only, not on biases and gains.",
     "P_train: of every two people, a random bit sends one to each half. Probes are trained on it "

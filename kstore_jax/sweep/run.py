@@ -24,7 +24,7 @@ from kstore_jax.files import read_json, write_json
 from kstore_jax.pipeline import memory
 from kstore_jax.pipeline.cores import usable_cores
 from kstore_jax.pipeline.experiment import Experiment
-from kstore_jax.pipeline.graph import ExperimentGraph, resolve_auto
+from kstore_jax.pipeline.graph import ExperimentGraph, auto_notes, resolve_auto
 from kstore_jax.pipeline.results import labels, result_row
 from kstore_jax.pipeline.row import SCHEMA
 from kstore_jax.pipeline.run import Runner, check, pretrain_batched
@@ -223,6 +223,8 @@ def run(
     if distributed_runtime.is_first():
         claim_workdir(workdir, plan, [graph.experiment for graph in graphs], drop_other_rows)
         _print_notes(notes)
+        if not all(graph.done for graph in graphs):
+            _print_notes(auto_notes(rows))
     mine = dict(itertools.islice(enumerate(graphs), shard.index, None, shard.count))
     workers = min(workers or default_workers(len(mine)), len(mine))
     pretrain_batched([*mine.values()], together)

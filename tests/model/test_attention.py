@@ -12,7 +12,12 @@ from jax.test_util import check_grads
 
 from kstore_jax.errors import UserError
 from kstore_jax.model import attention
-from kstore_jax.model.attention import choose_implementation, dot_product_attention
+from kstore_jax.model.attention import (
+    choose_implementation,
+    dot_product_attention,
+    explain_auto,
+    heads_last_attention,
+)
 from kstore_jax.model.dropout import keep_mask, keep_prob
 
 
@@ -106,6 +111,22 @@ def test_a_program_is_the_plain_softmax(implementation, group, causal):
     )
 
 
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_heads_after_positions_are_the_same_attention(implementation):
+    given = grouped(2, 4, 2, 7, 8)
+    how = {"lengths": jnp.array([4, 7]), "causal": False, "implementation": implementation}
+
+    def heads_last(*qkv):
+        q_k_v = (x.reshape(2, -1, *x.shape[1:]).swapaxes(1, 2) for x in qkv)
+        return heads_last_attention(*q_k_v, "float32", **how).swapaxes(1, 2).reshape(qkv[0].shape)
+
+    plain_order = functools.partial(dot_product_attention, dtype="float32", batch=2, **how)
+    close(with_gradients(heads_last, given), with_gradients(plain_order, given))
+    half = (jnp.zeros((2, 7, heads, 8), jnp.bfloat16) for heads in (4, 2, 2))
+    with jax.numpy_dtype_promotion("standard"):  # within JAX's `xla`
+        assert heads_last_attention(*half, "bfloat16", **how).dtype == jnp.bfloat16
+
+
 @pytest.mark.parametrize("group", [1, 2])
 @pytest.mark.parametrize(
     "length", [257, 390, 513]
@@ -194,8 +215,19 @@ def test_a_program_that_is_not_here_is_refused_and_auto_is_one_that_is():
         choose_implementation("cudnn", "bfloat16", 64)
     with pytest.raises(UserError, match="splash needs a TPU"):
         dot_product_attention(*inputs(1, 2, 4)[:3], "float32", implementation="splash")
-    with pytest.raises(UserError, match="xla needs model"):
+    with pytest.raises(UserError, match=r"xla needs model\.attention_dropout = 0"):
         choose_implementation("xla", "float32", 64, dropout=0.1)
+
+
+def test_auto_says_which_it_is_and_why(monkeypatch):
+    monkeypatch.setattr(attention, "has_cuda", lambda: False)
+    assert explain_auto("bfloat16", 64, 0) == "auto is dense, since cudnn needs an NVIDIA GPU"
+    monkeypatch.setattr(attention, "has_cuda", lambda: True)
+    assert choose_implementation("auto", "bfloat16", 64) == "cudnn"
+    assert "auto is cudnn" in explain_auto("bfloat16", 64, 0)
+    assert choose_implementation("auto", "bfloat16", 64, 0.1) == "dense"
+    assert "needs model.attention_dropout = 0" in explain_auto("bfloat16", 64, 0.1)
+    assert "needs model.dtype = bfloat16" in explain_auto("float32", 64, 0)
 
 
 def test_splash_is_chosen_on_one_tpu_device_alone(monkeypatch):

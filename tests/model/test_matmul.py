@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from kstore_jax.model.matmul import dense, dot, transpose_copy
+from kstore_jax.model.matmul import dense, dot, in_float32, transpose_copy
 
 F32, BF16 = jnp.dtype("float32"), jnp.dtype("bfloat16")
 
@@ -93,3 +93,40 @@ def test_the_gradients_of_dense_are_float32_when_it_computes_in_bfloat16():
     x, kernel, _, dy = map(np.asarray, (*given, dy))
     for ours, exact in zip(gradients, (dy @ kernel.T, x.T @ dy, dy.sum(0)), strict=True):
         np.testing.assert_allclose(ours, exact, rtol=0.02, atol=0.02 * np.abs(exact).max())
+
+
+@pytest.mark.parametrize("biased", [True, False])
+def test_what_is_bfloat16_stays_so_and_gradients_of_weights_are_float32(biased):
+    x, kernel = normal(2, 40, 16), normal(16, 5, seed=1)
+    bias, dy = normal(5, seed=2) if biased else None, normal(2, 40, 5, seed=3)
+    half_x, half_dy = x.astype(BF16), dy.astype(BF16)
+    y, pull = jax.vjp(lambda *g: dense(*g, BF16), half_x, kernel, bias)
+    gradients = pull(half_dy)
+    assert y.dtype == gradients[0].dtype == BF16
+    assert {g.dtype for g in gradients[1:] if g is not None} == {F32}
+    exact, pull = jax.vjp(lambda *g: dense(*g, F32), x, kernel, bias)
+    for ours, theirs in zip((y, *gradients), (exact, *pull(dy)), strict=True):
+        if theirs is not None:
+            near = 0.02 * float(jnp.abs(theirs).max())
+            np.testing.assert_allclose(ours.astype(F32), theirs, rtol=0.02, atol=near)
+    # 2,048 terms of 1: in bfloat16 their sum would stay at 256
+    ones = jnp.ones((2048, 1), BF16)
+    gradients = jax.vjp(lambda *g: dense(*g, BF16), ones, jnp.ones((1, 1)), jnp.ones(1))[1](ones)
+    assert [float(g.ravel()[0]) for g in gradients] == [1, 2048, 2048]
+
+
+def test_a_function_in_float32_rounds_once_and_keeps_its_input_alone():
+    def cubed(x):
+        assert x.dtype == F32
+        return x * x * x
+
+    x = normal(100)
+    assert np.array_equal(in_float32(cubed, x), cubed(x))
+    half = x.astype(BF16)
+    exact = cubed(half.astype(F32))
+    assert np.array_equal(in_float32(cubed, half), exact.astype(BF16))
+
+    def kept(x):
+        return jax.tree.leaves(jax.vjp(lambda x: in_float32(cubed, x), x)[1])
+
+    assert [(leaf.shape, leaf.dtype) for leaf in jax.eval_shape(kept, half)] == [((100,), BF16)]

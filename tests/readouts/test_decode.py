@@ -37,9 +37,14 @@ def prompts(rows: int, longest: int, seed: int = 0) -> tuple[np.ndarray, np.ndar
 
 
 @pytest.mark.parametrize("style", STYLED)
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_hidden_states_with_a_cache_equal_a_forward_of_the_whole_text(style, dtype):
-    shape = dataclasses.replace(STYLED[style], dtype=dtype)
+@pytest.mark.parametrize(
+    ("dtype", "activation_dtype"),
+    [("float32", "float32"), ("bfloat16", "float32"), ("bfloat16", "bfloat16")],
+)
+def test_hidden_states_with_a_cache_equal_a_forward_of_the_whole_text(
+    style, dtype, activation_dtype
+):
+    shape = dataclasses.replace(STYLED[style], dtype=dtype, activation_dtype=activation_dtype)
     params = reference.parameters(shape)
     tokens, lengths = prompts(5, 6)
     continuation = np.random.default_rng(1).integers(0, VOCABULARY, (5, 4)).astype(np.int32)
@@ -53,7 +58,8 @@ def test_hidden_states_with_a_cache_equal_a_forward_of_the_whole_text(style, dty
             row = np.array([[*text, *[END] * (12 - len(text))]], np.int32)
             expected = forward(shape, params, row)[0, len(text) - 1]
             tolerance = 1e-5 if dtype == "float32" else 0.1
-            np.testing.assert_allclose(hidden[b, 0], expected, atol=tolerance)
+            hidden_b, expected = (x.astype(jnp.float32) for x in (hidden[b, 0], expected))
+            np.testing.assert_allclose(hidden_b, expected, atol=tolerance)
 
 
 def log_likelihoods(params, texts, vocab_size: int = VOCABULARY) -> np.ndarray:

@@ -200,7 +200,7 @@ def test_a_skipped_step_changes_no_weight(tmp_path):
 
 
 def test_dropout_is_a_function_of_the_seed_and_the_step(tmp_path, undisturbed):
-    dropping = next_token(dataclasses.replace(SHAPE, dropout=0.3))
+    dropping = next_token(dataclasses.replace(SHAPE, dropout=0.3, attention_dropout=0.3))
 
     def trained(name, plain, **changes):
         return fit(
@@ -213,6 +213,22 @@ def test_dropout_is_a_function_of_the_seed_and_the_step(tmp_path, undisturbed):
     assert same_bits(trained("resumed", task()), found)
     assert not same_bits(trained("other seed", task(), seed=1), found)
     assert not same_bits(saved(undisturbed, 20)["trainable"], found)
+
+
+def test_with_bfloat16_activations_it_learns_as_well_and_resumes_exactly(tmp_path, undisturbed):
+    half = dataclasses.replace(SHAPE, dtype="bfloat16", activation_dtype="bfloat16")
+
+    def trained(name, plain):
+        return fit(
+            dataclasses.replace(plain, objective=next_token(half)), TRAINING, tmp_path / name
+        )
+
+    found = trained("whole", task())
+    with pytest.raises(Interrupted):
+        trained("resumed", interrupted_at(15))
+    assert same_bits(trained("resumed", task()), found)
+    last, exact = losses(tmp_path / "whole")[-1][1], losses(undisturbed)[-1][1]
+    assert 0 < abs(last - exact) < 0.05 * exact
 
 
 def test_every_row_and_step_has_a_key_of_its_own(tmp_path):

@@ -6,11 +6,14 @@ import numpy as np
 import optax
 import pytest
 
+from kstore_jax.train import objectives
 from kstore_jax.train.objectives import (
     answer_tokens,
     at_positions,
     cross_entropy,
     next_token,
+    num_tiles,
+    summed_loss,
     total_loss,
 )
 from tests.model import reference
@@ -78,3 +81,54 @@ def test_at_positions_reads_each_row_at_its_own_places():
     positions = np.array([[4, 0, 4], [1, 2, 3]], np.int32)
     expected = np.stack([np.asarray(hidden[b])[positions[b]] for b in range(2)])
     assert np.array_equal(at_positions(hidden, positions), expected)
+
+
+def loss_of_states(given, dtype, weights=None):
+    """The summed loss of hidden states in a dtype, and its gradients."""
+    hidden, table, targets = given
+
+    def loss(hidden, table):
+        params = {"embedding": table}
+        return 0.1 * summed_loss(SHAPE, params, hidden.astype(dtype), targets, weights)
+
+    return jax.jit(jax.value_and_grad(loss, (0, 1)))(hidden, table)
+
+
+def states(rows: int) -> tuple:
+    draw = np.random.default_rng(0)
+    hidden = jnp.asarray(draw.normal(0, 1, (rows, 16)), jnp.float32)
+    table = jnp.asarray(draw.normal(0, 1, (SHAPE.vocabulary, 16)), jnp.float32)
+    return hidden, table, draw.integers(0, SHAPE.vocabulary, rows).astype(np.int32)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_loss_with_logits_in_bfloat16_stays_near_float32(weighted):
+    given = states(60)
+    weights = jnp.asarray(np.arange(60) % 3, jnp.float32) if weighted else None
+    (loss, half), (expected, exact) = (
+        loss_of_states(given, dtype, weights) for dtype in (jnp.bfloat16, jnp.float32)
+    )
+    np.testing.assert_allclose(loss, expected, rtol=2e-3)
+    for a, b in zip(half, exact, strict=True):
+        assert float(jnp.linalg.norm((a - b).ravel()) / jnp.linalg.norm(b.ravel())) < 0.02
+
+
+def test_tiles_of_rows_change_the_loss_by_rounding_only(monkeypatch):
+    given = states(60)
+    loss, gradients = loss_of_states(given, jnp.bfloat16)
+    monkeypatch.setattr(objectives, "_TILE_LOGITS", 20 * SHAPE.vocabulary)
+    assert num_tiles(60, SHAPE.vocabulary) == 3
+    tiled_loss, tiled_gradients = loss_of_states(given, jnp.bfloat16)
+    np.testing.assert_allclose(loss, tiled_loss, rtol=1e-6)
+    for a, b in zip(gradients, tiled_gradients, strict=True):
+        np.testing.assert_allclose(a, b, rtol=0.01, atol=1e-3)  # a rounding of bfloat16
+    hidden, table, targets = given
+    copies = [jnp.stack([x, 2 * x]) for x in (hidden, table)]
+    both, _ = jax.vmap(lambda *x: loss_of_states((*x, targets), jnp.bfloat16))(*copies)
+    np.testing.assert_allclose(both[0], tiled_loss, rtol=1e-6)
+
+
+def test_rows_are_tiled_where_their_logits_are_many():
+    assert num_tiles(96 * 512, 50_304) == 3
+    assert num_tiles(96 * 512, 3_328) == 1
+    assert num_tiles(100_003, 50_304) == 1  # a prime
