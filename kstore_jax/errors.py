@@ -3,6 +3,7 @@
 import difflib
 import errno
 import os
+import pathlib
 import re
 import sys
 import traceback
@@ -33,10 +34,40 @@ class Stopped(BaseException):
 
 def nearest(name: str, valid: Iterable[str]) -> str:
     """Returns `; did you mean X?` with the valid name nearest to `name`, or the list of valid names
-    where none is near."""
+    where none is near; empty where there are none."""
     valid = list(valid)
-    close = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else f"; valid: {', '.join(valid)}"
+    if close := difflib.get_close_matches(name, valid, n=1, cutoff=0.5):
+        return f"; did you mean {close[0]!r}?"
+    return f"; valid: {', '.join(valid)}" if valid else ""
+
+
+def shown(value: object) -> str:
+    """Returns `repr(value)` for an error message, cut after 80 characters.
+
+    >>> shown("a" * 200)
+    "'aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa..."
+    >>> shown(10**5000)
+    'a number of 16610 bits'
+    """
+    if isinstance(value, int) and value.bit_length() > 1000:  # Python refuses to print larger ones
+        return f"a number of {value.bit_length()} bits"
+    try:
+        text = repr(value)
+    except Exception:  # a number as above is inside
+        return f"a value of type {type(value).__name__}"
+    return text if len(text) <= 80 else f"{text[:79]}..."
+
+
+def user_path(text: str) -> pathlib.Path:
+    """Returns a path as a person writes it: `~` and `~name` at its beginning are home folders.
+
+    Raises:
+      UserError: there is no such user.
+    """
+    try:
+        return pathlib.Path(text).expanduser()
+    except RuntimeError:
+        raise UserError(f"{text}: no such user") from None
 
 
 def run_guarded(action: Callable[[], None]) -> int:

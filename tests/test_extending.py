@@ -149,8 +149,8 @@ def test_the_commands_know_them(folder):
     assert all(row["done"] for row in stages["rows"])
     assert "0 stages" in kstore(folder, "gc", "runs/films/stages", "--keep=runs/films")
     assert "earlier" in kstore(folder, "eval", "runs/films", "--row=0", "--beam=1", "--json")
-    assert "seed 1" in kstore(folder, "ask", "--run=runs/films")
-    message = complaint(folder, "export", "--run=runs/films", "--row=0", "--out=model")
+    assert "seed 1" in kstore(folder, "ask", "runs/films")
+    message = complaint(folder, "export", "runs/films", "--row=0", "--out=model")
     assert message.endswith("expected transformer for an exchange with Hugging Face, got canon")
     assert not (folder / "model").exists()
 

@@ -14,14 +14,14 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from kstore_jax.cli.flags import (
+    check_elsewhere,
     configs_folder,
     parse_arguments,
     parse_config,
-    parse_flags,
     parse_plugins,
     require_flags,
 )
-from kstore_jax.errors import UserError, nearest
+from kstore_jax.errors import UserError, nearest, user_path
 from kstore_jax.pipeline.experiment import Experiment, parse_base, parse_rows
 
 BENCHMARKS = {
@@ -38,6 +38,8 @@ def quickstart(argv: Sequence[str], values: flags.FlagValues) -> None:
 
 
 def run(argv: Sequence[str], values: flags.FlagValues) -> None:
+    if check_elsewhere(argv, values):
+        return
     experiment, rows = parse_base(*parse_config(argv, values, None))
     note = (
         f"note: kstore run ignores the sweep in --config (rows: {rows}) and computes the "
@@ -48,13 +50,15 @@ def run(argv: Sequence[str], values: flags.FlagValues) -> None:
 
 
 def sweep(argv: Sequence[str], values: flags.FlagValues) -> None:
+    if check_elsewhere(argv, values):
+        return
     _compute_sweep(values, *parse_config(argv, values, None))
 
 
 def _compute_sweep(values: flags.FlagValues, config: ConfigDict, overridden: set[str]) -> None:
     """Computes the rows of a sweep; notes on stderr where they differ from the file's."""
     rows, notes = parse_rows(config, overridden), []
-    rows_of_file: Any = config.sweep  # a field of a ConfigDict has no type of its own
+    rows_of_file: Any = config.get("sweep", ())
     if fields := sorted(overridden & {field for row in rows_of_file for field, _ in row}):
         notes.append(f"note: the command line sets {', '.join(fields)} in every row of the sweep")
     if (repeated := len(rows_of_file) - len(rows)) > 0:
@@ -67,6 +71,8 @@ def _compute_rows(
     values: flags.FlagValues, rows: Sequence[Experiment], notes: Sequence[str]
 ) -> None:
     require_flags(values, workdir="a folder such as runs/x")
+    if "check" in values and values.check:
+        return
     from kstore_jax.sweep import run as sweep
     from kstore_jax.sweep import workdir
 
@@ -79,8 +85,13 @@ def _compute_rows(
         print(f"note: --drop removes {', '.join(dropped)}", file=sys.stderr)
     shard = sweep.RowShard.parse(flag("shard", "0/1"))
     if flag("dry-run", False):
-        print(sweep.dry_run(folder, rows, cache, shard, drop, notes).format(values.json))
+        measure = not flag("no-measure", False)
+        status = sweep.dry_run(folder, rows, cache, shard, drop, notes, measure)
+        print(status.format(values.json, values.stages))
         return
+    for name in ("no-measure", "stages", "json"):
+        if flag(name, False):
+            raise UserError(f"--{name}: expected beside --dry-run")
     page = sweep.run(
         folder,
         rows,
@@ -103,7 +114,7 @@ def status(argv: Sequence[str], values: flags.FlagValues) -> None:
     from kstore_jax.sweep.plan import Plan, PlanStatus
 
     plan = Plan.read(folder)
-    print(PlanStatus(plan, plan.progress()).format(values.json))
+    print(PlanStatus(plan, plan.progress()).format(values.json, values.stages))
 
 
 def gc(argv: Sequence[str], values: flags.FlagValues) -> None:
@@ -127,12 +138,13 @@ def _parse_folder(
     """Reads the flags of a command whose only argument is a folder; returns the folder."""
     arguments = parse_arguments(argv, values)
     if len(arguments) != 1:
-        raise UserError(f"{command}: expected one folder of a {content}")
-    return pathlib.Path(arguments[0])
+        got = f", got {' '.join(arguments)}" if arguments else ""
+        raise UserError(f"{command}: expected one folder of a {content}{got}")
+    return user_path(arguments[0])
 
 
 def report(argv: Sequence[str], values: flags.FlagValues) -> None:
-    runs = [pathlib.Path(run) for run in parse_arguments(argv, values)]
+    runs = [user_path(run) for run in parse_arguments(argv, values)]
     if not runs:
         raise UserError("report: expected one folder of a run, or several")
     if len(runs) > 1:
@@ -215,19 +227,21 @@ def rewrite(argv: Sequence[str], values: flags.FlagValues) -> None:
 
 
 def ask(argv: Sequence[str], values: flags.FlagValues) -> None:
-    parse_flags(argv, values)
+    runs = parse_arguments(argv, values)
+    if len(runs) > 1:
+        raise UserError(f"ask: expected one folder of a run, got {' '.join(runs)}")
     from kstore_jax.report import recitation
     from kstore_jax.writers import asking
 
-    if values.run:
-        for name in ("server", "model", "items", "out"):
-            if getattr(values, name):
-                raise UserError(f"--{name}: expected without --run, which has its own results")
-        scores = recitation.run_scores(pathlib.Path(values.run))
+    if runs:
+        for name in ("server", "model", "items", "out", "concurrency"):
+            if values[name].present:
+                raise UserError(f"--{name}: expected without {runs[0]}, which has its own results")
+        scores = recitation.run_scores(user_path(runs[0]))
     else:
         require_flags(
             values,
-            server="an address such as http://localhost:8000, or --run=runs/x",
+            server="an address such as http://localhost:8000, or the folder of a run",
             model="the name of a model of the server",
         )
         out = pathlib.Path(values.out or "runs/ask")
@@ -259,11 +273,11 @@ def bench(argv: Sequence[str], values: flags.FlagValues) -> None:
 
 
 def export(argv: Sequence[str], values: flags.FlagValues) -> None:
-    parse_flags(argv, values)
-    require_flags(values, run="the folder of a run", out="a folder such as runs/model")
+    run = _parse_folder("export", argv, values)
+    require_flags(values, out="a folder such as runs/model")
     if values.format != "hf":
         raise UserError(f"--format: expected hf, got {values.format!r}")
     from kstore_jax.pipeline.export import export
 
-    export(pathlib.Path(values.run), pathlib.Path(values.out), values.row)
+    export(run, pathlib.Path(values.out), values.row)
     print(values.out)

@@ -61,7 +61,7 @@ def config_table(name: str = "") -> str:
         chosen = [f for f in fields if not name or f.path == name or f.path.startswith(f"{name}.")]
         if chosen:
             blocks.append("\n".join([title, "", *(field.text() for field in chosen)]))
-    return "\n\n".join(blocks)
+    return "\n\n".join(blocks) or f"{name}: no fields of its own"
 
 
 def config_markdown() -> str:

@@ -5,14 +5,16 @@ import os
 import pathlib
 import re
 import runpy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 from ml_collections.config_flags import tuple_parser
 
+from kstore_jax.config.fields import LARGEST, flatten
 from kstore_jax.config.registry import search_path
-from kstore_jax.errors import UserError, nearest
+from kstore_jax.errors import UserError, nearest, shown, user_path
 from kstore_jax.pipeline import experiment
 
 _PACKAGE = pathlib.Path(__file__).parents[1]
@@ -24,36 +26,64 @@ def configs_folder() -> pathlib.Path:
     return installed if installed.is_dir() else _PACKAGE.parent / "configs"
 
 
-_FLAGS = {
-    "workdir": (flags.DEFINE_string, "folder of the run", {}),
-    "cache": (flags.DEFINE_string, "folder of the stages, WORKDIR/stages unless given", {}),
-    "workers": (flags.DEFINE_integer, "processes", {"lower_bound": 1}),
-    "person": (flags.DEFINE_integer, "number of the person to show", {"lower_bound": 0}),
-    "run": (flags.DEFINE_string, "folder of a run or of a pretrain stage", {}),
+class _PathParser(flags.ArgumentParser):
+    """Parses a path, or a list of paths separated by commas, where `~` is the home folder."""
+
+    def __init__(self, several: bool = False):
+        self._several = several
+
+    def parse(self, argument: Any) -> Any:
+        if not isinstance(argument, str):
+            return argument
+        if self._several:
+            return [str(user_path(path)) for path in argument.split(",") if path]
+        return str(user_path(argument))
+
+
+def _define_path(name: str, default: str | None, help: str, flag_values: flags.FlagValues) -> None:
+    flags.DEFINE(_PathParser(), name, default, help, flag_values=flag_values)
+
+
+def _define_paths(name: str, default: str | None, help: str, flag_values: flags.FlagValues) -> None:
+    flags.DEFINE(_PathParser(several=True), name, default, help, flag_values=flag_values)
+
+
+def _count(least: int) -> dict[str, int]:
+    return {"lower_bound": least, "upper_bound": LARGEST}
+
+
+_FLAGS: dict[str, tuple[Callable, str, dict[str, Any]]] = {
+    "workdir": (_define_path, "folder of the run", {}),
+    "cache": (_define_path, "folder of the stages, WORKDIR/stages unless given", {}),
+    "workers": (flags.DEFINE_integer, "processes", _count(1)),
+    "person": (flags.DEFINE_integer, "number of the person to show", _count(0)),
     "format": (flags.DEFINE_string, "format of the model", {}),
     "json": (flags.DEFINE_bool, "print JSON", {}),
-    "beam": (flags.DEFINE_integer, "width of the beam", {"lower_bound": 1}),
-    "show": (flags.DEFINE_integer, "answers to print", {"lower_bound": 0}),
-    "row": (flags.DEFINE_integer, "one row of a sweep", {"lower_bound": 0}),
+    "beam": (flags.DEFINE_integer, "width of the beam", _count(1)),
+    "show": (flags.DEFINE_integer, "answers to print", _count(0)),
+    "row": (flags.DEFINE_string, "one row of a sweep, by its name or number", {}),
     "until": (
         flags.DEFINE_enum,
         "the last training, config.until of every row",
         {"enum_values": ["pretrain", "finetune"]},
     ),
-    "dry-run": (flags.DEFINE_bool, "print the stages and time estimates, compute nothing", {}),
+    "dry-run": (flags.DEFINE_bool, "print the rows and time estimates, compute nothing", {}),
+    "no-measure": (flags.DEFINE_bool, "time no step of pretraining for the estimates", {}),
+    "stages": (flags.DEFINE_bool, "print the stages of the rows, with their folders", {}),
+    "check": (flags.DEFINE_bool, "check flags and fields (without FILE: their types)", {}),
     "distributed": (flags.DEFINE_bool, "join this process to a multi-process run", {}),
-    "together": (flags.DEFINE_integer, "models trained in one program", {"lower_bound": 1}),
+    "together": (flags.DEFINE_integer, "models trained in one program", _count(1)),
     "shard": (flags.DEFINE_string, "rows of this task: I/N, or auto/N in an array of tasks", {}),
     "drop": (flags.DEFINE_bool, "remove the rows of WORKDIR that the configuration lacks", {}),
-    "keep": (flags.DEFINE_list, "folders of the sweeps that stay", {}),
+    "keep": (_define_paths, "folders of the sweeps that stay", {}),
     "remove": (flags.DEFINE_bool, "remove the listed stages", {}),
     "pools": (flags.DEFINE_bool, "show the pools", {}),
-    "out": (flags.DEFINE_string, "folder to write to", {}),
+    "out": (_define_path, "folder to write to", {}),
     "server": (flags.DEFINE_string, "address of a server of OpenAI's chat protocol", {}),
     "model": (flags.DEFINE_string, "name of a model of the server", {}),
-    "items": (flags.DEFINE_string, "JSONL of texts and questions", {}),
-    "concurrency": (flags.DEFINE_integer, "requests at a time", {"lower_bound": 1}),
-    "attempts": (flags.DEFINE_integer, "answers a text", {"lower_bound": 1}),
+    "items": (_define_path, "JSONL of texts and questions", {}),
+    "concurrency": (flags.DEFINE_integer, "requests at a time", _count(1)),
+    "attempts": (flags.DEFINE_integer, "answers a text", _count(1)),
 }
 
 
@@ -131,6 +161,36 @@ def parse_config(
     del values.config
     if "until" in values and values.until:
         others.append(f"--config.until={values.until}")
+    return config, _parse_fields(config, others, values)
+
+
+def check_elsewhere(argv: Sequence[str], values: flags.FlagValues) -> bool:
+    """Checks the flags of a command whose configuration file is on another machine, as a launch
+    script with `--check` calls it: names and types of flags and fields, but no fields of plug-ins.
+
+    Returns: False where there is no `--check`, or the file is on this machine.
+
+    Raises:
+      UserError: a flag, a field or its type is wrong.
+    """
+    words = re.sub(r"(?m)^(--?config[\w.]*)\n(?!-)", r"\1=", "\n".join(argv)).split("\n")
+    files = [word.partition("=")[2] for word in words if re.match(r"--?config=", word)]
+    is_here = any(user_path(file.split(":", 1)[0]).is_file() for file in files)
+    if not files or is_here or not {"--check", "-check"}.intersection(words):
+        return False
+    config, fields = experiment.default(), []
+    for word in words:
+        match = re.match(r"--?(?:no)?config\.(\w+\.[\w.]+)\.\w+", word)
+        of_plugin = match is not None and _field(config, match[1].split(".")) is None
+        if not of_plugin and not re.match(r"--?config(=|\.plugins=)", word):
+            fields.append(word)
+    _parse_fields(config, fields, values)
+    return True
+
+
+def _parse_fields(config: ConfigDict, others: Sequence[str], values: flags.FlagValues) -> set[str]:
+    """Reads all flags, and sets the fields of a configuration; returns the dotted fields."""
+    others = _quote_lists(config, others)
     overridden = {match[1] for a in others if (match := re.match(r"--?(?:no)?config\.([^=]*)", a))}
     for field in sorted(overridden):
         check_field(config, field, f"--config.{field}")
@@ -138,7 +198,31 @@ def parse_config(
         "config", config, flag_values=values, sys_argv=["kstore", *others]
     )
     parse_flags(others, values)
-    return config, overridden
+    return overridden
+
+
+def _quote_lists(config: ConfigDict, argv: Sequence[str]) -> list[str]:
+    """Writes `--config.FIELD=a,b` as the Python tuple that absl reads, where the field is a list
+    and the value consists of plain words."""
+    quoted = [*argv]
+    for i, argument in enumerate(quoted):
+        field, separator, value = argument.partition("=")
+        if not (match := re.fullmatch(r"--?config\.([\w.]+)", field)):
+            continue
+        part = _field(config, match[1].split("."))
+        following = quoted[i + 1] if not separator and i + 1 < len(quoted) else ""
+        words = (value or following).split(",")
+        if isinstance(part, tuple) and all(re.fullmatch(r"[^\W\d][\w.+-]*", w) for w in words):
+            quoted[i : i + (1 if separator else 2)] = [f"{field}={tuple(words)!r}"]
+    return quoted
+
+
+def _field(config: ConfigDict, names: Sequence[str]) -> Any:
+    """The value of a field; None where there is no such field."""
+    part: Any = config
+    for name in names:
+        part = part.get(name) if isinstance(part, ConfigDict) else None
+    return part
 
 
 def check_field(config: ConfigDict, field: str, label: str) -> None:
@@ -179,8 +263,12 @@ def _check_values(argv: Sequence[str], values: flags.FlagValues) -> None:
             raise UserError(f"--{name} has no value; expected {_expected_value(flag)}")
         try:
             flag.parser.parse(value)
+        except UserError as error:
+            raise UserError(f"--{name}: {error}") from None
         except (TypeError, ValueError, OverflowError):
-            raise UserError(f"--{name}: expected {_expected_value(flag)}, got {value!r}") from None
+            raise UserError(
+                f"--{name}: expected {_expected_value(flag)}, got {shown(value)}"
+            ) from None
 
 
 def _expected_value(flag: flags.Flag) -> str:
@@ -203,6 +291,7 @@ def _load_config(text: str) -> ConfigDict:
         message to the user.
     """
     file, *argument = text.split(":", 1)
+    file = str(user_path(file))
     if not pathlib.Path(file).is_file():
         raise UserError(f"--config: {file!r}: no such file{_nearest_file(pathlib.Path(file))}")
     try:
@@ -210,12 +299,18 @@ def _load_config(text: str) -> ConfigDict:
         config = get_config(*argument) if get_config else None
     except (UserError, ValueError) as error:
         raise UserError(f"--config: {error}") from error
-    except Exception as error:  # a configuration file is a program and may raise anything
+    except (Exception, SystemExit) as error:  # the file is a program and may raise anything
         raise UserError(f"--config: {type(error).__name__}: {error}") from error
     if get_config is None:
         raise UserError(f"--config: {file} has no get_config()")
-    if not isinstance(config, ConfigDict):
-        raise UserError(f"--config: get_config() returned {config!r}; expected a ConfigDict")
+    if type(config) is not ConfigDict:
+        raise UserError(
+            f"--config: get_config() returned {shown(config)} ({type(config).__name__}); expected "
+            "a ConfigDict, as kstore_jax.pipeline.experiment.default() returns"
+        )
+    for name, value in flatten(config.to_dict()).items():
+        if isinstance(value, int) and value.bit_length() > 64:  # absl would print it
+            raise UserError(f"{name}: expected a smaller number, got {shown(value)}")
     return config
 
 

@@ -27,7 +27,8 @@ class Command(NamedTuple):
     summary: str
 
 
-_DRY_RUN = {"dry-run": False, "json": False}
+_DRY_RUN = {"dry-run": False, "no-measure": False, "stages": False, "json": False, "check": False}
+_DRY_RUN_USAGE = "[--dry-run [--no-measure] [--stages | --json]] [--check]"
 COMMANDS = {
     "quickstart": Command(
         commands.quickstart,
@@ -38,21 +39,26 @@ COMMANDS = {
     "run": Command(
         commands.run,
         "--config=FILE --workdir=DIR [--cache=DIR] [--until=pretrain|finetune] "
-        "[--dry-run [--json]] [--distributed]",
+        f"{_DRY_RUN_USAGE} [--distributed]",
         {"workdir": None, "cache": None, "until": None, "distributed": False, **_DRY_RUN},
         "one experiment",
     ),
     "sweep": Command(
         commands.sweep,
         "--config=FILE --workdir=DIR [--cache=DIR] [--workers=N] [--together=K] [--shard=I/N] "
-        "[--until=pretrain|finetune] [--drop] [--dry-run [--json]]",
+        f"[--until=pretrain|finetune] [--drop] {_DRY_RUN_USAGE}",
         {
             **{"workdir": None, "cache": None, "workers": None, "together": 1, "shard": "0/1"},
             **{"until": None, "drop": False, **_DRY_RUN},
         },
         "every row of a configuration",
     ),
-    "status": Command(commands.status, "DIR [--json]", {"json": False}, "progress of a sweep"),
+    "status": Command(
+        commands.status,
+        "DIR [--stages | --json]",
+        {"stages": False, "json": False},
+        "progress of a sweep",
+    ),
     "gc": Command(
         commands.gc,
         "CACHE --keep=DIR,... [--remove]",
@@ -61,7 +67,7 @@ COMMANDS = {
     ),
     "eval": Command(
         commands.eval,
-        "DIR [--row=N] [--beam=4] [--show=10] [--json]",
+        "DIR [--row=ROW] [--beam=4] [--show=10] [--json]",
         {"row": None, "beam": 4, "show": 10, "json": False},
         "evaluate the models of a run",
     ),
@@ -88,8 +94,8 @@ COMMANDS = {
     ),
     "export": Command(
         commands.export,
-        "--run=DIR --out=DIR [--row=N]",
-        {"run": None, "out": None, "row": None, "format": "hf"},
+        "DIR --out=DIR [--row=ROW]",
+        {"out": None, "row": None, "format": "hf"},
         "the pretrained model as a Hugging Face folder",
     ),
     "rewrite": Command(
@@ -100,9 +106,9 @@ COMMANDS = {
     ),
     "ask": Command(
         commands.ask,
-        "--server=URL --model=NAME [--items=FILE] [--out=DIR], or --run=DIR",
+        "--server=URL --model=NAME [--items=FILE] [--out=DIR] [--json], or DIR [--json]",
         {
-            **{"run": None, "server": None, "model": None, "items": None, "out": None},
+            **{"server": None, "model": None, "items": None, "out": None},
             **{"concurrency": 8, "json": False},
         },
         "how much another model, or a run, recites and answers",

@@ -23,11 +23,15 @@ import textwrap
 import typing
 from typing import Any
 
+LARGEST = 2**31 - 1
+"""The largest whole number of a field: compiled programs count in 32 bits."""
+
 
 def number(
     default: float, minimum: float, maximum: float | None = None, *, affects_result: bool = True
 ) -> Any:
-    """A number from `minimum` to `maximum`, both included; the annotation is its type."""
+    """A finite number from `minimum` to `maximum`, both included; the annotation is its type. An
+    `int` without a maximum is at most `LARGEST`."""
     return _field(default, affects_result, minimum=minimum, maximum=maximum)
 
 
@@ -49,6 +53,12 @@ def flag(default: bool, *, affects_result: bool = True) -> Any:
 def rows(*, affects_result: bool = True) -> Any:
     """Rows of (field, value) pairs, as the functions of `config.rows` return; empty by default."""
     return _field((), affects_result)
+
+
+def path(default: str, *, affects_result: bool = True) -> Any:
+    """The path of a file or folder, where `~` is the home folder, also after a prefix such as
+    `tfds:`; a text without `~` may also be a name."""
+    return _field(default, affects_result, kind="path")
 
 
 def names(*default: str, affects_result: bool = True) -> Any:

@@ -1,12 +1,21 @@
 """Parses plain values into a configuration and validates every field."""
 
 import dataclasses
+import math
 from typing import Any, TypeVar
 
-from kstore_jax.config.fields import fields_of, types_of
-from kstore_jax.errors import UserError, nearest
+from kstore_jax.config.fields import LARGEST, fields_of, types_of
+from kstore_jax.errors import UserError, nearest, shown, user_path
 
 Config = TypeVar("Config")
+_KINDS = {
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    bool: "true or false",
+    tuple: "a list",
+    dict: "a table",
+}
 
 
 def parse(kind: type[Config], values: Any, path: str = "") -> Config:
@@ -26,7 +35,7 @@ def parse(kind: type[Config], values: Any, path: str = "") -> Config:
         the field, the value found and the values expected.
     """
     if not isinstance(values, dict):
-        raise UserError(f"{path.removesuffix('.')}: expected fields, got {values!r}")
+        raise UserError(f"{path.removesuffix('.')}: expected fields, got {shown(values)}")
     if (expand := getattr(kind, "expand", None)) is not None:
         values = expand(values)
     fields, types = fields_of(kind), types_of(kind)
@@ -70,18 +79,40 @@ def _choose(
 def _parse_value(kind: type, value: Any, field: dataclasses.Field, path: str) -> Any:
     """Returns a value as `kind`; raises UserError where `field` does not allow it. An int is read
     as a float, and a list as a tuple, where the field is one."""
-    if kind is float and type(value) is int:
-        value = float(value)
     if kind is tuple and type(value) is list:
         value = tuple(value)
-    if type(value) is not kind:
-        raise UserError(f"{path}: expected {kind.__name__}, got {value!r}")
+    if type(value) is not kind and not (kind is float and type(value) is int):
+        raise UserError(f"{path}: expected {_KINDS.get(kind, kind.__name__)}, got {shown(value)}")
     minimum, maximum = field.metadata.get("minimum"), field.metadata.get("maximum")
+    if kind is float and not _is_finite(value):
+        raise UserError(f"{path}: expected a finite number, got {shown(value)}")
     if minimum is not None and not value >= minimum:
-        raise UserError(f"{path}: expected at least {minimum}, got {value!r}")
+        raise UserError(f"{path}: expected at least {minimum}, got {shown(value)}")
+    if maximum is None and kind is int:
+        maximum = LARGEST
     if maximum is not None and not value <= maximum:
-        raise UserError(f"{path}: expected at most {maximum}, got {value!r}")
+        raise UserError(f"{path}: expected at most {maximum}, got {shown(value)}")
     choices = field.metadata.get("choices")
     if choices and value not in choices:
         raise UserError(f"{path}: {value!r} is not a choice{nearest(value, choices)}")
-    return value
+    if field.metadata.get("kind") == "path":
+        return _expand(value, path)
+    return float(value) if kind is float else value
+
+
+def _is_finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an int that no float is near
+        return False
+
+
+def _expand(value: str, path: str) -> str:
+    """The value of a path field with `~` expanded."""
+    start = value.find(":") + 1 if not value.startswith("~") else 0
+    if not value.startswith("~", start):
+        return value
+    try:
+        return f"{value[:start]}{user_path(value[start:])}"
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None

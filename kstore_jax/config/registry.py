@@ -32,7 +32,7 @@ from typing import Any, Generic, TypeVar
 
 from ml_collections import ConfigDict
 
-from kstore_jax.errors import UserError, nearest
+from kstore_jax.errors import UserError, nearest, shown, user_path
 
 Entry = TypeVar("Entry")
 
@@ -176,8 +176,8 @@ def import_plugins(modules: Any, folders: Any = ()) -> None:
     """
     for field, names in (("plugins", modules), ("plugin_folders", folders)):
         if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
-            raise UserError(f"{field}: expected a list of names, got {names!r}")
-    with search_path(folders):
+            raise UserError(f"{field}: expected a list of names, got {shown(names)}")
+    with search_path([str(user_path(folder)) for folder in folders]):
         for name in modules:
             _import(name)
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from kstore_jax.config.fields import choice, names, number, text
+from kstore_jax.config.fields import choice, names, number, path, text
 from kstore_jax.errors import UserError
 
 
@@ -13,7 +13,7 @@ class Data:
     variant: str = text("multi5+permute")
     """How biographies are written: `single`, `multi5`, `multi5+permute`, ... (Part 3.1, section
     2)."""
-    tokenizer: str = text("gpt2")
+    tokenizer: str = path("gpt2")
     """`gpt2`; `bpeN`, trained on these people's biographies; `word`, one token per word; or the
     path of a tokenizer.json."""
     vocabulary: str = choice("full", "full", "compact")
@@ -28,9 +28,9 @@ class Data:
     3); 0: none."""
     tasks: tuple = names("extraction")
     """Tasks whose questions are mixed in, where `qa_share` is more than 0."""
-    rewritten: str = text("")
+    rewritten: str = path("")
     """Folder of `kstore rewrite` whose texts replace the templates' (bioR); empty: none."""
-    text: str = text("")
+    text: str = path("")
     """Real text to mix in: a .txt or .jsonl file, a folder, `tfds:NAME` or `hf:FOLDER`; empty:
     none."""
     text_share: float = number(0.5, 0.0, 1.0)

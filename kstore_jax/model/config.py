@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from kstore_jax.config.fields import choice, flag, number, text
+from kstore_jax.config.fields import choice, flag, number, path
 from kstore_jax.config.registry import one_of
 from kstore_jax.errors import UserError, nearest
 from kstore_jax.model.base import ARCHITECTURES
@@ -116,7 +116,7 @@ class Network:
 class Model(Network):
     """The network, and the weights pretraining starts from."""
 
-    init_from: str = text("")
+    init_from: str = path("")
     """Hugging Face folder (config.json and safetensors) with the initial weights; empty: random."""
 
     @staticmethod

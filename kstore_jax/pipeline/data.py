@@ -116,8 +116,9 @@ class ExperimentData:
     @functools.cached_property
     def rewritten(self) -> RewrittenTexts:
         """The texts of `data.rewritten`."""
-        folder = pathlib.Path(self.data.rewritten).expanduser()
-        return RewrittenTexts(folder, self.language.pools, self.world.seed)
+        return RewrittenTexts(
+            pathlib.Path(self.data.rewritten), self.language.pools, self.world.seed
+        )
 
     @functools.cached_property
     def datasets(self) -> dict[str, DatasetSpec]:

@@ -17,12 +17,12 @@ from kstore_jax.readouts.qa import evaluate_task, generate_answers
 from kstore_jax.world import random
 
 
-def evaluate(run: pathlib.Path, row: int | None, beam_size: int, show: int) -> Iterator[dict]:
+def evaluate(run: pathlib.Path, row: str | None, beam_size: int, show: int) -> Iterator[dict]:
     """Evaluates the models of a run one by one; skips unfinished ones with a note on stderr.
 
     Args:
       run: the folder of the run.
-      row: number of the experiment; None: all.
+      row: name or number of the experiment; None: all.
       beam_size: beams of a search beside greedy decoding; 1: none. Bidirectional models have none.
       show: answers about held-out people to include as text.
 

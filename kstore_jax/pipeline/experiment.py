@@ -17,7 +17,7 @@ from kstore_jax.config.fields import as_dict, choice, defaults, names, number, r
 from kstore_jax.config.registry import group, import_plugins
 from kstore_jax.config.rows import Row
 from kstore_jax.corpus.config import Data
-from kstore_jax.errors import UserError
+from kstore_jax.errors import UserError, shown
 from kstore_jax.model.config import PRESETS, Model
 from kstore_jax.readouts.base import READOUTS, Readout
 from kstore_jax.tasks.base import TASKS, check_tasks
@@ -111,7 +111,7 @@ class Experiment:
     until: str = choice("", "", "pretrain", "finetune", affects_result=False)
     """The last training to compute: `pretrain` computes no readout; `finetune` only those of the
     pretrained model. Empty: everything."""
-    seed: int = number(0, 0)
+    seed: int = number(0, 0, 2**32 - 1)
     """Seed of initial weights, orders and batches."""
     world: World = section(World)
     data: Data = section(Data)
@@ -307,7 +307,8 @@ def _base_and_rows(
     A size or a style set on the command line overrides the file's values of its fields too.
     """
     base = config.to_dict()
-    sweep = base.pop("sweep", ()) or ((),)
+    sweep = base.pop("sweep", ())
+    sweep = ((),) if sweep in ((), []) else sweep
     for name, presets in PRESETS.items():
         if f"model.{name}" in overridden:
             preset = {f"model.{field}" for fields in presets.values() for field in fields}
@@ -325,15 +326,21 @@ def _drop_fields(fields: Collection[str], rows: Iterable[Row], name: str) -> lis
       UserError: `rows` are not rows; names the field `name`.
     """
     try:
-        pairs = [[(field, value) for field, value in row] for row in rows]
+        pairs = [[(field, _frozen(value)) for field, value in row] for row in rows]
         if not all(isinstance(field, str) for row in pairs for field, _ in row):
             raise TypeError
         remaining = (tuple(pair for pair in row if pair[0] not in fields) for row in pairs)
         return [*dict.fromkeys(remaining)]
     except (TypeError, ValueError):
         raise UserError(
-            f"{name}: expected rows of (field, value), as product() and chain() give"
+            f"{name}: expected rows of (field, value), as product() and chain() give, got "
+            f"{shown(rows)}"
         ) from None
+
+
+def _frozen(value: Any) -> Any:
+    """A value with tuples in place of lists, which have no hash."""
+    return tuple(map(_frozen, value)) if isinstance(value, list | tuple) else value
 
 
 def _override_grid(overridden: Collection[str], values: dict) -> dict:

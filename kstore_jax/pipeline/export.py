@@ -2,19 +2,16 @@
 
 import json
 import pathlib
-from collections.abc import Mapping
 
-from kstore_jax.config.fields import flatten, identity
 from kstore_jax.corpus.tokenizer import Vocabulary
 from kstore_jax.errors import UserError
 from kstore_jax.model import hf_checkpoint
 from kstore_jax.pipeline.context import build_context
-from kstore_jax.pipeline.experiment import Experiment
 from kstore_jax.pipeline.graph import ExperimentGraph
-from kstore_jax.pipeline.results import select_graphs
+from kstore_jax.pipeline.results import labels, select_graphs
 
 
-def export(run: pathlib.Path, out: pathlib.Path, row: int | None = None) -> None:
+def export(run: pathlib.Path, out: pathlib.Path, row: str | None = None) -> None:
     """Writes the model pretrained in `run` to the folder `out`.
 
     The exported embedding has all rows, also those beyond the vocabulary, which stand for no token;
@@ -25,7 +22,7 @@ def export(run: pathlib.Path, out: pathlib.Path, row: int | None = None) -> None
     Args:
       run: the folder of a run, or of one `pretrain-...` stage.
       out: the folder to write.
-      row: number of the experiment; None where all share one model.
+      row: name or number of the experiment; None where all share one model.
 
     Raises:
       UserError: there is no such run or row, the run has several models or no finished one, or
@@ -44,7 +41,7 @@ def export(run: pathlib.Path, out: pathlib.Path, row: int | None = None) -> None
     hf_checkpoint.write(out, context.shape, context.pretrained, ends, files)
 
 
-def _graph_to_export(run: pathlib.Path, row: int | None) -> ExperimentGraph:
+def _graph_to_export(run: pathlib.Path, row: str | None) -> ExperimentGraph:
     """The experiment whose pretrained model is exported."""
     is_stage = run.name.startswith("pretrain-")
     workdir = run.absolute().parents[1] if is_stage else run
@@ -55,33 +52,16 @@ def _graph_to_export(run: pathlib.Path, row: int | None) -> ExperimentGraph:
     if is_stage:
         models = {folder: number for folder, number in models.items() if folder.name == run.name}
     if not models:
-        raise UserError(f"--run: {run} is no stage of the run in {workdir}")
+        raise UserError(f"{run}: no stage of the run in {workdir}")
     if len(models) > 1:
-        labels = _labels({number: graphs[number].experiment for number in models.values()})
-        rows = ", ".join(f"{number} ({label})" for number, label in labels.items())
+        names = labels({number: graphs[number].experiment for number in models.values()})
+        rows = ", ".join(f"{number} ({name})" for number, name in names.items())
         raise UserError(f"--row: {run} has several models; expected one of {rows}")
     ((folder, number),) = models.items()
     graph = graphs[number]
     if graph.cache.result(graph.pretrain) is None:
-        raise UserError(f"--run: {folder}: missing or not finished; run it first")
+        raise UserError(f"{folder}: missing or not finished; run it first")
     return graph
-
-
-def _labels(experiments: Mapping[int, Experiment]) -> dict[int, str]:
-    """The label of each experiment by its number, with the settings in which they differ."""
-    settings = {number: flatten(identity(e)) for number, e in experiments.items()}
-    first = next(iter(settings.values()))
-    varied = [
-        name
-        for name in first
-        if name not in ("seed", "world.seed", "data.variant")
-        and len({str(fields.get(name)) for fields in settings.values()}) > 1
-    ]
-    labels = {}
-    for number, experiment in experiments.items():
-        values = ", ".join(f"{name}={settings[number].get(name)}" for name in varied)
-        labels[number] = f"{experiment.label}; {values}" if values else experiment.label
-    return labels
 
 
 def tokenizer_json(vocabulary: Vocabulary, rows: int) -> str:

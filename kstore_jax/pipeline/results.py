@@ -3,8 +3,10 @@
 import collections
 import json
 import pathlib
+from collections.abc import Mapping
 
-from kstore_jax.errors import UserError
+from kstore_jax.config.fields import flatten, identity
+from kstore_jax.errors import UserError, shown
 from kstore_jax.files import read_json
 from kstore_jax.pipeline.experiment import Experiment, parse
 from kstore_jax.pipeline.finetune import best_row
@@ -34,18 +36,57 @@ def read_graphs(run: pathlib.Path) -> list[ExperimentGraph]:
     return [ExperimentGraph(parse(row), Cache(run / stages)) for row in rows]
 
 
-def select_graphs(run: pathlib.Path, row: int | None) -> dict[int, ExperimentGraph]:
-    """The experiments of a run by number; only number `row` unless it is None.
+def select_graphs(run: pathlib.Path, row: str | None) -> dict[int, ExperimentGraph]:
+    """The experiments of a run by number; only the one of `row` unless it is None.
+
+    Args:
+      row: its number; or its name, its dataset (`multi5+permute`) or its label (`multi5+permute,
+        seed 0`), whole or the beginning of one row's alone.
 
     Raises:
-      UserError: there is no such run or row.
+      UserError: there is no such run, or not one such row.
     """
     graphs = dict(enumerate(read_graphs(run)))
     if row is None:
         return graphs
-    if row not in graphs:
-        raise UserError(f"--row: expected less than {len(graphs)}, got {row}")
-    return {row: graphs[row]}
+    if row.isdecimal():
+        if len(row) > 9 or int(row) not in graphs:
+            raise UserError(f"--row: expected less than {len(graphs)}, got {shown(row)}")
+        return {int(row): graphs[int(row)]}
+    names = labels({number: graph.experiment for number, graph in graphs.items()})
+    exact, beginning = [], []
+    for number, graph in graphs.items():
+        e = graph.experiment
+        own = {e.name, e.data.variant, e.label, names[number]}
+        exact += [number] if row in own else []
+        beginning += [number] if any(name.startswith(row) for name in own) else []
+    found = exact or beginning
+    if len(found) != 1:
+        several = "several rows have" if found else "no row has"
+        which = ", ".join(f"{number} ({names[number]})" for number in found or graphs)
+        raise UserError(f"--row: {several} the name {shown(row)}; expected one of {which}")
+    return {found[0]: graphs[found[0]]}
+
+
+def labels(experiments: Mapping[int, Experiment]) -> dict[int, str]:
+    """The label of each experiment by its number; where some are equal, with the settings in which
+    the experiments differ."""
+    counts = collections.Counter(experiment.label for experiment in experiments.values())
+    if len(counts) == len(experiments):
+        return {number: experiment.label for number, experiment in experiments.items()}
+    settings = {number: flatten(identity(e)) for number, e in experiments.items()}
+    fields = dict.fromkeys(name for values in settings.values() for name in values)
+    varied = [
+        name
+        for name in fields
+        if name not in ("seed", "world.seed", "data.variant")
+        and len({str(values.get(name)) for values in settings.values()}) > 1
+    ]
+    texts = {}
+    for number, e in experiments.items():
+        values = ", ".join(f"{name}={settings[number].get(name)}" for name in varied)
+        texts[number] = f"{e.label}; {values}" if values and counts[e.label] > 1 else e.label
+    return texts
 
 
 def result_row(graph: ExperimentGraph) -> dict:

@@ -11,7 +11,7 @@ import json
 import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Self
+from typing import NamedTuple, Self
 
 from kstore_jax.errors import DamagedFileError, UserError
 from kstore_jax.files import read_json, write_json
@@ -65,18 +65,20 @@ class Plan:
       cache: has the stages.
       rows: the label of each row, and the folders of the stages it needs, in order.
       stages: every stage once, by folder, parents before children.
+      of_shard: (index, count) of the shard these rows are, as `shard` takes them.
     """
 
     cache: Cache
     rows: tuple[tuple[str, tuple[str, ...]], ...]
     stages: Mapping[str, StageSpec]
+    of_shard: tuple[int, int] = (0, 1)
 
     def shard(self, index: int, count: int) -> Self:
         """Returns the plan of the rows index, index + count, index + 2 count, ..."""
         rows = self.rows[index::count]
         needed = {folder for _, folders in rows for folder in folders}
         stages = {folder: stage for folder, stage in self.stages.items() if folder in needed}
-        return dataclasses.replace(self, rows=rows, stages=stages)
+        return dataclasses.replace(self, rows=rows, stages=stages, of_shard=(index, count))
 
     def cache_path_from(self, workdir: pathlib.Path) -> str:
         """Returns the path of the cache relative to a workdir, so that a folder with both may be
@@ -205,11 +207,60 @@ def _with_ancestors(stage: StageSpec, specs: Mapping[str, StageSpec]) -> list[St
     return [*by_folder.values()]
 
 
-def _duration(seconds: float) -> str:
-    """Seconds in the units that suit them: `12 s`, `3 min`, `5.2 h`."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+def duration(seconds: float) -> str:
+    """Seconds in the unit that suits them: `12 s`, `3 min`, `5 h`, `2 d`.
+
+    >>> [duration(seconds) for seconds in (0.2, 89, 300, 10_000, 200_000)]
+    ['0 s', '89 s', '5 min', '3 h', '2 d']
+    """
+    for unit, size, most in (("s", 1, 90), ("min", 60, 5400), ("h", 3600, 48 * 3600)):
+        if seconds < most:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds / 86400:.0f} d"
+
+
+class RowProgress(NamedTuple):
+    """The progress of a row of a sweep.
+
+    Attributes:
+      name: its label.
+      stage: the stage that is running, with its share of steps, or the next one; `done`.
+      done, stages: how many of its stages are finished, and all of them.
+      left: estimated seconds of its unfinished stages, without those that have no estimate.
+      unknown: how many stages have no estimate.
+    """
+
+    name: str
+    stage: str
+    done: int
+    stages: int
+    left: float
+    unknown: int
+
+    @classmethod
+    def of(cls, name: str, stages: Sequence[StageProgress]) -> Self:
+        """The progress of a row with these stages, parents before children."""
+        todo = [stage for stage in stages if stage.state != "done"]
+        current = next(
+            (stage for stage in todo if stage.state == "running"), next(iter(todo), None)
+        )
+        text = "done"
+        if current is not None:
+            share = f" {current.step / current.steps:.0%}" if current.step and current.steps else ""
+            state = f", {current.state}" if current.state != "waiting" else ""
+            text = f"{current.kind}{share}{state}"
+        left = [stage.left for stage in todo]
+        seconds = round(sum(seconds or 0.0 for seconds in left), 1)
+        return cls(name, text, len(stages) - len(todo), len(stages), seconds, left.count(None))
+
+    @property
+    def time(self) -> str:
+        """The time left in words; `?` where no stage has an estimate."""
+        if self.done == self.stages:
+            return ""
+        if not self.left:
+            return "?" if self.unknown else duration(0)
+        return duration(self.left)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -225,16 +276,32 @@ class PlanStatus:
         estimates = [stage.left for stage in self.stages]
         return sum(seconds or 0.0 for seconds in estimates), estimates.count(None)
 
-    def format(self, as_json: bool) -> str:
-        """Returns the status as JSON or as text for a terminal."""
-        return json.dumps(self._json()) if as_json else self._text()
+    @functools.cached_property
+    def rows(self) -> list["RowProgress"]:
+        """The progress of every row."""
+        progress = {stage.folder: stage for stage in self.stages}
+        return [
+            RowProgress.of(name, [progress[folder] for folder in needed])
+            for name, needed in self.plan.rows
+        ]
+
+    def format(self, as_json: bool, by_stage: bool = False) -> str:
+        """Returns the status as JSON, or as text for a terminal: a line for each row or stage."""
+        if as_json:
+            return json.dumps(self._json())
+        return "\n".join(
+            [*(self._stage_lines() if by_stage else self._row_lines()), "", *self._sum()]
+        )
 
     def _json(self) -> dict:
         seconds, unknown = self.time_left
         done = {stage.folder for stage in self.stages if stage.state == "done"}
         rows = [
-            {"name": name, "done": done.issuperset(needed), "stages": list(needed)}
-            for name, needed in self.plan.rows
+            {
+                **{"name": name, "done": done.issuperset(needed), "stages": list(needed)},
+                **{"stage": row.stage, "stages_done": row.done, "seconds_left": row.left},
+            }
+            for (name, needed), row in zip(self.plan.rows, self.rows, strict=True)
         ]
         return {
             "cache": str(self.plan.cache.root),
@@ -244,30 +311,44 @@ class PlanStatus:
             "stages_without_estimate": unknown,
         }
 
-    def _text(self) -> str:
-        """One line for each stage, and a summary."""
+    def _row_lines(self) -> list[str]:
+        """One line for each row: its name, its stage, its finished stages and the time left."""
+        index, count = self.plan.of_shard
+        lines = [("row", "name", "stage", "done", "time left")]
+        lines += [
+            (str(index + i * count), row.name, row.stage, f"{row.done}/{row.stages}", row.time)
+            for i, row in enumerate(self.rows)
+        ]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        texts = (map(str.ljust, line, widths) for line in lines)
+        return ["  ".join(cells).rstrip() for cells in texts]
+
+    def _stage_lines(self) -> list[str]:
+        """One line for each stage."""
         width = max((len(stage.folder) for stage in self.stages), default=0)
         lines = [f"{'stage':<{width}}  rows  state    {'step':>15}  time"]
-        lines += [_line(stage, width) for stage in self.stages]
+        return lines + [_line(stage, width) for stage in self.stages]
+
+    def _sum(self) -> list[str]:
+        """A summary of all stages, each counted once."""
         counts = collections.Counter(stage.state for stage in self.stages)
         states = ("done", "running", "stopped", "waiting")
         summary = ", ".join(f"{counts[state]} {state}" for state in states if counts[state])
         shared = sum(stage.rows > 1 for stage in self.stages)
-        lines += ["", f"{len(self.stages)} stages: {summary}; {shared} shared by several rows"]
+        lines = [f"{len(self.stages)} stages: {summary}; {shared} shared by several rows"]
         seconds, unknown = self.time_left
-        if seconds or unknown:
-            others = f", and {unknown} stages without an estimate" if unknown else ""
-            lines.append(f"left: about {_duration(seconds)} for one worker{others}")
-        return "\n".join(lines)
+        estimate = [f"about {duration(seconds)} for one worker"] if seconds else []
+        estimate += [f"{unknown} stages without an estimate"] if unknown else []
+        return [*lines, f"left: {', and '.join(estimate)}"] if estimate else lines
 
 
 def _line(stage: StageProgress, width: int) -> str:
     step = f"{stage.step:,}/{stage.steps:,}" if stage.step is not None else ""
     if stage.state == "done":
-        time = f"took {_duration(stage.seconds)}"
+        time = f"took {duration(stage.seconds)}"
     elif stage.left is None:
         time = "?"
     else:
         without = ", compilation left out" if stage.measured in (_BENCHMARK, _TOKENS) else ""
-        time = f"about {_duration(stage.left)} ({stage.measured}{without})"
+        time = f"about {duration(stage.left)} ({stage.measured}{without})"
     return f"{stage.folder:<{width}}  {stage.rows:>4}  {stage.state:<7}  {step:>15}  {time}"

@@ -18,17 +18,14 @@ from typing import NamedTuple, Self
 
 import jax
 
-from kstore_jax.bench import train as training_bench
 from kstore_jax.errors import DamagedFileError, UserError, one_line_error
 from kstore_jax.files import read_json, write_json
 from kstore_jax.pipeline.cores import usable_cores
 from kstore_jax.pipeline.experiment import Experiment
 from kstore_jax.pipeline.graph import ExperimentGraph, resolve_auto
-from kstore_jax.pipeline.results import SCHEMA, result_row
+from kstore_jax.pipeline.results import SCHEMA, labels, result_row
 from kstore_jax.pipeline.run import Runner, check, pretrain_batched
 from kstore_jax.pipeline.stages import Cache
-from kstore_jax.report import agreement
-from kstore_jax.report.groups import groups
 from kstore_jax.sweep import estimates
 from kstore_jax.sweep.plan import Plan, PlanStatus
 from kstore_jax.sweep.workdir import check_is_folder, check_workdir, claim_workdir, lock_workdir
@@ -92,8 +89,9 @@ def plan_sweep(
     check_is_folder("--cache" if cache else "--workdir", stages.root)
     graphs = _check_rows(rows, stages)
     specs = {stage.folder: stage.spec for graph in graphs for stage in graph.stages}
+    names = labels({i: graph.experiment for i, graph in enumerate(graphs)})
     needed = tuple(
-        (graph.experiment.label, tuple(stage.folder for stage in graph.stages)) for graph in graphs
+        (names[i], tuple(stage.folder for stage in graph.stages)) for i, graph in enumerate(graphs)
     )
     return graphs, Plan(stages, needed, specs)
 
@@ -125,11 +123,13 @@ def dry_run(
     shard: RowShard = ALL_ROWS,
     drop_other_rows: bool = False,
     notes: Sequence[str] = (),
+    measure: bool = True,
 ) -> PlanStatus:
     """Returns the stages that `run` would compute, and how long they would take; writes nothing.
 
     Where the cache has no similar stage, one step of its pretraining is timed, with a note on
-    stderr; a token of another stage is assumed to take as long as one of pretraining.
+    stderr; a token of another stage is assumed to take as long as one of pretraining. Without
+    `measure` such stages have no estimate.
 
     Raises:
       UserError, DamagedFileError: as `run` does before it writes anything.
@@ -143,6 +143,8 @@ def dry_run(
 
     @functools.cache
     def step_seconds(experiment: Experiment) -> float:
+        from kstore_jax.bench import train as training_bench  # loads the training loop
+
         print("note: timing a step of pretraining, which is compiled first", file=sys.stderr)
         return training_bench.step_seconds(experiment)
 
@@ -161,7 +163,7 @@ def dry_run(
             return None
         return pretraining_seconds(graph) * tokens[folder] / tokens[graph.pretrain.folder]
 
-    return PlanStatus(plan, plan.progress(benchmark))
+    return PlanStatus(plan, plan.progress(benchmark if measure else lambda _: None))
 
 
 def _same_step(one: Experiment, other: Experiment) -> bool:
@@ -291,6 +293,10 @@ def _write_report(
     results = {"schema": SCHEMA, "rows": rows, "stages": plan.cache_path_from(workdir)}
     if failed_labels:
         results["failed"] = [{"row": i, "name": label} for i, label in failed_labels.items()]
+    from kstore_jax.report import agreement  # loads scipy.stats
+    from kstore_jax.report import page as report  # loads the chart renderer
+    from kstore_jax.report.groups import groups
+
     if ranks := agreement.of_all_datasets(groups(rows, [graph.experiment for graph in graphs])):
         results["spearman"] = ranks
     attempts = [attempt for folder in plan.stages for attempt in plan.cache.attempts(folder)]
@@ -300,8 +306,6 @@ def _write_report(
     with lock_workdir(workdir):
         if page.exists() and path.exists() and read_json(path) == json.loads(json.dumps(results)):
             return page
-        from kstore_jax.report import page as report  # loads the chart renderer
-
         page.unlink(missing_ok=True)  # it shows older results than the next line writes
         write_json(path, results)
         return report.write([workdir], workdir)

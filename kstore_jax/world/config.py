@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from kstore_jax.config.fields import number, text
+from kstore_jax.config.fields import number, path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,9 +19,9 @@ class World:
     celebrities: int = number(0, 0)
     """Further people, numbered after the others, whose questions are trained while the others' are
     held out (Part 3.1, section 6); 0: none."""
-    seed: int = number(0, 0)
+    seed: int = number(0, 0, 2**63 - 1)
     """Seed of people and texts; follows `seed` unless it is set."""
-    folder: str = text("")
+    folder: str = path("")
     """Folder of the world (`world.toml`, pools or a table, templates, questions); empty: the
     bundled one."""
     value_fraction: float = number(1.0, 0.0, 1.0)

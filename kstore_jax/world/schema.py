@@ -121,7 +121,7 @@ def load_schema(folder: str = "") -> Schema:
       UserError: the folder or the file is missing, or a field is unknown, missing or of another
         type; names the file and the field.
     """
-    path = pathlib.Path(folder).expanduser() if folder else BUNDLED_WORLD
+    path = pathlib.Path(folder) if folder else BUNDLED_WORLD
     if not path.is_dir():
         raise UserError(f"world.folder: {path} is not a folder")
     where = f"{path / FILE}: "
@@ -208,7 +208,7 @@ def _check_names(names: Sequence, valid: Iterable[str], where: str) -> tuple[str
     """Returns `names`; raises UserError where one is not valid or is repeated."""
     for name in names:
         if not isinstance(name, str):
-            raise UserError(f"{where}: expected a text, got {name!r}")
+            raise UserError(f"{where}: expected text, got {name!r}")
         if name not in valid:
             raise UserError(f"{where}: no {name!r}{nearest(name, valid)}")
         if names.count(name) > 1:

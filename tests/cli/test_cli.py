@@ -63,7 +63,7 @@ def complaint(capsys, *argv: str) -> str:
         ("--config.model.norm", "--config.model.norm has no value; expected text"),
         ("--cache", "--cache has no value; expected folder of the stages"),
         ("--config.world.people=1", "world.people: expected at least 2, got 1"),
-        ("--config.world.people=1000000000000000", "world.people: 1000000000000000 people"),
+        ("--config.world.people=2000000000", "world.people: 2000000000 people"),
         ("--config.data.variant=multy5", "data.variant: 'multy5' is not a variant"),
         ("--config.model.heads=3", "model.width: expected a multiple of heads = 3"),
         ("--config.model.size=125M", "model.size: no size '125M'; did you mean '124M'?"),
@@ -93,7 +93,7 @@ def complaint(capsys, *argv: str) -> str:
             "--config.pretrain.warmup_steps=12000",
             "pretrain.warmup_steps: expected less than steps = 12000",
         ),
-        ("--workers=0", "--workers: expected a positive integer, got '0'"),
+        ("--workers=0", "--workers: expected an integer in the range [1, 2147483647], got '0'"),
         ("extra", "unexpected argument 'extra'"),
     ],
 )
@@ -120,7 +120,10 @@ def test_a_bad_argument_is_named_in_one_line(capsys, argument, message):
         (["show", CONFIG, "--workdir=run"], "--workdir: no such flag; valid: "),
         (["run", CONFIG, "--workdir=run", "--workers=4"], "--workers: no such flag; "),
         (["show", CONFIG, "--person=999999"], "person: expected less than "),
-        (["show", CONFIG, "--person=-1"], "--person: expected a non-negative integer, got '-1'"),
+        (
+            ["show", CONFIG, "--person=-1"],
+            "--person: expected an integer in the range [0, 2147483647], got '-1'",
+        ),
         (["run", "--config"], "--config has no value; expected FILE.py[:ARGUMENT]"),
         (["run", CONFIG, "--workdir"], "--workdir has no value; expected folder of the run"),
         (["run", CONFIG, "--workdir", "--config.seed=1"], "--workdir has no value; expected "),
@@ -320,4 +323,4 @@ def test_help_of_a_command_tells_the_defaults_that_are_not_nothing(capsys):
     assert main(["eval", "runs/x", "-h"]) == 0
     output = capsys.readouterr().out
     assert "--beam          width of the beam, 4 unless given\n" in output
-    assert "--row           one row of a sweep\n" in output
+    assert "--row           one row of a sweep, by its name or number\n" in output

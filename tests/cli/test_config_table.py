@@ -33,7 +33,7 @@ def test_every_field_is_documented(capsys):
 @pytest.mark.parametrize(
     ("name", "default_and_values"),
     [
-        ("seed", "0 int, at least 0"),
+        ("seed", "0 int from 0 to 4294967295"),
         ("name", "'' text; no result depends on it"),
         ("sweep", "() rows"),
         ("plugins", "() names; no result depends on it"),

@@ -32,7 +32,7 @@ def exported(finished, tmp_path_factory) -> tuple[Runner, pathlib.Path]:
     runner = finished_runner(finished, 0)
     out = tmp_path_factory.mktemp("export") / "model"
     stage = runner.graph.cache.folder(runner.graph.pretrain)
-    assert main(["export", f"--run={stage}", "--format=hf", f"--out={out}"]) == 0
+    assert main(["export", str(stage), "--format=hf", f"--out={out}"]) == 0
     return runner, out
 
 
@@ -81,7 +81,7 @@ def test_transformers_reads_the_exported_folder(exported):
 
 def test_a_row_is_chosen_by_its_number(finished, tmp_path):
     out = tmp_path / "out"
-    assert main(["export", f"--run={finished}", "--row=1", f"--out={out}"]) == 0
+    assert main(["export", str(finished), "--row=1", f"--out={out}"]) == 0
     _, params = hf_checkpoint.read(out)
     expected = finished_runner(finished, 1).context.pretrained
     jax.tree.map(np.testing.assert_array_equal, params, expected)
@@ -93,7 +93,7 @@ def test_the_error_for_several_models_labels_rows_by_the_fields_that_differ(
     row = json.loads((finished / "config.json").read_text())["rows"][0]
     deeper = {**row, "model": {**row["model"], "layers": 2}}
     (tmp_path / "config.json").write_text(json.dumps({"rows": [row, deeper]}))
-    assert main(["export", f"--run={tmp_path}", f"--out={tmp_path / 'out'}"]) == 2
+    assert main(["export", str(tmp_path), f"--out={tmp_path / 'out'}"]) == 2
     labels = "0 (single, seed 0; model.layers=1), 1 (single, seed 0; model.layers=2)"
     assert labels in capsys.readouterr().err
 
@@ -148,20 +148,18 @@ def test_a_run_that_cannot_be_exported_is_refused(finished, tmp_path, capsys):
         return line
 
     rows = "expected one of 0 (single, seed 0), 1 (multi2+permute, seed 0)"
-    assert f"has several models; {rows}" in refused(f"--run={finished}", f"--out={out}")
-    past = refused(f"--run={finished}", f"--out={out}", "--row=2")
+    assert f"has several models; {rows}" in refused(str(finished), f"--out={out}")
+    past = refused(str(finished), f"--out={out}", "--row=2")
     assert "--row: expected less than 2, got 2" in past
-    assert "no configuration of a run" in refused(f"--run={tmp_path}", f"--out={out}")
-    assert "--out is missing" in refused(f"--run={finished}")
-    assert "--run is missing" in refused(f"--out={out}")
-    assert "expected hf, got 'gguf'" in refused(
-        f"--run={finished}", f"--out={out}", "--format=gguf"
-    )
+    assert "no configuration of a run" in refused(str(tmp_path), f"--out={out}")
+    assert "--out is missing" in refused(str(finished))
+    assert "expected one folder of a run" in refused(f"--out={out}")
+    assert "expected hf, got 'gguf'" in refused(str(finished), f"--out={out}", "--format=gguf")
     unknown = finished / "stages" / "pretrain-0"
-    assert "is no stage of the run" in refused(f"--run={unknown}", f"--out={out}")
+    assert "no stage of the run" in refused(str(unknown), f"--out={out}")
     config = json.loads((finished / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({"rows": config["rows"][:1]}))
-    assert "not finished; run it first" in refused(f"--run={tmp_path}", f"--out={out}")
+    assert "not finished; run it first" in refused(str(tmp_path), f"--out={out}")
 
 
 @pytest.mark.parametrize("name", ["gpt2", "bpe300", "word"])

@@ -1,4 +1,4 @@
-"""`kstore ask --run` prints both scores of the models of a finished run."""
+"""`kstore ask DIR` prints both scores of the models of a finished run."""
 
 import json
 
@@ -6,7 +6,7 @@ from kstore_jax.cli.main import main
 
 
 def test_scores_of_a_run_are_its_recall_and_its_answers(finished, capsys):
-    assert main(["ask", f"--run={finished}", "--json"]) == 0
+    assert main(["ask", str(finished), "--json"]) == 0
     items = json.loads(capsys.readouterr().out)["items"]
     rows = json.loads((finished / "results.json").read_text())["rows"]
     assert [(item["recited"], item["answered"]) for item in items] == [
@@ -16,5 +16,5 @@ def test_scores_of_a_run_are_its_recall_and_its_answers(finished, capsys):
         )
         for row in rows
     ]
-    assert main(["ask", f"--run={finished}"]) == 0
+    assert main(["ask", str(finished)]) == 0
     assert "multi2+permute, seed 0" in capsys.readouterr().out

@@ -213,12 +213,12 @@ def test_a_model_that_recites_and_answers_everything_has_full_scores(tmp_path):
     [
         ([], "--server is missing"),
         (["--server=http://h"], "--model is missing"),
-        (["--run=x", "--server=y"], "--server: expected without --run"),
-        (["--run=nowhere"], "nowhere/results.json: no results here"),
+        (["x", "--server=y"], "--server: expected without x"),
+        (["nowhere"], "nowhere/results.json: no results here"),
         (["--server=h", "--model=m"], "--server: expected an address"),
         (["--server=http://u:p@h", "--model=m"], "the key is read from OPENAI_API_KEY"),
-        (["--rum=x"], "--rum: no such flag; did you mean 'run'?"),
-        (["x"], "unexpected argument 'x'"),
+        (["--itens=x"], "--itens: no such flag; did you mean 'items'?"),
+        (["x", "y"], "ask: expected one folder of a run, got x y"),
     ],
 )
 def test_a_bad_command_is_an_error_of_one_line(argv, message, capsys, tmp_path, monkeypatch):
