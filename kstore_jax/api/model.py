@@ -17,7 +17,7 @@ from kstore_jax.model.transformer import Shape
 from kstore_jax.world.language import ANSWER_MARK
 
 _ROUND = 16
-"""Lengths of prompts and texts are padded to a multiple of this, so that few shapes are compiled."""
+"""Prompts are padded to a multiple of this, so that few shapes are compiled."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

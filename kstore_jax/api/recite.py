@@ -14,11 +14,13 @@ class Fact:
     """A value that a text states.
 
     Attributes:
+      attribute: the fact; the first of those it may be, where it is wrong.
       start, end: its place in the text, in characters.
       truth: the right value.
       right: whether the text has it.
     """
 
+    attribute: str
     start: int
     end: int
     truth: str
@@ -61,9 +63,9 @@ def facts_of(language: Language, text: str, truth: Mapping[str, str]) -> list[Fa
     """
     facts = []
     for attributes, start, end in statements(language, text):
-        fitting = [truth[name] for name in attributes]
-        right = text[start:end] in fitting
-        facts.append(Fact(start, end, text[start:end] if right else " or ".join(fitting), right))
+        right = [name for name in attributes if truth[name] == text[start:end]]
+        name = (right or attributes)[0]
+        facts.append(Fact(name, start, end, truth[name], bool(right)))
     return facts
 
 
@@ -93,3 +95,15 @@ def examples(world: World, of_each_half: int) -> list[Person]:
         if min(map(len, halves)) == of_each_half:
             break
     return [*halves[0], *halves[1]]
+
+
+def format_recitation(recitation: Recitation) -> str:
+    """Returns what a person's biography says and what the model wrote, for a terminal; wrong
+    values are in brackets, before the truth."""
+    person = recitation.person
+    right = len({fact.attribute for fact in recitation.facts if fact.right})
+    half = "P_train" if person.in_train else "P_test"
+    return (
+        f"person {person.id} ({half}): {right} of {len(person.facts)} facts right\n"
+        f"  read:  {recitation.read}\n  wrote: {recitation.marked()}"
+    )

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 
 from kstore_jax.api.model import Model
 from kstore_jax.api.world import World
-from kstore_jax.errors import UserError, nearest
+from kstore_jax.errors import UserError
 from kstore_jax.pipeline.context import build_context
 from kstore_jax.pipeline.graph import ExperimentGraph
-from kstore_jax.pipeline.results import read_graphs
+from kstore_jax.pipeline.results import labels, select_graphs
 
 STAGES = ("pretrained", "finetuned")
 
@@ -31,13 +31,13 @@ class Run:
 
     def __init__(self, folder: pathlib.Path):
         self.folder = folder
-        self._graphs = read_graphs(folder)
+        graphs = select_graphs(folder, None)
+        self._names = labels({number: graph.experiment for number, graph in graphs.items()})
 
     @property
     def names(self) -> Sequence[str]:
-        """The name of each row, in order: `NAME, seed N`, where NAME is the variant unless the row
-        has a name of its own."""
-        return [_name(graph) for graph in self._graphs]
+        """The label of each row, such as `multi5+permute, seed 0`."""
+        return [*self._names.values()]
 
     def world(self, row: int | str = 0) -> World:
         """Returns the world of a row; celebrities come after the other people."""
@@ -60,28 +60,11 @@ class Run:
         """
         if stage not in STAGES:
             raise UserError(f"stage: expected pretrained or finetuned, got {stage!r}")
-        graph = self._graph(row)
+        ((number, graph),) = select_graphs(self.folder, str(row)).items()
         context = build_context(graph)
         params = context.finetuned if stage == "finetuned" else context.pretrained
-        return Model(_name(graph), context.shape, params, context.vocabulary)
+        return Model(self._names[number], context.shape, params, context.vocabulary)
 
     def _graph(self, row: int | str) -> ExperimentGraph:
-        """The row with a number, a name, or the only one whose name begins so."""
-        if str(row).isdigit():
-            if int(row) >= len(self._graphs):
-                raise UserError(f"row: expected less than {len(self._graphs)}, got {row}")
-            return self._graphs[int(row)]
-        names = self.names
-        for fits in (str.__eq__, lambda name, row: name.startswith(f"{row},"), str.startswith):
-            numbers = [i for i, name in enumerate(names) if fits(name, str(row))]
-            if len(numbers) == 1:
-                return self._graphs[numbers[0]]
-            if numbers:
-                several = ", ".join(names[i] for i in numbers)
-                raise UserError(f"row: {row!r} is the start of several names: {several}")
-        raise UserError(f"row: no row {row!r}{nearest(str(row), names)}")
-
-
-def _name(graph: ExperimentGraph) -> str:
-    experiment = graph.experiment
-    return f"{experiment.name or experiment.data.variant}, seed {experiment.seed}"
+        (graph,) = select_graphs(self.folder, str(row)).values()
+        return graph

@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 
 import kstore_jax
+from kstore_jax.api import recite
 from kstore_jax.cli.main import main
 from kstore_jax.errors import UserError
 from kstore_jax.model.forward import forward, unembed
 from kstore_jax.model.sampling import sample
 from kstore_jax.pipeline.stages import NotFinished
+from kstore_jax.readouts.qa import generate_answers
 from tests.pipeline.runners import finished_runner
 
 
@@ -42,7 +44,7 @@ def test_rows_are_found_by_number_name_and_start_of_a_name(run):
     assert run.names == ["single, seed 0", "multi2+permute, seed 0"]
     for row in (1, "1", "multi2+permute", "multi2+permute, seed 0", "mul"):
         assert run.variant(row) == "multi2+permute"
-    with pytest.raises(UserError, match="no row 'multi5'; did you mean 'multi2"):
+    with pytest.raises(UserError, match="no row has the name 'multi5'; expected one of 0"):
         run.variant("multi5")
     with pytest.raises(UserError, match="expected less than 2, got 2"):
         run.variant(2)
@@ -85,22 +87,16 @@ def test_drawn_text_follows_the_seed_and_the_distribution(run):
 
 def test_answers_are_those_of_the_evaluation(run, finished):
     model, context = run.model(1), finished_runner(finished, 1).context
-    items, examples = context.questions()
+    _, examples = context.questions()
+    answers = generate_answers(context, context.finetuned, examples, beam_size=1)
+    end, decode = context.vocabulary.end_of_text, context.vocabulary.decode
     for i in (0, 7, 11):
-        start = int(examples.positions[i, 0, 0])
-        question = context.vocabulary.decode(examples.tokens[i, 1 : start + 1])
         person, attribute = divmod(i, 6)
-        assert question == f"{run.world()[person].question(context.attributes[attribute])} Answer:"
-        logits = unembed(
-            context.shape,
-            context.finetuned,
-            forward(context.shape, context.finetuned, examples.tokens[i : i + 1]),
-        )[0, start]
-        first = context.vocabulary.decode(
-            np.array([int(logits[: context.vocabulary.size].argmax())])
-        )
-        answer = model.ask(question)
-        assert answer.startswith(first.strip()) or first == "<|endoftext|>"
+        question = run.world()[person].question(context.attributes[attribute])
+        asked = examples.tokens[i, 1 : int(examples.positions[i, 0, 0]) + 1]
+        assert decode(asked) == f"{question} Answer:"
+        expected = answers[i][: np.append(np.flatnonzero(answers[i] == end), 99)[0]]
+        assert model.ask(question, max_tokens=answers.shape[1]) == decode(expected).strip()
 
 
 def test_an_exported_model_writes_the_same(run, finished, tmp_path):
@@ -122,3 +118,30 @@ def test_a_model_that_is_not_trained_names_its_stage(finished, tmp_path):
         kstore_jax.load(tmp_path).model()
     with pytest.raises(UserError, match="no configuration of a run"):
         kstore_jax.load(tmp_path / "nothing")
+
+
+def test_a_recitation_marks_wrong_facts_with_the_truth():
+    world = kstore_jax.World(people=20, seed=3)
+    person = world[4]
+    text = person.text("single")
+    (start, end), *_ = text.spans["university"]
+    wrong = f"{text[:start]}Ohio University{text[end:]}"
+    facts = recite.facts_of(world.language, wrong, person.facts)
+    assert [fact.attribute for fact in facts if not fact.right] == ["university"]
+    assert len(facts) == 6
+    marked = recite.Recitation(person, text, wrong, facts)
+    assert f"[Ohio University ≠ {person.facts['university']}]" in marked.marked()
+    assert "5 of 6 facts right" in recite.format_recitation(marked)
+
+
+def test_generate_and_ask_print_the_text_of_every_row(finished, capsys):
+    assert main(["generate", str(finished), "--row=0"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("read:") == printed.count("wrote:") == 6
+    assert main(["generate", str(finished), "Anna", "--max-tokens=3", "--stage=finetuned"]) == 0
+    assert capsys.readouterr().out.count("\nAnna") == 2
+    question = kstore_jax.World(people=20)[2].question("major")
+    assert main(["ask", str(finished), question]) == 0
+    assert capsys.readouterr().out.startswith("single, seed 0: ")
+    assert main(["generate"]) == 2
+    assert "expected the folder of a run" in capsys.readouterr().err
