@@ -46,7 +46,7 @@ def test_rows_are_found_by_number_name_and_start_of_a_name(run):
         assert run.variant(row) == "multi2+permute"
     with pytest.raises(UserError, match="no row has the name 'multi5'; expected one of 0"):
         run.variant("multi5")
-    with pytest.raises(UserError, match="expected less than 2, got 2"):
+    with pytest.raises(UserError, match="expected less than 2, got "):
         run.variant(2)
 
 
@@ -100,7 +100,7 @@ def test_answers_are_those_of_the_evaluation(run, finished):
 
 
 def test_an_exported_model_writes_the_same(run, finished, tmp_path):
-    assert main(["export", f"--run={finished}", "--row=1", f"--out={tmp_path / 'model'}"]) == 0
+    assert main(["export", str(finished), "--row=1", f"--out={tmp_path / 'model'}"]) == 0
     exported, model = kstore_jax.load_hf(tmp_path / "model"), run.model(1, "pretrained")
     name = run.world(1)[2].name
     assert exported.name == "model"
