@@ -27,9 +27,10 @@ ROOMS = {  # room or module: the rooms it may import
 }
 ROOMS["pipeline"] = {*ROOMS["readouts"], "readouts", "writers"}
 ROOMS["report"] = {*ROOMS["pipeline"], "pipeline"}
+ROOMS["api"] = {*ROOMS["pipeline"], "pipeline"}
 ROOMS["bench"] = {*ROOMS["pipeline"], "pipeline"}
 ROOMS["sweep"] = {*ROOMS["report"], "report", "bench"}
-ROOMS["cli"] = {*ROOMS["sweep"], "sweep"}
+ROOMS["cli"] = {*ROOMS["sweep"], "sweep", "api"}
 LIBRARIES = {  # library: the rooms that may import it
     "tensorflow_datasets": {"corpus"},
     "datasets": {"corpus"},

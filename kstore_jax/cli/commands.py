@@ -227,10 +227,37 @@ def rewrite(argv: Sequence[str], values: flags.FlagValues) -> None:
     rewriting.check_complete(job, attempts)
 
 
+def generate(argv: Sequence[str], values: flags.FlagValues) -> None:
+    folder, *prompts = parse_arguments(argv, values) or [""]
+    if not folder or len(prompts) > 1:
+        raise UserError("generate: expected the folder of a run, and one prompt or none")
+    from kstore_jax.api import recite
+    from kstore_jax.api.run import load
+
+    opened = load(folder)
+    rows = range(len(opened.names)) if values.row is None else [values.row]
+    for row in rows:
+        model = opened.model(row, values.stage)
+        print(f"{model.name}, {values.stage}")
+        if prompts:
+            written = model.generate(
+                prompts[0], values["max-tokens"].value, values.temperature, values.seed
+            )
+            print(f"{prompts[0]}{written}\n")
+            continue
+        world, variant = opened.world(row), opened.variant(row)
+        for person in recite.examples(world, 3):
+            print(f"\n{recite.format_recitation(recite.recite(model, world, person, variant))}")
+        print()
+
+
 def ask(argv: Sequence[str], values: flags.FlagValues) -> None:
     runs = parse_arguments(argv, values)
-    if len(runs) > 1:
-        raise UserError(f"ask: expected one folder of a run, got {' '.join(runs)}")
+    if len(runs) > 2:
+        raise UserError(f"ask: expected a folder of a run and a question, got {' '.join(runs)}")
+    if len(runs) == 2:
+        _ask_run(*runs, values.row)
+        return
     from kstore_jax.report import recitation
     from kstore_jax.writers import asking
 
@@ -249,6 +276,17 @@ def ask(argv: Sequence[str], values: flags.FlagValues) -> None:
         items = pathlib.Path(values.items) if values.items else asking.PASSAGES
         scores = asking.ask(values.server, values.model, items, out, values.concurrency)
     print(json.dumps(scores) if values.json else recitation.score_table(scores))
+
+
+def _ask_run(folder: str, question: str, row: str | None) -> None:
+    """Prints the answer of the finetuned model of each row."""
+    from kstore_jax.api.run import load
+
+    opened = load(folder)
+    rows = range(len(opened.names)) if row is None else [row]
+    for each in rows:
+        model = opened.model(each)
+        print(f"{model.name}: {model.ask(question)}")
 
 
 def bench(argv: Sequence[str], values: flags.FlagValues) -> None:

@@ -61,6 +61,18 @@ _FLAGS: dict[str, tuple[Callable, str, dict[str, Any]]] = {
     "json": (flags.DEFINE_bool, "print JSON", {}),
     "beam": (flags.DEFINE_integer, "width of the beam", {"lower_bound": 1, "upper_bound": 1000}),
     "show": (flags.DEFINE_integer, "answers to print", _count(0)),
+    "stage": (
+        flags.DEFINE_enum,
+        "the model after pretraining or after finetuning",
+        {"enum_values": ["pretrained", "finetuned"]},
+    ),
+    "max-tokens": (flags.DEFINE_integer, "the most tokens to write", _count(1)),
+    "temperature": (
+        flags.DEFINE_float,
+        "0: the most likely token each time; 1: tokens drawn from the model's distribution",
+        {"lower_bound": 0.0},
+    ),
+    "seed": (flags.DEFINE_integer, "seed of the drawn tokens", _count(0)),
     "row": (flags.DEFINE_string, "one row of a sweep, by its name or number", {}),
     "until": (
         flags.DEFINE_enum,

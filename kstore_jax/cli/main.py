@@ -105,14 +105,22 @@ COMMANDS = {
         {"server": None, "model": None, "out": None, "concurrency": 64, "attempts": 20},
         "biographies by another model (bioR)",
     ),
+    "generate": Command(
+        commands.generate,
+        'DIR ["PROMPT"] [--row=NAME] [--stage=pretrained|finetuned] [--max-tokens=80] '
+        "[--temperature=0] [--seed=0]",
+        {"row": None, "stage": "pretrained", "max-tokens": 80, "temperature": 0.0, "seed": 0},
+        "text by the models of a run: after a prompt, or about six people beside what they read",
+    ),
     "ask": Command(
         commands.ask,
-        "--server=URL --model=NAME [--items=FILE] [--out=DIR] [--json], or DIR [--json]",
+        'DIR "QUESTION" [--row=NAME], or DIR [--json], or '
+        "--server=URL --model=NAME [--items=FILE] [--out=DIR] [--json]",
         {
-            **{"server": None, "model": None, "items": None, "out": None},
+            **{"row": None, "server": None, "model": None, "items": None, "out": None},
             **{"concurrency": 8, "json": False},
         },
-        "how much another model, or a run, recites and answers",
+        "a question to the models of a run, or how much they or another model recite and answer",
     ),
     "bench": Command(
         commands.bench,

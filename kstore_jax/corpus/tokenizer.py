@@ -157,21 +157,31 @@ def _train_bpe(size: int, language: Language, seed: int, people: People) -> Toke
     return Tokenizer(backend, backend.get_vocab()[END_OF_TEXT])
 
 
-def _from_file(path: pathlib.Path, language: Language, seed: int, people: People) -> Tokenizer:
+def read_tokenizer(path: pathlib.Path) -> Tokenizer:
+    """Reads a `tokenizer.json` of Hugging Face.
+
+    Raises:
+      UserError: it is missing, not as expected, or has no end of text.
+    """
     if not path.is_file():
-        raise UserError(f"data.tokenizer: {path}: no such file")
+        raise UserError(f"{path}: no such file")
     try:
         backend = tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8-sig"))
     except Exception as error:  # the library raises no narrower type
-        raise UserError(f"data.tokenizer: {path}: not a tokenizer.json ({error})") from None
+        raise UserError(f"{path}: not a tokenizer.json ({error})") from None
     backend.no_padding()
     backend.no_truncation()
     ends = [i for i in map(backend.token_to_id, _ENDS) if i is not None]
     if not ends:
-        raise UserError(
-            f"data.tokenizer: {path}: has no end of text; expected one of {', '.join(_ENDS)}"
-        )
-    tokenizer = Tokenizer(backend, ends[0])
+        raise UserError(f"{path}: has no end of text; expected one of {', '.join(_ENDS)}")
+    return Tokenizer(backend, ends[0])
+
+
+def _from_file(path: pathlib.Path, language: Language, seed: int, people: People) -> Tokenizer:
+    try:
+        tokenizer = read_tokenizer(path)
+    except UserError as error:
+        raise UserError(f"data.tokenizer: {error}") from None
     for row in _biographies(language, seed, Variant(fullname=True), people, _CHECK_SAMPLE):
         pieces = [language.pieces[piece] for piece in row if piece]
         (expected,) = tokenizer.encode(["".join(pieces)])

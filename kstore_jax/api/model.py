@@ -1,0 +1,116 @@
+"""A trained model that answers, recites and shows its inside."""
+
+import dataclasses
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from kstore_jax.corpus.encode import full_vocabulary
+from kstore_jax.corpus.tokenizer import Vocabulary, read_tokenizer
+from kstore_jax.errors import UserError
+from kstore_jax.model import hf_checkpoint
+from kstore_jax.model.forward import Params
+from kstore_jax.model.sampling import sample
+from kstore_jax.model.transformer import Shape
+from kstore_jax.world.language import ANSWER_MARK
+
+_ROUND = 16
+"""Prompts are padded to a multiple of this, so that few shapes are compiled."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Model:
+    """A model and its vocabulary.
+
+    Attributes:
+      name: of the row of its run, or of its folder.
+      shape: the network.
+      params: its parameters, with LoRA merged.
+      vocabulary: its tokens.
+    """
+
+    name: str
+    shape: Shape
+    params: Params = dataclasses.field(repr=False)
+    vocabulary: Vocabulary = dataclasses.field(repr=False)
+
+    def tokens(self, text: str) -> np.ndarray:
+        """Returns the tokens (L,) int32 of a text, after the end of text that begins each one.
+
+        Raises:
+          UserError: the vocabulary lacks a token of the text, because the model never read it.
+        """
+        tokenizer = self.vocabulary.tokenizer
+        (ids,) = tokenizer.encode([text])
+        tokens = self.vocabulary.lookup(np.array(ids, np.int64))
+        if missing := [i for i, token in zip(ids, tokens, strict=True) if token < 0]:
+            raise UserError(
+                f"text: the model has no token {tokenizer.decode(missing[:1])!r}, which occurs in "
+                "no text it was made for (data.vocabulary=full keeps every token)"
+            )
+        return np.concatenate([[self.vocabulary.end_of_text], tokens]).astype(np.int32)
+
+    def generate(
+        self, prompt: str, max_tokens: int = 80, temperature: float = 0.0, seed: int = 0
+    ) -> str:
+        """Returns the text that the model writes after a prompt, up to the end of text.
+
+        Biographies begin with a space, so a prompt that is to begin one may leave it out.
+
+        Args:
+          prompt: the text before; empty: none.
+          max_tokens: the most tokens to write.
+          temperature: 0: the most likely token each time; 1: tokens drawn from the model's
+            distribution.
+          seed: of the drawn tokens.
+
+        Raises:
+          UserError: the model is bidirectional, or lacks a token of the prompt.
+        """
+        text = f" {prompt}" if prompt[:1].isalnum() else prompt
+        return self._continue(text, max_tokens, temperature, seed)
+
+    def ask(self, question: str, max_tokens: int = 32) -> str:
+        """Returns the model's answer to a question, without the space before it.
+
+        Raises:
+          UserError: the model is bidirectional, or lacks a token of the question.
+        """
+        question = question.strip().removesuffix(ANSWER_MARK.strip()).strip()
+        return self._continue(question + ANSWER_MARK, max_tokens, 0.0, 0).strip()
+
+    def _continue(self, prompt: str, max_tokens: int, temperature: float, seed: int) -> str:
+        if self.shape.direction != "causal":
+            raise UserError(f"{self.name}: a bidirectional model writes no text")
+        tokens, end = self.tokens(prompt), self.vocabulary.end_of_text
+        padded = np.full(-(-len(tokens) // _ROUND) * _ROUND, end, np.int32)
+        padded[: len(tokens)] = tokens
+        written = sample(
+            self.shape,
+            self.params,
+            jnp.asarray(padded)[None],
+            jnp.array([len(tokens)], jnp.int32),
+            end,
+            self.vocabulary.size,
+            max_tokens,
+            jnp.float32(temperature),
+            jax.random.key(seed),
+        )
+        ids = np.asarray(jax.device_get(written))[0]
+        stop = np.append(np.flatnonzero(ids == end), len(ids))[0]
+        return self.vocabulary.decode(ids[:stop])
+
+
+def load_hf(folder: str | pathlib.Path) -> Model:
+    """Returns the model in a folder of Hugging Face: `config.json`, safetensors and
+    `tokenizer.json`.
+
+    Raises:
+      UserError: a file is missing, or no network here computes the same.
+    """
+    path = pathlib.Path(folder).expanduser()
+    shape, params = hf_checkpoint.read(path)
+    vocabulary = full_vocabulary(read_tokenizer(path / "tokenizer.json"))
+    return Model(path.name, shape, params, vocabulary)

@@ -1,0 +1,147 @@
+"""What a notebook does with a run: opens it, asks its models, reads their text."""
+
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import kstore_jax
+from kstore_jax.api import recite
+from kstore_jax.cli.main import main
+from kstore_jax.errors import UserError
+from kstore_jax.model.forward import forward, unembed
+from kstore_jax.model.sampling import sample
+from kstore_jax.pipeline.stages import NotFinished
+from kstore_jax.readouts.qa import generate_answers
+from tests.pipeline.runners import finished_runner
+
+
+@pytest.fixture(scope="module")
+def run(finished) -> kstore_jax.Run:
+    return kstore_jax.load(finished)
+
+
+def test_importing_the_package_and_making_people_imports_no_jax():
+    code = (
+        "import sys, kstore_jax; kstore_jax.World(people=3)[2].text(); print('jax' in sys.modules)"
+    )
+    output = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert output.stdout == "False\n"
+
+
+def test_every_public_name_is_there():
+    assert all(getattr(kstore_jax, name) for name in kstore_jax.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'Wrold'"):
+        _ = kstore_jax.Wrold
+
+
+def test_rows_are_found_by_number_name_and_start_of_a_name(run):
+    assert run.names == ["single, seed 0", "multi2+permute, seed 0"]
+    for row in (1, "1", "multi2+permute", "multi2+permute, seed 0", "mul"):
+        assert run.variant(row) == "multi2+permute"
+    with pytest.raises(UserError, match="no row has the name 'multi5'; expected one of 0"):
+        run.variant("multi5")
+    with pytest.raises(UserError, match="expected less than 2, got "):
+        run.variant(2)
+
+
+def test_the_world_of_a_run_is_the_one_it_read(run, finished):
+    context = finished_runner(finished, 0).context
+    vocabulary, rows = context.vocabulary, context.corpus.texts
+    written = vocabulary.tokenizer.decode(rows.tokens[: rows.offsets[1]].tolist())
+    assert f" {run.world()[0].text('single')}" == written
+
+
+def test_greedy_text_takes_the_most_likely_token_of_the_forward_each_time(run):
+    model = run.model("single", "pretrained")
+    prompt = " " + run.world()[3].name
+    tokens, vocabulary = model.tokens(prompt), model.vocabulary
+    for _ in range(12):
+        hidden = forward(model.shape, model.params, jnp.asarray(tokens)[None])
+        logits = unembed(model.shape, model.params, hidden)[0, -1, : vocabulary.size]
+        tokens = np.append(tokens, np.int32(logits.argmax()))
+    end = np.flatnonzero(tokens[1:] == vocabulary.end_of_text)
+    expected = tokens[1 : 1 + (end[0] if len(end) else len(tokens))]
+    written = model.generate(run.world()[3].name, max_tokens=12)
+    assert prompt + written == vocabulary.decode(expected)
+
+
+def test_drawn_text_follows_the_seed_and_the_distribution(run):
+    model = run.model("single", "pretrained")
+    assert model.generate("", 8, 1.0, seed=1) == model.generate("", 8, 1.0, seed=1)
+    tokens = jnp.asarray(model.tokens(""))[None].repeat(4000, 0)
+    lengths = jnp.ones(4000, jnp.int32)
+    size, end = model.vocabulary.size, model.vocabulary.end_of_text
+    options = end, size, 1, jnp.float32(1.0), jax.random.key(0)
+    drawn = sample(model.shape, model.params, tokens, lengths, *options)[:, 0]
+    logits = unembed(model.shape, model.params, forward(model.shape, model.params, tokens[:1]))
+    expected = np.asarray(jax.nn.softmax(logits[0, 0, :size]))
+    seen = np.bincount(np.asarray(drawn), minlength=size) / len(drawn)
+    assert np.abs(seen - expected).max() < 5 * np.sqrt(expected.max() / len(drawn))
+
+
+def test_answers_are_those_of_the_evaluation(run, finished):
+    model, context = run.model(1), finished_runner(finished, 1).context
+    _, examples = context.questions()
+    answers = generate_answers(context, context.finetuned, examples, beam_size=1)
+    end, decode = context.vocabulary.end_of_text, context.vocabulary.decode
+    for i in (0, 7, 11):
+        person, attribute = divmod(i, 6)
+        question = run.world()[person].question(context.attributes[attribute])
+        asked = examples.tokens[i, 1 : int(examples.positions[i, 0, 0]) + 1]
+        assert decode(asked) == f"{question} Answer:"
+        expected = answers[i][: np.append(np.flatnonzero(answers[i] == end), 99)[0]]
+        assert model.ask(question, max_tokens=answers.shape[1]) == decode(expected).strip()
+
+
+def test_an_exported_model_writes_the_same(run, finished, tmp_path):
+    assert main(["export", str(finished), "--row=1", f"--out={tmp_path / 'model'}"]) == 0
+    exported, model = kstore_jax.load_hf(tmp_path / "model"), run.model(1, "pretrained")
+    name = run.world(1)[2].name
+    assert exported.name == "model"
+    assert exported.generate(name, 20) == model.generate(name, 20)
+
+
+def test_a_word_that_no_text_has_is_refused(run):
+    with pytest.raises(UserError, match="the model has no token ' qu'"):
+        run.model().ask("Who saw the quarks?")
+
+
+def test_a_model_that_is_not_trained_names_its_stage(finished, tmp_path):
+    (tmp_path / "config.json").write_text((finished / "config.json").read_text())
+    with pytest.raises(NotFinished, match="stage finetune is not finished; `kstore sweep`"):
+        kstore_jax.load(tmp_path).model()
+    with pytest.raises(UserError, match="no configuration of a run"):
+        kstore_jax.load(tmp_path / "nothing")
+
+
+def test_a_recitation_marks_wrong_facts_with_the_truth():
+    world = kstore_jax.World(people=20, seed=3)
+    person = world[4]
+    text = person.text("single")
+    (start, end), *_ = text.spans["university"]
+    wrong = f"{text[:start]}Ohio University{text[end:]}"
+    facts = recite.facts_of(world.language, wrong, person.facts)
+    assert [fact.attribute for fact in facts if not fact.right] == ["university"]
+    assert len(facts) == 6
+    marked = recite.Recitation(person, text, wrong, facts)
+    assert f"[Ohio University ≠ {person.facts['university']}]" in marked.marked()
+    assert "5 of 6 facts right" in recite.format_recitation(marked)
+
+
+def test_generate_and_ask_print_the_text_of_every_row(finished, capsys):
+    assert main(["generate", str(finished), "--row=0"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("read:") == printed.count("wrote:") == 6
+    assert main(["generate", str(finished), "Anna", "--max-tokens=3", "--stage=finetuned"]) == 0
+    assert capsys.readouterr().out.count("\nAnna") == 2
+    question = kstore_jax.World(people=20)[2].question("major")
+    assert main(["ask", str(finished), question]) == 0
+    assert capsys.readouterr().out.startswith("single, seed 0: ")
+    assert main(["generate"]) == 2
+    assert "expected the folder of a run" in capsys.readouterr().err
