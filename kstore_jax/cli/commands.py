@@ -235,14 +235,13 @@ def generate(argv: Sequence[str], values: flags.FlagValues) -> None:
     from kstore_jax.api.run import load
 
     opened = load(folder)
+    most: Any = values["max-tokens"].value
     rows = range(len(opened.names)) if values.row is None else [values.row]
     for row in rows:
         model = opened.model(row, values.stage)
         print(f"{model.name}, {values.stage}")
         if prompts:
-            written = model.generate(
-                prompts[0], values["max-tokens"].value, values.temperature, values.seed
-            )
+            written = model.generate(prompts[0], most, values.temperature, values.seed)
             print(f"{prompts[0]}{written}\n")
             continue
         world, variant = opened.world(row), opened.variant(row)
@@ -256,7 +255,7 @@ def ask(argv: Sequence[str], values: flags.FlagValues) -> None:
     if len(runs) > 2:
         raise UserError(f"ask: expected a folder of a run and a question, got {' '.join(runs)}")
     if len(runs) == 2:
-        _ask_run(*runs, values.row)
+        _ask_run(runs[0], runs[1], values.row)
         return
     from kstore_jax.report import recitation
     from kstore_jax.writers import asking

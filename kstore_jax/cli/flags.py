@@ -99,7 +99,7 @@ _FLAGS: dict[str, tuple[Callable, str, dict[str, Any]]] = {
 }
 
 
-def define_flags(**defaults: str | int | None) -> flags.FlagValues:
+def define_flags(**defaults: str | int | float | None) -> flags.FlagValues:
     """Defines the flags of a command, with their defaults."""
     values = flags.FlagValues()
     values.set_gnu_getopt()

@@ -24,7 +24,7 @@ class Command(NamedTuple):
 
     run: Callable[[Sequence[str], flags.FlagValues], None]
     usage: str
-    flags: dict[str, str | int | None]
+    flags: dict[str, str | int | float | None]
     summary: str
 
 
