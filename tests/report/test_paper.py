@@ -206,8 +206,9 @@ def test_a_p_probe_of_another_rank_has_no_numbers_beside_it():
 
 def test_a_model_of_another_size_of_the_paper_has_that_size_s_numbers():
     large: dict[str, Any] = {"model__width": 2048, "model__heads": 32, "model__layers": 12}
-    numbers = beside(**large, **FULL)
+    numbers = beside("single", **large, **FULL)
     assert numbers is not None
     assert numbers.qa == {"mean": pytest.approx(0.044)}
     assert beside("multi5", **large) is None
-    assert beside(**(PAPER_WIDTH | {"model__width": 1280, "model__heads": 20})) is None
+    middle: dict[str, Any] = {**PAPER_WIDTH, "model__width": 1280, "model__heads": 20}
+    assert beside("single", **middle) is None
