@@ -4,7 +4,7 @@ Questions about half of the people are mixed into pretraining in several shares 
 pretrained model is tested on the other half without finetuning. The number of steps is the same in
 every row, so more questions mean fewer biographies. Biographies by another model (Fig. 10 b), one
 variant at a time: `--config.data.rewritten=runs/written --config.data.variant=multi3` (see
-`rewritten.py`); at the paper's scale also `--config.model.size=302M --config.pretrain.steps=150000`.
+`rewritten.py`), and at the paper's scale `--config.model.size=302M --config.pretrain.steps=150000`.
 
 Command: `kstore sweep --config=configs/qa_ratio.py --workdir=runs/qa_ratio`. Scales:
 

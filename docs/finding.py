@@ -6,7 +6,7 @@ import re
 
 from kstore_jax.charts.bars import WORD_A_LINE
 from kstore_jax.charts.drawing import COLOURS, INK, PAPER, PERCENT, Chart
-from kstore_jax.report.paper import published
+from kstore_jax.report.paper import printed
 
 FOLDER = pathlib.Path(__file__).parent
 COLOUR_OF = {"single": COLOURS[0], "multi5+permute": COLOURS[1]}
@@ -26,7 +26,7 @@ def finding(rows: list[dict[str, str]]) -> Chart:
     values = []
     for dataset in COLOUR_OF:
         seeds = [row for row in rows if row["dataset"] == dataset]
-        paper = published(dataset)
+        paper = printed(dataset)
         assert paper is not None
         for attribute in ATTRIBUTES:
             shares = [float(row[attribute]) for row in seeds]

@@ -155,7 +155,11 @@ def _checked(kind: Any, value: Any, path: str, depth: int = 0) -> Any:
         raise ValueError(f"{path}: expected {_NAMES[of]}, got {_shown(value)}")
     if of is float and not math.isfinite(value):
         raise ValueError(f"{path}: expected a number, got {value!r}")
-    parts: Any = value.items() if of is dict else enumerate(value) if of is list else ()
+    parts: Any = ()
+    if isinstance(value, dict):
+        parts = value.items()
+    elif isinstance(value, list):
+        parts = enumerate(value)
     for name, part in parts:
         _checked(inner[-1] if inner else Any, part, f"{path}.{name}", depth + 1)
     return value

@@ -80,12 +80,13 @@ class Measured:
     def spread(self, *path: str | int) -> Spread | None:
         """How sure the share at a path of keys is; None where that is not known."""
         intervals = [found for row in self.intervals if (found := find(row, path))]
-        known = {"people", "cases"} if len(intervals) == len(self.results) else set()
-        counts = {name: intervals[0][name] for name in known}
+        counts = {}
+        if len(intervals) == len(self.results):
+            counts = {name: intervals[0][name] for name in ("people", "cases")}
         if len(self.results) > 1:
             shares = [x for row in self.results if (x := find(row, path)) is not None]
             return Spread(min(shares), max(shares), SEEDS, **counts) if shares else None
-        if not known:
+        if not counts:
             return None
         return Spread(intervals[0]["low"], intervals[0]["high"], BOOTSTRAP, **counts)
 

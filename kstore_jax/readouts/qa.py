@@ -297,8 +297,7 @@ _FIRST_NOTE = (
     "for whole answers."
 )
 _FIRST_PAPER_NOTE = (
-    " The paper prints means of the trained half (Fig. 2a and 11; here for LoRA of rank 8, and 128 "
-    "for the embedding)."
+    " The paper prints means of the trained half (Fig. 2 and 11), here of the same finetuning."
 )
 _REWORDED_NOTE = (
     "Accuracy in %, exact match about people held out. Finetuning trains one wording; here the "

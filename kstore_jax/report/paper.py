@@ -128,7 +128,6 @@ def published(dataset: str, of: str, fields: Mapping[str, Any]) -> Published | N
       of: the `setting`.
       fields: the configuration by dotted names, with the fields of the chosen finetuning.
     """
-    width = fields["model.width"]
     size = next((size for size, shape in SIZES.items() if _agrees(shape, "model.", fields)), None)
     source, *beside = of.split(", ")
     if size == _LARGEST:
@@ -138,9 +137,7 @@ def published(dataset: str, of: str, fields: Mapping[str, Any]) -> Published | N
     numbers = printed(dataset, of) if is_gpt2(fields) else None
     if numbers is None:
         return None
-    if width < SIZES["124M"]["width"]:
-        swapped = _PRINTED["stand_ins"].items()
-        fields = {**fields, **{f: dict(pairs).get(fields[f], fields[f]) for f, pairs in swapped}}
+    fields = {**fields, **stand_ins(fields)}
     conditions = {name: _holds(name, fields) for name in _PRINTED["conditions"]}
     q_probe = conditions["q_probe"] and conditions[f"q_probe, {source}"]
     numbers = dataclasses.replace(
@@ -154,6 +151,15 @@ def published(dataset: str, of: str, fields: Mapping[str, Any]) -> Published | N
     if not (conditions["qa"] and numbers.qa):
         numbers = dataclasses.replace(numbers, qa=_mean(numbers.lora.get(ranks)))
     return dataclasses.replace(numbers, qa_train_first=numbers.lora_train_first.get(ranks))
+
+
+def stand_ins(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The paper's settings that other ones of these fields stand for, in a model narrower than the
+    paper's; empty for others."""
+    if fields["model.width"] >= SIZES["124M"]["width"]:
+        return {}
+    pairs = [(field, dict(values)) for field, values in _PRINTED["stand_ins"].items()]
+    return {field: of[fields[field]] for field, of in pairs if fields[field] in of}
 
 
 _LARGEST = "682M"

@@ -3,6 +3,7 @@
 import pathlib
 
 from kstore_jax.charts.drawing import percent
+from kstore_jax.errors import UserError
 from kstore_jax.report.groups import groups
 from kstore_jax.report.results import read_results
 
@@ -14,7 +15,7 @@ def run_scores(run: pathlib.Path) -> dict:
     `answered`: fraction of questions about held-out people that it answers (Part 3.1, section 1).
 
     Raises:
-      UserError: the folder has no results.
+      UserError: the folder has no results, or no row has both scores.
       DamagedFileError: the results are damaged.
     """
     results = read_results(run)
@@ -25,8 +26,11 @@ def run_scores(run: pathlib.Path) -> dict:
             "answered": row.readouts["qa"]["extraction"]["test"]["exact"]["mean"],
         }
         for group in groups(results.rows)
+        if group.has("recall", "qa")
         for row in group.rows
     ]
+    if not items:
+        raise UserError(f"{run}: no row has both readouts, recall and qa")
     return {"model": str(run), "items": items}
 
 

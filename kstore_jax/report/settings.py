@@ -85,11 +85,23 @@ def _of_this_run(rows: Sequence[Row]) -> list[str]:
         ]
         if chosen:
             notes.append(f"{' and '.join(chosen)}: {text}")
+    if swapped := dict.fromkeys(text for row in rows for text in _stand_ins(row)):
+        notes.append(f"{_NARROW} {', '.join(swapped)}.")
     probes = _sections(rows, "p_probe")
     if read := sorted({probe["biographies_per_person"] for probe in probes} - {0}):
         most = _either(read)
         notes.append(f"P-probing reads at most {most} of the biographies of each person.")
     return notes
+
+
+def _stand_ins(row: Row) -> list[str]:
+    """The settings of a model narrower than the paper's that count as the paper's, in words."""
+    fields = flatten(row.config)
+    return [
+        f"{field} {fields[field]} for {theirs}"
+        for field, theirs in paper.stand_ins(fields).items()
+        if not field.startswith("readouts.") or field.split(".")[1] in row.readouts
+    ]
 
 
 def _sections(rows: Sequence[Row], name: str) -> list[dict]:
@@ -101,6 +113,10 @@ def _sections(rows: Sequence[Row], name: str) -> list[dict]:
 
 _SIZE_FIELDS = ("layers", "heads", "width", "rotary_pct")
 _SIZE = f"Compare shapes with the paper's rather than last digits: it has {paper.SETTING}."
+_NARROW = (
+    "The paper's numbers are beside a row only where dataset, mixture, way of finetuning and probe "
+    "agree. The model is narrower than the paper's, and these settings count as the paper's:"
+)
 _COMPACT = (
     "The model has only the tokens that these texts use, and so fewer parameters; the paper's has "
     "all 50,257 of GPT-2."

@@ -276,7 +276,8 @@ def test_the_chosen_row_is_finetuned_once_more_on_all_of_p_train(runner, data, o
     again = finetuned_with(runner, own_cache, grid=grid, validation=0.3, refit=True)
     assert [stage.kind for stage in again.graph.stages][-6:-3] == ["finetune", "finetune", "refit"]
     scores = again.ensure(again.graph.readouts["qa"])["extraction"]
-    assert again.ensure(again.graph.refit)["questions"] == 10 * 6
+    (refit,) = (stage for stage in again.graph.stages if stage.kind == "refit")
+    assert again.ensure(refit)["questions"] == 10 * 6
     assert "held_back" not in scores
     assert len(halves(again)["train"]) == 10
     best = best_finetuning(again.graph)

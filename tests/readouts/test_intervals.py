@@ -9,10 +9,10 @@ from kstore_jax.tasks.base import accuracy_by_column, accuracy_by_group
 
 
 def cases(people: int, each: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Answers about people, each of whom is known or not: ids, and hits (N, 3)."""
+    """Answers about people whom a model mostly remembers or forgets: ids, and hits (N, 3)."""
     rng = np.random.default_rng(seed)
-    known = rng.random(people) < 0.7
-    hits = np.repeat(known, each)[:, None] ^ (rng.random((people * each, 3)) < 0.1)
+    remembered = rng.random(people) < 0.7
+    hits = np.repeat(remembered, each)[:, None] ^ (rng.random((people * each, 3)) < 0.1)
     return np.repeat(np.arange(people), each), hits
 
 

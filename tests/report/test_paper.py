@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from typing import Any
 
 import pytest
 
@@ -126,7 +127,7 @@ def test_a_model_finetuned_after_mixed_training_is_unlike_the_paper_s():
     assert mixed.qa["mean"] == pytest.approx(0.866)
 
 
-FULL = {"finetune__method": "full"}
+FULL: dict[str, Any] = {"finetune__method": "full"}
 
 
 @pytest.mark.parametrize(
@@ -175,7 +176,7 @@ def test_trained_answers_are_those_of_the_ranks():
     assert full.qa_train_first == pytest.approx(0.989)
 
 
-PAPER_WIDTH = {"model__width": 768, "model__heads": 12, "model__layers": 12}
+PAPER_WIDTH: dict[str, Any] = {"model__width": 768, "model__heads": 12, "model__layers": 12}
 
 
 @pytest.mark.parametrize("size", [{}, PAPER_WIDTH], ids=["small", "the paper's size"])
@@ -197,16 +198,17 @@ def test_a_probe_has_numbers_of_its_own_rank_beside_it(size):
 
 
 def test_a_p_probe_of_another_rank_has_no_numbers_beside_it():
-    for rank, known in ((2, True), (4, False)):
+    for rank, printed in ((2, True), (4, False)):
         numbers = beside(readouts__p_probe__embedding_rank=rank)
         assert numbers is not None
-        assert (bool(numbers.p_first), bool(numbers.p_whole)) == (known, known)
+        assert (bool(numbers.p_first), bool(numbers.p_whole)) == (printed, printed)
 
 
 def test_a_model_of_another_size_of_the_paper_has_that_size_s_numbers():
-    large = {"model__width": 2048, "model__heads": 32, "model__layers": 12}
-    numbers = beside(**large, **FULL)
+    large: dict[str, Any] = {"model__width": 2048, "model__heads": 32, "model__layers": 12}
+    numbers = beside("single", **large, **FULL)
     assert numbers is not None
     assert numbers.qa == {"mean": pytest.approx(0.044)}
     assert beside("multi5", **large) is None
-    assert beside(**(PAPER_WIDTH | {"model__width": 1280, "model__heads": 20})) is None
+    middle: dict[str, Any] = {**PAPER_WIDTH, "model__width": 1280, "model__heads": 20}
+    assert beside("single", **middle) is None

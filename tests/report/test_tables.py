@@ -11,6 +11,7 @@ from tests.report.runs import (
     a_row,
     a_run,
     changed,
+    csv_of,
     shares,
     text_of,
     write_page,
@@ -102,3 +103,34 @@ def test_couples_before_and_after_their_other_half(tmp_path):
     assert "12.5" in before
     assert "87.5" in after
     assert "31.2" in before  # the first of a pair: whatever was stated
+
+
+def test_shares_have_their_intervals_and_the_note_says_of_how_many(page, tmp_path):
+    text = text_of(page)
+    assert re.search(r"86\.4\s+\(\s*85\.4 to 87\.4\s*\)", text)
+    assert "95 % intervals of a bootstrap over people (200 people and 1,200 questions" in text
+    head, *lines = csv_of(page, "rows")
+    cells = dict(zip(head, lines[1], strict=True))
+    assert [float(cells[f"qa mean{end}"]) for end in ("", " low", " high")] == [86.4, 85.4, 87.4]
+    assert [cells[f"qa mean {count}"] for count in ("people", "cases")] == ["200", "1200"]
+    seeds = [a_row(qa=qa, seed=seed) for seed, qa in enumerate((0.03, 0.07, 0.05))]
+    text = text_of(write_page(a_run(tmp_path, seeds)))
+    assert re.search(r"5\.0\s+\(\s*3\.0 to 7\.0\s*\)", text)
+    assert "of several seeds, the lowest and the highest" in text
+    assert "bootstrap over people" not in text.partition("First tokens of")[0]
+
+
+def test_answers_about_people_held_back_have_a_column_of_their_own(page, tmp_path):
+    assert "held back" not in text_of(page)
+    back = {"exact": shares(0.612), "first": shares(0.7)}
+    row = changed(SINGLE, "qa", "extraction", held_back=back)
+    page = write_page(a_run(tmp_path, [row, SHUFFLED]))
+    assert "answers, held back" in text_of(page)
+    head, *lines = csv_of(page, "rows")
+    cells = [dict(zip(head, line, strict=True)).get("qa held back") for line in lines]
+    assert cells == [f"{100 * back['exact']['mean']:.3f}".rstrip("0"), ""]
+
+
+def test_whole_values_of_p_probing_have_the_paper_s_beside_them(page):
+    text = text_of(page).partition("P-probing of whole values")[2]
+    assert re.search(r"the paper\s+5\.0\s+0\.8\s+1\.7\s+0\.6\s+14\.3", text)
