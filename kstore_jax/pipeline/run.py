@@ -2,19 +2,20 @@
 
 import contextlib
 import functools
+import json
 import pathlib
 import sys
 from collections.abc import Hashable, Mapping, Sequence
 
 from kstore_jax.corpus import shards
-from kstore_jax.errors import one_line_error
+from kstore_jax.errors import UserError, one_line_error
 from kstore_jax.pipeline.context import build_context
 from kstore_jax.pipeline.cores import usable_cores
 from kstore_jax.pipeline.finetune import finetune
 from kstore_jax.pipeline.graph import ExperimentGraph
 from kstore_jax.pipeline.init_params import init_params
 from kstore_jax.pipeline.pretrain import Pretraining
-from kstore_jax.pipeline.stages import Stage
+from kstore_jax.pipeline.stages import BOOKKEEPING, Stage
 from kstore_jax.readouts.base import Context
 from kstore_jax.train.distributed import broadcast_from_first, is_first
 from kstore_jax.train.fit import fit_batched
@@ -60,9 +61,26 @@ class Runner:
             return pretraining.result
         if stage.kind in graph.readouts:
             readout, config = e.enabled_readouts[stage.kind]
-            return readout.run(self.context, config, folder)
+            return _checked(stage.kind, readout.run(self.context, config, folder))
         (row,) = (row for row, finetuning in graph.finetune.items() if finetuning is stage)
         return finetune(self.context, row, graph.held_back, folder)
+
+
+def _checked(readout: str, result: object) -> dict:
+    """The result of a readout, which may be a plug-in.
+
+    Raises:
+      UserError: it cannot be a part of `result.json`.
+    """
+    expected = "expected a dictionary of plain JSON with finite numbers"
+    if not isinstance(result, dict):
+        raise UserError(f"readouts.{readout}: {expected}, got {type(result).__name__}")
+    if taken := [name for name in BOOKKEEPING if name in result]:
+        raise UserError(f"readouts.{readout}: {taken[0]}: is a field that every result has already")
+    try:
+        return json.loads(json.dumps(result, allow_nan=False))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UserError(f"readouts.{readout}: {expected} ({error})") from None
 
 
 def check(graph: ExperimentGraph) -> None:
