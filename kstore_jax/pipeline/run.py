@@ -2,12 +2,13 @@
 
 import contextlib
 import functools
+import json
 import pathlib
 import sys
 from collections.abc import Hashable, Mapping, Sequence
 
 from kstore_jax.corpus import shards
-from kstore_jax.errors import one_line_error
+from kstore_jax.errors import UserError, one_line_error
 from kstore_jax.files import allow_open_files
 from kstore_jax.pipeline.context import best_finetuning, build_context, people_who_choose
 from kstore_jax.pipeline.cores import usable_cores
@@ -16,7 +17,7 @@ from kstore_jax.pipeline.graph import ExperimentGraph
 from kstore_jax.pipeline.init_params import init_params
 from kstore_jax.pipeline.memory import check_beams
 from kstore_jax.pipeline.pretrain import Pretraining
-from kstore_jax.pipeline.stages import Stage
+from kstore_jax.pipeline.stages import BOOKKEEPING, Stage
 from kstore_jax.readouts.base import Context
 from kstore_jax.train.checkpoint import check_path
 from kstore_jax.train.distributed import broadcast_from_first, is_first
@@ -63,12 +64,29 @@ class Runner:
             return pretraining.result
         if stage.kind in graph.readouts:
             readout, config = e.enabled_readouts[stage.kind]
-            return readout.run(self.context, config, folder)
+            return _checked(stage.kind, readout.run(self.context, config, folder))
         context = self.context
         if stage is graph.refit:
             return finetune(context, best_finetuning(graph), context.held_back_mask, folder)
         (row,) = (row for row, finetuning in graph.finetune.items() if finetuning is stage)
         return finetune(context, row, people_who_choose(graph), folder)
+
+
+def _checked(readout: str, result: object) -> dict:
+    """The result of a readout, which may be a plug-in.
+
+    Raises:
+      UserError: it cannot be a part of `result.json`.
+    """
+    expected = "expected a dictionary of plain JSON with finite numbers"
+    if not isinstance(result, dict):
+        raise UserError(f"readouts.{readout}: {expected}, got {type(result).__name__}")
+    if taken := [name for name in BOOKKEEPING if name in result]:
+        raise UserError(f"readouts.{readout}: {taken[0]}: is a field that every result has already")
+    try:
+        return json.loads(json.dumps(result, allow_nan=False))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UserError(f"readouts.{readout}: {expected} ({error})") from None
 
 
 def check(graph: ExperimentGraph) -> None:

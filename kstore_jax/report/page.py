@@ -13,13 +13,14 @@ import pathlib
 import re
 import sys
 import urllib.parse
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypeVar
 
 from kstore_jax.charts.bars import MARKS
 from kstore_jax.charts.drawing import Chart, as_csv, is_ours, percent
 from kstore_jax.charts.markup import Html, join, tag
 from kstore_jax.charts.tables import table
+from kstore_jax.errors import UserError, one_line_error
 from kstore_jax.files import write_bytes, write_text
 from kstore_jax.readouts.base import READOUTS, Readout
 from kstore_jax.readouts.measured import Measured
@@ -29,6 +30,8 @@ from kstore_jax.report.groups import groups as group_rows
 from kstore_jax.report.results import read_results
 from kstore_jax.report.settings import run_settings
 from kstore_jax.report.summary import Summary, summarise
+
+_T = TypeVar("_T")
 
 
 class Section(NamedTuple):
@@ -94,7 +97,7 @@ def _charts(groups: Sequence[Group]) -> dict[str, list[Chart]]:
             chart for i, grid in enumerate(grids.of(groups)) for chart in charts.lora(i, grid)
         ],
         "series": [curves.along(i, each) for i, each in enumerate(series.of(groups))],
-        **{readout.name: readout.charts(_measured(groups, readout)) for readout in _readouts()},
+        **{r.name: _drawn_by(r, r.charts, _measured(groups, r)) for r in _readouts()},
         "losses": _losses(groups),
     }
 
@@ -103,6 +106,16 @@ def _readouts() -> list[Readout]:
     """All readouts in the order of the page: of finetuned models first, of training last."""
     every = READOUTS.entries().values()
     return sorted(every, key=lambda r: (r.measures_training, r.reads != "finetuned", r.name))
+
+
+def _drawn_by(
+    readout: Readout, draw: Callable[[Sequence[Measured]], list[_T]], groups: Sequence[Measured]
+) -> list[_T]:
+    """The charts or tables of a readout. A readout may be a plug-in, and its error names it."""
+    try:
+        return draw(groups)
+    except Exception as error:
+        raise UserError(f"readouts.{readout.name}: {one_line_error(error)}") from error
 
 
 def _measured(groups: Sequence[Group], readout: Readout) -> list[Measured]:
@@ -177,7 +190,7 @@ def _numbers(groups: Sequence[Group]) -> list[Html]:
         table.html
         for readout in _readouts()
         if (measured := _measured(groups, readout))
-        for table in readout.tables(measured)
+        for table in _drawn_by(readout, readout.tables, measured)
     )
     return [tables.in_numbers(groups), *of_readouts, tables.grid(groups)]
 

@@ -74,7 +74,7 @@ def parse_answer(body: str) -> Answer:
     """
     try:
         response = json.loads(body)
-        choices = response.get("choices")
+        choices: Any = response.get("choices")
         if response.get("error") or (choices is None and response.keys() & _ERROR_FIELDS):
             raise ErrorInBody(_status(response))
         choice = choices[0]
@@ -124,7 +124,7 @@ def error_message(body: str) -> str:
     """The message in the body of an error, on one line."""
     message = body
     try:
-        error = json.loads(body)
+        error: Any = json.loads(body)
         error = next((error[name] for name in ("error", "detail") if error.get(name)), error)
         message = error if isinstance(error, str) else str(error.get("message", error))
         message += f": {error['metadata']['raw']}"  # OpenRouter: the words of the server behind it

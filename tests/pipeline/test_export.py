@@ -77,6 +77,8 @@ def test_transformers_reads_the_exported_folder(exported):
     ours = unembed(shape, params, forward(shape, params, ids.numpy().astype(np.int32)))
     np.testing.assert_allclose(logits, ours, rtol=1e-4, atol=1e-4)
     assert tokenizer.eos_token == END
+    generated = model.generate(**tokenizer(text, return_tensors="pt"), max_new_tokens=2)
+    assert generated.shape == (1, ids.shape[1] + 2)
 
 
 def test_a_row_is_chosen_by_its_number(finished, tmp_path):

@@ -13,7 +13,7 @@ from kstore_jax.errors import DamagedFileError, UserError
 from kstore_jax.writers import journal
 
 CONFIG = {"model": "m", "seed": 3}
-FIELDS = ("n",)
+FIELDS = {"n": int}
 
 
 def read(path) -> list[dict]:
@@ -29,7 +29,7 @@ def test_records_are_read_in_order_and_by_offset(tmp_path):
     path = tmp_path / "j" / journal.JOURNAL
     assert read(path) == records
     offsets = [offset for offset, _ in journal.read_records(path, FIELDS)]
-    assert journal.read_at(path, offsets[::-7]) == records[::-7]
+    assert journal.read_at(path, offsets[::-7], FIELDS) == records[::-7]
 
 
 @given(cut=st.integers(0, 200), torn=st.binary(max_size=30).filter(lambda b: b"\n" not in b))
