@@ -110,21 +110,21 @@ class Step:
         live, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
         return _equations(live, "", 1)
 
-    def kept(self) -> dict[Var, Any]:
+    def residuals(self) -> dict[Var, Any]:
         """What the backward pass reads of the forward pass, parameters left out, each array once:
         variable -> its shape and dtype."""
         state, _, _, batch = self._arguments
         tokens = jax.ShapeDtypeStruct(batch["tokens"].shape[1:], jnp.int32)
         keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), len(tokens.shape)))
 
-        def residuals(params, tokens, keys):
+        def leaves(params, tokens, keys):
             def loss(params):
                 terms = next_token(self.shape)(params, {"tokens": tokens, "keys": keys})
                 return total_loss(*terms)
 
             return jax.tree.leaves(jax.vjp(loss, params)[1])
 
-        jaxpr = jax.make_jaxpr(residuals)(state["trainable"], tokens, keys).jaxpr
+        jaxpr = jax.make_jaxpr(leaves)(state["trainable"], tokens, keys).jaxpr
         origins = [_origin(jaxpr, x) for x in jaxpr.outvars if not isinstance(x, Literal)]
         return {x: x.aval for x in origins if x not in jaxpr.invars}
 
@@ -219,10 +219,10 @@ def measure(step: Step) -> dict[str, Any]:
         if large and part:
             float32[part] += 1
             counts["float32_products"] += is_product
-    kept = step.kept().values()
+    residuals = step.residuals().values()
     return {
         "activations": shape.activation_dtype,
-        "kept": sum(map(size, kept)),
+        "kept": sum(map(size, residuals)),
         "values": counts["values"],
         "products": counts["products"],
         "dropout": round(counts["random"] / counts["values"], 4),

@@ -4,6 +4,7 @@ A program that donates an argument is a training step. The text is normalised: l
 of arguments go, and symbols are numbered in the order in which they appear.
 """
 
+import hashlib
 import pathlib
 import re
 from collections.abc import Iterator
@@ -19,6 +20,8 @@ _LOCATION = re.compile(rf" ?\bloc\({_IN_BRACKETS}\)")
 _LOCATION_LINE = re.compile(r"^#loc.*\n", re.MULTILINE)
 _NAMES = re.compile(rf"jax\.(result_info|arg_info) = {_QUOTED}")
 _SYMBOL = re.compile(rf"(?<!custom_call )@(\w[\w.$-]*|{_QUOTED})")
+_FUNCTION = re.compile(r"^ *func\.func private @(s\d+)\(.*?^  }$", re.MULTILINE | re.DOTALL)
+_FUNCTION_NAME = re.compile(r"@(s\d+)\b")
 _VALUE = re.compile(r"%[\w#:]+")
 _TOKEN = re.compile(r"[\w.+-]+|[^\w\s]")
 
@@ -32,10 +35,20 @@ def normalise(text: str) -> str:
 
 
 def unordered(text: str) -> str:
-    """Returns the operations of a normalised module, sorted, without the names of values.
+    """Returns the operations of a normalised module, sorted, without the names of values; functions
+    are named by what they compute.
 
-    Two modules that differ in the order of arguments and results alone have the same.
+    Two modules that differ in the order of arguments, results and independent operations alone have
+    the same.
     """
+    content = {
+        m[1]: hashlib.sha256(_sorted_lines(_FUNCTION_NAME.sub("@", m[0])).encode()).hexdigest()
+        for m in _FUNCTION.finditer(text)
+    }
+    return _sorted_lines(_FUNCTION_NAME.sub(lambda m: f"@{content.get(m[1], m[1])}", text))
+
+
+def _sorted_lines(text: str) -> str:
     lines = (" ".join(sorted(_TOKEN.findall(_VALUE.sub("%", line)))) for line in text.splitlines())
     return "\n".join(sorted(lines))
 
@@ -83,7 +96,7 @@ def _compare_steps(sides: list[dict[str, str]], steps: list[set[str]]) -> Iterat
     ]
     if reordered := left[0].keys() & left[1].keys():
         many = f"lowered text of {len(reordered)} training steps"
-        yield "equal", f"{many}, except the order of arguments and results"
+        yield "equal", f"{many}, except the order of arguments, results and operations"
     only = [[t for key, t in of.items() if key not in reordered] for of in left]
     pairs = [*zip(*only, strict=False)]
     for theirs, ours in pairs[:_MOST]:

@@ -53,7 +53,7 @@ def test_random_bits_are_a_twentieth_of_the_values_at_most(steps):
 
 def test_the_loss_keeps_no_logits(steps):
     rows = TRAINING.batch_size * TRAINING.seq_len
-    before, after = ({aval.shape for aval in one.kept().values()} for one in steps)
+    before, after = ({aval.shape for aval in one.residuals().values()} for one in steps)
     assert (rows, SMALL.vocabulary) in before
     assert (rows, SMALL.vocabulary) not in after
 

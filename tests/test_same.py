@@ -51,6 +51,21 @@ def test_the_order_of_arguments_does_not_count():
     assert set(verdicts(STEP, text)) == {"equal"}
 
 
+def test_the_order_of_independent_calls_does_not_count_and_what_they_call_does():
+    call = "    %0 = call @_where(%arg0) : (tensor<4xf32>) -> tensor<4xf32>\n"
+    other = call.replace("%0", "%9").replace("_where", "_add")
+    end = "}\n#loc3"
+    function = STEP[STEP.index("  func.func private") : STEP.index(end)].replace("_where", "_add")
+    changed = function.replace("1.000000e-06", "2.000000e+00")
+    both, swapped, twice = (
+        STEP.replace("    %1 =", f"{first}{second}    %1 =").replace(end, changed + end)
+        for first, second in ((call, other), (other, call), (call, call))
+    )
+    assert normalise(both) != normalise(swapped)
+    assert set(verdicts(both, swapped)) == {"equal"}
+    assert "difference" in verdicts(both, twice)
+
+
 def test_values_are_compared_under_their_new_names(monkeypatch):
     monkeypatch.setattr(same_tables, "RESULTS", {"*.qa": "*.qa_test", "row.old": "row.new.part"})
     assert renamed("row.qa.mean", same_tables.RESULTS) == "row.qa_test.mean"

@@ -7,7 +7,8 @@ XLA's CPU backend reaches the matrix unit (AMX) only under three rules:
 3. The left side contracts its last dimension.
 
 Accelerators are limited by memory: there activations are bfloat16 (`model.activation_dtype`), and
-`dense` returns what it gets. Sums are float32 in the matrix unit, and so are gradients of weights.
+`dense` returns the dtype it gets. Sums are float32 in the matrix unit, and so are the gradients of
+weights.
 """
 
 import functools

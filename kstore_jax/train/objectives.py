@@ -80,7 +80,7 @@ def num_tiles(rows: int, vocabulary: int) -> int:
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
 def _tiled_loss(hidden, table, targets, weights, tiles) -> jax.Array:
     """The sum of the losses, tile by tile of rows. With the loss of a tile its gradient is computed
-    but for a factor, so that no tile's logits are kept or computed again."""
+    up to a factor, so that no tile's logits are kept or computed again."""
     return _tiled_loss_forward(hidden, table, targets, weights, tiles)[0]
 
 

@@ -126,7 +126,9 @@ def test_a_function_in_float32_rounds_once_and_keeps_its_input_alone():
     exact = cubed(half.astype(F32))
     assert np.array_equal(in_float32(cubed, half), exact.astype(BF16))
 
-    def kept(x):
+    def residuals(x):
         return jax.tree.leaves(jax.vjp(lambda x: in_float32(cubed, x), x)[1])
 
-    assert [(leaf.shape, leaf.dtype) for leaf in jax.eval_shape(kept, half)] == [((100,), BF16)]
+    assert [(leaf.shape, leaf.dtype) for leaf in jax.eval_shape(residuals, half)] == [
+        ((100,), BF16)
+    ]
