@@ -73,11 +73,11 @@ def parse_answer(body: str) -> Answer:
       TransientError: it does not follow the protocol, or the server broke the answer off.
     """
     try:
-        response = json.loads(body)
+        response: Any = json.loads(body)
         choices: Any = response.get("choices")
         if response.get("error") or (choices is None and response.keys() & _ERROR_FIELDS):
             raise ErrorInBody(_status(response))
-        choice = choices[0]
+        choice: Any = (choices or ())[0]
         if choice.get("error"):
             raise ErrorInBody(_status(choice))
         reason = str(choice.get("finish_reason") or "").lower()
@@ -124,8 +124,8 @@ def error_message(body: str) -> str:
     """The message in the body of an error, on one line."""
     message = body
     try:
-        error: Any = json.loads(body)
-        error = next((error[name] for name in ("error", "detail") if error.get(name)), error)
+        whole: Any = json.loads(body)
+        error: Any = next((whole[name] for name in ("error", "detail") if whole.get(name)), whole)
         message = error if isinstance(error, str) else str(error.get("message", error))
         message += f": {error['metadata']['raw']}"  # OpenRouter: the words of the server behind it
     except (ValueError, LookupError, AttributeError, TypeError, RecursionError):
