@@ -74,10 +74,10 @@ def parse_answer(body: str) -> Answer:
     """
     try:
         response: Any = json.loads(body)
-        choices: Any = response.get("choices")
-        if response.get("error") or (choices is None and response.keys() & _ERROR_FIELDS):
+        unanswered = response.get("choices") is None
+        if response.get("error") or (unanswered and response.keys() & _ERROR_FIELDS):
             raise ErrorInBody(_status(response))
-        choice: Any = (choices or ())[0]
+        choice: Any = response["choices"][0]
         if choice.get("error"):
             raise ErrorInBody(_status(choice))
         reason = str(choice.get("finish_reason") or "").lower()
@@ -126,8 +126,11 @@ def error_message(body: str) -> str:
     try:
         whole: Any = json.loads(body)
         error: Any = next((whole[name] for name in ("error", "detail") if whole.get(name)), whole)
-        message = error if isinstance(error, str) else str(error.get("message", error))
-        message += f": {error['metadata']['raw']}"  # OpenRouter: the words of the server behind it
+        if isinstance(error, str):
+            message = error
+        else:
+            message = str(error.get("message", error))
+            message += f": {error['metadata']['raw']}"  # OpenRouter: of the server behind it
     except (ValueError, LookupError, AttributeError, TypeError, RecursionError):
         pass
     return " ".join(message.split())
