@@ -218,7 +218,7 @@ def test_a_model_that_recites_and_answers_everything_has_full_scores(tmp_path):
         (["--server=h", "--model=m"], "--server: expected an address"),
         (["--server=http://u:p@h", "--model=m"], "the key is read from OPENAI_API_KEY"),
         (["--itens=x"], "--itens: no such flag; did you mean 'items'?"),
-        (["x", "y"], "ask: expected one folder of a run, got x y"),
+        (["x", "y", "z"], "ask: expected a folder of a run and a question, got x y z"),
     ],
 )
 def test_a_bad_command_is_an_error_of_one_line(argv, message, capsys, tmp_path, monkeypatch):
