@@ -300,8 +300,8 @@ def _write_report(
     path, page = workdir / "results.json", workdir / "report.html"
     with lock_workdir(workdir):
         with contextlib.suppress(DamagedFileError):  # it is written again
-            known = read_json(path) if page.exists() and path.exists() else None
-            if known == json.loads(json.dumps(results)):
+            before = read_json(path) if page.exists() and path.exists() else None
+            if before == json.loads(json.dumps(results)):
                 return page
         from kstore_jax.report import page as report  # loads the chart renderer
 
