@@ -313,8 +313,8 @@ def _write_report(
     path, page = workdir / "results.json", workdir / "report.html"
     with lock_workdir(workdir):
         with contextlib.suppress(DamagedFileError):  # it is written again
-            known = read_json(path) if page.exists() and path.exists() else None
-            if known == json.loads(json.dumps(results)):
+            before = read_json(path) if page.exists() and path.exists() else None
+            if before == json.loads(json.dumps(results)):
                 return page
         page.unlink(missing_ok=True)  # it shows older results than the next line writes
         write_json(path, results)

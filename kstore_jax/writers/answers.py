@@ -104,7 +104,7 @@ def with_fault(answer: Answer) -> Answer:
 
 
 def _text(content: Any) -> str:
-    """The text of a message's content: a string, or a list of parts of which some are thoughts."""
+    """The text of a message's content: a string, or a list of parts, some of them thoughts."""
     if isinstance(content, list):
         return "".join(_text(part) for part in content)
     if isinstance(content, dict):

@@ -231,8 +231,8 @@ def _results(model: str, items: Sequence[Item], answers: dict[str, Answer]) -> d
 
 def _share(scores: Sequence[bool | None]) -> float | None:
     """The share of True among the scores that are not None; None where all are."""
-    known = [score for score in scores if score is not None]
-    return sum(known) / len(known) if known else None
+    counted = [score for score in scores if score is not None]
+    return sum(counted) / len(counted) if counted else None
 
 
 def _result(item: Item, answers: dict[str, Answer]) -> dict:
