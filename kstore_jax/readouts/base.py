@@ -209,6 +209,11 @@ class Readout:
         """
         return 0.0
 
+    def departures(self, configs: Sequence[Any]) -> list[str]:
+        """What differs from the paper where it measures with these configurations, each a sentence
+        with what the paper does; the page has them beside the numbers, for the paper's people."""
+        return []
+
     def numbers(self, result: dict) -> Mapping[str, float | None]:
         """The shares of a result that the CSV file of all rows has as columns, by the column."""
         return {}

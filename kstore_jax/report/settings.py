@@ -74,30 +74,22 @@ def _of_this_run(rows: Sequence[dict], configs: Sequence[Experiment]) -> list[st
         notes.append("Pretraining had no dropout; the paper's probably had GPT-2's.")
     if any(config.finetune.method == "lora" and not config.finetune.grid for config in configs):
         notes.append("One rank of LoRA was tried; the paper shows the better of 8 and 16.")
-    for (field, value), text in _PROBING.items():
-        parts = {"P-probing": "p_probe", "Q-probing": "q_probe"}.items()
-        chosen = [
-            name
-            for name, part in parts
-            if any(getattr(probe, field) == value for probe in _enabled(configs, part))
-        ]
-        if chosen:
-            notes.append(f"{' and '.join(chosen)}: {text}")
-    probes = _enabled(configs, "p_probe")
-    if read := sorted({probe.biographies_per_person for probe in probes} - {0}):
-        most = _either(read)
-        notes.append(f"P-probing reads at most {most} of the biographies of each person.")
+    departures: dict[str, list[str]] = {}
+    for name, readout in READOUTS.entries().items():
+        for text in readout.departures(enabled(configs, name)):
+            departures.setdefault(text, []).append(readout.title.partition(":")[0])
+    notes += [f"{' and '.join(names)}: {text}" for text, names in departures.items()]
     return notes
 
 
 def _sections(configs: Sequence[Experiment], name: str) -> list[Any]:
     """A section of each configuration; of a readout, where it is enabled."""
     if name in READOUTS:
-        return _enabled(configs, name)
+        return enabled(configs, name)
     return [getattr(config, name) for config in configs]
 
 
-def _enabled(configs: Sequence[Experiment], name: str) -> list[Any]:
+def enabled(configs: Sequence[Experiment], name: str) -> list[Any]:
     """The configuration of a readout in each experiment that computes it."""
     readouts = [config.enabled_readouts.get(name) for config in configs]
     return [readout[1] for readout in readouts if readout]
@@ -111,28 +103,6 @@ _SIZE = f"Compare shapes with the paper's rather than last digits: it has {paper
 _COMPACT = (
     "The model has only the tokens that these texts use; the paper's has all 50,257 of GPT-2."
 )
-_PROBING = {
-    ("head", "linear"): (
-        "a linear head has a class for each value, and cannot predict a value that nobody in the "
-        "half it was trained on has. With few people there are such values, so the ceiling of the "
-        "probes is below 100 %. The paper has 100,000 people and no such values."
-    ),
-    ("head", "unembedding"): (
-        "first tokens are read through the model's own output rows, and only the low-rank update "
-        "of the embedding is trained. The paper trains a linear head on 50,000 people; a few "
-        "hundred people are too few for a head with as many classes."
-    ),
-    ("dropout", 0.0): (
-        "the frozen model has no dropout while probes are trained; the paper leaves its dropout on."
-    ),
-    ("embedding_update", "shared"): (
-        "the embedding is updated for the tokens of the templates and the end of text only; in "
-        "the paper for all tokens. With few people, hardly anybody else shares a token of a name, "
-        "and its update would memorise the half trained on."
-    ),
-}
-"""Settings of the probes, and how to read their numbers."""
-
 _SETTINGS = (
     (
         "model",
