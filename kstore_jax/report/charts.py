@@ -25,7 +25,7 @@ MEASURES = {
 def lora(which: int, grid: Grid) -> Chart:
     """Answers about people held out by the ranks of LoRA: ours, and the paper's."""
     sides, rows, alt = [], [], []
-    embeddings = [*dict.fromkeys(e for _, shares in grid.sides() for e in grid.axes(shares)[1])]
+    _, embeddings = grid.axes({**grid.ours, **grid.theirs})
     for whose, shares in grid.sides():
         ranks, embedding = grid.axes(shares)
         ends = grid.ends if whose == "this run" else {}
