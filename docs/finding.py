@@ -4,13 +4,15 @@
 import pathlib
 import re
 
-from kstore_jax.charts.bars import WORD_A_LINE
-from kstore_jax.charts.drawing import COLOURS, INK, PAPER, PERCENT, Chart
+from kstore_jax.charts.bars import Level, Levels
+from kstore_jax.charts.drawing import COLOURS, Chart
+from kstore_jax.charts.shares import shares_chart
 from kstore_jax.report.paper import printed
 
 FOLDER = pathlib.Path(__file__).parent
+NOTE = "Exact match in %; a bar is the mean of three seeds."
 COLOUR_OF = {"single": COLOURS[0], "multi5+permute": COLOURS[1]}
-ATTRIBUTES = ("birth date", "birth city", "university", "major", "company", "company city")
+ATTRIBUTES = ("birth_date", "birth_city", "university", "major", "company", "company_city")
 
 
 def table() -> list[dict[str, str]]:
@@ -23,53 +25,28 @@ def table() -> list[dict[str, str]]:
 
 def finding(rows: list[dict[str, str]]) -> Chart:
     """Answers about held-out people by attribute: bars are means over the seeds."""
-    values = []
-    for dataset in COLOUR_OF:
-        seeds = [row for row in rows if row["dataset"] == dataset]
-        paper = printed(dataset)
-        assert paper is not None
-        for attribute in ATTRIBUTES:
-            shares = [float(row[attribute]) for row in seeds]
-            theirs = 100 * paper.qa[attribute.replace(" ", "_")]
-            marks = {"mean": [sum(shares) / len(shares)], "seed": shares, "paper": [theirs]}
-            values += [
-                {"dataset": dataset, "attribute": attribute, "mark": mark, "accuracy": share}
-                for mark, each in marks.items()
-                for share in each
-            ]
-    place = {
-        "x": {
-            "field": "attribute", "type": "nominal", "sort": None, "title": None,
-            "axis": {"labelExpr": WORD_A_LINE},
-        },
-        "xOffset": {"field": "dataset", "sort": None},
-        "y": {"field": "accuracy", **PERCENT},
-        "color": {
-            "field": "dataset", "type": "nominal", "sort": None,
-            "scale": {"domain": [*COLOUR_OF], "range": [*COLOUR_OF.values()]},
-            "legend": {"symbolType": "square"},
-        },
-    }  # fmt: skip
-    point = {"type": "point", "fill": PAPER, "opacity": 1}
-    looks = {
-        "mean": {"type": "bar"},
-        "seed": {**point, "color": INK, "size": 14, "strokeWidth": 1},
-        "paper": {**point, "color": INK, "shape": "diamond", "size": 45, "strokeWidth": 1.2},
-    }
-    layers = []
-    for mark, look in looks.items():
-        encoding = {name: x for name, x in place.items() if name != "color" or mark == "mean"}
-        filtered = [{"filter": {"field": "mark", "equal": mark}}]
-        layers.append({"transform": filtered, "mark": look, "encoding": encoding})
-    return Chart(
-        name="finding",
-        title="Answers about people held out, in %",
-        alt="Answers about people held out: few for single, most for multi5+permute.",
-        spec={"width": 480, "height": 190, "data": {"values": values}, "layer": layers},
-        columns=("dataset", "attribute", "mark", "accuracy"),
-        rows=[tuple(value.values()) for value in values],
-        legend="Bar: mean of three seeds; circle: a seed; diamond: paper.",
-    )
+    groups = [Levels(name, colour, levels(name, rows)) for name, colour in COLOUR_OF.items()]
+    labels = {name: name.replace("_", " ") for name in ATTRIBUTES}
+    return shares_chart("finding", "answers about people held out", groups, labels, NOTE)
+
+
+def levels(dataset: str, rows: list[dict[str, str]]) -> list[Level]:
+    """The mean with the range over the seeds, each seed, and the paper's shares."""
+    seeds = [
+        {name: float(row[name.replace("_", " ")]) / 100 for name in ATTRIBUTES}
+        for row in rows
+        if row["dataset"] == dataset
+    ]
+    each = {name: [seed[name] for seed in seeds] for name in ATTRIBUTES}
+    means = {name: sum(shares) / len(shares) for name, shares in each.items()}
+    ends = {name: (min(shares), max(shares)) for name, shares in each.items()}
+    paper = printed(dataset)
+    assert paper is not None
+    return [
+        Level("run", means, whose="mean of the seeds", ends=ends, interval="range"),
+        *(Level("seed", seed, whose=f"seed {number}") for number, seed in enumerate(seeds)),
+        Level("paper", paper.qa),
+    ]
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""A chart: one Vega-Lite specification, drawn as SVG for the page and as PNG for print.
+"""A chart: one Vega-Lite specification, drawn as SVG for the page and as files for print.
 
 `vl-convert` draws without a browser and without a network, so the page shows every chart without a
 script, in print too. Every mark carries its value as `aria-label`, which `page.js` shows at the
-pointer or the keyboard focus. Accuracies are shares, from 0 to 1, drawn in %. Colours named in
-`page.css` follow the reader's light or dark theme; print uses the light ones. The others are of
-Okabe and Ito (2008), which colour-blind readers can distinguish.
+pointer or the keyboard focus. Accuracies are shares, from 0 to 1, drawn in % with one decimal.
+Colours named in `page.css` follow the reader's light or dark theme; print uses the light ones. The
+others are of Okabe and Ito (2008), which colour-blind readers can distinguish.
 """
 
 import csv
@@ -12,32 +12,31 @@ import dataclasses
 import functools
 import html
 import io
+import itertools
 import json
 import re
-import struct
 import textwrap
-import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import vl_convert
 
 from kstore_jax.charts.markup import Html
+from kstore_jax.charts.pictures import pictures
 
 COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#785EF0", "#5B5B5B")
 DASHES = {"-": [1, 0], "--": [5, 3], ":": [1.5, 2.5], "-.": [6, 2, 1.5, 2]}
 HEAT = ("#eef3f9", "#c9dcee", "#86b6da", "#3f87bd", "#0f5795", "#08306b")
 _VEGA_LITE = "6.4"
 WIDTH = 340
-INK, GREY, LINE, ACCENT, PAPER = (
-    f"var(--{name})" for name in ("ink", "grey", "line", "accent", "paper")
+INK, GREY, LINE, ACCENT, PALE, PAPER = (
+    f"var(--{name})" for name in ("ink", "grey", "line", "accent", "pale", "paper")
 )
 _PRINT_COLOURS = {
-    INK: "#1d2329", GREY: "#5d6771", LINE: "#e3e6ea", ACCENT: HEAT[4], PAPER: "#ffffff"
+    INK: "#1d2329", GREY: "#5d6771", LINE: "#e3e6ea", ACCENT: HEAT[4], PALE: f"{HEAT[4]}40",
+    PAPER: "#ffffff",
 }  # fmt: skip
-_PPI = 216  # pixels an inch of a PNG, three a point of the drawing
-_TITLE_CHARACTERS = 52  # a line of a printed title
-_SOFTWARE = b"Software\0kstore_jax"  # in the metadata of PNGs
+_TITLE_LETTER, _NOTE_LETTER = 7.4, 5.6  # pixels of an average letter of a title and of a note
 _CONFIG = {
     "background": None,
     "font": "sans-serif",
@@ -67,7 +66,8 @@ class Chart:
       spec: its Vega-Lite specification.
       columns: the heads of its table of values.
       rows: the cells of the table, accuracies in %; None for an empty cell.
-      legend: what its marks mean, for print; the page has switches instead.
+      note: how to read it, for print; the page says so above its charts.
+      decimals: of the numbers of a column in the table that the page shows, where not one.
     """
 
     name: str
@@ -76,11 +76,12 @@ class Chart:
     spec: dict
     columns: tuple[str, ...]
     rows: Sequence[Sequence]
-    legend: str = ""
+    note: str = ""
+    decimals: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     @property
     def values(self) -> list[tuple]:
-        """The rows, with three decimals."""
+        """The rows, with three decimals, for CSV files."""
         return [
             tuple(round(cell, 3) if isinstance(cell, float) else cell for cell in row)
             for row in self.rows
@@ -106,6 +107,7 @@ class Chart:
         svg = self._svg
         for unneeded in _UNNEEDED:
             svg = re.sub(unneeded, "", svg)
+        svg = re.sub(r"\d+_marks", "_marks", svg)
         svg = re.sub(r" (?:d|transform)=\"[^\"]*\"", _round_coordinates, svg)
         name = html.escape(f"{self.title}; the arrow keys go from value to value")
         style = f"max-width:{1.5 * self.width:.0f}px"
@@ -114,51 +116,59 @@ class Chart:
         return Html(re.sub(r'<svg [^>]*?class="marks"', head, svg, count=1))
 
     @functools.cached_property
-    def png(self) -> bytes:
-        """The drawing for print: on white, with its title and legend."""
-        png = vl_convert.vegalite_to_png(self._printed, vl_version=_VEGA_LITE, ppi=_PPI)
-        return _signed(png)
-
-    @functools.cached_property
     def printed_svg(self) -> str:
-        """The same as an SVG file of its own."""
-        return vl_convert.vegalite_to_svg(self._printed, vl_version=_VEGA_LITE)
-
-    @property
-    def _printed(self) -> dict:
+        """The drawing for print: on white, with its title and note."""
+        printed = {"config": {**_CONFIG, "background": "#ffffff"}, **self.spec}
         title: dict[str, Any] = {
-            "text": textwrap.wrap(self.title, _TITLE_CHARACTERS), "anchor": "start", "offset": 12,
-            "fontSize": 13, "subtitle": textwrap.wrap(self.legend, 60), "subtitleColor": GREY,
+            "text": textwrap.wrap(self.title, max(20, int(self.width / _TITLE_LETTER))),
+            "subtitle": textwrap.wrap(self.note, max(30, int(self.width / _NOTE_LETTER))),
+            "subtitleColor": GREY, "subtitlePadding": 4, "anchor": "start", "frame": "bounds",
+            "fontSize": 13, "offset": 12,
         }  # fmt: skip
-        printed = {"config": {**_CONFIG, "background": "#ffffff"}, **self.spec, "title": title}
-        text = json.dumps(printed)
+        text = json.dumps({"padding": 8, **printed, "title": title})
         for name, colour in _PRINT_COLOURS.items():
             text = text.replace(name, colour)
-        return json.loads(text)
+        return vl_convert.vegalite_to_svg(json.loads(text), vl_version=_VEGA_LITE)
+
+    @functools.cached_property
+    def files(self) -> dict[str, bytes]:
+        """The drawing for print by suffix."""
+        return pictures(self.printed_svg)
 
 
-def _signed(png: bytes) -> bytes:
-    """A PNG with the name of this package in a text chunk after its header."""
-    chunk = b"tEXt" + _SOFTWARE
-    signature = struct.pack(">I", len(_SOFTWARE)) + chunk + struct.pack(">I", zlib.crc32(chunk))
-    return png[:33] + signature + png[33:]
+def beside(rows: Sequence[Sequence[tuple[str, dict | None]]]) -> dict:
+    """Drawings side by side, with a title each.
 
+    Args:
+      rows: titles and specifications; None for an empty place, as large as the first drawing.
+    """
+    drawings = [spec for row in rows for _, spec in row if spec]
+    if len(drawings) == 1:
+        return drawings[0]
+    width, height = (drawings[0][side] for side in ("width", "height"))
+    empty = {"width": width, "height": height, "data": {"values": []}, "mark": "point"}
+    numbers = itertools.count()
 
-def is_ours(png: bytes) -> bool:
-    """Whether a PNG was drawn by this package."""
-    return _SOFTWARE in png
+    def titled(title: str, spec: dict | None) -> dict:
+        if spec is None:
+            return empty
+        number = next(numbers)
+        layers = [
+            {**layer, "name": f"{layer['name']}{number}"} if "name" in layer else layer
+            for layer in spec["layer"]
+        ]
+        text = textwrap.wrap(title, max(20, int(spec["width"] / 6)))
+        head = {"text": text, "anchor": "start", "fontSize": 11.5, "color": INK, "offset": 10}
+        return {**spec, "layer": layers, "title": head}
+
+    views = [{"hconcat": [titled(*one) for one in row], "spacing": 28} for row in rows]
+    return {"vconcat": views, "spacing": 22} if len(views) > 1 else views[0]
 
 
 def look(which: int) -> tuple[str, str]:
     """The colour and line style of group number `which`; the first 32 are all different."""
     dashes = [*DASHES]
     return COLOURS[which % len(COLOURS)], dashes[which // len(COLOURS) % len(dashes)]
-
-
-def picture_name(kind: str, which: int, label: str) -> str:
-    """The file name of the picture of group number `which`, without suffix."""
-    safe = re.sub(r"[^A-Za-z0-9+]+", "-", label)[:60].strip("-")
-    return f"{kind}-{which + 1}-{safe}"
 
 
 def as_csv(lines: Iterable[Sequence]) -> str:
@@ -188,6 +198,11 @@ def percent(share: float) -> str:
     return f"{100 * share:.1f}\N{NARROW NO-BREAK SPACE}%"
 
 
+def percent_range(low: float, high: float) -> str:
+    """Two shares as `3.1 to 4.0 %`."""
+    return f"{100 * low:.1f} to {percent(high)}"
+
+
 def as_label(name: str) -> str:
     """A name of the code as words: `birth_date` as `birth date`."""
     return name.replace("_", " ")
@@ -196,6 +211,16 @@ def as_label(name: str) -> str:
 def in_percent(share: float | None) -> float | None:
     """A share in %, None for None."""
     return None if share is None else 100 * share
+
+
+WORD_A_LINE = "split(datum.label, ' ')"
+_LETTER, _SPACE = 5.2, 4  # pixels of an average letter of a label, and between labels
+
+
+def column_width(labels: Sequence[str], least: float) -> float:
+    """Pixels of a column, so that labels with one word a line do not touch; at least `least`."""
+    longest = max((len(word) for label in labels for word in label.split()), default=0)
+    return max(least, _LETTER * longest + _SPACE)
 
 
 _UPRIGHT = {"tickCount": 5, "titleAngle": 0, "titleAlign": "right", "titleY": -8}

@@ -212,6 +212,11 @@ class Readout:
         """
         return 0.0
 
+    def departures(self, configs: Sequence[Mapping[str, Any]]) -> list[str]:
+        """What differs from the paper where it measures with these configurations, each a sentence
+        with what the paper does; the page has them beside the numbers, for the paper's people."""
+        return []
+
     def columns(self, result: dict) -> Mapping[str, tuple[str | int, ...]]:
         """The shares of a result that the CSV file of all rows has: column -> path of keys."""
         return {}

@@ -1,18 +1,18 @@
 """Recall and answers in the course of pretraining (Part 3.1, Fig. 1)."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import jax
 import numpy as np
 
-from kstore_jax.charts.curves import STEP, curves_spec, thinned
-from kstore_jax.charts.drawing import GREY, PERCENT, WIDTH, Chart, percent, picture_name
+from kstore_jax.charts.curves import curves_spec, thinned
+from kstore_jax.charts.drawing import PERCENT, WIDTH, Chart, beside, in_percent, percent
 from kstore_jax.config.fields import number
 from kstore_jax.model.forward import Params
 from kstore_jax.readouts import spans
 from kstore_jax.readouts.base import READOUTS, Context, Readout, ReadoutConfig
-from kstore_jax.readouts.measured import Measured
+from kstore_jax.readouts.measured import Measured, means
 from kstore_jax.train.mesh import shard_tree
 from kstore_jax.world import random
 
@@ -59,12 +59,13 @@ class Dynamics(Readout):
         return dynamics(context, config.people)
 
     def charts(self, groups: Sequence[Measured]) -> list[Chart]:
-        return [
-            _chart(group, seed, result["lines"])
+        drawn = [
+            group
             for group in groups
-            for seed, result in zip(group.seeds, group.results, strict=True)
-            if set(_CURVES) & set(result["lines"][0]["evaluation"])
+            if all(set(_CURVES) & {*row["lines"][0]["evaluation"]} for row in group.results)
         ]
+        pairs = [drawn[i : i + 2] for i in range(0, len(drawn), 2)]
+        return [_chart(i + 1, pair) for i, pair in enumerate(pairs)]
 
 
 def dynamics(context: Context, people: int) -> Callable[[Params], dict[str, jax.Array]]:
@@ -102,41 +103,70 @@ def dynamics(context: Context, people: int) -> Callable[[Params], dict[str, jax.
     return evaluate
 
 
-def _chart(group: Measured, seed: int, lines: Sequence[dict]) -> Chart:
-    """What a row's model knew while it was pretrained."""
-    curves = {n: style for n, style in _CURVES.items() if n in lines[0]["evaluation"]}
-    last = lines[-1]["evaluation"]
-    lines = thinned(lines, 25)
-    labels = [label for label, _, _ in curves.values()]
-    values = [
-        {"step": line["step"], "y": 100 * line["evaluation"][name], "curve": curves[name][0]}
-        for line in lines
-        for name in curves
-    ]
-    tooltips = [
-        {
-            "step": line["step"],
-            "tooltip": f"step {line['step']:,} – "
-            + "; ".join(f"{curves[n][0]}: {percent(line['evaluation'][n])}" for n in curves),
-        }
-        for line in lines
-    ]
-    styles = [(colour, dash) for _, colour, dash in curves.values()]
-    drawn = curves_spec(values, labels, styles, PERCENT)
-    rule = {
-        "mark": {"type": "rule", "strokeWidth": 9, "color": GREY, "opacity": 0},
-        "name": "steps",
-        "data": {"values": tooltips},
-        "encoding": {"x": STEP, "description": {"field": "tooltip"}},
-    }
-    rows = [(line["step"], *(100 * line["evaluation"][n] for n in curves)) for line in lines]
-    ends = ", ".join(f"{curves[name][0]} {percent(last[name])}" for name in curves)
+def _chart(number: int, groups: Sequence[Measured]) -> Chart:
+    """What the models of groups knew while they were pretrained, side by side."""
+    measured = {name for group in groups for name in group.results[0]["lines"][0]["evaluation"]}
+    curves = {name: style for name, style in _CURVES.items() if name in measured}
+    rows, ends = [], []
+    for group in groups:
+        for seed, result in zip(group.seeds, group.results, strict=True):
+            shares = [
+                (line["step"], _shares(line, curves)) for line in thinned(result["lines"], 25)
+            ]
+            rows += [
+                (group.label, seed, step, *map(in_percent, of_step.values()))
+                for step, of_step in shares
+            ]
+            last = _in_words(shares[-1][1], curves)
+            ends.append(f"{group.label}, seed {seed} – {last}.")
     return Chart(
-        name=picture_name(f"dynamics-{seed}", group.which, group.label),
-        title=f"{group.label}, seed {seed}: while it was pretrained",
-        alt=f"{group.label}, seed {seed}: first tokens right over pretraining steps. "
-        f"At the end: {ends}.",
-        spec={"width": WIDTH, "height": 210, "layer": [drawn, rule]},
-        columns=("step", *labels),
+        name=f"dynamics-{number}",
+        title=f"{' and '.join(group.label for group in groups)}: in the course of pretraining",
+        alt=f"First tokens right over pretraining steps. At the end: {' '.join(ends)}",
+        spec=beside([[(group.label, _panel(group, curves)) for group in groups]]),
+        columns=("dataset", "seed", "step", *(label for label, _, _ in curves.values())),
         rows=rows,
+        note="A line a seed.",
+    )
+
+
+def _shares(line: dict, curves: Iterable[str]) -> dict[str, float | None]:
+    return {name: line["evaluation"].get(name) for name in curves}
+
+
+def _in_words(shares: Mapping[str, float | None], curves: Mapping[str, tuple]) -> str:
+    known = {curves[name][0]: share for name, share in shares.items() if share is not None}
+    return "; ".join(f"{label}: {percent(share)}" for label, share in known.items())
+
+
+def _panel(group: Measured, curves: Mapping[str, tuple[str, str, str]]) -> dict:
+    """The curves of a group, each seed a line; tooltips have the means over the seeds."""
+    lines = [
+        (seed, line)
+        for seed, result in zip(group.seeds, group.results, strict=True)
+        for line in thinned(result["lines"], 25)
+    ]
+    values = [
+        {"step": line["step"], "y": 100 * share, "curve": curves[name][0], "row": seed}
+        for seed, line in lines
+        for name, share in _shares(line, curves).items()
+        if share is not None
+    ]
+    by_step: dict[int, list[dict]] = {}
+    for _, line in lines:
+        by_step.setdefault(line["step"], []).append(_shares(line, curves))
+    points = [
+        {
+            "step": step,
+            "tooltip": f"{group.label} – step {step:,} – {_in_words(means(of_step), curves)}",
+        }
+        for step, of_step in by_step.items()
+    ]
+    return curves_spec(
+        values,
+        points,
+        {label: (colour, dash) for label, colour, dash in curves.values()},
+        PERCENT,
+        (WIDTH, 210),
+        [result.get("exposures", 0.0) for result in group.results],
     )

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from kstore_jax.charts.bars import listed
-from kstore_jax.charts.drawing import Chart, in_percent, picture_name
+from kstore_jax.charts.drawing import Chart, beside, in_percent
 from kstore_jax.charts.heat import cell, heat_spec
+from kstore_jax.charts.shares import listed
 from kstore_jax.charts.tables import Body, Line, Table
 from kstore_jax.config.fields import number
 from kstore_jax.corpus.examples import padded_tokens
@@ -83,6 +83,13 @@ class PProbe(ProbeReadout):
             )
         return scores
 
+    def departures(self, configs: Sequence[Mapping[str, Any]]) -> list[str]:
+        notes = super().departures(configs)
+        if most := sorted({config["biographies_per_person"] for config in configs} - {0}):
+            read = " or ".join(map(str, most))
+            notes.append(f"it reads at most {read} of the biographies of each person.")
+        return notes
+
     def tables(self, groups: Sequence[Measured]) -> list[Table]:
         """Whole values, and first tokens by whether the other half of a pair was read before (Figs.
         6 and 15)."""
@@ -110,17 +117,9 @@ class PProbe(ProbeReadout):
         ]
 
     def charts(self, groups: Sequence[Measured]) -> list[Chart]:
-        """First tokens: ours, and the paper's where it has the dataset."""
-        drawn = []
-        for group in groups:
-            levels = {"majority guess": group.means("baseline")["first"]}
-            if group.has("ceiling"):
-                levels["ceiling"] = group.means("ceiling")["first"]
-            drawn.append(_chart(group, "p-probing", "this run", group.means("first"), levels))
-            if cells := group.published.get("p_first"):
-                guess = {"majority guess": group.published["q_guess"]}
-                drawn.append(_chart(group, "p-probing-paper", "the paper", cells, guess))
-        return drawn
+        """First tokens: ours, and below them the paper's where it has the dataset."""
+        pairs = [groups[i : i + 2] for i in range(0, len(groups), 2)]
+        return [_chart(i + 1, pair) for i, pair in enumerate(pairs)]
 
     def work(self, context: Context, texts: Any, config: PProbeConfig, scale: float) -> float:
         entries = context.variant.biographies_per_person
@@ -194,35 +193,92 @@ def _share_stated(group: Measured, attribute: str, other: str, after: bool) -> f
     return sum(cell["right"] * cell["readings"] for cell in cells) / count if count else None
 
 
-def _chart(
-    group: Measured,
-    kind: str,
-    whose: str,
-    cells: Mapping[str, Sequence[float | None]],
-    levels: Mapping[str, Mapping],
-) -> Chart:
-    attributes = [*cells]
-    columns = [*map(group.label_of, attributes)]
-    positions = max(map(len, cells.values()))
-    lines = {_ordinal(p + 1): {a: cells[a][p] for a in attributes} for p in range(positions)}
-    where = {line: f"before the {line} attribute" for line in lines}
-    ordinals = " to ".join(dict.fromkeys([_ordinal(1), _ordinal(positions)]))
-    values, rows = [], []
-    for line, shares in {**lines, **levels}.items():
-        rows.append((line, *(in_percent(shares.get(a)) for a in attributes)))
-        values += [
-            cell(line, column, shares.get(a), where.get(line, line))
-            for a, column in zip(attributes, columns, strict=True)
-        ]
+@dataclasses.dataclass(frozen=True)
+class _Map:
+    """One heat map: cells by attribute and position, and levels below them, by attribute."""
+
+    group: Measured
+    whose: str
+    cells: Mapping[str, Sequence[float | None]]
+    levels: Mapping[str, Mapping]
+
+    @property
+    def title(self) -> str:
+        return f"{self.group.label}: {self.whose}"
+
+    @property
+    def lines(self) -> dict[str, Mapping[str, float | None]]:
+        """The shares of each line by attribute."""
+        positions = range(max(map(len, self.cells.values())))
+        read = {_ordinal(p + 1): {a: x[p] for a, x in self.cells.items()} for p in positions}
+        return {**read, **self.levels}
+
+    def spec(self, labelled: bool) -> dict:
+        """The map, with the spread of our shares."""
+        values = []
+        for p, (line, shares) in enumerate(self.lines.items()):
+            where = line if line in self.levels else f"before the {line} attribute"
+            for a in self.cells:
+                spread = None
+                if self.whose == _OURS and line not in self.levels:
+                    spread = self.group.spread("first", a, p)
+                ends = (spread.low, spread.high) if spread else None
+                column = self.group.label_of(a)
+                values.append(cell(line, column, shares.get(a), where, ends))
+        lines = [*self.lines]
+        lines.insert(len(lines) - len(self.levels), " ")
+        return heat_spec(
+            values, "before the", lines, "", [*map(self.group.label_of, self.cells)], labelled
+        )
+
+    @property
+    def alt(self) -> str:
+        shares = listed(at_name(self.cells), {a: self.group.label_of(a) for a in self.cells})
+        return f"{self.title}, before the 1st attribute: {shares}."
+
+
+_OURS = "this run"
+
+
+def _maps(group: Measured) -> tuple[_Map, _Map | None]:
+    """First tokens of this run, and the paper's where it has some."""
+    levels = {"majority guess": group.means("baseline")["first"]}
+    if group.has("ceiling"):
+        levels["ceiling"] = group.means("ceiling")["first"]
+    theirs = None
+    if cells := group.published.get("p_first"):
+        theirs = _Map(group, "the paper", cells, {"majority guess": group.published["q_guess"]})
+    return _Map(group, _OURS, group.means("first"), levels), theirs
+
+
+def _titled(one: _Map | None, first: _Map | None) -> tuple[str, dict | None]:
+    """The title and the drawing of a map, the first of whose row is `first`."""
+    if one is None:
+        return "", None
+    same = first is not None and one is not first and [*one.lines] == [*first.lines]
+    return one.title, one.spec(labelled=not same)
+
+
+def _chart(number: int, groups: Sequence[Measured]) -> Chart:
+    """The maps of groups side by side."""
+    ours, theirs = zip(*map(_maps, groups), strict=True)
+    maps = [each for each in (*ours, *theirs) if each]
+    attributes = {a: each.group.label_of(a) for each in maps for a in each.cells}
+    rows = [
+        (each.group.label, each.whose, line, *(in_percent(shares.get(a)) for a in attributes))
+        for each in maps
+        for line, shares in each.lines.items()
+    ]
     return Chart(
-        name=picture_name(kind, group.which, group.label),
-        title=f"{group.label}: P-probing, {whose}",
-        alt=f"{group.label}: P-probing, first token, {whose}, just before the first attribute: "
-        f"{listed(at_name(cells), group.labels)}.",
-        spec=heat_spec(values, "before the", [*lines, " ", *levels], "", columns),
-        columns=("before the", *columns),
+        name=f"p-probing-{number}",
+        title=f"{' and '.join(group.label for group in groups)}: P-probing",
+        alt=f"P-probing, first token. {' '.join(each.alt for each in maps)}",
+        spec=beside(
+            [[_titled(each, row[0]) for each in row] for row in (ours, theirs) if any(row)]
+        ),
+        columns=("dataset", "", "before the", *attributes.values()),
         rows=rows,
-        legend=f"Accuracy in % of the first token, read just before the {ordinals} attribute.",
+        note="Accuracy in % of the first token, read just before an attribute is stated.",
     )
 
 

@@ -1,6 +1,7 @@
 """The configuration that all probes share."""
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kstore_jax.config.fields import choice, number
@@ -41,3 +42,50 @@ class Probe(Training, ReadoutConfig):
     def trains_matrices(self) -> bool:
         """Whether a whole matrix is trained: the head."""
         return self.head == "linear"
+
+
+def departures(probes: Sequence[Mapping[str, Any]], kind: type[Probe]) -> list[str]:
+    """What these settings of a probe mean for its numbers, and what the paper does instead.
+
+    Args:
+      probes: configurations as plain values.
+      kind: their type, whose defaults are the paper's.
+    """
+    paper = kind()
+    notes = [
+        text
+        for (field, value), text in _NOTES.items()
+        if any(probe[field] == value for probe in probes)
+    ]
+    for field, text in _NUMBERS.items():
+        theirs = getattr(paper, field)
+        if others := {probe[field]: None for probe in probes if probe[field] != theirs}:
+            ours = " or ".join(map("{:,}".format, others))
+            notes.append(text.format(ours=ours, theirs=theirs))
+    return notes
+
+
+_NOTES = {
+    ("head", "linear"): (
+        "a linear head has a class for each value, and cannot predict a value that nobody in the "
+        "half it was trained on has. With few people there are such values, so the ceiling of the "
+        "probes is below 100 %. The paper has 100,000 people and no such values."
+    ),
+    ("head", "unembedding"): (
+        "first tokens are read through the model's own output rows, and only the low-rank update "
+        "of the embedding is trained. The paper trains a linear head on 50,000 people; a few "
+        "hundred people are too few for a head with as many classes."
+    ),
+    ("dropout", 0.0): (
+        "the frozen model has no dropout while probes are trained; the paper leaves its dropout on."
+    ),
+    ("embedding_update", "shared"): (
+        "the embedding is updated for the tokens of the templates and the end of text only; in "
+        "the paper for all tokens. With few people, hardly anybody else shares a token of a name, "
+        "and its update would memorise the half trained on."
+    ),
+}
+_NUMBERS = {
+    "embedding_rank": "the update of the embedding has rank {ours}; in the paper {theirs} (bioS).",
+    "steps": "the probe is trained for {ours} steps; in the paper for {theirs:,}.",
+}

@@ -10,7 +10,7 @@ import numpy as np
 
 from kstore_jax.corpus.sampler import ShuffledIndices
 from kstore_jax.errors import UserError
-from kstore_jax.readouts import probes
+from kstore_jax.readouts import probe_config, probes
 from kstore_jax.readouts.base import READ_COST, Context, Readout, write_cases
 from kstore_jax.readouts.intervals import intervals
 from kstore_jax.readouts.probe_config import Probe
@@ -129,6 +129,9 @@ class ProbeReadout(Readout):
         """Raises UserError where the low-rank update has a larger rank than the embedding."""
         if (rank := config.embedding_rank) > (width := experiment.model.width):
             raise UserError(f"embedding_rank: expected at most model.width = {width}, got {rank}")
+
+    def departures(self, configs: Sequence[Mapping[str, Any]]) -> list[str]:
+        return probe_config.departures(configs, self.Config)
 
     def columns(self, result: dict) -> dict[str, tuple[str | int, ...]]:
         """First tokens at the first position that is read."""

@@ -2,21 +2,22 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from kstore_jax.charts.bars import MARKS, bar, bar_spec, listed, of_the_paper
-from kstore_jax.charts.drawing import Chart, in_percent, picture_name
+from kstore_jax.charts.bars import Level
+from kstore_jax.charts.drawing import Chart
+from kstore_jax.charts.shares import shares_chart
 from kstore_jax.config.fields import number
 from kstore_jax.readouts.base import READOUTS, Context
+from kstore_jax.readouts.levels import our_levels, side_by_side
 from kstore_jax.readouts.measured import Measured
 from kstore_jax.readouts.probe_config import Probe
 from kstore_jax.readouts.probe_data import name_examples, person_labels
 from kstore_jax.readouts.probe_training import (
     ProbeReadout,
-    at_name,
     probe_tasks,
     probe_work,
     train_probe,
@@ -63,54 +64,27 @@ class QProbe(ProbeReadout):
         return probe_work(config, language, names.tokens.shape[1], scale * len(context.people))
 
     def charts(self, groups: Sequence[Measured]) -> list[Chart]:
-        return [_chart(group) for group in groups]
+        """First tokens and whole values by attribute, with the paper's."""
+        if not groups:
+            return []
+        labels = {
+            name: group.label_of(name) for group in groups for name in group.results[0]["first"]
+        }
+        note = "Accuracy in %, read at the end of the name."
+        beside = side_by_side(groups, _levels)
+        return [shares_chart("q-probing", "Q-probing", beside, labels, note)]
 
 
-def _chart(group: Measured) -> Chart:
+def _levels(group: Measured) -> list[Level]:
     """First tokens and whole values by attribute, with the paper's."""
-    guess, published = group.means("baseline"), group.published
-    ceiling = group.means("ceiling") if group.has("ceiling") else None
-    attributes = [*group.results[0]["first"]]
-    label = {name: group.label_of(name) for name in attributes}
-    levels: dict[tuple[str, str], Mapping] = {}
-    values = []
+    levels = []
     for kind, part, mark in (("first token", "first", "run"), ("whole value", "whole", "whole")):
-        levels[mark, kind] = at_name(group.means(part))
-        levels["guess", kind] = guess[part]
-        if ceiling:
-            levels["ceiling", kind] = ceiling[part]
-        if published.get("q_first"):
-            levels["paper", kind] = published[f"q_{part}"]
-        for seed, result in zip(group.seeds, group.results, strict=True):
-            own = result[part] if len(group.seeds) > 1 else {}
-            values += [
-                bar("seed", group.label_of(a), own[a][0], kind, f"seed {seed}")
-                for a in attributes
-                if a in own
-            ]
-    values += [
-        bar(mark, label[a], shares[a], kind)
-        for (mark, kind), shares in levels.items()
-        for a in attributes
-        if a in shares
-    ]
-    columns = ("", *(f"{MARKS[mark].partition(',')[0]}, {kind}" for mark, kind in levels))
-    rows = [
-        (label[a], *(in_percent(shares.get(a)) for shares in levels.values())) for a in attributes
-    ]
-    values.sort(key=lambda value: value["kind"])
-    first = listed(levels["run", "first token"], label)
-    whole = listed(levels["whole", "whole value"], label)
-    alt = f"{group.label}: Q-probing. First token: {first}."
-    if whole:
-        alt += f" Whole: {whole}."
-    spec, legend = bar_spec(values, [*label.values()], 18)
-    return Chart(
-        name=picture_name("q-probing", group.which, group.label),
-        title=f"{group.label}: Q-probing",
-        alt=alt + of_the_paper(levels.get(("paper", "first token")), label),
-        spec=spec,
-        columns=columns,
-        rows=rows,
-        legend=legend,
-    )
+        if not group.has(part):
+            continue
+        levels += our_levels(group, mark, (part,), kind, (0,))
+        levels.append(Level("guess", group.means("baseline", part), kind))
+        if group.has("ceiling"):
+            levels.append(Level("ceiling", group.means("ceiling", part), kind))
+        if theirs := group.published.get(f"q_{part}"):
+            levels.append(Level("paper", theirs, kind))
+    return levels

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from kstore_jax.charts.bars import MARKS, bar, bar_spec, listed, of_the_paper
-from kstore_jax.charts.drawing import Chart, as_label, in_percent, picture_name
+from kstore_jax.charts.bars import Level
+from kstore_jax.charts.drawing import Chart, as_label
+from kstore_jax.charts.shares import shares_chart
 from kstore_jax.charts.tables import Body, Line, Table, percent_cell
 from kstore_jax.config.fields import names, number
 from kstore_jax.corpus.examples import SpanExamples
@@ -24,6 +25,7 @@ from kstore_jax.readouts.base import (
     write_cases,
 )
 from kstore_jax.readouts.intervals import intervals_by_group
+from kstore_jax.readouts.levels import our_levels, side_by_side
 from kstore_jax.readouts.measured import Measured, labels_of, means
 from kstore_jax.tasks.base import (
     TASKS,
@@ -94,8 +96,7 @@ class QA(Readout):
         return [table for task, own in _by_task(groups).items() for table in _tables(task, own)]
 
     def charts(self, groups: Sequence[Measured]) -> list[Chart]:
-        by_task = _by_task(groups)
-        return [_chart(task, group) for task, own in by_task.items() for group in own]
+        return [_chart(task, own) for task, own in _by_task(groups).items()]
 
     def work(self, context: Context, texts: Any, config: QAConfig, scale: float) -> float:
         _, questions = context.questions(config.tasks)
@@ -340,38 +341,28 @@ def _reworded_lines(group: Measured) -> list[Line]:
     ]
 
 
-def _chart(task: str, group: Measured) -> Chart:
+def _chart(task: str, groups: Sequence[Measured]) -> Chart:
     """Exact match on people held out by attribute, with the paper's."""
-    kind = "answers" if task == "extraction" else f"answers-{task}"
-    levels = {"run": group.means("test", "exact"), "guess": group.means("baseline")}
-    if theirs := group.published.get("qa"):
-        levels["paper"] = theirs
-    attributes = [name for name in levels["run"] if name != "mean"]
-    seeds = [
-        (f"seed {seed}", result["test"]["exact"])
-        for seed, result in zip(group.seeds, group.results, strict=True)
-        if len(group.seeds) > 1
-    ]
-    label = {name: group.label_of(name) for name in attributes}
-    values = [
-        *(bar(mark, label[a], x.get(a)) for mark, x in levels.items() for a in attributes),
-        *(bar("seed", label[a], x[a], whose=name) for name, x in seeds for a in attributes),
-    ]
-    lines = [*((MARKS[mark], shares) for mark, shares in levels.items()), *seeds]
-    rows = [
-        (label.get(name, name), *(in_percent(s.get(name)) for _, s in lines))
-        for name in ("mean", *attributes)
-    ]
-    ours, guess = (listed(levels[mark], label) for mark in ("run", "guess"))
-    alt = f"{group.label}: exact match on people held out. This run: {ours}."
-    alt += f" Majority guess: {guess}." + of_the_paper(levels.get("paper"), label)
-    spec, legend = bar_spec(values, [*label.values()], 40)
-    return Chart(
-        name=picture_name(kind, group.which, group.label),
-        title=f"{group.label}: answers" + ("" if kind == "answers" else f", {as_label(task)}"),
-        alt=alt,
-        spec=spec,
-        columns=("", *(name for name, _ in lines)),
-        rows=rows,
-        legend=legend,
+
+    def levels(group: Measured) -> list[Level]:
+        theirs = group.published.get("qa")
+        return [
+            *our_levels(group, "run", ("test", "exact")),
+            Level("guess", group.means("baseline")),
+            *([Level("paper", theirs)] if theirs else []),
+        ]
+
+    labels = {
+        name: group.label_of(name)
+        for group in groups
+        for name in group.results[0]["test"]["exact"]
+        if name != "mean"
+    }
+    plain = task == "extraction"
+    return shares_chart(
+        name="answers" if plain else f"answers-{task}",
+        title="answers about people held out" + ("" if plain else f", {as_label(task)}"),
+        groups=side_by_side(groups, levels),
+        labels=labels,
+        note="Exact match in %.",
     )

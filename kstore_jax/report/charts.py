@@ -7,6 +7,7 @@ from kstore_jax.charts.drawing import (
     UPRIGHT_LONG,
     WIDTH,
     Chart,
+    beside,
     in_percent,
     percent,
 )
@@ -21,29 +22,30 @@ MEASURES = {
 """The measures that are compared with the paper's."""
 
 
-def lora(which: int, grid: Grid) -> list[Chart]:
-    """Answers about people held out by the ranks of LoRA: ours, and the paper's if it has some."""
-    charts = []
+def lora(which: int, grid: Grid) -> Chart:
+    """Answers about people held out by the ranks of LoRA: ours, and the paper's."""
+    sides, rows, alt = [], [], []
+    _, embeddings = grid.axes({**grid.ours, **grid.theirs})
     for whose, shares in grid.sides():
         ranks, embedding = grid.axes(shares)
+        ends = grid.ends if whose == "this run" else {}
         values = [
-            cell(rank, of_embedding, share, f"rank {rank}, of the embedding {of_embedding}")
-            for (rank, of_embedding), share in shares.items()
+            cell(rank, of, share, f"{whose} – rank {rank}, of the embedding", ends.get((rank, of)))
+            for (rank, of), share in shares.items()
         ]
-        rows = [(r, *(in_percent(shares.get((r, e))) for e in embedding)) for r in ranks]
+        sides.append((whose, heat_spec(values, "rank", ranks, "rank of the embedding", embedding)))
+        rows += [(whose, r, *(in_percent(shares.get((r, e))) for e in embeddings)) for r in ranks]
         least, most = percent(min(shares.values())), percent(max(shares.values()))
-        charts.append(
-            Chart(
-                name=f"lora{'-paper' * bool(charts)}-{which + 1}",
-                title=f"{grid.label}: LoRA, {whose}",
-                alt=f"{grid.label}: answers by the ranks of LoRA, {whose}, from {least} to {most}.",
-                spec=heat_spec(values, "rank", ranks, "rank of the embedding", embedding),
-                columns=("rank, and of the embedding", *embedding),
-                rows=rows,
-                legend="Exact match in % on people held out.",
-            )
-        )
-    return charts
+        alt.append(f"{whose}: from {least} to {most}")
+    return Chart(
+        name=f"lora-{which + 1}",
+        title=f"{grid.label}: answers by the ranks of LoRA",
+        alt=f"{grid.label}: answers by the ranks of LoRA; {'; '.join(alt)}.",
+        spec=beside([sides]),
+        columns=("", "rank, and of the embedding", *embeddings),
+        rows=rows,
+        note="Exact match in % on people held out.",
+    )
 
 
 def scatter(agreement: Agreement) -> Chart:
@@ -53,13 +55,13 @@ def scatter(agreement: Agreement) -> Chart:
     each = zip(agreement.labels, agreement.ours, agreement.theirs, strict=True)
     for label, ours, theirs in each:
         rank, their_rank = ranks[label]
-        rows.append((label, 100 * ours, 100 * theirs, rank, their_rank))
+        rows.append((label, 100 * ours, 100 * theirs, f"{rank:g}", f"{their_rank:g}"))
         tooltip = f"{label} – this run: {percent(ours)}, rank {rank:g}"
         tooltip += f"; the paper: {percent(theirs)}, rank {their_rank:g}"
         strength = 1.0 if label in agreement.furthest() else 0.4
         point = {"ours": 100 * ours, "theirs": 100 * theirs}
         values.append({**point, "tooltip": tooltip, "strength": strength})
-    rows.sort(key=lambda row: -abs(row[3] - row[4]))
+    rows.sort(key=lambda row: -abs(float(row[3]) - float(row[4])))
     position = {
         "x": {**PERCENT, "field": "theirs", "title": "the paper, %", "axis": {"tickCount": 5}},
         "y": {**PERCENT, "field": "ours", "title": "this run, %", "axis": UPRIGHT_LONG},
@@ -91,14 +93,23 @@ def scatter(agreement: Agreement) -> Chart:
         ends = " ({:.2f} to {:.2f})".format(*agreement.interval)
         correlation += f"{ends}, 95 % interval of a bootstrap over datasets"
     alt = f"{name} of {len(agreement.labels)} datasets: {correlation}."
+    note = "Each point is a dataset; on the line both shares are equal."
     if furthest := [miss for miss in agreement.misses() if miss[0] in agreement.furthest()]:
         labels = (f"{label} (rank {a:g}, the paper's {b:g})" for label, a, b in furthest)
-        alt += f" Furthest apart: {', '.join(labels)}."
+        apart = f"ranks furthest apart: {', '.join(labels)}."
+        alt += f" {apart[0].upper()}{apart[1:]}"
+        note += f" In full colour, {apart}"
     return Chart(
         name=f"agreement-{agreement.name.replace('_', '-')}",
-        title=name + (f": Spearman’s ρ = {rho:.3f}{ends}" if rho is not None else ""),
+        title=name
+        + (
+            ""
+            if rho is None
+            else f": Spearman’s ρ\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{rho:.3f}{ends}"
+        ),
         alt=alt,
         spec=spec,
         columns=("", "this run", "the paper", "rank", "the paper's rank"),
         rows=rows,
+        note=note,
     )

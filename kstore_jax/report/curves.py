@@ -1,14 +1,13 @@
 """The charts that are curves."""
 
+import dataclasses
 from collections.abc import Sequence
 
-from kstore_jax.charts.curves import STEP, curves_spec, thinned
+from kstore_jax.charts.curves import curves_spec, log_axis, thinned
 from kstore_jax.charts.drawing import (
     ACCENT,
-    GREY,
     INK,
     PERCENT,
-    UPRIGHT_LONG,
     WIDTH,
     Chart,
     in_percent,
@@ -17,9 +16,27 @@ from kstore_jax.charts.drawing import (
 )
 from kstore_jax.report.series import Series
 
-Curve = tuple[str, int, Sequence[int], Sequence[float]]
-"""A label, the number of its group, steps, and the mean loss since the step before."""
 _MOST_POINTS = 240
+
+
+@dataclasses.dataclass(frozen=True)
+class Curve:
+    """The pretraining loss of a row.
+
+    Attributes:
+      label, which: its group, and its number on the page.
+      seed: of the row.
+      exposures: those that each step adds.
+      steps: those of its points.
+      losses: the mean loss since the point before, positive.
+    """
+
+    label: str
+    which: int
+    seed: int
+    exposures: float
+    steps: Sequence[int]
+    losses: Sequence[float]
 
 
 def along(which: int, series: Series) -> Chart:
@@ -78,37 +95,44 @@ def along(which: int, series: Series) -> Chart:
 
 def losses(curves: Sequence[Curve]) -> Chart:
     """Pretraining losses of all rows; tooltips are sampled more sparsely than the lines."""
+    seeds = {
+        curve.label: {each.seed for each in curves if each.label == curve.label} for curve in curves
+    }
+
+    def seed_of(curve: Curve) -> str:
+        return f", seed {curve.seed}" if len(seeds[curve.label]) > 1 else ""
 
     def sampled(most: int) -> list[dict]:
         return [
             {
-                "step": step, "y": loss, "curve": label, "row": row,
-                "tooltip": f"{label} – step {step:,}: {loss:.3f}",
+                "step": step, "y": loss, "curve": curve.label, "row": row, "seed": curve.seed,
+                "exposures": round(step * curve.exposures, 1),
+                "tooltip": f"{curve.label}{seed_of(curve)} – "
+                f"step {step:,}, {step * curve.exposures:,.1f} exposures: {loss:.3f}",
             }
-            for row, (label, _, steps, losses) in enumerate(curves)
-            for step, loss in thinned([*zip(steps, losses, strict=True)], most)
+            for row, curve in enumerate(curves)
+            for step, loss in thinned([*zip(curve.steps, curve.losses, strict=True)], most)
         ]  # fmt: skip
 
-    styles = {label: look(which) for label, which, _, _ in curves}
-    y = {**PERCENT, "title": "nats a token", "scale": {"zero": True}, "axis": UPRIGHT_LONG}
-    points = sampled(max(8, _MOST_POINTS // len(curves)))
-    rings = {
-        "mark": {"type": "point", "filled": True, "size": 90, "opacity": 0, "color": GREY},
-        "name": "steps",
-        "data": {"values": points},
-        "encoding": {
-            "x": STEP,
-            "y": {"field": "y", "type": "quantitative"},
-            "description": {"field": "tooltip"},
-        },
-    }
-    layers = [curves_spec(sampled(60), list(styles), [*styles.values()], y), rings]
-    ends = ", ".join(f"{label} {values[-1]:.3f}" for label, _, _, values in curves)
+    lines, points = sampled(60), sampled(max(8, _MOST_POINTS // len(curves)))
+    spec = curves_spec(
+        lines,
+        points,
+        {curve.label: look(curve.which) for curve in curves},
+        log_axis([line["y"] for line in lines], "nats a token"),
+        (2 * WIDTH, 240),
+        [curve.exposures for curve in curves],
+    )
+    ends = ", ".join(f"{curve.label} {curve.losses[-1]:.3f}" for curve in curves)
+    columns = ("", "seed", "step", "exposures", "loss")
+    keys = ("curve", "seed", "step", "exposures", "y")
     return Chart(
         name="loss",
         title="Pretraining loss",
         alt=f"Pretraining loss over steps, in nats a token. At the end: {ends}.",
-        spec={"width": 2 * WIDTH, "height": 220, "layer": layers},
-        columns=("", "step", "loss"),
-        rows=[(point["curve"], point["step"], point["y"]) for point in points],
+        spec=spec,
+        columns=columns,
+        rows=[tuple(point[key] for key in keys) for point in points],
+        note="Mean next-token loss on the training data; a line a seed.",
+        decimals={"loss": 3},
     )

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 from kstore_jax.config.fields import flatten
-from kstore_jax.report.groups import Group
+from kstore_jax.report.groups import ANSWERS, Group
 
 Cells = Mapping[tuple[str, str], float]
 """Answers about people held out, by the ranks of queries and values, and of the embedding."""
@@ -20,11 +20,13 @@ class Grid:
       label: the dataset.
       ours: a share for each pair of ranks; `all` trains the matrices themselves.
       theirs: likewise.
+      ends: our lowest and highest, of cells with several seeds.
     """
 
     label: str
     ours: Cells
     theirs: Cells
+    ends: Mapping[tuple[str, str], tuple[float, float]] = dataclasses.field(default_factory=dict)
 
     def sides(self) -> list[tuple[str, Cells]]:
         """The grids that have cells, with whose they are."""
@@ -48,7 +50,13 @@ def of(groups: Sequence[Group]) -> list[Grid]:
         ours = {_ranks(group): group.answers for group in members if group.has("qa")}
         if all(len({pair[i] for pair in ours}) > 1 for i in (0, 1)):
             published = members[0].published
-            grids.append(Grid(members[0].dataset, ours, published.lora if published else {}))
+            ends = {
+                _ranks(group): (min(each), max(each))
+                for group in members
+                if group.has("qa") and len(each := group.each(*ANSWERS)) > 1
+            }
+            theirs = published.lora if published else {}
+            grids.append(Grid(members[0].dataset, ours, theirs, ends))
     return grids
 
 

@@ -17,8 +17,9 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeVar
 
 from kstore_jax.charts.bars import MARKS
-from kstore_jax.charts.drawing import Chart, as_csv, is_ours, percent
+from kstore_jax.charts.drawing import Chart, as_csv, percent
 from kstore_jax.charts.markup import Html, join, tag
+from kstore_jax.charts.pictures import SUFFIXES, is_ours
 from kstore_jax.charts.tables import table
 from kstore_jax.errors import UserError, one_line_error
 from kstore_jax.files import write_bytes, write_text
@@ -28,7 +29,7 @@ from kstore_jax.report import agreement, charts, curves, grids, paper, series, t
 from kstore_jax.report.groups import Group, distinct
 from kstore_jax.report.groups import groups as group_rows
 from kstore_jax.report.results import read_results
-from kstore_jax.report.settings import run_settings
+from kstore_jax.report.settings import configs_of, run_settings
 from kstore_jax.report.summary import Summary, summarise
 
 _T = TypeVar("_T")
@@ -43,10 +44,11 @@ class Section(NamedTuple):
 
 
 def write(runs: Sequence[pathlib.Path], out: pathlib.Path) -> pathlib.Path:
-    """Writes `out/report.html` and `out/figures/*.png` from `results.json` of every run.
+    """Writes `out/report.html` and its pictures in `out/figures`, each as SVG, PNG and PDF, from
+    `results.json` of every run.
 
     A row that several runs have appears once. Stale pictures of an earlier page are removed;
-    pictures by other programs stay.
+    pictures by other programs, or that somebody changed, stay.
 
     Returns: the path of the page.
 
@@ -56,12 +58,13 @@ def write(runs: Sequence[pathlib.Path], out: pathlib.Path) -> pathlib.Path:
     results = [read_results(run) for run in runs]
     groups = group_rows(distinct(row for one in results for row in one.rows))
     drawn = _charts(groups)
+    notes = {readout.name: _departures(groups, readout) for readout in _readouts()}
     provenances = [record for one in results for record in one.provenances]
     sections = [
         Section("glance", "At a glance", [_glance(groups)]),
         Section("numbers", "In numbers", _numbers(groups)),
         *(
-            Section(name, title, _figures(text, drawn[name]))
+            Section(name, title, _figures(text, notes.get(name, ()), drawn[name]))
             for name, title, text in sections_of(any(group.bundled for group in groups))
         ),
         Section("run", "Settings of the run", run_settings(groups, provenances)),
@@ -69,20 +72,21 @@ def write(runs: Sequence[pathlib.Path], out: pathlib.Path) -> pathlib.Path:
     ]
     (out / "figures").mkdir(parents=True, exist_ok=True)
     pictures = {
-        out / "figures" / f"{chart.name}.png": chart.png
+        out / "figures" / f"{chart.name}{suffix}": content
         for section_charts in drawn.values()
         for chart in section_charts
+        for suffix, content in chart.files.items()
     }
-    for path, png in pictures.items():
-        write_bytes(path, png)
+    for path, content in pictures.items():
+        write_bytes(path, content)
     names = [run.resolve().name for run in runs]
     page = out / "report.html"
     missing = dict.fromkeys(line for one in results for line in one.missing)
     failed = [f"Not on this page, because it failed: {x}." for one in results for x in one.failed]
     lead = _lead(" ".join(map(str, runs)), summarise(groups), [*failed, *missing])
     write_text(page, _page(f"kstore: {', '.join(names)}", lead, [s for s in sections if s.parts]))
-    for path in (out / "figures").glob("*.png"):
-        if path not in pictures and is_ours(path.read_bytes()):
+    for path in (out / "figures").iterdir():
+        if path not in pictures and path.suffix in SUFFIXES and is_ours(path):
             path.unlink()
     for line in missing:
         print(f"note: {line}", file=sys.stderr)
@@ -93,9 +97,7 @@ def _charts(groups: Sequence[Group]) -> dict[str, list[Chart]]:
     """The charts of each section."""
     return {
         "agreement": [charts.scatter(each) for each in agreement.agreements(groups)],
-        "lora": [
-            chart for i, grid in enumerate(grids.of(groups)) for chart in charts.lora(i, grid)
-        ],
+        "lora": [charts.lora(i, grid) for i, grid in enumerate(grids.of(groups))],
         "series": [curves.along(i, each) for i, each in enumerate(series.of(groups))],
         **{r.name: _drawn_by(r, r.charts, _measured(groups, r)) for r in _readouts()},
         "losses": _losses(groups),
@@ -186,28 +188,33 @@ def _seeds(group: Group) -> str:
 
 
 def _numbers(groups: Sequence[Group]) -> list[Html]:
-    of_readouts = (
-        table.html
-        for readout in _readouts()
-        if (measured := _measured(groups, readout))
-        for table in _drawn_by(readout, readout.tables, measured)
-    )
+    of_readouts = []
+    for readout in _readouts():
+        if measured := _measured(groups, readout):
+            of_readout = _drawn_by(readout, readout.tables, measured)
+            shown = [drawn for table in of_readout if (drawn := table.html)]
+            of_readouts += [*shown, *_departures(groups, readout)] if shown else []
     return [tables.in_numbers(groups), *of_readouts, tables.grid(groups)]
+
+
+def _departures(groups: Sequence[Group], readout: Readout) -> list[Html]:
+    """How a readout departs from the paper's, for groups with people of its world."""
+    rows = [row for group in groups if group.bundled for row in group.rows]
+    if not (notes := readout.departures(configs_of(rows, readout.name))):
+        return []
+    lead = tag("strong", "Read beside the paper's numbers: ")
+    return [tag("p", lead, " ".join(notes), class_="note")]
 
 
 def _losses(groups: Sequence[Group]) -> list[Chart]:
     """The pretraining losses of all rows; no chart without any."""
-    drawn = [
-        (
-            group.label,
-            which,
-            [line["step"] for line in row.losses],
-            [line["loss"] for line in row.losses],
-        )
-        for which, group in enumerate(groups)
-        for row in group.rows
-        if row.losses
-    ]
+    drawn = []
+    for which, group in enumerate(groups):
+        for row in group.rows:  # a logarithmic axis has no zero
+            if lines := [line for line in row.losses if line["loss"] > 0]:
+                steps, losses = ([line[name] for line in lines] for name in ("step", "loss"))
+                pace = _exposures_a_step(lines)
+                drawn.append(curves.Curve(group.label, which, row.seed, pace, steps, losses))
     return [curves.losses(drawn)] if drawn else []
 
 
@@ -217,19 +224,27 @@ def _dynamics(groups: Sequence[Group]) -> list[Measured]:
     for which, group in enumerate(groups):
         if rows := [row for row in group.rows if row.evaluations]:
             seeds = tuple(row.seed for row in rows)
-            results = tuple({"lines": row.evaluations} for row in rows)
+            results = tuple(
+                {"lines": row.evaluations, "exposures": _exposures_a_step(row.evaluations)}
+                for row in rows
+            )
             measured.append(Measured(which, group.label, group.wording, seeds, results))
     return measured
 
 
-def _figures(text: str, drawn: Sequence[Chart]) -> list[Html]:
-    """How to read the charts of a section, and the charts; nothing without charts."""
+def _exposures_a_step(lines: Sequence[dict]) -> float:
+    """The exposures that each step of pretraining adds, by the last of its lines."""
+    return lines[-1]["exposures"] / lines[-1]["step"]
+
+
+def _figures(text: str, notes: Sequence[Html], drawn: Sequence[Chart]) -> list[Html]:
+    """How to read the charts of a section, notes, and the charts; nothing without charts."""
     if not drawn:
         return []
     marks = {mark for chart in drawn for mark in re.findall(r"(\w+)_marks", chart.svg)}
     legend = [_switch(mark, name) for mark, name in MARKS.items() if mark in marks]
     shown = [tag("fieldset", tag("legend", "Marks shown", class_="spoken"), *legend)] * bool(legend)
-    return [tag("p", text), *shown, tag("div", *map(_figure, drawn), class_="figures")]
+    return [tag("p", text), *notes, *shown, tag("div", *map(_figure, drawn), class_="figures")]
 
 
 def _switch(mark: str, name: str) -> Html:
@@ -239,11 +254,14 @@ def _switch(mark: str, name: str) -> Html:
 
 
 def _figure(chart: Chart) -> Html:
+    def cell(column: str, value: float | str | None) -> Html:
+        return tag("td", _cell(value, chart.decimals.get(column, 1)))
+
     values = table(
         f"values of {chart.title}",
         chart.columns,
         [
-            [tag("tr", tag("th", row[0], scope="row"), *(tag("td", _cell(x)) for x in row[1:]))]
+            [tag("tr", tag("th", row[0], scope="row"), *map(cell, chart.columns[1:], row[1:]))]
             for row in chart.values
         ],
     )
@@ -253,21 +271,25 @@ def _figure(chart: Chart) -> Html:
             "a", "CSV", download=f"{chart.name}.csv", aria_label=f"CSV of {chart.title}",
             href=f"data:text/csv;charset=utf-8,{urllib.parse.quote(csv)}",
         ),
-        tag(
-            "a", "PNG", href=urllib.parse.quote(f"figures/{chart.name}.png"),
-            aria_label=f"PNG of {chart.title}",
+        *(
+            tag(
+                "a", suffix[1:].upper(), href=urllib.parse.quote(f"figures/{chart.name}{suffix}"),
+                aria_label=f"{suffix[1:].upper()} of {chart.title}",
+            )
+            for suffix in SUFFIXES
         ),
     ]  # fmt: skip
     below = tag("div", tag("details", tag("summary", "Values"), values), *links, class_="below")
     caption = tag("figcaption", chart.title)
-    drawn = caption, chart.svg, tag("p", chart.alt, class_="alt"), below
+    drawing = tag("div", chart.svg, class_="drawn")
+    drawn = caption, drawing, tag("p", chart.alt, class_="alt"), below
     return tag("figure", *drawn, **{"class_": "wide"} if chart.is_wide else {})
 
 
-def _cell(value: float | str | None) -> str:
+def _cell(value: float | str | None, decimals: int) -> str:
     if value is None or isinstance(value, str):
         return value or "–"
-    return f"{value:,.3f}" if isinstance(value, float) else f"{value:,}"
+    return f"{value:,.{decimals}f}" if isinstance(value, float) else f"{value:,}"
 
 
 _BEFORE = (
@@ -326,5 +348,5 @@ def _files(runs: Sequence[pathlib.Path], out: pathlib.Path, groups: Sequence[Gro
     for path in (run / name for run in runs for name in ("results.json", "config.json")):
         beside = pathlib.Path(os.path.relpath(path.resolve(), out.resolve())).as_posix()
         links += [tag("a", beside, href=urllib.parse.quote(beside))] * path.exists()
-    text = "CSV is inside this page; PNG and JSON are files next to it."
+    text = "CSV is inside this page; SVG, PNG, PDF and JSON are files next to it."
     return join([tag("p", text), tag("ul", *(tag("li", link) for link in links))])

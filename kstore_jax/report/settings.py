@@ -29,7 +29,7 @@ def run_settings(groups: Sequence[Group], provenances: Sequence[dict]) -> list[H
         ("vocabulary", _either(f"{row.vocabulary:,} tokens" for row in rows)),
         ("seeds", _either(row.seed for row in rows)),
         *(
-            (name, _either(words.format(**fields) for fields in _sections(rows, part)))
+            (name, _either(words.format(**fields) for fields in configs_of(rows, part)))
             for name, words, part in _SETTINGS
         ),
         ("devices", _either(_listed(one.get("devices")) for one in provenances)),
@@ -76,21 +76,13 @@ def _of_this_run(rows: Sequence[Row]) -> list[str]:
     finetunings = [row.config["finetune"] for row in rows]
     if any(each["method"] == "lora" and not each["grid"] for each in finetunings):
         notes.append("One rank of LoRA was tried; the paper shows the better of 8 and 16.")
-    for (field, value), text in _PROBING.items():
-        parts = {"P-probing": "p_probe", "Q-probing": "q_probe"}.items()
-        chosen = [
-            name
-            for name, part in parts
-            if any(probe[field] == value for probe in _sections(rows, part))
-        ]
-        if chosen:
-            notes.append(f"{' and '.join(chosen)}: {text}")
+    departures: dict[str, list[str]] = {}
+    for name, readout in READOUTS.entries().items():
+        for text in readout.departures(configs_of(rows, name)):
+            departures.setdefault(text, []).append(readout.title.partition(":")[0])
+    notes += [f"{' and '.join(names)}: {text}" for text, names in departures.items()]
     if swapped := dict.fromkeys(text for row in rows for text in _stand_ins(row)):
         notes.append(f"{_NARROW} {', '.join(swapped)}.")
-    probes = _sections(rows, "p_probe")
-    if read := sorted({probe["biographies_per_person"] for probe in probes} - {0}):
-        most = _either(read)
-        notes.append(f"P-probing reads at most {most} of the biographies of each person.")
     return notes
 
 
@@ -104,7 +96,7 @@ def _stand_ins(row: Row) -> list[str]:
     ]
 
 
-def _sections(rows: Sequence[Row], name: str) -> list[dict]:
+def configs_of(rows: Sequence[Row], name: str) -> list[dict]:
     """A section of each configuration; of a readout, where it was computed."""
     if name in READOUTS:
         return [row.config["readouts"][name] for row in rows if name in row.readouts]
@@ -121,28 +113,6 @@ _COMPACT = (
     "The model has only the tokens that these texts use, and so fewer parameters; the paper's has "
     "all 50,257 of GPT-2."
 )
-_PROBING = {
-    ("head", "linear"): (
-        "a linear head has a class for each value, and cannot predict a value that nobody in the "
-        "half it was trained on has. With few people there are such values, so the ceiling of the "
-        "probes is below 100 %. The paper has 100,000 people and no such values."
-    ),
-    ("head", "unembedding"): (
-        "first tokens are read through the model's own output rows, and only the low-rank update "
-        "of the embedding is trained. The paper trains a linear head on 50,000 people; a few "
-        "hundred people are too few for a head with as many classes."
-    ),
-    ("dropout", 0.0): (
-        "the frozen model has no dropout while probes are trained; the paper leaves its dropout on."
-    ),
-    ("embedding_update", "shared"): (
-        "the embedding is updated for the tokens of the templates and the end of text only; in "
-        "the paper for all tokens. With few people, hardly anybody else shares a token of a name, "
-        "and its update would memorise the half trained on."
-    ),
-}
-"""Settings of the probes, and how to read their numbers."""
-
 _SETTINGS = (
     (
         "model",

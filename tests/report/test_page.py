@@ -68,14 +68,18 @@ def test_text_from_data_is_escaped(tmp_path):
 
 def test_every_chart_is_on_the_page_and_a_file(run, page):
     files = sorted((run / "figures").glob("*"))
-    assert len(files) == 2 * 4 + 1 == page.count("<figure") == page.count("<svg ")
+    names = {"answers", "p-probing-1", "q-probing", "loss"}
+    assert {file.name for file in files} == {
+        f"{n}.{s}" for n in names for s in ("svg", "png", "pdf")
+    }
+    assert len(names) == page.count("<figure") == page.count("<svg ")
+    starts = {".png": b"\x89PNG", ".pdf": b"%PDF-1.", ".svg": b"<svg "}
     for file in files:
-        assert file.suffix == ".png"
-        assert file.read_bytes().startswith(b"\x89PNG")
-        assert file.stat().st_size > 10_000
-        assert f'href="figures/{file.name.replace("+", "%2B")}"' in page
+        assert file.read_bytes().startswith(starts[file.suffix])
+        assert file.stat().st_size > 8_000
+        assert f'href="figures/{file.name}"' in page
     alts = re.findall(r'class="alt">([^<]+)', page)
-    assert len(alts) == len(files)
+    assert len(alts) == len(names)
     assert any("university 86.7" in alt for alt in alts)
     assert any("Pretraining loss" in alt for alt in alts)
 
@@ -96,33 +100,49 @@ def test_stale_pictures_are_removed_and_pictures_of_others_stay(tmp_path):
         return {path.name for path in (tmp_path / "figures").iterdir()}
 
     write_page(a_run(tmp_path, [dataclasses.replace(SINGLE, losses=[])]))
-    theirs = {"answers-9-single.png": b"\x89PNG, by another hand", "mine.txt": b"words"}
+    drawn = pictures()
+    svg = (tmp_path / "figures" / "answers.svg").read_bytes()
+    theirs = {
+        "answers-9.png": b"\x89PNG, by another hand",
+        "mine.txt": b"words",
+        "edited.svg": svg.replace(b"<svg", b"<svg id='mine'", 1),
+    }
     for name, content in theirs.items():
         (tmp_path / "figures" / name).write_bytes(content)
-    alone = pictures()
-    assert "answers-1-single.png" in alone
+    for name in drawn:
+        picture = tmp_path / "figures" / name
+        picture.with_stem(f"{picture.stem}-stale").write_bytes(picture.read_bytes())
+    assert {"answers-stale.svg", "answers-stale.png", "answers-stale.pdf"} <= pictures()
     page = write_page(a_run(tmp_path, [dataclasses.replace(SHUFFLED, losses=[])]))
     linked = {urllib.parse.unquote(name) for name in re.findall(r'href="figures/([^"]+)"', page)}
     assert pictures() == linked | set(theirs)
-    assert not (alone - set(theirs)) & linked
     for name, content in theirs.items():
         assert (tmp_path / "figures" / name).read_bytes() == content
 
 
 def test_every_chart_has_its_values_as_a_table_and_as_csv(page):
     assert page.count(">Values</summary>") == page.count("<figure")
-    for which, row in enumerate(CONTRAST):
-        head, *lines = csv_of(page, f"answers-{which + 1}-")
-        assert head == ["", "this run", "majority guess", "the paper"]
-        ours = {line[0]: float(line[1]) for line in lines}
+    (_, _, *names), *lines = csv_of(page, "answers")
+    shares = {
+        tuple(line[:2]): dict(zip(names, map(float, line[2:]), strict=True)) for line in lines
+    }
+    for row in CONTRAST:
         answers = row.readouts["qa"]["extraction"]["test"]["exact"]
-        assert ours == {as_label(n): pytest.approx(100 * x, abs=6e-4) for n, x in answers.items()}
-        theirs = {line[0]: float(line[3]) for line in lines}
+        ours = {as_label(n): pytest.approx(100 * x, abs=6e-4) for n, x in answers.items()}
+        assert shares[row.dataset, "this run"] == ours
         printed = {as_label(n): 100 * share for n, share in published(row.dataset).qa.items()}
-        assert theirs == pytest.approx(printed)
-    head, *lines = csv_of(page, "p-probing-1-")
-    assert len(lines) == 7
-    assert lines[1][1:3] == ["", "5.0"]  # the first fact is stated by then
+        assert shares[row.dataset, "the paper"] == pytest.approx(printed)
+        assert (row.dataset, "majority guess") in shares
+    head, *lines = csv_of(page, "p-probing-1")
+    assert head[:4] == ["dataset", "", "before the", "birth date"]
+    assert len(lines) == 2 * 2 * 7
+    assert lines[1][:5] == [
+        "single",
+        "this run",
+        "2nd",
+        "",
+        "5.0",
+    ]  # the first fact is stated by then
     head, *lines = csv_of(page, "rows")
     assert [line[1] for line in lines] == ["single", "multi5+permute"]
 
@@ -130,12 +150,12 @@ def test_every_chart_has_its_values_as_a_table_and_as_csv(page):
 def test_every_mark_has_its_value_as_a_label(page):
     text = html.unescape(page).replace("\N{NARROW NO-BREAK SPACE}", " ")
     for mark in (
-        "this run – university: 86.7 %",
-        "the paper – birth date: 33.5 %",
-        "majority guess – birth date: 2.0 %",
+        "multi5+permute, this run – university: 86.7 %",
+        "single, the paper – birth date: 33.5 %",
+        "single, majority guess – birth date: 2.0 %",
         "before the 1st attribute, university: 38.0 %",
-        "this run – university, first token: 93.0 %",
-        "single – step 1: 7.000",
+        "multi5+permute, this run – university, first token: 93.0 %",
+        "single – step 1, 0.0 exposures: 7.000",
     ):
         assert f'aria-label="{mark}"' in text
 
@@ -164,7 +184,7 @@ def test_several_runs_make_one_page_with_each_row_once(tmp_path):
     for link in ("../a/results.json", "../b/results.json"):
         assert f'href="{link}"' in page
     assert "this run, mean of" not in page
-    assert "multi2: answers" in page
+    assert "multi2, this run – university" in page
     assert {label for label, *_ in csv_of(page, "loss")[1:]} == {
         "single",
         "multi5+permute",
@@ -174,7 +194,7 @@ def test_several_runs_make_one_page_with_each_row_once(tmp_path):
 
 def test_without_metrics_there_is_no_loss_curve(tmp_path):
     page = write_page(a_run(tmp_path, [dataclasses.replace(SINGLE, losses=[])]))
-    assert page.count("<figure") == 4
+    assert page.count("<figure") == 3
     assert "Pretraining loss" not in page
     assert "3.1" in text_of(page)
 
@@ -199,5 +219,5 @@ def test_evaluations_during_pretraining_are_drawn(tmp_path):
     ]
     page = write_page(a_run(tmp_path, [dataclasses.replace(SINGLE, evaluations=lines)]))
     assert "The model while it was pretrained" in page
-    assert "biographies, P_test 75.0" in page
-    assert any("dynamics-0" in path.name for path in (tmp_path / "figures").glob("*"))
+    assert "biographies, P_test: 75.0" in page
+    assert any("dynamics-1" in path.name for path in (tmp_path / "figures").glob("*"))

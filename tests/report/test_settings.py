@@ -44,6 +44,17 @@ def test_each_probe_s_differences_from_the_paper_are_listed(tmp_path):
     assert "only the tokens that these texts use" in text
 
 
+def test_what_a_probe_is_stands_beside_its_numbers(tmp_path):
+    like = as_dict(Experiment())["readouts"]
+    q_probe = {**like["q_probe"], "head": "unembedding", "embedding_rank": 8}
+    config = {**a_config(SINGLE), "readouts": {**like, "q_probe": q_probe}}
+    text = text_of(write_page(a_run(tmp_path, [SINGLE], [config], metrics=False)))
+    beside = text.partition("readable from the name alone?")[2].rpartition("Differences")[0]
+    assert "through the model's own output rows" in beside
+    assert "trains a linear head on 50,000 people" in beside
+    assert "has rank 8; in the paper 16 (bioS)" in beside
+
+
 def test_the_code_is_the_code_that_computed_the_stages(tmp_path):
     codes = ["b5ec04e05fc84dfd-dirty", "0a1b2c3"], ["0a1b2c3", "kstore_jax 0.1.0"]
     rows = [dataclasses.replace(row, code=code) for row, code in zip(CONTRAST, codes, strict=True)]
@@ -115,7 +126,7 @@ def test_sources_mixed_in_are_listed_and_have_no_numbers_of_the_paper(tmp_path):
     )
     assert text in text_of(page)
     assert "single (celebrities=1000, " in text_of(page)
-    assert page.count("the paper, just before") == 1
+    assert page.count("single: the paper, before the 1st attribute") == 1
     row = a_row(**FIELDS, data__celebrity_share=0.25)
     in_windows = text_of(write_page(a_run(tmp_path / "in_windows", [row])))
     assert "25.0 % of the windows of biographies" in in_windows
