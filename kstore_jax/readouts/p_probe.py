@@ -13,6 +13,7 @@ from kstore_jax.charts.heat import cell, heat_spec
 from kstore_jax.charts.tables import Body, Line, Table
 from kstore_jax.config.fields import number
 from kstore_jax.corpus.examples import padded_tokens
+from kstore_jax.readouts import probe_validation
 from kstore_jax.readouts.base import READOUTS, Context
 from kstore_jax.readouts.measured import Measured, labels_of
 from kstore_jax.readouts.probe_config import Probe
@@ -43,6 +44,7 @@ class PProbe(ProbeReadout):
     """Trains a probe just before the first mention of each attribute, and scores it."""
 
     name = "p_probe"
+    version = 2
     Config = PProbeConfig
     title = "P-probing: where in the text is the fact readable?"
     paragraph = (
@@ -68,22 +70,22 @@ class PProbe(ProbeReadout):
         rows = context.corpus.texts.take(chosen)
         attributes = [context.attributes.index(name) for name, _ in tasks]
         examples = biography_examples(rows, labels[people], context.vocabulary, attributes)
-        in_train = context.in_train[people]
         scores, hits = train_probe(
-            context, self.name, folder, config, "layer", examples, in_train, num_classes
+            context, self.name, folder, config, "layer", examples, people, num_classes
         )
         if context.variant.order == "couples":
-            starts = rows.value_spans[:, :, 0]
+            starts, held_out = rows.value_spans[:, :, 0], ~context.in_train[people]
             stated = starts[:, None] < examples.positions[:, :, None]
-            active = examples.active[~in_train]
+            active = examples.active[held_out]
             scores["pairs"] = [list(pair) for pair in language.schema.pairs]
             scores["by_stated"] = _by_stated(
-                hits, active, stated[~in_train], tasks, context.attributes
+                hits, active, stated[held_out], tasks, context.attributes
             )
         return scores
 
     def tables(self, groups: Sequence[Measured]) -> list[Table]:
-        """By whether the other half of a pair was read before (Figs. 6 and 15)."""
+        """How it was trained; by whether the other half of a pair was read before (Figs. 6, 15)."""
+        training = probe_validation.table("P-probing", groups)
         groups = [group for group in groups if group.has("by_stated")]
         bodies = [Body(group.label, group.wording, _stated_lines(group)) for group in groups]
         pairs = dict.fromkeys(
@@ -96,7 +98,7 @@ class PProbe(ProbeReadout):
             f"{', '.join(pairs)} are adjacent in these texts, in this order."
         )
         title = "P-probing before and after the other half of a pair was read"
-        return [Table(title, note, bodies, labels=labels_of(groups))]
+        return [*training, Table(title, note, bodies, labels=labels_of(groups))]
 
     def charts(self, groups: Sequence[Measured]) -> list[Chart]:
         """First tokens: ours, and the paper's where it has the dataset."""
@@ -105,7 +107,8 @@ class PProbe(ProbeReadout):
             levels = {"majority guess": group.means("baseline")["first"]}
             if group.has("ceiling"):
                 levels["ceiling"] = group.means("ceiling")["first"]
-            drawn.append(_chart(group, "p-probing", "this run", group.means("first"), levels))
+            whose = f"this run{probe_validation.mark(group)}"
+            drawn.append(_chart(group, "p-probing", whose, group.means("first"), levels))
             if cells := group.published.get("p_first"):
                 guess = {"majority guess": group.published["q_guess"]}
                 drawn.append(_chart(group, "p-probing-paper", "the paper", cells, guess))

@@ -37,6 +37,10 @@ class Probe(Training, ReadoutConfig):
     end of text; with few people a token of a name belongs to nearly one person, and its update
     would memorise the training half."""
 
+    validation: float = number(0.1, 0.0, 0.9)
+    """Fraction of P_train's people whom the probe is not trained on. Its loss on them shows whether
+    it was still improving; 0: none (the paper), and that is not known."""
+
     @property
     def trains_matrices(self) -> bool:
         """Whether a whole matrix is trained: the head."""

@@ -5,9 +5,13 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from kstore_jax.charts.bars import MARKS, bar, bar_spec, listed, of_the_paper
 from kstore_jax.charts.drawing import Chart, in_percent, picture_name
+from kstore_jax.charts.tables import Table
 from kstore_jax.config.fields import number
+from kstore_jax.readouts import probe_validation
 from kstore_jax.readouts.base import READOUTS, Context
 from kstore_jax.readouts.measured import Measured
 from kstore_jax.readouts.probe_config import Probe
@@ -34,6 +38,7 @@ class QProbe(ProbeReadout):
     """Trains a probe at the end of text after each full name, and scores it."""
 
     name = "q_probe"
+    version = 2
     Config = QProbeConfig
     title = "Q-probing: is the fact readable from the name alone?"
     paragraph = (
@@ -48,8 +53,9 @@ class QProbe(ProbeReadout):
         tasks = probe_tasks(config, context.table.language)
         _, num_classes = person_labels(context.table, context.people, tasks)
         examples = name_examples(context.table, context.people, context.vocabulary, tasks)
+        people = np.arange(len(context.people))
         return train_probe(
-            context, self.name, folder, config, "batch", examples, context.in_train, num_classes
+            context, self.name, folder, config, "batch", examples, people, num_classes
         )[0]
 
     def work(self, context: Context, texts: Any, config: QProbeConfig, scale: float) -> float:
@@ -57,6 +63,10 @@ class QProbe(ProbeReadout):
         tasks = probe_tasks(config, language)
         names = name_examples(context.table, context.people, context.vocabulary, tasks)
         return probe_work(config, language, names.tokens.shape[1], scale * len(context.people))
+
+    def tables(self, groups: Sequence[Measured]) -> list[Table]:
+        """How it was trained."""
+        return probe_validation.table("Q-probing", groups)
 
     def charts(self, groups: Sequence[Measured]) -> list[Chart]:
         return [_chart(group) for group in groups]
@@ -103,7 +113,7 @@ def _chart(group: Measured) -> Chart:
     spec, legend = bar_spec(values, [*label.values()], 18)
     return Chart(
         name=picture_name("q-probing", group.which, group.label),
-        title=f"{group.label}: Q-probing",
+        title=f"{group.label}: Q-probing{probe_validation.mark(group)}",
         alt=alt + of_the_paper(levels.get(("paper", "first token")), label),
         spec=spec,
         columns=columns,

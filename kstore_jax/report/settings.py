@@ -84,6 +84,8 @@ def _of_this_run(rows: Sequence[dict], configs: Sequence[Experiment]) -> list[st
         if chosen:
             notes.append(f"{' and '.join(chosen)}: {text}")
     probes = _enabled(configs, "p_probe")
+    if any(probe.validation for probe in (*probes, *_enabled(configs, "q_probe"))):
+        notes.append(_HELD_BACK)
     if read := sorted({probe.biographies_per_person for probe in probes} - {0}):
         most = _either(read)
         notes.append(f"P-probing reads at most {most} of the biographies of each person.")
@@ -110,6 +112,10 @@ def _size(model: Model) -> tuple:
 _SIZE = f"Compare shapes with the paper's rather than last digits: it has {paper.SETTING}."
 _COMPACT = (
     "The model has only the tokens that these texts use; the paper's has all 50,257 of GPT-2."
+)
+_HELD_BACK = (
+    "A few people of the trained half are held back from the probes, whose loss on them shows "
+    "whether the probes were still improving. The paper trains its probes on the whole half."
 )
 _PROBING = {
     ("head", "linear"): (

@@ -172,8 +172,8 @@ def encode_texts(
         if len(values) < count:
             raise UserError(
                 f"data.rewritten: a text about person {person.person} lacks "
-                f"{', '.join(spans.missing)}; without its line in {journal.JOURNAL}, kstore rewrite "
-                "requests another one"
+                f"{', '.join(spans.missing)}; without its line in {journal.JOURNAL}, kstore "
+                "rewrite requests another one"
             )
         starts, ends = np.array(tokens.offsets).T
         value_spans[row] = _in_tokens(_with_space(text, values), starts, ends)
