@@ -60,6 +60,7 @@ class Pretraining:
         """The training; its checkpoints and metrics go to `folder`."""
         context, training = self._context, self._experiment.pretrain
         vocabulary, windows = context.vocabulary, self._windows
+        every = training.evaluate_every
 
         def make_batch(step, rows):
             first = step * training.batch_size + rows.start
@@ -74,8 +75,8 @@ class Pretraining:
             make_batch=make_batch,
             step_tokens=training.batch_size * training.seq_len,
             seed=self._experiment.seed,
-            evaluate=self._measurements() if training.evaluate_every else None,
-            evaluate_every=training.evaluate_every,
+            evaluate=self._measurements() if every else None,
+            evaluate_at=range(every, training.steps + 1, every) if every else (),
             token_flops=flops_per_token(self._num_parameters, context.shape, training.seq_len),
         )
         return TrainJob(task, training, folder, context.telemetry)

@@ -13,6 +13,7 @@ from kstore_jax.charts.shares import listed
 from kstore_jax.charts.tables import Body, Line, Table
 from kstore_jax.config.fields import number
 from kstore_jax.corpus.examples import padded_tokens
+from kstore_jax.readouts import probe_validation
 from kstore_jax.readouts.base import READOUTS, Context
 from kstore_jax.readouts.measured import Measured, labels_of
 from kstore_jax.readouts.probe_config import Probe
@@ -73,13 +74,12 @@ class PProbe(ProbeReadout):
             context, self.name, folder, config, "layer", examples, people, num_classes
         )
         if context.variant.order == "couples":
-            in_train = context.in_train[people]
-            starts = rows.value_spans[:, :, 0]
+            starts, held_out = rows.value_spans[:, :, 0], ~context.in_train[people]
             stated = starts[:, None] < examples.positions[:, :, None]
-            active = examples.active[~in_train]
+            active = examples.active[held_out]
             scores["pairs"] = [list(pair) for pair in language.schema.pairs]
             scores["by_stated"] = _by_stated(
-                hits, active, stated[~in_train], tasks, context.attributes
+                hits, active, stated[held_out], tasks, context.attributes
             )
         return scores
 
@@ -91,8 +91,9 @@ class PProbe(ProbeReadout):
         return notes
 
     def tables(self, groups: Sequence[Measured]) -> list[Table]:
-        """Whole values, and first tokens by whether the other half of a pair was read before (Figs.
-        6 and 15)."""
+        """How it was trained; whole values; and first tokens by whether the other half of a pair
+        was read before (Figs. 6 and 15)."""
+        training = probe_validation.table("P-probing", groups)
         of_whole = [
             Body(group.label, group.wording, _whole_lines(group))
             for group in groups
@@ -112,12 +113,14 @@ class PProbe(ProbeReadout):
         )
         title = "P-probing before and after the other half of a pair was read"
         return [
+            *training,
             Table("P-probing of whole values", _WHOLE_NOTE, of_whole, labels=labels),
             Table(title, note, bodies, labels=labels),
         ]
 
     def charts(self, groups: Sequence[Measured]) -> list[Chart]:
         """First tokens: ours, and below them the paper's where it has the dataset."""
+        groups = probe_validation.marked(groups)
         pairs = [groups[i : i + 2] for i in range(0, len(groups), 2)]
         return [_chart(i + 1, pair) for i, pair in enumerate(pairs)]
 

@@ -38,6 +38,10 @@ class Probe(Training, ReadoutConfig):
     end of text; with few people a token of a name belongs to nearly one person, and its update
     would memorise the training half."""
 
+    validation: float = number(0.1, 0.0, 0.9)
+    """Fraction of P_train's people whom the probe is not trained on. Its loss on them shows whether
+    it was still improving; 0: none (the paper), and that is not known."""
+
     @property
     def trains_matrices(self) -> bool:
         """Whether a whole matrix is trained: the head."""
@@ -62,9 +66,15 @@ def departures(probes: Sequence[Mapping[str, Any]], kind: type[Probe]) -> list[s
         if others := {probe[field]: None for probe in probes if probe[field] != theirs}:
             ours = " or ".join(map("{:,}".format, others))
             notes.append(text.format(ours=ours, theirs=theirs))
+    if any(probe["validation"] for probe in probes):
+        notes.append(_HELD_BACK)
     return notes
 
 
+_HELD_BACK = (
+    "a few people of the trained half are held back from the probe, whose loss on them shows "
+    "whether it was still improving. The paper trains its probes on the whole half."
+)
 _NOTES = {
     ("head", "linear"): (
         "a linear head has a class for each value, and cannot predict a value that nobody in the "

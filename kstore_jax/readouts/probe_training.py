@@ -1,4 +1,4 @@
-"""Trains a probe on P_train and scores it on P_test."""
+"""Trains a probe on P_train, without a few people held back, and scores it on P_test."""
 
 import dataclasses
 import pathlib
@@ -22,6 +22,7 @@ from kstore_jax.readouts.probe_data import (
     first_token_tasks,
     shared_tokens,
 )
+from kstore_jax.readouts.probe_validation import Validation, split_people
 from kstore_jax.tasks.base import majority_share
 from kstore_jax.train.distributed import gather_to_host
 from kstore_jax.train.fit import TrainTask, fit
@@ -38,23 +39,25 @@ def train_probe(
     people: np.ndarray,
     num_classes: tuple[int, ...],
 ) -> tuple[dict, np.ndarray]:
-    """Trains a probe on some texts and scores it on the others.
+    """Trains a probe on texts about P_train and scores it on those about the others.
 
     Args:
       name: name of the probe and of its random stream.
       folder: where checkpoints, metrics and cases go: `person` and `text` (held-out texts,), the
         latter rows of the examples; `active` and `hits` (held-out texts, Q, T) bool.
       norm: `layer` or `batch`.
-      people: (N,) the person of each text; it is trained on where they are in P_train.
+      people: (N,) the number of each text's person.
       num_classes: number of classes of each task.
 
     Returns: the scores, and the hits (T, held-out texts, Q) bool. The scores hold, by kind of task
       and attribute, the accuracy at each of Q positions (`first`, `whole`; None where nobody is
-      scored), the `baseline` (majority guess) and, for a linear head, the `ceiling`: the share of
-      held-out texts whose class occurs among those trained on.
+      scored), the `baseline` (majority guess), for a linear head the `ceiling` (the share of
+      held-out texts whose class occurs among those trained on) and, where people are held back, the
+      `training` (`Validation.result`).
     """
-    in_train = context.in_train[people]
-    train_rows, held_out_rows = np.flatnonzero(in_train), np.flatnonzero(~in_train)
+    held_back, compared = split_people(context, training.validation)
+    train_rows = np.flatnonzero((context.in_train & ~held_back)[people])
+    held_out_rows = np.flatnonzero(~context.in_train[people])
     order = ShuffledIndices(len(train_rows), context.seed)
 
     def make_batch(step, rows):
@@ -74,6 +77,15 @@ def train_probe(
     shape = dataclasses.replace(context.shape, dropout=rate, attention_dropout=rate)
     if rate:  # only dense attention drops weights
         shape = dataclasses.replace(shape, attention="dense")
+    tasks, trained = probe_tasks(training, context.table.language), examples.take(train_rows)
+    parts = {
+        name: examples.take(np.flatnonzero(chosen[people]))
+        for name, chosen in (("held_back", held_back), ("trained", compared))
+    }
+    validation = Validation(
+        context, training, norm, tasks, num_classes, trained, parts, int(held_back.sum())
+    )
+    measured = validation.measure(probes.with_probe(frozen, trainable)) if held_back.any() else None
     task = TrainTask(
         name=name,
         objective=probes.probe_objective(shape, num_classes, norm),
@@ -83,17 +95,21 @@ def train_probe(
         make_batch=make_batch,
         step_tokens=training.batch_size * len(num_classes) * examples.tokens.shape[1],
         seed=context.seed,
+        evaluate=validation.measure,
+        evaluate_at=validation.measured_at if measured else (),
     )
     fitted = fit(task, training, folder, context.mesh, context.telemetry)
     params = probes.with_probe(frozen, gather_to_host(context.mesh, fitted))
-    trained, held_out = examples.take(train_rows), examples.take(held_out_rows)
-    hits = probes.probe_hits(context.shape, params, num_classes, norm, trained, held_out)
+    held_out = examples.take(held_out_rows)
+    hits, _ = probes.probe_scores(context.shape, params, num_classes, norm, trained, held_out)
     accuracy = probes.accuracy_by_position(hits, held_out)
-    tasks = probe_tasks(training, context.table.language)
     cases = {"person": people[held_out_rows], "text": held_out_rows}
     cases |= {"active": held_out.active, "hits": hits.transpose(1, 2, 0)}
     write_cases(folder, {**cases, "names": np.array([" ".join(task) for task in tasks])})
-    return _scores(training, tasks, accuracy, trained, held_out), hits
+    scores = _scores(training, tasks, accuracy, trained, held_out)
+    if measured:
+        scores["training"] = validation.result(folder, measured, validation.measure(params))
+    return scores, hits
 
 
 def _scores(
@@ -103,7 +119,7 @@ def _scores(
     trained: ProbeExamples,
     held_out: ProbeExamples,
 ) -> dict:
-    """The scores that `train_probe` returns."""
+    """The scores that `train_probe` returns, without its `training`."""
     accuracy: dict = {"first": {}, "whole": {}}
     baseline: dict = {"first": {}, "whole": {}}
     ceiling: dict = {"first": {}, "whole": {}}

@@ -128,10 +128,9 @@ def probe_objective(shape: Shape, num_classes: tuple[int, ...], norm: str) -> Ob
     def objective(params, batch):
         hidden = features(shape, params, batch)
         logits = class_logits(params["head"], hidden, *moments(hidden, norm), num_classes)
-        labels = batch["labels"].T[:, :, None, None]
-        log_probs = jnp.take_along_axis(jax.nn.log_softmax(logits), labels, axis=-1)[..., 0]
+        losses = _losses(logits, batch["labels"].T[:, :, None])
         active = batch["active"].transpose(2, 0, 1).astype(jnp.float32)
-        return -(log_probs * active).sum((1, 2)), active.sum((1, 2))
+        return (losses * active).sum((1, 2)), active.sum((1, 2))
 
     return objective
 
@@ -143,19 +142,20 @@ def accuracy_by_position(hits_TxNxQ: np.ndarray, held_out: ProbeExamples) -> np.
         return (hits_TxNxQ & active).sum(1) / active.sum(1)
 
 
-def probe_hits(
+def probe_scores(
     shape: Shape,
     params: Params,
     num_classes: tuple[int, ...],
     norm: str,
     trained: ProbeExamples,
-    held_out: ProbeExamples,
+    examples: ProbeExamples,
     batch: int = 64,
-) -> np.ndarray:
-    """Whether the class predicted for each held-out text is right: (T, N, Q) bool.
+) -> tuple[np.ndarray, np.ndarray]:
+    """Whether the class predicted for each text of `examples` is right, (T, N, Q) bool, and the
+    loss of its right class in nats, (T, N, Q) float32.
 
     BatchNorm uses the statistics of all texts in `trained`, with the trained embedding, not a
-    running average over the training.
+    running average over the training. There is no dropout unless `shape` has it.
 
     Args:
       params: as `with_probe` returns them.
@@ -165,13 +165,21 @@ def probe_hits(
     if norm == "batch":
         states = jnp.concatenate([_features(shape, params, b) for b in _batches(trained, batch)], 1)
         mean, variance = moments(states, norm)
-    hits = []
-    for rows in _batches(held_out, batch):
+    hits, losses = [], []
+    for rows in _batches(examples, batch):
         states = _features(shape, params, rows)
         m, v = (mean, variance) if norm == "batch" else moments(states, norm)
-        predicted = class_logits(params["head"], states, m, v, num_classes).argmax(-1)
-        hits.append(jax.device_get(predicted == rows["labels"].T[:, :, None]))
-    return np.concatenate(hits, axis=1)
+        logits = class_logits(params["head"], states, m, v, num_classes)
+        labels = rows["labels"].T[:, :, None]
+        hits.append(jax.device_get(logits.argmax(-1) == labels))
+        losses.append(jax.device_get(_losses(logits, labels)))
+    return np.concatenate(hits, axis=1), np.concatenate(losses, axis=1)
+
+
+def _losses(logits_TxBxQxC: jax.Array, labels_TxBx1: jax.Array | np.ndarray) -> jax.Array:
+    """Negative log-likelihoods of the right classes in nats, (T, B, Q)."""
+    log_probs = jax.nn.log_softmax(logits_TxBxQxC)
+    return -jnp.take_along_axis(log_probs, labels_TxBx1[..., None], axis=-1)[..., 0]
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -10,7 +10,9 @@ import numpy as np
 from kstore_jax.charts.bars import Level
 from kstore_jax.charts.drawing import Chart
 from kstore_jax.charts.shares import shares_chart
+from kstore_jax.charts.tables import Table
 from kstore_jax.config.fields import number
+from kstore_jax.readouts import probe_validation
 from kstore_jax.readouts.base import READOUTS, Context
 from kstore_jax.readouts.levels import our_levels, side_by_side
 from kstore_jax.readouts.measured import Measured
@@ -63,6 +65,10 @@ class QProbe(ProbeReadout):
         names = name_examples(context.table, context.people, context.vocabulary, tasks)
         return probe_work(config, language, names.tokens.shape[1], scale * len(context.people))
 
+    def tables(self, groups: Sequence[Measured]) -> list[Table]:
+        """How it was trained."""
+        return probe_validation.table("Q-probing", groups)
+
     def charts(self, groups: Sequence[Measured]) -> list[Chart]:
         """First tokens and whole values by attribute, with the paper's."""
         if not groups:
@@ -71,7 +77,7 @@ class QProbe(ProbeReadout):
             name: group.label_of(name) for group in groups for name in group.results[0]["first"]
         }
         note = "Accuracy in %, read at the end of the name."
-        beside = side_by_side(groups, _levels)
+        beside = side_by_side(probe_validation.marked(groups), _levels)
         return [shares_chart("q-probing", "Q-probing", beside, labels, note)]
 
 

@@ -51,9 +51,9 @@ def of(groups: Sequence[Group]) -> list[Grid]:
         if all(len({pair[i] for pair in ours}) > 1 for i in (0, 1)):
             published = members[0].published
             ends = {
-                _ranks(group): (min(each), max(each))
+                _ranks(group): group.ends(ANSWERS)
                 for group in members
-                if group.has("qa") and len(each := group.each(*ANSWERS)) > 1
+                if group.has("qa") and len(group.rows) > 1
             }
             theirs = published.lora if published else {}
             grids.append(Grid(members[0].dataset, ours, theirs, ends))

@@ -6,7 +6,7 @@ import functools
 import math
 import pathlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -46,7 +46,7 @@ class TrainTask:
       seed: seeds the `keys` in the batch, from which an objective draws random numbers.
       evaluate: `params -> metrics`, nested dictionaries of scalars on the device, which are written
         to `metrics.jsonl`.
-      evaluate_every: steps between evaluations, a multiple of `steps_per_call`; 0: none.
+      evaluate_at: steps after which to evaluate, multiples of `steps_per_call` or the last step.
       token_flops: FLOP per token, forward and backward, by both definitions of
         `flops.flops_per_token`; None: MFU is not logged.
     """
@@ -60,7 +60,7 @@ class TrainTask:
     step_tokens: int
     seed: int = 0
     evaluate: Callable[[Params], dict] | None = None
-    evaluate_every: int = 0
+    evaluate_at: Collection[int] = ()
     token_flops: tuple[int, int] | None = None
 
 
@@ -252,7 +252,7 @@ class _Loop:
 
     def _evaluate(self, step: int, trainable: Tree) -> list[dict]:
         """Evaluates each model after `step` where an evaluation is due; else {} for each."""
-        if not self._task.evaluate_every or step % self._task.evaluate_every:
+        if step not in self._task.evaluate_at:
             return [{}] * len(self._jobs)
         with self._timer("evaluation"):
             merged = map(self._merge, self._frozen_of_each, self._axis.unstack(trainable))

@@ -3,22 +3,29 @@
 Part 3.1, section 2.2 requires all attributes and does not say how to check for them. The rules
 here:
 
+* A fact is stated at its first mention in any accepted spelling: whoever reads "Baltimore,
+  Maryland" knows the fact, also where "Baltimore, MD" follows.
 * Text and values are compared word by word. A word is a run of letters and digits, or `&`, which
-  equals `and`. Case, Unicode form (NFKC), white space and punctuation do not count, but at most
-  three characters may separate two words of one value.
+  equals `and`. Case, Unicode form (NFKC), white space and punctuation (any apostrophe, any hyphen)
+  do not count, but at most three characters may separate two words of one value.
 * Initials are one word or several: `U.S.`, `US`; `W. L. Gore`, `W.L. Gore`; `H-E-B`, `HEB`.
   `Saint` equals `St.`, `Fort` equals `Ft.`, `Mount` equals `Mt.`.
 * A state is abbreviated or spelled out: `Baltimore, MD`, `Baltimore, Maryland`; `Washington, D.C.`.
   A city without its state does not count.
 * A date has day, month and year: `October 2, 1996`, `October 2nd, 1996`, `October the 2nd, 1996`,
-  `2 October 1996`, `the 2nd of October, 1996`, `Oct. 2, 1996`, `10/2/1996`, `1996-10-02`.
+  `2 October 1996`, `the 2nd of October, 1996`, `the 2nd day of October, 1996`, `Oct. 2, 1996`,
+  `10/2/1996`, `1996-10-02`.
 * A value of one word in lower case counts only after `in`, `of`, `studied` or `studying`: "a degree
   in education" states the major Education, "his education" does not.
-* Part of a longer value of the same pool, or of another fact of the same text, does not count:
-  "Early Childhood Education" does not state Education, and the city "Oshkosh, WI" does not state
-  the company Oshkosh.
+* Words of the person's own name count as a value only after a preposition or "studied": for
+  somebody named Campbell, "Campbell's work" does not state the company Campbell's, "work at
+  Campbell's" does.
+* Part of the name, of a longer value of the same pool, or of any mention of another fact does not
+  count: "Early Childhood Education" does not state Education, and the city "Oshkosh, WI" does not
+  state the company Oshkosh.
 * If two attributes have one value, as birth city and work city, one mention states both.
-* A name counts only complete: first, middle and last.
+* A name counts only complete (first, middle and last), and not inside a value: "Mexico City" does
+  not name Mexico. Short names and pronouns are not mentions of it.
 """
 
 import dataclasses
@@ -47,10 +54,12 @@ STATES = {
     "tn": "Tennessee", "tx": "Texas", "ut": "Utah", "vt": "Vermont", "va": "Virginia",
     "wa": "Washington", "wv": "West Virginia", "wi": "Wisconsin", "wy": "Wyoming",
 }  # fmt: skip
-_WORD = re.compile(r"[^\W_](?:\.[^\W_](?![^\W_]))+|[^\W_]+|&")  # U.S. is one word
+_LETTER = r"(?:[^\W_\u02b9-\u02bd][\u0300-\u036f]*)"  # with its accents; apostrophes are no letters
+_WORD = re.compile(rf"{_LETTER}(?:\.{_LETTER}(?!{_LETTER}))+|{_LETTER}+|&")  # U.S. is one word
 _EQUIVALENT = {"&": "and", "saint": "st", "fort": "ft", "mount": "mt"}
 _MAX_GAP = 3  # characters between two words of a value
 _BEFORE_LOWER_CASE = {"in", "of", "studied", "studying"}
+_BEFORE_OWN_NAME = {*_BEFORE_LOWER_CASE, "at", "by", "for", "from", "to", "with"}
 _WITH_STATE = re.compile(r", [A-Z]{2}\Z")
 
 
@@ -117,7 +126,9 @@ def _month_and_day_patterns(month: str, day: str) -> tuple[tuple[frozenset[str],
     days = plain | {ordinal}
     the, of = frozenset({"the"}), frozenset({"of"})
     numbers = frozenset({str(number), f"{number:02}"})
-    return (names, the, days), (days, of, names), (names, days), (days, names), (numbers, plain)
+    day_of = days, frozenset({"day"}), of, names
+    written = (names, the, days), day_of, (days, of, names), (names, days), (days, names)
+    return *written, (numbers, plain)
 
 
 def _date_mentions(index: WordIndex, value: str) -> Iterator[Span]:
@@ -198,13 +209,16 @@ def _is_contiguous(index: WordIndex, start: int, end: int) -> bool:
     return all(index.starts[i + 1] - index.ends[i] <= _MAX_GAP for i in range(start, end - 1))
 
 
-def _means_value(index: WordIndex, span: Span, value: str) -> bool:
-    """Whether an occurrence is the value and not a common word in lower case."""
+def _means_value(index: WordIndex, span: Span, value: str, name: Words) -> bool:
+    """Whether an occurrence is the value, and not a common word in lower case or the person."""
     start, end = span
+    before = index.words[start - 1] if start else ""
+    if {*index.words[start:end]} <= {*name, "s"} and before not in _BEFORE_OWN_NAME:
+        return False
     first = index.text[index.starts[start]]
     if end > start + 1 or not first.islower() or first == value[0]:
         return True
-    return start > 0 and index.words[start - 1] in _BEFORE_LOWER_CASE
+    return before in _BEFORE_LOWER_CASE
 
 
 def _overlap(a: Span, b: Span) -> bool:
@@ -239,22 +253,20 @@ class FactSpans:
 def find_facts(pools: Pools, text: str, name: str, values: Sequence[str]) -> FactSpans:
     """Finds a full name and values, in the order of the schema, in a text.
 
-    Of several mentions of a value, takes the first in the value's own case, or else the first.
+    Of several mentions of a value, takes the first.
     """
-    index = index_words(text)
-    names = sorted(_occurrences(index, normalized_words(name)))
-    taken = list(names)
-    schema = pools.schema
+    index, name_words, schema = index_words(text), normalized_words(name), pools.schema
     pairs = zip(schema.attributes, values, strict=True)
-    mentions = [_mentions(index, pools, attribute, value) for attribute, value in pairs]
+    mentions = [_mentions(index, pools, attribute, value, name_words) for attribute, value in pairs]
+    inside = [span for spans in mentions for span in spans if _words(span) > len(name_words)]
+    occurrences = sorted(_occurrences(index, name_words))
+    names = [span for span in occurrences if not _overlaps_any(span, inside)]
+    taken = list(names)
     chosen: list[Span | None] = [None] * len(mentions)
-    for a in sorted(range(len(mentions)), key=lambda a: -_most_words(mentions[a])):
+    for a in sorted(range(len(mentions)), key=lambda a: -max(map(_words, mentions[a]), default=0)):
         free = [span for span in mentions[a] if not _overlaps_any(span, taken)]
-        if free:
-            same_case = [s for s in free if values[a] in text[slice(*index.characters(s))]]
-            span = (same_case or free)[0]
-            chosen[a] = span
-            taken.append(span)
+        chosen[a] = next(iter(free), None)
+        taken += free
     for a, b in itertools.combinations(range(len(mentions)), 2):
         if values[a] == values[b]:
             free = [span for span in mentions[b] if not _overlaps_any(span, names)]
@@ -266,11 +278,13 @@ def find_facts(pools: Pools, text: str, name: str, values: Sequence[str]) -> Fac
     )
 
 
-def _most_words(spans: list[Span]) -> int:
-    return max((end - start for start, end in spans), default=0)
+def _words(span: Span) -> int:
+    return span[1] - span[0]
 
 
-def _mentions(index: WordIndex, pools: Pools, attribute: Attribute, value: str) -> list[Span]:
+def _mentions(
+    index: WordIndex, pools: Pools, attribute: Attribute, value: str, name: Words
+) -> list[Span]:
     """Where a text has a value, outside of longer values of its pool; in order, in word
     positions."""
     if attribute.years:
@@ -278,7 +292,7 @@ def _mentions(index: WordIndex, pools: Pools, attribute: Attribute, value: str) 
     mentions: list[Span] = []
     for spelling in spellings(value):
         for span in _occurrences(index, spelling):
-            if _means_value(index, span, value) and not _overlaps_any(span, mentions):
+            if _means_value(index, span, value, name) and not _overlaps_any(span, mentions):
                 mentions.append(span)
     if mentions:
         longer = [

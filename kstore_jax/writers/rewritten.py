@@ -29,6 +29,7 @@ MAX_NAMES = 16
 RECORD_FIELDS = {"person": int, "entry": int, "attempt": int, "refused": list, "text": str}
 """Fields of a journal record. `refused`: why the text is rejected, empty where it is accepted."""
 _SENTENCE_KEYS = 64
+_SPANS_VERSION = b"2"  # of the rules in `matching.py`; raised when they find other spans
 
 
 def texts_per_person(variant: Variant) -> int:
@@ -95,9 +96,10 @@ class RewrittenTexts:
         return rows.reshape(size, count)
 
     def fingerprint(self, variant: Variant, first: int, size: int) -> str:
-        """SHA-256 of the texts that make the biographies of people first .. first + size - 1."""
+        """SHA-256 of the texts that make the biographies of people first .. first + size - 1, and
+        of the version of the rules for their spans."""
         digests = self._digest[self._rows(first, size, texts_per_person(variant))]
-        return hashlib.sha256(digests.tobytes()).hexdigest()
+        return hashlib.sha256(_SPANS_VERSION + digests.tobytes()).hexdigest()
 
     def parts(self, table: TokenTable, variant: Variant, first: int, size: int) -> list[Part]:
         """The parts of the dataset of all entries of people first .. first + size - 1."""
@@ -168,7 +170,11 @@ def encode_texts(
         spans = matching.find_facts(pools, text, person.name, person.values)
         values = [span for span in spans.values if span is not None]
         if len(values) < count:
-            raise UserError(f"data.rewritten: a text about person {person.person} lacks a fact")
+            raise UserError(
+                f"data.rewritten: a text about person {person.person} lacks "
+                f"{', '.join(spans.missing)}; without its line in {journal.JOURNAL}, kstore "
+                "rewrite requests another one"
+            )
         starts, ends = np.array(tokens.offsets).T
         value_spans[row] = _in_tokens(_with_space(text, values), starts, ends)
         names = spans.names[:MAX_NAMES]

@@ -18,6 +18,7 @@ from kstore_jax.pipeline.stages import Cache, NotFinished
 from kstore_jax.readouts import spans
 from kstore_jax.readouts.base import Context
 from kstore_jax.readouts.dynamics import dynamics
+from kstore_jax.readouts.probe_validation import split_people, still_improving
 from kstore_jax.readouts.qa import evaluate_task
 from kstore_jax.train.fit import TrainTask
 from kstore_jax.train.telemetry import METRICS, read_metrics
@@ -88,9 +89,14 @@ def test_every_stage_of_a_finished_run_has_a_result(graph):
 
 @pytest.mark.parametrize("kind", ["finetune", "p_probe", "q_probe"])
 def test_batches_hold_everyone_in_p_train_and_nobody_in_p_test(data, context, task_of, kind):
+    """Except the people held back from probes."""
     texts = texts_of(task_of(kind), context.vocabulary, 50)
-    assert not any(name in text for name in names_in(data, False) for text in texts)
-    assert all(any(name in text for text in texts) for name in names_in(data, True))
+    trained = [
+        any(name in text for text in texts) for name in full_names(data.language.pools, data.people)
+    ]
+    held_back, _ = split_people(context, 0.1)
+    assert held_back.sum() == 1
+    assert trained == [*(data.in_train & ~(held_back & (kind != "finetune")))]
 
 
 def test_pretraining_reads_about_everybody(data, context, task_of):
@@ -196,6 +202,22 @@ def test_probes_report_each_position_and_none_where_nobody_is_scored(graph):
     )  # with the model's own head: first tokens alone
     assert all(len(by_name["first"][name]) == 1 for name in ATTRIBUTES)
     assert by_name["whole"] == {}
+
+
+@pytest.mark.parametrize("kind", ["p_probe", "q_probe"])
+def test_the_course_of_a_probe_is_that_of_its_metrics(graph, kind):
+    stage = graph.readouts[kind]
+    training = graph.cache.require(stage)["training"]
+    assert (training["people"], training["steps"]) == (1, [0, 12, 18, 24])
+    lines = {line["step"]: line for line in read_metrics(graph.cache.folder(stage) / METRICS)}
+    assert [step for step, line in lines.items() if "evaluation" in line] == [12, 18]
+    for measure in ("loss", "first"):
+        for part in ("held_back", "trained"):
+            course = training[measure][part]
+            assert course[1:3] == [lines[s]["evaluation"][measure][part] for s in (12, 18)]
+            assert len(course) == 4
+    assert training["loss"]["trained"][-1] < training["loss"]["trained"][0]
+    assert training["still_improving"] is still_improving(training["loss"]["held_back"])
 
 
 def test_exposures_are_tokens_read_over_tokens_of_a_person(graph, context):

@@ -20,8 +20,8 @@ from kstore_jax.readouts.probes import (
     init_probe,
     model_head,
     moments,
-    probe_hits,
     probe_objective,
+    probe_scores,
     with_probe,
 )
 from kstore_jax.train.fit import TrainTask, fit
@@ -95,8 +95,8 @@ def probe_accuracy(
     num_classes: tuple[int, ...] = CLASSES,
     batch: int = 64,
 ) -> np.ndarray:
-    """(T, Q), by `probe_hits`."""
-    hits = probe_hits(shape, params, num_classes, norm, train_texts, test_texts, batch)
+    """(T, Q), by `probe_scores`."""
+    hits, _ = probe_scores(shape, params, num_classes, norm, train_texts, test_texts, batch)
     return accuracy_by_position(hits, test_texts)
 
 

@@ -45,10 +45,9 @@ def test_each_probe_s_differences_from_the_paper_are_listed(tmp_path):
 
 
 def test_what_a_probe_is_stands_beside_its_numbers(tmp_path):
-    like = as_dict(Experiment())["readouts"]
-    q_probe = {**like["q_probe"], "head": "unembedding", "embedding_rank": 8}
-    config = {**a_config(SINGLE), "readouts": {**like, "q_probe": q_probe}}
-    text = text_of(write_page(a_run(tmp_path, [SINGLE], [config], metrics=False)))
+    fields = {"head": "unembedding", "embedding_rank": 8}
+    row = a_row(**{f"readouts__q_probe__{name}": value for name, value in fields.items()})
+    text = text_of(write_page(a_run(tmp_path, [row])))
     beside = text.partition("readable from the name alone?")[2].rpartition("Differences")[0]
     assert "through the model's own output rows" in beside
     assert "trains a linear head on 50,000 people" in beside

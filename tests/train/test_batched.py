@@ -177,7 +177,7 @@ def test_seeds_and_what_is_evaluated_are_those_of_each(tmp_path):
         return {"norm": jnp.linalg.norm(params["embedding"])}
 
     def own(folder):
-        changes = {"objective": dropping, "evaluate": evaluate, "evaluate_every": 10}
+        changes = {"objective": dropping, "evaluate": evaluate, "evaluate_at": (10, 20)}
         return [
             dataclasses.replace(job, task=dataclasses.replace(job.task, **changes))
             for job in jobs(folder)

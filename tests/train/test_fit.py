@@ -257,7 +257,7 @@ def test_evaluations_are_written_with_their_steps_and_change_nothing(tmp_path, u
     def evaluate(params):
         return {"norm": {"of embedding": jnp.linalg.norm(params["embedding"])}}
 
-    evaluated = {"evaluate": evaluate, "evaluate_every": 10}
+    evaluated = {"evaluate": evaluate, "evaluate_at": (10, 20)}
     with pytest.raises(Interrupted):
         fit(dataclasses.replace(interrupted_at(15), **evaluated), TRAINING, tmp_path)
     trained = fit(dataclasses.replace(task(), **evaluated), TRAINING, tmp_path)
@@ -274,7 +274,7 @@ def test_evaluations_are_written_with_their_steps_and_change_nothing(tmp_path, u
     assert evaluations[10] != evaluations[20]
 
 
-EVALUATED_EVERY = 5
+EVALUATED_AT = range(5, 21, 5)
 
 
 @jax.jit
@@ -285,10 +285,10 @@ def norm_of_embedding(params) -> dict:
 def killed_while_evaluating(folder: pathlib.Path, step: int) -> None:
     """Trains, and is killed while the device is at work on the evaluation after a step."""
 
-    evaluations = itertools.count(1)
+    evaluations = iter(EVALUATED_AT)
 
     def kill(norm):
-        if EVALUATED_EVERY * next(evaluations) == step:
+        if next(evaluations) == step:
             os.kill(os.getpid(), signal.SIGKILL)
         return norm
 
@@ -301,7 +301,7 @@ def killed_while_evaluating(folder: pathlib.Path, step: int) -> None:
 
 
 def evaluated(evaluate) -> TrainTask:
-    return dataclasses.replace(task(), evaluate=evaluate, evaluate_every=EVALUATED_EVERY)
+    return dataclasses.replace(task(), evaluate=evaluate, evaluate_at=EVALUATED_AT)
 
 
 @pytest.mark.parametrize("step", [5, 15, 20])

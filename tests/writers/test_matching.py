@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from kstore_jax.world.language import pieces_to_text as text_of
 from kstore_jax.world.people import draw_people
-from kstore_jax.world.pools import load_pools
+from kstore_jax.world.pools import MONTHS, load_pools
 from kstore_jax.writers import matching
 from kstore_jax.writers.prompts import person_facts
 from tests.world.bundled import ATTRIBUTES
@@ -42,7 +42,8 @@ def stated(text: str, attribute: str, value: str) -> str | None:
                 "October 2, 1996", "2nd October 1996", "October 2nd, 1996", "OCTOBER 2 1996",
                 "the 2nd of October, 1996", "October the 2nd, 1996", "2 October, 1996",
                 "Oct. 2, 1996", "10/2/1996", "10/02/1996", "1996-10-02",
-                "October\u00a02,\u00a01996",                "October 02, 1996", "October 2 of 1996",
+                "October\u00a02,\u00a01996", "October 02, 1996", "October 2 of 1996",
+                "the 2nd day of October, 1996", "2 Oct 1996",
             )
         ),
         ("birth_date", "March 11, 2001", "11th of March 2001"),
@@ -56,7 +57,11 @@ def stated(text: str, attribute: str, value: str) -> str | None:
         ("university", "College of William & Mary", "college of William and Mary"),
         ("university", "Texas A&M University", "Texas A & M University"),
         ("university", "University of Wisconsin-Madison", "University of Wisconsin–Madison"),
-        ("company", "Campbell's", "Campbell’s"),
+        *(("company", "Campbell's", f"Campbell{mark}s") for mark in "’ʼ′＇`"),
+        *(("company", "Coca-Cola", f"Coca{mark}Cola") for mark in "‐‑–−-"),
+        ("company", "Nestlé", "NESTLE\u0301"),
+        ("company", "Nestle\u0301", "Nestlé"),
+        ("university", "École Polytechnique", "E\u0301cole Polytechnique"),
         ("company", "W. L. Gore", "W.L. Gore"),
         ("company", "L.L.Bean", "L. L. Bean"),
         ("company", "H-E-B", "HEB"),
@@ -109,6 +114,90 @@ def test_part_of_another_fact_does_not_count():
     assert spans.values[4:] == (None, (14, 25))
     spans = matching.find_facts(POOLS, "She worked in Oshkosh, WI, for Oshkosh.", NAME, values)
     assert spans.values[4:] == ((31, 38), (14, 25))
+
+
+def test_no_mention_of_a_longer_fact_states_a_shorter_one():
+    values = [VALUES[a] for a in ATTRIBUTES]
+    values[4:] = ["Oshkosh", "Oshkosh, WI"]
+    text = "She lived in Oshkosh, WI, loved Oshkosh, Wisconsin, and worked for Oshkosh."
+    spans = matching.find_facts(POOLS, text, NAME, values)
+    assert spans.values[4:] == ((67, 74), (13, 24))
+
+
+@pytest.mark.parametrize(
+    ("name", "attribute", "value", "text", "stated_at"),
+    [
+        ("Anya Briar Campbell", "company", "Campbell's", "Campbell's work at Campbell's.", 19),
+        ("Anya Briar English", "major", "English", "English was young, studied English.", 27),
+        ("Raymond Lee James", "company", "Raymond James", "Raymond James ran Raymond James.", None),
+        ("Raymond Lee James", "company", "Raymond James", "Raymond was at Raymond James.", 15),
+        ("Anya Briar Ford", "company", "Ford", "Anya Briar Ford of Ford.", 19),
+    ],
+)
+def test_a_person_called_like_a_value_does_not_state_it(name, attribute, value, text, stated_at):
+    values = [value if a == attribute else f"Nowhere {a}, ZZ" for a in ATTRIBUTES]
+    values[0] = "January 1, 1900"
+    span = matching.find_facts(POOLS, text, name, values).values[ATTRIBUTES.index(attribute)]
+    assert (span and span[0]) == stated_at
+
+
+def test_a_name_inside_of_a_value_is_no_name():
+    values = ["January 1, 1900", "Mexico City", "Nowhere University", "Law", "3M", "Nowhere, ZZ"]
+    spans = matching.find_facts(POOLS, "From Mexico City, Mexico.", "Mexico", values)
+    assert (spans.names, spans.values[1]) == (((18, 24),), (5, 16))
+
+
+def respell(draw, attribute: str, value: str) -> str:
+    """A value in a random one of its accepted spellings."""
+    if attribute == "birth_date":
+        month, day, year = value.replace(",", "").split()
+        number = MONTHS.index(month) + 1
+        forms = [
+            *(value, f"{day} {month} {year}", f"{month[:3]}. {day}, {year}"),
+            *(f"{number}/{day}/{year}", f"{year}-{number:02}-{int(day):02}"),
+            *(f"{day} of {month}, {year}", f"{month} the {day}, {year}"),
+        ]
+        return draw(st.sampled_from(forms))
+    if attribute in ("birth_city", "company_city"):
+        city, _, state = value.rpartition(", ")
+        value = f"{city}, {draw(st.sampled_from([state, matching.STATES[state.lower()]]))}"
+    for written, others in ((" & ", [" and "]), ("'", "’ʼ"), ("-", "‐–"), (" ", ["\u00a0", "  "])):
+        value = value.replace(written, draw(st.sampled_from([written, *others])))
+    return value.upper() if draw(st.booleans()) else value
+
+
+FILLERS = (
+    "Later came", "and so on:", "In Maryland,", "whose education was in",
+    "on a 2nd of October", "(University)", "Kansas City of", "- yes -", "1996 was good; then",
+)  # fmt: skip
+
+
+@st.composite
+def biographies_in_any_spelling(draw):
+    """Facts, a text that states them several times, and the first mention of each."""
+    person = draw(st.integers(0, 10**6))
+    (facts,) = person_facts(POOLS, draw_people(POOLS, 0, np.array([person])))
+    assume(len({*facts.values}) == len(facts.values))
+    stated = [*ATTRIBUTES, *draw(st.lists(st.sampled_from(ATTRIBUTES), max_size=8))]
+    text, first = "", {}
+    for attribute in draw(st.permutations(stated)):
+        text += draw(st.sampled_from(FILLERS)) + ": "
+        written = respell(draw, attribute, facts.values[ATTRIBUTES.index(attribute)])
+        first.setdefault(attribute, (len(text), len(text) + len(written)))
+        text += f"{written}; {draw(st.sampled_from(['', facts.name, facts.name.upper()]))}. "
+    return facts, text, first
+
+
+@settings(max_examples=300)
+@given(biographies_in_any_spelling())
+def test_a_fact_is_stated_at_its_first_mention_in_any_spelling(biography):
+    facts, text, first = biography
+    spans = matching.find_facts(POOLS, text, facts.name, facts.values)
+    for attribute, span in zip(ATTRIBUTES, spans.values, strict=True):
+        assert span is not None
+        assert span[0] == first[attribute][0]
+        words = matching.normalized_words(text[slice(*first[attribute])])
+        assert matching.normalized_words(text[slice(*span)]) == words
 
 
 def test_one_mention_may_be_both_cities_and_of_two_the_one_near_the_company_is_the_work_city():

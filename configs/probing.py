@@ -1,0 +1,56 @@
+"""The paper's own probes beside the quickstart's, on the same pretrained models (Part 3.1, section
+5).
+
+The paper's probes train a linear head of a class for each value, update the embedding of all
+tokens, and keep the dropout on, for first tokens and whole values. The quickstart's read first
+tokens through the model's own output rows, since a few hundred people cannot train such a head.
+Both are trained here on single and on multi5+permute, so that any difference is the probe's. The
+paper's steps are in proportion to the people: each person is read as often as in the paper. The
+page says which probes were still improving.
+
+Command: `kstore sweep --config=configs/probing.py --workdir=runs/probing`. Scales:
+
+- `laptop` (the default): the quickstart's model on 3,000 people and a fifth of the values, with the
+  quickstart's exposures, on 2 CPU cores; not yet run. An hour of pretraining for each of the two
+  models by the times of `configs/mixed.py`, and as much again for the paper's P-probing.
+- `:gpu`: 10,000 people, 7e16 FLOP of pretraining per model, on one GPU: 262 s at the speed measured
+  on an H200; not yet run.
+- `:paper`: 100,000 people, 2.9e18 FLOP per model, on a node of GPUs: 2 h 23 min at the speed of one
+  H200; not yet run.
+
+Expected, from the paper: the first token of every fact is readable from the name for
+multi5+permute (99.8 to 100 %; whole values 72.6 to 99.7 %), and for single only the month (63.4 %).
+"""
+
+from typing import Any
+
+from kstore_jax.config.rows import chain, product, row
+from kstore_jax.pipeline import recipes
+
+_FIELDS = (
+    *("steps", "batch_size", "learning_rate", "weight_decay", "steps_per_call", "checkpoint_every"),
+    *("head", "embedding_update", "embedding_rank", "dropout"),
+)
+
+
+def get_config(scale: str = "laptop"):
+    config = recipes.at(scale)
+    if scale == "laptop":
+        config.world.update(people=3000, value_fraction=0.2)
+        config.pretrain.batch_size = 24
+    paper = recipes.paper()
+    for probe in (paper.readouts.p_probe, paper.readouts.q_probe):
+        probe.steps = probe.steps * config.world.people // paper.world.people
+        probe.checkpoint_every = probe.steps // 3
+    probes = {"quickstart's probes": recipes.laptop(), "the paper's probes": paper}
+    rows = chain(*(row(name, **_fields(recipe)) for name, recipe in probes.items()))
+    config.sweep = product(rows, data__variant=["single", "multi5+permute"])
+    return config
+
+
+def _fields(recipe: Any) -> dict[str, Any]:
+    """The fields of both probes of a recipe, for a row."""
+    p_probe, q_probe = recipe.readouts.p_probe, recipe.readouts.q_probe
+    fields = {f"readouts__p_probe__{name}": p_probe[name] for name in _FIELDS}
+    fields |= {f"readouts__q_probe__{name}": q_probe[name] for name in _FIELDS}
+    return fields | {"readouts__p_probe__biographies_per_person": p_probe.biographies_per_person}
