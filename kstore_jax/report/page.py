@@ -203,7 +203,8 @@ def _departures(groups: Sequence[Group], readout: Readout) -> list[Html]:
     if not (notes := readout.departures(configs_of(rows, readout.name))):
         return []
     lead = tag("strong", "Read beside the paper's numbers: ")
-    return [tag("p", lead, " ".join(notes), class_="note")]
+    sentences = " ".join(note[0].upper() + note[1:] for note in notes)
+    return [tag("p", lead, sentences, class_="note")]
 
 
 def _losses(groups: Sequence[Group]) -> list[Chart]:

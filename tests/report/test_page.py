@@ -150,12 +150,12 @@ def test_every_chart_has_its_values_as_a_table_and_as_csv(page):
 def test_every_mark_has_its_value_as_a_label(page):
     text = html.unescape(page).replace("\N{NARROW NO-BREAK SPACE}", " ")
     for mark in (
-        "multi5+permute, this run – university: 86.7 %",
+        "multi5+permute, this run – university: 86.7 %, 95 % interval 85.7 to 87.7 %",
         "single, the paper – birth date: 33.5 %",
         "single, majority guess – birth date: 2.0 %",
         "before the 1st attribute, university: 38.0 %",
-        "multi5+permute, this run – university, first token: 93.0 %",
-        "single – step 1, 0.0 exposures: 7.000",
+        "multi5+permute, this run – university, first token: 93.0 %, 95 % interval 92.0 to 94.0 %",
+        "single – step 1, 3.0 exposures: 7.000",
     ):
         assert f'aria-label="{mark}"' in text
 

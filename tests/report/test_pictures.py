@@ -29,15 +29,17 @@ def rows_of(count, seeds=2):
     for group, seed in itertools.product(range(count), range(seeds)):
         row = changed(CONTRAST[group % 2], "q_probe", ceiling=CEILING)
         row = changed(row, "p_probe", ceiling=CEILING)
-        test = row["readouts"]["qa"]["extraction"]["test"]
+        test = row.readouts["qa"]["extraction"]["test"]
         test["exact"] = shares(0.3 + 0.01 * seed + 0.02 * group)
-        rows.append({**row, "seed": seed, "people": 400 + group // 2})
+        world = {**row.config["world"], "people": 400 + group // 2}
+        config = {**row.config, "seed": seed, "world": world}
+        rows.append(dataclasses.replace(row, config=config))
     return rows
 
 
 def charts_of(name, rows, **replaced) -> list[Chart]:
-    """The charts of a readout for rows without configurations."""
-    measured = [group.measured(name, i) for i, group in enumerate(groups(rows, None))]
+    """The charts of a readout."""
+    measured = [group.measured(name, i) for i, group in enumerate(groups(rows))]
     of_readout = [dataclasses.replace(one, **replaced) for one in measured if one]
     return READOUTS[name].charts(of_readout)
 
@@ -150,7 +152,7 @@ def test_one_seed_has_its_interval_over_people():
     known = {"low": 0.021, "high": 0.048, "people": 200, "cases": 200}
     exact = dict.fromkeys(("mean", *ATTRIBUTES), known)
     intervals = ({"extraction": {"test": {"exact": exact}}},)
-    (chart,) = charts_of("qa", [SINGLE])
+    (chart,) = charts_of("qa", [dataclasses.replace(SINGLE, intervals={})])
     assert MARKS["interval"] not in legend_of(chart)
     group = next(one for g in groups([SINGLE], None) if (one := g.measured("qa")))
     (chart,) = READOUTS["qa"].charts([dataclasses.replace(group, intervals=intervals)])

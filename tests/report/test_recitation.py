@@ -25,5 +25,5 @@ def test_scores_of_a_run_are_its_recall_and_its_answers(finished, capsys):
 def test_a_run_without_both_scores_is_one_line(tmp_path, capsys):
     readouts = {"recall": SINGLE.readouts["recall"]}
     a_run(tmp_path, [dataclasses.replace(SINGLE, readouts=readouts)])
-    assert main(["ask", f"--run={tmp_path}"]) == 2
+    assert main(["ask", str(tmp_path)]) == 2
     assert capsys.readouterr().err.endswith("no row has both readouts, recall and qa\n")

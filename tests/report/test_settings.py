@@ -125,7 +125,7 @@ def test_sources_mixed_in_are_listed_and_have_no_numbers_of_the_paper(tmp_path):
     )
     assert text in text_of(page)
     assert "single (celebrities=1000, " in text_of(page)
-    assert page.count("single: the paper, before the 1st attribute") == 1
+    assert page.count(": the paper, before the 1st attribute") == 1
     row = a_row(**FIELDS, data__celebrity_share=0.25)
     in_windows = text_of(write_page(a_run(tmp_path / "in_windows", [row])))
     assert "25.0 % of the windows of biographies" in in_windows
