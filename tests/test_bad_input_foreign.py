@@ -374,7 +374,7 @@ def test_a_data_set_that_was_saved_with_a_format_is_read(tmp_path, saved_as):
 
 
 # Folders of Hugging Face: a change of config.json, and the words of the error; empty: none.
-SHAPE = Shape(vocabulary=23, layers=1, heads=2, width=8, max_positions=16)
+SHAPE = Shape(vocabulary=23, layers=1, heads=2, width=16, max_positions=16)
 CONFIGS = {
     "a mark": (lambda text: "\ufeff" + text, ""),
     "a number as text": (lambda text: text.replace(": 2,", ': "2",'), "expected a number over 0"),
@@ -488,7 +488,7 @@ def test_a_damaged_line_of_a_journal_is_named(tmp_path, damage):
 # Results of plug-ins, and the words of the error.
 RESULTS = {
     "a list": ([1], "got list"),
-    "nan": ({"share": float("nan")}, "nan"),
+    "nan": ({"share": float("nan")}, "Out of range float"),
     "an array": ({"share": np.zeros(2)}, "not JSON serializable"),
     "a field of ours": ({"seconds": 3}, "seconds: is a field that every result has"),
 }
