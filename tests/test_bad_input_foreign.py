@@ -443,11 +443,11 @@ def copied(finished, tmp_path_factory):
 
 def read_everything(run, rows):
     Plan.read(run).progress()
-    check_workdir(run, rows, False)
     for graph in read_graphs(run):
         result_row(graph)
         graph.check_datasets()
         graph.cache.check_files(graph.readouts["qa"])
+    check_workdir(run, rows, False)
 
 
 @pytest.mark.parametrize(("name", "keys", "value"), DAMAGE.values(), ids=DAMAGE)
@@ -472,6 +472,13 @@ def test_a_damaged_file_is_named(copied, name, keys, value):
         path.write_bytes(original)
     assert str(path) in str(error.value)
     assert len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("rows", ["{}", "[3]", "[" * 100_000], ids=["object", "number", "deep"])
+def test_a_damaged_configuration_is_no_other_configuration(tmp_path, rows):
+    (tmp_path / "config.json").write_text(f'{{"rows": {rows}}}')
+    with pytest.raises(DamagedFileError, match=r"config\.json: damaged "):
+        check_workdir(tmp_path, [], False)
 
 
 JOURNAL_LINES = [b"[]", b"3", b'{"n": "x"}', b"{}", b"[" * 100_000, b"\xff"]
