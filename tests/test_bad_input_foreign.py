@@ -374,7 +374,7 @@ def test_a_data_set_that_was_saved_with_a_format_is_read(tmp_path, saved_as):
 
 
 # Folders of Hugging Face: a change of config.json, and the words of the error; empty: none.
-SHAPE = Shape(vocabulary=23, layers=1, heads=2, width=8, max_positions=16)
+SHAPE = Shape(vocabulary=23, layers=1, heads=2, width=16, max_positions=16)
 CONFIGS = {
     "a mark": (lambda text: "\ufeff" + text, ""),
     "a number as text": (lambda text: text.replace(": 2,", ': "2",'), "expected a number over 0"),
@@ -443,11 +443,11 @@ def copied(finished, tmp_path_factory):
 
 def read_everything(run, rows):
     Plan.read(run).progress()
-    check_workdir(run, rows, False)
     for graph in read_graphs(run):
         result_row(graph)
         graph.check_datasets()
         graph.cache.check_files(graph.readouts["qa"])
+    check_workdir(run, rows, False)
 
 
 @pytest.mark.parametrize(("name", "keys", "value"), DAMAGE.values(), ids=DAMAGE)
@@ -474,6 +474,13 @@ def test_a_damaged_file_is_named(copied, name, keys, value):
     assert len(str(error.value).splitlines()) == 1
 
 
+@pytest.mark.parametrize("rows", ["{}", "[3]", "[" * 100_000], ids=["object", "number", "deep"])
+def test_a_damaged_configuration_is_no_other_configuration(tmp_path, rows):
+    (tmp_path / "config.json").write_text(f'{{"rows": {rows}}}')
+    with pytest.raises(DamagedFileError, match=r"config\.json: damaged "):
+        check_workdir(tmp_path, [], False)
+
+
 JOURNAL_LINES = [b"[]", b"3", b'{"n": "x"}', b"{}", b"[" * 100_000, b"\xff"]
 
 
@@ -488,7 +495,7 @@ def test_a_damaged_line_of_a_journal_is_named(tmp_path, damage):
 # Results of plug-ins, and the words of the error.
 RESULTS = {
     "a list": ([1], "got list"),
-    "nan": ({"share": float("nan")}, "nan"),
+    "nan": ({"share": float("nan")}, "Out of range float"),
     "an array": ({"share": np.zeros(2)}, "not JSON serializable"),
     "a field of ours": ({"seconds": 3}, "seconds: is a field that every result has"),
 }
