@@ -212,8 +212,7 @@ def _by_task(groups: Sequence[Measured]) -> dict[str, list[Measured]]:
     return {
         task: [
             dataclasses.replace(
-                group,
-                results=tuple(result[task] for result in group.results),
+                group.part(task),
                 published=group.published if task == "extraction" else {},
             )
             for group in groups

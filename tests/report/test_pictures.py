@@ -79,8 +79,8 @@ def test_every_mark_has_an_entry_in_the_legend():
     assert legend_of(alone) == ours | {MARKS["guess"], MARKS["paper"]}
     assert legend_of(loss(0.1, 0.2)) == {"group 0", "group 1"}
     for chart in (answers, probing, alone):
-        drawn = set(re.findall(r"(\w+)_marks", chart.svg))
-        assert len(legend_of(chart)) >= len(drawn)
+        drawn = set(re.findall(r"(\w+)_marks", chart.svg)) & set(MARKS)
+        assert len(legend_of(chart)) >= len(drawn) > 3
 
 
 def texts(chart: Chart) -> list[tuple[str, float, float, float, float]]:
@@ -98,7 +98,9 @@ def texts(chart: Chart) -> list[tuple[str, float, float, float, float]]:
             size = float(node.get("font-size", "11px").removesuffix("px"))
             spans = [(s.text, i) for i, s in enumerate(node)] or [(node.text, 0)]
             for words, line in spans:
-                width = CHARACTER * size * len(words or "")
+                if not words:
+                    continue
+                width = CHARACTER * size * len(words)
                 left = x - width * {"middle": 0.5, "end": 1}.get(node.get("text-anchor", ""), 0)
                 bottom = y + line * (size + 2)
                 found.append((words, left, left + width, bottom - 0.75 * size, bottom))
@@ -147,8 +149,8 @@ def test_cells_of_several_seeds_show_their_range():
 
 
 def test_one_seed_has_its_interval_over_people():
-    known = {"low": 0.021, "high": 0.048, "people": 200, "cases": 200}
-    exact = dict.fromkeys(("mean", *ATTRIBUTES), known)
+    interval = {"low": 0.021, "high": 0.048, "people": 200, "cases": 200}
+    exact = dict.fromkeys(("mean", *ATTRIBUTES), interval)
     intervals = ({"extraction": {"test": {"exact": exact}}},)
     (chart,) = charts_of("qa", [SINGLE])
     assert MARKS["interval"] not in legend_of(chart)
@@ -178,9 +180,10 @@ def test_a_logarithmic_axis_has_two_ticks_at_least(numbers, ticks):
 
 
 def test_files_are_whole_the_same_every_time_and_known_again(every, tmp_path):
-    chart = every[0]
-    again = pictures.pictures(chart.printed_svg)
-    assert again == chart.files
+    for chart in every:  # several times: a set or a dictionary may have one order by chance
+        for _ in range(3):
+            assert pictures.pictures(chart.printed_svg) == chart.files, chart.name
+    again = every[0].files
     assert [*again] == [*pictures.SUFFIXES]
     ET.fromstring(again[".svg"])
     pdf = again[".pdf"]
