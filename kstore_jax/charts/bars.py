@@ -54,8 +54,8 @@ class Level:
     Attributes:
       mark: a name in `MARKS`.
       shares: from 0 to 1, by name; a missing one, or None, is not drawn.
-      kind: what they are of, such as `first token`; kinds have bars of their own.
-      whose: what they are, if not what the mark means; such as `seed 1`.
+      kind: the part of a value, such as `first token`; kinds have bars of their own.
+      whose: their name, if not the meaning of the mark; such as `seed 1`.
       ends: the ends of their intervals, shares by name.
       interval: the mark of these intervals, `interval` or `range`.
     """
@@ -85,7 +85,7 @@ class Levels:
     Attributes:
       label: the group.
       colour: of its bars where several groups are side by side.
-      levels: what is known of it.
+      levels: its shares.
     """
 
     label: str
@@ -97,15 +97,15 @@ def bar_spec(groups: Sequence[Levels], labels: Mapping[str, str]) -> dict:
     """Bars, ticks, points and intervals by attribute.
 
     Args:
-      groups: side by side; at most `MOST_GROUPS` can be told apart.
+      groups: in the order of their bars.
       labels: the attributes by name, in the order of the axis.
     """
     kinds = [*dict.fromkeys(level.kind for group in groups for level in group.levels)]
-    places = [f"{kind}, {group.label}" for kind in kinds for group in groups]
+    offsets = [f"{kind}, {group.label}" for kind in kinds for group in groups]
     values = [value for group in groups for value in _values(group, labels, len(groups) > 1)]
     least = WIDTH / max(len(labels), _FEW)
-    bar = _BAR if len(places) <= 4 else _THIN_BAR
-    column = column_width([*labels.values()], max(least, bar * len(places) / (1 - _GAP)))
+    bar = _BAR if len(offsets) <= 4 else _THIN_BAR
+    column = column_width([*labels.values()], max(least, bar * len(offsets) / (1 - _GAP)))
     position = {
         "x": {
             "field": "attribute", "type": "nominal", "sort": None, "title": None,
@@ -117,13 +117,13 @@ def bar_spec(groups: Sequence[Levels], labels: Mapping[str, str]) -> dict:
         "y": {"field": "accuracy", **PERCENT},
         "description": {"field": "tooltip"},
     }  # fmt: skip
-    if len(places) > 1:
-        position["xOffset"] = {"field": "place", "sort": None, "scale": {"domain": places}}
+    if len(offsets) > 1:
+        position["xOffset"] = {"field": "place", "sort": None, "scale": {"domain": offsets}}
     layers = [
         {
             "name": mark,
             "data": {"values": drawn},
-            "mark": _mark(mark, round(column * (1 - _GAP) / len(places))),
+            "mark": _mark(mark, round(column * (1 - _GAP) / len(offsets))),
             "encoding": _encoding(mark, position),
         }
         for mark in MARKS

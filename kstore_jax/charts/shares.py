@@ -29,7 +29,7 @@ def shares_chart(
         title=title,
         alt=f"{title}. {' '.join(_in_words(group, labels) for group in groups)}",
         spec=bar_spec(groups, labels) if few else _maps(groups, columns),
-        columns=("dataset", "", *columns.values()),
+        columns=("dataset", "shares", *columns.values()),
         rows=[row for group in groups for row in _rows(group, columns)],
         note=note,
     )
@@ -115,9 +115,9 @@ def _guess(groups: Sequence[Levels], kind: str) -> Level | None:
     ]
     shares, ends = {}, {}
     for name in dict.fromkeys(name for one in each for name in one):
-        known = [x for one in each if (x := one.get(name)) is not None]
-        if known:
-            shares[name] = sum(known) / len(known)
-            if percent(min(known)) != percent(max(known)):
-                ends[name] = min(known), max(known)
+        measured = [x for one in each if (x := one.get(name)) is not None]
+        if measured:
+            shares[name] = sum(measured) / len(measured)
+            if percent(min(measured)) != percent(max(measured)):
+                ends[name] = min(measured), max(measured)
     return Level("guess", shares, whose="majority guess, mean", ends=ends) if each else None

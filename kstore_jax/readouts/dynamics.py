@@ -135,8 +135,8 @@ def _shares(line: dict, curves: Iterable[str]) -> dict[str, float | None]:
 
 
 def _in_words(shares: Mapping[str, float | None], curves: Mapping[str, tuple]) -> str:
-    known = {curves[name][0]: share for name, share in shares.items() if share is not None}
-    return "; ".join(f"{label}: {percent(share)}" for label, share in known.items())
+    named = {curves[name][0]: share for name, share in shares.items() if share is not None}
+    return "; ".join(f"{label}: {percent(share)}" for label, share in named.items())
 
 
 def _panel(group: Measured, curves: Mapping[str, tuple[str, str, str]]) -> dict:

@@ -279,7 +279,7 @@ def _chart(number: int, groups: Sequence[Measured]) -> Chart:
         spec=beside(
             [[_titled(each, row[0]) for each in row] for row in (ours, theirs) if any(row)]
         ),
-        columns=("dataset", "", "before the", *attributes.values()),
+        columns=("dataset", "whose", "before the", *attributes.values()),
         rows=rows,
         note="Accuracy in % of the first token, read just before an attribute is stated.",
     )

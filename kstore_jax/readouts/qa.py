@@ -249,7 +249,8 @@ def _by_task(groups: Sequence[Measured]) -> dict[str, list[Measured]]:
     return {
         task: [
             dataclasses.replace(
-                group.part(task), published=group.published if task == "extraction" else {}
+                group.part(task),
+                published=group.published if task == "extraction" else {},
             )
             for group in groups
             if group.has(task)

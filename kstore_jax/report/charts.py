@@ -3,6 +3,7 @@
 from kstore_jax.charts.drawing import (
     ACCENT,
     LINE,
+    PALE,
     PERCENT,
     UPRIGHT_LONG,
     WIDTH,
@@ -58,15 +59,15 @@ def scatter(agreement: Agreement) -> Chart:
         rows.append((label, 100 * ours, 100 * theirs, f"{rank:g}", f"{their_rank:g}"))
         tooltip = f"{label} – this run: {percent(ours)}, rank {rank:g}"
         tooltip += f"; the paper: {percent(theirs)}, rank {their_rank:g}"
-        strength = 1.0 if label in agreement.furthest() else 0.4
+        fill = ACCENT if label in agreement.furthest() else PALE
         point = {"ours": 100 * ours, "theirs": 100 * theirs}
-        values.append({**point, "tooltip": tooltip, "strength": strength})
+        values.append({**point, "tooltip": tooltip, "fill": fill})
     rows.sort(key=lambda row: -abs(float(row[3]) - float(row[4])))
     position = {
         "x": {**PERCENT, "field": "theirs", "title": "the paper, %", "axis": {"tickCount": 5}},
         "y": {**PERCENT, "field": "ours", "title": "this run, %", "axis": UPRIGHT_LONG},
     }
-    strength = {"field": "strength", "type": "quantitative", "scale": None}
+    fill = {"field": "fill", "type": "nominal", "scale": None}
     spec = {
         "width": WIDTH - 20,
         "height": 250,
@@ -79,8 +80,8 @@ def scatter(agreement: Agreement) -> Chart:
             },
             {
                 "name": "points",
-                "mark": {"type": "point", "filled": True, "size": 60, "color": ACCENT},
-                "encoding": {**position, "opacity": strength, "description": {"field": "tooltip"}},
+                "mark": {"type": "point", "size": 55, "stroke": ACCENT, "opacity": 1},
+                "encoding": {**position, "fill": fill, "description": {"field": "tooltip"}},
             },
         ],
     }
@@ -96,9 +97,9 @@ def scatter(agreement: Agreement) -> Chart:
     note = "Each point is a dataset; on the line both shares are equal."
     if furthest := [miss for miss in agreement.misses() if miss[0] in agreement.furthest()]:
         labels = (f"{label} (rank {a:g}, the paper's {b:g})" for label, a, b in furthest)
-        apart = f"ranks furthest apart: {', '.join(labels)}."
-        alt += f" {apart[0].upper()}{apart[1:]}"
-        note += f" In full colour, {apart}"
+        apart = f" Furthest apart: {', '.join(labels)}."
+        alt += apart
+        note += f"{apart[:-1]}, in full colour."
     return Chart(
         name=f"agreement-{agreement.name.replace('_', '-')}",
         title=name

@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import csv
 import dataclasses
 import io
 import pathlib
@@ -215,7 +216,7 @@ def test_links_lead_to_files_and_downloads(opened, page):
     assert download.value.suggested_filename == "answers.csv"
     text = pathlib.Path(download.value.path()).read_text()
     expected = csv_of(page.read_text(), "answers")
-    assert [line.split(",") for line in io.StringIO(text).read().splitlines()] == expected
+    assert [*csv.reader(io.StringIO(text))] == expected
     for link in tab.locator("a[href]").all():
         href = link.get_attribute("href")
         if not href.startswith(("#", "data:")):

@@ -134,7 +134,7 @@ def test_every_chart_has_its_values_as_a_table_and_as_csv(page):
         assert shares[row.dataset, "the paper"] == pytest.approx(printed)
         assert (row.dataset, "majority guess") in shares
     head, *lines = csv_of(page, "p-probing-1")
-    assert head[:4] == ["dataset", "", "before the", "birth date"]
+    assert head[:4] == ["dataset", "whose", "before the", "birth date"]
     assert len(lines) == 2 * 2 * 7
     assert lines[1][:5] == [
         "single",
