@@ -110,7 +110,7 @@ def test_ours_stand_against_the_paper_s_from_three_datasets_on(tmp_path, page):
     assert "Spearman’s ρ\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}0.500" in text
     assert "Furthest apart: multi2 (rank 3, the paper&#x27;s 2), multi5+permute (rank 2" in text
     _, first, *_ = csv_of(text, "agreement-qa-mean")
-    assert first == ["multi2", "95.0", "41.1", "3.0", "2.0"]
+    assert first == ["multi2", "95.0", "41.1", "3", "2"]
 
 
 def test_a_dataset_in_two_settings_does_not_count_twice(tmp_path):
