@@ -121,7 +121,7 @@ def test_shares_have_their_intervals_and_the_note_says_of_how_many(page, tmp_pat
 
 
 def test_answers_about_people_held_back_have_a_column_of_their_own(page, tmp_path):
-    assert "held back" not in text_of(page)
+    assert "answers, held back" not in text_of(page)
     back = {"exact": shares(0.612), "first": shares(0.7)}
     row = changed(SINGLE, "qa", "extraction", held_back=back)
     page = write_page(a_run(tmp_path, [row, SHUFFLED]))
