@@ -86,3 +86,11 @@ def test_commands_and_fields_exist(page):
     if page.name != "extending.md":  # its fields are of plug-ins; other tests set them
         for field in re.findall(r"--config\.([a-z_0-9.]+)=", page.read_text()):
             check_field(base, field, field)
+
+
+def test_the_example_of_the_python_page_runs(finished, capsys):
+    text = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"^```python\n(.*?)^```$", text, re.M | re.S)
+    exec(code.replace("runs/quickstart", str(finished)), {})
+    printed = capsys.readouterr().out
+    assert printed.count("; the truth: ") == 2
