@@ -101,10 +101,14 @@ def read_json(
     Raises:
       DamagedFileError: the file holds no JSON object, or one without such a value.
     """
-    with reading(path, f"remove {remove or 'it'} and run again"):
+    advice = f"remove {remove or 'it'} and run again"
+    try:
         value = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(value, dict):
-            raise TypeError("expected an object")
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise DamagedFileError(f"{path}: damaged; {advice}")
+    with reading(path, advice):
         for name, kind in kinds.items():
             found = value.get(name)
             if not isinstance(found, kind) or isinstance(found, bool):

@@ -261,7 +261,7 @@ class Cache:
 
 def _read_result(path: pathlib.Path, numbers: Sequence[str] = ()) -> dict:
     kinds = {"seconds": int | float | None, "digests": dict | None}
-    return read_json(path, path.parent, {**kinds, **dict.fromkeys(numbers, int | float)})
+    return read_json(path, kinds={**kinds, **dict.fromkeys(numbers, int | float)})
 
 
 def _digests(folder: pathlib.Path) -> dict[str, str]:

@@ -94,5 +94,7 @@ def test_a_stage_file_without_parents_is_damaged(copied, capsys):
     path.write_text("{}")
     for command in (["status", copied], ["gc", copied / "stages", f"--keep={copied}"]):
         assert cli.main([*map(str, command)]) == 1
-        expected = f"kstore: {path}: damaged; remove {path.parent} and run again\n"
+        expected = (
+            f"kstore: {path}: damaged (parents: got None); remove {path.parent} and run again\n"
+        )
         assert capsys.readouterr().err == expected
