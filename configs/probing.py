@@ -10,9 +10,9 @@ page says which probes were still improving.
 
 Command: `kstore sweep --config=configs/probing.py --workdir=runs/probing`. Scales:
 
-- `laptop` (the default): the quickstart's model on 3,000 people and a fifth of the values, with the
-  quickstart's exposures, on 2 CPU cores; not yet run. An hour of pretraining for each of the two
-  models by the times of `configs/mixed.py`, and as much again for the paper's P-probing.
+- `laptop` (the default): the quickstart's model on 2,000 people and a fifth of the values, with the
+  quickstart's exposures, on 2 CPU cores; not yet run. About an hour by the quickstart's times: four
+  times its pretraining, and one and a half times as much for the paper's P-probing.
 - `:gpu`: 10,000 people, 7e16 FLOP of pretraining per model, on one GPU: 262 s at the speed measured
   on an H200; not yet run.
 - `:paper`: 100,000 people, 2.9e18 FLOP per model, on a node of GPUs: 2 h 23 min at the speed of one
@@ -36,8 +36,8 @@ _FIELDS = (
 def get_config(scale: str = "laptop"):
     config = recipes.at(scale)
     if scale == "laptop":
-        config.world.update(people=3000, value_fraction=0.2)
-        config.pretrain.batch_size = 24
+        config.world.update(people=2000, value_fraction=0.2)
+        config.pretrain.batch_size = 16
     paper = recipes.paper()
     for probe in (paper.readouts.p_probe, paper.readouts.q_probe):
         probe.steps = probe.steps * config.world.people // paper.world.people

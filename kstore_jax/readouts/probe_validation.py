@@ -21,8 +21,12 @@ from kstore_jax.train.telemetry import METRICS, read_metrics
 from kstore_jax.world import random
 
 IMPROVING = 0.02
-"""A probe whose held-back loss fell by a larger fraction in the last quarter of its steps was still
-improving."""
+"""A probe was still improving where its held-back loss fell by a larger fraction in the last
+quarter of its steps."""
+OF_THE_FALL = 0.05
+"""And where a larger part of its whole fall was in that quarter: a slow probe has barely begun. A
+loss that falls evenly with a learning rate linear to zero has 0.06 of its fall there."""
+_WHOLE_FALL = 0.01  # of the loss before training; a smaller whole fall is noise
 _MEASURED_AT = 1 / 2, 3 / 4  # of the steps, besides before the first and after the last
 
 
@@ -113,9 +117,11 @@ def _mean(values_TxNxQ: np.ndarray, active_TxNxQ: np.ndarray) -> float:
 
 
 def still_improving(losses: Sequence[float]) -> bool:
-    """Whether the last of the held-back losses is better than the one before by more than
-    `IMPROVING`."""
-    return losses[-2] - losses[-1] > IMPROVING * losses[-2]
+    """Whether the held-back loss still fell before the last measurement, by `IMPROVING` or by
+    `OF_THE_FALL`."""
+    last, whole = losses[-2] - losses[-1], losses[0] - losses[-1]
+    slow = whole > _WHOLE_FALL * losses[0] and last > OF_THE_FALL * whole
+    return last > IMPROVING * losses[-2] or slow
 
 
 def marked(groups: Sequence[Measured]) -> list[Measured]:
@@ -144,8 +150,9 @@ _NOTE = (
     "Loss in nats, a mean over the tasks and the positions read, about people of the trained half "
     "who were held back from the probe, and at the end about as many who were trained on. Shares "
     "are first tokens in % of the same people. Still improving: the loss of people held back fell "
-    f"by more than {100 * IMPROVING:g} % in the last quarter of the steps. Such a probe reads less "
-    "than the model holds: compare its numbers with nothing, and train it longer."
+    f"by more than {100 * IMPROVING:g} %, or by more than {100 * OF_THE_FALL:g} % of its whole "
+    "fall, in the last quarter of the steps. Such a probe reads less than the model holds: compare "
+    "its numbers with nothing, and train it longer."
 )
 
 
