@@ -93,7 +93,7 @@ def laptop() -> Any:
     }
     config.readouts.p_probe.update(
         **probe,
-        steps=50,
+        steps=100,
         batch_size=25,
         embedding_rank=16,
         biographies_per_person=1,

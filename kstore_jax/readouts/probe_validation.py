@@ -23,9 +23,10 @@ from kstore_jax.world import random
 IMPROVING = 0.02
 """A probe was still improving where its held-back loss fell by a larger fraction in the last
 quarter of its steps."""
-OF_THE_FALL = 0.05
+OF_THE_FALL = 0.03
 """And where a larger part of its whole fall was in that quarter: a slow probe has barely begun. A
-loss that falls evenly with a learning rate linear to zero has 0.06 of its fall there."""
+loss that falls evenly with a learning rate linear to zero has 0.06 of its fall there, twice as
+much."""
 _WHOLE_FALL = 0.01  # of the loss before training; a smaller whole fall is noise
 _MEASURED_AT = 1 / 2, 3 / 4  # of the steps, besides before the first and after the last
 

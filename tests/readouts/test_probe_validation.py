@@ -55,8 +55,10 @@ def test_somebody_is_always_trained_on(people):
         ([4.0, 2.0, 2.5], False),
         ([4.0, 3.0], True),
         ([4.100, 4.036, 4.021], True),  # slow: a fifth of its whole fall
-        ([4.0, 3.04, 3.0], False),
-        ([4.0, 3.06, 3.0], True),
+        ([4.0, 3.02, 3.0], False),
+        ([4.0, 3.04, 3.0], True),
+        ([3.261, 2.700, 2.498, 2.466], True),  # twice the steps: 2.284, and 7 points more are read
+        ([3.859, 2.631, 2.510, 2.482], False),  # twice the steps: 2.386, and 0.7 points more
         ([3.1764, 3.1763, 3.1762], False),  # noise
     ],
 )
