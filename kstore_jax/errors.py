@@ -175,12 +175,14 @@ def memory_shortage(error: BaseException) -> str | None:
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """An error, and those that it wraps or followed."""
-    yield error
-    inside = (error.__cause__, error.__context__, *getattr(error, "exceptions", ()))
-    for each in dict.fromkeys(inside):
-        if each is not None:
-            yield from _causes(each)
+    """An error, and those that it wraps or followed, each once."""
+    seen, todo = set(), [error]
+    while todo:
+        if id(each := todo.pop()) not in seen:
+            seen.add(id(each))
+            yield each
+            inside = (each.__cause__, each.__context__, *getattr(each, "exceptions", ()))
+            todo += [cause for cause in inside if cause is not None]
 
 
 def _print_error(message: str, status: int) -> int:
