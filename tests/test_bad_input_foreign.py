@@ -568,6 +568,6 @@ from kstore_jax.cli.main import main
 run, out = sys.argv[1:]
 assert sys.flags.utf8_mode == 0
 status = main(["report", run, f"--out={out}/report"])
-status = status or main(["export", f"--run={run}", "--row=0", f"--out={out}/model"])
-sys.exit(status or main(["ask", f"--run={run}"]))
+status = status or main(["export", run, "--row=0", f"--out={out}/model"])
+sys.exit(status or main(["ask", run]))
 """

@@ -12,7 +12,7 @@ from kstore_jax.readouts.measured import Measured
 from kstore_jax.readouts.p_probe import PProbeConfig
 from kstore_jax.readouts.probe_validation import (
     Validation,
-    mark,
+    marked,
     split_people,
     still_improving,
     table,
@@ -131,6 +131,7 @@ def test_the_table_has_losses_shares_and_verdict_and_titles_are_marked():
     text = str(shown.html)
     for part in ("60", "4.000", "2.000", "1.500", "0.123", "42.1", "98.7", "no longer improving"):
         assert f">{part}<" in text
-    assert (mark(improving), mark(done)) == (", still improving", "")
+    labels = [each.label for each in marked([improving, done, group({})])]
+    assert labels == ["single, still improving", "single", "single"]
     assert text.count(">still improving<") == 1
-    assert str(table("Q-probing", [group({})])[0].html) == mark(group({})) == ""
+    assert str(table("Q-probing", [group({})])[0].html) == ""
