@@ -182,7 +182,9 @@ CASES = {
     # runs are positional
     "no run": Case(("export", "--out=x"), "export: expected one folder of a run$"),
     "two runs": Case(("eval", "a", "b"), "eval: expected one folder of a run, got a b$"),
-    "two runs to ask": Case(("ask", "a", "b"), "ask: expected one folder of a run, got a b$"),
+    "two runs to ask": Case(
+        ("ask", "a", "b", "c"), "ask: expected a folder of a run and a question, got a b c$"
+    ),
     "a run and a server": Case(
         ("ask", "a", "--concurrency=3"), "--concurrency: expected without a"
     ),

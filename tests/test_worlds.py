@@ -95,9 +95,12 @@ def test_results_and_page_have_the_world_s_attributes(run):
     heads, *rows = csv_of(page, "rows.csv")
     assert {f"{column} {name}" for name in labels for column in ("recall", "qa")} <= set(heads)
     assert rows
-    assert csv_of(page, "p-probing-1")[0] == ["before the", *labels.values()]
-    for chart, before in (("q-probing-1", []), ("answers-1", ["mean"])):
-        assert [line[0] for line in csv_of(page, chart)[1:]] == [*before, *labels.values()]
+    for chart, before in (
+        ("p-probing-1", ["whose", "before the"]),
+        ("q-probing", ["shares"]),
+        ("answers", ["shares", "mean"]),
+    ):
+        assert csv_of(page, chart)[0] == ["dataset", *before, *labels.values()]
 
 
 def test_the_page_says_nothing_about_the_paper_s_world(run):

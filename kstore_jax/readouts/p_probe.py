@@ -153,7 +153,7 @@ def _by_stated(
 
 _WHOLE_NOTE = (
     "Accuracy in %, just before the first attribute. A linear head predicts a value of several "
-    "tokens from one hidden state. The birth date has too many values."
+    "tokens from one hidden state. Dates have too many values."
 )
 
 

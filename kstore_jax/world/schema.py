@@ -24,7 +24,7 @@ RESERVED = frozenset(
     [
         *("name", "pronoun", "half", "template", "order"),  # draws of people and biographies
         *("pass", "mixture", "questions", "text", "celebrities", "rows"),  # of what is trained on
-        *("validation", "dynamics", "shown", "rewrite", "sentences"),
+        *("validation", "probe validation", "dynamics", "shown", "rewrite", "sentences"),
         *("person", "entry", "mean", "declined", "unfinished", "empty"),  # names beside attributes
     ]
 )

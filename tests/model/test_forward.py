@@ -52,9 +52,9 @@ def probe_objective(params):
     return probes.probe_objective(SHAPE, CLASSES, "layer")(with_head(params), vars(examples()))
 
 
-def probe_hits(params):
+def probe_scores(params):
     both = examples(), examples()
-    return probes.probe_hits(SHAPE, with_head(params), CLASSES, "batch", *both)
+    return probes.probe_scores(SHAPE, with_head(params), CLASSES, "batch", *both)
 
 
 def with_head(params):
@@ -72,7 +72,7 @@ class Reached(Exception):
 
 @pytest.mark.parametrize(
     "user",
-    [next_token, masked_words, answers, probe_objective, probe_hits, span_hits],
+    [next_token, masked_words, answers, probe_objective, probe_scores, span_hits],
 )
 def test_training_answers_and_probes_go_through_the_one_forward(monkeypatch, user):
     params = reference.parameters(SHAPE)

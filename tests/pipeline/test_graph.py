@@ -46,6 +46,7 @@ DEPENDENT = {  # field, or section for its other fields: kinds of the stages tha
     ("mesh",): (),
     ("telemetry",): (),
     ("finetune", "validation"): (),
+    ("finetune", "refit"): (),
 }
 CHECKPOINTING = ("checkpoint_every", "checkpoint_minutes", "keep_checkpoint_every")  # any section
 
@@ -127,7 +128,7 @@ def other_values(tmp_path_factory) -> Iterator[dict[str, Any]]:
         "text": str(folder / "book.txt"),
         "text_share": 0.25,
         "tokenizer": "word",
-        "validation": 0.1,
+        "validation": 0.2,
         "value_fraction": 0.5,
         "variant": "single",
         "vocabulary": "compact",

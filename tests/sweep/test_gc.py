@@ -97,7 +97,7 @@ def test_removal_of_locks_never_lets_two_processes_into_a_stage(tmp_path, monkey
 
 def test_a_killed_gc_leaves_no_stage_and_the_next_removes_the_rest(tmp_path, monkeypatch):
     cache = Cache(tmp_path / "stages")
-    stage, needed = make_stage("pretrain", x=1), make_stage("pretrain", x=2)
+    stage, needed = (make_stage("pretrain", x=x, model={}) for x in (1, 2))
     for one in (stage, needed):
         cache.ensure(one, empty_result)
     Plan(cache, (("needed", (needed.folder,)),), {needed.folder: needed.spec}).write(tmp_path)

@@ -184,13 +184,14 @@ def test_a_finished_sweep_run_again_computes_nothing(copied, config_file, capsys
     assert capsys.readouterr().out.strip() == str(copied / "report.html")
 
 
-def test_a_stage_without_its_result_resumes_from_its_checkpoint(copied, finished, config_file):
+def test_a_stage_without_its_result_resumes_from_its_checkpoint(copied, finished, sweep):
     """It was killed between the last checkpoint and the result, or between two stages."""
     for name in ("pretrain", "q_probe"):
         for path in (copied / "stages").glob(f"{name}-*/result.json"):
             path.unlink()
-    config = f"--config={config_file}"
-    assert cli.main(["sweep", config, f"--workdir={copied}", "--workers=1"]) == 0
+    process = sweep(copied)
+    output = process.communicate()
+    assert process.returncode == 0, output
     assert_alike(copied, finished)
 
 

@@ -72,6 +72,10 @@ def test_every_command_is_stopped_with_75(command, monkeypatch, tmp_path, capsys
     """The signal arrives while the command reads its run."""
     argv = {"export": [f"--out={tmp_path / 'out'}"], "report": [f"--out={tmp_path / 'out'}"]}
 
+    (tmp_path / "run").mkdir()
+    for name in ("config.json", "results.json"):
+        (tmp_path / "run" / name).write_text("{}")
+
     def read(self, *_, **__):
         signal.raise_signal(signal.SIGTERM)
 
