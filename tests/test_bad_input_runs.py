@@ -73,8 +73,9 @@ HUGE = [
 
 @pytest.mark.parametrize(("setting", "fields"), HUGE)
 def test_more_than_the_memory_is_refused_before_anything_begins(
-    tmp_path, config_file, capsys, setting, fields
+    tmp_path, config_file, capsys, monkeypatch, setting, fields
 ):
+    monkeypatch.setattr(memory, "_host_memory", lambda: 8e9)
     argv = f"--config={config_file}", f"--workdir={tmp_path / 'run'}", f"--config.{setting}"
     message = complaint(capsys, "sweep", *argv)
     size = r"[\d,]+\.\d GB"

@@ -64,7 +64,10 @@ def _on_host(experiment: Experiment) -> Iterator[tuple[str, int]]:
         texts = 0 if data.rewritten else people * variant.biographies_per_person
         yield f"data.{field}, world.{group}", texts * of_a_text
     for name, training, length in _trainings(experiment):
-        yield f"{name}.steps", training.steps * _NUMBER  # their learning rates
+        yield (
+            f"{name}.steps",
+            4 * training.steps * _NUMBER,
+        )  # learning rates, and on the way to them
         step = training.batch_size * length * _NUMBER
         yield f"{name}.batch_size{_length_field(name)}", step
         yield f"{name}.steps_per_call", step * training.steps_per_call
