@@ -220,7 +220,7 @@ def test_no_readout_can_be_named_as_another_stage():
     experiment = parse({"world": {"celebrities": 5}})
     graph = ExperimentGraph(experiment, Cache(pathlib.Path("nowhere")))
     others = {stage.kind for stage in graph.stages} - graph.readouts.keys()
-    assert others | {"text"} == set(STAGES)
+    assert others | {"text", "refit"} == set(STAGES)
     with pytest.raises(ValueError, match=r"^readout pretrain: another thing"):
         READOUTS.register(type("Taken", (Readout,), {"name": "pretrain"}))
 

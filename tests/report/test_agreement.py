@@ -145,7 +145,7 @@ def test_ours_stand_against_the_paper_s_from_three_datasets_on(tmp_path, page):
     rows = [SINGLE, a_row("multi2", qa=0.95), a_row("multi5+permute", qa=0.9)]
     text = write_page(a_run(tmp_path, rows))
     assert "Spearman’s ρ\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}0.500" in text
-    apart = "furthest apart: multi2 (rank 3, the paper's 2), multi5+permute (rank 2, the paper's 3)"
+    apart = "Furthest apart: multi2 (rank 3, the paper's 2), multi5+permute (rank 2, the paper's 3)"
     assert apart in html.unescape(text)
     _, first, *_ = csv_of(text, "agreement-qa-mean")
     assert first == ["multi2", "95.0", "41.1", "3", "2"]

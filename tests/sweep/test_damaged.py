@@ -58,7 +58,7 @@ def test_a_damaged_checkpoint_of_a_finished_stage_is_not_replaced_by_an_earlier_
         (folder / "checkpoints" / "24" / "trainable" / "_METADATA").write_text("{")
     config = f"--config={config_file}"
     assert cli.main(["sweep", config, f"--workdir={copied}", "--workers=1"]) == 1
-    row, last = capsys.readouterr().err.splitlines()
+    *_, row, last = capsys.readouterr().err.splitlines()
     assert f": {copied}/stages/pretrain-" in row
     assert "/checkpoints/24/trainable: damaged; remove " in row
     assert last.startswith("kstore: 1 of 2 rows failed; ")

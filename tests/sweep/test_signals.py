@@ -87,7 +87,7 @@ def test_every_command_is_stopped_with_75(command, monkeypatch, tmp_path, capsys
         signal.signal(signal.SIGTERM, before)
         preemption._requested.clear()
     assert capsys.readouterr().err == STOPPED
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.iterdir()) == [tmp_path / "run"]
 
 
 def test_sigterm_ends_an_event_loop():

@@ -154,7 +154,6 @@ def pools_folder(tmp_path):
     ("file", "content", "line"),
     [
         ("majors.txt", "Law\n\nArt\n", 2),
-        ("majors.txt", "Law\nArt\n \n", 3),
         ("majors.txt", "Law\nArt\nLaw\n", 3),
         ("companies.txt", "3M; St. Paul, MN\nNike\n", 2),
         ("companies.txt", "3M; St. Paul, MN\nNike; \n", 2),
