@@ -188,6 +188,13 @@ CASES = {
     "a run and a server": Case(
         ("ask", "a", "--concurrency=3"), "--concurrency: expected without a"
     ),
+    "a row without a question": Case(("ask", "a", "--row=1"), "--row: expected with a question$"),
+    "a seed without a prompt": Case(
+        ("generate", "a", "--seed=3"), "--seed: expected with a prompt$"
+    ),
+    "JSON of an answer": Case(
+        ("ask", "a", "Who?", "--json"), "--json: expected without a question$"
+    ),
     "--run": Case(("export", "--run=a", "--out=x"), "--run: no such flag"),
     # options accepted and not heeded
     **{

@@ -14,7 +14,7 @@ class Fact:
     """A value that a text states.
 
     Attributes:
-      attribute: the fact; the first of those it may be, where it is wrong.
+      attribute: the fact; of a wrong value, the first that it may be.
       start, end: its place in the text, in characters.
       truth: the right value.
       right: whether the text has it.
@@ -87,7 +87,7 @@ def recite(model: Model, world: World, person: Person, variant: str) -> Recitati
 
 
 def examples(world: World, of_each_half: int) -> list[Person]:
-    """Returns the first people of each half, those who are held out first."""
+    """Returns the first people of each half, the held-out half first."""
     halves = [[], []]
     for person in world:
         if len(half := halves[person.in_train]) < of_each_half:

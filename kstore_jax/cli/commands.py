@@ -231,6 +231,8 @@ def generate(argv: Sequence[str], values: flags.FlagValues) -> None:
     folder, *prompts = parse_arguments(argv, values) or [""]
     if not folder or len(prompts) > 1:
         raise UserError("generate: expected the folder of a run, and one prompt or none")
+    if not prompts:
+        _refuse_flags(values, ("max-tokens", "temperature", "seed"), "with a prompt")
     from kstore_jax.api import recite
     from kstore_jax.api.run import load
 
@@ -255,15 +257,15 @@ def ask(argv: Sequence[str], values: flags.FlagValues) -> None:
     if len(runs) > 2:
         raise UserError(f"ask: expected a folder of a run and a question, got {' '.join(runs)}")
     if len(runs) == 2:
+        _refuse_flags(values, (*_OF_SERVERS, "json"), "without a question")
         _ask_run(runs[0], runs[1], values.row)
         return
     from kstore_jax.report import recitation
     from kstore_jax.writers import asking
 
     if runs:
-        for name in ("server", "model", "items", "out", "concurrency"):
-            if values[name].present:
-                raise UserError(f"--{name}: expected without {runs[0]}, which has its own results")
+        _refuse_flags(values, ("row",), "with a question")
+        _refuse_flags(values, _OF_SERVERS, f"without {runs[0]}, which has its own results")
         scores = recitation.run_scores(user_path(runs[0]))
     else:
         require_flags(
@@ -275,6 +277,16 @@ def ask(argv: Sequence[str], values: flags.FlagValues) -> None:
         items = pathlib.Path(values.items) if values.items else asking.PASSAGES
         scores = asking.ask(values.server, values.model, items, out, values.concurrency)
     print(json.dumps(scores) if values.json else recitation.score_table(scores))
+
+
+_OF_SERVERS = ("server", "model", "items", "out", "concurrency")
+
+
+def _refuse_flags(values: flags.FlagValues, names: Sequence[str], expected: str) -> None:
+    """Raises UserError where one of these flags is set, which would not be heeded."""
+    for name in names:
+        if values[name].present:
+            raise UserError(f"--{name}: expected {expected}")
 
 
 def _ask_run(folder: str, question: str, row: str | None) -> None:

@@ -82,7 +82,7 @@ _FLAGS: dict[str, tuple[Callable, str, dict[str, Any]]] = {
     "dry-run": (flags.DEFINE_bool, "print the rows and time estimates, compute nothing", {}),
     "no-measure": (flags.DEFINE_bool, "time no step of pretraining for the estimates", {}),
     "stages": (flags.DEFINE_bool, "print the stages of the rows, with their folders", {}),
-    "check": (flags.DEFINE_bool, "check flags and fields (without FILE: their types)", {}),
+    "check": (flags.DEFINE_bool, "only check flags, fields (FILE not here: types)", {}),
     "distributed": (flags.DEFINE_bool, "join this process to a multi-process run", {}),
     "together": (flags.DEFINE_integer, "models trained in one program", _count(1)),
     "shard": (flags.DEFINE_string, "rows of this task: I/N, or auto/N in an array of tasks", {}),
@@ -95,7 +95,7 @@ _FLAGS: dict[str, tuple[Callable, str, dict[str, Any]]] = {
     "model": (flags.DEFINE_string, "name of a model of the server", {}),
     "items": (_define_path, "JSONL of texts and questions", {}),
     "concurrency": (flags.DEFINE_integer, "requests at a time", _count(1)),
-    "attempts": (flags.DEFINE_integer, "answers a text", _count(1)),
+    "attempts": (flags.DEFINE_integer, "tries per text", _count(1)),
 }
 
 

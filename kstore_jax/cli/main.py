@@ -107,14 +107,14 @@ COMMANDS = {
     ),
     "generate": Command(
         commands.generate,
-        'DIR ["PROMPT"] [--row=NAME] [--stage=pretrained|finetuned] [--max-tokens=80] '
-        "[--temperature=0] [--seed=0]",
+        'DIR [--row=ROW] [--stage=pretrained|finetuned] ["PROMPT" [--max-tokens=80] '
+        "[--temperature=0] [--seed=0]]",
         {"row": None, "stage": "pretrained", "max-tokens": 80, "temperature": 0.0, "seed": 0},
         "text by the models of a run: after a prompt, or about six people beside what they read",
     ),
     "ask": Command(
         commands.ask,
-        'DIR "QUESTION" [--row=NAME], or DIR [--json], or '
+        'DIR "QUESTION" [--row=ROW], or DIR [--json], or '
         "--server=URL --model=NAME [--items=FILE] [--out=DIR] [--json]",
         {
             **{"row": None, "server": None, "model": None, "items": None, "out": None},

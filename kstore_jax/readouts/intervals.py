@@ -78,7 +78,7 @@ def _by_name(
 def _resampled(right: np.ndarray, cases: np.ndarray) -> np.ndarray:
     """The shares of each resample, (resamples, A); NaN where it has no case.
 
-    People with equal cases are interchangeable, so their numbers are drawn, not they.
+    People with equal cases are interchangeable, so only their counts are drawn.
 
     Args:
       right, cases: (people, A) how many cases of a person are right, and how many there are.
