@@ -4,9 +4,9 @@
 The paper's probes train a linear head of a class for each value, update the embedding of all
 tokens, and keep the dropout on, for first tokens and whole values. The quickstart's read first
 tokens through the model's own output rows, since a few hundred people cannot train such a head.
-Both are trained here on single and on multi5+permute, so that any difference is the probe's. The
-paper's steps are in proportion to the people: each person is read as often as in the paper. The
-page says which probes were still improving.
+Both are trained here on single and on multi5+permute, so that any difference is the probe's. Steps
+are in proportion to the people: each person is read as often as in the paper, or in the quickstart.
+The page says which probes were still improving.
 
 Command: `kstore sweep --config=configs/probing.py --workdir=runs/probing`. Scales:
 
@@ -38,11 +38,11 @@ def get_config(scale: str = "laptop"):
     if scale == "laptop":
         config.world.update(people=2000, value_fraction=0.2)
         config.pretrain.batch_size = 16
-    paper = recipes.paper()
-    for probe in (paper.readouts.p_probe, paper.readouts.q_probe):
-        probe.steps = probe.steps * config.world.people // paper.world.people
-        probe.checkpoint_every = probe.steps // 3
-    probes = {"quickstart's probes": recipes.laptop(), "the paper's probes": paper}
+    probes = {"quickstart's probes": recipes.laptop(), "the paper's probes": recipes.paper()}
+    for recipe in probes.values():
+        for probe in (recipe.readouts.p_probe, recipe.readouts.q_probe):
+            probe.steps = probe.steps * config.world.people // recipe.world.people
+            probe.checkpoint_every = probe.steps // 3
     rows = chain(*(row(name, **_fields(recipe)) for name, recipe in probes.items()))
     config.sweep = product(rows, data__variant=["single", "multi5+permute"])
     return config

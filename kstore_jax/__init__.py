@@ -1,8 +1,8 @@
 """How language models store facts, and whether those facts can be asked for.
 
 From Python: `World` makes people and their texts; `load` opens the folder of a run, whose models
-answer, recite and show their hidden states; `load_hf` opens a folder of Hugging Face. Nothing here
-trains: `kstore run` and `kstore sweep` do.
+answer and recite; `load_hf` opens a folder of Hugging Face. Nothing here trains: `kstore run` and
+`kstore sweep` do.
 
 JAX is imported when a model is first used.
 """

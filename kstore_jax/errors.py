@@ -22,9 +22,15 @@ _LOWER = (
 
 
 class UserError(Exception):
-    """Bad input: the message is one line and names the field or file; exit status 2."""
+    """Bad input: the message is one line and names the field or file; exit status 2, or another
+    one where it is given."""
 
     status = 2
+
+    def __init__(self, message: str, status: int | None = None):
+        super().__init__(message)
+        if status is not None:
+            self.status = status
 
 
 class DamagedFileError(UserError):
@@ -106,30 +112,30 @@ def run_guarded(action: Callable[[], None]) -> int:
     except KeyboardInterrupt:
         return _print_error("interrupted; run the same command to resume", 130)
     except Exception as error:
-        if (user_error := as_user_error(error)) is None:
+        if (user_error := asUserError(error)) is None:
             raise
         return _print_error(str(user_error), user_error.status)
     return 0
 
 
-def as_user_error(error: Exception) -> UserError | None:
+def asUserError(error: Exception) -> UserError | None:
     """Returns an error as one that the user can fix, or None where the user cannot fix it.
 
     User errors keep their status; errors of the operating system name the file, also where a
     library wraps them; a lack of memory names the fields to lower.
     """
     if isinstance(error, UserError):
-        return _user_error(str(error), error.status)
+        return UserError(str(error), error.status)
     if isinstance(error, OSError) and (error.filename or error.strerror):
-        return _user_error(
+        return UserError(
             f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror), 2
         )
     if refusal := system_refusal(error):
         path = re.search(r"/[^\s\":;]+", str(error))
         where = f"{path[0]}: " if path else ""
-        return _user_error(f"{where}{refusal}; finished files are kept", 2)
+        return UserError(f"{where}{refusal}; finished files are kept", 2)
     if (shortage := memory_shortage(error)) is not None:
-        return _user_error(f"not enough memory ({shortage}); {_LOWER}", 2)
+        return UserError(f"not enough memory ({shortage}); {_LOWER}", 2)
     return None
 
 
@@ -139,17 +145,11 @@ def one_line_error(error: Exception) -> UserError:
     An error that the user cannot fix becomes its type and the first line of its message; its
     traceback is printed.
     """
-    if (user_error := as_user_error(error)) is not None:
+    if (user_error := asUserError(error)) is not None:
         return user_error
     traceback.print_exception(error)
     first, *_ = str(error).splitlines() or [""]
-    return _user_error(f"{type(error).__name__}: {first}", 1)
-
-
-def _user_error(message: str, status: int) -> UserError:
-    error = UserError(message)
-    error.status = status
-    return error
+    return UserError(f"{type(error).__name__}: {first}", 1)
 
 
 def system_refusal(error: BaseException) -> str | None:

@@ -12,8 +12,8 @@
 #
 # An evicted or preempted pod gets SIGTERM, writes a checkpoint and exits with status 75.
 #   --tasks: Kubernetes restarts such a pod without limit, and it resumes. Other failures, such as an
-#   out-of-memory kill (137), count: each index has four attempts. Bad input (2) and a damaged file
-#   (1) fail the index at once.
+#   out-of-memory kill (137), count: each index has four attempts. Bad input (2), and a damaged file
+#   or any other error that kstore reports (1), fail the index at once.
 #   --nodes: if one pod fails, also with 75, JobSet restarts all pods, at most 100 times. Bad input
 #   (2) fails the JobSet at once.
 #

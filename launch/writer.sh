@@ -28,6 +28,9 @@ PORT="${PORT:-8000}" CONTEXT="${CONTEXT:-2048}"
 expect_count --gpus "$gpus"
 expect_count PORT "$PORT"
 expect_count CONTEXT "$CONTEXT"
+if ((gpus == 0 || PORT == 0 || CONTEXT == 0)); then
+    refuse "--gpus=$gpus, PORT=$PORT, CONTEXT=$CONTEXT: expected at least 1"
+fi
 
 command=(
     vllm serve "$model"

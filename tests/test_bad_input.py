@@ -118,7 +118,9 @@ CASES = {
     "5,000 digits in a flag": Case(
         (*SWEEP, f"--workers={LARGE}"), r"--workers: expected an integer .*, got '9{78}\.\.\.$"
     ),
-    "5,000 digits in a shard": Case((*SWEEP, f"--shard=0/{LARGE}"), "shard: expected I/N, such as"),
+    "5,000 digits in a shard": Case(
+        (*SWEEP, f"--shard=0/{LARGE}"), "--shard: expected I/N, such as"
+    ),
     "5,000 digits in a variant": Case(
         (*SWEEP, f"--config.data.variant=multi{LARGE}"),
         "data.variant: 'multi9*... is not a variant",
@@ -129,7 +131,7 @@ CASES = {
     "5,000 digits in a world": Case(
         (*SWEEP, "--config.world.folder=FILE/digits"), ".*world.toml: cannot be read as TOML"
     ),
-    "shard of none": Case((*SWEEP, "--shard=0/0"), "shard: expected I/N, such as 0/4"),
+    "shard of none": Case((*SWEEP, "--shard=0/0"), "--shard: expected I/N, such as 0/4"),
     "beam of 10^9": Case(("eval", "x", "--beam=1000000000"), "--beam: expected an integer in"),
     "beam_size of 10^9": Case(
         (*SWEEP, "--config.readouts.qa.beam_size=1000000000"), "readouts.qa.beam_size: expected at"
@@ -189,6 +191,13 @@ CASES = {
         ("ask", "a", "--concurrency=3"), "--concurrency: expected without a"
     ),
     "a row without a question": Case(("ask", "a", "--row=1"), "--row: expected with a question$"),
+    "a row of a server": Case(
+        ("ask", "--server=h:1", "--model=m", "--row=1"), "--row: expected with the folder of a run"
+    ),
+    "an answer into a folder": Case(("ask", "a", "Who?", "--out=x"), "--out: expected without a"),
+    "a cool recitation": Case(("generate", "a", "--temperature=1"), "--temperature: expected with"),
+    "a person of the pools": Case(("show", "--pools", "--person=3"), "--person: expected without"),
+    "stages as JSON": Case(("status", "a", "--stages", "--json"), "--stages: expected without"),
     "a seed without a prompt": Case(
         ("generate", "a", "--seed=3"), "--seed: expected with a prompt$"
     ),

@@ -1,5 +1,6 @@
 """Bad input to a run: paths, memory, files of the system and changed files each get one line."""
 
+import dataclasses
 import errno
 import json
 import os
@@ -101,6 +102,17 @@ def test_memory_is_that_of_the_device_and_of_the_cgroup(monkeypatch, finished):
     monkeypatch.setattr(memory, "_device_memory", lambda: 1000.0)
     with pytest.raises(UserError, match=r"^model\.layers, .* a device has 0\.0 GB$"):
         memory.check(experiment)
+
+
+def test_weights_that_fit_in_parts_are_not_refused(monkeypatch, finished):
+    experiment = read_graphs(finished)[0].experiment
+    model = dataclasses.replace(experiment.model, layers=1000)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(memory, "_device_memory", lambda: 8e6)
+    with pytest.raises(UserError, match=r"^model\.layers, model\.width, model\.mlp_width: "):
+        memory.check(dataclasses.replace(experiment, model=model))
+    mesh = dataclasses.replace(experiment.mesh, fsdp=8)
+    memory.check(dataclasses.replace(experiment, model=model, mesh=mesh))
 
 
 def wrapped(error: Exception, cause: Exception) -> Exception:

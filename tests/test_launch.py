@@ -624,3 +624,5 @@ def test_gpu_pieces_use_existing_configurations():
 
 def test_the_writer_is_served_by_vllm():
     assert shlex.split(dry_run("writer.sh", "some/model"))[:3] == ["vllm", "serve", "some/model"]
+    assert "--tensor-parallel-size 4" in dry_run("writer.sh", "--gpus=4", "some/model")
+    assert launch("writer.sh", "--dry-run", "--gpus=0").returncode == 2

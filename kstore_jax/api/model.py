@@ -1,4 +1,4 @@
-"""A trained model that answers, recites and shows its inside."""
+"""A trained model that answers and recites."""
 
 import dataclasses
 import pathlib
@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kstore_jax.corpus.encode import full_vocabulary
+from kstore_jax.corpus.examples import until_end
 from kstore_jax.corpus.tokenizer import Vocabulary, read_tokenizer
-from kstore_jax.errors import UserError
+from kstore_jax.errors import UserError, user_path
 from kstore_jax.model import hf_checkpoint
 from kstore_jax.model.forward import Params
 from kstore_jax.model.sampling import sample
@@ -17,7 +17,7 @@ from kstore_jax.model.transformer import Shape
 from kstore_jax.world.language import ANSWER_MARK
 
 _ROUND = 16
-"""Prompts are padded to a multiple of this, so that few shapes are compiled."""
+"""Lengths of prompts and answers are rounded up to this, so that few shapes are compiled."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -84,8 +84,17 @@ class Model:
     def _continue(self, prompt: str, max_tokens: int, temperature: float, seed: int) -> str:
         if self.shape.direction != "causal":
             raise UserError(f"{self.name}: a bidirectional model writes no text")
+        if max_tokens < 1:
+            raise UserError(f"max_tokens: expected at least 1, got {max_tokens}")
         tokens, end = self.tokens(prompt), self.vocabulary.end_of_text
-        padded = np.full(-(-len(tokens) // _ROUND) * _ROUND, end, np.int32)
+        length, steps = (-(-count // _ROUND) * _ROUND for count in (len(tokens), max_tokens))
+        if self.shape.positions == "learned":
+            left = max(0, self.shape.max_positions - len(tokens))
+            if max_tokens > left:
+                expected = f"expected at most {left} after this prompt"
+                raise UserError(f"max_tokens: {expected}, got {max_tokens}")
+            length, steps = len(tokens), max_tokens
+        padded = np.full(length, end, np.int32)
         padded[: len(tokens)] = tokens
         written = sample(
             self.shape,
@@ -94,13 +103,12 @@ class Model:
             jnp.array([len(tokens)], jnp.int32),
             end,
             self.vocabulary.size,
-            max_tokens,
+            steps,
             jnp.float32(temperature),
             jax.random.key(seed),
         )
-        ids = np.asarray(jax.device_get(written))[0]
-        stop = np.append(np.flatnonzero(ids == end), len(ids))[0]
-        return self.vocabulary.decode(ids[:stop])
+        ids = np.asarray(jax.device_get(written))[0, :max_tokens]
+        return self.vocabulary.decode(until_end(ids, end))
 
 
 def load_hf(folder: str | pathlib.Path) -> Model:
@@ -110,7 +118,8 @@ def load_hf(folder: str | pathlib.Path) -> Model:
     Raises:
       UserError: a file is missing, or no network here computes the same.
     """
-    path = pathlib.Path(folder).expanduser()
+    path = user_path(str(folder))
     shape, params = hf_checkpoint.read(path)
-    vocabulary = full_vocabulary(read_tokenizer(path / "tokenizer.json"))
-    return Model(path.name, shape, params, vocabulary)
+    tokenizer = read_tokenizer(path / "tokenizer.json")
+    ids = np.unique([*tokenizer.backend.get_vocab().values()])  # the network may have fewer rows
+    return Model(path.name, shape, params, Vocabulary(tokenizer, ids[ids < shape.vocabulary]))

@@ -35,7 +35,7 @@ class Recitation:
       person: whom it is about.
       read: the first biography of the person, which pretraining read.
       text: the model's.
-      facts: the values in it.
+      facts: the values that the model wrote.
     """
 
     person: Person
@@ -73,8 +73,8 @@ def recite(model: Model, world: World, person: Person, variant: str) -> Recitati
     """Returns the biography that a model writes after the name of a person.
 
     Args:
-      variant: of the biographies that the model read. Where the name does not come first, the model
-        goes on from the first text that does not begin with it.
+      variant: of the biographies that the model read. Where the name does not come first, the
+        prompt is the biography up to the end of the name, and the values in it do not count.
 
     Raises:
       UserError: the model is bidirectional.
@@ -83,7 +83,8 @@ def recite(model: Model, world: World, person: Person, variant: str) -> Recitati
     prompt = read[: read.spans["name"][0][1]]
     most = 8 + 2 * len(model.tokens(f" {read}"))
     text = prompt + model.generate(prompt, max_tokens=most)
-    return Recitation(person, read, text, facts_of(world.language, text, person.facts))
+    facts = facts_of(world.language, text, person.facts)
+    return Recitation(person, read, text, [fact for fact in facts if fact.start >= len(prompt)])
 
 
 def examples(world: World, of_each_half: int) -> list[Person]:

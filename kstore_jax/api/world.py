@@ -2,15 +2,16 @@
 
 import dataclasses
 import functools
+import pathlib
 from collections.abc import Iterator, Mapping
 
 import numpy as np
 
 from kstore_jax.config.parse import parse
-from kstore_jax.errors import UserError
+from kstore_jax.errors import UserError, user_path
 from kstore_jax.world import config
 from kstore_jax.world.biographies import Variant, write_biographies
-from kstore_jax.world.language import ANSWER_MARK, Language, Texts, load_language
+from kstore_jax.world.language import ANSWER_MARK, Language, Texts, load_language, pieces_to_text
 from kstore_jax.world.people import (
     People,
     check_people_count,
@@ -88,8 +89,7 @@ class Person:
             raise UserError(f"wording: expected 0 to {wordings - 1}, got {wording}")
         number = np.array([names.index(attribute)])
         texts = write_questions(self._world.language, self._as_people, number, wording).texts
-        pieces = self._world.language.pieces
-        asked = "".join(pieces[piece] for piece in texts.pieces[0, : texts.value_slots[0]])
+        asked = pieces_to_text(self._world.language, texts.pieces[0, : texts.value_slots[0]])
         return asked.removesuffix(ANSWER_MARK).strip()
 
 
@@ -139,13 +139,14 @@ class World:
 
     def __init__(
         self,
-        folder: str = "",
+        folder: str | pathlib.Path = "",
         *,
         people: int | None = None,
         seed: int = 0,
         value_fraction: float = 1.0,
         name_fraction: float = 1.0,
     ):
+        folder = str(user_path(str(folder))) if folder else ""
         self.language = load_language(folder, value_fraction, name_fraction)
         pools = self.language.pools
         if people is None:

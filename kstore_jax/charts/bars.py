@@ -208,7 +208,8 @@ def _entries(
         if mark not in _BARS:
             entries[MARKS[mark]] = _SYMBOLS[mark]
         elif kinds or not beside:  # else the groups say it
-            of = {level.kind for group in groups for level in group.levels if level.mark == mark}
+            of_mark = (x for group in groups for x in group.levels if x.mark == mark)
+            of = dict.fromkeys(level.kind for level in of_mark)
             name = _listed("" if beside else MARKS["run"], *of)
             fill = _pale(colour) if mark == "whole" else colour
             entries[name] = ("square", fill, colour, _SOLID)

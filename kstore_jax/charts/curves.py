@@ -7,9 +7,10 @@ from typing import Any
 from kstore_jax.charts.drawing import DASHES, GREY
 
 _MOST_TICKS = 8
+_ALIKE = 0.02  # as a fraction, the most by which rates of exposures differ that share an axis
 _STEP = {
     "field": "step", "type": "quantitative", "title": "pretraining step",
-    "axis": {"tickCount": 5, "format": "~s"}, "scale": {"nice": False, "zero": True},
+    "axis": {"tickCount": 5, "labelExpr": "format(datum.value, '~s')"}, "scale": {"nice": False, "zero": True},
 }  # fmt: skip
 
 
@@ -31,8 +32,8 @@ def curves_spec(
       styles: colour and line style of each curve.
       y: the encoding of the y axis, without its field.
       size: width and height in pixels.
-      exposures: those that each line gains a step. The second axis has them where they are the
-        same for all lines.
+      exposures: those that each line gains a step. The second axis has their mean where no two
+        lines differ by more than 2 %.
     """
     width, height = size
     columns = max(1, int(width // (42 + 5.6 * max(map(len, styles)))))
@@ -57,8 +58,9 @@ def curves_spec(
             "detail": {"field": "row"},
         },
     }
-    rates = {f"{rate:.6g}" for rate in exposures}
-    rate = float(rates.pop()) if len(rates) == 1 else 0.0
+    rates = [*exposures]
+    alike = max(rates) - min(rates) <= _ALIKE * max(rates)
+    rate = sum(rates) / len(rates) if alike else 0.0
     last = max(value["step"] for value in values)
     place: dict[str, Any] = {
         "x": {**_STEP, **_exposures_axis(rate, last)}, "description": {"field": "tooltip"}

@@ -52,7 +52,6 @@ class Table:
       title, note: above it; a table without note has no heading.
       heads: titles of the text columns, after the first.
       bodies: its rows.
-      columns: the columns of shares; empty: every column that a row has, in their order.
       labels: titles of columns by name; without one, the name as words.
     """
 
@@ -60,7 +59,6 @@ class Table:
     note: str
     bodies: Sequence[Body]
     heads: Sequence[str] = ()
-    columns: Sequence[str] = ()
     labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @property
@@ -69,7 +67,7 @@ class Table:
         if not self.bodies:
             return Html("")
         lines = [line for body in self.bodies for line in body.lines]
-        columns = self.columns or [*dict.fromkeys(name for line in lines for name in line.shares)]
+        columns = [*dict.fromkeys(name for line in lines for name in line.shares)]
         width = 1 + len(self.heads) + len(columns)
         bodies = [
             [_title(body, width), *(_row(line, columns) for line in body.lines)]

@@ -78,6 +78,7 @@ def _compute_rows(
     for name in ("no-measure", "stages", "json"):
         if flag(name, False) and not flag("dry-run", False):
             raise UserError(f"--{name}: expected beside --dry-run")
+    _refuse_stages_in_json(values)
     if flag("check", False):
         return
     from kstore_jax.sweep import run as sweep
@@ -110,8 +111,14 @@ def _compute_rows(
         print(f"{folder}: other tasks have rows left; see `kstore status {folder}`")
 
 
+def _refuse_stages_in_json(values: flags.FlagValues) -> None:
+    if "json" in values and values.json:
+        _refuse_flags(values, ("stages",), "without --json, which always has them")
+
+
 def status(argv: Sequence[str], values: flags.FlagValues) -> None:
     folder = _parse_folder("status", argv, values)
+    _refuse_stages_in_json(values)
     from kstore_jax.sweep.plan import Plan, PlanStatus
 
     plan = Plan.read(folder)
@@ -172,6 +179,7 @@ def show(argv: Sequence[str], values: flags.FlagValues) -> None:
     from kstore_jax.report.show import PersonText, pools, pools_text
 
     if values.pools:
+        _refuse_flags(values, ("person",), "without --pools")
         values_by_pool = pools(rows[0])
         print(json.dumps(values_by_pool) if values.json else pools_text(values_by_pool))
         return
@@ -268,6 +276,7 @@ def ask(argv: Sequence[str], values: flags.FlagValues) -> None:
         _refuse_flags(values, _OF_SERVERS, f"without {runs[0]}, which has its own results")
         scores = recitation.run_scores(user_path(runs[0]))
     else:
+        _refuse_flags(values, ("row",), "with the folder of a run and a question")
         require_flags(
             values,
             server="an address such as http://localhost:8000, or the folder of a run",

@@ -76,13 +76,17 @@ _FLAGS: dict[str, tuple[Callable, str, dict[str, Any]]] = {
     "row": (flags.DEFINE_string, "one row of a sweep, by its name or number", {}),
     "until": (
         flags.DEFINE_enum,
-        "the last training, config.until of every row",
+        "the last training to compute in every row (config.until)",
         {"enum_values": ["pretrain", "finetune"]},
     ),
     "dry-run": (flags.DEFINE_bool, "print the rows and time estimates, compute nothing", {}),
     "no-measure": (flags.DEFINE_bool, "time no step of pretraining for the estimates", {}),
     "stages": (flags.DEFINE_bool, "print the stages of the rows, with their folders", {}),
-    "check": (flags.DEFINE_bool, "only check flags, fields (FILE not here: types)", {}),
+    "check": (
+        flags.DEFINE_bool,
+        "compute nothing, check flags and fields (without FILE: names and types)",
+        {},
+    ),
     "distributed": (flags.DEFINE_bool, "join this process to a multi-process run", {}),
     "together": (flags.DEFINE_integer, "models trained in one program", _count(1)),
     "shard": (flags.DEFINE_string, "rows of this task: I/N, or auto/N in an array of tasks", {}),
@@ -116,12 +120,6 @@ def parse_arguments(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
       UserError: a flag is unknown or has no value or a wrong one.
     """
     return _parse(argv, values, known_only=False)
-
-
-def parse_flags(argv: Sequence[str], values: flags.FlagValues) -> None:
-    """Reads the flags of a command without other arguments."""
-    if arguments := parse_arguments(argv, values):
-        raise UserError(f"unexpected argument {arguments[0]!r}")
 
 
 def require_flags(values: flags.FlagValues, **examples: str) -> None:
@@ -209,7 +207,8 @@ def _parse_fields(config: ConfigDict, others: Sequence[str], values: flags.FlagV
     config_flags.DEFINE_config_dict(
         "config", config, flag_values=values, sys_argv=["kstore", *others]
     )
-    parse_flags(others, values)
+    if arguments := parse_arguments(others, values):
+        raise UserError(f"unexpected argument {arguments[0]!r}")
     return overridden
 
 

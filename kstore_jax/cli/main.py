@@ -101,7 +101,7 @@ COMMANDS = {
     ),
     "rewrite": Command(
         commands.rewrite,
-        "--config=FILE --server=URL --model=NAME --out=DIR",
+        "--config=FILE --server=URL --model=NAME --out=DIR [--concurrency=N] [--attempts=N]",
         {"server": None, "model": None, "out": None, "concurrency": 64, "attempts": 20},
         "biographies by another model (bioR)",
     ),
@@ -115,7 +115,7 @@ COMMANDS = {
     "ask": Command(
         commands.ask,
         'DIR "QUESTION" [--row=ROW], or DIR [--json], or '
-        "--server=URL --model=NAME [--items=FILE] [--out=DIR] [--json]",
+        "--server=URL --model=NAME [--items=FILE] [--out=DIR] [--concurrency=N] [--json]",
         {
             **{"row": None, "server": None, "model": None, "items": None, "out": None},
             **{"concurrency": 8, "json": False},

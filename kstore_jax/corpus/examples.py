@@ -39,6 +39,12 @@ class SpanExamples:
         return SpanExamples(*columns)
 
 
+def until_end(tokens: np.ndarray, end: int) -> np.ndarray:
+    """Returns the tokens (N,) before the first end of text."""
+    ends = np.flatnonzero(tokens == end)
+    return tokens[: ends[0]] if len(ends) else tokens
+
+
 def padded_tokens(texts: TokenizedTexts, vocabulary: Vocabulary) -> tuple[np.ndarray, np.ndarray]:
     """Returns model tokens (N, L) int32 and the number of them without padding (N,) int32.
 

@@ -218,6 +218,7 @@ def _files_below(folder: pathlib.Path) -> Iterator[pathlib.Path]:
     """The files in a folder and below it, also behind links to folders, each folder once."""
     seen = set()
     for path, folders, names in os.walk(folder, followlinks=True):
+        folders.sort()  # so that of two names of a folder every machine takes the same
         state = os.stat(path)
         if (state.st_dev, state.st_ino) in seen:
             folders.clear()

@@ -93,6 +93,18 @@ def forward_cached(
     return hidden, dict(updates["cache"])
 
 
+def prefill(
+    shape: Shape, params: Params, prompts_BxL: jax.Array, lengths_B: jax.Array, steps: int
+) -> tuple[jax.Array, Cache]:
+    """Returns the last hidden states (B, D) of prompts, and a cache with room for `steps` more
+    tokens of each. Tokens beyond a prompt's length are ignored."""
+    batch, longest = prompts_BxL.shape
+    cache = init_cache(shape, batch, longest + steps)
+    hidden, cache = forward_cached(shape, params, prompts_BxL, jnp.zeros_like(lengths_B), cache)
+    last = jnp.take_along_axis(hidden, lengths_B[:, None, None] - 1, axis=1)[:, 0]
+    return last, cache
+
+
 @functools.partial(jax.jit, static_argnums=0)
 def unembed(shape: Shape, params: Params, hidden: jax.Array) -> jax.Array:
     """Returns logits (..., V) float32 of hidden states (..., D).

@@ -40,8 +40,8 @@ from kstore_jax.model.transformer import Shape
 _WEIGHTS = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
 _NOT_IN_WEIGHTS = (  # they change no pretrained weight
-    *("dropout", "attention_dropout", "attention", "init_std", "dtype", "activation_dtype"),
-)
+    "dropout", "attention_dropout", "attention", "init_std", "dtype", "activation_dtype",
+)  # fmt: skip
 _BUFFERS = (".attn.bias", ".masked_bias", ".attention.bias", ".rotary_emb.inv_freq")  # of old files
 
 

@@ -58,7 +58,7 @@ def dense(x: jax.Array, kernel: jax.Array, bias: jax.Array | None, dtype: jnp.dt
     """Returns `x @ kernel + bias` for x (..., I) and kernel (I, O): (..., O) in the dtype of x.
 
     Args:
-      dtype: both are cast to it first.
+      dtype: both are cast to it first; of a bfloat16 x it is bfloat16.
     """
     flat_x: Any = x.reshape(-1, x.shape[-1])
     if x.dtype == jnp.bfloat16:

@@ -8,7 +8,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from kstore_jax.model.forward import Params, forward_cached, init_cache, unembed
+from kstore_jax.model.forward import Params, forward_cached, prefill, unembed
 from kstore_jax.model.transformer import Shape
 
 
@@ -35,10 +35,7 @@ def sample(
       temperature: float32 by which logits are divided; 0: the most likely token is taken.
       key: the only randomness.
     """
-    batch, longest = prompts_BxL.shape
-    cache = init_cache(shape, batch, longest + steps)
-    hidden, cache = forward_cached(shape, params, prompts_BxL, jnp.zeros_like(lengths_B), cache)
-    last_BxD = jnp.take_along_axis(hidden, lengths_B[:, None, None] - 1, axis=1)[:, 0]
+    last_BxD, cache = prefill(shape, params, prompts_BxL, lengths_B, steps)
 
     def choose(hidden_BxD, i):
         logits = unembed(shape, params, hidden_BxD)[:, :vocab_size]

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from kstore_jax.corpus.examples import until_end
 from kstore_jax.errors import UserError
 from kstore_jax.model.forward import Params
 from kstore_jax.pipeline.context import build_context
@@ -48,9 +49,9 @@ def evaluate(run: pathlib.Path, row: str | None, beam_size: int, show: int) -> I
 
 def _is_trained(graph: ExperimentGraph) -> bool:
     """Whether the model that answers questions is finished."""
-    if graph.experiment.finetune.steps and not graph.finetune:  # no readout of the run needs it
-        return False
-    return all(graph.cache.result(stage) is not None for stage in graph.trainings)
+    return graph.has_finetuned and all(
+        graph.cache.result(stage) is not None for stage in graph.trainings
+    )
 
 
 def _evaluate(graph: ExperimentGraph, beam_size: int, show: int) -> dict:
@@ -87,7 +88,7 @@ def _sample_answers(
         inside = examples.weights[i, 0] > 0
         target = examples.targets[i, 0][inside]
         start = examples.positions[i, 0, 0] + (context.mask_token is None)
-        answer = tokens[: np.append(np.flatnonzero(tokens == end), len(tokens))[0]]
+        answer = until_end(tokens, end)
         answers.append(
             {
                 "question": decode(examples.tokens[i][1:start]),

@@ -107,8 +107,8 @@ def _graph_to_export(run: pathlib.Path, row: str | None) -> ExperimentGraph:
     if not models:
         raise UserError(f"{run}: no stage of the run in {workdir}")
     if len(models) > 1:
-        names = labels({number: graphs[number].experiment for number in models.values()})
-        rows = ", ".join(f"{number} ({name})" for number, name in names.items())
+        names = labels([graphs[number].experiment for number in models.values()])
+        rows = ", ".join(f"{i} ({name})" for i, name in zip(models.values(), names, strict=True))
         raise UserError(f"--row: {run} has several models; expected one of {rows}")
     ((folder, number),) = models.items()
     graph = graphs[number]

@@ -76,11 +76,12 @@ def _rows_about(items: Sequence[Items], members: np.ndarray) -> np.ndarray:
 
 
 def held_back_people(qa_train_mask: np.ndarray, fraction: float, world_seed: int) -> np.ndarray:
-    """(everyone,) bool: the fraction of P_train's people that chooses a row of a grid."""
-    people = np.flatnonzero(qa_train_mask)
-    shuffled = people[random.permutation(len(people), world_seed, "validation", 0)]
+    """(everyone,) bool: the fraction of P_train's people that chooses a row of a grid, at least one
+    of them."""
+    shuffled = random.shuffled_members(qa_train_mask, world_seed, "validation")
     held_back_mask = np.zeros_like(qa_train_mask)
-    held_back_mask[shuffled[: round(fraction * len(people))]] = True
+    count = max(1, round(fraction * len(shuffled))) if fraction else 0
+    held_back_mask[shuffled[:count]] = True
     return held_back_mask
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from kstore_jax.config.fields import identity
 from kstore_jax.corpus import shards
+from kstore_jax.errors import UserError
 from kstore_jax.model import hf_checkpoint
 from kstore_jax.model.attention import choose_implementation, explain_auto
 from kstore_jax.model.matmul import fastest_activation_dtype, fastest_matmul_dtype
@@ -37,13 +38,17 @@ def resolve_auto(experiment: Experiment) -> Experiment:
     `model.activation_dtype` or `model.attention` is `auto`.
 
     Raises:
-      UserError: the attention implementation is not available here.
+      UserError: this machine lacks the attention implementation, or products in the dtype of
+        activations.
     """
     m = experiment.model
     dtype = fastest_matmul_dtype() if m.dtype == "auto" else m.dtype
     activation_dtype = m.activation_dtype
     if activation_dtype == "auto":
         activation_dtype = fastest_activation_dtype(dtype)
+    elif activation_dtype == "bfloat16" and dtype == "float32":
+        reason = "since model.dtype is float32 on this machine"
+        raise UserError(f"model.activation_dtype: expected float32, {reason}")
     attention = choose_implementation(m.attention, dtype, m.width // m.heads, m.attention_dropout)
     model = dataclasses.replace(
         m, dtype=dtype, activation_dtype=activation_dtype, attention=attention
@@ -120,9 +125,7 @@ class ExperimentGraph:
         }
         self.stages = (
             *self.datasets.values(),
-            self.pretrain,
-            *self.finetune.values(),
-            *([self.refit] if self.refit else []),
+            *self.trainings,
             *self.readouts.values(),
         )
 
@@ -135,11 +138,13 @@ class ExperimentGraph:
     @property
     def trainings(self) -> tuple[Stage, ...]:
         """Pretraining and every finetuning."""
-        return tuple(
-            stage
-            for stage in self.stages
-            if stage not in (*self.datasets.values(), *self.readouts.values())
-        )
+        return (self.pretrain, *self.finetune.values(), *([self.refit] if self.refit else []))
+
+    @property
+    def has_finetuned(self) -> bool:
+        """Whether this run has the model that answers questions: a finetuned one, or the pretrained
+        one where `finetune.steps` is 0."""
+        return bool(self.finetune) or not self.experiment.finetune.steps
 
     def _readout_config(self, config: Any) -> dict:
         fields = {"training" if isinstance(config, Training) else "config": identity(config)}
@@ -162,7 +167,7 @@ class ExperimentGraph:
         """Why a training is not finished, in words: what changed since, where the cache has a stage
         that differs in the contents of files or the version of the code alone."""
         specs = self.cache.specs()
-        for stage in (*self.datasets.values(), self.pretrain, *self.finetune.values()):
+        for stage in (*self.datasets.values(), *self.trainings):
             if self.cache.result(stage) is not None:
                 continue
             config = json.loads(json.dumps(stage.config))
@@ -178,7 +183,7 @@ class ExperimentGraph:
                     changed = " and ".join(what)
                     return f"{changed} changed since it was computed; undo that or run it again"
             return f"{stage.kind} is not finished; run it first"
-        return "finetune is not finished; run it first"
+        return "no readout of this run needs a finetuned model, so none was trained"
 
     def check_datasets(self) -> None:
         """Raises DamagedFileError where a dataset of the cache is not as it was written; all

@@ -18,6 +18,7 @@ from kstore_jax.world.people import check_people_count
 _NUMBER = 4  # bytes of a weight, and of a token of a batch
 _A_WEIGHT = 3 * _NUMBER  # itself, its gradient, and a moment of the optimizer
 _ACTIVATION = 2  # bytes, in bfloat16
+_RATES = 4  # numbers a step: its learning rate, and what that is computed from
 _TEXT = 4  # tokens, fewer than a question or a biography has
 
 
@@ -64,10 +65,7 @@ def _on_host(experiment: Experiment) -> Iterator[tuple[str, int]]:
         texts = 0 if data.rewritten else people * variant.biographies_per_person
         yield f"data.{field}, world.{group}", texts * of_a_text
     for name, training, length in _trainings(experiment):
-        yield (
-            f"{name}.steps",
-            4 * training.steps * _NUMBER,
-        )  # learning rates, and on the way to them
+        yield f"{name}.steps", _RATES * training.steps * _NUMBER
         step = training.batch_size * length * _NUMBER
         yield f"{name}.batch_size{_length_field(name)}", step
         yield f"{name}.steps_per_call", step * training.steps_per_call
@@ -124,6 +122,6 @@ def _host_memory() -> float:
 
 
 def _device_memory() -> float:
-    """Bytes of the device of this process with the least; infinite where they do not tell."""
+    """Bytes of the device of this process with the least; infinite where they report none."""
     stats = [device.memory_stats() or {} for device in jax.local_devices()]
     return min(one.get("bytes_limit", float("inf")) for one in stats)

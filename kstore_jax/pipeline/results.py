@@ -4,7 +4,7 @@ import collections
 import pathlib
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -49,25 +49,37 @@ def read_graphs(run: pathlib.Path) -> list[ExperimentGraph]:
 
 
 def select_graphs(run: pathlib.Path, row: str | None) -> dict[int, ExperimentGraph]:
-    """The experiments of a run by number; only the one of `row` unless it is None.
-
-    Args:
-      row: its number; or its name, its dataset (`multi5+permute`) or its label (`multi5+permute,
-        seed 0`), whole or the beginning of one row's alone.
+    """The experiments of a run by number; only the one of `row`, as `row_number` takes it, unless
+    it is None.
 
     Raises:
       UserError: there is no such run, or not one such row.
     """
-    graphs = dict(enumerate(read_graphs(run)))
+    graphs = read_graphs(run)
     if row is None:
-        return graphs
+        return dict(enumerate(graphs))
+    number = row_number(graphs, row)
+    return {number: graphs[number]}
+
+
+def row_number(graphs: Sequence[ExperimentGraph], row: str, field: str = "--row") -> int:
+    """The number of a row among the experiments of a run.
+
+    Args:
+      row: its number; or its name, its dataset (`multi5+permute`) or its label (`multi5+permute,
+        seed 0`), whole or the beginning of one row's alone.
+      field: what the error message names.
+
+    Raises:
+      UserError: there is not one such row.
+    """
     if row.isdecimal():
-        if len(row) > 9 or int(row) not in graphs:
-            raise UserError(f"--row: expected less than {len(graphs)}, got {row[:20]}")
-        return {int(row): graphs[int(row)]}
-    names = labels({number: graph.experiment for number, graph in graphs.items()})
+        if len(row) > 9 or int(row) >= len(graphs):
+            raise UserError(f"{field}: expected less than {len(graphs)}, got {row[:20]}")
+        return int(row)
+    names = labels([graph.experiment for graph in graphs])
     exact, beginning = [], []
-    for number, graph in graphs.items():
+    for number, graph in enumerate(graphs):
         e = graph.experiment
         own = {e.name, e.data.variant, e.label, names[number]}
         exact += [number] if row in own else []
@@ -75,29 +87,29 @@ def select_graphs(run: pathlib.Path, row: str | None) -> dict[int, ExperimentGra
     found = exact or beginning
     if len(found) != 1:
         several = "several rows have" if found else "no row has"
-        which = ", ".join(f"{number} ({names[number]})" for number in found or graphs)
-        raise UserError(f"--row: {several} the name {shown(row)}; expected one of {which}")
-    return {found[0]: graphs[found[0]]}
+        which = ", ".join(f"{i} ({names[i]})" for i in found or range(len(graphs)))
+        raise UserError(f"{field}: {several} the name {shown(row)}; expected one of {which}")
+    return found[0]
 
 
-def labels(experiments: Mapping[int, Experiment]) -> dict[int, str]:
-    """The label of each experiment by its number; where some are equal, with the settings in which
-    the experiments differ."""
-    counts = collections.Counter(experiment.label for experiment in experiments.values())
+def labels(experiments: Sequence[Experiment]) -> list[str]:
+    """The label of each experiment; where some are equal, with the settings in which the
+    experiments differ."""
+    counts = collections.Counter(experiment.label for experiment in experiments)
     if len(counts) == len(experiments):
-        return {number: experiment.label for number, experiment in experiments.items()}
-    settings = {number: flatten(identity(e)) for number, e in experiments.items()}
-    fields = dict.fromkeys(name for values in settings.values() for name in values)
+        return [experiment.label for experiment in experiments]
+    settings = [flatten(identity(e)) for e in experiments]
+    fields = dict.fromkeys(name for values in settings for name in values)
     varied = [
         name
         for name in fields
         if name not in ("seed", "world.seed", "data.variant")
-        and len({str(values.get(name)) for values in settings.values()}) > 1
+        and len({str(values.get(name)) for values in settings}) > 1
     ]
-    texts = {}
-    for number, e in experiments.items():
-        values = ", ".join(f"{name}={settings[number].get(name)}" for name in varied)
-        texts[number] = f"{e.label}; {values}" if values and counts[e.label] > 1 else e.label
+    texts = []
+    for e, own in zip(experiments, settings, strict=True):
+        values = ", ".join(f"{name}={own.get(name)}" for name in varied)
+        texts.append(f"{e.label}; {values}" if values and counts[e.label] > 1 else e.label)
     return texts
 
 

@@ -252,4 +252,6 @@ def write_cases(folder: pathlib.Path, columns: Mapping[str, np.ndarray]) -> None
 
 STAGES = ("shards", "celebrities", "text", "pretrain", "finetune", "refit")
 """Kinds of the stages that are no readouts."""
-READOUTS: Registry[Readout] = Registry("readout", "kstore_jax.readouts", STAGES)
+SECTIONS = ("glance", "numbers", "agreement", "lora", "series", "losses", "run", "files")
+"""Sections of the page that are of no readout."""
+READOUTS: Registry[Readout] = Registry("readout", "kstore_jax.readouts", (*STAGES, *SECTIONS))

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kstore_jax.corpus.examples import SpanExamples
-from kstore_jax.model.forward import Params, forward_cached, init_cache, unembed
+from kstore_jax.model.forward import Params, forward_cached, prefill, unembed
 from kstore_jax.model.transformer import Shape
 
 PROMPTS = 64  # of one search
@@ -43,10 +43,8 @@ def beam_search(
 
     Returns: tokens (B, S) int32, ended and padded by the end of text; log-likelihoods (B,).
     """
-    batch, longest = prompts_BxP.shape
-    cache = init_cache(shape, batch, longest + steps)
-    hidden, cache = forward_cached(shape, params, prompts_BxP, jnp.zeros_like(lengths_B), cache)
-    last = jnp.take_along_axis(hidden, lengths_B[:, None, None] - 1, axis=1)[:, 0]
+    batch = len(prompts_BxP)
+    last, cache = prefill(shape, params, prompts_BxP, lengths_B, steps)
 
     def likelihoods(hidden_NxD):
         logits = unembed(shape, params, hidden_NxD)[:, :vocab_size]

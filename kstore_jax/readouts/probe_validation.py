@@ -34,9 +34,8 @@ _MEASURED_AT = 1 / 2, 3 / 4  # of the steps, besides before the first and after 
 def split_people(context: Context, fraction: float) -> tuple[np.ndarray, np.ndarray]:
     """The people of P_train held back from the training of probes, and as many who are trained on,
     to compare with: (people,) bool both. At least one person is trained on."""
-    people = np.flatnonzero(context.in_train)
-    shuffled = people[random.permutation(len(people), context.world_seed, "probe validation", 0)]
-    count = min(round(fraction * len(people)), max(0, len(people) - 1))
+    shuffled = random.shuffled_members(context.in_train, context.world_seed, "probe validation")
+    count = min(round(fraction * len(shuffled)), max(0, len(shuffled) - 1))
     everyone = np.arange(len(context.in_train))
     return np.isin(everyone, shuffled[:count]), np.isin(everyone, shuffled[count : 2 * count])
 
@@ -102,12 +101,9 @@ class Validation:
             kind: {name: [one[kind][name] for one in measured] for name in self.parts}
             for kind in before
         }
-        return {
-            "people": self.people,
-            "steps": [0, *(line["step"] for line in lines), self.training.steps],
-            **courses,
-            "still_improving": still_improving(courses["loss"]["held_back"]),
-        }
+        steps = [0, *(line["step"] for line in lines), self.training.steps]
+        improving = still_improving(steps, courses["loss"]["held_back"])
+        return {"people": self.people, "steps": steps, **courses, "still_improving": improving}
 
 
 def _mean(values_TxNxQ: np.ndarray, active_TxNxQ: np.ndarray) -> float:
@@ -117,10 +113,19 @@ def _mean(values_TxNxQ: np.ndarray, active_TxNxQ: np.ndarray) -> float:
     return float((totals[counts > 0] / counts[counts > 0]).mean())
 
 
-def still_improving(losses: Sequence[float]) -> bool:
-    """Whether the held-back loss still fell before the last measurement, by `IMPROVING` or by
-    `OF_THE_FALL`."""
-    last, whole = losses[-2] - losses[-1], losses[0] - losses[-1]
+def still_improving(steps: Sequence[int], losses: Sequence[float]) -> bool | None:
+    """Whether the held-back loss still fell at the end, in a quarter of the steps by `IMPROVING` or
+    by `OF_THE_FALL`; None where nothing was measured within the training.
+
+    Args:
+      steps: of the measurements. Where the last but one is not at 3/4, the fall since then is
+        scaled to a quarter of the steps.
+      losses: at these steps.
+    """
+    if len(steps) < 3:
+        return None
+    quarters = 4 * (steps[-1] - steps[-2]) / steps[-1]
+    last, whole = (losses[-2] - losses[-1]) / quarters, losses[0] - losses[-1]
     slow = whole > _WHOLE_FALL * losses[0] and last > OF_THE_FALL * whole
     return last > IMPROVING * losses[-2] or slow
 
@@ -157,10 +162,14 @@ _NOTE = (
 )
 
 
+_VERDICTS = {True: "still improving", False: "no longer improving", None: "not known"}
+
+
 def _line(seed: int, training: dict) -> Line:
     held_back, trained = (training["loss"][name] for name in ("held_back", "trained"))
-    losses = held_back[0], held_back[-2], held_back[-1], trained[-1]
-    verdict = "still improving" if training["still_improving"] else "no longer improving"
+    between = f"{held_back[-2]:.3f}" if len(held_back) > 2 else "–"
+    ends = (f"{loss:.3f}" for loss in (held_back[-1], trained[-1]))
+    verdict = _VERDICTS[training["still_improving"]]
     shares = {name.replace("_", " "): course[-1] for name, course in training["first"].items()}
-    before = f"{training['steps'][-1]:,}", *(f"{loss:.3f}" for loss in losses), verdict
+    before = f"{training['steps'][-1]:,}", f"{held_back[0]:.3f}", between, *ends, verdict
     return Line(f"seed {seed}", shares, "ours", before)

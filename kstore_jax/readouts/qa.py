@@ -12,7 +12,7 @@ from kstore_jax.charts.drawing import Chart, as_label
 from kstore_jax.charts.shares import shares_chart
 from kstore_jax.charts.tables import Body, Line, Table, percent_cell
 from kstore_jax.config.fields import names, number
-from kstore_jax.corpus.examples import SpanExamples
+from kstore_jax.corpus.examples import SpanExamples, until_end
 from kstore_jax.errors import UserError
 from kstore_jax.model.forward import Params
 from kstore_jax.readouts import decode, spans
@@ -237,8 +237,7 @@ def ends_with_answer(
     hits = np.zeros(len(items), bool)
     for i, tokens in enumerate(generated):
         wanted = examples.targets[i, 0][examples.weights[i, 0] > 0][starts[i] :]
-        wanted = wanted[wanted != end]
-        text = tokens[: np.append(np.flatnonzero(tokens == end), len(tokens))[0]]
+        wanted, text = until_end(wanted, end), until_end(tokens, end)
         hits[i] = len(text) >= len(wanted) and (text[len(text) - len(wanted) :] == wanted).all()
     return hits
 

@@ -117,7 +117,8 @@ def _drawn_by(
     try:
         return draw(groups)
     except Exception as error:
-        raise UserError(f"readouts.{readout.name}: {one_line_error(error)}") from error
+        cause = one_line_error(error)
+        raise UserError(f"readouts.{readout.name}: {cause}", cause.status) from error
 
 
 def _measured(groups: Sequence[Group], readout: Readout) -> list[Measured]:

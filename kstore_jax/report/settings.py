@@ -74,7 +74,7 @@ def _of_this_run(rows: Sequence[Row]) -> list[str]:
     if not any(model["dropout"] for model in models):
         notes.append("Pretraining had no dropout; the paper's probably had GPT-2's.")
     finetunings = [row.config["finetune"] for row in rows]
-    if any(each["method"] == "lora" and not each["grid"] for each in finetunings):
+    if any(x["steps"] and x["method"] == "lora" and not x["grid"] for x in finetunings):
         notes.append("One rank of LoRA was tried; the paper shows the better of 8 and 16.")
     departures: dict[str, list[str]] = {}
     for name, readout in READOUTS.entries().items():
@@ -93,14 +93,15 @@ def _stand_ins(row: Row) -> list[str]:
         f"{field} {fields[field]} for {theirs}"
         for field, theirs in paper.stand_ins(fields).items()
         if not field.startswith("readouts.") or field.split(".")[1] in row.readouts
+        if not field.startswith("finetune.") or fields["finetune.steps"]
     ]
 
 
 def configs_of(rows: Sequence[Row], name: str) -> list[dict]:
-    """A section of each configuration; of a readout, where it was computed."""
+    """A section of each configuration; of a readout or of finetuning, where there was one."""
     if name in READOUTS:
         return [row.config["readouts"][name] for row in rows if name in row.readouts]
-    return [row.config[name] for row in rows]
+    return [row.config[name] for row in rows if name != "finetune" or row.config[name]["steps"]]
 
 
 _SIZE_FIELDS = ("layers", "heads", "width", "rotary_pct")
@@ -127,7 +128,7 @@ _SETTINGS = (
     ),
     (
         "finetuning",
-        "{steps:,} steps of {batch_size} questions, LoRA rank {rank} and {embedding_rank}",
+        "{steps:,} steps of {batch_size} questions, {method}, rank {rank} and {embedding_rank}",
         "finetune",
     ),
     (

@@ -32,7 +32,7 @@ class PersonText:
         world, data = experiment.world, experiment.data
         self._data = ExperimentData(world, data)
         if person >= (count := world.people + world.celebrities):
-            raise UserError(f"person: expected less than {count}, got {person}")
+            raise UserError(f"--person: expected less than {count}, got {person}")
         famous = person >= world.people
         self._variant = self._data.celebrity_variant if famous else self._data.variant
         self._variant_name = data.celebrity_variant if famous else data.variant

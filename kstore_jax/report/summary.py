@@ -1,6 +1,7 @@
 """The results of a run in words."""
 
 import dataclasses
+import json
 from collections.abc import Sequence
 
 from kstore_jax.charts.drawing import percent
@@ -49,7 +50,7 @@ def summarise(groups: Sequence[Group]) -> Summary:
 def _finetuning_in_doubt(learned: Sequence[Group]) -> list[str]:
     """A caveat where no model shows that the finetuning works, or none with the same settings."""
     untrained = [group for group in learned if group.trained_answers < ANSWERS_TRAINED]
-    settings = {str(group.config["finetune"]) for group in learned}
+    settings = {json.dumps(group.config["finetune"], sort_keys=True) for group in learned}
     if not untrained or (len(untrained) < len(learned) and len(settings) == 1):
         return []
     each = ", ".join(f"{g.label} {percent(g.trained_answers)}" for g in untrained)
@@ -119,7 +120,7 @@ def _verdict(learned: Sequence[Group]) -> str:
 
 def _same_otherwise(groups: Sequence[Group]) -> bool:
     """Whether the groups differ in the dataset alone."""
-    return len({str(group.settings) for group in groups}) == 1
+    return len({str(sorted(group.settings.items())) for group in groups}) == 1
 
 
 def _contrast(worst: Group, best: Group) -> bool:

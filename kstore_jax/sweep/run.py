@@ -54,18 +54,18 @@ class RowShard(NamedTuple):
           UserError: the text has another form, or I is not less than N.
         """
         if not (match := re.fullmatch(r"(\d{1,9}|auto)/([1-9]\d{0,8})", text)):
-            raise UserError(f"shard: expected I/N, such as 0/4, or auto/N, got {shown(text)}")
+            raise UserError(f"--shard: expected I/N, such as 0/4, or auto/N, got {shown(text)}")
         index, count = match.groups()
         if index == "auto":
             numbers = [environment[name] for name in _TASK_NUMBERS if name in environment]
             if not numbers:
                 raise UserError(
-                    f"shard: auto needs one of {', '.join(_TASK_NUMBERS)} in the environment"
+                    f"--shard: auto needs one of {', '.join(_TASK_NUMBERS)} in the environment"
                 )
             index = numbers[0]
         if not re.fullmatch(r"\d{1,9}", index) or int(index) >= int(count):
             raise UserError(
-                f"shard: expected a number from 0 to {int(count) - 1}, got {shown(index)}"
+                f"--shard: expected a number from 0 to {int(count) - 1}, got {shown(index)}"
             )
         return cls(int(index), int(count))
 
@@ -94,9 +94,10 @@ def plan_sweep(
     check_is_folder("--cache" if cache else "--workdir", stages.root)
     graphs = _check_rows(rows, stages)
     specs = {stage.folder: stage.spec for graph in graphs for stage in graph.stages}
-    names = labels({i: graph.experiment for i, graph in enumerate(graphs)})
+    names = labels([graph.experiment for graph in graphs])
     needed = tuple(
-        (names[i], tuple(stage.folder for stage in graph.stages)) for i, graph in enumerate(graphs)
+        (name, tuple(stage.folder for stage in graph.stages))
+        for name, graph in zip(names, graphs, strict=True)
     )
     return graphs, Plan(stages, needed, specs)
 
@@ -217,7 +218,7 @@ def run(
     backend = jax.default_backend()
     if workers is not None and workers > 1 and backend != "cpu":
         raise UserError(
-            f"workers: expected 1 on {backend}, where each would open every device, got {workers}"
+            f"--workers: expected 1 on {backend}, where each would open every device, got {workers}"
         )
     graphs, plan = plan_sweep(workdir, rows, cache)
     if distributed_runtime.is_first():
@@ -282,9 +283,8 @@ def _sweep_error(
     if len(graphs) == 1:
         return failed[0]
     others = f"; the others are in {page}" if page else ""
-    error = UserError(f"{len(failed)} of {len(graphs)} rows failed{others}")
-    error.status = max(row_error.status for row_error in failed.values())
-    return error
+    status = max(error.status for error in failed.values())
+    return UserError(f"{len(failed)} of {len(graphs)} rows failed{others}", status)
 
 
 def _write_report(

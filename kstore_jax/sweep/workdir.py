@@ -10,7 +10,7 @@ import filelock
 from kstore_jax.config.fields import as_dict, identity, identity_of
 from kstore_jax.errors import UserError
 from kstore_jax.files import PARTIAL_SUFFIX, read_json, reading, write_json
-from kstore_jax.pipeline.experiment import Experiment, parse
+from kstore_jax.pipeline.experiment import Experiment
 from kstore_jax.pipeline.graph import resolve_auto
 from kstore_jax.sweep.plan import Plan
 
@@ -71,7 +71,7 @@ def dropped_rows(workdir: pathlib.Path, rows: Sequence[Experiment]) -> list[str]
     """Returns the rows of `workdir` that are not among `rows`, by number and label."""
     new = [identity(resolve_auto(row)) for row in rows]
     return [
-        f"row {i} ({parse(row).label})"
+        f"row {i} ({row.get('name') or row['data']['variant']}, seed {row['seed']})"
         for i, row in enumerate(_read_config(workdir).get("rows", []))
         if all(_first_difference(identity_of(Experiment, row), other) for other in new)
     ]

@@ -120,9 +120,7 @@ def _worker_error(log: pathlib.Path, status: int) -> UserError:
     messages = [line.removeprefix("kstore: ") for line in lines if line.startswith("kstore: ")]
     end = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
     message = messages[-1] if messages and status > 0 else f"a worker {end}"
-    error = UserError(f"{message} (its output: {log})")
-    error.status = status if status > 0 else 128 - status
-    return error
+    return UserError(f"{message} (its output: {log})", status if status > 0 else 128 - status)
 
 
 class RowProgress:

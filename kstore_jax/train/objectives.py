@@ -72,9 +72,10 @@ def summed_loss(
 
 def num_tiles(rows: int, vocabulary: int) -> int:
     """Returns the smallest divisor of `rows` that limits the logits of a tile to `_TILE_LOGITS`;
-    1 where none does."""
-    fits = (t for t in range(1, _MOST_TILES) if rows % t == 0)
-    return next((t for t in fits if rows // t * vocabulary <= _TILE_LOGITS), 1)
+    where none up to `_MOST_TILES` does, the largest of them."""
+    divisors = [tiles for tiles in range(1, _MOST_TILES + 1) if rows % tiles == 0]
+    fitting = (tiles for tiles in divisors if rows // tiles * vocabulary <= _TILE_LOGITS)
+    return next(fitting, divisors[-1])
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))

@@ -79,3 +79,10 @@ def permutation(n: int, seed: int, purpose: str, index: int) -> np.ndarray:
     """Returns a uniformly random order of range(n) (int64), a function of its arguments."""
     key = bits(seed, purpose, index, np.arange(2))
     return np.random.Generator(np.random.Philox(key=key)).permutation(n)
+
+
+def shuffled_members(mask: np.ndarray, seed: int, purpose: str) -> np.ndarray:
+    """Returns the indices where `mask` (N,) bool is true in a uniformly random order, a function of
+    the arguments."""
+    members = np.flatnonzero(mask)
+    return members[permutation(len(members), seed, purpose, 0)]

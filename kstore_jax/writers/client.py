@@ -339,8 +339,12 @@ def run(main: Coroutine) -> None:
         factory = None
     else:
         factory = uvloop.new_event_loop
-    with asyncio.Runner(loop_factory=factory) as runner:
-        runner.run(_cancel_on_sigterm(main))
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with asyncio.Runner(loop_factory=factory) as runner:
+            runner.run(_cancel_on_sigterm(main))
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 async def _cancel_on_sigterm(main: Coroutine) -> None:
@@ -348,8 +352,9 @@ async def _cancel_on_sigterm(main: Coroutine) -> None:
     stopped = asyncio.Event()
 
     def stop() -> None:
-        stopped.set()
-        task.cancel()
+        if not stopped.is_set():  # a second signal does not cancel the clean-up
+            stopped.set()
+            task.cancel()
 
     with contextlib.suppress(NotImplementedError):  # on Windows, which has no SIGTERM
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop)

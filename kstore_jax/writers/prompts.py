@@ -134,7 +134,7 @@ def rejection_reasons(
     """Why a clean text is rejected, REJECTION_REASONS or attributes; empty where it is accepted.
 
     Args:
-      fault: of the answer (`client.Answer`).
+      fault: of the answer (`answers.Answer`).
     """
     if fault == "declined":
         return (fault,)

@@ -1,5 +1,6 @@
 """What a notebook does with a run: opens it, asks its models, reads their text."""
 
+import json
 import subprocess
 import sys
 
@@ -44,9 +45,9 @@ def test_rows_are_found_by_number_name_and_start_of_a_name(run):
     assert run.names == ["single, seed 0", "multi2+permute, seed 0"]
     for row in (1, "1", "multi2+permute", "multi2+permute, seed 0", "mul"):
         assert run.variant(row) == "multi2+permute"
-    with pytest.raises(UserError, match="no row has the name 'multi5'; expected one of 0"):
+    with pytest.raises(UserError, match="row: no row has the name 'multi5'; expected one of 0"):
         run.variant("multi5")
-    with pytest.raises(UserError, match="expected less than 2, got "):
+    with pytest.raises(UserError, match="row: expected less than 2, got "):
         run.variant(2)
 
 
@@ -105,6 +106,8 @@ def test_an_exported_model_writes_the_same(run, finished, tmp_path):
     name = run.world(1)[2].name
     assert exported.name == "model"
     assert exported.generate(name, 20) == model.generate(name, 20)
+    with pytest.raises(UserError, match="the model has no token ' qu'"):
+        exported.ask("Who saw the quarks?")
 
 
 def test_a_word_that_no_text_has_is_refused(run):
@@ -132,6 +135,29 @@ def test_a_recitation_marks_wrong_facts_with_the_truth():
     marked = recite.Recitation(person, text, wrong, facts)
     assert f"[Ohio University ≠ {person.facts['university']}]" in marked.marked()
     assert "5 of 6 facts right" in recite.format_recitation(marked)
+
+
+def test_the_prompt_of_a_recitation_is_no_part_of_it(run):
+    model, world = run.model("single", "pretrained"), run.world()
+    held_out_first = [person.in_train for person in recite.examples(world, 3)]
+    assert held_out_first == [False] * 3 + [True] * 3
+    person = world[5]
+    for variant in ("single", "multi2+reverse2"):
+        read = person.text(variant)
+        prompt = read[: read.spans["name"][0][1]]
+        recited = recite.recite(model, world, person, variant)
+        assert recited.text == prompt + model.generate(prompt, max_tokens=200)
+        assert all(fact.start >= len(prompt) for fact in recited.facts)
+    assert len(recite.facts_of(world.language, prompt, person.facts)) == 2
+
+
+def test_a_run_without_a_finetuned_model_says_so(finished, tmp_path):
+    content = json.loads((finished / "config.json").read_text())
+    for row in content["rows"]:
+        row["readouts"]["qa"]["enabled"] = False
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"^stage: expected pretrained, since .* no model$"):
+        kstore_jax.load(tmp_path).model()
 
 
 def test_generate_and_ask_print_the_text_of_every_row(finished, capsys):

@@ -10,7 +10,7 @@ import pytest
 from kstore_jax.cli.main import main
 from kstore_jax.errors import UserError
 from kstore_jax.pipeline.evaluation import evaluate, format_evaluation
-from kstore_jax.pipeline.results import read_graphs, select_graphs
+from kstore_jax.pipeline.results import read_graphs, result_row, select_graphs
 from kstore_jax.world.language import load_language
 from kstore_jax.world.pools import load_pools
 from kstore_jax.world.schema import BUNDLED_WORLD
@@ -144,3 +144,23 @@ def test_a_run_whose_world_changed_says_so(finished, tmp_path, capsys):
     assert main(["export", str(run), "--row=0", f"--out={tmp_path / 'out'}"]) == 2
     assert changed in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_intervals_are_at_the_paths_of_the_shares_and_hold_them(finished):
+    row = result_row(read_graphs(finished)[1])
+
+    def found(intervals, result, path=()):
+        if isinstance(intervals, dict) and "low" in intervals:
+            assert intervals["low"] <= result <= intervals["high"], path
+            yield ".".join(map(str, path))
+        else:
+            keys = intervals if isinstance(intervals, dict) else range(len(intervals))
+            for key in keys:
+                if intervals[key] is not None:
+                    yield from found(intervals[key], result[key], (*path, key))
+
+    paths = set(found(row.intervals, row.readouts))
+    assert {
+        *("qa.extraction.test.exact.mean", "qa.extraction.train.first.major"),
+        *("recall.whole.mean", "p_probe.first.major.0", "q_probe.whole.company.0"),
+    } <= paths

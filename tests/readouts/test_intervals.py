@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from kstore_jax.readouts import intervals as of_readouts
 from kstore_jax.readouts.intervals import intervals, intervals_by_column, intervals_by_group
 from kstore_jax.readouts.measured import BOOTSTRAP, SEEDS, Measured
 from kstore_jax.tasks.base import accuracy_by_column, accuracy_by_group
@@ -16,14 +17,15 @@ def cases(people: int, each: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray
     return np.repeat(np.arange(people), each), hits
 
 
-def resampled_one_by_one(person: np.ndarray, hits: np.ndarray, times: int = 1000) -> np.ndarray:
-    """The ends of the intervals by the definition: people are drawn with all their cases."""
+def resampled_one_by_one(person: np.ndarray, hits: np.ndarray, times: int = 4000) -> np.ndarray:
+    """The ends of the intervals by the definition, of the columns and of their mean: people are
+    drawn with all their cases."""
     rng, ids = np.random.default_rng(1), np.unique(person)
     rows = [np.flatnonzero(person == one) for one in ids]
     shares = []
     for _ in range(times):
         drawn = np.concatenate([rows[i] for i in rng.integers(len(ids), size=len(ids))])
-        shares.append(hits[drawn].mean(0))
+        shares.append([*hits[drawn].mean(0), hits[drawn].mean()])
     return np.percentile(shares, (2.5, 97.5), axis=0)
 
 
@@ -31,12 +33,28 @@ def test_an_interval_is_that_of_people_drawn_with_all_their_cases():
     person, hits = cases(people=60, each=8)
     of_columns, of_mean = intervals(person, hits)
     expected = resampled_one_by_one(person, hits)
-    ends = np.array([[one["low"], one["high"]] for one in of_columns if one]).T
-    np.testing.assert_allclose(ends, expected, atol=0.03)
-    naive = resampled_one_by_one(np.arange(len(person)), hits)
+    ends = np.array([[one["low"], one["high"]] for one in (*of_columns, of_mean) if one]).T
+    np.testing.assert_allclose(ends, expected, atol=0.012)
+    naive = resampled_one_by_one(np.arange(len(person)), hits, 500)
     assert ((ends[1] - ends[0]) > 2 * (naive[1] - naive[0])).all()
     assert of_mean is not None
     assert (of_mean["people"], of_mean["cases"]) == (60, 60 * 8 * 3)
+
+
+def test_resamples_in_parts_are_those_in_one(monkeypatch):
+    person, hits = cases(people=60, each=8)
+    whole = intervals(person, hits)
+    monkeypatch.setattr(of_readouts, "_MOST_DRAWS", 5000)
+    assert intervals(person, hits) == whole
+
+
+def test_a_column_that_some_resamples_lack_is_left_out_of_their_mean():
+    person, hits = np.arange(6), np.array([[True, True]] * 3 + [[False, True]] * 3)
+    scored = np.array([[True, i < 2] for i in range(6)])
+    (_, second), mean = intervals(person, hits, scored)
+    assert second == {"low": 1.0, "high": 1.0, "people": 2, "cases": 2}
+    assert mean is not None
+    assert 0.0 <= mean["low"] < 0.75 < mean["high"] <= 1.0
 
 
 def test_intervals_hold_the_share_and_are_at_its_names():

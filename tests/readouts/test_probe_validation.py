@@ -17,7 +17,7 @@ from kstore_jax.readouts.probe_validation import (
     still_improving,
     table,
 )
-from kstore_jax.readouts.probes import init_probe, probe_objective, with_probe
+from kstore_jax.readouts.probes import init_probe, probe_objective, probe_scores, with_probe
 from kstore_jax.train.objectives import total_loss
 from tests.model import reference
 from tests.readouts.test_probes import CLASSES, SHAPE, halves, planted_examples
@@ -48,22 +48,27 @@ def test_somebody_is_always_trained_on(people):
 
 
 @pytest.mark.parametrize(
-    ("losses", "expected"),
+    ("steps", "losses", "expected"),
     [
-        ([4.0, 2.0, 1.97], False),
-        ([4.0, 2.0, 1.95], True),
-        ([4.0, 2.0, 2.5], False),
-        ([4.0, 3.0], True),
-        ([4.100, 4.036, 4.021], True),  # slow: a fifth of its whole fall
-        ([4.0, 3.02, 3.0], False),
-        ([4.0, 3.04, 3.0], True),
-        ([3.261, 2.700, 2.498, 2.466], True),  # twice the steps: 2.284, and 7 points more are read
-        ([3.859, 2.631, 2.510, 2.482], False),  # twice the steps: 2.386, and 0.7 points more
-        ([3.1764, 3.1763, 3.1762], False),  # noise
+        ([0, 3, 4], [4.0, 2.0, 1.97], False),
+        ([0, 3, 4], [4.0, 2.0, 1.95], True),
+        ([0, 1, 2], [4.0, 2.0, 1.95], False),  # half of it in a quarter
+        ([0, 3, 4], [4.0, 2.0, 2.5], False),
+        ([0, 5], [4.0, 3.0], None),  # nothing was measured within the training
+        ([0, 3, 4], [4.100, 4.036, 4.028], True),  # slow: a ninth of its whole fall
+        ([0, 3, 4], [4.0, 3.02, 3.0], False),
+        ([0, 3, 4], [4.0, 3.04, 3.0], True),
+        # Twice the steps: 2.284, and 7 points more are read.
+        ([0, 25, 40, 50], [3.261, 2.700, 2.498, 2.466], True),
+        # Twice the steps: 2.386, and 0.7 points more.
+        ([0, 30, 45, 60], [3.859, 2.631, 2.510, 2.482], False),
+        ([0, 3, 4], [3.1764, 3.1763, 3.1762], False),  # noise
     ],
 )
-def test_a_probe_whose_loss_still_fell_in_the_last_quarter_was_still_improving(losses, expected):
-    assert still_improving(losses) is expected
+def test_a_probe_whose_loss_still_fell_in_the_last_quarter_was_still_improving(
+    steps, losses, expected
+):
+    assert still_improving(steps, losses) is expected
 
 
 def validation(norm: str, **fields) -> Validation:
@@ -100,6 +105,9 @@ def test_a_task_without_readings_is_left_out_of_the_mean():
     expected = np.asarray(totals)[[0, 2]] / np.asarray(counts)[[0, 2]]
     measured = part.measure(params)
     np.testing.assert_allclose(measured["loss"]["trained"], expected.mean(), rtol=1e-5)
+    hits, _ = probe_scores(SHAPE, params, CLASSES, "layer", one.trained, examples)
+    shares = [hits[t][examples.active[:, :, t]].mean() for t in (0, 2)]
+    np.testing.assert_allclose(measured["first"]["trained"], np.mean(shares), rtol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -163,7 +163,8 @@ def test_one_seed_has_its_interval_over_people():
 
 
 def test_exposures_have_an_axis_where_all_lines_gain_as_many():
-    assert "exposures</text>" in loss(0.25, 0.25).printed_svg
+    for rates in ((0.25, 0.25), (0.25, 0.254)):
+        assert "exposures</text>" in loss(*rates).printed_svg
     apart = loss(0.25, 0.5)
     assert "exposures</text>" not in apart.printed_svg
     assert {row[2:4] for row in apart.rows} >= {(399, 99.8), (399, 199.5)}

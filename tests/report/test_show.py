@@ -65,7 +65,7 @@ def test_colours_mark_names_and_values_and_nothing_else():
 
 
 def test_somebody_beyond_the_world_is_refused():
-    with pytest.raises(UserError, match=r"^person: expected less than"):
+    with pytest.raises(UserError, match=r"^--person: expected less than"):
         person_text(PEOPLE + 5)
 
 

@@ -57,7 +57,7 @@ def test_a_dry_run_lists_the_stages_and_writes_nothing(copied, tmp_path, kstore,
         (["--workdir=TMP/file"], "--workdir: TMP/file is not a folder"),
         (["--workdir=TMP/file/new"], "--workdir: TMP/file is not a folder"),
         (["--workdir=TMP/new", "--cache=TMP/file"], "--cache: TMP/file is not a folder"),
-        (["--workdir=TMP/new", "--shard=2/2"], "shard: expected a number from 0 to 1"),
+        (["--workdir=TMP/new", "--shard=2/2"], "--shard: expected a number from 0 to 1"),
     ],
 )
 def test_a_dry_run_refuses_what_the_sweep_refuses(

@@ -31,7 +31,7 @@ def test_a_shard_is_numbered_by_the_environment(name):
     "text", ["", "1", "2/2", "-1/2", "1/0", "a/b", "auto/2", "auto/4", "1/2/3"]
 )
 def test_an_impossible_shard_is_refused(text):
-    with pytest.raises(UserError, match=r"^shard: "):
+    with pytest.raises(UserError, match=r"^--shard: "):
         RowShard.parse(text, {"SLURM_ARRAY_TASK_ID": "x"} if text == "auto/4" else {})
 
 

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.skipif(
 def test_several_workers_on_an_accelerator_are_refused(tmp_path, config_file, monkeypatch, capsys):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     assert sweep_again(config_file, tmp_path / "run") == 2
-    expected = "kstore: workers: expected 1 on gpu, where each would open every device, got 2\n"
+    expected = "kstore: --workers: expected 1 on gpu, where each would open every device, got 2\n"
     assert capsys.readouterr().err == expected
     assert list(tmp_path.iterdir()) == []
 
