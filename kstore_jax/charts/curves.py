@@ -10,7 +10,8 @@ _MOST_TICKS = 8
 _ALIKE = 0.02  # as a fraction, the most by which rates of exposures differ that share an axis
 _STEP = {
     "field": "step", "type": "quantitative", "title": "pretraining step",
-    "axis": {"tickCount": 5, "labelExpr": "format(datum.value, '~s')"}, "scale": {"nice": False, "zero": True},
+    "axis": {"tickCount": 5, "labelExpr": "format(datum.value, '~s')"},
+    "scale": {"nice": False, "zero": True},
 }  # fmt: skip
 
 
