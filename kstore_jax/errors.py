@@ -112,13 +112,13 @@ def run_guarded(action: Callable[[], None]) -> int:
     except KeyboardInterrupt:
         return _print_error("interrupted; run the same command to resume", 130)
     except Exception as error:
-        if (user_error := asUserError(error)) is None:
+        if (user_error := as_user_error(error)) is None:
             raise
         return _print_error(str(user_error), user_error.status)
     return 0
 
 
-def asUserError(error: Exception) -> UserError | None:
+def as_user_error(error: Exception) -> UserError | None:
     """Returns an error as one that the user can fix, or None where the user cannot fix it.
 
     User errors keep their status; errors of the operating system name the file, also where a
@@ -145,7 +145,7 @@ def one_line_error(error: Exception) -> UserError:
     An error that the user cannot fix becomes its type and the first line of its message; its
     traceback is printed.
     """
-    if (user_error := asUserError(error)) is not None:
+    if (user_error := as_user_error(error)) is not None:
         return user_error
     traceback.print_exception(error)
     first, *_ = str(error).splitlines() or [""]
