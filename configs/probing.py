@@ -42,7 +42,7 @@ def get_config(scale: str = "laptop"):
     for recipe in probes.values():
         for probe in (recipe.readouts.p_probe, recipe.readouts.q_probe):
             probe.steps = probe.steps * config.world.people // recipe.world.people
-            probe.checkpoint_every = probe.steps // 3
+            probe.checkpoint_every = probe.steps // 4
     rows = chain(*(row(name, **_fields(recipe)) for name, recipe in probes.items()))
     config.sweep = product(rows, data__variant=["single", "multi5+permute"])
     return config

@@ -71,10 +71,14 @@ def dropped_rows(workdir: pathlib.Path, rows: Sequence[Experiment]) -> list[str]
     """Returns the rows of `workdir` that are not among `rows`, by number and label."""
     new = [identity(resolve_auto(row)) for row in rows]
     return [
-        f"row {i} ({row.get('name') or row['data']['variant']}, seed {row['seed']})"
+        f"row {i} ({_label(row)})"
         for i, row in enumerate(_read_config(workdir).get("rows", []))
         if all(_first_difference(identity_of(Experiment, row), other) for other in new)
     ]
+
+
+def _label(row: dict) -> str:
+    return row.get("name") or f"{row['data']['variant']}, seed {row['seed']}"
 
 
 def check_is_folder(flag: str, path: pathlib.Path) -> None:

@@ -162,5 +162,5 @@ def test_intervals_are_at_the_paths_of_the_shares_and_hold_them(finished):
     paths = set(found(row.intervals, row.readouts))
     assert {
         *("qa.extraction.test.exact.mean", "qa.extraction.train.first.major"),
-        *("recall.whole.mean", "p_probe.first.major.0", "q_probe.whole.company.0"),
+        *("recall.whole.mean", "p_probe.first.major.0", "q_probe.first.company.0"),
     } <= paths

@@ -217,7 +217,9 @@ def test_the_course_of_a_probe_is_that_of_its_metrics(graph, kind):
             assert course[1:3] == [lines[s]["evaluation"][measure][part] for s in (12, 18)]
             assert len(course) == 4
     assert training["loss"]["trained"][-1] < training["loss"]["trained"][0]
-    assert training["still_improving"] is still_improving(training["loss"]["held_back"])
+    assert training["still_improving"] is still_improving(
+        training["steps"], training["loss"]["held_back"]
+    )
 
 
 def test_exposures_are_tokens_read_over_tokens_of_a_person(graph, context):
