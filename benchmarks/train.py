@@ -1,7 +1,7 @@
 """Training steps of kstore_jax and of PyTorch programs, side by side on this machine.
 
     pip install -e .[bench]
-    python -m benchmarks.train --json [--rounds=5]
+    python -m benchmarks.train --json [--rounds=5] [--beside]
     python -m benchmarks.train --json --layers=12 --width=768 --heads=12 --window=512 --batch=32 \
         --vocabulary=50304 --device=gpu --compile --dtype=bfloat16
 
@@ -9,9 +9,12 @@ Every competitor lives in a process of its own and waits while another is measur
 each once, in turn, so that what disturbs the machine disturbs all. Tokens a second are medians over
 the rounds; a ratio is the median of the ratios within a round. With more runnable threads than
 processors the figures say who waits worse, not who computes faster: use a machine of one's own.
+`--beside` measures that too: one processor is kept busy by a loop. `machine` in the output tells
+machines apart (`benchmarks/machine.py`).
 """
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import os
@@ -19,8 +22,9 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
+from benchmarks import machine
 from benchmarks.shape import Shape
 
 OURS = "kstore_jax"
@@ -110,6 +114,17 @@ def _as_flags(shape: Shape) -> list[str]:
     return [f"--{name}={value}" for name, value in given.items()] + compiled
 
 
+@contextlib.contextmanager
+def busy_processor() -> Iterator[None]:
+    """Keeps one processor busy."""
+    loop = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        yield
+    finally:
+        loop.kill()
+        loop.wait()
+
+
 def compare(shape: Shape, rounds: int, dtypes: Sequence[str] = DTYPES) -> list[dict]:
     """One row a competitor: name, dtype, tokens_per_s, ratio_to_best_peer of the same dtype."""
     competitors = [Competitor(name, shape, dtype) for dtype in dtypes for name in (OURS, *PEERS)]
@@ -139,6 +154,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.train", description=__doc__)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--beside", action="store_true", help="beside a busy processor")
     parser.add_argument("--dtype", choices=DTYPES, help="this one alone: half of the memory")
     parser.add_argument("--work", help=argparse.SUPPRESS)
     for field in dataclasses.fields(Shape):
@@ -152,15 +168,20 @@ def _arguments() -> argparse.Namespace:
 def main() -> None:
     given = vars(_arguments())
     as_json, rounds, dtype, worker = (given.pop(x) for x in ("json", "rounds", "dtype", "work"))
+    beside = given.pop("beside")
     shape = Shape(**given)
     if worker:
         name, dtype = worker.split(":")
         work(name, shape, dtype)
         return
-    rows = compare(shape, rounds, [dtype] if dtype else DTYPES)
+    described = machine.describe(shape.threads)
+    with busy_processor() if beside else contextlib.nullcontext():
+        rows = compare(shape, rounds, [dtype] if dtype else DTYPES)
     if as_json:
-        print(json.dumps({"shape": given, "rounds": rounds, "rows": rows}))
+        conditions = {"shape": given, "rounds": rounds, "beside": beside, "machine": described}
+        print(json.dumps({**conditions, "rows": rows}))
         return
+    print(json.dumps(described))
     for each in rows:
         row = f"{each['name']:<20} {each['dtype']:<9} {each['tokens_per_s']:>9,} tokens/s"
         print(f"{row}  {each['ratio_to_best_peer']:.2f} of the best peer")

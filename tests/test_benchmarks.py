@@ -1,6 +1,7 @@
 """The side-by-side: ratios are taken within a round, and every competitor trains the same shape."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -8,11 +9,20 @@ import jax
 import optax
 import pytest
 
-from benchmarks import directions
+from benchmarks import directions, machine
 from benchmarks.page import multiplied
 from benchmarks.rewrite import measure
 from benchmarks.shape import Shape
-from benchmarks.train import DISPATCH, DTYPES, OURS, PEERS, compare, row, training_steps
+from benchmarks.train import (
+    DISPATCH,
+    DTYPES,
+    OURS,
+    PEERS,
+    busy_processor,
+    compare,
+    row,
+    training_steps,
+)
 from kstore_jax.corpus.config import Data
 from kstore_jax.model.config import Model
 from kstore_jax.pipeline.experiment import Experiment, Finetune, Pretrain
@@ -80,6 +90,25 @@ def test_of_one_dtype_the_others_are_not_started():
     assert [(row["name"], row["dtype"]) for row in rows] == [
         (name, "bfloat16") for name in (OURS, *PEERS)
     ]
+
+
+def test_a_machine_is_described_by_its_processor_its_products_and_its_memory():
+    found = machine.describe(1)
+    assert found["processor"]
+    assert set(found["flags"]) <= set(machine.FLAGS)
+    assert {"JAX", "NumPy"} <= set(found["product_gflop_s"])
+    speeds = [s for each in found["product_gflop_s"].values() for s in each.values()]
+    assert all(0.1 < speed < 1e6 for speed in [*speeds, found["copy_gb_s"]])
+
+
+def test_a_processor_is_kept_busy_and_let_go():
+    def children() -> set[str]:
+        out = subprocess.run(["ps", "-o", "args=", "--ppid", str(os.getpid())], capture_output=True)
+        return {line for line in out.stdout.decode().splitlines() if "while True" in line}
+
+    with busy_processor():
+        assert len(children()) == 1
+    assert not children()
 
 
 @pytest.mark.slow
