@@ -202,7 +202,8 @@ def test_the_grid_of_finetuning_is_that_of_figure_2():
     grid = {(row.learning_rate, row.weight_decay) for row in full.finetune.rows}
     assert full.finetune.method == "full"
     assert len(best_lora.finetune.rows) == len(full.finetune.rows)
-    assert best_lora.finetune.refit and full.finetune.refit
+    assert best_lora.finetune.refit
+    assert full.finetune.refit
     assert grid == {(rate, decay) for rate in (1e-3, 3e-4, 1e-4) for decay in (0.01, 0.001)}
 
 

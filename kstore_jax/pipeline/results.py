@@ -93,23 +93,21 @@ def row_number(graphs: Sequence[ExperimentGraph], row: str, field: str = "--row"
 
 
 def labels(experiments: Sequence[Experiment]) -> list[str]:
-    """The label of each experiment; where some are equal, with the settings in which the
-    experiments differ."""
-    counts = collections.Counter(experiment.label for experiment in experiments)
-    if len(counts) == len(experiments):
-        return [experiment.label for experiment in experiments]
-    settings = [flatten(identity(e)) for e in experiments]
-    fields = dict.fromkeys(name for values in settings for name in values)
-    varied = [
-        name
-        for name in fields
-        if name not in ("seed", "world.seed", "data.variant")
-        and len({str(values.get(name)) for values in settings}) > 1
-    ]
-    texts = []
-    for e, own in zip(experiments, settings, strict=True):
-        values = ", ".join(f"{name}={own.get(name)}" for name in varied)
-        texts.append(f"{e.label}; {values}" if values and counts[e.label] > 1 else e.label)
+    """The label of each experiment; of those with equal ones, with the settings in which they
+    differ."""
+    texts = [experiment.label for experiment in experiments]
+    for label, count in collections.Counter(texts).items():
+        if count == 1:
+            continue
+        numbers = [i for i, text in enumerate(texts) if text == label]
+        settings = [flatten(identity(experiments[i])) for i in numbers]
+        fields = dict.fromkeys(name for values in settings for name in values)
+        varied = [f for f in fields if len({str(values.get(f)) for values in settings}) > 1]
+        if "seed" in varied and "world.seed" in varied:
+            varied.remove("world.seed")
+        for i, values in zip(numbers, settings, strict=True):
+            if own := ", ".join(f"{field}={values.get(field)}" for field in varied):
+                texts[i] = f"{label}; {own}"
     return texts
 
 

@@ -8,9 +8,19 @@ import pytest
 
 from kstore_jax.config.fields import as_dict
 from kstore_jax.config.rows import chain, product, row
+from kstore_jax.corpus.config import Data
 from kstore_jax.errors import UserError
 from kstore_jax.model.config import SIZES, STYLES, style_fields
-from kstore_jax.pipeline.experiment import Experiment, default, parse, parse_base, parse_rows
+from kstore_jax.pipeline.experiment import (
+    Experiment,
+    Finetune,
+    Pretrain,
+    default,
+    parse,
+    parse_base,
+    parse_rows,
+)
+from kstore_jax.pipeline.results import labels
 
 
 def changed(field: str, value) -> dict:
@@ -320,3 +330,21 @@ def test_windows_fit_in_the_learned_positions():
     values = {"model": {"style": "gpt2", "max_positions": 256}}
     message = "pretrain.seq_len: expected at most model.max_positions = 256, got 512"
     assert error_of(parse, values) == message
+
+
+def test_rows_with_the_same_name_are_told_apart_by_what_differs_between_them():
+    alone = Experiment(name="alone", finetune=Finetune(steps=7))
+    variants = [Experiment(name="b", data=Data(variant=v)) for v in ("single", "multi2")]
+    seeds = [Experiment(seed=1, pretrain=Pretrain(steps=50, warmup_steps=0)), Experiment(seed=1)]
+    assert labels([alone, *variants, *seeds, Experiment(seed=2)]) == [
+        "alone",
+        "b; data.variant=single",
+        "b; data.variant=multi2",
+        "multi5+permute, seed 1; pretrain.steps=50, pretrain.warmup_steps=0",
+        "multi5+permute, seed 1; pretrain.steps=80000, pretrain.warmup_steps=1000",
+        "multi5+permute, seed 2",
+    ]
+    assert labels([Experiment(name="b", seed=1), Experiment(name="b")]) == [
+        "b; seed=1",
+        "b; seed=0",
+    ]
