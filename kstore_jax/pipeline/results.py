@@ -5,6 +5,7 @@ import pathlib
 import zipfile
 import zlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -97,18 +98,23 @@ def labels(experiments: Sequence[Experiment]) -> list[str]:
     differ."""
     texts = [experiment.label for experiment in experiments]
     for label, count in collections.Counter(texts).items():
-        if count == 1:
-            continue
-        numbers = [i for i, text in enumerate(texts) if text == label]
-        settings = [flatten(identity(experiments[i])) for i in numbers]
-        fields = dict.fromkeys(name for values in settings for name in values)
-        varied = [f for f in fields if len({str(values.get(f)) for values in settings}) > 1]
-        if "seed" in varied and "world.seed" in varied:
-            varied.remove("world.seed")
-        for i, values in zip(numbers, settings, strict=True):
-            if own := ", ".join(f"{field}={values.get(field)}" for field in varied):
+        numbers = [i for i, text in enumerate(texts) if text == label] if count > 1 else []
+        varied = varied_fields([experiments[i] for i in numbers])
+        for i, values in zip(numbers, varied, strict=True):
+            if own := ", ".join(f"{field}={value}" for field, value in values.items()):
                 texts[i] = f"{label}; {own}"
     return texts
+
+
+def varied_fields(experiments: Sequence[Experiment]) -> list[dict[str, Any]]:
+    """For each experiment its values of the fields in which the experiments differ, without a
+    `world.seed` that is the `seed`; None where it has no such field."""
+    settings = [flatten(identity(e)) for e in experiments]
+    fields = dict.fromkeys(name for values in settings for name in values)
+    varied = [f for f in fields if len({str(values.get(f)) for values in settings}) > 1]
+    if "world.seed" in varied and all(own["world.seed"] == own["seed"] for own in settings):
+        varied.remove("world.seed")
+    return [{field: own.get(field) for field in varied} for own in settings]
 
 
 def result_row(graph: ExperimentGraph) -> Row:
@@ -136,7 +142,10 @@ def result_row(graph: ExperimentGraph) -> Row:
         parameters=results["pretrain"]["parameters"],
         vocabulary=results["pretrain"]["vocabulary"],
         readouts={name: _measured(results[name]) for name in graph.readouts},
-        intervals={name: _intervals(graph, name) for name in graph.readouts},
+        intervals={
+            name: READOUTS[name].intervals(cases) if (cases := read_cases(graph, name)) else {}
+            for name in graph.readouts
+        },
         finetune_grid=finetune_grid(graph),
         **_curves(graph, results["pretrain"]["exposures"]),
         code=sorted(set(map(code_version, attempts))),
@@ -150,18 +159,21 @@ def _measured(result: dict) -> dict:
     return {name: value for name, value in result.items() if name not in BOOKKEEPING}
 
 
-def _intervals(graph: ExperimentGraph, name: str) -> dict:
-    """The intervals of a readout; none where it wrote no cases."""
+def read_cases(graph: ExperimentGraph, name: str) -> dict[str, np.ndarray]:
+    """The columns of `cases.npz` of a readout; empty where it wrote none.
+
+    Raises:
+      DamagedFileError: they are not as the stage wrote them.
+    """
     stage = graph.readouts[name]
     folder = graph.cache.folder(stage)
     if not (path := folder / "cases.npz").exists():
         return {}
     try:
         with np.load(path) as file:
-            cases = dict(file)
+            return dict(file)
     except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error):
         raise DamagedFileError(f"{path}: damaged; remove {folder} and run again") from None
-    return READOUTS[name].intervals(cases)
 
 
 def _curves(graph: ExperimentGraph, exposures: float) -> dict[str, list[dict]]:

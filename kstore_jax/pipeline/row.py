@@ -7,6 +7,8 @@ from typing import Any
 
 from kstore_jax.config.fields import default_of, fields_of, types_of
 from kstore_jax.pipeline.experiment import Experiment
+from kstore_jax.readouts.base import READOUTS
+from kstore_jax.readouts.measured import find
 
 SCHEMA = 3
 """Version of the layout of `results.json`."""
@@ -97,6 +99,25 @@ class Row:
         """The row as plain JSON values."""
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
+    def lines(self) -> list[dict[str, Any]]:
+        """The results in long form: a line for each share of a readout, and for each number that
+        was measured in the course of pretraining, whose position is the step.
+
+        Each has `metric`, with the readout before the first dot; `attribute`; `position`, None
+        where there is none; `value`; the ends `low` and `high` of its interval and `n`, the number
+        of people that it is of, None where there is no interval.
+        """
+        lines = []
+        for name, result in self.readouts.items():
+            for share in READOUTS[name].shares(result) if name in READOUTS else ():
+                interval = find(self.intervals, (name, *share.path)) or {}
+                at = f"{name}.{share.metric}", share.attribute, share.position
+                lines.append(_line(*at, find(result, share.path), interval))
+        for measured in self.evaluations:
+            for name, value in measured["evaluation"].items():
+                lines.append(_line(f"evaluation.{name}", "", measured["step"], value, {}))
+        return lines
+
     @classmethod
     def from_json(cls, value: Any) -> "Row":
         """Reads what `to_json` returns. Fields of the configuration that are newer than the row get
@@ -120,6 +141,14 @@ class Row:
                     path = f"{name}.{i}.{key}"
                     _checked(kind, _value(line, key, path), path)
         return cls(**fields)
+
+
+def _line(
+    metric: str, attribute: str, position: int | None, value: float, interval: dict
+) -> dict[str, Any]:
+    line = {"metric": metric, "attribute": attribute, "position": position, "value": value}
+    ends = {end: interval.get(end) for end in ("low", "high")}
+    return {**line, **ends, "n": interval.get("people")}
 
 
 _LINES: dict[str, dict[str, Any]] = {

@@ -28,6 +28,7 @@ from kstore_jax.files import write_bytes
 from kstore_jax.model.forward import Params
 from kstore_jax.model.transformer import Shape
 from kstore_jax.readouts.measured import Measured
+from kstore_jax.readouts.shares import Measurements, Share, measurements_of, shares_of
 from kstore_jax.tasks.base import TASKS, Items, concatenate_examples, item_examples
 from kstore_jax.train.config import TelemetryConfig
 from kstore_jax.train.distributed import is_first
@@ -217,9 +218,19 @@ class Readout:
         with what the paper does; the page has them beside the numbers, for the paper's people."""
         return []
 
-    def columns(self, result: dict) -> Mapping[str, tuple[str | int, ...]]:
-        """The shares of a result that the CSV file of all rows has: column -> path of keys."""
-        return {}
+    def shares(self, result: dict) -> list[Share]:
+        """The shares of a result, a line each in `Run.table` and in the CSV file of all
+        rows; unless overridden, every number of the result (`readouts/shares.py`)."""
+        return shares_of(result)
+
+    def measurements(self, cases: Mapping[str, np.ndarray]) -> list[Measurements]:
+        """The single measurements of the shares, a line each in `Run.cases`; unless overridden, the
+        columns with a value for each of its `names`.
+
+        Args:
+          cases: the columns that `run` gave to `write_cases`.
+        """
+        return measurements_of(cases)
 
     def intervals(self, cases: Mapping[str, np.ndarray]) -> dict:
         """The interval of each share that its cases determine (`readouts/intervals.py`), at the

@@ -13,11 +13,11 @@ from kstore_jax.charts.shares import listed
 from kstore_jax.charts.tables import Body, Line, Table
 from kstore_jax.config.fields import number
 from kstore_jax.corpus.examples import padded_tokens
-from kstore_jax.readouts import probe_validation
-from kstore_jax.readouts.base import READOUTS, Context
+from kstore_jax.readouts import by_stated, probe_validation
+from kstore_jax.readouts.base import READOUTS, Context, write_cases
 from kstore_jax.readouts.measured import Measured, labels_of
 from kstore_jax.readouts.probe_config import Probe
-from kstore_jax.readouts.probe_data import ProbeTasks, biography_examples, person_labels
+from kstore_jax.readouts.probe_data import biography_examples, person_labels
 from kstore_jax.readouts.probe_training import (
     ProbeReadout,
     at_name,
@@ -25,6 +25,7 @@ from kstore_jax.readouts.probe_training import (
     probe_work,
     train_probe,
 )
+from kstore_jax.readouts.shares import Measurements, Share
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,18 +71,28 @@ class PProbe(ProbeReadout):
         rows = context.corpus.texts.take(chosen)
         attributes = [context.attributes.index(name) for name, _ in tasks]
         examples = biography_examples(rows, labels[people], context.vocabulary, attributes)
-        scores, hits = train_probe(
-            context, self.name, folder, config, "layer", examples, people, num_classes
+        couples = context.variant.order == "couples"
+        starts = rows.value_spans[:, None, :, 0]
+        stated = {"stated": starts < examples.positions[:, :, None]} if couples else {}
+        scores, cases = train_probe(
+            context, self.name, folder, config, "layer", examples, people, num_classes, stated
         )
-        if context.variant.order == "couples":
-            starts, held_out = rows.value_spans[:, :, 0], ~context.in_train[people]
-            stated = starts[:, None] < examples.positions[:, :, None]
-            active = examples.active[held_out]
-            scores["pairs"] = [list(pair) for pair in language.schema.pairs]
-            scores["by_stated"] = _by_stated(
-                hits, active, stated[held_out], tasks, context.attributes
-            )
+        if couples:
+            cases["pairs"] = np.array(language.schema.pairs)
+            scores |= by_stated.scores(cases)
+        write_cases(folder, cases)
         return scores
+
+    def shares(self, result: dict) -> list[Share]:
+        return [*super().shares(result), *by_stated.shares(result)]
+
+    def measurements(self, cases: Mapping[str, np.ndarray]) -> list[Measurements]:
+        more = by_stated.measurements(cases) if "stated" in cases else []
+        return [*super().measurements(cases), *more]
+
+    def intervals(self, cases: Mapping[str, np.ndarray]) -> dict:
+        more = by_stated.cell_intervals(cases) if "stated" in cases else {}
+        return super().intervals(cases) | more
 
     def departures(self, configs: Sequence[Mapping[str, Any]]) -> list[str]:
         notes = super().departures(configs)
@@ -101,7 +112,7 @@ class PProbe(ProbeReadout):
         ]
         labels = labels_of(groups)
         groups = [group for group in groups if group.has("by_stated")]
-        bodies = [Body(group.label, group.wording, _stated_lines(group)) for group in groups]
+        bodies = [Body(group.label, group.wording, by_stated.pair_lines(group)) for group in groups]
         pairs = dict.fromkeys(
             " and ".join(map(group.label_of, pair))
             for group in groups
@@ -131,26 +142,6 @@ class PProbe(ProbeReadout):
         return probe_work(config, context.table.language, longest, held_out)
 
 
-def _by_stated(
-    hits_TxNxQ: np.ndarray,
-    active_NxQxT: np.ndarray,
-    stated_NxQxA: np.ndarray,
-    tasks: ProbeTasks,
-    attributes: Sequence[str],
-) -> dict:
-    """Accuracy by the set of attributes stated before the position read, as bits of a code."""
-    scores: dict = {"first": {}, "whole": {}}
-    code_NxQ = (stated_NxQxA << np.arange(len(attributes))).sum(-1)
-    for t, (attribute, kind) in enumerate(tasks):
-        scores[kind][attribute] = cells = []
-        for code in np.unique(code_NxQ[active_NxQxT[:, :, t]]):
-            chosen = (code_NxQ == code) & active_NxQxT[:, :, t]
-            names = [name for a, name in enumerate(attributes) if code >> a & 1]
-            share = float(hits_TxNxQ[t][chosen].mean())
-            cells.append({"stated": names, "right": share, "readings": int(chosen.sum())})
-    return scores
-
-
 _WHOLE_NOTE = (
     "Accuracy in %, just before the first attribute. A linear head predicts a value of several "
     "tokens from one hidden state. Dates have too many values."
@@ -168,32 +159,6 @@ def _whole_lines(group: Measured) -> list[Line]:
     if theirs := group.published.get("p_whole"):
         lines.append(Line("the paper", at_name(theirs), "paper"))
     return lines
-
-
-def _stated_lines(group: Measured) -> list[Line]:
-    lines = []
-    for kind, name in (("before its other half", "each"), ("after it", "ours")):
-        shares = {
-            attribute: _share_stated(group, attribute, other, kind == "after it")
-            for pair in group.results[0]["pairs"]
-            for attribute, other in (pair, reversed(pair))
-        }
-        measured = [share for share in shares.values() if share is not None]
-        mean = sum(measured) / len(measured) if measured else None
-        lines.append(Line(kind, {"mean": mean, **shares}, name))
-    return lines
-
-
-def _share_stated(group: Measured, attribute: str, other: str, after: bool) -> float | None:
-    """The share of right readings with or without the pair's other half before them, over seeds."""
-    cells = [
-        cell
-        for result in group.results
-        for cell in result["by_stated"]["first"][attribute]
-        if (other in cell["stated"]) == after
-    ]
-    count = sum(cell["readings"] for cell in cells)
-    return sum(cell["right"] * cell["readings"] for cell in cells) / count if count else None
 
 
 @dataclasses.dataclass(frozen=True)

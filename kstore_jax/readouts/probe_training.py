@@ -11,7 +11,7 @@ import numpy as np
 from kstore_jax.corpus.sampler import ShuffledIndices
 from kstore_jax.errors import UserError
 from kstore_jax.readouts import probe_config, probes
-from kstore_jax.readouts.base import READ_COST, Context, Readout, write_cases
+from kstore_jax.readouts.base import READ_COST, Context, Readout
 from kstore_jax.readouts.intervals import intervals
 from kstore_jax.readouts.probe_config import Probe
 from kstore_jax.readouts.probe_data import (
@@ -23,6 +23,7 @@ from kstore_jax.readouts.probe_data import (
     shared_tokens,
 )
 from kstore_jax.readouts.probe_validation import Validation, split_people
+from kstore_jax.readouts.shares import Measurements, Share, shares_of
 from kstore_jax.tasks.base import majority_share
 from kstore_jax.train.distributed import gather_to_host
 from kstore_jax.train.fit import TrainTask, fit
@@ -38,22 +39,24 @@ def train_probe(
     examples: ProbeExamples,
     people: np.ndarray,
     num_classes: tuple[int, ...],
-) -> tuple[dict, np.ndarray]:
+    more: Mapping[str, np.ndarray] | None = None,
+) -> tuple[dict, dict[str, np.ndarray]]:
     """Trains a probe on texts about P_train and scores it on those about the others.
 
     Args:
       name: name of the probe and of its random stream.
-      folder: where checkpoints, metrics and cases go: `person` and `text` (held-out texts,), the
-        latter rows of the examples; `active` and `hits` (held-out texts, Q, T) bool.
+      folder: where checkpoints and metrics go.
       norm: `layer` or `batch`.
       people: (N,) the number of each text's person.
       num_classes: number of classes of each task.
+      more: further columns (N, ...) of the texts, for the cases.
 
-    Returns: the scores, and the hits (T, held-out texts, Q) bool. The scores hold, by kind of task
-      and attribute, the accuracy at each of Q positions (`first`, `whole`; None where nobody is
-      scored), the `baseline` (majority guess), for a linear head the `ceiling` (the share of
-      held-out texts whose class occurs among those trained on) and, where people are held back, the
-      `training` (`Validation.result`).
+    Returns: the scores, and the cases: `person` and `text` (held-out texts,), the latter rows of
+      the examples; `active` and `hits` (held-out texts, Q, T) bool; `more`; `names`, of the tasks.
+      The scores hold, by kind of task and attribute, the accuracy at each of Q positions (`first`,
+      `whole`; None where nobody is scored), the `baseline` (majority guess), for a linear head the
+      `ceiling` (the share of held-out texts whose class occurs among those trained on) and, where
+      people are held back, the `training` (`Validation.result`).
     """
     held_back, compared = split_people(context, training.validation)
     train_rows = np.flatnonzero((context.in_train & ~held_back)[people])
@@ -105,11 +108,12 @@ def train_probe(
     accuracy = probes.accuracy_by_position(hits, held_out)
     cases = {"person": people[held_out_rows], "text": held_out_rows}
     cases |= {"active": held_out.active, "hits": hits.transpose(1, 2, 0)}
-    write_cases(folder, {**cases, "names": np.array([" ".join(task) for task in tasks])})
+    cases |= {name: column[held_out_rows] for name, column in (more or {}).items()}
+    cases["names"] = np.array([" ".join(task) for task in tasks])
     scores = _scores(training, tasks, accuracy, trained, held_out)
     if measured:
         scores["training"] = validation.result(folder, measured, validation.measure(params))
-    return scores, hits
+    return scores, cases
 
 
 def _scores(
@@ -149,9 +153,19 @@ class ProbeReadout(Readout):
     def departures(self, configs: Sequence[Mapping[str, Any]]) -> list[str]:
         return probe_config.departures(configs, self.Config)
 
-    def columns(self, result: dict) -> dict[str, tuple[str | int, ...]]:
-        """First tokens at the first position that is read."""
-        return {f"first {name}": ("first", name, 0) for name in result["first"]}
+    def shares(self, result: dict) -> list[Share]:
+        names = [name for name in _SHARES if name in result]
+        return [share for name in names for share in shares_of(result[name], name)]
+
+    def measurements(self, cases: Mapping[str, np.ndarray]) -> list[Measurements]:
+        found = []
+        for t, name in enumerate(cases["names"].tolist()):
+            attribute, kind = name.split(" ")
+            for q in range(cases["hits"].shape[1]):
+                read = cases["active"][:, q, t]
+                columns = cases["person"][read], cases["text"][read], cases["hits"][read, q, t]
+                found += [Measurements(kind, attribute, q, *columns)] if read.any() else []
+        return found
 
     def intervals(self, cases: Mapping[str, np.ndarray]) -> dict:
         found: dict = {"first": {}, "whole": {}}
@@ -160,6 +174,9 @@ class ProbeReadout(Readout):
             columns = cases["hits"][:, :, t], cases["active"][:, :, t]
             found[kind][attribute], _ = intervals(cases["person"], *columns)
         return found
+
+
+_SHARES = ("first", "whole", "baseline", "ceiling")
 
 
 def probe_work(config: Probe, language: Language, length: int, held_out: float) -> float:

@@ -13,7 +13,7 @@ from kstore_jax.charts.shares import shares_chart
 from kstore_jax.charts.tables import Table
 from kstore_jax.config.fields import number
 from kstore_jax.readouts import probe_validation
-from kstore_jax.readouts.base import READOUTS, Context
+from kstore_jax.readouts.base import READOUTS, Context, write_cases
 from kstore_jax.readouts.levels import our_levels, side_by_side
 from kstore_jax.readouts.measured import Measured
 from kstore_jax.readouts.probe_config import Probe
@@ -55,9 +55,11 @@ class QProbe(ProbeReadout):
         _, num_classes = person_labels(context.table, context.people, tasks)
         examples = name_examples(context.table, context.people, context.vocabulary, tasks)
         people = np.arange(len(context.people))
-        return train_probe(
+        scores, cases = train_probe(
             context, self.name, folder, config, "batch", examples, people, num_classes
-        )[0]
+        )
+        write_cases(folder, cases)
+        return scores
 
     def work(self, context: Context, texts: Any, config: QProbeConfig, scale: float) -> float:
         language = context.table.language

@@ -24,9 +24,10 @@ from kstore_jax.readouts.base import (
     ReadoutConfig,
     write_cases,
 )
-from kstore_jax.readouts.intervals import intervals_by_group
 from kstore_jax.readouts.levels import our_levels, side_by_side
 from kstore_jax.readouts.measured import Measured, labels_of, means
+from kstore_jax.readouts.qa_cases import by_task, task_intervals, task_measurements
+from kstore_jax.readouts.shares import Measurements, Share
 from kstore_jax.tasks.base import (
     TASKS,
     Items,
@@ -69,28 +70,28 @@ class QA(Readout):
 
     def run(self, context: Context, config: QAConfig, folder: pathlib.Path) -> dict:
         """Returns the scores of each task, as `evaluate_task` does, for the finetuned model."""
-        params, scores, cases = context.finetuned, {}, {}
-        for task in config.tasks:
-            scores[task], of_task = evaluate_task(context, params, task, config.beam_size)
-            cases |= {f"{task}.{name}": column for name, column in of_task.items()}
+        scores, cases = evaluate_tasks(context, context.finetuned, config.tasks, config.beam_size)
         write_cases(folder, cases)
         return scores
 
-    def columns(self, result: dict) -> dict[str, tuple[str | int, ...]]:
-        return {
-            " ".join([*([] if task == "extraction" else [task]), column]): (task, half, "exact", x)
-            for task, scores in result.items()
-            for column, half, x in (
-                *((name, "test", name) for name in scores["test"]["exact"]),
-                ("trained", "train", "mean"),
-                ("held back", "held_back", "mean"),
-            )
-            if x in scores.get(half, {"exact": ()})["exact"]
-        }
+    def shares(self, result: dict) -> list[Share]:
+        """The position of a share in a wording that is not trained is the wording's number."""
+        return [
+            share
+            if share.position is None
+            else dataclasses.replace(share, position=share.position + 1)
+            for share in super().shares(result)
+        ]
+
+    def measurements(self, cases: Mapping[str, np.ndarray]) -> list[Measurements]:
+        return [
+            found
+            for task, columns in by_task(cases).items()
+            for found in task_measurements(task, columns)
+        ]
 
     def intervals(self, cases: Mapping[str, np.ndarray]) -> dict:
-        tasks = dict.fromkeys(name.partition(".")[0] for name in cases)
-        return {task: _task_intervals(task, cases) for task in tasks}
+        return {task: task_intervals(columns) for task, columns in by_task(cases).items()}
 
     def tables(self, groups: Sequence[Measured]) -> list[Table]:
         return [table for task, own in _by_task(groups).items() for table in _tables(task, own)]
@@ -106,6 +107,18 @@ class QA(Readout):
         if config.beam_size > 1:
             tokens += question + config.beam_size * answer
         return READ_COST * scale * len(questions) * tokens
+
+
+def evaluate_tasks(
+    context: Context, params: Params, tasks: Sequence[str], beam_size: int
+) -> tuple[dict, dict[str, np.ndarray]]:
+    """Returns the scores of each task, as `evaluate_task` does, and the columns of its cases as
+    `TASK.COLUMN`."""
+    scores, cases = {}, {}
+    for task in tasks:
+        scores[task], of_task = evaluate_task(context, params, task, beam_size)
+        cases |= {f"{task}.{name}": column for name, column in of_task.items()}
+    return scores, cases
 
 
 def evaluate_task(
@@ -171,34 +184,6 @@ def _cases(context: Context, items: Items, wording: int) -> dict[str, np.ndarray
         "group": items.groups,
         "wording": np.full(len(items), wording),
     }
-
-
-def _task_intervals(task: str, cases: Mapping[str, np.ndarray]) -> dict:
-    """The intervals of the scores of a task. A question about several people counts as one about
-    the first of them."""
-    columns = {
-        name.removeprefix(f"{task}."): column
-        for name, column in cases.items()
-        if name.startswith(f"{task}.")
-    }
-    person, names = columns["person"][:, 0], columns["names"].tolist()
-    wordings = range(int(columns["wording"].max(initial=0)) + 1)
-
-    def shares(kind: str, half: str, wording: int) -> dict:
-        asked = np.flatnonzero(columns["wording"] == wording)
-        hits = columns[kind] if kind == "beam" else columns[kind][asked]
-        chosen = columns[half][asked]
-        rows = asked[chosen]
-        return intervals_by_group(person[rows], hits[chosen], columns["group"][rows], names)
-
-    halves = [half for half in _HALVES if half in columns]
-    kinds = [kind for kind in ("exact", "first", "beam") if kind in columns]
-    found: dict = {half: {kind: shares(kind, half, 0) for kind in kinds} for half in halves}
-    found["wordings"] = {half: [shares("exact", half, w) for w in wordings[1:]] for half in halves}
-    return found
-
-
-_HALVES = ("train", "test", "held_back")
 
 
 def generate_answers(

@@ -20,6 +20,7 @@ from kstore_jax.readouts.base import (
 )
 from kstore_jax.readouts.intervals import intervals_by_column
 from kstore_jax.readouts.measured import Measured, labels_of
+from kstore_jax.readouts.shares import Measurements, measurements_of
 from kstore_jax.tasks.base import accuracy_by_column
 
 _MASKED_NOTE = (
@@ -59,8 +60,13 @@ class Recall(Readout):
     def run(self, context: Context, config: RecallConfig, folder: pathlib.Path) -> dict:
         return recall(context, folder)
 
-    def columns(self, result: dict) -> dict[str, tuple[str | int, ...]]:
-        return {name: ("whole", name) for name in result["whole"]}
+    def measurements(self, cases: Mapping[str, np.ndarray]) -> list[Measurements]:
+        hidden = {name: cases[name] for name in cases if name.startswith("hidden.")}
+        read = {name: cases[name] for name in cases if name not in hidden}
+        if hidden:
+            person = hidden.pop("hidden.person")
+            hidden |= {"person": person, "names": cases["names"]}
+        return [*measurements_of(read), *measurements_of(hidden)]
 
     def intervals(self, cases: Mapping[str, np.ndarray]) -> dict:
         names = cases["names"].tolist()

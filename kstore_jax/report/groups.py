@@ -85,12 +85,7 @@ class Group:
 
     def has(self, *names: str) -> bool:
         """Whether every row has these readouts; of `qa`, the six questions."""
-        readouts = [row.readouts for row in self.rows]
-        return all(
-            name in each and (name != "qa" or "extraction" in each["qa"])
-            for name in names
-            for each in readouts
-        )
+        return all(has(row, name) for name in names for row in self.rows)
 
     @property
     def recall(self) -> float:
@@ -180,6 +175,11 @@ def _wording(variant: Variant, attributes: int) -> str:
         sentences = "sentence" + "s" * (variant.name_at > 1)
         text += f" with the name only after {in_words(variant.name_at)} {sentences}"
     return text
+
+
+def has(row: Row, name: str) -> bool:
+    """Whether a row has a readout; of `qa`, the six questions."""
+    return name in row.readouts and (name != "qa" or "extraction" in row.readouts["qa"])
 
 
 def distinct(rows: Iterable[Row]) -> list[Row]:

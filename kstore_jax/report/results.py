@@ -7,8 +7,8 @@ import pathlib
 from kstore_jax.config.registry import MissingPlugin, import_plugins
 from kstore_jax.errors import DamagedFileError, UserError
 from kstore_jax.pipeline.row import SCHEMA, Row, check_share
-from kstore_jax.readouts.base import READOUTS
 from kstore_jax.readouts.measured import values_at
+from kstore_jax.report.groups import ANSWERS, RECALL, TRAINED_ANSWERS, has
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +84,7 @@ def _read_row(number: int, value: object, missing: dict[str, MissingPlugin]) -> 
                 import_plugins([name], row.plugin_folders)
             except MissingPlugin as error:
                 missing[name] = error
-        _check_columns(row)
+        _check_shares(row)
     except KeyError as error:
         raise ValueError(f"row {number}: {error.args[0]} is missing") from None
     except (TypeError, ValueError, IndexError, AttributeError) as error:
@@ -92,11 +92,11 @@ def _read_row(number: int, value: object, missing: dict[str, MissingPlugin]) -> 
     return row
 
 
-def _check_columns(row: Row) -> None:
-    """Raises ValueError where a readout's result lacks a share that the page shows."""
-    for name, result in row.readouts.items():
-        if name in READOUTS:
-            for path in READOUTS[name].columns(result).values():
-                (share,) = values_at((result,), path)
-                if share is not None:
-                    check_share(share, ".".join(map(str, ("readouts", name, *path))))
+def _check_shares(row: Row) -> None:
+    """Raises an error where a readout's result is not as its `run` returns it, or lacks a share
+    that every page shows."""
+    row.lines()
+    for path in (RECALL, ANSWERS, TRAINED_ANSWERS):
+        if has(row, path[0]):
+            (share,) = values_at((row.readouts,), path)
+            check_share(share, ".".join(("readouts", *path)))

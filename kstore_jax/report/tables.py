@@ -5,8 +5,6 @@ from collections.abc import Sequence
 from kstore_jax.charts.drawing import as_label
 from kstore_jax.charts.markup import Html, join, tag
 from kstore_jax.charts.tables import Body, Line, Table, percent_and_ends, percent_cell, table
-from kstore_jax.pipeline.row import Row
-from kstore_jax.readouts.base import READOUTS
 from kstore_jax.readouts.measured import BOOTSTRAP, SEEDS, Spread, find
 from kstore_jax.report import paper
 from kstore_jax.report.groups import ANSWERS, HELD_BACK_ANSWERS, RECALL, TRAINED_ANSWERS, Group
@@ -137,32 +135,12 @@ def grid(groups: Sequence[Group]) -> Html:
 
 
 def all_rows(groups: Sequence[Group]) -> list[list]:
-    """Every row of the results as lines of a CSV file, heads first; accuracies in %. A share
-    that has an interval is followed by it."""
+    """The results of all rows in long form (`Row.lines`) as lines of a CSV file, heads first."""
     lines = []
     for group in groups:
         for row in group.rows:
-            line = {"group": group.label, "dataset": row.dataset, "seed": row.seed}
-            line |= {"people": row.people, "exposures": row.exposures}
-            lines.append(line | _shares(row))
+            own = {"group": group.label, "dataset": row.dataset, "seed": row.seed}
+            own |= {"people": row.people, "exposures": row.exposures}
+            lines += [own | line for line in row.lines()]
     heads = [*dict.fromkeys(head for line in lines for head in line)]
     return [heads, *([line.get(head) for head in heads] for line in lines)]
-
-
-def _shares(row: Row) -> dict[str, float | None]:
-    """The columns of all readouts of a row, each followed by its interval and the numbers of
-    people and cases, where it has one."""
-    cells: dict[str, float | None] = {}
-    for name, result in row.readouts.items():
-        for column, path in READOUTS[name].columns(result).items() if name in READOUTS else ():
-            head, interval = f"{name} {column}", find(row.intervals, (name, *path))
-            cells[head] = _percent(find(result, path))
-            if interval:
-                ends = {end: _percent(interval[end]) for end in ("low", "high")}
-                counts = {count: interval[count] for count in ("people", "cases")}
-                cells |= {f"{head} {what}": x for what, x in (ends | counts).items()}
-    return cells
-
-
-def _percent(share: float | None) -> float | None:
-    return None if share is None else round(100 * share, 3)

@@ -144,7 +144,12 @@ def test_every_chart_has_its_values_as_a_table_and_as_csv(page):
         "5.0",
     ]  # the first fact is stated by then
     head, *lines = csv_of(page, "rows")
-    assert [line[1] for line in lines] == ["single", "multi5+permute"]
+    assert [*dict.fromkeys(line[1] for line in lines)] == ["single", "multi5+permute"]
+    assert {len(line) for line in lines} == {len(head)}
+    for row in CONTRAST:
+        written = [line[5:] for line in lines if line[1] == row.dataset]
+        expected = [["" if x is None else str(x) for x in each.values()] for each in row.lines()]
+        assert written == expected
 
 
 def test_every_mark_has_its_value_as_a_label(page):
@@ -180,7 +185,10 @@ def test_several_runs_make_one_page_with_each_row_once(tmp_path):
         a_run(tmp_path / "b", [SINGLE, a_row("multi2", qa=0.5)]),
     ]
     page = report.write(runs, tmp_path / "out").read_text()
-    assert [line[1] for line in csv_of(page, "rows")[1:]] == ["single", "multi5+permute", "multi2"]
+    _, *lines = csv_of(page, "rows")
+    datasets = [*dict.fromkeys(line[1] for line in lines)]
+    assert datasets == ["single", "multi5+permute", "multi2"]
+    assert len({tuple(line[:8]) for line in lines}) == len(lines)
     for link in ("../a/results.json", "../b/results.json"):
         assert f'href="{link}"' in page
     assert "this run, mean of" not in page
