@@ -26,7 +26,7 @@ from kstore_jax.model.transformer import Shape
 from kstore_jax.pipeline import run as running
 from kstore_jax.pipeline.results import read_graphs, result_row
 from kstore_jax.readouts.base import Readout
-from kstore_jax.report import page, recitation
+from kstore_jax.report import figures, recitation
 from kstore_jax.sweep.plan import Plan
 from kstore_jax.sweep.workdir import check_workdir
 from kstore_jax.world.pools import load_pools, read_lines
@@ -513,7 +513,7 @@ def test_an_error_of_a_plug_in_that_draws_names_the_readout(capsys):
     readout = Readout()
     readout.name = "mine"
     with pytest.raises(UserError, match=r"^readouts\.mine: ZeroDivisionError: "):
-        page._drawn_by(readout, lambda _: 1 // 0, [])
+        figures.drawn_by(readout, lambda _: 1 // 0, [])
     assert "Traceback" in capsys.readouterr().err
 
 

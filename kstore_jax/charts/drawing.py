@@ -170,6 +170,39 @@ def beside(rows: Sequence[Sequence[tuple[str, dict | None]]]) -> dict:
     return {"vconcat": views, "spacing": 22} if len(views) > 1 else views[0]
 
 
+def stacked(name: str, charts: Sequence[Chart]) -> Chart:
+    """Charts of one kind, with titles such as `single: P-probing`, as one chart without a table of
+    values, below each other."""
+    if len(charts) == 1:
+        return charts[0]
+    views, what = [], ""
+    for number, chart in enumerate(charts):
+        label, _, what = chart.title.rpartition(": ")
+        head = {"text": label, "anchor": "start", "fontSize": 12, "fontWeight": "normal"}
+        views.append({**_renamed(chart.spec, f"{number}"), "title": {**head, "color": INK}})
+    return Chart(
+        name=name,
+        title=what[:1].upper() + what[1:],
+        alt=" ".join(chart.alt for chart in charts),
+        spec={"vconcat": views, "spacing": 28},
+        columns=(),
+        rows=(),
+        note=charts[0].note,
+    )
+
+
+def _renamed(spec: Any, suffix: str) -> Any:
+    """A specification with a suffix at the name of every layer; no two may have the same."""
+    if isinstance(spec, list):
+        return [_renamed(part, suffix) for part in spec]
+    if not isinstance(spec, dict):
+        return spec
+    renamed = {key: _renamed(part, suffix) for key, part in spec.items()}
+    return (
+        {**renamed, "name": f"{spec['name']}-{suffix}"} if {"mark", "name"} <= {*spec} else renamed
+    )
+
+
 def look(which: int) -> tuple[str, str]:
     """The colour and line style of group number `which`; the first 32 are all different."""
     dashes = [*DASHES]

@@ -15,12 +15,14 @@ SUFFIXES = (".svg", ".png", ".pdf")
 
 def pictures(svg: str) -> dict[str, bytes]:
     """The files of a drawing by suffix; the same drawing gives the same bytes."""
-    drawn = {
-        ".svg": svg.encode(),
-        ".png": vl_convert.svg_to_png(svg, ppi=_PPI),
-        ".pdf": vl_convert.svg_to_pdf(svg),
-    }
-    return {suffix: _signed(content, suffix) for suffix, content in drawn.items()}
+    return {suffix: _signed(picture(svg, suffix), suffix) for suffix in SUFFIXES}
+
+
+def picture(svg: str, suffix: str) -> bytes:
+    """A drawing as a file of one of `SUFFIXES`, without a signature: no page removes it."""
+    if suffix == ".png":
+        return vl_convert.svg_to_png(svg, ppi=_PPI)
+    return vl_convert.svg_to_pdf(svg) if suffix == ".pdf" else svg.encode()
 
 
 def is_ours(path: pathlib.Path) -> bool:

@@ -162,11 +162,27 @@ def report(argv: Sequence[str], values: flags.FlagValues) -> None:
     print(report.write(runs, pathlib.Path(values.out or runs[0])))
 
 
+def figure(argv: Sequence[str], values: flags.FlagValues) -> None:
+    folder = _parse_folder("figure", argv, values)
+    rows: Any = [name for name in values.rows or () if name]
+    from kstore_jax.report import figures
+
+    if not values.kind:
+        _refuse_flags(values, ("out",), "with --kind")
+        for kind, chart in figures.kinds(folder, rows).items():
+            print(f"{kind:<22} {chart.title}")
+        return
+    require_flags(values, out="a file such as figure.pdf")
+    figures.draw(folder, values.kind, rows, pathlib.Path(values.out))
+    print(values.out)
+
+
 def eval(argv: Sequence[str], values: flags.FlagValues) -> None:
     folder = _parse_folder("eval", argv, values)
     from kstore_jax.pipeline import evaluation
 
-    rows = evaluation.evaluate(folder, values.row, values.beam, values.show)
+    out = values.out and pathlib.Path(values.out)
+    rows = evaluation.evaluate(folder, values.row, values.beam, values.show, out)
     if values.json:
         print(json.dumps({"rows": [*rows]}))
         return

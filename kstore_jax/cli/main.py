@@ -68,12 +68,18 @@ COMMANDS = {
     ),
     "eval": Command(
         commands.eval,
-        "DIR [--row=ROW] [--beam=4] [--show=10] [--json]",
-        {"row": None, "beam": 4, "show": 10, "json": False},
+        "DIR [--row=ROW] [--beam=4] [--show=10] [--out=DIR] [--json]",
+        {"row": None, "beam": 4, "show": 10, "out": None, "json": False},
         "evaluate the models of a run",
     ),
     "report": Command(
         commands.report, "DIR [DIR ...] [--out=DIR]", {"out": None}, "the page of finished runs"
+    ),
+    "figure": Command(
+        commands.figure,
+        "DIR [--kind=KIND --out=FILE.pdf|.svg|.png] [--rows=NAME,...]",
+        {"kind": None, "rows": None, "out": None},
+        "a figure of a finished run for print, or its kinds",
     ),
     "data": Command(
         commands.data,

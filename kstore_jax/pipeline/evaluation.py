@@ -1,5 +1,6 @@
 """Evaluates the finetuned models of a run: accuracies, and some answers as text."""
 
+import json
 import pathlib
 import sys
 from collections.abc import Iterator
@@ -8,18 +9,25 @@ import numpy as np
 
 from kstore_jax.corpus.examples import until_end
 from kstore_jax.errors import UserError
+from kstore_jax.files import write_text
 from kstore_jax.model.forward import Params
 from kstore_jax.pipeline.context import build_context
 from kstore_jax.pipeline.experiment import Experiment
 from kstore_jax.pipeline.graph import ExperimentGraph
 from kstore_jax.pipeline.memory import check_beams
 from kstore_jax.pipeline.results import select_graphs
-from kstore_jax.readouts.base import Context
-from kstore_jax.readouts.qa import evaluate_task, generate_answers
+from kstore_jax.readouts.base import Context, write_cases
+from kstore_jax.readouts.qa import evaluate_tasks, generate_answers
 from kstore_jax.world import random
 
 
-def evaluate(run: pathlib.Path, row: str | None, beam_size: int, show: int) -> Iterator[dict]:
+def evaluate(
+    run: pathlib.Path,
+    row: str | None,
+    beam_size: int,
+    show: int,
+    out: pathlib.Path | None = None,
+) -> Iterator[dict]:
     """Evaluates the models of a run one by one; skips unfinished ones with a note on stderr.
 
     Args:
@@ -27,6 +35,8 @@ def evaluate(run: pathlib.Path, row: str | None, beam_size: int, show: int) -> I
       row: name or number of the experiment; None: all.
       beam_size: beams of a search beside greedy decoding; 1: none. Bidirectional models have none.
       show: answers about held-out people to include as text.
+      out: where to write `row-N/evaluation.json`, what is yielded of row N, and beside it
+        `cases.npz`, every single answer (`docs/results-format.md`); None: nowhere.
 
     Yields: for each model `dataset`, `direction`, `seed`, `beam` (its beam size), `scores` (of each
       task of `readouts.qa.tasks`, as `evaluate_task` returns them), and `shown`, a list of answers:
@@ -44,7 +54,13 @@ def evaluate(run: pathlib.Path, row: str | None, beam_size: int, show: int) -> I
     for i, graph in graphs.items():
         if i not in unfinished:
             causal = graph.experiment.model.direction == "causal"
-            yield _evaluate(graph, beam_size if causal else 1, show)
+            evaluation, cases = _evaluate(graph, beam_size if causal else 1, show)
+            if out:
+                folder = out / f"row-{i}"
+                folder.mkdir(parents=True, exist_ok=True)
+                write_cases(folder, cases)
+                write_text(folder / "evaluation.json", json.dumps(evaluation))
+            yield evaluation
 
 
 def _is_trained(graph: ExperimentGraph) -> bool:
@@ -54,22 +70,24 @@ def _is_trained(graph: ExperimentGraph) -> bool:
     )
 
 
-def _evaluate(graph: ExperimentGraph, beam_size: int, show: int) -> dict:
+def _evaluate(
+    graph: ExperimentGraph, beam_size: int, show: int
+) -> tuple[dict, dict[str, np.ndarray]]:
+    """The evaluation of a model, and its cases."""
     context, experiment = build_context(graph, to_read=True), graph.experiment
     if beam_size > 1:
         check_beams("--beam", beam_size, experiment.world.people, context.vocabulary.size)
-    params = context.finetuned
-    return {
+    params, tasks = context.finetuned, experiment.readouts.qa.tasks
+    scores, cases = evaluate_tasks(context, params, tasks, beam_size)
+    evaluation = {
         "dataset": experiment.data.variant,
         "direction": experiment.model.direction,
         "seed": experiment.seed,
         "beam": beam_size,
-        "scores": {
-            task: evaluate_task(context, params, task, beam_size)[0]
-            for task in experiment.readouts.qa.tasks
-        },
+        "scores": scores,
         "shown": _sample_answers(context, params, experiment, beam_size, show) if show else [],
     }
+    return evaluation, cases
 
 
 def _sample_answers(

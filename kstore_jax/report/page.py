@@ -13,26 +13,23 @@ import pathlib
 import re
 import sys
 import urllib.parse
-from collections.abc import Callable, Sequence
-from typing import NamedTuple, TypeVar
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from kstore_jax.charts.bars import MARKS
 from kstore_jax.charts.drawing import Chart, as_csv, percent
 from kstore_jax.charts.markup import Html, join, tag
 from kstore_jax.charts.pictures import SUFFIXES, is_ours
 from kstore_jax.charts.tables import table
-from kstore_jax.errors import UserError, one_line_error
 from kstore_jax.files import write_bytes, write_text
-from kstore_jax.readouts.base import READOUTS, Readout
-from kstore_jax.readouts.measured import Measured
-from kstore_jax.report import agreement, charts, curves, grids, paper, series, tables
+from kstore_jax.readouts.base import Readout
+from kstore_jax.report import paper, tables
+from kstore_jax.report.figures import charts_of, drawn_by, measured_by, readouts_in_order
 from kstore_jax.report.groups import Group, distinct
 from kstore_jax.report.groups import groups as group_rows
 from kstore_jax.report.results import read_results
 from kstore_jax.report.settings import configs_of, run_settings
 from kstore_jax.report.summary import Summary, summarise
-
-_T = TypeVar("_T")
 
 
 class Section(NamedTuple):
@@ -57,8 +54,8 @@ def write(runs: Sequence[pathlib.Path], out: pathlib.Path) -> pathlib.Path:
     """
     results = [read_results(run) for run in runs]
     groups = group_rows(distinct(row for one in results for row in one.rows))
-    drawn = _charts(groups)
-    notes = {readout.name: _departures(groups, readout) for readout in _readouts()}
+    drawn = charts_of(groups)
+    notes = {readout.name: _departures(groups, readout) for readout in readouts_in_order()}
     provenances = [record for one in results for record in one.provenances]
     sections = [
         Section("glance", "At a glance", [_glance(groups)]),
@@ -91,42 +88,6 @@ def write(runs: Sequence[pathlib.Path], out: pathlib.Path) -> pathlib.Path:
     for line in missing:
         print(f"note: {line}", file=sys.stderr)
     return page
-
-
-def _charts(groups: Sequence[Group]) -> dict[str, list[Chart]]:
-    """The charts of each section."""
-    return {
-        "agreement": [charts.scatter(each) for each in agreement.agreements(groups)],
-        "lora": [charts.lora(i, grid) for i, grid in enumerate(grids.of(groups))],
-        "series": [curves.along(i, each) for i, each in enumerate(series.of(groups))],
-        **{r.name: _drawn_by(r, r.charts, _measured(groups, r)) for r in _readouts()},
-        "losses": _losses(groups),
-    }
-
-
-def _readouts() -> list[Readout]:
-    """All readouts in the order of the page: of finetuned models first, of training last."""
-    every = READOUTS.entries().values()
-    return sorted(every, key=lambda r: (r.measures_training, r.reads != "finetuned", r.name))
-
-
-def _drawn_by(
-    readout: Readout, draw: Callable[[Sequence[Measured]], list[_T]], groups: Sequence[Measured]
-) -> list[_T]:
-    """The charts or tables of a readout. A readout may be a plug-in, and its error names it."""
-    try:
-        return draw(groups)
-    except Exception as error:
-        cause = one_line_error(error)
-        raise UserError(f"readouts.{readout.name}: {cause}", cause.status) from error
-
-
-def _measured(groups: Sequence[Group], readout: Readout) -> list[Measured]:
-    """The results of a readout in every group that has them."""
-    if readout.measures_training:
-        return _dynamics(groups)
-    measured = [group.measured(readout.name, i) for i, group in enumerate(groups)]
-    return [each for each in measured if each]
 
 
 def _page(title: str, lead: Html, sections: Sequence[Section]) -> str:
@@ -190,9 +151,9 @@ def _seeds(group: Group) -> str:
 
 def _numbers(groups: Sequence[Group]) -> list[Html]:
     of_readouts = []
-    for readout in _readouts():
-        if measured := _measured(groups, readout):
-            of_readout = _drawn_by(readout, readout.tables, measured)
+    for readout in readouts_in_order():
+        if measured := measured_by(groups, readout):
+            of_readout = drawn_by(readout, readout.tables, measured)
             shown = [drawn for table in of_readout if (drawn := table.html)]
             of_readouts += [*shown, *_departures(groups, readout)] if shown else []
     return [tables.in_numbers(groups), *of_readouts, tables.grid(groups)]
@@ -206,37 +167,6 @@ def _departures(groups: Sequence[Group], readout: Readout) -> list[Html]:
     lead = tag("strong", "Read beside the paper's numbers: ")
     sentences = " ".join(note[0].upper() + note[1:] for note in notes)
     return [tag("p", lead, sentences, class_="note")]
-
-
-def _losses(groups: Sequence[Group]) -> list[Chart]:
-    """The pretraining losses of all rows; no chart without any."""
-    drawn = []
-    for which, group in enumerate(groups):
-        for row in group.rows:  # a logarithmic axis has no zero
-            if lines := [line for line in row.losses if line["loss"] > 0]:
-                steps, losses = ([line[name] for line in lines] for name in ("step", "loss"))
-                pace = _exposures_a_step(lines)
-                drawn.append(curves.Curve(group.label, which, row.seed, pace, steps, losses))
-    return [curves.losses(drawn)] if drawn else []
-
-
-def _dynamics(groups: Sequence[Group]) -> list[Measured]:
-    """The rows that were measured while they were pretrained."""
-    measured = []
-    for which, group in enumerate(groups):
-        if rows := [row for row in group.rows if row.evaluations]:
-            seeds = tuple(row.seed for row in rows)
-            results = tuple(
-                {"lines": row.evaluations, "exposures": _exposures_a_step(row.evaluations)}
-                for row in rows
-            )
-            measured.append(Measured(which, group.label, group.wording, seeds, results))
-    return measured
-
-
-def _exposures_a_step(lines: Sequence[dict]) -> float:
-    """The exposures that each step of pretraining adds, by the last of its lines."""
-    return lines[-1]["exposures"] / lines[-1]["step"]
 
 
 def _figures(text: str, notes: Sequence[Html], drawn: Sequence[Chart]) -> list[Html]:
@@ -336,7 +266,9 @@ def sections_of(bundled: bool) -> list[tuple[str, str, str]]:
     Args:
       bundled: whether the texts say what the paper found.
     """
-    of_readouts = [(r.name, r.title or r.name, r.paragraph, r.in_the_paper) for r in _readouts()]
+    of_readouts = [
+        (r.name, r.title or r.name, r.paragraph, r.in_the_paper) for r in readouts_in_order()
+    ]
     return [
         (name, title, f"{text} {in_the_paper}".strip() if bundled else text)
         for name, title, text, in_the_paper in (*_BEFORE, *of_readouts, *_AFTER)

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import pathlib
 import shutil
 
 import numpy as np
@@ -11,6 +12,8 @@ from kstore_jax.cli.main import main
 from kstore_jax.errors import UserError
 from kstore_jax.pipeline.evaluation import evaluate, format_evaluation
 from kstore_jax.pipeline.results import read_graphs, result_row, select_graphs
+from kstore_jax.readouts.base import READOUTS
+from kstore_jax.readouts.measured import find
 from kstore_jax.world.language import load_language
 from kstore_jax.world.pools import load_pools
 from kstore_jax.world.schema import BUNDLED_WORLD
@@ -19,8 +22,30 @@ from tests.world.bundled import ATTRIBUTES
 
 
 @pytest.fixture(scope="module")
-def evaluated(finished) -> list[dict]:
-    return [*evaluate(finished, None, 3, 8)]
+def out(tmp_path_factory) -> pathlib.Path:
+    return tmp_path_factory.mktemp("evaluated")
+
+
+@pytest.fixture(scope="module")
+def evaluated(finished, out) -> list[dict]:
+    return [*evaluate(finished, None, 3, 8, out)]
+
+
+def test_every_evaluation_has_its_cases_beside_it(evaluated, out):
+    assert [folder.name for folder in sorted(out.iterdir())] == ["row-0", "row-1"]
+    for number, row in enumerate(evaluated):
+        folder = out / f"row-{number}"
+        assert json.loads((folder / "evaluation.json").read_text()) == row
+        with np.load(folder / "cases.npz") as cases:
+            measured = READOUTS["qa"].measurements(dict(cases))
+        shares = {share.path: share for share in READOUTS["qa"].shares(row["scores"])}
+        found = {(m.metric, m.attribute, m.position): m.right.mean() for m in measured}
+        compared = [share for share in shares.values() if share.attribute in ATTRIBUTES]
+        compared = [share for share in compared if "baseline" not in share.metric]
+        assert {share.metric for share in compared} >= {"extraction.test.beam"}
+        for share in compared:
+            at = share.metric, share.attribute, share.position
+            assert found[at] == pytest.approx(find(row["scores"], share.path))
 
 
 def test_scores_equal_the_results_of_the_run(finished, evaluated):
