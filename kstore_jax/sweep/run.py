@@ -34,7 +34,6 @@ from kstore_jax.sweep.plan import Plan, PlanStatus
 from kstore_jax.sweep.workdir import check_is_folder, check_workdir, claim_workdir, lock_workdir
 from kstore_jax.sweep.workers import run_in_processes, write_experiments
 from kstore_jax.train import distributed as distributed_runtime
-from kstore_jax.train import trackers
 
 _TASK_NUMBERS = ("SLURM_ARRAY_TASK_ID", "JOB_COMPLETION_INDEX")  # environment, from 0
 
@@ -109,7 +108,6 @@ def _check_rows(rows: Sequence[Experiment], stages: Cache) -> list[ExperimentGra
         try:
             memory.check(experiment)
             graphs.append(graph := ExperimentGraph(resolve_auto(experiment), stages))
-            trackers.check_installed(experiment.telemetry)
             check(graph)
         except DamagedFileError:
             raise

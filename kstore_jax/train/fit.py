@@ -23,6 +23,7 @@ from kstore_jax.train.distributed import max_over_processes
 from kstore_jax.train.loader import MakeBatch, batches
 from kstore_jax.train.mesh import batch_sharding, make_mesh, shard_tree
 from kstore_jax.train.objectives import Objective
+from kstore_jax.train.optimizer import traced_hparams
 from kstore_jax.train.preemption import defer_sigterm
 from kstore_jax.train.step import compiled_steps, init_state, job_hparams
 from kstore_jax.train.telemetry import Telemetry
@@ -90,7 +91,8 @@ class PendingMetrics:
 
     Attributes:
       step: updates completed.
-      losses: `loss`, (steps,); where training skips steps also `skipped` so far and `in_a_row`.
+      losses: `loss` and `grad_norm`, (steps,); where training skips steps also `skipped` so far and
+        `in_a_row`.
         Of several models each is (models, steps).
       evaluations: metrics of each model after `step`, {} where it was not evaluated.
       action: the largest of `_CONTINUE`, `_SAVE` and `_STOP` that any process requests.
@@ -297,6 +299,7 @@ class _Log(contextlib.ExitStack):
     ):
         super().__init__()
         self._jobs, self._checkpoints, self._timer = jobs, checkpoints, timer
+        self._rates = [np.asarray(traced_hparams(job.training)["rates"]) for job in jobs]
         self._telemetries = [
             self.enter_context(
                 Telemetry(
@@ -342,7 +345,10 @@ class _Log(contextlib.ExitStack):
         """Logs the steps of job `i` that ended with `step`."""
         training = self._jobs[i].training
         applied = _applied(losses)
-        loss = float(losses["loss"][applied].mean()) if applied.any() else None
+        loss, grad_norm = (
+            float(losses[name][applied].mean()) if applied.any() else None
+            for name in ("loss", "grad_norm")
+        )
         if fault := _fault(training, losses, applied, loss, norm):
             steps = f"steps {step - len(applied) + 1} to {step}"
             newest = self._checkpoints[i].steps[-1:]
@@ -352,8 +358,10 @@ class _Log(contextlib.ExitStack):
                 f"clip_global_norm; {checkpoint}"
             )
         skipped = int(losses["skipped"][-1]) if "skipped" in losses else 0
-        evaluation = jax.tree.map(float, evaluation)
-        self._telemetries[i].report(step, training.steps, loss, skipped, evaluation)
+        rate = float(self._rates[i][max(0, step - skipped - 1)])
+        self._telemetries[i].report(
+            step, training.steps, loss, rate, grad_norm, skipped, jax.tree.map(float, evaluation)
+        )
 
 
 def _applied(losses: dict[str, np.ndarray]) -> np.ndarray:

@@ -50,7 +50,8 @@ def _steps_of(several: bool, objective, merge, training: Training) -> Callable:
 
 
 def train_steps(objective, merge, training: Training, state, frozen, hparams, batch):
-    """Several steps in one program; returns the state and their losses.
+    """Several steps in one program; returns the state and their metrics: the loss and the norm of
+    the gradient before clipping; where training skips steps, also how many it skipped.
 
     Args:
       hparams: as `job_hparams` returns them.
@@ -84,7 +85,7 @@ def train_steps(objective, merge, training: Training, state, frozen, hparams, ba
         (value, gradient), _ = jax.lax.scan(add, sums, rest)
         updates, opt_state = optimiser.update(gradient, state["optimizer"], state["trainable"])
         trainable = optax.apply_updates(state["trainable"], updates)
-        metrics = {"loss": value}
+        metrics = {"loss": value, "grad_norm": optax.tree.norm(gradient)}
         skipped = optax.tree_utils.tree_get(opt_state, "total_notfinite")
         if skipped is not None:
             in_a_row = optax.tree_utils.tree_get(opt_state, "notfinite_count")

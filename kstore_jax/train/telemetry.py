@@ -18,7 +18,7 @@ from kstore_jax.train.config import TelemetryConfig
 from kstore_jax.train.distributed import is_first
 from kstore_jax.train.progress import ProgressBar
 from kstore_jax.train.timing import PHASES, PhaseTimer, goodput
-from kstore_jax.train.trackers import open_trackers
+from kstore_jax.train.trackers import Trackers
 
 METRICS = "metrics.jsonl"
 _RATE_REPORTS = 16  # reports over which tokens/s is averaged
@@ -35,7 +35,8 @@ class Telemetry:
 
     A line has:
 
-    - `step`, of `steps`; the mean `loss` since the previous line; `tokens_per_s`.
+    - `step`, of `steps`; the mean `loss` since the previous line; the `learning_rate` of the last
+      step; `grad_norm`, the mean norm of the gradient before clipping; `tokens_per_s`.
     - `seconds` of training over all restarts, `spent` by phase (`timing.PHASES`), an equal share
       each of models trained together; `goodput`: the share spent on steps that were not repeated.
     - `memory_bytes`: the peak of the fullest device, or of the process.
@@ -67,7 +68,7 @@ class Telemetry:
         before, spent = (some[-1].get("spent", {}) if some else {} for some in (resumed, lines))
         self._spent = dict.fromkeys(PHASES, 0.0) | before
         self._spent["lost"] += sum(spent.values()) - sum(before.values())
-        self._trackers = [] if silent else open_trackers(config, folder, resumed)
+        self._trackers = Trackers(TelemetryConfig() if silent else config, folder, resumed)
         self._path, self._resumed, self._file = (
             path,
             resumed,
@@ -85,8 +86,7 @@ class Telemetry:
         if self._file:
             self._file.close()
         self._bar.close()
-        for tracker in self._trackers:
-            tracker.close()
+        self._trackers.close()
 
     def profiled(self, step: int, count: int, train: Callable, *inputs):
         """Runs `train(*inputs)`, the steps step .. step + count - 1, under the profiler where the
@@ -105,12 +105,21 @@ class Telemetry:
         return outputs
 
     def report(
-        self, step: int, steps: int, loss: float | None, skipped: int, evaluation: dict
+        self,
+        step: int,
+        steps: int,
+        loss: float | None,
+        learning_rate: float,
+        grad_norm: float | None,
+        skipped: int,
+        evaluation: dict,
     ) -> None:
         """Logs the steps since the last report.
 
         Args:
           loss: mean over them, None where all were skipped.
+          learning_rate: of the last of them.
+          grad_norm: the mean norm of their gradients before clipping, None where all were skipped.
           skipped: steps skipped since the training began.
           evaluation: metrics of the model after them, {} where it was not evaluated.
         """
@@ -124,6 +133,8 @@ class Telemetry:
             "step": step,
             "steps": steps,
             "loss": loss,
+            "learning_rate": learning_rate,
+            "grad_norm": grad_norm,
             "tokens_per_s": round(rate),
             "seconds": round(self._seconds, 3),
             "spent": {
@@ -138,8 +149,7 @@ class Telemetry:
         line |= {"evaluation": evaluation} if evaluation else {}
         self._append(line)
         self._bar.show(line)
-        for tracker in self._trackers:
-            tracker.write(line)
+        self._trackers.write(line)
 
     def _append(self, line: dict) -> None:
         """Appends a line; the first one replaces the lines after the checkpoint, atomically."""

@@ -1,14 +1,14 @@
 """Optional destinations of metrics besides `metrics.jsonl`: TensorBoard and Weights & Biases."""
 
-import importlib.util
+import functools
 import pathlib
 import secrets
 import shutil
+import sys
 import time
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
-from kstore_jax.errors import UserError
 from kstore_jax.files import write_text
 from kstore_jax.train.config import TelemetryConfig
 
@@ -20,30 +20,44 @@ class Tracker(Protocol):
     def close(self) -> None: ...
 
 
-def check_installed(config: TelemetryConfig) -> None:
-    """Raises a UserError where the package of a configured tracker is not installed."""
-    for wanted, package, extra in (
-        (config.tensorboard, "tensorboardX", "tensorboard"),
-        (config.wandb, "wandb", "wandb"),
-    ):
-        if wanted and importlib.util.find_spec(package) is None:
-            raise UserError(
-                f"telemetry.{extra}: needs the package {package}; "
-                f"pip install 'kstore_jax[{extra}]' brings it"
+class Trackers:
+    """The configured trackers of a stage in `folder` that resumes after `lines`.
+
+    Training never depends on one: where its package is missing, or it raises an error, stderr gets
+    one line, and it gets no more metrics.
+    """
+
+    def __init__(self, config: TelemetryConfig, folder: pathlib.Path, lines: Sequence[dict]):
+        self._trackers: dict[str, Tracker] = {}
+        wanted = {
+            "tensorboard": config.tensorboard and (lambda: TensorBoard(folder, lines)),
+            "wandb": config.wandb and (lambda: WeightsAndBiases(config.wandb, folder)),
+        }
+        for name, start in wanted.items():
+            if start and (tracker := self._attempt(name, start)):
+                self._trackers[name] = tracker
+
+    def write(self, line: dict) -> None:
+        """Logs a line of metrics."""
+        for name, tracker in [*self._trackers.items()]:
+            self._attempt(name, functools.partial(tracker.write, line))
+
+    def close(self) -> None:
+        for name, tracker in [*self._trackers.items()]:
+            self._attempt(name, tracker.close)
+
+    def _attempt(self, name: str, action: Callable[[], Any]) -> Any:
+        try:
+            return action()
+        except Exception as error:  # a tracker is another program and may raise anything
+            self._trackers.pop(name, None)
+            first, *_ = str(error).splitlines() or [""]
+            cause = f"{type(error).__name__}: {first}"
+            if isinstance(error, ModuleNotFoundError):
+                cause = f"{first}; pip install 'kstore_jax[{name}]' brings it"
+            print(
+                f"note: telemetry.{name}: {cause}; metrics.jsonl has the metrics", file=sys.stderr
             )
-
-
-def open_trackers(
-    config: TelemetryConfig, folder: pathlib.Path, lines: Sequence[dict]
-) -> list[Tracker]:
-    """The configured trackers of a stage in `folder` that resumes after `lines`."""
-    check_installed(config)
-    trackers: list[Tracker] = []
-    if config.tensorboard:
-        trackers.append(TensorBoard(folder, lines))
-    if config.wandb:
-        trackers.append(WeightsAndBiases(config.wandb, folder))
-    return trackers
 
 
 def flatten_metrics(line: dict, path: str = "") -> dict[str, float]:

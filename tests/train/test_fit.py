@@ -593,19 +593,6 @@ def records(path: pathlib.Path):
         place += 16 + length
 
 
-def test_what_is_asked_for_and_is_not_installed_is_told_in_one_line(monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    for telemetry, message in (
-        (
-            TelemetryConfig(tensorboard=True),
-            "telemetry.tensorboard: needs the package tensorboardX; pip",
-        ),
-        (TelemetryConfig(wandb="project"), "telemetry.wandb: needs the package wandb; pip install"),
-    ):
-        with pytest.raises(UserError, match=f"^{message}"):
-            trackers.check_installed(telemetry)
-
-
 def test_weights_and_biases_gets_every_line(tmp_path, monkeypatch):
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
@@ -844,7 +831,7 @@ def test_a_kill_while_metrics_are_dropped_loses_none(tmp_path, undisturbed, monk
         Telemetry(tmp_path, "tiny", 10, 20, 1, None, PhaseTimer(), TelemetryConfig()) as telemetry,
         pytest.raises(KeyboardInterrupt),
     ):
-        telemetry.report(15, 5, 1.0, 0, {})
+        telemetry.report(15, 5, 1.0, 1e-3, 0.5, 0, {})
     assert path.read_bytes() == (undisturbed / METRICS).read_bytes()
 
 
