@@ -1,10 +1,10 @@
 """How language models store facts, and whether those facts can be asked for.
 
-From Python: `World` makes people and their texts; `load` opens the folder of a run, whose models
-answer and recite; `load_hf` opens a folder of Hugging Face. Nothing here trains: `kstore run` and
-`kstore sweep` do.
+From Python: `World` makes people and their texts; `load` opens the folder of a run, with its
+results and its models, which answer and recite; `load_hf` opens a folder of Hugging Face. Nothing
+here trains: `kstore run` and `kstore sweep` do.
 
-JAX is imported when a model is first used.
+JAX is imported when a run or a model is first opened.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -6,6 +6,7 @@ import runpy
 
 import pytest
 
+import kstore_jax
 from kstore_jax.cli.flags import check_field
 from kstore_jax.cli.main import COMMANDS
 from kstore_jax.pipeline.experiment import default
@@ -88,9 +89,22 @@ def test_commands_and_fields_exist(page):
             check_field(base, field, field)
 
 
-def test_the_example_of_the_python_page_runs(finished, capsys):
+def test_the_examples_of_the_python_page_run(finished, capsys):
     text = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
-    (code,) = re.findall(r"^```python\n(.*?)^```$", text, re.M | re.S)
-    exec(code.replace("runs/quickstart", str(finished)), {})
+    first, second = re.findall(r"^```python\n(.*?)^```$", text, re.M | re.S)
+    exec(first.replace("runs/quickstart", str(finished)), {})
+    assert capsys.readouterr().out.count("; the truth: ") == 2
+    exec(second.replace("runs/quickstart", str(finished)), {})
     printed = capsys.readouterr().out
-    assert printed.count("; the truth: ") == 2
+    assert printed.count(" finished\n") == printed.count(" answers 0.") == 2
+    assert printed.count(" missed: ") == 3
+
+
+def test_the_expressions_for_pandas_run(finished):
+    pandas = pytest.importorskip("pandas")
+    text = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
+    lines = [line for line in text.splitlines() if line.startswith("run.") and "pandas()" in line]
+    run = kstore_jax.load(finished)
+    for found in [eval(line, {"run": run}) for line in lines]:
+        assert isinstance(found, pandas.DataFrame | pandas.Series)
+        assert len(found) > 10

@@ -38,6 +38,13 @@ def test_importing_the_package_and_making_people_imports_no_jax():
     assert output.stdout == "False\n"
 
 
+def test_importing_the_package_takes_less_than_half_a_second():
+    code = "import time; t = time.perf_counter(); import kstore_jax; print(time.perf_counter() - t)"
+    command = [sys.executable, "-c", code]
+    times = [subprocess.run(command, capture_output=True, check=True).stdout for _ in range(3)]
+    assert min(map(float, times)) < 0.5
+
+
 def test_every_public_name_is_there():
     assert all(getattr(kstore_jax, name) for name in kstore_jax.__all__)
     with pytest.raises(AttributeError, match="no attribute 'Wrold'"):
