@@ -14,9 +14,10 @@ from kstore_jax.bench.hlo_profile import milliseconds_by_operation
 from kstore_jax.model import forward
 from kstore_jax.model.transformer import Shape
 from kstore_jax.pipeline.context import vocabulary_needs_corpora
-from kstore_jax.pipeline.experiment import Experiment, Pretrain
-from kstore_jax.pipeline.graph import ExperimentGraph, resolve_auto
+from kstore_jax.pipeline.experiment import Experiment
+from kstore_jax.pipeline.graph import ExperimentGraph, resolve_auto, with_steps
 from kstore_jax.pipeline.pretrain import pretraining_objective
+from kstore_jax.pipeline.pretrain_config import Pretrain
 from kstore_jax.pipeline.run import Runner
 from kstore_jax.pipeline.stages import Cache
 from kstore_jax.readouts.base import Context
@@ -118,7 +119,7 @@ def measure_training(experiment: Experiment, together: int = 1) -> dict[str, flo
       `together_over_one_by_one`.
     - The settings that were measured.
     """
-    training = experiment.pretrain
+    training = with_steps(experiment).pretrain
     shape, objective = _shape_and_objective(experiment)
     steps = TrainingSteps(shape, training, objective)
     step_s = _median_step_seconds(steps)
@@ -162,7 +163,7 @@ def profile_training(experiment: Experiment) -> dict[str, float]:
     """Returns the milliseconds of a training step by operation, as `milliseconds_by_operation`
     names them."""
     shape, objective = _shape_and_objective(experiment)
-    steps = TrainingSteps(shape, experiment.pretrain, objective)
+    steps = TrainingSteps(shape, with_steps(experiment).pretrain, objective)
     steps.run(1)
     spent = milliseconds_by_operation(lambda: steps.run(_PROFILED_CALLS), steps.compiled)
     count = _PROFILED_CALLS * steps.steps_a_call
@@ -176,9 +177,10 @@ def step_seconds(experiment: Experiment) -> float:
     about a second; the others are assumed to take as long.
     """
     shape, objective = _shape_and_objective(experiment)
+    whole = with_steps(experiment).pretrain
 
     def seconds_with(**fields: int) -> float:
-        training = dataclasses.replace(experiment.pretrain, steps_per_call=1, **fields)
+        training = dataclasses.replace(whole, steps_per_call=1, **fields)
         steps = TrainingSteps(shape, training, objective)
         steps.run(1)
         return steps.run(1)

@@ -9,14 +9,14 @@ from collections.abc import Sequence
 import numpy as np
 
 from kstore_jax.charts.curves import thinned
-from kstore_jax.config.fields import flatten, identity
+from kstore_jax.config.fields import identity
 from kstore_jax.config.registry import MissingPlugin
 from kstore_jax.errors import DamagedFileError, UserError, shown
 from kstore_jax.files import read_json, reading
 from kstore_jax.pipeline.experiment import Experiment, parse
 from kstore_jax.pipeline.finetune import best_row
 from kstore_jax.pipeline.graph import ExperimentGraph
-from kstore_jax.pipeline.row import Row
+from kstore_jax.pipeline.row import Row, own_settings
 from kstore_jax.pipeline.stages import BOOKKEEPING, Cache
 from kstore_jax.readouts.base import READOUTS
 from kstore_jax.train.provenance import code_version
@@ -100,7 +100,7 @@ def labels(experiments: Sequence[Experiment]) -> list[str]:
         if count == 1:
             continue
         numbers = [i for i, text in enumerate(texts) if text == label]
-        settings = [flatten(identity(experiments[i])) for i in numbers]
+        settings = [own_settings(identity(experiments[i])) for i in numbers]
         fields = dict.fromkeys(name for values in settings for name in values)
         varied = [f for f in fields if len({str(values.get(f)) for values in settings}) > 1]
         if "seed" in varied and "world.seed" in varied:

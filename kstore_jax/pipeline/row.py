@@ -5,7 +5,7 @@ import math
 import typing
 from typing import Any
 
-from kstore_jax.config.fields import default_of, fields_of, types_of
+from kstore_jax.config.fields import default_of, fields_of, flatten, types_of
 from kstore_jax.pipeline.experiment import Experiment
 
 SCHEMA = 3
@@ -63,6 +63,11 @@ class Row:
     def dataset(self) -> str:
         """How the biographies are written, a variant."""
         return self.config["data"]["variant"]
+
+    @property
+    def steps(self) -> int:
+        """The updates of pretraining."""
+        return self.config["pretrain"]["steps"]
 
     @property
     def seed(self) -> int:
@@ -128,6 +133,15 @@ _LINES: dict[str, dict[str, Any]] = {
     "evaluations": {"step": int, "exposures": float, "evaluation": dict[str, float]},
 }
 """What each line of a field has at least."""
+
+
+def own_settings(config: dict) -> dict[str, Any]:
+    """The settings of a configuration by dotted names, without the steps of pretraining where they
+    follow from `pretrain.exposures` and the texts, which differ from seed to seed."""
+    settings = flatten(config)
+    if settings.get("pretrain.exposures"):
+        del settings["pretrain.steps"]
+    return settings
 
 
 def check_share(value: Any, path: str) -> None:

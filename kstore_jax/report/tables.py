@@ -143,7 +143,7 @@ def all_rows(groups: Sequence[Group]) -> list[list]:
     for group in groups:
         for row in group.rows:
             line = {"group": group.label, "dataset": row.dataset, "seed": row.seed}
-            line |= {"people": row.people, "exposures": row.exposures}
+            line |= {"people": row.people, "steps": row.steps, "exposures": row.exposures}
             lines.append(line | _shares(row))
     heads = [*dict.fromkeys(head for line in lines for head in line)]
     return [heads, *([line.get(head) for head in heads] for line in lines)]

@@ -6,13 +6,18 @@ long as the longest about some people, since rows of a batch are padded.
 """
 
 import dataclasses
+import functools
 
+import jax
 import numpy as np
 
 from kstore_jax.corpus import shards
-from kstore_jax.pipeline.context import build_context
+from kstore_jax.model import forward
+from kstore_jax.pipeline.context import build_context, vocabulary_needs_corpora
 from kstore_jax.pipeline.graph import ExperimentGraph
+from kstore_jax.pipeline.mixture import windows_per_exposure
 from kstore_jax.pipeline.stages import Stage
+from kstore_jax.sweep.plan import RowSize
 
 _PEOPLE = 100  # whose texts are written to estimate lengths
 
@@ -41,6 +46,25 @@ def stage_tokens(graph: ExperimentGraph) -> dict[str, float]:
         if work := readout.work(context, texts, config, scale):
             counts[stage] = work
     return {stage.folder: float(count) for stage, count in counts.items()}
+
+
+def row_size(graph: ExperimentGraph) -> RowSize:
+    """The steps, exposures and parameters of an experiment. Writes its biographies, to count their
+    tokens."""
+    training = graph.experiment.pretrain
+    windows = training.steps * training.batch_size
+    exposures = windows / windows_per_exposure(graph.data, training.seq_len)
+    return RowSize(training.steps, round(exposures, 2), num_parameters(graph))
+
+
+def num_parameters(graph: ExperimentGraph) -> int | None:
+    """The parameters of the model; None where its vocabulary depends on datasets that are not
+    written yet."""
+    written = [graph.cache.result(stage) is not None for stage in graph.datasets.values()]
+    if vocabulary_needs_corpora(graph) and not all(written):
+        return None
+    init = functools.partial(forward.init, build_context(graph).shape)
+    return sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(init, jax.random.key(0))))
 
 
 def _with_few_people(graph: ExperimentGraph) -> ExperimentGraph:

@@ -264,12 +264,47 @@ class RowStatus(NamedTuple):
         return duration(self.left)
 
 
+class RowSize(NamedTuple):
+    """The size of a row of a sweep.
+
+    Attributes:
+      steps: of pretraining.
+      exposures: how often it reads the facts of each person.
+      parameters: of the model; None where its vocabulary depends on datasets not written yet.
+    """
+
+    steps: int
+    exposures: float
+    parameters: int | None
+
+    @staticmethod
+    def format(sizes: Sequence["RowSize"]) -> str:
+        """A line with the least and the most of these rows."""
+        steps = [f"{size.steps:,}" for size in sorted(sizes)]
+        exposures = [f"{number:.4g}" for number in sorted(size.exposures for size in sizes)]
+        parameters = [f"{n:,}" for n in sorted(size.parameters or 0 for size in sizes) if n]
+        return (
+            f"pretraining: {_range(steps)} steps, {_range(exposures)} exposures, "
+            f"{_range(parameters) or '?'} parameters"
+        )
+
+
+def _range(ascending: Sequence[str]) -> str:
+    """The first and the last text, once where they are equal."""
+    return " to ".join(dict.fromkeys([*ascending[:1], *ascending[-1:]]))
+
+
 @dataclasses.dataclass(frozen=True)
 class PlanStatus:
-    """A plan and the progress of its stages, for a terminal or as JSON."""
+    """A plan and the progress of its stages, for a terminal or as JSON.
+
+    Attributes:
+      sizes: of every row, in order; empty where they are not known.
+    """
 
     plan: Plan
     stages: Sequence[StageProgress]
+    sizes: Sequence[RowSize] = ()
 
     @property
     def time_left(self) -> tuple[float, int]:
@@ -304,6 +339,8 @@ class PlanStatus:
             }
             for (name, needed), row in zip(self.plan.rows, self.rows, strict=True)
         ]
+        for row, size in zip(rows, self.sizes, strict=False):
+            row |= size._asdict()
         return {
             "cache": str(self.plan.cache.root),
             "rows": rows,
@@ -336,7 +373,8 @@ class PlanStatus:
         states = ("done", "running", "stopped", "waiting")
         summary = ", ".join(f"{counts[state]} {state}" for state in states if counts[state])
         shared = sum(stage.rows > 1 for stage in self.stages)
-        lines = [f"{len(self.stages)} stages: {summary}; {shared} shared by several rows"]
+        lines = [RowSize.format(self.sizes)] if self.sizes else []
+        lines += [f"{len(self.stages)} stages: {summary}; {shared} shared by several rows"]
         seconds, unknown = self.time_left
         estimate = [f"about {duration(seconds)} for one worker"] if seconds else []
         stages = "stage" if unknown == 1 else "stages"

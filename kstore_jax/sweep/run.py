@@ -30,7 +30,7 @@ from kstore_jax.pipeline.row import SCHEMA
 from kstore_jax.pipeline.run import Runner, check, pretrain_batched
 from kstore_jax.pipeline.stages import Cache
 from kstore_jax.sweep import estimates
-from kstore_jax.sweep.plan import Plan, PlanStatus
+from kstore_jax.sweep.plan import Plan, PlanStatus, RowSize
 from kstore_jax.sweep.workdir import check_is_folder, check_workdir, claim_workdir, lock_workdir
 from kstore_jax.sweep.workers import run_in_processes, write_experiments
 from kstore_jax.train import distributed as distributed_runtime
@@ -109,6 +109,7 @@ def _check_rows(rows: Sequence[Experiment], stages: Cache) -> list[ExperimentGra
         try:
             memory.check(experiment)
             graphs.append(graph := ExperimentGraph(resolve_auto(experiment), stages))
+            memory.check(graph.experiment)  # its steps may follow from its exposures
             trackers.check_installed(experiment.telemetry)
             check(graph)
         except DamagedFileError:
@@ -170,7 +171,8 @@ def dry_run(
             return None
         return pretraining_seconds(graph) * tokens[folder] / tokens[graph.pretrain.folder]
 
-    return PlanStatus(plan, plan.progress(benchmark if measure else lambda _: None))
+    progress = plan.progress(benchmark if measure else lambda _: None)
+    return PlanStatus(plan, progress, [*map(estimates.row_size, graphs)])
 
 
 def _same_step(one: Experiment, other: Experiment) -> bool:
@@ -225,7 +227,8 @@ def run(
         claim_workdir(workdir, plan, [graph.experiment for graph in graphs], drop_other_rows)
         _print_notes(notes)
         if not all(graph.done for graph in graphs):
-            _print_notes(auto_notes(rows))
+            size = RowSize.format([*map(estimates.row_size, graphs)])
+            _print_notes([*auto_notes(rows), f"note: {size}"])
     mine = dict(itertools.islice(enumerate(graphs), shard.index, None, shard.count))
     workers = min(workers or default_workers(len(mine)), len(mine))
     pretrain_batched([*mine.values()], together)

@@ -68,7 +68,7 @@ class Training:
                 f"grad_accum_steps: expected a divisor of batch_size = {self.batch_size}, got "
                 f"{self.grad_accum_steps}"
             )
-        if self.warmup_steps and self.warmup_steps >= self.steps:
+        if self.warmup_steps and 0 < self.steps <= self.warmup_steps:
             raise UserError(
                 f"warmup_steps: expected less than steps = {self.steps}, got {self.warmup_steps}"
             )
