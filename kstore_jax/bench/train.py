@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import jax
 import numpy as np
 
+from kstore_jax.bench import roofline
 from kstore_jax.bench.hlo_profile import milliseconds_by_operation
 from kstore_jax.model import forward
 from kstore_jax.model.transformer import Shape
@@ -156,6 +157,33 @@ def measure_training(experiment: Experiment, together: int = 1) -> dict[str, flo
         "checkpoint_blocks_s": round(blocks_s, 3),
         "checkpoint_s": round(written_s, 3),
         **comparison,
+    }
+
+
+def predict_training(experiment: Experiment, on: str, together: int = 1) -> dict[str, float | str]:
+    """Predicts from FLOP and bytes what `measure_training` would measure on an accelerator that is
+    not here, and the `seconds` that the benchmark would take, with start and compilation.
+
+    Raises:
+      UserError: there is no accelerator `on`.
+    """
+    device, training = roofline.accelerator(on), experiment.pretrain
+    with temporary_context(experiment) as context:
+        shape = context.shape
+    parameters = roofline.num_parameters(shape)
+    tokens = training.batch_size * training.seq_len
+    step_s = roofline.step_seconds(device, shape, parameters, training.batch_size, training.seq_len)
+    full, _ = flops_per_token(parameters, shape, training.seq_len)
+    call_s = training.steps_per_call * step_s
+    programs = 1 if together == 1 else 2
+    rounds = programs * (2 + _ROUNDS) * max(_ROUND_SECONDS, call_s * together)
+    return {
+        "tokens_per_s": round(tokens / step_s, 1),
+        "step_ms": round(1000 * step_s, 3),
+        "mfu_full": round(tokens / step_s * full / device.flops, 4),
+        "parameters": parameters,
+        "seconds": round(device.start_s + programs * device.compile_s + rounds, 1),
+        "device": f"{on}, predicted",
     }
 
 

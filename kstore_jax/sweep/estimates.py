@@ -6,18 +6,15 @@ long as the longest about some people, since rows of a batch are padded.
 """
 
 import dataclasses
-import functools
 
-import jax
 import numpy as np
 
+from kstore_jax.bench import roofline
 from kstore_jax.corpus import shards
-from kstore_jax.model import forward
 from kstore_jax.pipeline.context import build_context, vocabulary_needs_corpora
 from kstore_jax.pipeline.graph import ExperimentGraph
-from kstore_jax.pipeline.mixture import windows_per_exposure
 from kstore_jax.pipeline.stages import Stage
-from kstore_jax.sweep.plan import RowSize
+from kstore_jax.train.config import Training
 
 _PEOPLE = 100  # whose texts are written to estimate lengths
 
@@ -48,23 +45,29 @@ def stage_tokens(graph: ExperimentGraph) -> dict[str, float]:
     return {stage.folder: float(count) for stage, count in counts.items()}
 
 
-def row_size(graph: ExperimentGraph) -> RowSize:
-    """The steps, exposures and parameters of an experiment. Writes its biographies, to count their
-    tokens."""
-    training = graph.experiment.pretrain
-    windows = training.steps * training.batch_size
-    exposures = windows / windows_per_exposure(graph.data, training.seq_len)
-    return RowSize(training.steps, round(exposures, 2), num_parameters(graph))
-
-
-def num_parameters(graph: ExperimentGraph) -> int | None:
-    """The parameters of the model; None where its vocabulary depends on datasets that are not
-    written yet."""
-    written = [graph.cache.result(stage) is not None for stage in graph.datasets.values()]
-    if vocabulary_needs_corpora(graph) and not all(written):
-        return None
-    init = functools.partial(forward.init, build_context(graph).shape)
-    return sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(init, jax.random.key(0))))
+def seconds_on(graph: ExperimentGraph, on: roofline.Accelerator) -> dict[str, float]:
+    """Predicts the seconds of each stage of `stage_tokens` on an accelerator that is not here, by
+    its folder: its tokens as in pretraining, but no step faster than its kernels are launched, and
+    the compilation of one program."""
+    e, known = graph.experiment, not vocabulary_needs_corpora(graph)
+    shape = build_context(graph if known else _with_few_people(graph)).shape
+    seq_len, parameters = e.pretrain.seq_len, roofline.num_parameters(shape)
+    token = roofline.token_seconds(on, shape, parameters, seq_len)
+    trainings: dict[Stage, int] = {graph.pretrain: e.pretrain.steps}
+    trainings |= {stage: row.steps for row, stage in graph.finetune.items()}
+    if graph.refit:
+        trainings[graph.refit] = e.finetune.steps
+    for name, stage in graph.readouts.items():
+        if isinstance(config := e.enabled_readouts[name][1], Training):
+            trainings[stage] = config.steps
+    launches = {
+        stage.folder: steps * roofline.launch_seconds(on, shape)
+        for stage, steps in trainings.items()
+    }
+    return {
+        folder: on.compile_s + max(tokens * token, launches.get(folder, 0.0))
+        for folder, tokens in stage_tokens(graph).items()
+    }
 
 
 def _with_few_people(graph: ExperimentGraph) -> ExperimentGraph:

@@ -16,6 +16,7 @@ from typing import NamedTuple, Self
 from kstore_jax.errors import UserError
 from kstore_jax.files import read_json, reading, write_json
 from kstore_jax.pipeline.stages import Cache, StageSpec
+from kstore_jax.sweep.size import RowSize
 from kstore_jax.train.telemetry import METRICS, last_metrics
 from kstore_jax.world.biographies import Variant
 
@@ -113,17 +114,19 @@ class Plan:
                 _work(stage, stages)
             return cls(Cache(workdir / content["cache"]), rows, stages)
 
-    def progress(self, benchmark: Benchmark = lambda _: None) -> list[StageProgress]:
+    def progress(self, benchmark: Benchmark = lambda _: None, on: str = "") -> list[StageProgress]:
         """Returns the progress of every stage.
 
         Args:
           benchmark: estimates the stages without a similar one in the cache.
+          on: the accelerator that `benchmark` is about, for which stages of this machine say
+            nothing; empty: this machine.
         """
         rows = collections.Counter(folder for _, folders in self.rows for folder in folders)
-        paces = _paces(self.cache)
+        paces = {} if on else _paces(self.cache)
         specs = {**self.cache.specs(), **self.stages}
         return [
-            self._stage(folder, rows[folder], specs, paces, benchmark) for folder in self.stages
+            self._stage(folder, rows[folder], specs, paces, benchmark, on) for folder in self.stages
         ]
 
     def _stage(
@@ -133,6 +136,7 @@ class Plan:
         specs: Mapping[str, StageSpec],
         paces: Mapping[str, tuple[float, int]],
         benchmark: Benchmark,
+        on: str,
     ) -> StageProgress:
         stage = self.stages[folder]
         progress = functools.partial(StageProgress, folder, stage.kind, rows)
@@ -144,7 +148,7 @@ class Plan:
         begun = (self.cache.root / folder / "config.json").exists()
         state = "running" if self.cache.is_locked(folder) else "stopped" if begun else "waiting"
         seconds = line.get("seconds", 0.0)
-        if step and steps:
+        if step and steps and not on:
             left = (steps - step) * seconds / step
             return progress(state, step, steps, seconds, left, "its own pace")
         key, work = _work(stage, specs)
@@ -153,6 +157,7 @@ class Plan:
             return progress(state, step, steps, seconds, pace * work, f"{count} like it")
         left = benchmark(folder)
         source = _BENCHMARK if stage.kind == "pretrain" else _TOKENS
+        source = f"predicted on {on}" if on else source
         return progress(state, step, steps, seconds, left, source if left is not None else "")
 
 
@@ -262,36 +267,6 @@ class RowStatus(NamedTuple):
         if not self.left:
             return "?" if self.unknown else duration(0)
         return duration(self.left)
-
-
-class RowSize(NamedTuple):
-    """The size of a row of a sweep.
-
-    Attributes:
-      steps: of pretraining.
-      exposures: how often it reads the facts of each person.
-      parameters: of the model; None where its vocabulary depends on datasets not written yet.
-    """
-
-    steps: int
-    exposures: float
-    parameters: int | None
-
-    @staticmethod
-    def format(sizes: Sequence["RowSize"]) -> str:
-        """A line with the least and the most of these rows."""
-        steps = [f"{size.steps:,}" for size in sorted(sizes)]
-        exposures = [f"{number:.4g}" for number in sorted(size.exposures for size in sizes)]
-        parameters = [f"{n:,}" for n in sorted(size.parameters or 0 for size in sizes) if n]
-        return (
-            f"pretraining: {_range(steps)} steps, {_range(exposures)} exposures, "
-            f"{_range(parameters) or '?'} parameters"
-        )
-
-
-def _range(ascending: Sequence[str]) -> str:
-    """The first and the last text, once where they are equal."""
-    return " to ".join(dict.fromkeys([*ascending[:1], *ascending[-1:]]))
 
 
 @dataclasses.dataclass(frozen=True)
