@@ -35,8 +35,8 @@ from kstore_jax.sweep.plan import Plan, PlanStatus
 from kstore_jax.sweep.size import RowSize, row_size
 from kstore_jax.sweep.workdir import check_is_folder, check_workdir, claim_workdir, lock_workdir
 from kstore_jax.sweep.workers import run_in_processes, write_experiments
+from kstore_jax.train import determinism, trackers
 from kstore_jax.train import distributed as distributed_runtime
-from kstore_jax.train import trackers
 
 _TASK_NUMBERS = ("SLURM_ARRAY_TASK_ID", "JOB_COMPLETION_INDEX")  # environment, from 0
 
@@ -225,6 +225,9 @@ def run(
       DamagedFileError: a file in `workdir` or `cache` is not as it was written.
       Stopped: the process got SIGTERM; running trainings wrote a checkpoint.
     """
+    choices = None
+    if any(row.mesh.deterministic for row in rows):
+        choices = determinism.set_flags(cache or workdir / "stages")
     if distributed:
         distributed_runtime.initialize()
     backend = jax.default_backend()
@@ -239,6 +242,8 @@ def run(
         if not all(graph.done for graph in graphs):
             size = RowSize.format([*map(row_size, graphs)])
             _print_notes([*auto_notes(rows), f"note: {size}"])
+    if choices:
+        choices.mkdir(parents=True, exist_ok=True)
     mine = dict(itertools.islice(enumerate(graphs), shard.index, None, shard.count))
     workers = min(workers or default_workers(len(mine)), len(mine))
     pretrain_batched([*mine.values()], together)
