@@ -4,7 +4,7 @@
 The people have one fixed biography each. The second row adds celebrities with five shuffled
 wordings each. The model is finetuned on questions about celebrities alone and tested on questions
 about the people. With celebrities, `gpu` and `paper` have the paper's steps (80,000), since the
-paper tells no exposures there.
+paper states no exposures there.
 
 Command: `kstore sweep --config=configs/celebrities.py --workdir=runs/celebrities`; another data set
 by `--config.data.variant=single`. Scales:

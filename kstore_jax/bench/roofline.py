@@ -3,7 +3,7 @@
 A step takes the FLOP at the efficiency that products usually reach, and after them the bytes that
 elementwise work moves at the full bandwidth; or the launches of its kernels, where these take
 longer. Two measurements on one H200 (docs/benchmarks.md) give the bytes of a hidden number and of a
-logit: float32 activations. Activations in bfloat16, of which no time is measured yet, move fewer.
+logit: float32 activations. Activations in bfloat16 move fewer; their time is not measured yet.
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""The configuration of pretraining, whose length is told in steps or in exposures."""
+"""The configuration of pretraining. Steps or exposures give its length."""
 
 import dataclasses
 
@@ -7,7 +7,7 @@ from kstore_jax.errors import UserError
 from kstore_jax.train.config import Training
 
 LENGTH = ("steps", "exposures")
-"""Fields of `pretrain` of which one gives its length."""
+"""Fields of `pretrain`; one of them gives its length."""
 
 
 @dataclasses.dataclass(frozen=True)
