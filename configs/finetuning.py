@@ -1,8 +1,8 @@
 """Which weights to finetune: LoRA of several ranks, or all weights (Part 3.1, Figs. 2 and 11).
 
-One model is pretrained and tested after each way of finetuning. Two more rows compare LoRA with full
-finetuning by equal rules: each takes the best of six, judged by answers about a tenth of P_train
-that it is not trained on, and is finetuned once more on all of P_train.
+One model is pretrained and tested after each way of finetuning. Two more rows compare LoRA with
+full finetuning by equal rules: each takes the best of six, judged by answers about a tenth of
+P_train that it is not trained on, and is finetuned once more on all of P_train.
 
 Command: `kstore sweep --config=configs/finetuning.py --workdir=runs/finetuning`; the paper's other
 cases by `--config.data.variant=`. The paper's larger models, for which no finetuning works (Fig. 2
