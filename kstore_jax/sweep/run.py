@@ -114,6 +114,7 @@ def _check_rows(rows: Sequence[Experiment], stages: Cache) -> list[ExperimentGra
             memory.check(graph.experiment)  # its steps may follow from its exposures
             trackers.check_installed(experiment.telemetry)
             check(graph)
+            row_size(graph)
         except DamagedFileError:
             raise
         except UserError as error:

@@ -41,7 +41,11 @@ def _range(ascending: Sequence[str]) -> str:
 
 def row_size(graph: ExperimentGraph) -> RowSize:
     """The steps, exposures and parameters of an experiment. Writes its biographies, to count their
-    tokens."""
+    tokens.
+
+    Raises:
+      UserError: a share of the windows is too small.
+    """
     training = graph.experiment.pretrain
     windows = training.steps * training.batch_size
     exposures = windows / windows_per_exposure(graph.data, training.seq_len)
