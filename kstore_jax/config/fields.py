@@ -162,7 +162,7 @@ def _plain(config: Any, every_field: bool) -> dict:
     plain: dict[str, Any] = {}
     for name, field in fields_of(type(config)).items():
         value = getattr(config, name)
-        if not every_field and not _in_identity(field, value):
+        if not every_field and not in_identity(field, value):
             continue
         if (registry := field.metadata.get("one_of")) is not None:
             plain[name] = registry.of(value).name
@@ -175,7 +175,8 @@ def _plain(config: Any, every_field: bool) -> dict:
     return plain
 
 
-def _in_identity(field: dataclasses.Field, value: Any) -> bool:
+def in_identity(field: dataclasses.Field, value: Any) -> bool:
+    """Whether a field with this value is part of the `identity` of its configuration."""
     if field.metadata.get("in_identity") == "set" and value == field.default:
         return False
     return field.metadata.get("affects_result", True)
@@ -187,7 +188,7 @@ def identity_of(kind: type, plain: dict) -> dict:
     fields, types = fields_of(kind), types_of(kind)
     result_fields = {}
     for name, value in plain.items():
-        if name in fields and not _in_identity(fields[name], value):
+        if name in fields and not in_identity(fields[name], value):
             continue
         inside = isinstance(value, dict) and dataclasses.is_dataclass(types.get(name))
         result_fields[name] = identity_of(types[name], value) if inside else value

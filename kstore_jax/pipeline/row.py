@@ -5,7 +5,7 @@ import math
 import typing
 from typing import Any
 
-from kstore_jax.config.fields import default_of, fields_of, flatten, types_of
+from kstore_jax.config.fields import default_of, fields_of, flatten, in_identity, types_of
 from kstore_jax.pipeline.experiment import Experiment
 
 SCHEMA = 3
@@ -199,7 +199,7 @@ def _complete(kind: type, values: dict, path: str) -> dict[str, Any]:
     completed, types = dict(values), types_of(kind)
     for name, field in fields_of(kind).items():
         here = f"{path}.{name}"
-        if not field.metadata.get("affects_result", True):
+        if not in_identity(field, values.get(name, field.default)):
             continue
         if here in _REQUIRED:
             _value(values, name, here)
