@@ -52,10 +52,10 @@ def by_kind(milliseconds: dict[str, float], most: int = 10) -> dict[str, float]:
     >>> by_kind(spent, 1)
     {'dot_general': 9.0, 'others': 1.0}
     """
-    kinds: collections.Counter = collections.Counter()
+    kinds: dict[str, float] = collections.defaultdict(float)
     for name, spent in milliseconds.items():
         kinds[name.removeprefix("backward ").rpartition("/")[2]] += spent
-    largest = kinds.most_common(most)
+    largest = sorted(kinds.items(), key=lambda kind: -kind[1])[:most]
     others = sum(kinds.values()) - sum(spent for _, spent in largest)
     return {name: round(spent, 3) for name, spent in [*largest, ("others", others)]}
 

@@ -10,6 +10,7 @@ import os
 import pathlib
 import re
 import sys
+from importlib import metadata
 
 import jaxlib
 from jax._src import xla_bridge  # no public function says whether JAX has started
@@ -29,7 +30,7 @@ def set_flags(stages: pathlib.Path) -> pathlib.Path:
     Returns: the folder of the choices, which has to exist before anything is compiled. Each version
       of jaxlib has its own.
     """
-    folder = stages.absolute() / ".autotune" / jaxlib.__version__
+    folder = stages.absolute() / ".autotune" / metadata.version("jaxlib")
     flags = os.environ.get("XLA_FLAGS", "")
     present = set(re.findall(r"--(\w+)", flags))
     wanted = {_EXCLUDE: "true", _CHOICES: str(folder)}

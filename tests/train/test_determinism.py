@@ -6,8 +6,8 @@ import pathlib
 import shutil
 import subprocess
 import sys
+from importlib import metadata
 
-import jaxlib
 import pytest
 
 from kstore_jax.config.fields import identity
@@ -36,7 +36,7 @@ def flags() -> dict[str, str]:
 
 def test_the_flags_are_added_to_those_of_the_user(environment, tmp_path, capsys):
     folder = determinism.set_flags(tmp_path)
-    assert folder == tmp_path / ".autotune" / jaxlib.__version__
+    assert folder == tmp_path / ".autotune" / metadata.version("jaxlib")
     assert flags() == {
         "xla_force_host_platform_device_count": "1",
         FLAGS[0]: "true",
