@@ -36,8 +36,9 @@ from kstore_jax.errors import run_guarded
 from kstore_jax.model import attention
 from kstore_jax.model.forward import init
 from kstore_jax.model.transformer import Shape
-from kstore_jax.pipeline.experiment import Experiment, Pretrain, parse_base
-from kstore_jax.pipeline.graph import resolve_auto
+from kstore_jax.pipeline.experiment import Experiment, parse_base
+from kstore_jax.pipeline.graph import resolve_auto, with_steps
+from kstore_jax.pipeline.pretrain_config import Pretrain
 from kstore_jax.pipeline.recipes import at
 from kstore_jax.train.fit import merge_all
 from kstore_jax.train.objectives import next_token, num_tiles, total_loss
@@ -239,7 +240,7 @@ def compare(experiment: Experiment, vocabulary: int) -> list[dict[str, Any]]:
         for policy in POLICIES:
             model = dataclasses.replace(experiment.model, activation_dtype=policy)
             model = resolve_auto(dataclasses.replace(experiment, model=model)).model
-            training = dataclasses.replace(experiment.pretrain, steps_per_call=1)
+            training = dataclasses.replace(with_steps(experiment).pretrain, steps_per_call=1)
             step = Step(Shape.of(model, vocabulary), training)
             step.lowered_text()
             found.append(measure(step))

@@ -3,7 +3,8 @@
 
 The people have one fixed biography each. The second row adds celebrities with five shuffled
 wordings each. The model is finetuned on questions about celebrities alone and tested on questions
-about the people.
+about the people. With celebrities, `gpu` and `paper` have the paper's steps (80,000), since the
+paper states no exposures there.
 
 Command: `kstore sweep --config=configs/celebrities.py --workdir=runs/celebrities`; another data set
 by `--config.data.variant=single`. Scales:
@@ -19,7 +20,7 @@ Scores: `docs/results.md`. Expected, from the paper: celebrities raise single+pe
 biographies by another model, and real text in place of celebrities.
 """
 
-from kstore_jax.config.rows import product, zipped
+from kstore_jax.config.rows import chain, product, zipped
 from kstore_jax.pipeline import recipes
 
 
@@ -35,8 +36,12 @@ def get_config(scale: str = "laptop"):
             pretrain__steps=[12_000, 36_000],
         )
         return config
+    with_celebrities = zipped(
+        world__celebrities=[config.world.people],
+        pretrain__steps=[{"gpu": 8000, "paper": 80_000}[scale]],
+    )
     config.sweep = product(
-        world__celebrities=[0, config.world.people],
+        chain(product(world__celebrities=[0]), with_celebrities),
         data__variant=["single+permute1", "single", "single+permute1+fullname"],
     )
     return config

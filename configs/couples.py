@@ -8,9 +8,9 @@ Command: `kstore sweep --config=configs/couples.py --workdir=runs/couples`. Scal
 
 - `laptop` (the default): 500 people and a twentieth of the values, on 2 CPU cores: half an hour.
   Among all values, any fact would identify one of so few people.
-- `:gpu`: 10,000 people, 7e16 FLOP of pretraining per row, on one GPU: 262 s at the speed measured
+- `:gpu`: 10,000 people, 6.5e16 FLOP of pretraining per row, on one GPU: 245 s at the speed measured
   on an H200; not yet run.
-- `:paper`: 100,000 people, 2.9e18 FLOP per row, on a node of GPUs: 2 h 23 min at the speed of one
+- `:paper`: 100,000 people, 2.7e18 FLOP per row, on a node of GPUs: 2 h 13 min at the speed of one
   H200; not yet run.
 
 Scores: `docs/results.md`. Expected, from the paper: the accuracy of the second fact of a pair jumps

@@ -11,7 +11,8 @@ Command: `kstore sweep --config=configs/datasets.py --workdir=runs/datasets`. Fu
 - Fig. 13 b, d by `--config.readouts.p_probe.embedding_rank=4` and Fig. 16 b by
   `--config.readouts.q_probe.embedding_rank=64`, on the same pretrained models: with another
   `--workdir` and `--cache=runs/datasets/stages`.
-- Fig. 3 right (questions mixed in) by `--config.data.qa_share=0.8 --config.finetune.steps=0`.
+- Fig. 3 right (questions mixed in) by `--config.data.qa_share=0.8 --config.finetune.steps=0`, at
+  `:gpu` and `:paper` with `--config.pretrain.exposures=108`, which are as many steps.
 - Fig. 12 (Llama) by `--config.model.style=llama`, with or without questions mixed in.
 
 Scales:
@@ -21,9 +22,9 @@ Scales:
 - `:together`, with `--together=16`: 1,500 people with 0.12 of the values and names, 1.2 G tokens in
   total, on one GPU: 4 minutes of pretraining on an H200, and 79 minutes of one CPU core for the
   rest.
-- `:gpu`: 10,000 people, 7e16 FLOP of pretraining per row, on one GPU: 262 s at the speed measured
+- `:gpu`: 10,000 people, 6.5e16 FLOP of pretraining per row, on one GPU: 245 s at the speed measured
   on an H200; not yet run.
-- `:paper`: 100,000 people, 2.9e18 FLOP per row, on a node of GPUs: 2 h 23 min at the speed of one
+- `:paper`: 100,000 people, 2.7e18 FLOP per row, on a node of GPUs: 2 h 13 min at the speed of one
   H200; not yet run.
 
 Scores: `docs/results.md`. Expected, from the paper: a mean of 9.7 % for single, 41.0 % for multi5,

@@ -15,7 +15,7 @@ Command: `kstore sweep --config=configs/directions.py --workdir=runs/directions`
   of one H200; not yet run.
 
 On `gpu` and `paper` each of 16 datasets has four rows: GPT, BERT, and two BERTs with questions
-mixed in. As in the paper, GPT has 80,000 steps at `paper`, BERT 150,000.
+mixed in. As in the paper, GPT has 540 exposures, and BERT 150,000 steps at `paper`.
 
 Scores: `docs/results.md`. Expected, from the paper: GPT answers every attribute of multi5+permute
 (96.6 %). BERT answers birth dates and majors in part, the rest at or near the majority guess,
@@ -39,7 +39,7 @@ def get_config(scale: str = "laptop"):
         )
         return config
     bert = {
-        "pretrain__steps": config.pretrain.steps * 15 // 8,
+        "pretrain__steps": {"gpu": 15_000, "paper": 150_000}[scale],
         "model__direction": "bidirectional",
         "pretrain__learning_rate": 3e-4,
         "readouts__qa__beam_size": 1,

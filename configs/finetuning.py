@@ -6,14 +6,14 @@ P_train that it is not trained on, and is finetuned once more on all of P_train.
 
 Command: `kstore sweep --config=configs/finetuning.py --workdir=runs/finetuning`; the paper's other
 cases by `--config.data.variant=`. The paper's larger models, for which no finetuning works (Fig. 2
-b to d, on single): `--config.model.size=302M --config.pretrain.steps=150000` and
-`--config.model.size=682M --config.pretrain.steps=200000`, both with
+b to d, on single): `--config.model.size=302M --config.pretrain.exposures=1000` and
+`--config.model.size=682M --config.pretrain.exposures=1350`, both with
 `--config.data.rewritten=runs/written` (see `rewritten.py`), the second also without. Scales:
 
 - `laptop` (the default): 500 people and fewer ranks, on 2 CPU cores: half an hour by `--dry-run`.
-- `:gpu`: the paper's ranks on 10,000 people, 7e16 FLOP of pretraining, on one GPU: 262 s at the
+- `:gpu`: the paper's ranks on 10,000 people, 6.5e16 FLOP of pretraining, on one GPU: 245 s at the
   speed measured on an H200; not yet run.
-- `:paper`: the paper's people and size, 2.9e18 FLOP, on a node of GPUs: 2 h 23 min at the speed of
+- `:paper`: the paper's people and size, 2.7e18 FLOP, on a node of GPUs: 2 h 13 min at the speed of
   one H200; not yet run.
 
 Scores: `docs/results.md`. Expected, from the paper: for single no way answers more than 10.5 %

@@ -13,9 +13,9 @@ Command: `kstore sweep --config=configs/probing.py --workdir=runs/probing`. Scal
 - `laptop` (the default): the quickstart's model on 2,000 people and a fifth of the values, with the
   quickstart's exposures, on 2 CPU cores; not yet run. About an hour by the quickstart's times: four
   times its pretraining, and one and a half times as much for the paper's P-probing.
-- `:gpu`: 10,000 people, 7e16 FLOP of pretraining per model, on one GPU: 262 s at the speed measured
-  on an H200; not yet run.
-- `:paper`: 100,000 people, 2.9e18 FLOP per model, on a node of GPUs: 2 h 23 min at the speed of one
+- `:gpu`: 10,000 people, 6.5e16 FLOP of pretraining per model, on one GPU: 245 s at the speed
+  measured on an H200; not yet run.
+- `:paper`: 100,000 people, 2.7e18 FLOP per model, on a node of GPUs: 2 h 13 min at the speed of one
   H200; not yet run.
 
 Expected, from the paper: the first token of every fact is readable from the name for

@@ -18,8 +18,9 @@ Scales. No row has been run yet; `--dry-run` estimates the time on this machine:
 
 - `laptop` (the default): 500 people, on 2 CPU cores.
 - `:gpu`: 10,000 people, 1.4e17 FLOP of pretraining per row, on one GPU.
-- `:paper`: 100,000 people, 302M parameters, 150,000 steps, 1.3e19 FLOP per row, on a node of GPUs:
-  11 hours at the FLOP/s of one H200 at 124M.
+- `:paper`: 100,000 people, 302M parameters, the paper's 1,000 exposures (with celebrities its
+  150,000 steps), about 1.3e19 FLOP per row, on a node of GPUs: 11 hours at the FLOP/s of one H200
+  at 124M.
 
 Expected, from the paper: single 10.0 % (GPT-2), with celebrities 76.3 %, with real text 7.3 %;
 single+fullname 40.9 %, with celebrities 82.2 %, with real text 27.7 %; multi5 about 93.6 %.
@@ -36,18 +37,21 @@ def get_config(scale: str = "laptop"):
     if scale == "paper":
         config.model.size = "302M"
     if scale != "laptop":
-        config.pretrain.steps = config.pretrain.steps * 15 // 8
+        config.pretrain.exposures = 1000.0
         config.readouts.q_probe.embedding_rank = 32
     config.data.rewritten = "runs/written"
     config.data.celebrity_variant = "multi5"
-    celebrities = {"world__celebrities": [config.world.people]}
-    real_text = {"data__text": ["runs/wikibook"]}
+    whole = config.pretrain.exposures  # of biographies alone; every row has as many steps
     models = product(model__style=["gpt2-rotary", "llama"], data__variant=VARIANTS)
-    mixed = row("questions mixed in", data__qa_share=0.8, finetune__steps=0, finetune__grid=())
+    no_finetuning = {"finetune__steps": 0, "finetune__grid": ()}
+    questions = {"data__qa_share": 0.8, "pretrain__exposures": round(0.2 * whole, 2)}
+    steps = {"laptop": config.pretrain.steps, "gpu": 15_000, "paper": 150_000}[scale]
+    celebrities = product(world__celebrities=[config.world.people], pretrain__steps=[steps])
+    real_text = product(data__text=["runs/wikibook"], pretrain__exposures=[whole / 2])
     config.sweep = chain(
         models,
-        product(models, mixed),
-        product(**celebrities, data__variant=VARIANTS[:2]),
-        product(**real_text, data__variant=VARIANTS[:2]),
+        product(models, row("questions mixed in", **questions, **no_finetuning)),
+        product(celebrities, data__variant=VARIANTS[:2]),
+        product(real_text, data__variant=VARIANTS[:2]),
     )
     return config

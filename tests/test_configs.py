@@ -25,6 +25,7 @@ SCALES_OF = [
     *((name, scale) for name in FILES if name != "quickstart" for scale in SCALES),
     *((name, "together") for name in TOGETHER),
     *(("quickstart", size) for size in ("default", "smallest", "longer")),
+    ("paper", "smallest"),
 ]
 FIGURES = {  # figures of Part 3.1, and the number of rows they have in the paper
     "datasets": ((3, 5, 7, 13), 16),
@@ -94,7 +95,9 @@ def test_the_flags_in_the_docstring_of_a_file_set_their_fields(name):
                         assert style_fields(value, e.model.heads).items() <= vars(e.model).items()
                     else:
                         read = operator.attrgetter(field)
-                        assert {str(read(each)) for each in (e, *finetunings)} == {value}
+                        set_to = {read(each) for each in (e, *finetunings)}
+                        kind = type(next(iter(set_to)))
+                        assert set_to == {kind(value)}
     assert flag_lists or name != "datasets"
 
 
@@ -119,7 +122,7 @@ def test_a_figure_is_in_the_docstring_and_has_the_rows_of_the_paper(name):
 PAPER = {  # Part 3.1, sections 2 to 5; of every row unless a test below has another value
     "people": 100_000,
     "shape": (12, 12, 768, 0.25),
-    "pretraining": (80_000, 96, 512, 1e-3, 1000, "cosine", 0.1, 0.1, 1e-6),
+    "pretraining": (540.0, 96, 512, 1e-3, 1000, "cosine", 0.1, 0.1, 1e-6),
     "finetuning": (50_000, 48, 3e-4, 0, "cosine", 0.1, 0.01, 128, 4.0),
     "finetuned": {8, 16},
     "beam": 4,
@@ -138,7 +141,7 @@ def protocol(e: Experiment) -> dict:
         "people": e.world.people,
         "shape": (m.layers, m.heads, m.width, m.rotary_pct),
         "pretraining": (
-            *(p.steps, p.batch_size, p.seq_len, p.learning_rate, p.warmup_steps),
+            *(p.exposures or p.steps, p.batch_size, p.seq_len, p.learning_rate, p.warmup_steps),
             *(name_of(p.schedule), p.final_lr_ratio, p.weight_decay, p.optimizer.eps),
         ),
         "finetuning": (
@@ -160,7 +163,23 @@ def protocol(e: Experiment) -> dict:
 @pytest.mark.parametrize("name", ["paper", "datasets", "couples", "celebrities"])
 def test_the_paper_scale_is_the_papers_protocol(name):
     for e in rows(name, "paper"):
-        assert protocol(e) == PAPER
+        if e.finetune.steps:
+            steps = {"pretraining": (80_000, *PAPER["pretraining"][1:])}  # no exposures are stated
+            assert protocol(e) == (PAPER | steps if e.world.celebrities else PAPER)
+
+
+def test_the_headline_has_the_three_rows_with_equal_steps(tmp_path):
+    experiments = rows("paper", "gpu")
+    assert [(e.data.variant, e.data.qa_share, e.pretrain.exposures) for e in experiments] == [
+        ("multi5+permute", 0.0, 540.0),
+        ("single", 0.0, 540.0),
+        ("single", 0.8, 108.0),
+    ]
+    graphs = [ExperimentGraph(e, Cache(tmp_path)) for e in rows("paper", "smallest")]
+    assert len({graph.experiment.pretrain.steps for graph in graphs}) == 1
+    for probe in (experiments[1].readouts.p_probe, experiments[1].readouts.q_probe):
+        assert (probe.head, probe.embedding_update) == ("linear", "all")  # as in the paper
+    assert experiments[2].finetune.steps == 0
 
 
 def test_there_are_as_many_celebrities_with_five_shuffled_biographies():
@@ -174,7 +193,7 @@ def test_mixed_training_differs_in_questions_alone():
     mixed, afterwards = rows("mixed", "paper")
     assert (mixed.data.variant, mixed.data.qa_share, mixed.finetune.steps) == ("single", 0.8, 0)
     assert protocol(afterwards) == PAPER
-    assert protocol(mixed)["pretraining"] == PAPER["pretraining"]
+    assert protocol(mixed)["pretraining"] == (108.0, *PAPER["pretraining"][1:])
 
 
 def test_on_a_laptop_every_row_of_mixed_training_has_equal_exposures():
@@ -190,7 +209,10 @@ def test_on_a_laptop_every_row_of_mixed_training_has_equal_exposures():
 
 def test_the_shares_of_questions_are_those_of_figure_10():
     experiments = rows("qa_ratio", "paper")
-    assert {e.data.qa_share for e in experiments} == {0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 0.9}
+    assert {(e.data.qa_share, e.pretrain.exposures) for e in experiments} == {
+        *((0.1, 486.0), (0.2, 432.0), (0.3, 378.0), (0.4, 324.0)),
+        *((0.6, 216.0), (0.8, 108.0), (0.9, 54.0)),
+    }
     assert {e.finetune.steps for e in experiments} == {0}
 
 
@@ -226,7 +248,9 @@ def test_rewritten_biographies_have_the_larger_model_and_more_steps():
     for e in rows("rewritten", "paper"):
         settings = protocol(e)
         assert settings["shape"][:3] == (12, 20, 1280)
-        assert settings["pretraining"] == (150_000, *PAPER["pretraining"][1:])
+        length = 150_000 if e.world.celebrities else 1000.0  # exposures
+        length *= 0.2 if e.data.qa_share else 0.5 if e.data.text else 1.0  # in as many steps
+        assert settings["pretraining"] == (length, *PAPER["pretraining"][1:])
         assert e.readouts.q_probe.embedding_rank == 32
     with_text = [e for e in rows("rewritten", "paper") if e.data.text]
     assert [(e.data.variant, e.data.text_share) for e in with_text] == [
@@ -236,8 +260,10 @@ def test_rewritten_biographies_have_the_larger_model_and_more_steps():
 
 
 def test_the_gpu_scale_has_the_exposures_of_the_paper():
-    (gpu,), (paper,) = rows("paper", "gpu"), rows("paper", "paper")
-    sections = operator.attrgetter("pretrain", "finetune", "readouts.p_probe", "readouts.q_probe")
-    for of_gpu, of_paper in zip(sections(gpu), sections(paper), strict=True):
-        assert of_gpu.steps / gpu.world.people == of_paper.steps / paper.world.people
-        assert of_gpu.batch_size == of_paper.batch_size
+    sections = operator.attrgetter("finetune", "readouts.p_probe", "readouts.q_probe")
+    for gpu, paper in zip(rows("paper", "gpu"), rows("paper", "paper"), strict=True):
+        assert gpu.pretrain.exposures == paper.pretrain.exposures
+        assert gpu.pretrain.batch_size == paper.pretrain.batch_size
+        for of_gpu, of_paper in zip(sections(gpu), sections(paper), strict=True):
+            assert of_gpu.steps / gpu.world.people == of_paper.steps / paper.world.people
+            assert of_gpu.batch_size == of_paper.batch_size

@@ -4,7 +4,6 @@ import contextlib
 import os
 import pathlib
 import re
-import runpy
 import shlex
 import shutil
 import signal
@@ -17,8 +16,6 @@ import kubernetes_validate
 import pytest
 import yaml
 from packaging.specifiers import SpecifierSet
-
-from kstore_jax.pipeline.experiment import parse_rows
 
 LAUNCH = pathlib.Path(__file__).parents[1] / "launch"
 SCRIPTS = sorted(LAUNCH.glob("*.sh"))
@@ -213,7 +210,14 @@ def test_a_missing_required_flag_is_an_error_before_anything_is_submitted(script
         ("tpu.sh", ["destroy"], {}, "destroy: no such action; expected create"),
         ("tpu.sh", [], {}, "expected one of: create"),
         ("gpu.sh", [], {}, "DIR is missing; expected a folder"),
-        ("gpu.sh", ["out", "run-mixt"], {}, "run-mixt: no such piece; expected one of: train-8"),
+        (
+            "gpu.sh",
+            ["out", "run-mixt"],
+            {},
+            "run-mixt: no such piece; expected one of: train-f",
+        ),
+        ("gpu.sh", ["out", "--size=tiny"], {}, "--size=tiny: expected smallest"),
+        ("gpu.sh", ["out"], {"LIMIT": "x"}, "LIMIT=x: expected a whole number"),
         ("kubernetes.sh", [*SIZED, *RUN], {"IMAGE": ""}, "IMAGE is not set; expected"),
         ("kubernetes.sh", [*SIZED, *RUN], {"CLAIM": ""}, "CLAIM is not set; expected"),
         ("slurm.sh", [*SIZED, RUN[0], "--workdir", "x"], {}, "--workdir has no value; expected"),
@@ -538,88 +542,6 @@ def test_the_command_on_a_tpu_vm_outlives_its_ssh_session(tmp_path):
     assert log.read_text() == f"over\nsweep {' '.join(RUN)}\n"
     (tmp_path / "kstore_jax").rename(tmp_path / "elsewhere")
     assert subprocess.run(ssh, **here, capture_output=True, check=False).returncode == 1
-
-
-@pytest.fixture
-def one_gpu(tmp_path) -> dict[str, str]:
-    """A `kstore` that records its arguments, stops an experiment once with status 75 and fails on
-    batch size 9."""
-    program = f"""#!/usr/bin/env bash
-echo "$*" >> {tmp_path}/calls
-case "$*" in
-    *batch_size=9*) exit 1 ;;
-    *bench*) echo '{{}}' ;;
-    *) if ! mkdir {tmp_path}/stopped 2>/dev/null; then touch "${{3#--workdir=}}/results.json"
-       else mkdir -p "${{3#--workdir=}}"; exit 75; fi ;;
-esac
-"""
-    (tmp_path / "kstore").write_text(program)
-    (tmp_path / "kstore").chmod(0o755)
-    return {"KSTORE": f"{tmp_path}/kstore", "PYTHON": "true", "BATCHES": "8 9", "CONFIGS": "mixed"}
-
-
-def test_gpu_pieces_are_resumed_until_done_and_then_skipped(one_gpu, tmp_path):
-    out = tmp_path / "out"
-    done = launch("gpu.sh", str(out), **one_gpu)
-    assert (done.returncode, "train-9: status 1" in done.stderr) == (1, True)
-    assert sorted(path.name for path in out.glob("*.json")) == [
-        "peers.json", "profile.json", "together.json", "train-8.json"
-    ]  # fmt: skip
-    assert (out / "runs/mixed/results.json").exists()
-    calls = (tmp_path / "calls").read_text().splitlines()
-    assert sum("configs/mixed.py:gpu" in line for line in calls) == 2
-    assert launch("gpu.sh", str(out), "train-8", "run-mixed", **one_gpu).returncode == 0
-    again = (tmp_path / "calls").read_text().splitlines()
-    assert again == calls  # pieces with results are skipped
-
-
-def test_a_gpu_piece_without_progress_is_reported_and_left(one_gpu, tmp_path):
-    program = """#!/usr/bin/env bash
-case "$*" in
-    *bench*) echo '{}' ;;
-    *) stage="${3#--workdir=}/stages/qa-1"
-       mkdir -p "$stage"
-       touch "$stage/provenance-$(($(ls "$stage" | wc -l) + 1)).json"
-       exit 75 ;;
-esac
-"""
-    (tmp_path / "kstore").write_text(program)
-    out = tmp_path / "out"
-    done = launch("gpu.sh", str(out), **{**one_gpu, "BATCHES": "8"})
-    assert (done.returncode, done.stderr.splitlines()) == (
-        1,
-        ["gpu.sh: run-mixed: status 75"] * 2
-        + [
-            "gpu.sh: run-mixed: no progress in nine minutes; to run it without a time limit: "
-            f"{tmp_path}/kstore sweep --config=configs/mixed.py:gpu --workdir={out}/runs/mixed"
-        ],
-    )
-    assert len(list(out.glob("runs/mixed/stages/qa-1/*"))) == 2
-
-
-def test_a_named_gpu_piece_is_called_once_and_returns_its_status(one_gpu, tmp_path):
-    assert launch("gpu.sh", str(tmp_path / "out"), "run-mixed", **one_gpu).returncode == 75
-    assert launch("gpu.sh", str(tmp_path / "out"), "run-mixed", **one_gpu).returncode == 0
-
-
-def test_gpu_pieces_use_existing_configurations():
-    for line in dry_run("gpu.sh", "out").splitlines():
-        words = shlex.split(line)
-        assert words[0] == "timeout"
-        for word in words:
-            if word.startswith("--config="):
-                name, _, scale = word.removeprefix("--config=").partition(":")
-                module = runpy.run_path(str(LAUNCH.parent / name))
-                parse_rows(module["get_config"](*[scale] * bool(scale)))
-    together = dry_run("gpu.sh", "out", "run-mixed:together").split()
-    assert together[-3:] == [
-        "--config=configs/mixed.py:together",
-        f"--workdir={pathlib.Path.cwd()}/out/runs/mixed-together",
-        "--together=16",
-    ]
-    refused = launch("gpu.sh", "--dry-run", "out", "run-mixt")
-    assert (refused.returncode, refused.stdout) == (2, "")
-    assert launch("gpu.sh").returncode == 2
 
 
 def test_the_writer_is_served_by_vllm():

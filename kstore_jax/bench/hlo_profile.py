@@ -42,6 +42,24 @@ def milliseconds_by_operation(
     return dict(spent.most_common())
 
 
+def by_kind(milliseconds: dict[str, float], most: int = 10) -> dict[str, float]:
+    """Sums the time of operations by kind: the last part of their name, forward and backward
+    together, or the name of a kernel.
+
+    Returns: milliseconds of the `most` costliest kinds, and of all `others`.
+
+    >>> spent = {"block/up/dot_general": 3.0, "backward block/up/dot_general": 6.0, "g/add": 1.0}
+    >>> by_kind(spent, 1)
+    {'dot_general': 9.0, 'others': 1.0}
+    """
+    kinds: dict[str, float] = collections.defaultdict(float)
+    for name, spent in milliseconds.items():
+        kinds[name.removeprefix("backward ").rpartition("/")[2]] += spent
+    largest = sorted(kinds.items(), key=lambda kind: -kind[1])[:most]
+    others = sum(kinds.values()) - sum(spent for _, spent in largest)
+    return {name: round(spent, 3) for name, spent in [*largest, ("others", others)]}
+
+
 def operation_names(text: str) -> dict[str, str]:
     """Returns the operation of the model that each instruction is part of.
 

@@ -10,13 +10,15 @@ from collections.abc import Iterator
 import jax
 import numpy as np
 
+from kstore_jax.bench import roofline
 from kstore_jax.bench.hlo_profile import milliseconds_by_operation
 from kstore_jax.model import forward
 from kstore_jax.model.transformer import Shape
 from kstore_jax.pipeline.context import vocabulary_needs_corpora
-from kstore_jax.pipeline.experiment import Experiment, Pretrain
-from kstore_jax.pipeline.graph import ExperimentGraph, resolve_auto
+from kstore_jax.pipeline.experiment import Experiment
+from kstore_jax.pipeline.graph import ExperimentGraph, resolve_auto, with_steps
 from kstore_jax.pipeline.pretrain import pretraining_objective
+from kstore_jax.pipeline.pretrain_config import Pretrain
 from kstore_jax.pipeline.run import Runner
 from kstore_jax.pipeline.stages import Cache
 from kstore_jax.readouts.base import Context
@@ -118,7 +120,7 @@ def measure_training(experiment: Experiment, together: int = 1) -> dict[str, flo
       `together_over_one_by_one`.
     - The settings that were measured.
     """
-    training = experiment.pretrain
+    training = with_steps(experiment).pretrain
     shape, objective = _shape_and_objective(experiment)
     steps = TrainingSteps(shape, training, objective)
     step_s = _median_step_seconds(steps)
@@ -158,11 +160,38 @@ def measure_training(experiment: Experiment, together: int = 1) -> dict[str, flo
     }
 
 
+def predict_training(experiment: Experiment, on: str, together: int = 1) -> dict[str, float | str]:
+    """Predicts from FLOP and bytes what `measure_training` would measure on an accelerator that is
+    not here, and the `seconds` that the benchmark would take, with start and compilation.
+
+    Raises:
+      UserError: there is no accelerator `on`.
+    """
+    device, training = roofline.accelerator(on), experiment.pretrain
+    with temporary_context(experiment) as context:
+        shape = context.shape
+    parameters = roofline.num_parameters(shape)
+    tokens = training.batch_size * training.seq_len
+    step_s = roofline.step_seconds(device, shape, parameters, training.batch_size, training.seq_len)
+    full, _ = flops_per_token(parameters, shape, training.seq_len)
+    call_s = training.steps_per_call * step_s
+    programs = 1 if together == 1 else 2
+    rounds = programs * (2 + _ROUNDS) * max(_ROUND_SECONDS, call_s * together)
+    return {
+        "tokens_per_s": round(tokens / step_s, 1),
+        "step_ms": round(1000 * step_s, 3),
+        "mfu_full": round(tokens / step_s * full / device.flops, 4),
+        "parameters": parameters,
+        "seconds": round(device.start_s + programs * device.compile_s + rounds, 1),
+        "device": f"{on}, predicted",
+    }
+
+
 def profile_training(experiment: Experiment) -> dict[str, float]:
     """Returns the milliseconds of a training step by operation, as `milliseconds_by_operation`
     names them."""
     shape, objective = _shape_and_objective(experiment)
-    steps = TrainingSteps(shape, experiment.pretrain, objective)
+    steps = TrainingSteps(shape, with_steps(experiment).pretrain, objective)
     steps.run(1)
     spent = milliseconds_by_operation(lambda: steps.run(_PROFILED_CALLS), steps.compiled)
     count = _PROFILED_CALLS * steps.steps_a_call
@@ -176,9 +205,10 @@ def step_seconds(experiment: Experiment) -> float:
     about a second; the others are assumed to take as long.
     """
     shape, objective = _shape_and_objective(experiment)
+    whole = with_steps(experiment).pretrain
 
     def seconds_with(**fields: int) -> float:
-        training = dataclasses.replace(experiment.pretrain, steps_per_call=1, **fields)
+        training = dataclasses.replace(whole, steps_per_call=1, **fields)
         steps = TrainingSteps(shape, training, objective)
         steps.run(1)
         return steps.run(1)

@@ -31,6 +31,7 @@ BENCHMARKS = {
     "qa": "quickstart.py",
 }
 """The configuration file that each benchmark measures without `--config`."""
+_OF_BENCHMARK = {"train": {"together", "on"}, "profile": {"kinds"}}
 
 
 def quickstart(argv: Sequence[str], values: flags.FlagValues) -> None:
@@ -75,7 +76,7 @@ def _compute_rows(
     def flag(name: str, default: Any) -> Any:  # of the commands that have it
         return values[name].value if name in values else default
 
-    for name in ("no-measure", "stages", "json"):
+    for name in ("no-measure", "on", "stages", "json"):
         if flag(name, False) and not flag("dry-run", False):
             raise UserError(f"--{name}: expected beside --dry-run")
     _refuse_stages_in_json(values)
@@ -90,8 +91,8 @@ def _compute_rows(
         print(f"note: --drop removes {', '.join(dropped)}", file=sys.stderr)
     shard = sweep.RowShard.parse(flag("shard", "0/1"))
     if flag("dry-run", False):
-        measure = not flag("no-measure", False)
-        status = sweep.dry_run(folder, rows, cache, shard, drop, notes, measure)
+        measure, on = not flag("no-measure", False), flag("on", None) or ""
+        status = sweep.dry_run(folder, rows, cache, shard, drop, notes, measure, on)
         print(status.format(values.json, values.stages))
         return
     page = sweep.run(
@@ -329,15 +330,19 @@ def bench(argv: Sequence[str], values: flags.FlagValues) -> None:
     what, *rest = argv or [""]
     if what not in BENCHMARKS:
         raise UserError(f"bench: {what!r} is no benchmark{nearest(what, BENCHMARKS)}")
-    if what != "train":
-        del values.together
+    for name in {"together", "on", "kinds"} - _OF_BENCHMARK.get(what, set()):
+        delattr(values, name)
     experiment, *_ = parse_rows(*parse_config(rest, values, configs_folder() / BENCHMARKS[what]))
     from kstore_jax.bench import data, qa, train
+    from kstore_jax.bench.hlo_profile import by_kind
 
-    if what == "train":
+    if what == "train" and values.on:
+        results = train.predict_training(experiment, values.on, values.together)
+    elif what == "train":
         results = train.measure_training(experiment, values.together)
     elif what == "profile":
         results = train.profile_training(experiment)
+        results = by_kind(results) if values.kinds else results
     else:
         results = qa.measure_qa(experiment) if what == "qa" else data.measure_data(experiment)
     if values.json:

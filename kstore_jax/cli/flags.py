@@ -81,6 +81,12 @@ _FLAGS: dict[str, tuple[Callable, str, dict[str, Any]]] = {
     ),
     "dry-run": (flags.DEFINE_bool, "print the rows and time estimates, compute nothing", {}),
     "no-measure": (flags.DEFINE_bool, "time no step of pretraining for the estimates", {}),
+    "on": (
+        flags.DEFINE_enum,
+        "predict the time on an accelerator that is not here, from FLOP and bytes",
+        {"enum_values": ["H200", "H100"]},
+    ),
+    "kinds": (flags.DEFINE_bool, "sum over the ten costliest kinds of operation", {}),
     "stages": (flags.DEFINE_bool, "print the stages of the rows, with their folders", {}),
     "check": (
         flags.DEFINE_bool,

@@ -28,8 +28,11 @@ class Command(NamedTuple):
     summary: str
 
 
-_DRY_RUN = {"dry-run": False, "no-measure": False, "stages": False, "json": False, "check": False}
-_DRY_RUN_USAGE = "[--dry-run [--no-measure] [--stages | --json]] [--check]"
+_DRY_RUN = {
+    **{"dry-run": False, "no-measure": False, "on": None, "stages": False, "json": False},
+    "check": False,
+}
+_DRY_RUN_USAGE = "[--dry-run [--no-measure | --on=H200] [--stages | --json]] [--check]"
 COMMANDS = {
     "quickstart": Command(
         commands.quickstart,
@@ -130,8 +133,8 @@ COMMANDS = {
     ),
     "bench": Command(
         commands.bench,
-        "data | train [--together=K] | profile | qa [--config=FILE] [--json]",
-        {"together": 1, "json": False},
+        "data | train [--together=K] [--on=H200] | profile [--kinds] | qa [--config=FILE] [--json]",
+        {"together": 1, "on": None, "kinds": False, "json": False},
         "measure this machine",
     ),
 }

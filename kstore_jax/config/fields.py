@@ -28,11 +28,22 @@ LARGEST = 2**31 - 1
 
 
 def number(
-    default: float, minimum: float, maximum: float | None = None, *, affects_result: bool = True
+    default: float,
+    minimum: float,
+    maximum: float | None = None,
+    *,
+    affects_result: bool = True,
+    in_identity: str = "always",
 ) -> Any:
     """A finite number from `minimum` to `maximum`, both included; the annotation is its type. An
-    `int` without a maximum is at most `LARGEST`."""
-    return _field(default, affects_result, minimum=minimum, maximum=maximum)
+    `int` without a maximum is at most `LARGEST`.
+
+    Args:
+      in_identity: `always`; or `set`: `identity` leaves the field out where it has its default. A
+        field that is added later keeps the keys of stages that way.
+    """
+    limits = {"minimum": minimum, "maximum": maximum, "in_identity": in_identity}
+    return _field(default, affects_result, **limits)
 
 
 def choice(default: str, *choices: str, affects_result: bool = True) -> Any:
@@ -141,7 +152,8 @@ def as_dict(config: Any) -> dict:
 def identity(config: Any) -> dict:
     """Returns the fields of a configuration that affect results, as plain JSON values.
 
-    Fields declared with `affects_result=False` (names, checkpoint intervals, devices) are left out.
+    Fields declared with `affects_result=False` (names, checkpoint intervals, devices) are left out,
+    and fields with `in_identity="set"` where they have their default.
     """
     return _plain(config, every_field=False)
 
@@ -150,7 +162,7 @@ def _plain(config: Any, every_field: bool) -> dict:
     plain: dict[str, Any] = {}
     for name, field in fields_of(type(config)).items():
         value = getattr(config, name)
-        if not every_field and not field.metadata.get("affects_result", True):
+        if not every_field and not in_identity(field, value):
             continue
         if (registry := field.metadata.get("one_of")) is not None:
             plain[name] = registry.of(value).name
@@ -163,13 +175,20 @@ def _plain(config: Any, every_field: bool) -> dict:
     return plain
 
 
+def in_identity(field: dataclasses.Field, value: Any) -> bool:
+    """Whether a field with this value is part of the `identity` of its configuration."""
+    if field.metadata.get("in_identity") == "set" and value == field.default:
+        return False
+    return field.metadata.get("affects_result", True)
+
+
 def identity_of(kind: type, plain: dict) -> dict:
     """Returns the `identity` of a configuration `kind` that is given as plain values; fields that
     `kind` does not declare are included."""
     fields, types = fields_of(kind), types_of(kind)
     result_fields = {}
     for name, value in plain.items():
-        if name in fields and not fields[name].metadata.get("affects_result", True):
+        if name in fields and not in_identity(fields[name], value):
             continue
         inside = isinstance(value, dict) and dataclasses.is_dataclass(types.get(name))
         result_fields[name] = identity_of(types[name], value) if inside else value

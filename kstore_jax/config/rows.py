@@ -10,8 +10,10 @@ rows and returns rows, so that they can be nested:
 """
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
+
+from kstore_jax.errors import UserError, shown
 
 Row = tuple[tuple[str, Any], ...]
 Rows = tuple[Row, ...]
@@ -89,3 +91,27 @@ def _merge(rows: Iterable[Row]) -> Row:
             raise ValueError(f"sweep: {field} is set twice, to {merged[field]!r} and {value!r}")
         merged[field] = f"{merged[field]}, {value}" if field in merged else value
     return tuple(merged.items())
+
+
+def without_fields(fields: Collection[str], rows: Iterable[Row], name: str) -> list[Row]:
+    """The distinct rows without `fields`.
+
+    Raises:
+      UserError: `rows` are not rows; names the field `name`.
+    """
+    try:
+        pairs = [[(field, _frozen(value)) for field, value in row] for row in rows]
+        if not all(isinstance(field, str) for row in pairs for field, _ in row):
+            raise TypeError
+        remaining = (tuple(pair for pair in row if pair[0] not in fields) for row in pairs)
+        return [*dict.fromkeys(remaining)]
+    except (TypeError, ValueError):
+        raise UserError(
+            f"{name}: expected rows of (field, value), as product() and chain() give, got "
+            f"{shown(rows)}"
+        ) from None
+
+
+def _frozen(value: Any) -> Any:
+    """A value with tuples in place of lists, which have no hash."""
+    return tuple(map(_frozen, value)) if isinstance(value, list | tuple) else value

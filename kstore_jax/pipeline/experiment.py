@@ -7,7 +7,7 @@ Defaults are the paper's (Part 3.1, sections 2 to 5) for bioS and the 124M GPT-2
 
 import copy
 import dataclasses
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from typing import Any
 
 from ml_collections import config_dict
@@ -25,27 +25,15 @@ from kstore_jax.config.fields import (
     text,
 )
 from kstore_jax.config.registry import group, import_plugins
-from kstore_jax.config.rows import Row
+from kstore_jax.config.rows import Row, without_fields
 from kstore_jax.corpus.config import Data
-from kstore_jax.errors import UserError, shown
+from kstore_jax.errors import UserError
 from kstore_jax.model.config import PRESETS, Model
+from kstore_jax.pipeline.pretrain_config import LENGTH, Pretrain
 from kstore_jax.readouts.base import READOUTS, Readout
 from kstore_jax.tasks.base import TASKS, check_tasks
 from kstore_jax.train.config import Mesh, TelemetryConfig, Training
 from kstore_jax.world.config import World
-
-
-@dataclasses.dataclass(frozen=True)
-class Pretrain(Training):
-    """Pretraining (Part 3.1, section 3: 80,000 steps of 96 windows of 512 tokens)."""
-
-    seq_len: int = number(512, 2)
-    """Predicted tokens a window."""
-    warmup_steps: int = number(1000, 0)
-    """Steps of linear warm-up; 0: none."""
-    evaluate_every: int = number(0, 0)
-    """Steps between the measurements of readouts that measure a model in the course of pretraining
-    (`dynamics`), a multiple of `steps_per_call`; 0: none."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +94,7 @@ class Finetune(Training):
         if not self.steps or not self.validation:
             raise UserError("grid: expected steps and validation of more than 0 beside a grid")
         plain = {**as_dict(self), "grid": ()}
-        rows = _drop_fields((), self.grid, "grid")
+        rows = without_fields((), self.grid, "grid")
         return tuple(parsing.parse(Finetune, {**plain, **dict(row)}, "grid.") for row in rows)
 
 
@@ -201,12 +189,14 @@ class Experiment:
 def default() -> Any:
     """The defaults as an `ml_collections.ConfigDict`, for a configuration file to change.
 
-    `world.seed` equals `seed` unless it is set. `model.size` and `model.style` fill the fields of
-    `model` that are not set. `sweep` holds the rows of a sweep (`config/rows.py`); it
+    `world.seed` equals `seed` unless it is set. `pretrain.steps` is None, which means its default,
+    or what `pretrain.exposures` needs. `model.size` and `model.style` fill the fields of `model`
+    that are not set. `sweep` holds the rows of a sweep (`config/rows.py`); it
     is empty for one experiment.
     """
     config: Any = config_dict.ConfigDict({**defaults(Experiment), "sweep": ()})
     config.world.seed = config_dict.placeholder(int)
+    config.pretrain.steps = config_dict.placeholder(int)
     for name, presets in PRESETS.items():
         for field, value in next(iter(presets.values())).items():
             config.model[field] = config_dict.placeholder(type(value))
@@ -282,7 +272,7 @@ def _parse_row(base: dict, row: Row, number: int | None, overridden: Collection[
     alone raises the same error."""
 
     def parsed(row: Row) -> Experiment:
-        return parse(_override_grid(overridden, _set_fields(base, row)))
+        return parse(_override_grid(overridden, _with_row(base, row)))
 
     try:
         return parsed(row)
@@ -309,7 +299,7 @@ def parse_base(
     """
     base, rows = _base_and_rows(config, overridden)
     distinct = {tuple((field, value) for field, value in row if field != "name") for row in rows}
-    experiment = parse(_override_grid(overridden, _set_fields(base, ())))
+    experiment = parse(_override_grid(overridden, _with_row(base, ())))
     return experiment, 0 if distinct == {()} else len(distinct)
 
 
@@ -318,7 +308,11 @@ def _base_and_rows(
 ) -> tuple[dict, list[Row]]:
     """The values all rows start from, and the distinct rows without overridden fields.
 
-    A size or a style set on the command line overrides the file's values of its fields too.
+    A size or a style set on the command line overrides the file's values of its fields too, and
+    `pretrain.steps` or `pretrain.exposures` the other one of the two.
+
+    Raises:
+      UserError: the command line sets both; or `sweep` are no rows.
     """
     base = config.to_dict()
     sweep = base.pop("sweep", ())
@@ -330,31 +324,12 @@ def _base_and_rows(
                 base, tuple((field, None) for field in preset.difference(overridden))
             )
             overridden = preset.union(overridden)
-    return base, _drop_fields(overridden, sweep, "sweep")
-
-
-def _drop_fields(fields: Collection[str], rows: Iterable[Row], name: str) -> list[Row]:
-    """The distinct rows without `fields`.
-
-    Raises:
-      UserError: `rows` are not rows; names the field `name`.
-    """
-    try:
-        pairs = [[(field, _frozen(value)) for field, value in row] for row in rows]
-        if not all(isinstance(field, str) for row in pairs for field, _ in row):
-            raise TypeError
-        remaining = (tuple(pair for pair in row if pair[0] not in fields) for row in pairs)
-        return [*dict.fromkeys(remaining)]
-    except (TypeError, ValueError):
-        raise UserError(
-            f"{name}: expected rows of (field, value), as product() and chain() give, got "
-            f"{shown(rows)}"
-        ) from None
-
-
-def _frozen(value: Any) -> Any:
-    """A value with tuples in place of lists, which have no hash."""
-    return tuple(map(_frozen, value)) if isinstance(value, list | tuple) else value
+    length = {f"pretrain.{name}": base["pretrain"][name] for name in LENGTH}
+    of_command = {field for field in overridden if length.get(field)}
+    if len(of_command) == 1:
+        base = _set_fields(base, tuple((field, None) for field in {*length} - of_command))
+        overridden = {*length, *overridden}
+    return base, without_fields(overridden, sweep, "sweep")
 
 
 def _override_grid(overridden: Collection[str], values: dict) -> dict:
@@ -364,10 +339,33 @@ def _override_grid(overridden: Collection[str], values: dict) -> dict:
     if not isinstance(finetune, dict) or not finetune.get("grid"):
         return values
     fields = {field.removeprefix("finetune.") for field in overridden}
-    grid = _drop_fields(fields, finetune["grid"], "finetune.grid")
+    grid = without_fields(fields, finetune["grid"], "finetune.grid")
     if grid == [()] or ("steps" in fields and finetune["steps"] == 0):
         grid = []
     return {**values, "finetune": {**finetune, "grid": tuple(grid)}}
+
+
+def _with_row(base: dict, row: Row) -> dict:
+    """A copy of `base` with the fields of a row set; `pretrain.steps` or `pretrain.exposures` of
+    the row replaces the other one.
+
+    Raises:
+      UserError: both are set; or a field lies below a value that has no fields.
+    """
+    named = dict(row)
+    replaced = [
+        (f"pretrain.{other}", None)
+        for name, other in (LENGTH, LENGTH[::-1])
+        if named.get(f"pretrain.{name}") and f"pretrain.{other}" not in named
+    ]
+    values = _set_fields(base, (*row, *replaced))
+    pretrain = values.get("pretrain")
+    if isinstance(pretrain, dict) and all(pretrain.get(name) for name in LENGTH):
+        raise UserError(
+            f"pretrain.steps: expected 0 beside pretrain.exposures = {pretrain['exposures']}, got "
+            f"{pretrain['steps']}"
+        )
+    return values
 
 
 def _set_fields(base: dict, row: Row) -> dict:

@@ -9,7 +9,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from kstore_jax.config.fields import identity
+from kstore_jax.config.fields import LARGEST, identity
 from kstore_jax.corpus import shards
 from kstore_jax.errors import UserError
 from kstore_jax.model import hf_checkpoint
@@ -18,6 +18,7 @@ from kstore_jax.model.matmul import fastest_activation_dtype, fastest_matmul_dty
 from kstore_jax.pipeline import finetune, pretrain
 from kstore_jax.pipeline.data import ExperimentData
 from kstore_jax.pipeline.experiment import Experiment, Finetune
+from kstore_jax.pipeline.mixture import windows_per_exposure
 from kstore_jax.pipeline.stages import Cache, Stage
 from kstore_jax.tasks.base import TASKS
 from kstore_jax.train.config import Training
@@ -67,11 +68,40 @@ def auto_notes(experiments: Sequence[Experiment]) -> list[str]:
     return [*dict.fromkeys(notes)]
 
 
+def with_steps(experiment: Experiment, data: ExperimentData | None = None) -> Experiment:
+    """The experiment with the steps of pretraining that `pretrain.exposures` needs; unchanged where
+    they are known. Steps are rounded to the nearest multiple of `pretrain.steps_per_call`.
+
+    Args:
+      data: its data; made here where None.
+
+    Raises:
+      UserError: they are too many, or not more than `pretrain.warmup_steps`.
+    """
+    training = experiment.pretrain
+    if training.steps:
+        return experiment
+    data = data or ExperimentData(experiment.world, experiment.data)
+    windows = training.exposures * windows_per_exposure(data, training.seq_len)
+    calls = windows / training.batch_size / training.steps_per_call
+    steps = max(1, round(calls)) * training.steps_per_call
+    if steps > LARGEST:
+        raise UserError(
+            f"pretrain.exposures: expected at most {LARGEST} steps, got {training.exposures:g} "
+            f"exposures, which are {steps}"
+        )
+    try:
+        return dataclasses.replace(experiment, pretrain=dataclasses.replace(training, steps=steps))
+    except UserError as error:
+        needed = f"{training.exposures:g} exposures need {steps} steps"
+        raise UserError(f"pretrain.{error} ({needed})") from None
+
+
 class ExperimentGraph:
     """The stages of an experiment in a cache; `pipeline/run.py` computes them.
 
     Attributes:
-      experiment: the configuration.
+      experiment: the configuration, with the steps that `pretrain.exposures` needs.
       cache: where stages and their results are.
       data: people, language and tokens.
       datasets: kind -> stage of a dataset.
@@ -85,12 +115,11 @@ class ExperimentGraph:
     """
 
     def __init__(self, experiment: Experiment, cache: Cache):
-        self.experiment = experiment
         self.cache = cache
         self.data = ExperimentData(experiment.world, experiment.data)
-        e = experiment
-        for name in e.tasks_in_use:
-            TASKS[name].check(getattr(e.tasks, name), self.data.language)
+        for name in experiment.tasks_in_use:
+            TASKS[name].check(getattr(experiment.tasks, name), self.data.language)
+        self.experiment = e = with_steps(experiment, self.data)
         self.datasets = {
             kind: Stage(kind, DATASET_VERSION, dataset.config, numbers=("entries", "tokens"))
             for kind, dataset in self.data.datasets.items()

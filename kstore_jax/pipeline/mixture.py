@@ -1,5 +1,6 @@
 """The windows that pretraining reads: biographies, and other texts mixed in by share."""
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,13 +16,10 @@ from kstore_jax.corpus.sampler import (
     Windows,
     integer_weights,
 )
-from kstore_jax.corpus.shards import Corpus
+from kstore_jax.corpus.shards import Corpus, DatasetSpec
 from kstore_jax.pipeline.data import ExperimentData
 from kstore_jax.tasks.base import TASKS
 from kstore_jax.world.biographies import Variant
-
-Sources = dict[str, tuple[Epochs, float]]
-"""Name -> the texts of a source and its share of the windows. Names are purposes of draws."""
 
 
 def pretraining_windows(
@@ -35,20 +33,33 @@ def pretraining_windows(
       seq_len: predicted tokens a window.
       seed: of the order of texts and sources.
     """
-    config = data.data
-    sources = _biographies(data, corpora)
-    if config.qa_share:
-        questions = concatenate([_trained_questions(data, tasks, task) for task in config.tasks])
-        sources["questions"] = RepeatedTexts(questions), config.qa_share
-    if config.text:
-        documents = data.with_end_of_text(corpora["text"].texts)
-        sources["text"] = RepeatedTexts(documents), config.text_share
-    windows = tuple(
-        Windows(epochs, seq_len, seed, purpose) for purpose, (epochs, _) in sources.items()
-    )
+    config, shares = data.data, _shares(data)
+    epochs = _biographies(data, corpora)
+    if "questions" in shares:
+        questions = [_trained_questions(data, tasks, task) for task in config.tasks]
+        epochs["questions"] = RepeatedTexts(concatenate(questions))
+    if "text" in shares:
+        epochs["text"] = RepeatedTexts(data.with_end_of_text(corpora["text"].texts))
+    windows = tuple(Windows(epochs[purpose], seq_len, seed, purpose) for purpose in shares)
     if len(windows) == 1:
         return windows[0]
-    return Mixture(windows, integer_weights([share for _, share in sources.values()]), seed)
+    return Mixture(windows, integer_weights([*shares.values()]), seed)
+
+
+def _shares(data: ExperimentData) -> dict[str, float]:
+    """The share of the windows of each source. Names are purposes of draws. The biographies of the
+    people are first: `pass`, with the celebrities' unless those are a source of their own."""
+    config = data.data
+    text_share = config.text_share if config.text else 0.0
+    share, celebrities = 1.0 - config.qa_share - text_share, config.celebrity_share
+    shares = {"pass": share * (1.0 - celebrities) if celebrities else share}
+    if celebrities:
+        shares["celebrities"] = share * celebrities
+    if config.qa_share:
+        shares["questions"] = config.qa_share
+    if config.text:
+        shares["text"] = text_share
+    return shares
 
 
 def _trained_questions(data: ExperimentData, tasks: Any, task: str) -> TokenizedTexts:
@@ -58,23 +69,19 @@ def _trained_questions(data: ExperimentData, tasks: Any, task: str) -> Tokenized
     return data.with_end_of_text(items.texts).take(np.flatnonzero(items.about(data.qa_train_mask)))
 
 
-def _biographies(data: ExperimentData, corpora: Mapping[str, Corpus]) -> Sources:
+def _biographies(data: ExperimentData, corpora: Mapping[str, Corpus]) -> dict[str, Epochs]:
     """Biographies of the people, and of celebrities: with `data.celebrity_share` as a source of
     their own, or else among the other biographies."""
-    config, world = data.data, data.world
-    share = 1.0 - config.qa_share - (config.text_share if config.text else 0.0)
+    world = data.world
+    if world.celebrities and not data.data.celebrity_share:
+        both = [data.with_end_of_text(corpora[name].texts) for name in ("shards", "celebrities")]
+        return {"pass": RepeatedTexts(concatenate(both))}
     people = _epochs(data, corpora["shards"], data.variant, 0, world.people)
     if not world.celebrities:
-        return {"pass": (people, share)}
-    if not config.celebrity_share:
-        both = [data.with_end_of_text(corpora[name].texts) for name in ("shards", "celebrities")]
-        return {"pass": (RepeatedTexts(concatenate(both)), share)}
+        return {"pass": people}
     first, variant = world.people, data.celebrity_variant
     celebrities = _epochs(data, corpora["celebrities"], variant, first, world.celebrities)
-    return {
-        "pass": (people, share * (1.0 - config.celebrity_share)),
-        "celebrities": (celebrities, share * config.celebrity_share),
-    }
+    return {"pass": people, "celebrities": celebrities}
 
 
 def _epochs(
@@ -97,3 +104,30 @@ def exposures(data: ExperimentData, windows: Windows | Mixture, count: int) -> f
         windows = windows.sources[0]
     epochs = count * share * windows.seq_len / windows.epochs.tokens_before(1)
     return epochs * data.variant.biographies_per_person
+
+
+def windows_per_exposure(data: ExperimentData, seq_len: int) -> float:
+    """The number of windows that state the facts of each person once, as `exposures` counts. Writes
+    the biographies, to count their tokens, and reads no dataset."""
+    weights = integer_weights([*_shares(data).values()])
+    together = data.world.celebrities and not data.data.celebrity_share
+    tokens = sum(map(_num_tokens, _of_people(data, bool(together))))
+    of_a_person = tokens / data.variant.biographies_per_person
+    return of_a_person / seq_len * sum(weights) / weights[0]
+
+
+def _of_people(data: ExperimentData, with_celebrities: bool) -> list[DatasetSpec]:
+    """The datasets that the first source reads."""
+    return [data.datasets[name] for name in ("shards", "celebrities")[: 1 + with_celebrities]]
+
+
+_counted: dict[str, int] = {}  # the tokens of datasets, by their configuration
+
+
+def _num_tokens(dataset: DatasetSpec) -> int:
+    """The number of tokens of a dataset, with an end of text after each text."""
+    key = json.dumps(dataset.config, sort_keys=True)
+    if key not in _counted:
+        blocks = (block.texts for part in dataset.parts() for block in part())
+        _counted[key] = sum(int(texts.offsets[-1]) + len(texts) for texts in blocks)
+    return _counted[key]

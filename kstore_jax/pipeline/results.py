@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 
 from kstore_jax.charts.curves import thinned
-from kstore_jax.config.fields import flatten, identity
+from kstore_jax.config.fields import identity
 from kstore_jax.config.registry import MissingPlugin
 from kstore_jax.errors import DamagedFileError, UserError, shown
 from kstore_jax.files import read_json, reading
 from kstore_jax.pipeline.experiment import Experiment, parse
 from kstore_jax.pipeline.finetune import best_row
 from kstore_jax.pipeline.graph import ExperimentGraph
-from kstore_jax.pipeline.row import Row
+from kstore_jax.pipeline.row import Row, own_settings
 from kstore_jax.pipeline.stages import BOOKKEEPING, Cache
 from kstore_jax.readouts.base import READOUTS
 from kstore_jax.train.provenance import code_version
@@ -109,7 +109,7 @@ def labels(experiments: Sequence[Experiment]) -> list[str]:
 def varied_fields(experiments: Sequence[Experiment]) -> list[dict[str, Any]]:
     """For each experiment its values of the fields in which the experiments differ, without a
     `world.seed` that is the `seed`; None where it has no such field."""
-    settings = [flatten(identity(e)) for e in experiments]
+    settings = [own_settings(identity(e)) for e in experiments]
     fields = dict.fromkeys(name for values in settings for name in values)
     varied = [f for f in fields if len({str(values.get(f)) for values in settings}) > 1]
     if "world.seed" in varied and all(own["world.seed"] == own["seed"] for own in settings):

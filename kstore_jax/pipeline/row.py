@@ -5,7 +5,7 @@ import math
 import typing
 from typing import Any
 
-from kstore_jax.config.fields import default_of, fields_of, types_of
+from kstore_jax.config.fields import default_of, fields_of, flatten, in_identity, types_of
 from kstore_jax.pipeline.experiment import Experiment
 from kstore_jax.readouts.base import READOUTS
 from kstore_jax.readouts.measured import find
@@ -65,6 +65,11 @@ class Row:
     def dataset(self) -> str:
         """How the biographies are written, a variant."""
         return self.config["data"]["variant"]
+
+    @property
+    def steps(self) -> int:
+        """The updates of pretraining."""
+        return self.config["pretrain"]["steps"]
 
     @property
     def seed(self) -> int:
@@ -159,6 +164,15 @@ _LINES: dict[str, dict[str, Any]] = {
 """What each line of a field has at least."""
 
 
+def own_settings(config: dict) -> dict[str, Any]:
+    """The settings of a configuration by dotted names, without the steps of pretraining where they
+    follow from `pretrain.exposures` and the texts, which differ from seed to seed."""
+    settings = flatten(config)
+    if settings.get("pretrain.exposures"):
+        del settings["pretrain.steps"]
+    return settings
+
+
 def check_share(value: Any, path: str) -> None:
     """Raises ValueError, which names the path, where a value is no share from 0 to 1."""
     if not 0.0 <= _checked(float, value, path) <= 1.0:
@@ -214,7 +228,7 @@ def _complete(kind: type, values: dict, path: str) -> dict[str, Any]:
     completed, types = dict(values), types_of(kind)
     for name, field in fields_of(kind).items():
         here = f"{path}.{name}"
-        if not field.metadata.get("affects_result", True):
+        if not in_identity(field, values.get(name, field.default)):
             continue
         if here in _REQUIRED:
             _value(values, name, here)

@@ -1,6 +1,7 @@
 """Computes the stages of experiments: one by one, or several pretrainings in one program."""
 
 import contextlib
+import dataclasses
 import functools
 import json
 import pathlib
@@ -170,4 +171,5 @@ def program_key(runner: Runner) -> Hashable:
     context, e = runner.context, runner.graph.experiment
     # The program of masked words contains which tokens begin a word.
     masking = context.vocabulary.ids.tobytes() if context.mask_token is not None else b""
-    return context.shape, static_part(e.pretrain), e.mesh, masking
+    training = static_part(dataclasses.replace(e.pretrain, exposures=0.0))
+    return context.shape, training, e.mesh, masking

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from kstore_jax.config.fields import flatten
 from kstore_jax.errors import UserError
-from kstore_jax.pipeline.row import Row
+from kstore_jax.pipeline.row import Row, own_settings
 from kstore_jax.readouts.measured import Measured, Spread, means, values_at
 from kstore_jax.report import paper
 from kstore_jax.world.biographies import Variant
@@ -208,7 +208,8 @@ def groups(rows: Sequence[Row]) -> list[Group]:
 def settings_of(row: Row) -> dict[str, str]:
     """Every setting except the seeds and the dataset, as text."""
     own = {"seed", "world.seed", "data.variant"}
-    return {name: str(value) for name, value in flatten(row.config).items() if name not in own}
+    settings = own_settings(row.config)
+    return {name: str(value) for name, value in settings.items() if name not in own}
 
 
 def _label(

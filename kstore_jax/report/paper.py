@@ -38,7 +38,7 @@ DEPARTURES = (
     "A row of finetune.grid is chosen by answers about people of P_train who are held back. The "
     "paper shows the row that answers most about P_test.",
     "The names, values and sentences are this package's own. A text of single has 67 tokens of "
-    "GPT-2, the paper's 73, so equal steps are more exposures: 577 for the paper's 540.",
+    "GPT-2, the paper's 73, so its 540 exposures are fewer steps: 74,760 for the paper's 80,000.",
     "+fullname replaces the pronoun that refers to the person in each sentence. About 35 % of the "
     "sentences keep another one, as in the paper's 'his' or 'their'; the paper replaces all.",
 )

@@ -5,7 +5,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from kstore_jax.config.fields import flatten
+from kstore_jax.pipeline.row import own_settings
 from kstore_jax.report import paper
 from kstore_jax.report.groups import Group, differing, with_settings
 
@@ -38,15 +38,18 @@ class Series:
 
 def of(groups: Sequence[Group]) -> list[Series]:
     """The curves among these groups: groups that differ in one such field and in seeds. More
-    people may also have more pretraining steps or windows a step."""
+    people may also have more pretraining steps or windows a step, and more questions leave fewer
+    exposures."""
     drawn = []
-    longer = {"pretrain.steps", "pretrain.batch_size"}
+    beside = {
+        "data.qa_share": {"pretrain.exposures"},
+        "world.people": {"pretrain.steps", "pretrain.batch_size"},
+    }
     for field, (along, scale) in _ALONG.items():
         members: dict[str, dict[float, Group]] = {}
         settings: dict[str, dict[str, str]] = {}
-        goes_with = longer if field == "world.people" else set()
         for group in (group for group in groups if group.has("qa")):
-            number, others = _apart(group, field, goes_with)
+            number, others = _apart(group, field, beside[field])
             if number * scale in members.get(str(others), {}):
                 number, others = _apart(group, field, set())
             settings[str(others)] = others
@@ -62,7 +65,7 @@ def of(groups: Sequence[Group]) -> list[Series]:
 def _apart(group: Group, field: str, beside: set[str]) -> tuple[float, dict[str, str]]:
     """The number of a group, and the settings that the groups of one curve share, as text."""
     own = {"seed", "world.seed", *beside}
-    fields = flatten(group.config)
+    fields = own_settings(group.config)
     number: Any = fields.pop(field)
     return number, {name: str(value) for name, value in fields.items() if name not in own}
 

@@ -111,8 +111,8 @@ _NARROW = (
     "agree. The model is narrower than the paper's, and these settings count as the paper's:"
 )
 _COMPACT = (
-    "The model has only the tokens that these texts use, and so fewer parameters; the paper's has "
-    "all 50,257 of GPT-2."
+    "The model has only the tokens that these texts use, and so fewer parameters (the paper's 124M "
+    "would be 88M); the paper's has all 50,257 of GPT-2."
 )
 _SETTINGS = (
     (

@@ -140,7 +140,7 @@ def all_rows(groups: Sequence[Group]) -> list[list]:
     for group in groups:
         for row in group.rows:
             own = {"group": group.label, "dataset": row.dataset, "seed": row.seed}
-            own |= {"people": row.people, "exposures": row.exposures}
+            own |= {"people": row.people, "steps": row.steps, "exposures": row.exposures}
             lines += [own | line for line in row.lines()]
     heads = [*dict.fromkeys(head for line in lines for head in line)]
     return [heads, *([line.get(head) for head in heads] for line in lines)]

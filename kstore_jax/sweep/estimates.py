@@ -9,10 +9,12 @@ import dataclasses
 
 import numpy as np
 
+from kstore_jax.bench import roofline
 from kstore_jax.corpus import shards
-from kstore_jax.pipeline.context import build_context
+from kstore_jax.pipeline.context import build_context, vocabulary_needs_corpora
 from kstore_jax.pipeline.graph import ExperimentGraph
 from kstore_jax.pipeline.stages import Stage
+from kstore_jax.train.config import Training
 
 _PEOPLE = 100  # whose texts are written to estimate lengths
 
@@ -41,6 +43,31 @@ def stage_tokens(graph: ExperimentGraph) -> dict[str, float]:
         if work := readout.work(context, texts, config, scale):
             counts[stage] = work
     return {stage.folder: float(count) for stage, count in counts.items()}
+
+
+def seconds_on(graph: ExperimentGraph, on: roofline.Accelerator) -> dict[str, float]:
+    """Predicts the seconds of each stage of `stage_tokens` on an accelerator that is not here, by
+    its folder: its tokens as in pretraining, but no step faster than its kernels are launched, and
+    the compilation of one program."""
+    e, known = graph.experiment, not vocabulary_needs_corpora(graph)
+    shape = build_context(graph if known else _with_few_people(graph)).shape
+    seq_len, parameters = e.pretrain.seq_len, roofline.num_parameters(shape)
+    token = roofline.token_seconds(on, shape, parameters, seq_len)
+    trainings: dict[Stage, int] = {graph.pretrain: e.pretrain.steps}
+    trainings |= {stage: row.steps for row, stage in graph.finetune.items()}
+    if graph.refit:
+        trainings[graph.refit] = e.finetune.steps
+    for name, stage in graph.readouts.items():
+        if isinstance(config := e.enabled_readouts[name][1], Training):
+            trainings[stage] = config.steps
+    launches = {
+        stage.folder: steps * roofline.launch_seconds(on, shape)
+        for stage, steps in trainings.items()
+    }
+    return {
+        folder: on.compile_s + max(tokens * token, launches.get(folder, 0.0))
+        for folder, tokens in stage_tokens(graph).items()
+    }
 
 
 def _with_few_people(graph: ExperimentGraph) -> ExperimentGraph:

@@ -16,6 +16,7 @@ from typing import NamedTuple, Self
 from kstore_jax.errors import UserError
 from kstore_jax.files import read_json, reading, write_json
 from kstore_jax.pipeline.stages import Cache, StageSpec
+from kstore_jax.sweep.size import RowSize
 from kstore_jax.train.telemetry import METRICS, last_metrics
 from kstore_jax.world.biographies import Variant
 
@@ -113,17 +114,19 @@ class Plan:
                 _work(stage, stages)
             return cls(Cache(workdir / content["cache"]), rows, stages)
 
-    def progress(self, benchmark: Benchmark = lambda _: None) -> list[StageProgress]:
+    def progress(self, benchmark: Benchmark = lambda _: None, on: str = "") -> list[StageProgress]:
         """Returns the progress of every stage.
 
         Args:
           benchmark: estimates the stages without a similar one in the cache.
+          on: the accelerator that `benchmark` is about, for which stages of this machine say
+            nothing; empty: this machine.
         """
         rows = collections.Counter(folder for _, folders in self.rows for folder in folders)
-        paces = _paces(self.cache)
+        paces = {} if on else _paces(self.cache)
         specs = {**self.cache.specs(), **self.stages}
         return [
-            self._stage(folder, rows[folder], specs, paces, benchmark) for folder in self.stages
+            self._stage(folder, rows[folder], specs, paces, benchmark, on) for folder in self.stages
         ]
 
     def _stage(
@@ -133,6 +136,7 @@ class Plan:
         specs: Mapping[str, StageSpec],
         paces: Mapping[str, tuple[float, int]],
         benchmark: Benchmark,
+        on: str,
     ) -> StageProgress:
         stage = self.stages[folder]
         progress = functools.partial(StageProgress, folder, stage.kind, rows)
@@ -144,7 +148,7 @@ class Plan:
         begun = (self.cache.root / folder / "config.json").exists()
         state = "running" if self.cache.is_locked(folder) else "stopped" if begun else "waiting"
         seconds = line.get("seconds", 0.0)
-        if step and steps:
+        if step and steps and not on:
             left = (steps - step) * seconds / step
             return progress(state, step, steps, seconds, left, "its own pace")
         key, work = _work(stage, specs)
@@ -153,6 +157,7 @@ class Plan:
             return progress(state, step, steps, seconds, pace * work, f"{count} like it")
         left = benchmark(folder)
         source = _BENCHMARK if stage.kind == "pretrain" else _TOKENS
+        source = f"predicted on {on}" if on else source
         return progress(state, step, steps, seconds, left, source if left is not None else "")
 
 
@@ -266,10 +271,15 @@ class RowStatus(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class PlanStatus:
-    """A plan and the progress of its stages, for a terminal or as JSON."""
+    """A plan and the progress of its stages, for a terminal or as JSON.
+
+    Attributes:
+      sizes: of every row, in order; empty where they are not known.
+    """
 
     plan: Plan
     stages: Sequence[StageProgress]
+    sizes: Sequence[RowSize] = ()
 
     @property
     def time_left(self) -> tuple[float, int]:
@@ -304,6 +314,8 @@ class PlanStatus:
             }
             for (name, needed), row in zip(self.plan.rows, self.rows, strict=True)
         ]
+        for row, size in zip(rows, self.sizes, strict=False):
+            row |= size._asdict()
         return {
             "cache": str(self.plan.cache.root),
             "rows": rows,
@@ -336,7 +348,8 @@ class PlanStatus:
         states = ("done", "running", "stopped", "waiting")
         summary = ", ".join(f"{counts[state]} {state}" for state in states if counts[state])
         shared = sum(stage.rows > 1 for stage in self.stages)
-        lines = [f"{len(self.stages)} stages: {summary}; {shared} shared by several rows"]
+        lines = [RowSize.format(self.sizes)] if self.sizes else []
+        lines += [f"{len(self.stages)} stages: {summary}; {shared} shared by several rows"]
         seconds, unknown = self.time_left
         estimate = [f"about {duration(seconds)} for one worker"] if seconds else []
         stages = "stage" if unknown == 1 else "stages"

@@ -19,6 +19,7 @@ from typing import NamedTuple, Self
 
 import jax
 
+from kstore_jax.bench import roofline
 from kstore_jax.errors import DamagedFileError, UserError, one_line_error, shown
 from kstore_jax.files import read_json, write_json
 from kstore_jax.pipeline import memory
@@ -31,8 +32,10 @@ from kstore_jax.pipeline.run import Runner, check, pretrain_batched
 from kstore_jax.pipeline.stages import Cache
 from kstore_jax.sweep import estimates
 from kstore_jax.sweep.plan import Plan, PlanStatus
+from kstore_jax.sweep.size import RowSize, row_size
 from kstore_jax.sweep.workdir import check_is_folder, check_workdir, claim_workdir, lock_workdir
 from kstore_jax.sweep.workers import run_in_processes, write_experiments
+from kstore_jax.train import determinism
 from kstore_jax.train import distributed as distributed_runtime
 
 _TASK_NUMBERS = ("SLURM_ARRAY_TASK_ID", "JOB_COMPLETION_INDEX")  # environment, from 0
@@ -108,7 +111,9 @@ def _check_rows(rows: Sequence[Experiment], stages: Cache) -> list[ExperimentGra
         try:
             memory.check(experiment)
             graphs.append(graph := ExperimentGraph(resolve_auto(experiment), stages))
+            memory.check(graph.experiment)  # its steps may follow from its exposures
             check(graph)
+            row_size(graph)
         except DamagedFileError:
             raise
         except UserError as error:
@@ -129,15 +134,18 @@ def dry_run(
     drop_other_rows: bool = False,
     notes: Sequence[str] = (),
     measure: bool = True,
+    on: str = "",
 ) -> PlanStatus:
     """Returns the stages that `run` would compute, and how long they would take; writes nothing.
 
     Where the cache has no similar stage, one step of its pretraining is timed, with a note on
     stderr; a token of another stage is assumed to take as long as one of pretraining. Without
-    `measure` such stages have no estimate.
+    `measure` such stages have no estimate. `on` predicts every stage for an accelerator that is not
+    here, from FLOP and bytes.
 
     Raises:
-      UserError, DamagedFileError: as `run` does before it writes anything.
+      UserError, DamagedFileError: as `run` does before it writes anything; or there is no
+        accelerator `on`.
     """
     graphs, plan = plan_sweep(workdir, rows, cache)
     check_workdir(workdir, [graph.experiment for graph in graphs], drop_other_rows)
@@ -168,7 +176,13 @@ def dry_run(
             return None
         return pretraining_seconds(graph) * tokens[folder] / tokens[graph.pretrain.folder]
 
-    return PlanStatus(plan, plan.progress(benchmark if measure else lambda _: None))
+    def predicted(folder: str) -> float | None:
+        return seconds_on(graph_of[folder], roofline.accelerator(on)).get(folder)
+
+    seconds_on = functools.cache(estimates.seconds_on)
+    estimate = predicted if on else benchmark if measure else lambda _: None
+    progress = plan.progress(estimate, on)
+    return PlanStatus(plan, progress, [*map(row_size, graphs)])
 
 
 def _same_step(one: Experiment, other: Experiment) -> bool:
@@ -211,6 +225,9 @@ def run(
       DamagedFileError: a file in `workdir` or `cache` is not as it was written.
       Stopped: the process got SIGTERM; running trainings wrote a checkpoint.
     """
+    choices = None
+    if any(row.mesh.deterministic for row in rows):
+        choices = determinism.set_flags(cache or workdir / "stages")
     if distributed:
         distributed_runtime.initialize()
     backend = jax.default_backend()
@@ -223,7 +240,10 @@ def run(
         claim_workdir(workdir, plan, [graph.experiment for graph in graphs], drop_other_rows)
         _print_notes(notes)
         if not all(graph.done for graph in graphs):
-            _print_notes(auto_notes(rows))
+            size = RowSize.format([*map(row_size, graphs)])
+            _print_notes([*auto_notes(rows), f"note: {size}"])
+    if choices:
+        choices.mkdir(parents=True, exist_ok=True)
     mine = dict(itertools.islice(enumerate(graphs), shard.index, None, shard.count))
     workers = min(workers or default_workers(len(mine)), len(mine))
     pretrain_batched([*mine.values()], together)

@@ -11,7 +11,7 @@ from kstore_jax.config.fields import as_dict, identity, identity_of
 from kstore_jax.errors import UserError
 from kstore_jax.files import PARTIAL_SUFFIX, read_json, reading, write_json
 from kstore_jax.pipeline.experiment import Experiment
-from kstore_jax.pipeline.graph import resolve_auto
+from kstore_jax.pipeline.graph import resolve_auto, with_steps
 from kstore_jax.sweep.plan import Plan
 
 _LOCK = ".lock"
@@ -69,7 +69,7 @@ def check_workdir(workdir: pathlib.Path, rows: Sequence[Experiment], drop_other_
 
 def dropped_rows(workdir: pathlib.Path, rows: Sequence[Experiment]) -> list[str]:
     """Returns the rows of `workdir` that are not among `rows`, by number and label."""
-    new = [identity(resolve_auto(row)) for row in rows]
+    new = [identity(resolve_auto(with_steps(row))) for row in rows]
     return [
         f"row {i} ({_label(row)})"
         for i, row in enumerate(_read_config(workdir).get("rows", []))

@@ -68,7 +68,7 @@ class Training:
                 f"grad_accum_steps: expected a divisor of batch_size = {self.batch_size}, got "
                 f"{self.grad_accum_steps}"
             )
-        if self.warmup_steps and self.warmup_steps >= self.steps:
+        if self.warmup_steps and 0 < self.steps <= self.warmup_steps:
             raise UserError(
                 f"warmup_steps: expected less than steps = {self.steps}, got {self.warmup_steps}"
             )
@@ -103,3 +103,7 @@ class Mesh:
     """Parts that weights and optimizer state are split into, with rows of their own."""
     tensor: int = number(1, 1)
     """Parts that each matrix product is split into."""
+    deterministic: bool = flag(False)
+    """Whether a restart computes the same bits on GPUs: operations that add in any order are left
+    out, and the kernels that were chosen are kept beside the stages. It costs speed, how much is
+    not measured. CPUs compute the same bits without it."""

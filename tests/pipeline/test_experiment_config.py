@@ -348,3 +348,44 @@ def test_rows_with_the_same_name_are_told_apart_by_what_differs_between_them():
         "b; seed=1",
         "b; seed=0",
     ]
+
+
+def length_with(overridden=(), row=None, **fields) -> tuple[int, float]:
+    """Steps and exposures where a file sets these fields of `pretrain`, and a row or the command
+    line others."""
+    config = default()
+    config.pretrain.update({"warmup_steps": 0, **fields})
+    config.sweep = product(**{f"pretrain__{name}": [value] for name, value in (row or {}).items()})
+    (experiment,) = parse_rows(config, {f"pretrain.{field}" for field in overridden})
+    return experiment.pretrain.steps, experiment.pretrain.exposures
+
+
+def test_steps_or_exposures_give_the_length_of_pretraining():
+    assert length_with() == (80_000, 0.0)
+    assert length_with(steps=50) == (50, 0.0)
+    assert length_with(exposures=540.0) == (0, 540.0)  # steps follow from the data
+    assert length_with(row={"exposures": 108.0}, exposures=540.0) == (0, 108.0)
+    assert parse({"pretrain": {"exposures": 540}}).pretrain.steps == 0
+    computed = {"exposures": 540, "steps": 70, "warmup_steps": 0}  # as in a run's config.json
+    assert parse({"pretrain": computed}).pretrain.steps == 70
+
+
+def test_a_row_and_the_command_line_replace_the_other_length():
+    assert length_with(row={"exposures": 9.0}, steps=50) == (0, 9.0)
+    assert length_with(row={"steps": 50}, exposures=9.0) == (50, 0.0)
+    assert length_with(row={"exposures": 0.0}, steps=50) == (50, 0.0)
+    config = default()
+    config.pretrain.update(steps=50, exposures=9.0, warmup_steps=0)
+    for field, expected in (("steps", (50, 0.0)), ("exposures", (0, 9.0))):
+        (experiment,) = parse_rows(config, {f"pretrain.{field}"})
+        assert (experiment.pretrain.steps, experiment.pretrain.exposures) == expected
+
+
+@pytest.mark.parametrize("overridden", [{}, {"pretrain.steps", "pretrain.exposures"}])
+def test_steps_beside_exposures_are_refused(overridden):
+    config = default()
+    config.pretrain.update(steps=50, exposures=9.0, warmup_steps=0)
+    message = "pretrain.steps: expected 0 beside pretrain.exposures = 9.0, got 50"
+    assert error_of(lambda c: parse_rows(c, overridden), config) == message
+    config.pretrain.update(steps=0, exposures=0.0)
+    assert error_of(parse_rows, config) == "pretrain.steps: expected at least 1, got 0"

@@ -109,6 +109,7 @@ def other_values(tmp_path_factory) -> Iterator[dict[str, Any]]:
         "celebrity_variant": "single",
         "dropout": 0.25,
         "dtype": "bfloat16",
+        "exposures": 1e6,
         "embedding_side": "both",
         "final_lr_ratio": 0.5,
         "grad_accum_steps": 2,

@@ -126,6 +126,7 @@ def test_without_measure_nothing_is_timed(config_file, tmp_path, capsys, monkeyp
         "0    single, seed 0          shards  0/7   ?",
         "1    multi2+permute, seed 0  shards  0/7   ?",
         "",
+        "pretraining: 24 steps, 2.29 to 2.3 exposures, 13,552 parameters",
         "14 stages: 14 waiting; 0 shared by several rows",
         "left: 14 stages without an estimate",
     ]
