@@ -124,8 +124,9 @@ def test_shares_have_their_intervals_and_the_note_says_of_how_many(page, tmp_pat
 def shares_in(page: str, dataset: str) -> dict[tuple[str, ...], list[str]]:
     """The cells `value`, `low`, `high` and `n` of the CSV of all rows by the three before them."""
     head, *lines = csv_of(page, "rows")
-    assert head[5:] == ["metric", "attribute", "position", "value", "low", "high", "n"]
-    return {tuple(line[5:8]): line[8:] for line in lines if line[1] == dataset}
+    assert head[4:6] == ["steps", "exposures"]
+    assert head[6:] == ["metric", "attribute", "position", "value", "low", "high", "n"]
+    return {tuple(line[6:9]): line[9:] for line in lines if line[1] == dataset}
 
 
 def test_answers_about_people_held_back_have_a_column_of_their_own(page, tmp_path):
