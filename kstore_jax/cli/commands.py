@@ -354,5 +354,9 @@ def export(argv: Sequence[str], values: flags.FlagValues) -> None:
         raise UserError(f"--format: expected hf, got {values.format!r}")
     from kstore_jax.pipeline.export import export
 
-    export(run, pathlib.Path(values.out), values.row)
+    stage = export(run, pathlib.Path(values.out), values.row, values.stage)
+    if stage == "finetuned" and not values.stage:
+        print(
+            "note: the finetuned model; --stage=pretrained exports the one before", file=sys.stderr
+        )
     print(values.out)

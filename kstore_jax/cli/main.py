@@ -101,9 +101,9 @@ COMMANDS = {
     ),
     "export": Command(
         commands.export,
-        "DIR --out=DIR [--row=ROW]",
-        {"out": None, "row": None, "format": "hf"},
-        "the pretrained model as a Hugging Face folder",
+        "DIR --out=DIR [--row=ROW] [--stage=pretrained|finetuned]",
+        {"out": None, "row": None, "stage": None, "format": "hf"},
+        "a model as a Hugging Face folder, without --stage the last one that the run trains",
     ),
     "rewrite": Command(
         commands.rewrite,

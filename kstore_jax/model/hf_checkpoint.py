@@ -373,7 +373,8 @@ def write(
 ) -> None:
     """Writes a network as a folder that `from_pretrained` of transformers reads.
 
-    The folder appears when it is whole.
+    The folder appears when it is whole. Parameters with an `unembedding` are written with
+    `"tie_word_embeddings": false`, also where `lora.merge` made it of a tied embedding.
 
     Args:
       settings: more of `config.json`, such as the id of the end of text.
@@ -382,6 +383,7 @@ def write(
     Raises:
       UserError: Hugging Face has no such network, or `folder` exists and is not empty.
     """
+    shape = dataclasses.replace(shape, tie_embeddings="unembedding" not in params)
     config = {**to_config(shape), **settings}
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder}: is there already; give another --out")

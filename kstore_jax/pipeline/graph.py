@@ -118,7 +118,8 @@ class ExperimentGraph:
         if finetunings and e.finetune.grid and e.finetune.refit:
             self.refit = Stage("refit", finetune.VERSION, {}, finetunings)
             finetunings = (self.refit,)
-        parents = {"pretrained": on_pretrained, "finetuned": finetunings or on_pretrained}
+        last = finetunings or on_pretrained
+        parents = {"pretrained": on_pretrained, "finetuned": last, "last": last}
         self.readouts = {
             name: Stage(name, readout.version, self._readout_config(config), parents[readout.reads])
             for name, (readout, config) in measured.items()
@@ -145,6 +146,15 @@ class ExperimentGraph:
         """Whether this run has the model that answers questions: a finetuned one, or the pretrained
         one where `finetune.steps` is 0."""
         return bool(self.finetune) or not self.experiment.finetune.steps
+
+    @property
+    def trained_tasks(self) -> tuple[str, ...]:
+        """The tasks whose questions this run trains: by finetuning, or, where `finetune.steps` is
+        0, mixed into pretraining."""
+        e = self.experiment
+        if self.finetune:
+            return e.finetune.tasks
+        return e.data.tasks if e.data.qa_share and not e.finetune.steps else ()
 
     def _readout_config(self, config: Any) -> dict:
         fields = {"training" if isinstance(config, Training) else "config": identity(config)}

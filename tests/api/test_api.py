@@ -111,7 +111,8 @@ def test_answers_are_those_of_the_evaluation(run, finished):
 
 
 def test_an_exported_model_writes_the_same(run, finished, tmp_path):
-    assert main(["export", str(finished), "--row=1", f"--out={tmp_path / 'model'}"]) == 0
+    out = f"--out={tmp_path / 'model'}"
+    assert main(["export", str(finished), "--row=1", "--stage=pretrained", out]) == 0
     exported, model = kstore_jax.load_hf(tmp_path / "model"), run.model(1, "pretrained")
     name = run.world(1)[2].name
     assert exported.name == "model"
