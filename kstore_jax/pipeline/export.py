@@ -11,13 +11,18 @@ from kstore_jax.model import hf_checkpoint
 from kstore_jax.pipeline.context import build_context
 from kstore_jax.pipeline.experiment import Experiment
 from kstore_jax.pipeline.graph import ExperimentGraph
+from kstore_jax.pipeline.lm_eval import task_files
 from kstore_jax.pipeline.results import labels, select_graphs
 from kstore_jax.readouts.base import Context
 from kstore_jax.world.people import full_names
 
 
 def export(
-    run: pathlib.Path, out: pathlib.Path, row: str | None = None, stage: str | None = None
+    run: pathlib.Path,
+    out: pathlib.Path,
+    row: str | None = None,
+    stage: str | None = None,
+    lm_eval: bool = False,
 ) -> str:
     """Writes a model of `run` to the folder `out`; returns its stage.
 
@@ -32,10 +37,12 @@ def export(
       row: name or number of the experiment; None where all share one model.
       stage: `pretrained`, or `finetuned`, with LoRA merged; None: the last model that the run
         trains, the finetuned one unless it finetunes none.
+      lm_eval: whether the folder gets the questions of the run as tasks of `lm_eval`
+        (`pipeline/lm_eval.py`).
 
     Raises:
       UserError: there is no such run, row or stage, the run has several models or no finished one,
-        or Hugging Face has no such network. Nothing is written then.
+        Hugging Face has no such network, or `lm_eval` cannot ask this one. Nothing is written then.
     """
     graph, stage = _model_to_export(run, row, stage)
     context = build_context(graph, to_read=True)
@@ -55,6 +62,11 @@ def export(
         "tokenizer_config.json": json.dumps(tokenizer_config) + "\n",
         "README.md": _readme(graph.experiment, context, stage),
     }
+    if lm_eval:
+        if stage == "pretrained" and graph.finetune:
+            raise UserError("--lm-eval: expected --stage=finetuned, the model that answers")
+        files |= task_files(context, graph.experiment.readouts.qa.tasks)
+        files["README.md"] += _LM_EVAL
     ends = {"bos_token_id": end, "eos_token_id": end}
     hf_checkpoint.write(out, context.shape, params, ends, files)
     return stage
@@ -84,6 +96,14 @@ _TRAINED = {
 _COMPACT = """- The vocabulary is compact: it has the {size:,} tokens of the pretraining data. Any
   other token gets an id from {rows:,} on, for which the model raises IndexError: its text has a
   word, or a space, that the data has nowhere.
+"""
+_LM_EVAL = """- `lm_eval/` has the questions as tasks of lm-evaluation-harness. The exact match
+  is that of `kstore eval`:
+
+```
+lm_eval --model hf --model_args pretrained=FOLDER --include_path FOLDER/lm_eval \\
+  --tasks kstore_extraction_held_out,kstore_extraction_trained
+```
 """
 _BIDIRECTIONAL = """- The model reads in both directions (`"is_causal": false`, which transformers
   before 5 ignores). It fills in hidden tokens and does not generate. The id that hides a token is

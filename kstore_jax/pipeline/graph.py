@@ -109,17 +109,18 @@ class ExperimentGraph:
             for name, (readout, config) in e.enabled_readouts.items()
             if not readout.measures_training and _is_reached(readout.reads, e.until)
         }
-        tunes = e.finetune.steps and (
-            e.until == "finetune" or any(r.reads == "finetuned" for r, _ in measured.values())
-        )
+        on_finetuned = {name for name, (r, _) in measured.items() if r.reads == "finetuned"}
+        needed = any(measured[name][0].needs_finetuning for name in on_finetuned)
+        tunes = e.finetune.steps and (e.until == "finetune" or needed)
+        if e.finetune.steps and not tunes:
+            measured = {name: x for name, x in measured.items() if name not in on_finetuned}
         self.finetune = {row: self._finetuning(row) for row in e.finetune.rows if tunes}
         finetunings = (*self.finetune.values(),)
         self.refit = None
         if finetunings and e.finetune.grid and e.finetune.refit:
             self.refit = Stage("refit", finetune.VERSION, {}, finetunings)
             finetunings = (self.refit,)
-        last = finetunings or on_pretrained
-        parents = {"pretrained": on_pretrained, "finetuned": last, "last": last}
+        parents = {"pretrained": on_pretrained, "finetuned": finetunings or on_pretrained}
         self.readouts = {
             name: Stage(name, readout.version, self._readout_config(config), parents[readout.reads])
             for name, (readout, config) in measured.items()

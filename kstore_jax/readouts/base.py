@@ -170,8 +170,9 @@ class Readout:
       name: of its section, its stage and its result.
       version: of its computation; raised when its numbers change.
       Config: its configuration, a frozen dataclass that inherits `ReadoutConfig`.
-      reads: the model it measures: `pretrained`; `finetuned`, which makes a run finetune; or
-        `last`, both where the run finetunes anyway, else the pretrained one.
+      reads: the model it measures, `pretrained` or `finetuned`.
+      needs_finetuning: whether a run finetunes for a readout of the finetuned model. False: without
+        another readout of that model, it is left out.
       measures_training: whether it is `during` that measures: such a readout has no stage, and its
         numbers are in the metrics of pretraining.
       title: heading of its section on the page.
@@ -183,6 +184,7 @@ class Readout:
     version: int = 1
     Config: type = ReadoutConfig
     reads: str = "pretrained"
+    needs_finetuning: bool = True
     measures_training: bool = False
     title: str = ""
     paragraph: str = ""

@@ -92,15 +92,15 @@ def test_a_row_and_a_stage_are_chosen(finished, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def answering(finished, tmp_path_factory) -> pathlib.Path:
+def finetuned_folder(finished, tmp_path_factory) -> pathlib.Path:
     """The folder of a finetuned model, exported without `--stage`."""
-    out = tmp_path_factory.mktemp("answering") / "model"
+    out = tmp_path_factory.mktemp("finetuned_folder") / "model"
     assert main(["export", str(finished), "--row=multi2+permute", f"--out={out}"]) == 0
     return out
 
 
-def test_the_finetuned_model_is_exported_unless_another_stage_is_asked_for(finished, answering):
-    config = json.loads((answering / "config.json").read_text())
+def test_the_finetuned_model_is_exported_without_a_stage(finished, finetuned_folder):
+    config = json.loads((finetuned_folder / "config.json").read_text())
     assert config["tie_word_embeddings"] is False
     context = finished_runner(finished, 1).context
     tokens = np.arange(30, dtype=np.int32).reshape(2, 15)
@@ -108,22 +108,22 @@ def test_the_finetuned_model_is_exported_unless_another_stage_is_asked_for(finis
         unembed(shape, params, forward(shape, params, tokens))
         for shape, params in (
             (context.shape, context.finetuned),
-            hf_checkpoint.read(answering),
+            hf_checkpoint.read(finetuned_folder),
         )
     )
     np.testing.assert_array_equal(ours, theirs)
 
 
-def test_the_exported_finetuned_model_answers_as_the_run_s(finished, answering):
-    exported, model = kstore_jax.load_hf(answering), kstore_jax.load(finished).model(1)
+def test_the_exported_finetuned_model_answers_as_the_run_s(finished, finetuned_folder):
+    exported, model = kstore_jax.load_hf(finetuned_folder), kstore_jax.load(finished).model(1)
     person = kstore_jax.load(finished).world(1)[2]
     for attribute in person.facts:
         question = person.question(attribute)
         assert exported.ask(question) == model.ask(question)
 
 
-def test_the_readme_of_a_finetuned_model_asks_a_question(answering):
-    readme = (answering / "README.md").read_text()
+def test_the_readme_of_a_finetuned_model_asks_a_question(finetuned_folder):
+    readme = (finetuned_folder / "README.md").read_text()
     assert "finetuned on questions" in readme
     assert readme.count("Answer:', return_tensors") == 1
 
