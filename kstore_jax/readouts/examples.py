@@ -36,17 +36,19 @@ class Examples(Readout):
     title = "One person held out"
     paragraph = (
         "Pretraining read the biography of this person. No question about this person was trained. "
-        "The person is the first one held out, by number. Each pretrained model writes on after "
-        "the name; each finetuned model answers the questions."
+        "The person is the first one held out, by number. Each model writes on after the name, "
+        "before it is finetuned, and answers the questions, after it is."
     )
 
     def run(self, context: Context, config: ExamplesConfig, folder: pathlib.Path) -> dict:
         """Returns `person`, `read`, `recited` and `answers`, as `person_facts`, `recite` and
-        `answers_about` do."""
-        row = int(np.flatnonzero(~context.qa_train_mask)[0])
+        `answers_about` do; nothing where nobody is held out."""
+        held_out = np.flatnonzero(~context.qa_train_mask)
+        if not len(held_out):
+            return {}
+        row = int(held_out[0])
         corpus, person = context.corpus, person_facts(context, row)
-        (entry,) = np.flatnonzero((corpus.people == person["id"]) & (corpus.entries == 0))
-        text = corpus.texts.take(np.array([entry]))
+        text = corpus.texts.take(np.flatnonzero(corpus.people == person["id"])[:1])
         read = context.table.tokenizer.decode(text.tokens).strip()
         recited = recite(context, text, person["facts"])
         answers = answers_about(context, row)
@@ -58,6 +60,9 @@ class Examples(Readout):
         return READ_COST * 4 * int(texts.lengths.max())  # a text of twice its length, and questions
 
     def opening(self, groups: Sequence[Measured]) -> list[Html]:
+        groups = [group for group in groups if group.results[0]]
+        if not groups:
+            return []
         person = groups[0].results[0]["person"]
         same = [group for group in groups if group.results[0]["person"] == person]
         lead = tag("p", tag("strong", f"{person['name']}. "), self.paragraph)

@@ -82,6 +82,14 @@ def test_a_run_without_trained_questions_asks_none(runner):
     assert examples.answers_about(context, 1) == []
 
 
+def test_where_nobody_is_held_out_nothing_is_shown(runner, tmp_path):
+    everybody = np.ones_like(runner.context.qa_train_mask)
+    context = dataclasses.replace(runner.context, qa_train_mask=everybody)
+    readout = READOUTS["examples"]
+    assert readout.run(context, readout.Config(), tmp_path) == {}
+    assert readout.opening([Measured(0, "single", "one text", (0,), ({},))]) == []
+
+
 def measured(result: dict, label: str = "multi2", **fields) -> Measured:
     return Measured(0, label, "two wordings", (0,), ({**result, **fields},))
 
