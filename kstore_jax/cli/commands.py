@@ -373,7 +373,8 @@ def export(argv: Sequence[str], values: flags.FlagValues) -> None:
         raise UserError(f"--format: expected hf, got {values.format!r}")
     from kstore_jax.pipeline.export import export
 
-    stage = export(run, pathlib.Path(values.out), values.row, values.stage, values["lm-eval"].value)
+    tasks = bool(values["lm-eval"].value)
+    stage = export(run, pathlib.Path(values.out), values.row, values.stage, tasks)
     if stage == "finetuned" and not values.stage:
         print(
             "note: the finetuned model; --stage=pretrained exports the one before", file=sys.stderr

@@ -116,7 +116,7 @@ def _readme(experiment: Experiment, context: Context, stage: str) -> str:
     vocabulary, rows = context.vocabulary, context.shape.vocabulary
     tokenizer = vocabulary.tokenizer
     name = full_names(context.table.language.pools, context.everyone.take(np.arange(1)))[0]
-    end = tokenizer.backend.id_to_token(tokenizer.end_of_text)
+    end = tokenizer.backend.id_to_token(tokenizer.end_of_text) or ""
     biography = prompt = f"{end} {name}"
     if stage == "finetuned" and context.trained_tasks:
         items = context.items(context.trained_tasks[0])

@@ -96,7 +96,8 @@ def recite(context: Context, text: TokenizedTexts, facts: Mapping[str, str]) -> 
     vocabulary, end = context.vocabulary, context.vocabulary.end_of_text
     prompt = np.concatenate([[end], vocabulary.encode(text.tokens[: min(ends)])]).astype(np.int32)
     left = room(context.shape, len(prompt))
-    most = min(8 + 2 * len(text.tokens), 10**6 if left is None else left)
+    most = 8 + 2 * (1 + len(text.tokens))  # with the end of text before it
+    most = most if left is None else min(most, left)
     if not most:
         return {}
     options = end, vocabulary.size, most
