@@ -14,6 +14,7 @@ from kstore_jax.model.sampling import continue_text, room
 from kstore_jax.readouts.base import READ_COST, READOUTS, Context, Readout, ReadoutConfig
 from kstore_jax.readouts.measured import Measured
 from kstore_jax.readouts.qa import ends_with_answer, generate_answers
+from kstore_jax.readouts.shares import Share
 from kstore_jax.tasks.base import TASKS, Items
 from kstore_jax.world.language import ANSWER_MARK
 from kstore_jax.world.people import full_names, value_texts
@@ -53,6 +54,10 @@ class Examples(Readout):
         recited = recite(context, text, person["facts"])
         answers = answers_about(context, row)
         return {"person": person, "read": read, "recited": recited, "answers": answers}
+
+    def shares(self, result: dict) -> list[Share]:
+        """None: one person is no share."""
+        return []
 
     def work(
         self, context: Context, texts: TokenizedTexts, config: ExamplesConfig, scale: float

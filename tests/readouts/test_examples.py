@@ -71,6 +71,10 @@ def test_values_stated_after_the_name_are_compared_with_the_facts(runner, monkey
     assert wrong == ["university"]
 
 
+def test_one_person_is_no_share(result):
+    assert READOUTS["examples"].shares(result) == []
+
+
 def test_a_bidirectional_model_recites_nothing(runner):
     context = dataclasses.replace(runner.context, mask_token=runner.context.vocabulary.size)
     text = runner.context.corpus.texts.take(np.array([0]))
