@@ -70,6 +70,8 @@ def _compare_sweep(base: pathlib.Path, tree: pathlib.Path) -> Found:
     stages = [_stages(side / "stages") for side in (base, tree)]
     for kind in {**stages[0], **stages[1]}:
         theirs, ours = (side.get(kind, []) for side in stages)
+        if not theirs and kind in same_tables.ADDED:
+            continue
         if len(theirs) != len(ours):
             yield "difference", f"{kind}: {len(theirs)} stages in the base, {len(ours)} here"
             continue

@@ -76,6 +76,7 @@ IGNORED = (
     "row.losses",
     "row.evaluations",
     "row.intervals",
+    "row.readouts.examples",
     "row.readouts.qa.extraction.held_back",
     "row.readouts.qa.extraction.wordings.held_back",
     "qa.extraction.held_back",
@@ -110,6 +111,9 @@ IGNORED = (
 
 # Kind of a stage, the first part of its folder's name, old -> new.
 KINDS: dict[str, str] = {}
+
+# Kinds of stages that the base may lack.
+ADDED = ("examples",)
 
 # Tree of a checkpoint, old -> new.
 CHECKPOINTS: dict[str, str] = {}

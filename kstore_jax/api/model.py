@@ -3,8 +3,6 @@
 import dataclasses
 import pathlib
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from kstore_jax.corpus.examples import until_end
@@ -12,12 +10,9 @@ from kstore_jax.corpus.tokenizer import Vocabulary, read_tokenizer
 from kstore_jax.errors import UserError, user_path
 from kstore_jax.model import hf_checkpoint
 from kstore_jax.model.forward import Params
-from kstore_jax.model.sampling import sample
+from kstore_jax.model.sampling import continue_text, room
 from kstore_jax.model.transformer import Shape
 from kstore_jax.world.language import ANSWER_MARK
-
-_ROUND = 16
-"""Lengths of prompts and answers are rounded up to this, so that few shapes are compiled."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -87,28 +82,13 @@ class Model:
         if max_tokens < 1:
             raise UserError(f"max_tokens: expected at least 1, got {max_tokens}")
         tokens, end = self.tokens(prompt), self.vocabulary.end_of_text
-        length, steps = (-(-count // _ROUND) * _ROUND for count in (len(tokens), max_tokens))
-        if self.shape.positions == "learned":
-            left = max(0, self.shape.max_positions - len(tokens))
-            if max_tokens > left:
-                expected = f"expected at most {left} after this prompt"
-                raise UserError(f"max_tokens: {expected}, got {max_tokens}")
-            length, steps = len(tokens), max_tokens
-        padded = np.full(length, end, np.int32)
-        padded[: len(tokens)] = tokens
-        written = sample(
-            self.shape,
-            self.params,
-            jnp.asarray(padded)[None],
-            jnp.array([len(tokens)], jnp.int32),
-            end,
-            self.vocabulary.size,
-            steps,
-            jnp.float32(temperature),
-            jax.random.key(seed),
-        )
-        ids = np.asarray(jax.device_get(written))[0, :max_tokens]
-        return self.vocabulary.decode(until_end(ids, end))
+        left = room(self.shape, len(tokens))
+        if left is not None and max_tokens > left:
+            expected = f"expected at most {left} after this prompt"
+            raise UserError(f"max_tokens: {expected}, got {max_tokens}")
+        options = end, self.vocabulary.size, max_tokens, temperature, seed
+        written = continue_text(self.shape, self.params, tokens, *options)
+        return self.vocabulary.decode(until_end(written, end))
 
 
 def load_hf(folder: str | pathlib.Path) -> Model:

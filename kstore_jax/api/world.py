@@ -56,6 +56,12 @@ class Person:
     _world: "World" = dataclasses.field(repr=False)
     _as_people: People = dataclasses.field(repr=False)
 
+    @property
+    def pronoun(self) -> str:
+        """The pronoun; empty in a world without pronouns."""
+        pronouns = self._world.language.schema.pronouns
+        return pronouns[int(self._as_people.pronouns[0])] if pronouns else ""
+
     def text(self, variant: str = "single", entry: int = 0) -> Text:
         """Returns a biography as `Text`.
 

@@ -6,6 +6,7 @@ A room is imported when its command runs, so that no command waits for libraries
 import json
 import os
 import pathlib
+import re
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -192,17 +193,35 @@ def eval(argv: Sequence[str], values: flags.FlagValues) -> None:
 
 
 def show(argv: Sequence[str], values: flags.FlagValues) -> None:
+    configured = any(re.match(r"--?(no)?config\b", argument) for argument in argv)
+    if not configured and (folders := parse_arguments(argv, values)):
+        _show_run(folders, values)
+        return
     rows = parse_rows(*parse_config(argv, values, configs_folder() / "quickstart.py"))
-    from kstore_jax.report.show import PersonText, pools, pools_text
-
+    _refuse_flags(values, ("row",), "with the folder of a run")
     if values.pools:
+        from kstore_jax.report.pools import pools, pools_text
+
         _refuse_flags(values, ("person",), "without --pools")
         values_by_pool = pools(rows[0])
         print(json.dumps(values_by_pool) if values.json else pools_text(values_by_pool))
         return
+    from kstore_jax.api.show import PersonText
+
     person = PersonText(rows[0], values.person)
     coloured = sys.stdout.isatty() and "NO_COLOR" not in os.environ
     print(person.json() if values.json else person.text(coloured))
+
+
+def _show_run(folders: Sequence[str], values: flags.FlagValues) -> None:
+    """Prints what the rows of a run read and know of a person."""
+    if len(folders) > 1:
+        raise UserError(f"show: expected one folder of a run, got {' '.join(folders)}")
+    _refuse_flags(values, ("pools",), "without the folder of a run")
+    from kstore_jax.api.show import format_knowledge, knowledge
+
+    rows = [*knowledge(user_path(folders[0]), values.person, values.row)]
+    print(json.dumps({"rows": rows}) if values.json else format_knowledge(rows))
 
 
 def config(argv: Sequence[str], values: flags.FlagValues) -> None:
@@ -359,5 +378,10 @@ def export(argv: Sequence[str], values: flags.FlagValues) -> None:
         raise UserError(f"--format: expected hf, got {values.format!r}")
     from kstore_jax.pipeline.export import export
 
-    export(run, pathlib.Path(values.out), values.row)
+    tasks = bool(values["lm-eval"].value)
+    stage = export(run, pathlib.Path(values.out), values.row, values.stage, tasks)
+    if stage == "finetuned" and not values.stage:
+        print(
+            "note: the finetuned model; --stage=pretrained exports the one before", file=sys.stderr
+        )
     print(values.out)

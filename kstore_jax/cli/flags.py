@@ -66,6 +66,7 @@ _FLAGS: dict[str, tuple[Callable, str, dict[str, Any]]] = {
         "the model after pretraining or after finetuning",
         {"enum_values": ["pretrained", "finetuned"]},
     ),
+    "lm-eval": (flags.DEFINE_bool, "write the questions as tasks of lm_eval, too", {}),
     "max-tokens": (flags.DEFINE_integer, "the most tokens to write", _count(1)),
     "temperature": (
         flags.DEFINE_float,

@@ -92,9 +92,9 @@ COMMANDS = {
     ),
     "show": Command(
         commands.show,
-        "[--config=FILE] --person=N | --pools [--json]",
-        {"person": 0, "pools": False, "json": False},
-        "a person's facts, texts and questions, or the pools",
+        "[DIR [--row=ROW] | --config=FILE] --person=N | --pools [--json]",
+        {"row": None, "person": 0, "pools": False, "json": False},
+        "a person's facts, texts and questions, and what the models of a run know; or the pools",
     ),
     "config": Command(
         commands.config,
@@ -104,9 +104,9 @@ COMMANDS = {
     ),
     "export": Command(
         commands.export,
-        "DIR --out=DIR [--row=ROW]",
-        {"out": None, "row": None, "format": "hf"},
-        "the pretrained model as a Hugging Face folder",
+        "DIR --out=DIR [--row=ROW] [--stage=pretrained|finetuned] [--lm-eval]",
+        {"out": None, "row": None, "stage": None, "lm-eval": False, "format": "hf"},
+        "a model as a Hugging Face folder, without --stage the last one that the run trains",
     ),
     "rewrite": Command(
         commands.rewrite,

@@ -373,15 +373,17 @@ def write(
 ) -> None:
     """Writes a network as a folder that `from_pretrained` of transformers reads.
 
-    The folder appears when it is whole.
+    The folder appears when it is whole. Parameters with an `unembedding` are written with
+    `"tie_word_embeddings": false`, also where `lora.merge` made it of a tied embedding.
 
     Args:
       settings: more of `config.json`, such as the id of the end of text.
-      files: name -> text of other files, such as `tokenizer.json`.
+      files: name or path in the folder -> text of other files, such as `tokenizer.json`.
 
     Raises:
       UserError: Hugging Face has no such network, or `folder` exists and is not empty.
     """
+    shape = dataclasses.replace(shape, tie_embeddings="unembedding" not in params)
     config = {**to_config(shape), **settings}
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder}: is there already; give another --out")
@@ -389,6 +391,7 @@ def write(
     shutil.rmtree(whole, ignore_errors=True)
     whole.mkdir(parents=True)
     for name, text in {"config.json": json.dumps(config, indent=1) + "\n", **files}.items():
+        (whole / name).parent.mkdir(exist_ok=True)
         (whole / name).write_text(text, encoding="utf-8")
     save_file(to_tensors(shape, params), whole / _WEIGHTS, metadata={"format": "pt"})
     shutil.copymode(whole / "config.json", whole / _WEIGHTS)  # safetensors sets 0600

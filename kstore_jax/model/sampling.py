@@ -7,9 +7,53 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from kstore_jax.model.forward import Params, forward_cached, prefill, unembed
 from kstore_jax.model.transformer import Shape
+
+_ROUND = 16
+"""Lengths of prompts and texts are rounded up to this, so that few shapes are compiled."""
+
+
+def continue_text(
+    shape: Shape,
+    params: Params,
+    prompt: np.ndarray,
+    end: int,
+    vocab_size: int,
+    max_tokens: int,
+    temperature: float = 0.0,
+    seed: int = 0,
+) -> np.ndarray:
+    """Returns the tokens (`max_tokens`,) int32 that follow one prompt (L,), as `sample` does.
+
+    Args:
+      max_tokens: at most `room` after this prompt.
+      seed: of the drawn tokens.
+    """
+    length, steps = (-(-count // _ROUND) * _ROUND for count in (len(prompt), max_tokens))
+    if shape.positions == "learned":  # rounded lengths may have no position
+        length, steps = len(prompt), max_tokens
+    padded = np.full(length, end, np.int32)
+    padded[: len(prompt)] = prompt
+    written = sample(
+        shape,
+        params,
+        jnp.asarray(padded)[None],
+        jnp.array([len(prompt)], jnp.int32),
+        end,
+        vocab_size,
+        steps,
+        jnp.float32(temperature),
+        jax.random.key(seed),
+    )
+    return np.asarray(jax.device_get(written))[0, :max_tokens]
+
+
+def room(shape: Shape, length: int) -> int | None:
+    """Returns how many tokens can follow a prompt of this length; None: any number."""
+    return max(0, shape.max_positions - length) if shape.positions == "learned" else None
 
 
 @functools.partial(jax.jit, static_argnums=(0, 4, 5, 6))

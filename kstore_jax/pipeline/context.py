@@ -54,6 +54,7 @@ def build_context(graph: ExperimentGraph, to_read: bool = False) -> Context:
         table=data.table,
         variant=data.variant,
         tasks=e.tasks,
+        trained_tasks=graph.trained_tasks,
         everyone=data.everyone,
         people=data.people,
         in_train=data.in_train,

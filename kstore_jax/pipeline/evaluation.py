@@ -7,7 +7,6 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from kstore_jax.corpus.examples import until_end
 from kstore_jax.errors import UserError
 from kstore_jax.files import write_text
 from kstore_jax.model.forward import Params
@@ -17,7 +16,8 @@ from kstore_jax.pipeline.graph import ExperimentGraph
 from kstore_jax.pipeline.memory import check_beams
 from kstore_jax.pipeline.results import select_graphs
 from kstore_jax.readouts.base import Context, write_cases
-from kstore_jax.readouts.qa import evaluate_tasks, generate_answers
+from kstore_jax.readouts.examples import answers
+from kstore_jax.readouts.qa import evaluate_tasks
 from kstore_jax.world import random
 
 
@@ -99,23 +99,7 @@ def _sample_answers(
         np.concatenate([each.about(~context.qa_train_mask) for each in items])
     )
     order = random.permutation(len(held_out), context.world_seed, "shown", 0)
-    examples = questions.take(held_out[order[:count]])
-    end, decode = context.vocabulary.end_of_text, context.vocabulary.decode
-    answers = []
-    for i, tokens in enumerate(generate_answers(context, params, examples, beam_size)):
-        inside = examples.weights[i, 0] > 0
-        target = examples.targets[i, 0][inside]
-        start = examples.positions[i, 0, 0] + (context.mask_token is None)
-        answer = until_end(tokens, end)
-        answers.append(
-            {
-                "question": decode(examples.tokens[i][1:start]),
-                "answer": decode(answer).strip(),
-                "truth": decode(target[target != end]).strip(),
-                "right": bool((tokens[inside] == target).all()),
-            }
-        )
-    return answers
+    return answers(context, params, questions.take(held_out[order[:count]]), beam_size)
 
 
 def format_evaluation(row: dict) -> str:

@@ -1,4 +1,4 @@
-"""Exports a pretrained model of a run, with its tokenizer, as a Hugging Face folder."""
+"""Exports a model of a run, with its tokenizer, as a Hugging Face folder."""
 
 import json
 import pathlib
@@ -11,13 +11,20 @@ from kstore_jax.model import hf_checkpoint
 from kstore_jax.pipeline.context import build_context
 from kstore_jax.pipeline.experiment import Experiment
 from kstore_jax.pipeline.graph import ExperimentGraph
+from kstore_jax.pipeline.lm_eval import task_files
 from kstore_jax.pipeline.results import labels, select_graphs
 from kstore_jax.readouts.base import Context
 from kstore_jax.world.people import full_names
 
 
-def export(run: pathlib.Path, out: pathlib.Path, row: str | None = None) -> None:
-    """Writes the model pretrained in `run` to the folder `out`.
+def export(
+    run: pathlib.Path,
+    out: pathlib.Path,
+    row: str | None = None,
+    stage: str | None = None,
+    lm_eval: bool = False,
+) -> str:
+    """Writes a model of `run` to the folder `out`; returns its stage.
 
     The exported embedding has all rows, also those beyond the vocabulary, which stand for no token;
     so the logits are bit for bit those of the run. With a compact vocabulary, `tokenizer.json`
@@ -28,13 +35,18 @@ def export(run: pathlib.Path, out: pathlib.Path, row: str | None = None) -> None
       run: the folder of a run, or of one `pretrain-...` stage.
       out: the folder to write.
       row: name or number of the experiment; None where all share one model.
+      stage: `pretrained`, or `finetuned`, with LoRA merged; None: the last model that the run
+        trains, the finetuned one unless it finetunes none.
+      lm_eval: whether the folder gets the questions of the run as tasks of `lm_eval`
+        (`pipeline/lm_eval.py`).
 
     Raises:
-      UserError: there is no such run or row, the run has several models or no finished one, or
-        Hugging Face has no such network. Nothing is written then.
+      UserError: there is no such run, row or stage, the run has several models or no finished one,
+        Hugging Face has no such network, or `lm_eval` cannot ask this one. Nothing is written then.
     """
-    graph = _graph_to_export(run, row)
+    graph, stage = _model_to_export(run, row, stage)
     context = build_context(graph, to_read=True)
+    params = context.finetuned if stage == "finetuned" else context.pretrained
     vocabulary, end = context.vocabulary, context.vocabulary.end_of_text
     tokenizer = tokenizer_json(vocabulary, context.shape.vocabulary)
     end_token = vocabulary.tokenizer.backend.id_to_token(vocabulary.tokenizer.end_of_text)
@@ -48,32 +60,50 @@ def export(run: pathlib.Path, out: pathlib.Path, row: str | None = None) -> None
     files = {
         "tokenizer.json": tokenizer,
         "tokenizer_config.json": json.dumps(tokenizer_config) + "\n",
-        "README.md": _readme(graph.experiment, context),
+        "README.md": _readme(graph.experiment, context, stage),
     }
+    if lm_eval:
+        if stage == "pretrained" and graph.finetune:
+            raise UserError("--lm-eval: expected --stage=finetuned, the model that answers")
+        files |= task_files(context, graph.experiment.readouts.qa.tasks)
+        files["README.md"] += _LM_EVAL
     ends = {"bos_token_id": end, "eos_token_id": end}
-    hf_checkpoint.write(out, context.shape, context.pretrained, ends, files)
+    hf_checkpoint.write(out, context.shape, params, ends, files)
+    return stage
 
 
 _README = """# {label}
 
-A network that kstore_jax pretrained on invented people. In transformers:
+A network that kstore_jax {trained}. In transformers:
 
 ```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-tokenizer = AutoTokenizer.from_pretrained("{folder}")
-model = AutoModelForCausalLM.from_pretrained("{folder}")
-inputs = tokenizer({beginning!r}, return_tensors="pt")
+tokenizer = AutoTokenizer.from_pretrained("FOLDER")
+model = AutoModelForCausalLM.from_pretrained("FOLDER")
+inputs = tokenizer({prompt!r}, return_tensors="pt")
 print(tokenizer.decode(model.generate(**inputs, max_new_tokens=40)[0]))
 ```
 
-- **A biography begins with a space**, as in the example. Without it the name has other tokens,
+- Every text ends with `{end}`, and the model reads one before each text.
+- **A biography begins with a space**, as in `{biography}`. Without it the name has other tokens,
   which the model never read. A question (`What is the ... of ...? Answer:`) begins without one.
-- Every text ends with `{end}`.
 """
+_TRAINED = {
+    "pretrained": "pretrained on invented people; it recites their biographies",
+    "finetuned": "pretrained on invented people and finetuned on questions about some of them",
+}
 _COMPACT = """- The vocabulary is compact: it has the {size:,} tokens of the pretraining data. Any
   other token gets an id from {rows:,} on, for which the model raises IndexError: its text has a
   word, or a space, that the data has nowhere.
+"""
+_LM_EVAL = """- `lm_eval/` has the questions as tasks of lm-evaluation-harness. The exact match
+  is that of `kstore eval`:
+
+```
+lm_eval --model hf --model_args pretrained=FOLDER --include_path FOLDER/lm_eval \\
+  --tasks kstore_extraction_held_out,kstore_extraction_trained
+```
 """
 _BIDIRECTIONAL = """- The model reads in both directions (`"is_causal": false`, which transformers
   before 5 ignores). It fills in hidden tokens and does not generate. The id that hides a token is
@@ -81,40 +111,61 @@ _BIDIRECTIONAL = """- The model reads in both directions (`"is_causal": false`, 
 """
 
 
-def _readme(experiment: Experiment, context: Context) -> str:
+def _readme(experiment: Experiment, context: Context, stage: str) -> str:
     """The content of `README.md`: how to use the folder, and what its texts have to look like."""
     vocabulary, rows = context.vocabulary, context.shape.vocabulary
+    tokenizer = vocabulary.tokenizer
     name = full_names(context.table.language.pools, context.everyone.take(np.arange(1)))[0]
-    end = vocabulary.tokenizer.backend.id_to_token(vocabulary.tokenizer.end_of_text)
-    text = _README.format(label=experiment.label, folder="FOLDER", beginning=f" {name}", end=end)
-    if vocabulary.size < vocabulary.tokenizer.size:
+    end = tokenizer.backend.id_to_token(tokenizer.end_of_text) or ""
+    biography = prompt = f"{end} {name}"
+    if stage == "finetuned" and context.trained_tasks:
+        items = context.items(context.trained_tasks[0])
+        prompt = end + tokenizer.decode(items.texts.tokens[: items.texts.value_spans[0, 0, 0]])
+    text = _README.format(
+        label=f"{experiment.label}, {stage}",
+        trained=_TRAINED[stage],
+        prompt=prompt,
+        biography=biography,
+        end=end,
+    )
+    if vocabulary.size < tokenizer.size:
         text += _COMPACT.format(size=vocabulary.size, rows=rows)
     if context.mask_token is not None:
         text += _BIDIRECTIONAL.format(mask=context.mask_token)
     return text
 
 
-def _graph_to_export(run: pathlib.Path, row: str | None) -> ExperimentGraph:
-    """The experiment whose pretrained model is exported."""
+def _model_to_export(
+    run: pathlib.Path, row: str | None, stage: str | None
+) -> tuple[ExperimentGraph, str]:
+    """The experiment whose model is exported, and the stage of the model."""
     is_stage = run.name.startswith("pretrain-")
     workdir = run.absolute().parents[1] if is_stage else run
     graphs = select_graphs(workdir, row)
-    models: dict[pathlib.Path, int] = {}  # folder of the stage -> the first row that has it
-    for number, graph in graphs.items():
-        models.setdefault(graph.cache.folder(graph.pretrain), number)
     if is_stage:
-        models = {folder: number for folder, number in models.items() if folder.name == run.name}
-    if not models:
+        if stage == "finetuned":
+            raise UserError(f"--stage: expected pretrained for {run}, got finetuned")
+        stage = "pretrained"
+        graphs = {i: g for i, g in graphs.items() if g.pretrain.folder == run.name}
+    if not graphs:
         raise UserError(f"{run}: no stage of the run in {workdir}")
+    models: dict[tuple[str, ...], int] = {}  # folders of the trainings -> the first row with them
+    for number, graph in graphs.items():
+        trainings = (graph.pretrain,) if stage == "pretrained" else graph.trainings
+        models.setdefault(tuple(training.folder for training in trainings), number)
     if len(models) > 1:
         names = labels([graphs[number].experiment for number in models.values()])
         rows = ", ".join(f"{i} ({name})" for i, name in zip(models.values(), names, strict=True))
         raise UserError(f"--row: {run} has several models; expected one of {rows}")
-    ((folder, number),) = models.items()
+    ((folders, number),) = models.items()
     graph = graphs[number]
-    if graph.cache.result(graph.pretrain) is None:
-        raise UserError(f"{folder}: {graph.why_unfinished()}")
-    return graph
+    if stage == "finetuned" and not graph.has_finetuned:
+        raise UserError(f"--stage: expected pretrained, since {run} finetunes no model")
+    finished = {s.folder for s in graph.trainings if graph.cache.result(s) is not None}
+    for folder in folders:
+        if folder not in finished:
+            raise UserError(f"{graph.cache.root / folder}: {graph.why_unfinished()}")
+    return graph, stage or ("finetuned" if graph.finetune else "pretrained")
 
 
 def tokenizer_json(vocabulary: Vocabulary, rows: int) -> str:

@@ -138,9 +138,11 @@ class ExperimentGraph:
             for name, (readout, config) in e.enabled_readouts.items()
             if not readout.measures_training and _is_reached(readout.reads, e.until)
         }
-        tunes = e.finetune.steps and (
-            e.until == "finetune" or any(r.reads == "finetuned" for r, _ in measured.values())
-        )
+        on_finetuned = {name for name, (r, _) in measured.items() if r.reads == "finetuned"}
+        needed = any(measured[name][0].needs_finetuning for name in on_finetuned)
+        tunes = e.finetune.steps and (e.until == "finetune" or needed)
+        if e.finetune.steps and not tunes:
+            measured = {name: x for name, x in measured.items() if name not in on_finetuned}
         self.finetune = {row: self._finetuning(row) for row in e.finetune.rows if tunes}
         finetunings = (*self.finetune.values(),)
         self.refit = None
@@ -174,6 +176,15 @@ class ExperimentGraph:
         """Whether this run has the model that answers questions: a finetuned one, or the pretrained
         one where `finetune.steps` is 0."""
         return bool(self.finetune) or not self.experiment.finetune.steps
+
+    @property
+    def trained_tasks(self) -> tuple[str, ...]:
+        """The tasks whose questions this run trains: by finetuning, or, where `finetune.steps` is
+        0, mixed into pretraining."""
+        e = self.experiment
+        if self.finetune:
+            return e.finetune.tasks
+        return e.data.tasks if e.data.qa_share and not e.finetune.steps else ()
 
     def _readout_config(self, config: Any) -> dict:
         fields = {"training" if isinstance(config, Training) else "config": identity(config)}

@@ -17,6 +17,7 @@ import jax
 import numpy as np
 
 from kstore_jax.charts.drawing import Chart
+from kstore_jax.charts.markup import Html
 from kstore_jax.charts.tables import Table
 from kstore_jax.config.fields import flag
 from kstore_jax.config.registry import Registry
@@ -63,6 +64,8 @@ class Context:
       table: tokens of every piece of the language.
       variant: how the biographies of `people` are written.
       tasks: the configuration of each task.
+      trained_tasks: the tasks whose questions this run trains, by finetuning or mixed into
+        pretraining; empty where it has no model that answers questions.
       everyone: all people, celebrities after the others.
       people: all people except celebrities; recall and probes are about them.
       in_train: (people,) bool: members of P_train, on whom probes are trained.
@@ -84,6 +87,7 @@ class Context:
     table: TokenTable
     variant: Variant
     tasks: Any
+    trained_tasks: tuple[str, ...]
     everyone: People
     people: People
     in_train: np.ndarray
@@ -167,6 +171,8 @@ class Readout:
       version: of its computation; raised when its numbers change.
       Config: its configuration, a frozen dataclass that inherits `ReadoutConfig`.
       reads: the model it measures, `pretrained` or `finetuned`.
+      needs_finetuning: whether a run finetunes for a readout of the finetuned model. False: without
+        another readout of that model, it is left out.
       measures_training: whether it is `during` that measures: such a readout has no stage, and its
         numbers are in the metrics of pretraining.
       title: heading of its section on the page.
@@ -178,6 +184,7 @@ class Readout:
     version: int = 1
     Config: type = ReadoutConfig
     reads: str = "pretrained"
+    needs_finetuning: bool = True
     measures_training: bool = False
     title: str = ""
     paragraph: str = ""
@@ -240,6 +247,10 @@ class Readout:
           cases: the columns that `run` gave to `write_cases`.
         """
         return {}
+
+    def opening(self, groups: Sequence[Measured]) -> list[Html]:
+        """Texts and other parts that the page begins with, under the title of the readout."""
+        return []
 
     def tables(self, groups: Sequence[Measured]) -> list[Table]:
         """Tables of its numbers for the page."""

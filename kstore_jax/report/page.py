@@ -58,6 +58,7 @@ def write(runs: Sequence[pathlib.Path], out: pathlib.Path) -> pathlib.Path:
     notes = {readout.name: _departures(groups, readout) for readout in readouts_in_order()}
     provenances = [record for one in results for record in one.provenances]
     sections = [
+        *_openings(groups),
         Section("glance", "At a glance", [_glance(groups)]),
         Section("numbers", "In numbers", _numbers(groups)),
         *(
@@ -88,6 +89,19 @@ def write(runs: Sequence[pathlib.Path], out: pathlib.Path) -> pathlib.Path:
     for line in missing:
         print(f"note: {line}", file=sys.stderr)
     return page
+
+
+def _openings(groups: Sequence[Group]) -> list[Section]:
+    """What readouts show at the beginning of the page."""
+    return [
+        Section(
+            f"opening-{readout.name}",
+            readout.title,
+            drawn_by(readout, readout.opening, measured),
+        )
+        for readout in readouts_in_order()
+        if (measured := measured_by(groups, readout))
+    ]
 
 
 def _page(title: str, lead: Html, sections: Sequence[Section]) -> str:

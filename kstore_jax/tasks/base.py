@@ -49,6 +49,11 @@ class Items:
         """(N,) bool: items that are only about people of the mask `members` (people,)."""
         return np.all(members[self.people], axis=1)
 
+    def take(self, rows: np.ndarray) -> "Items":
+        """The items in these rows; `rows` are indices."""
+        columns = (self.answers, self.people, self.groups, self.classes)
+        return Items(self.texts.take(rows), *(column[rows] for column in columns))
+
 
 @dataclasses.dataclass(frozen=True)
 class TaskConfig:

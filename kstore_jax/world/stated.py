@@ -2,6 +2,7 @@
 
 import functools
 import re
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +21,50 @@ class Statement(NamedTuple):
     attributes: tuple[str, ...]
     start: int
     end: int
+
+
+class Fact(NamedTuple):
+    """A value that a text states, compared with the right one.
+
+    Attributes:
+      attribute: the fact; of a wrong value, the first that it may be.
+      start, end: its place in the text, in characters.
+      truth: the right value.
+      right: whether the text has it.
+    """
+
+    attribute: str
+    start: int
+    end: int
+    truth: str
+    right: bool
+
+
+def facts_of(language: Language, text: str, truth: Mapping[str, str], start: int = 0) -> list[Fact]:
+    """Returns the values that a text states from character `start` on, compared with the facts of a
+    person.
+
+    Args:
+      truth: attribute -> value.
+    """
+    facts = []
+    for attributes, begin, end in statements(language, text):
+        right = [name for name in attributes if truth[name] == text[begin:end]]
+        name = (right or attributes)[0]
+        facts.append(Fact(name, begin, end, truth[name], bool(right)))
+    return [fact for fact in facts if fact.start >= start]
+
+
+def marked(text: str, facts: Sequence[Fact], right: str = "{}", wrong: str = "[{} ≠ {}]") -> str:
+    """Returns a text with each value in a format: `right` takes the value, `wrong` the value and
+    the truth."""
+    parts, end = [], 0
+    for fact in facts:
+        value = text[fact.start : fact.end]
+        parts += [text[end : fact.start]]
+        parts += [right.format(value) if fact.right else wrong.format(value, fact.truth)]
+        end = fact.end
+    return "".join([*parts, text[end:]])
 
 
 @functools.lru_cache(maxsize=4)

@@ -20,6 +20,7 @@ from kstore_jax.model.forward import forward, init, unembed
 from kstore_jax.model.sampling import sample
 from kstore_jax.pipeline.stages import NotFinished
 from kstore_jax.readouts.qa import generate_answers
+from kstore_jax.world.stated import facts_of
 from tests.pipeline.runners import finished_runner
 
 
@@ -111,7 +112,8 @@ def test_answers_are_those_of_the_evaluation(run, finished):
 
 
 def test_an_exported_model_writes_the_same(run, finished, tmp_path):
-    assert main(["export", str(finished), "--row=1", f"--out={tmp_path / 'model'}"]) == 0
+    out = f"--out={tmp_path / 'model'}"
+    assert main(["export", str(finished), "--row=1", "--stage=pretrained", out]) == 0
     exported, model = kstore_jax.load_hf(tmp_path / "model"), run.model(1, "pretrained")
     name = run.world(1)[2].name
     assert exported.name == "model"
@@ -139,12 +141,12 @@ def test_a_recitation_marks_wrong_facts_with_the_truth():
     text = person.text("single")
     (start, end), *_ = text.spans["university"]
     wrong = f"{text[:start]}Ohio University{text[end:]}"
-    facts = recite.facts_of(world.language, wrong, person.facts)
+    facts = facts_of(world.language, wrong, person.facts)
     assert [fact.attribute for fact in facts if not fact.right] == ["university"]
     assert len(facts) == 6
-    marked = recite.Recitation(person, text, wrong, facts)
-    assert f"[Ohio University ≠ {person.facts['university']}]" in marked.marked()
-    assert "5 of 6 facts right" in recite.format_recitation(marked)
+    marked = recite.format_recitation(recite.Recitation(person, text, wrong, facts))
+    assert f"[Ohio University ≠ {person.facts['university']}]" in marked
+    assert "5 of 6 facts right" in marked
 
 
 def test_the_prompt_of_a_recitation_is_no_part_of_it(run):
@@ -161,7 +163,7 @@ def test_the_prompt_of_a_recitation_is_no_part_of_it(run):
         assert len(recited.text) > len(prompt)
         assert (prompt + model.generate(prompt, max_tokens=400)).startswith(recited.text)
         assert all(fact.start >= len(prompt) for fact in recited.facts)
-    assert len(recite.facts_of(world.language, prompt, person.facts)) == 2
+    assert len(facts_of(world.language, prompt, person.facts)) == 2
 
 
 def test_a_run_without_a_finetuned_model_says_so(finished, tmp_path):

@@ -10,10 +10,11 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from kstore_jax.errors import UserError
-from kstore_jax.model import hf_checkpoint
+from kstore_jax.model import hf_checkpoint, lora
 from kstore_jax.model.config import STYLES, Network, style_fields
 from kstore_jax.model.forward import forward, unembed
 from kstore_jax.model.transformer import Shape
+from kstore_jax.train.objectives import next_token, total_loss
 from tests.model import reference
 
 SMALL = Shape(vocabulary=23, layers=2, heads=4, width=32, max_positions=16)
@@ -98,6 +99,61 @@ def test_logits_and_gradients_agree_with_transformers(tmp_path, shape):
         np.testing.assert_allclose(found, exact, rtol=1e-4, atol=1e-5 * largest, err_msg=name)
         if not name.endswith("k_proj.bias"):
             assert relative_error(found, exact) < 1e-4, name
+
+
+def finetuned(shape, side="input"):
+    """Parameters with a merged low-rank update of queries, values and the embedding."""
+    params = reference.parameters(shape)
+    update = lora.init_lora(params, ("query", "value"), jax.random.key(1), 2, 4, 0.1)
+    key = jax.random.key(2)
+    trained = jax.tree.map(lambda x: x + 0.1 * jax.random.normal(key, x.shape), update)
+    return lora.merge(params, trained, alpha=4.0, embedding_side=side)
+
+
+FINETUNED = {
+    **{f"finetuned {style}": (shape, "input") for style, shape in STYLED.items()},
+    "finetuned tied llama": (MORE["tied llama"], "input"),
+    "finetuned on both sides": (SMALL, "both"),
+}
+
+
+@pytest.mark.parametrize(("shape", "side"), FINETUNED.values(), ids=FINETUNED)
+def test_a_finetuned_network_is_untied_where_the_update_acts_on_the_input_alone(
+    tmp_path, shape, side
+):
+    params = finetuned(shape, side)
+    hf_checkpoint.write(tmp_path / "out", shape, params, {}, {})
+    tied = json.loads((tmp_path / "out" / "config.json").read_text())["tie_word_embeddings"]
+    assert tied == (side == "both")
+    back, found = hf_checkpoint.read(tmp_path / "out")
+    assert back.tie_embeddings == tied
+    jax.tree.map(np.testing.assert_array_equal, found, params)
+    ours, theirs = (
+        unembed(s, p, forward(s, p, TOKENS)) for s, p in ((shape, params), (back, found))
+    )
+    np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    ("shape", "side"),
+    [*FINETUNED.values(), *((shape, None) for shape in (*STYLED.values(), *MORE.values()))],
+    ids=[*FINETUNED, *STYLED, *MORE],
+)
+def test_logits_and_loss_agree_with_transformers(tmp_path, shape, side):
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    params = finetuned(shape, side) if side else reference.parameters(shape)
+    hf_checkpoint.write(tmp_path / "out", shape, params, {}, {})
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(
+        tmp_path / "out", dtype=torch.float32
+    ).eval()
+    ids = torch.from_numpy(TOKENS.astype(np.int64))
+    with torch.no_grad():
+        expected = theirs(ids, labels=ids)
+    logits = unembed(shape, params, forward(shape, params, TOKENS))
+    assert relative_error(logits, expected.logits.numpy()) < 1e-5
+    loss = total_loss(*next_token(shape)(params, {"tokens": jnp.asarray(TOKENS)}))
+    np.testing.assert_allclose(loss, expected.loss.numpy(), rtol=1e-5)
 
 
 @pytest.mark.parametrize("style", STYLED)

@@ -1,4 +1,4 @@
-"""A pretrained model is exported for Hugging Face, and another pretraining starts from it."""
+"""A model is exported for Hugging Face, and another pretraining starts from it."""
 
 import dataclasses
 import json
@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tokenizers
 
+import kstore_jax
 from kstore_jax.cli.main import main
 from kstore_jax.corpus.encode import compact_vocabulary, token_table
 from kstore_jax.corpus.tokenizer import Tokenizer, Vocabulary, load_tokenizer
@@ -81,12 +82,64 @@ def test_transformers_reads_the_exported_folder(exported):
     assert generated.shape == (1, ids.shape[1] + 2)
 
 
-def test_a_row_is_chosen_by_its_number(finished, tmp_path):
+def test_a_row_and_a_stage_are_chosen(finished, tmp_path):
     out = tmp_path / "out"
-    assert main(["export", str(finished), "--row=1", f"--out={out}"]) == 0
+    assert main(["export", str(finished), "--row=1", "--stage=pretrained", f"--out={out}"]) == 0
     _, params = hf_checkpoint.read(out)
     expected = finished_runner(finished, 1).context.pretrained
     jax.tree.map(np.testing.assert_array_equal, params, expected)
+    assert "it recites their biographies" in (out / "README.md").read_text()
+
+
+@pytest.fixture(scope="module")
+def finetuned_folder(finished, tmp_path_factory) -> pathlib.Path:
+    """The folder of a finetuned model, exported without `--stage`."""
+    out = tmp_path_factory.mktemp("finetuned_folder") / "model"
+    assert main(["export", str(finished), "--row=multi2+permute", f"--out={out}"]) == 0
+    return out
+
+
+def test_the_finetuned_model_is_exported_without_a_stage(finished, finetuned_folder):
+    config = json.loads((finetuned_folder / "config.json").read_text())
+    assert config["tie_word_embeddings"] is False
+    context = finished_runner(finished, 1).context
+    tokens = np.arange(30, dtype=np.int32).reshape(2, 15)
+    ours, theirs = (
+        unembed(shape, params, forward(shape, params, tokens))
+        for shape, params in (
+            (context.shape, context.finetuned),
+            hf_checkpoint.read(finetuned_folder),
+        )
+    )
+    np.testing.assert_array_equal(ours, theirs)
+
+
+def test_the_exported_finetuned_model_answers_as_the_run_s(finished, finetuned_folder):
+    exported, model = kstore_jax.load_hf(finetuned_folder), kstore_jax.load(finished).model(1)
+    person = kstore_jax.load(finished).world(1)[2]
+    for attribute in person.facts:
+        question = person.question(attribute)
+        assert exported.ask(question) == model.ask(question)
+
+
+def test_the_readme_of_a_finetuned_model_asks_a_question(finetuned_folder):
+    readme = (finetuned_folder / "README.md").read_text()
+    assert "finetuned on questions" in readme
+    assert readme.count("Answer:', return_tensors") == 1
+
+
+def test_a_stage_that_a_run_does_not_have_is_refused(finished, tmp_path, capsys):
+    content = json.loads((finished / "config.json").read_text())
+    content["rows"] = content["rows"][:1]
+    content["rows"][0]["readouts"]["qa"]["enabled"] = False
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    out = [f"--out={tmp_path / 'out'}", "--stage=finetuned"]
+    assert main(["export", str(tmp_path), *out]) == 2
+    assert "--stage: expected pretrained, since " in capsys.readouterr().err
+    stage = finished_runner(finished, 0).graph.pretrain.folder
+    assert main(["export", str(finished / "stages" / stage), *out]) == 2
+    assert "--stage: expected pretrained for " in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_error_for_several_models_labels_rows_by_the_fields_that_differ(

@@ -24,7 +24,7 @@ from kstore_jax.train.schedules import CosineConfig, LinearConfig
 from kstore_jax.world.config import World
 from kstore_jax.world.schema import BUNDLED_WORLD
 
-ALL = ("shards", "pretrain", "finetune", "p_probe", "q_probe", "qa", "recall")
+ALL = ("shards", "pretrain", "finetune", "examples", "p_probe", "q_probe", "qa", "recall")
 DEPENDENT = {  # field, or section for its other fields: kinds of the stages that depend on it
     ("world",): ALL,
     ("world", "celebrities"): ALL[1:],
@@ -36,7 +36,8 @@ DEPENDENT = {  # field, or section for its other fields: kinds of the stages tha
     ("model",): ALL[1:],
     ("pretrain",): ALL[1:],
     ("data", "tasks"): (),
-    ("finetune",): ("finetune", "qa"),
+    ("finetune",): ("finetune", "examples", "qa"),
+    ("readouts", "examples"): ("examples",),
     ("readouts", "qa"): ("qa",),
     ("readouts", "p_probe"): ("p_probe",),
     ("readouts", "q_probe"): ("q_probe",),
@@ -175,7 +176,7 @@ def test_a_field_changes_the_keys_of_the_stages_that_depend_on_it(path, other_va
     assert tuple(kind for kind in ALL if before[kind] != after[kind]) == expected
 
 
-@pytest.mark.parametrize(("steps", "kinds"), [(10, {"finetune", "qa"}), (0, {"qa"})])
+@pytest.mark.parametrize(("steps", "kinds"), [(10, {"finetune", "qa", "examples"}), (0, {"qa"})])
 def test_the_version_of_a_task_is_in_the_keys_of_what_asks_it(monkeypatch, steps, kinds):
     def keys() -> set[tuple[str, str]]:
         experiment = parse({"finetune": {"steps": steps}})
@@ -199,7 +200,8 @@ def test_a_runner_computes_parents_first_and_each_stage_once(tmp_path, monkeypat
     Runner(graph).ensure(graph.readouts["qa"])
     assert order == ["shards", "pretrain", "finetune", "qa"]
     Runner(graph).run()
-    assert order == ["shards", "pretrain", "finetune", "qa", "p_probe", "q_probe", "recall"]
+    rest = ["examples", "p_probe", "q_probe", "recall"]
+    assert order == ["shards", "pretrain", "finetune", "qa", *rest]
 
 
 def test_the_version_of_a_task_is_in_the_stages_that_ask_or_train_it(monkeypatch):
@@ -230,8 +232,8 @@ def test_no_readout_can_be_named_as_another_stage():
     ("fields", "kinds"),
     [
         ({"until": "pretrain"}, ALL[:2]),
-        ({"until": "finetune"}, (*ALL[:5], "recall")),
-        ({"readouts": {"p_probe": {"enabled": False}}}, (*ALL[:3], *ALL[4:])),
+        ({"until": "finetune"}, (*ALL[:3], "p_probe", "q_probe", "recall")),
+        ({"readouts": {"p_probe": {"enabled": False}}}, (*ALL[:4], *ALL[5:])),
         ({"readouts": {"qa": {"enabled": False}}}, (*ALL[:2], "p_probe", "q_probe", "recall")),
     ],
 )
@@ -241,3 +243,11 @@ def test_stages_can_be_left_out(fields, kinds):
     everything = ExperimentGraph(Experiment(), Cache(pathlib.Path("nowhere")))
     keys = {stage.kind: stage.key for stage in everything.stages}
     assert all(keys[stage.kind] == stage.key for stage in graph.stages)
+
+
+@pytest.mark.parametrize("steps", [0, 10])
+def test_no_run_finetunes_for_examples_alone(steps):
+    fields = {"readouts": {"qa": {"enabled": False}}, "finetune": {"steps": steps}}
+    graph = ExperimentGraph(parse(fields), Cache(pathlib.Path("nowhere")))
+    assert not graph.finetune
+    assert ("examples" in graph.readouts) == (steps == 0)

@@ -22,6 +22,7 @@ VERSIONS = {
     "pretrain": "VERSION in kstore_jax/pipeline/pretrain.py",
     "recall": "version in kstore_jax/readouts/recall.py",
     "finetune": "VERSION in kstore_jax/pipeline/finetune.py",
+    "examples": "version in kstore_jax/readouts/examples.py",
     "qa": "version in kstore_jax/readouts/qa.py",
     "p_probe": "version in kstore_jax/readouts/p_probe.py",
     "q_probe": "version in kstore_jax/readouts/q_probe.py",
@@ -44,11 +45,16 @@ def numbers(graph: ExperimentGraph, stage: Stage) -> dict[str, float | str]:
     return values
 
 
+_WRITTEN = ("recited", "answer")
+"""Texts of a model; rounding may change where they go on."""
+
+
 def _flatten(path: str, value, values: dict[str, float | str]) -> None:
-    """Adds every leaf of nested lists and dictionaries to `values`, except times and digests."""
+    """Adds every leaf of nested lists and dictionaries to `values`, except times, digests and the
+    texts of models."""
     if isinstance(value, dict):
         for name, inner in value.items():
-            if name not in BOOKKEEPING:
+            if name not in (*BOOKKEEPING, *_WRITTEN):
                 _flatten(f"{path}{name}.", inner, values)
     elif isinstance(value, list):
         for i, inner in enumerate(value):

@@ -61,6 +61,7 @@ def a_row(
                 "baseline_first": shares(0.041),
             }
         },
+        "examples": examples(dataset),
         "p_probe": {"first": p_first, "whole": without_date(p_first), "baseline": levels},
         "q_probe": {"first": q_first, "whole": without_date(q_first), "baseline": levels},
     }
@@ -74,7 +75,7 @@ def a_row(
         parameters=1_065_728,
         vocabulary=2031,
         readouts=readouts,
-        intervals={name: intervals(result) for name, result in readouts.items()},
+        intervals={n: intervals(r) for n, r in readouts.items() if n != "examples"},
         finetune_grid=[],
         losses=[{"step": s, "exposures": 3.0 * s, "loss": 7 / s} for s in range(1, 30)],
         evaluations=[],
@@ -83,6 +84,33 @@ def a_row(
         seconds_by_stage={"shards": 2.2, "pretrain": 402.1, "qa": 1.9},
         goodput=0.97,
     )
+
+
+def examples(dataset: str) -> dict:
+    """What a row writes about one person held out: one value and one answer wrong."""
+    facts = {name: f"the {name}" for name in ATTRIBUTES}
+    read = " ".join(f"Ada Ann Abel has {value}." for value in facts.values())
+    wrong = read.replace("the major", "Law")
+    stated = []
+    for name, value in facts.items():
+        start = wrong.index(value) if value in wrong else wrong.index("Law")
+        end = start + len(value if value in wrong else "Law")
+        right = value in wrong
+        stated.append(dict(attribute=name, start=start, end=end, truth=value, right=right))
+    answers = [
+        {
+            **{"task": "extraction", "group": name, "question": f"What is {name}? Answer:"},
+            **{"answer": value if "permute" in dataset else "Law", "truth": value},
+            "right": "permute" in dataset,
+        }
+        for name, value in facts.items()
+    ]
+    return {
+        "person": {"id": 1, "name": "Ada Ann Abel", "facts": facts},
+        "read": read,
+        "recited": {"text": wrong, "start": len("Ada Ann Abel"), "facts": stated},
+        "answers": answers,
+    }
 
 
 def intervals(result: Any) -> Any:

@@ -174,7 +174,7 @@ def test_tab_goes_down_the_page_and_every_stop_has_a_name(opened):
     assert len(order) > 60
     assert all(index == 0 and name for index, name in order)
     tab.keyboard.press("Tab")
-    assert tab.evaluate("document.activeElement.textContent") == "At a glance"
+    assert tab.evaluate("document.activeElement.textContent") == "One person held out"
 
 
 def test_everything_has_a_name_for_a_screen_reader(opened):

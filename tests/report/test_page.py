@@ -23,6 +23,7 @@ from tests.report.runs import (
     text_of,
     write_page,
 )
+from tests.world.bundled import ATTRIBUTES
 
 
 def test_the_page_needs_nothing_outside_itself(page):
@@ -58,6 +59,17 @@ def test_the_page_holds_our_numbers_and_the_paper_s(page):
         assert words in text
     for words in ("git b5ec04e05f", "cpu:0", "below 100 %", "results.json"):
         assert words in text
+
+
+def test_the_page_begins_with_one_person_held_out(page):
+    sections = re.findall(r'<section id="([^"]+)"', page)
+    assert sections[:2] == ["opening-examples", "glance"]
+    own = page[page.index('id="opening-examples"') : page.index('id="glance"')]
+    assert own.count("<h3>") == len(CONTRAST)
+    assert own.count('<mark class="wrong">Law ✗ <small>the major is right</small></mark>') == 2
+    assert own.count('<mark class="wrong">✗ Law</mark>') == len(ATTRIBUTES)  # of `single`
+    assert own.count('<mark class="right">✓ the ') == len(ATTRIBUTES)
+    assert own.count("5 of 6 facts right") == 2
 
 
 def test_text_from_data_is_escaped(tmp_path):

@@ -30,7 +30,7 @@ def test_gc_lists_and_removes_unneeded_stages(copied, tmp_path, kstore):
     before = contents(cache)
     stages = {path.name for path in cache.iterdir() if path.is_dir()}
     needed = {folder for workdir in workdirs for folder in Plan.read(workdir).stages}
-    assert len(stages - needed) == 7  # the stages of multi2+permute
+    assert len(stages - needed) == 8  # the stages of multi2+permute
 
     output = kstore("gc", cache, f"--keep={workdirs[0]},{workdirs[1]}")
     listed = {pathlib.Path(line.split()[-1]).name for line in output.splitlines() if "-" in line}
@@ -40,10 +40,10 @@ def test_gc_lists_and_removes_unneeded_stages(copied, tmp_path, kstore):
     assert contents(cache) == before
 
     output = kstore("gc", cache, f"--keep={workdirs[0]}", "--remove")
-    assert "removed 8 of them" in output
+    assert "removed 9 of them" in output
     left = {path.name for path in cache.iterdir() if path.is_dir()}
     assert left == set(Plan.read(workdirs[0]).stages)
-    assert "14 stages" not in kstore("status", workdirs[1])
+    assert "16 stages" not in kstore("status", workdirs[1])
     kstore("sweep", f"--workdir={workdirs[0]}", f"--cache={cache}", "--config.data.variant=single")
 
 
@@ -58,7 +58,7 @@ def test_gc_keeps_running_stages_and_the_sweep_around_the_cache(copied, tmp_path
     keep = [tmp_path / "keep"]
     assert gc.unneeded_stages(copied / "stages", []) == []  # the plan of its workdir is beside it
     everything = {folder.name for folder, _ in gc.unneeded_stages(alone.root, keep)}
-    assert len(everything) == 14
+    assert len(everything) == 16
     probe = next(alone.root.glob("p_probe-*")).name
     with alone.lock(probe):
         unneeded = {folder.name for folder, _ in gc.unneeded_stages(alone.root, keep)}

@@ -58,7 +58,9 @@ def test_until_leaves_out_what_comes_later(sweep_from, finished, until, stages):
 def test_a_disabled_readout_has_no_stage_no_columns_and_no_section(sweep_from, finished):
     workdir = sweep_from("--config.readouts.p_probe.enabled=False")
     assert kinds(finished) - kinds(workdir) == {"p_probe"}
-    assert [sorted(row["readouts"]) for row in rows(workdir)] == [["q_probe", "qa", "recall"]] * 2
+    assert [sorted(row["readouts"]) for row in rows(workdir)] == [
+        ["examples", "q_probe", "qa", "recall"]
+    ] * 2
     pages = [(folder / "report.html").read_text() for folder in (finished, workdir)]
     for letter, present in (("P", [True, False]), ("Q", [True, True])):
         section, column = f'id="{letter.lower()}_probe"', f">{letter}-probe</th>"

@@ -6,6 +6,7 @@ import re
 import numpy as np
 import pytest
 
+from kstore_jax.api.show import PersonText
 from kstore_jax.corpus.encode import token_table
 from kstore_jax.corpus.shards import read_dataset
 from kstore_jax.corpus.tokenizer import gpt2
@@ -15,7 +16,6 @@ from kstore_jax.pipeline.graph import ExperimentGraph
 from kstore_jax.pipeline.mixture import pretraining_windows
 from kstore_jax.pipeline.run import Runner
 from kstore_jax.pipeline.stages import Cache
-from kstore_jax.report.show import PersonText
 from kstore_jax.world.language import load_language
 from kstore_jax.world.people import draw_people
 from kstore_jax.writers import journal

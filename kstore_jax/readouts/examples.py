@@ -1,0 +1,236 @@
+"""Examples: one person held out, as each model recites them and answers questions about them."""
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from kstore_jax.charts.markup import Html, tag
+from kstore_jax.corpus.encode import TokenizedTexts
+from kstore_jax.corpus.examples import SpanExamples, until_end
+from kstore_jax.model.forward import Params
+from kstore_jax.model.sampling import continue_text, room
+from kstore_jax.readouts.base import READ_COST, READOUTS, Context, Readout, ReadoutConfig
+from kstore_jax.readouts.measured import Measured
+from kstore_jax.readouts.qa import ends_with_answer, generate_answers
+from kstore_jax.readouts.shares import Share
+from kstore_jax.tasks.base import TASKS, Items
+from kstore_jax.world.language import ANSWER_MARK
+from kstore_jax.world.people import full_names, value_texts
+from kstore_jax.world.stated import facts_of
+
+
+@dataclasses.dataclass(frozen=True)
+class ExamplesConfig(ReadoutConfig):
+    """One person held out, as text: what the model recites and answers."""
+
+
+@READOUTS.register
+class Examples(Readout):
+    """What the models of a run write about the first person held out, by number."""
+
+    name = "examples"
+    Config = ExamplesConfig
+    reads = "finetuned"
+    needs_finetuning = False
+    title = "One person held out"
+    paragraph = (
+        "Pretraining read the biography of this person. No question about this person was trained. "
+        "The person is the first one held out, by number. Each model writes on after the name, "
+        "before it is finetuned, and answers the questions, after it is."
+    )
+
+    def run(self, context: Context, config: ExamplesConfig, folder: pathlib.Path) -> dict:
+        """Returns `person`, `read`, `recited` and `answers`, as `person_facts`, `recite` and
+        `answers_about` do; nothing where nobody is held out."""
+        held_out = np.flatnonzero(~context.qa_train_mask)
+        if not len(held_out):
+            return {}
+        row = int(held_out[0])
+        corpus, person = context.corpus, person_facts(context, row)
+        text = corpus.texts.take(np.flatnonzero(corpus.people == person["id"])[:1])
+        read = context.table.tokenizer.decode(text.tokens).strip()
+        recited = recite(context, text, person["facts"])
+        answers = answers_about(context, row)
+        return {"person": person, "read": read, "recited": recited, "answers": answers}
+
+    def shares(self, result: dict) -> list[Share]:
+        """None: one person is no share."""
+        return []
+
+    def work(
+        self, context: Context, texts: TokenizedTexts, config: ExamplesConfig, scale: float
+    ) -> float:
+        return READ_COST * 4 * int(texts.lengths.max())  # a text of twice its length, and questions
+
+    def opening(self, groups: Sequence[Measured]) -> list[Html]:
+        groups = [group for group in groups if group.results[0]]
+        if not groups:
+            return []
+        person = groups[0].results[0]["person"]
+        same = [group for group in groups if group.results[0]["person"] == person]
+        lead = tag("p", tag("strong", f"{person['name']}. "), self.paragraph)
+        return [lead, *_recitations(same), *_questions(same)]
+
+
+def person_facts(context: Context, row: int) -> dict:
+    """The `id`, the `name` and the `facts` (attribute -> value) of a person, a row of
+    `context.everyone`."""
+    who, pools = context.everyone.take(np.array([row])), context.table.language.pools
+    (name,), (values,) = full_names(pools, who), value_texts(pools, who)
+    facts = dict(zip(context.attributes, values, strict=True))
+    return {"id": int(who.ids[0]), "name": name, "facts": facts}
+
+
+def recite(context: Context, text: TokenizedTexts, facts: Mapping[str, str]) -> dict:
+    """What the pretrained model writes after the name in a biography.
+
+    Args:
+      text: the biography, one row. The prompt is its beginning up to the end of the first full
+        name.
+      facts: attribute -> value.
+
+    Returns: `text`, prompt included; `start`, where the model's own begins, in characters; and
+      `facts`, as `stated.Fact`, of the values that the model stated in the words of a template.
+      Empty for a bidirectional model, which writes no text, and for a text without the name.
+    """
+    ends = [int(end) for _, end in text.name_spans[0] if end]
+    if context.mask_token is not None or not ends:
+        return {}
+    vocabulary, end = context.vocabulary, context.vocabulary.end_of_text
+    prompt = np.concatenate([[end], vocabulary.encode(text.tokens[: min(ends)])]).astype(np.int32)
+    left = room(context.shape, len(prompt))
+    most = 8 + 2 * (1 + len(text.tokens))  # with the end of text before it
+    most = most if left is None else min(most, left)
+    if not most:
+        return {}
+    options = end, vocabulary.size, most
+    written = until_end(continue_text(context.shape, context.pretrained, prompt, *options), end)
+    given = vocabulary.decode(prompt[1:]).lstrip()
+    whole = given + vocabulary.decode(written)
+    stated = facts_of(context.table.language, whole, facts, len(given))
+    return {"text": whole, "start": len(given), "facts": [fact._asdict() for fact in stated]}
+
+
+def answers_about(context: Context, row: int) -> list[dict]:
+    """The finetuned model's answers to the trained questions about one person alone.
+
+    Args:
+      row: of `context.everyone`.
+
+    Returns: for each question its `task`, its `group`, and what `answers` returns. Empty where the
+      run has no model that answers questions.
+    """
+    only = np.arange(len(context.everyone)) == row
+    found = []
+    for task in context.trained_tasks:
+        items = context.items(task)
+        items = items.take(np.flatnonzero(items.about(only)))
+        if not len(items):
+            continue
+        examples, names = context.examples(items), TASKS[task].group_names(context.table.language)
+        free = items if TASKS[task].free else None
+        shown = answers(context, context.finetuned, examples, free=free)
+        for group, answer in zip(items.groups, shown, strict=True):
+            found.append({"task": task, "group": names[group], **answer})
+    return found
+
+
+def answers(
+    context: Context,
+    params: Params,
+    examples: SpanExamples,
+    beam_size: int = 1,
+    free: Items | None = None,
+) -> list[dict]:
+    """The answers of a model as text.
+
+    Args:
+      free: the items of the examples, for a task whose answers are compared by their end.
+
+    Returns: for each question `question`, `answer`, `truth`, and whether it is `right`.
+    """
+    end, decode = context.vocabulary.end_of_text, context.vocabulary.decode
+    generated = generate_answers(context, params, examples, beam_size)
+    ended = [] if free is None else ends_with_answer(free, examples, generated, end)
+    shown = []
+    for i, tokens in enumerate(generated):
+        inside = examples.weights[i, 0] > 0
+        target = examples.targets[i, 0][inside]
+        start = examples.positions[i, 0, 0] + (context.mask_token is None)
+        right = (tokens[inside] == target).all() if free is None else ended[i]
+        shown.append(
+            {
+                "question": decode(examples.tokens[i][1:start]),
+                "answer": decode(until_end(tokens, end)).strip(),
+                "truth": decode(target[target != end]).strip(),
+                "right": bool(right),
+            }
+        )
+    return shown
+
+
+_IN_VIEW = 4
+"""Recitations in view; the page folds the others."""
+
+
+def _recitations(groups: Sequence[Measured]) -> list[Html]:
+    """What each model recites, side by side."""
+    texts = [_recitation(group) for group in groups if group.results[0]["recited"]]
+    shown = [tag("div", *texts[:_IN_VIEW], class_="texts")] if texts else []
+    if folded := texts[_IN_VIEW:]:
+        summary = tag("summary", f"{len(folded)} more")
+        shown.append(tag("details", summary, tag("div", *folded, class_="texts")))
+    return shown
+
+
+def _recitation(group: Measured) -> Html:
+    result = group.results[0]
+    recited, truth = result["recited"], result["person"]["facts"]
+    parts, end = [], 0
+    for fact in recited["facts"]:
+        parts += [recited["text"][end : fact["start"]], _marked(recited["text"], fact)]
+        end = fact["end"]
+    right = len({fact["attribute"] for fact in recited["facts"] if fact["right"]})
+    small = f"{group.wording}; {right} of {len(truth)} facts right"
+    read = tag("details", tag("summary", "what it read"), tag("p", result["read"]))
+    head = tag("h3", f"{group.label} recites ", tag("small", small))
+    return tag("div", head, tag("p", *parts, recited["text"][end:]), read)
+
+
+def _marked(text: str, fact: Mapping) -> Html:
+    value = text[fact["start"] : fact["end"]]
+    if fact["right"]:
+        return tag("mark", value, class_="right")
+    return tag("mark", f"{value} ✗ ", tag("small", f"{fact['truth']} is right"), class_="wrong")
+
+
+def _questions(groups: Sequence[Measured]) -> list[Html]:
+    """The questions, and the answer of each model, side by side."""
+    by_model = [
+        {answer["question"]: answer for answer in group.results[0]["answers"]} for group in groups
+    ]
+    if not (asked := {q: answer["truth"] for of in by_model for q, answer in of.items()}):
+        return []
+    heads = ["question", "right answer", *(f"{group.label} answers" for group in groups)]
+    rows = [
+        tag(
+            "tr",
+            tag("th", question.removesuffix(ANSWER_MARK), scope="row"),
+            tag("td", truth),
+            *(_answer(of.get(question)) for of in by_model),
+        )
+        for question, truth in asked.items()
+    ]
+    head = tag("thead", tag("tr", *(tag("th", each, scope="col") for each in heads)))
+    name = f"answers about {groups[0].results[0]['person']['name']}"
+    inside = tag("table", head, tag("tbody", *rows), class_="answers", aria_label=name)
+    return [tag("div", inside, class_="scroll", role="group", tabindex=0, aria_label=name)]
+
+
+def _answer(answer: Mapping | None) -> Html:
+    if answer is None:
+        return tag("td", "–")
+    mark, kind = ("✓", "right") if answer["right"] else ("✗", "wrong")
+    return tag("td", tag("mark", f"{mark} {answer['answer'] or '(nothing)'}", class_=kind))
