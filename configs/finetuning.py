@@ -1,7 +1,8 @@
 """Which weights to finetune: LoRA of several ranks, or all weights (Part 3.1, Figs. 2 and 11).
 
-One model is pretrained and tested after each way of finetuning. Two more rows compare LoRA with
-full finetuning by equal rules: each takes the best of six, judged by answers about a tenth of
+One model is pretrained and tested after each way of finetuning: LoRA, and all weights with a high
+learning rate, which answers everything it is trained on. Two more rows compare LoRA with full
+finetuning by equal rules: each takes the best of six, judged by answers about a tenth of
 P_train that it is not trained on, and is finetuned once more on all of P_train.
 
 Command: `kstore sweep --config=configs/finetuning.py --workdir=runs/finetuning`; the paper's other
@@ -33,10 +34,12 @@ def get_config(scale: str = "laptop"):
     if scale == "laptop":
         ranks, embedding_ranks = (2, 8, -1), (0, 64, -1)
         of_lora = product(rank=ranks, embedding_rank=(0, 64))
+    full = {"finetune__method": "full", "finetune__weight_decay": 0.01}
     of_full = product(learning_rate=(1e-3, 3e-4, 1e-4), weight_decay=(0.01, 0.001))
     config.sweep = chain(
         product(finetune__rank=ranks, finetune__embedding_rank=embedding_ranks),
+        row("all weights", **full, finetune__learning_rate=1e-3),
         row("LoRA, best of six", finetune__grid=of_lora),
-        row("all weights, best of six", finetune__method="full", finetune__grid=of_full),
+        row("all weights, best of six", **full, finetune__grid=of_full),
     )
     return config

@@ -1,0 +1,142 @@
+"""Prints the tables of `results.md` that are made from the files in `docs/results`: run
+`python docs/tables.py`.
+
+`docs/results/NAME` has the `results.json` of a run, without the losses of its trainings, and
+`row-N/READOUT.npz`, the cases of row N. `python docs/tables.py RUN NAME` copies a run there.
+"""
+
+import json
+import pathlib
+import shutil
+import statistics
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+FOLDER = pathlib.Path(__file__).parent / "results"
+
+
+def rows(name: str) -> list[dict[str, Any]]:
+    """The rows of `results.json` of a run."""
+    return json.loads((FOLDER / name / "results.json").read_text(encoding="utf-8"))["rows"]
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.1f}"
+
+
+def mean(shares: Iterable[float]) -> float:
+    return statistics.fmean(shares)
+
+
+def quickstart() -> list[list[str]]:
+    """The quickstart on four seeds."""
+    lines = []
+    for seed in (0, 1, 2, 3):
+        for row in rows(f"quickstart-{seed}"):
+            read = row["readouts"]
+            qa = read["qa"]["extraction"]
+            first = (read[probe]["first"].values() for probe in ("p_probe", "q_probe"))
+            shares = (
+                read["recall"]["whole"]["mean"],
+                qa["train"]["exact"]["mean"],
+                *(qa["test"]["exact"][name] for name in ("mean", *row["attributes"])),
+                qa["baseline"]["mean"],
+                *(mean(cells[0] for cells in each) for each in first),
+                mean(read["q_probe"]["baseline"]["first"].values()),
+            )
+            dataset = row["config"]["data"]["variant"]
+            lines.append([dataset, str(seed), *map(percent, shares)])
+            attributes = [name.replace("_", " ") for name in row["attributes"]]
+    heads = ["dataset", "seed", "recited", "trained half", "held-out mean", *attributes]
+    heads += ["majority guess", "P-probe, position 0", "Q-probe", "probe's majority guess"]
+    return [heads, *sorted(lines)]
+
+
+def finetuned(row: dict[str, Any]) -> list[str]:
+    """The answers about the trained half, and about people held out with their interval."""
+    qa, path = row["readouts"]["qa"]["extraction"], ("extraction", "test", "exact", "mean")
+    interval = row["intervals"]["qa"]
+    for name in path:
+        interval = interval[name]
+    ends = " to ".join(percent(interval[end]) for end in ("low", "high"))
+    held_out = f"{percent(qa['test']['exact']['mean'])} ({ends})"
+    return [percent(qa["train"]["exact"]["mean"]), held_out]
+
+
+def of_grid(row: dict[str, Any]) -> str:
+    """The chosen row of the grid of a finetuning."""
+    (chosen,) = (each for each in row["finetune_grid"] if each["chosen"])
+    fields = (f"{name.replace('_', ' ')} {chosen[name]:g}" for name in chosen if name in _GRID)
+    return ", ".join(fields)
+
+
+_GRID = ("rank", "embedding_rank", "learning_rate", "weight_decay")
+
+
+def comparison() -> list[list[str]]:
+    """LoRA and full finetuning, each the best of six, on three seeds."""
+    heads = ["dataset", "seed", "weights", "chosen", "trained half", "held out"]
+    lines = [heads]
+    for seed in (1, 2, 3):
+        for row in rows(f"finetuning-{seed}"):
+            if row["finetune_grid"]:
+                name = row["name"].partition(",")[0]
+                dataset = row["config"]["data"]["variant"]
+                lines.append([dataset, str(seed), name, of_grid(row), *finetuned(row)])
+    return [heads, *sorted(lines[1:], key=lambda line: (line[0], line[2], line[1]))]
+
+
+def figure_2() -> list[list[str]]:
+    """Ways of finetuning on `single`, none chosen: shares of three seeds."""
+    found: dict[str, list[list[str]]] = {}
+    for seed in (1, 2, 3):
+        for row in rows(f"figure-2-{seed}"):
+            found.setdefault(way(row["config"]["finetune"]), []).append(finetuned(row))
+    heads = ["weights", "trained half, seeds 1, 2, 3", "held out, seeds 1, 2, 3"]
+    lines = [
+        [name, ", ".join(each[0] for each in cells), ", ".join(each[1] for each in cells)]
+        for name, cells in found.items()
+    ]
+    return [heads, *lines]
+
+
+def way(finetune: dict[str, Any]) -> str:
+    """What a finetuning trains, in words."""
+    if finetune["method"] == "full":
+        return f"all, learning rate {finetune['learning_rate']:g}"
+    names = {-1: "whole", 0: "frozen"}
+    rank, embedding_rank = finetune["rank"], finetune["embedding_rank"]
+    of_embedding = names.get(embedding_rank, f"rank {embedding_rank}")
+    return f"queries and values {names.get(rank, f'rank {rank}')}, embedding {of_embedding}"
+
+
+def markdown(table: list[list[str]]) -> str:
+    heads, *lines = table
+    return "\n".join(f"| {' | '.join(line)} |" for line in [heads, ["---"] * len(heads), *lines])
+
+
+def copy(run: pathlib.Path, name: str) -> None:
+    """Copies the results of a run, without the losses of its trainings, and the cases of each row
+    and readout."""
+    results = json.loads((run / "results.json").read_text(encoding="utf-8"))
+    plan = json.loads((run / "plan.json").read_text(encoding="utf-8"))
+    slim = {"schema": results["schema"], "rows": []}
+    for number, (row, planned) in enumerate(zip(results["rows"], plan["rows"], strict=True)):
+        slim["rows"].append({**row, "losses": [], "evaluations": []})
+        for stage in planned["stages"]:
+            cases = run / plan["cache"] / stage / "cases.npz"
+            if cases.exists():
+                path = FOLDER / name / f"row-{number}" / f"{stage.partition('-')[0]}.npz"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(cases, path)
+    text = json.dumps(slim, indent=1, allow_nan=False) + "\n"
+    (FOLDER / name / "results.json").write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    if sys.argv[1:]:
+        copy(pathlib.Path(sys.argv[1]), sys.argv[2])
+    else:
+        for table in (quickstart(), comparison(), figure_2()):
+            print(markdown(table), end="\n\n")
