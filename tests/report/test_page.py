@@ -159,7 +159,7 @@ def test_every_chart_has_its_values_as_a_table_and_as_csv(page):
     assert [*dict.fromkeys(line[1] for line in lines)] == ["single", "multi5+permute"]
     assert {len(line) for line in lines} == {len(head)}
     for row in CONTRAST:
-        written = [line[5:] for line in lines if line[1] == row.dataset]
+        written = [line[6:] for line in lines if line[1] == row.dataset]
         expected = [["" if x is None else str(x) for x in each.values()] for each in row.lines()]
         assert written == expected
 
@@ -200,7 +200,7 @@ def test_several_runs_make_one_page_with_each_row_once(tmp_path):
     _, *lines = csv_of(page, "rows")
     datasets = [*dict.fromkeys(line[1] for line in lines)]
     assert datasets == ["single", "multi5+permute", "multi2"]
-    assert len({tuple(line[:8]) for line in lines}) == len(lines)
+    assert len({tuple(line[:9]) for line in lines}) == len(lines)
     for link in ("../a/results.json", "../b/results.json"):
         assert f'href="{link}"' in page
     assert "this run, mean of" not in page
