@@ -10,6 +10,7 @@ JAX is imported when a run or a model is first opened.
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from kstore_jax.api.inside import Inside
     from kstore_jax.api.model import Model, load_hf
     from kstore_jax.api.run import Run, load
     from kstore_jax.api.world import Person, Text, World
@@ -18,8 +19,9 @@ _HOMES = {
     "World": "world", "Person": "world", "Text": "world",
     "Run": "run", "load": "run",
     "Model": "model", "load_hf": "model",
+    "Inside": "inside",
 }  # fmt: skip
-__all__ = ["Model", "Person", "Run", "Text", "World", "load", "load_hf"]
+__all__ = ["Inside", "Model", "Person", "Run", "Text", "World", "load", "load_hf"]
 
 
 def __getattr__(name: str) -> Any:

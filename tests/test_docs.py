@@ -89,15 +89,21 @@ def test_commands_and_fields_exist(page):
             check_field(base, field, field)
 
 
-def test_the_examples_of_the_python_page_run(finished, capsys):
+def test_the_examples_of_the_python_page_run(finished, tmp_path, monkeypatch, capsys):
     text = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
-    first, second = re.findall(r"^```python\n(.*?)^```$", text, re.M | re.S)
-    exec(first.replace("runs/quickstart", str(finished)), {})
-    assert capsys.readouterr().out.count("; the truth: ") == 2
-    exec(second.replace("runs/quickstart", str(finished)), {})
+    blocks = re.findall(r"^```python\n(.*?)^```$", text, re.M | re.S)
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    for code in blocks:
+        exec(code.replace("runs/quickstart", str(finished)), names)
     printed = capsys.readouterr().out
+    assert printed.count("; the truth: ") == 2
     assert printed.count(" finished\n") == printed.count(" answers 0.") == 2
     assert printed.count(" missed: ") == 3
+    assert printed.count("after block ") == 1
+    assert "<svg" in (tmp_path / "attention.svg").read_text()
+    drawing = next(code for code in blocks if "attention.svg" in code)
+    assert len([line for line in drawing.splitlines() if line]) <= 15
 
 
 def test_the_expressions_for_pandas_run(finished):

@@ -5,9 +5,10 @@ import pathlib
 
 import numpy as np
 
+from kstore_jax.api.inside import Inside, Patches, run_inside
 from kstore_jax.corpus.examples import until_end
 from kstore_jax.corpus.tokenizer import Vocabulary, read_tokenizer
-from kstore_jax.errors import UserError, user_path
+from kstore_jax.errors import UserError, shown, user_path
 from kstore_jax.model import hf_checkpoint
 from kstore_jax.model.forward import Params
 from kstore_jax.model.sampling import continue_text, room
@@ -64,8 +65,7 @@ class Model:
         Raises:
           UserError: the model is bidirectional, or lacks a token of the prompt.
         """
-        text = f" {prompt}" if prompt[:1].isalnum() else prompt
-        return self._continue(text, max_tokens, temperature, seed)
+        return self._continue(_as_read(prompt), max_tokens, temperature, seed)
 
     def ask(self, question: str, max_tokens: int = 32) -> str:
         """Returns the model's answer to a question, without the space before it.
@@ -75,6 +75,46 @@ class Model:
         """
         question = question.strip().removesuffix(ANSWER_MARK.strip()).strip()
         return self._continue(question + ANSWER_MARK, max_tokens, 0.0, 0).strip()
+
+    def run(
+        self,
+        text: str | np.ndarray,
+        hidden: bool = False,
+        attention: bool = False,
+        patch: Patches | None = None,
+    ) -> Inside:
+        """Returns what the model computes for each token of a text.
+
+        Args:
+          text: a text, as `generate` takes a prompt; a question ends with ` Answer:`. Or tokens
+            (L,) int32, beginning with the end of text.
+          hidden: whether to return the hidden states of every layer.
+          attention: whether to return the attention patterns of every layer.
+          patch: (where, positions) -> values (positions, D), or (D,) for one position, that replace
+            the residual stream. `where` is `block_2` for the output of that block, or `embedding`.
+            `positions` is an int, a range, a tuple of ints, or a slice (which is a key from Python
+            3.12 on).
+
+        Raises:
+          UserError: the model lacks a token of the text, or a patch does not fit it.
+        """
+        if isinstance(text, str):
+            tokens = self.tokens(_as_read(text))
+        else:
+            tokens, most = np.asarray(text), self.shape.vocabulary - 1
+            if tokens.ndim != 1 or not len(tokens) or tokens.dtype.kind not in "iu":
+                raise UserError(f"text: expected a text or tokens (L,), got {shown(text)}")
+            if tokens.min() < 0 or tokens.max() > most:
+                raise UserError(f"text: expected tokens from 0 to {most}, got {shown(text)}")
+        return run_inside(
+            self.shape,
+            self.params,
+            self.vocabulary,
+            tokens.astype(np.int32),
+            hidden,
+            attention,
+            patch or {},
+        )
 
     def _continue(self, prompt: str, max_tokens: int, temperature: float, seed: int) -> str:
         if self.shape.direction != "causal":
@@ -89,6 +129,11 @@ class Model:
         options = end, self.vocabulary.size, max_tokens, temperature, seed
         written = continue_text(self.shape, self.params, tokens, *options)
         return self.vocabulary.decode(until_end(written, end))
+
+
+def _as_read(text: str) -> str:
+    """A text as the model read it: biographies begin with a space, questions do not."""
+    return f" {text}" if text[:1].isalnum() and ANSWER_MARK not in text else text
 
 
 def load_hf(folder: str | pathlib.Path) -> Model:

@@ -83,10 +83,7 @@ def heads_last_attention(
     if implementation in ("cudnn", "xla"):
         return _jax(implementation, q_BxLxHxK, k_BxMxGxK, v_BxMxGxK, lengths, causal)
     batch, _, heads, width = q_BxLxHxK.shape
-    q, k, v = (
-        x.swapaxes(1, 2).reshape(-1, x.shape[1], width).astype(jnp.float32)
-        for x in (q_BxLxHxK, k_BxMxGxK, v_BxMxGxK)
-    )
+    q, k, v = map(heads_first, (q_BxLxHxK, k_BxMxGxK, v_BxMxGxK))
     out_BHxLxK = dot_product_attention(
         q,
         k,
@@ -101,6 +98,35 @@ def heads_last_attention(
     )
     out_BxHxLxK = out_BHxLxK.reshape(batch, heads, -1, width)
     return out_BxHxLxK.swapaxes(1, 2).astype(q_BxLxHxK.dtype)
+
+
+def heads_first(x: jax.Array) -> jax.Array:
+    """(B, L, H, K), or (B, L, G, R, K), -> (BH, L, K) float32."""
+    batch, length, *_, width = x.shape
+    x_BxHxLxK = x.reshape(batch, length, -1, width).swapaxes(1, 2)
+    return x_BxHxLxK.reshape(-1, length, width).astype(jnp.float32)
+
+
+def attention_weights(
+    q_BHxLxK: jax.Array,
+    k_BGxLxK: jax.Array,
+    dtype: str,
+    batch: int,
+    lengths: jax.Array | None,
+    causal: bool,
+) -> jax.Array:
+    """Returns the weights (B, H, L, L) float32 of `dense` attention without dropout; those of a
+    query sum to 1. Other implementations keep none.
+
+    Args:
+      As `dot_product_attention` takes them.
+    """
+    rows, length, width = k_BGxLxK.shape
+    q_BGxRLxK = (q_BHxLxK * width**-0.5).reshape(rows, -1, width)
+    lengths_BG = None if lengths is None else lengths.repeat(rows // batch)
+    queries = length if causal else None
+    weights = _softmax_weights(q_BGxRLxK, k_BGxLxK, lengths_BG, queries, jnp.dtype(dtype))
+    return weights.reshape(batch, -1, length, length)
 
 
 def choose_implementation(
@@ -262,6 +288,14 @@ def _softmax_attention(q, k, v, mask, lengths, causal_queries, dtype) -> jax.Arr
 
 def _softmax_attention_forward(q, k, v, mask, lengths, causal_queries, dtype):
     q, k, v = (x.astype(dtype) for x in (q, k, v))
+    weights = _softmax_weights(q, k, lengths, causal_queries, dtype)
+    kept_weights = (weights if mask is None else jnp.where(mask, weights, 0.0)).astype(dtype)
+    out = dot(kept_weights, v, -2, dtype)
+    return out, (q, k, v, weights.astype(dtype), kept_weights, mask, out.astype(dtype))
+
+
+def _softmax_weights(q, k, lengths, causal_queries, dtype) -> jax.Array:
+    """Returns the weights (rows, queries, keys) float32 of `_softmax_attention`."""
     scores = dot(q, k, -1, dtype)
     keys = k.shape[1]
     if causal_queries is not None:
@@ -271,10 +305,7 @@ def _softmax_attention_forward(q, k, v, mask, lengths, causal_queries, dtype):
     if lengths is not None:
         is_text = jnp.arange(keys)[None] < lengths[:, None]
         scores = jnp.where(is_text[:, None], scores, jnp.finfo(jnp.float32).min)
-    weights = jax.nn.softmax(scores, axis=-1)
-    kept_weights = (weights if mask is None else jnp.where(mask, weights, 0.0)).astype(dtype)
-    out = dot(kept_weights, v, -2, dtype)
-    return out, (q, k, v, weights.astype(dtype), kept_weights, mask, out.astype(dtype))
+    return jax.nn.softmax(scores, axis=-1)
 
 
 def _softmax_attention_backward(causal_queries, dtype, saved, dout):

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from kstore_jax.model.matmul import dense, transpose_copy
+from kstore_jax.model.taps import Tapped, Taps, apply_tapped
 from kstore_jax.model.transformer import Shape, Transformer
 
 Params = dict
@@ -30,9 +31,10 @@ def forward(
     tokens: jax.Array,
     lengths: jax.Array | None = None,
     dropout_key: jax.Array | None = None,
-) -> jax.Array:
+    taps: Taps | None = None,
+) -> jax.Array | tuple[jax.Array, Tapped]:
     """Returns hidden states (B, L, D) of the last layer, after the final norm, of
-    `shape.activation_dtype`.
+    `shape.activation_dtype`; with `taps` also what they ask for.
 
     Args:
       params: the network's parameters; other entries, such as a probe's `head`, are ignored. The
@@ -42,6 +44,7 @@ def forward(
       lengths: (B,) int32: tokens of each text; the rest of L is padding, which a bidirectional
         model does not attend to. A causal model ignores it: no text position comes after padding.
       dropout_key: the only randomness of dropout; None: no dropout.
+      taps: what to return from inside the network and to replace there; None: nothing, at no cost.
 
     Raises:
       UserError: a text is longer than `model.max_positions` with learned positions, or this machine
@@ -50,7 +53,10 @@ def forward(
     shape, network = _network(shape, params)
     rngs = None if dropout_key is None else {"dropout": dropout_key}
     lengths = lengths if shape.direction == "bidirectional" else None
-    return jnp.asarray(Transformer(shape).apply({"params": network}, tokens, lengths, rngs=rngs))
+    transformer, variables = Transformer(shape), {"params": network}
+    if taps is not None:
+        return apply_tapped(transformer, variables, taps, tokens, lengths, rngs=rngs)
+    return jnp.asarray(transformer.apply(variables, tokens, lengths, rngs=rngs))
 
 
 def _network(shape: Shape, params: Params) -> tuple[Shape, Params]:

@@ -26,13 +26,19 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from kstore_jax.errors import UserError
-from kstore_jax.model.attention import dot_product_attention, heads_last_attention
+from kstore_jax.model.attention import (
+    attention_weights,
+    dot_product_attention,
+    heads_first,
+    heads_last_attention,
+)
 from kstore_jax.model.base import ARCHITECTURES, Architecture
 from kstore_jax.model.cache import update_cache
 from kstore_jax.model.config import Network
 from kstore_jax.model.dropout import keep_mask, keep_prob
 from kstore_jax.model.hf_layouts import HF_LAYOUTS
 from kstore_jax.model.matmul import dense, in_float32
+from kstore_jax.model.taps import tap_attention, tap_residual
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -116,7 +122,7 @@ class Block(nn.Module):
         x_BxLxD += apply_dropout(self, y_BxLxD)
         h_BxLxF = self._mlp_hidden(self._before("mlp", apply_norm(self, "ln_2", x_BxLxD), *texts))
         y_BxLxD = Dense(s.width, residual_init_std, s, name="down")(h_BxLxF)
-        return x_BxLxD + apply_dropout(self, y_BxLxD)
+        return tap_residual(self, x_BxLxD + apply_dropout(self, y_BxLxD))
 
     def _before(self, place: str, y_BxLxD, lengths_B, cache_positions_B) -> jax.Array:
         """Applies the architecture's layer before `attention` or `mlp`."""
@@ -137,6 +143,9 @@ class Block(nn.Module):
             )
         )
         q_BHxLxK, k_BGxLxK = apply_rotary(q_BHxLxK, cos_sin), apply_rotary(k_BGxLxK, cos_sin)
+        batch = y_BxLxD.shape[0]
+        q_k = q_BHxLxK, k_BGxLxK
+        tap_attention(self, lambda: attention_weights(*q_k, s.dtype, batch, lengths_B, causal))
         k_BGxMxK, v_BGxMxK = k_BGxLxK, v_BGxLxK
         if cache_positions_B is not None:
             cached_k = update_cache(self, "keys", k_BGxLxK, cache_positions_B)
@@ -149,7 +158,7 @@ class Block(nn.Module):
             k_BGxMxK,
             v_BGxMxK,
             s.dtype,
-            batch=y_BxLxD.shape[0],
+            batch=batch,
             lengths=lengths_B,
             causal=causal,
             implementation=implementation,
@@ -173,6 +182,17 @@ class Block(nn.Module):
         turned = apply_rotary_heads_last(turned, cos_sin)
         q_BxLxGxRxK, k_BxLxGx1xK = jnp.split(turned, [shared], axis=3)
         k_BxMxGxK, v_BxMxGxK = k_BxLxGx1xK[:, :, :, 0], v_BxLxGx1xK[:, :, :, 0]
+        tap_attention(
+            self,
+            lambda: attention_weights(
+                heads_first(q_BxLxGxRxK),
+                heads_first(k_BxMxGxK),
+                s.dtype,
+                batch,
+                lengths_B,
+                causal,
+            ),
+        )
         if cache_positions_B is not None:
             cached = (
                 update_cache(self, name, new.reshape(batch, length, -1), cache_positions_B)
@@ -328,7 +348,7 @@ class Transformer(nn.Module):
         else:
             x_BxLxD += self.param("positions", normal, (s.max_positions, s.width))[positions_BxL]
         cos_sin = rotary_cos_sin(positions_BxL, rotary_dims, s.rotary_base)
-        x_BxLxD = apply_dropout(self, x_BxLxD.astype(s.activation_dtype))
+        x_BxLxD = tap_residual(self, apply_dropout(self, x_BxLxD.astype(s.activation_dtype)))
         for layer in range(s.layers):
             block = Block(s, name=f"block_{layer}")
             x_BxLxD = block(x_BxLxD, cos_sin, lengths_B, cache_positions_B)

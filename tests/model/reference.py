@@ -34,11 +34,24 @@ def hidden(xp, params: dict, tokens, layers: int, heads: int):
 
 def outputs(xp, params: dict, tokens, shape: Shape):
     """Hidden states (B, L, D) after the final norm; `xp` is numpy or jax.numpy."""
+    return _norm(xp, inside(xp, params, tokens, shape)[0][-1], params["ln_f"], shape)
+
+
+def inside(xp, params: dict, tokens, shape: Shape, replaced: dict | None = None):
+    """The residual stream (B, L, D) after the embedding and after each block, and the attention
+    weights (B, H, L, L) of each block.
+
+    Args:
+      replaced: point of the residual stream -> a function that is applied to it there.
+    """
+    change = dict.fromkeys(range(shape.layers + 1), lambda x: x) | (replaced or {})
     x = params["embedding"][tokens]
     rotated = int(shape.rotary_pct * shape.width / shape.heads)
     if shape.positions == "learned":
         x, rotated = x + params["positions"][: x.shape[1]], 0
+    residual, patterns = [change[0](x)], []
     for layer in range(shape.layers):
+        x = residual[-1]
         block = params[f"block_{layer}"]
         y = _norm(xp, x, block["ln_1"], shape)
         q, k, v = (
@@ -46,10 +59,12 @@ def outputs(xp, params: dict, tokens, shape: Shape):
             for name in ("query", "key", "value")
         )
         q, k = (_turn(xp, z, rotated, shape.rotary_base) for z in (q, k))
-        x = x + _affine(_mixed(xp, q, k, v, shape.direction == "causal"), block["out"])
+        patterns.append(_weights(xp, q, k, shape.direction == "causal"))
+        x = x + _affine(_mixed(patterns[-1], v), block["out"])
         y = _norm(xp, x, block["ln_2"], shape)
         x = x + _affine(_inner(xp, y, block, shape), block["down"])
-    return _norm(xp, x, params["ln_f"], shape)
+        residual.append(change[layer + 1](x))
+    return residual, patterns
 
 
 def _inner(xp, y, block, shape):
@@ -86,8 +101,8 @@ def _turn(xp, x, rotated, base):
     return xp.concatenate([a * cos - b * sin, b * cos + a * sin, x[..., rotated:]], axis=-1)
 
 
-def _mixed(xp, q, k, v, causal):
-    """Head h of q reads head h // group of k and v."""
+def _weights(xp, q, k, causal):
+    """Head h of q reads head h // group of k."""
     length, width = q.shape[2:]
     shared = np.arange(q.shape[1]) // (q.shape[1] // k.shape[1])
     scores = q @ k[:, shared].swapaxes(-1, -2) / width**0.5
@@ -95,5 +110,11 @@ def _mixed(xp, q, k, v, causal):
     if causal:
         seen = np.arange(length)[None, :] <= np.arange(length)[:, None]
         weights = xp.where(seen, weights, 0.0)
-    y = (weights / weights.sum(-1, keepdims=True)) @ v[:, shared]
+    return weights / weights.sum(-1, keepdims=True)
+
+
+def _mixed(weights, v):
+    """Head h reads head h // group of v."""
+    heads, length = weights.shape[1:3]
+    y = weights @ v[:, np.arange(heads) // (heads // v.shape[1])]
     return y.transpose(0, 2, 1, 3).reshape(y.shape[0], length, -1)
