@@ -110,14 +110,15 @@ def laptop() -> Any:
         "dropout": 0.0,
         "steps_per_call": 5,
     }
-    config.readouts.p_probe.update(
-        **probe,
-        steps=100,
-        batch_size=25,
-        embedding_rank=16,
-        biographies_per_person=1,
-        checkpoint_every=25,
-    )
+    for readout in (config.readouts.p_probe, config.readouts.layers):
+        readout.update(
+            **probe,
+            steps=100,
+            batch_size=25,
+            embedding_rank=16,
+            biographies_per_person=1,
+            checkpoint_every=25,
+        )
     config.readouts.q_probe.update(**probe, steps=60, batch_size=75, checkpoint_every=30)
     return config
 
@@ -139,4 +140,5 @@ def together() -> Any:
 
 
 def _trainings(config: Any) -> tuple[Any, ...]:
-    return config.pretrain, config.finetune, config.readouts.p_probe, config.readouts.q_probe
+    probes = config.readouts.p_probe, config.readouts.q_probe, config.readouts.layers
+    return config.pretrain, config.finetune, *probes

@@ -17,7 +17,7 @@ from kstore_jax.readouts import by_stated, probe_validation
 from kstore_jax.readouts.base import READOUTS, Context, write_cases
 from kstore_jax.readouts.measured import Measured, labels_of
 from kstore_jax.readouts.probe_config import Probe
-from kstore_jax.readouts.probe_data import biography_examples, person_labels
+from kstore_jax.readouts.probe_data import ProbeExamples, biography_examples, person_labels
 from kstore_jax.readouts.probe_training import (
     ProbeReadout,
     at_name,
@@ -62,23 +62,16 @@ class PProbe(ProbeReadout):
         attributes `stated` before, with the share `right` of its number of `readings` (Figs. 6,
         15); and `pairs`, the attributes that are coupled.
         """
-        language = context.table.language
-        tasks = probe_tasks(config, language)
-        labels, num_classes = person_labels(context.table, context.people, tasks)
-        count = config.biographies_per_person or context.variant.biographies_per_person
-        chosen = np.flatnonzero(context.corpus.entries < count)
-        people = context.corpus.people[chosen]
-        rows = context.corpus.texts.take(chosen)
-        attributes = [context.attributes.index(name) for name, _ in tasks]
-        examples = biography_examples(rows, labels[people], context.vocabulary, attributes)
+        examples, people, num_classes = biography_readings(context, config)
         couples = context.variant.order == "couples"
+        rows = context.corpus.texts.take(_rows_read(context, config))
         starts = rows.value_spans[:, None, :, 0]
         stated = {"stated": starts < examples.positions[:, :, None]} if couples else {}
         scores, cases = train_probe(
             context, self.name, folder, config, "layer", examples, people, num_classes, stated
         )
         if couples:
-            cases["pairs"] = np.array(language.schema.pairs)
+            cases["pairs"] = np.array(context.table.language.schema.pairs)
             scores |= by_stated.scores(cases)
         write_cases(folder, cases)
         return scores
@@ -140,6 +133,26 @@ class PProbe(ProbeReadout):
         held_out = scale * len(context.people) * (config.biographies_per_person or entries) / 2
         longest = padded_tokens(texts, context.vocabulary)[0].shape[1]
         return probe_work(config, context.table.language, longest, held_out)
+
+
+def biography_readings(
+    context: Context, config: PProbeConfig
+) -> tuple[ProbeExamples, np.ndarray, tuple[int, ...]]:
+    """The biographies that P-probing reads, the number of each one's person, and the number of
+    classes of each task."""
+    tasks, rows = probe_tasks(config, context.table.language), _rows_read(context, config)
+    labels, num_classes = person_labels(context.table, context.people, tasks)
+    people = context.corpus.people[rows]
+    attributes = [context.attributes.index(name) for name, _ in tasks]
+    texts = context.corpus.texts.take(rows)
+    examples = biography_examples(texts, labels[people], context.vocabulary, attributes)
+    return examples, people, num_classes
+
+
+def _rows_read(context: Context, config: PProbeConfig) -> np.ndarray:
+    """The rows of the corpus with the biographies that are read."""
+    count = config.biographies_per_person or context.variant.biographies_per_person
+    return np.flatnonzero(context.corpus.entries < count)
 
 
 _WHOLE_NOTE = (

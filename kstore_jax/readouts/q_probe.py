@@ -17,7 +17,7 @@ from kstore_jax.readouts.base import READOUTS, Context, write_cases
 from kstore_jax.readouts.levels import our_levels, side_by_side
 from kstore_jax.readouts.measured import Measured
 from kstore_jax.readouts.probe_config import Probe
-from kstore_jax.readouts.probe_data import name_examples, person_labels
+from kstore_jax.readouts.probe_data import ProbeExamples, name_examples, person_labels
 from kstore_jax.readouts.probe_training import (
     ProbeReadout,
     probe_tasks,
@@ -51,21 +51,15 @@ class QProbe(ProbeReadout):
 
     def run(self, context: Context, config: QProbeConfig, folder: pathlib.Path) -> dict:
         """Returns the scores of `train_probe`."""
-        tasks = probe_tasks(config, context.table.language)
-        _, num_classes = person_labels(context.table, context.people, tasks)
-        examples = name_examples(context.table, context.people, context.vocabulary, tasks)
-        people = np.arange(len(context.people))
-        scores, cases = train_probe(
-            context, self.name, folder, config, "batch", examples, people, num_classes
-        )
+        readings = name_readings(context, config)
+        scores, cases = train_probe(context, self.name, folder, config, "batch", *readings)
         write_cases(folder, cases)
         return scores
 
     def work(self, context: Context, texts: Any, config: QProbeConfig, scale: float) -> float:
-        language = context.table.language
-        tasks = probe_tasks(config, language)
-        names = name_examples(context.table, context.people, context.vocabulary, tasks)
-        return probe_work(config, language, names.tokens.shape[1], scale * len(context.people))
+        names = name_readings(context, config)[0]
+        held_out = scale * len(context.people)
+        return probe_work(config, context.table.language, names.tokens.shape[1], held_out)
 
     def tables(self, groups: Sequence[Measured]) -> list[Table]:
         """How it was trained."""
@@ -81,6 +75,17 @@ class QProbe(ProbeReadout):
         note = "Accuracy in %, read at the end of the name."
         beside = side_by_side(probe_validation.marked(groups), _levels)
         return [shares_chart("q-probing", "Q-probing", beside, labels, note)]
+
+
+def name_readings(
+    context: Context, config: Probe
+) -> tuple[ProbeExamples, np.ndarray, tuple[int, ...]]:
+    """The names that Q-probing reads, the number of each one's person, and the number of classes of
+    each task."""
+    tasks = probe_tasks(config, context.table.language)
+    _, num_classes = person_labels(context.table, context.people, tasks)
+    examples = name_examples(context.table, context.people, context.vocabulary, tasks)
+    return examples, np.arange(len(context.people)), num_classes
 
 
 def _levels(group: Measured) -> list[Level]:
