@@ -113,7 +113,9 @@ def way(finetune: dict[str, Any]) -> str:
 
 def markdown(table: list[list[str]]) -> str:
     heads, *lines = table
-    return "\n".join(f"| {' | '.join(line)} |" for line in [heads, ["---"] * len(heads), *lines])
+    rule = "|" + "---|" * len(heads)
+    cells = [f"| {' | '.join(line)} |" for line in (heads, *lines)]
+    return "\n".join([cells[0], rule, *cells[1:]])
 
 
 def copy(run: pathlib.Path, name: str) -> None:

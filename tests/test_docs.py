@@ -65,6 +65,14 @@ def test_the_picture_of_the_finding_is_that_of_the_table():
     assert drawn == values(chart.printed_svg)
 
 
+def test_the_tables_of_results_are_those_of_their_files():
+    script = runpy.run_path(str(ROOT / "docs" / "tables.py"))
+    text = (ROOT / "docs" / "results.md").read_text()
+    for name in ("quickstart", "comparison", "figure_2"):
+        assert len(script[name]()) > 8
+        assert script["markdown"](script[name]()) in text
+
+
 def commands(page: pathlib.Path) -> list[str]:
     """The `kstore` commands of a page, in code blocks and in code spans."""
     text = page.read_text().replace("\\\n", " ")
