@@ -41,6 +41,7 @@ DEPENDENT = {  # field, or section for its other fields: kinds of the stages tha
     ("readouts", "qa"): ("qa",),
     ("readouts", "p_probe"): ("p_probe",),
     ("readouts", "q_probe"): ("q_probe",),
+    ("readouts", "layers"): (),  # off
     ("readouts", "dynamics"): ALL[1:],
     ("plugins",): (),
     ("plugin_folders",): (),
