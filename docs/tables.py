@@ -132,7 +132,7 @@ def copy(run: pathlib.Path, name: str) -> None:
                 path = FOLDER / name / f"row-{number}" / f"{stage.partition('-')[0]}.npz"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(cases, path)
-    text = json.dumps(slim, indent=1, allow_nan=False) + "\n"
+    text = json.dumps(slim, allow_nan=False) + "\n"
     (FOLDER / name / "results.json").write_text(text, encoding="utf-8")
 
 
