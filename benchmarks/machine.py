@@ -48,10 +48,9 @@ def describe(threads: int) -> dict:
 def _processor() -> dict:
     """The name of the processor and its flags, from /proc/cpuinfo; empty where there is none."""
     path = pathlib.Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.exists() else []
-    pairs = dict(
-        reversed([[part.strip() for part in line.split(":", 1)] for line in lines if line])
-    )
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    first = text.partition("\n\n")[0]
+    pairs = dict([part.strip() for part in line.split(":", 1)] for line in first.splitlines())
     has = pairs.get("flags", "").split()
     return {
         "processor": pairs.get("model name", ""),
@@ -65,7 +64,7 @@ def _in_process(what: str, threads: int) -> dict[str, float] | float:
     environment |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
     command = (sys.executable, "-m", "benchmarks.machine", f"--work={what}", f"--threads={threads}")
     output = subprocess.run(
-        command, env=environment, check=True, timeout=_LONGEST_S, capture_output=True, text=True
+        command, env=environment, check=True, timeout=_LONGEST_S, capture_output=True
     ).stdout
     return json.loads(output)
 

@@ -140,7 +140,7 @@ def test_all_five_are_on_the_page(folder):
     ):
         assert shown in text
     _, *lines = csv_of(page, "rows")
-    shares = [(line[5], line[6]) for line in lines]
+    shares = [(line[6], line[7]) for line in lines]
     for share in (("lens.layer 1", "year"), ("qa.earlier.test.exact", "archived")):
         assert shares.count(share) == 2
 

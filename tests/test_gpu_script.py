@@ -220,7 +220,8 @@ def test_a_cut_experiment_goes_on_and_brings_back_its_results(real, tmp_path, ca
     """Its first call is cut after pretraining."""
     out, piece = tmp_path / "out", "run-quickstart:smallest"
     cut = tmp_path / "cut"
-    cut.write_text(f'#!/bin/sh\n{real["KSTORE"]} "$@" --until=pretrain\nexit 75\n')
+    unwritten = f"rm {out}/runs/*/results.json {out}/runs/*/report.html"  # by a cut experiment
+    cut.write_text(f'#!/bin/sh\n{real["KSTORE"]} "$@" --until=pretrain\n{unwritten}\nexit 75\n')
     cut.chmod(0o755)
     environment = {**real, "CONFIGS": "quickstart:smallest"}
     assert launch(str(out), piece, **{**environment, "KSTORE": str(cut)}).returncode == 75

@@ -94,7 +94,7 @@ def test_results_and_page_have_the_world_s_attributes(run):
     assert "while it was pretrained" in text_of(page)
     _, *lines = csv_of(page, "rows.csv")
     for metric in ("recall.whole", "qa.extraction.test.exact"):
-        assert {line[6] for line in lines if line[5] == metric} == {"mean", *labels}
+        assert {line[7] for line in lines if line[6] == metric} == {"mean", *labels}
     for chart, before in (
         ("p-probing-1", ["whose", "before the"]),
         ("q-probing", ["shares"]),

@@ -49,6 +49,7 @@ def test_the_table_has_every_share_of_the_results_once(run, finished):
     rows = json.loads((finished / "results.json").read_text())["rows"]
     for name, row in zip(run.names, rows, strict=True):
         values = [line["value"] for line in table if line["row"] == name]
+        del row["readouts"]["examples"]  # texts, which have no shares
         assert collections.Counter(values) == collections.Counter(numbers(row["readouts"]))
     assert len({place(line) for line in table}) == len(table)
     names = ["metric", "attribute", "position", "value", "low", "high", "n"]
