@@ -3,6 +3,7 @@
 A room is imported when its command runs, so that no command waits for libraries it does not use.
 """
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -241,7 +242,8 @@ def data(argv: Sequence[str], values: flags.FlagValues) -> None:
     out = pathlib.Path(values.out)
     if out.absolute() == pathlib.Path.cwd():
         raise UserError("--out: expected another folder than the current one, such as data/x")
-    if len({(row.world, row.data) for row in rows}) > 1:
+    without_questions = {(row.world, dataclasses.replace(row.data, qa_share=0.0)) for row in rows}
+    if len(without_questions) > 1:  # which are mixed in while a model trains
         raise UserError(
             "the configuration is a sweep over several data sets; choose one, "
             "such as --config.data.variant=single"
