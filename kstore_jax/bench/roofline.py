@@ -56,6 +56,7 @@ def accelerator(name: str) -> Accelerator:
     return ACCELERATORS[name]
 
 
+@functools.cache  # rows of a sweep share shapes
 def num_parameters(shape: Shape) -> int:
     """The number of parameters of a network."""
     init = functools.partial(forward.init, shape)
