@@ -1,4 +1,4 @@
-"""What tells machines apart: the processor, one matrix product in each library, and its memory.
+"""What distinguishes machines: the processor, one matrix product in each library, and memory.
 
     pip install -e .[bench]
     python -m benchmarks.machine --json [--threads=2]

@@ -9,8 +9,8 @@ Every competitor lives in a process of its own and waits while another is measur
 each once, in turn, so that what disturbs the machine disturbs all. Tokens a second are medians over
 the rounds; a ratio is the median of the ratios within a round. With more runnable threads than
 processors the figures say who waits worse, not who computes faster: use a machine of one's own.
-`--beside` measures that too: one processor is kept busy by a loop. `machine` in the output tells
-machines apart (`benchmarks/machine.py`).
+`--beside` measures that too: one processor is kept busy by a loop. `machine` in the output describes
+the machine (`benchmarks/machine.py`).
 """
 
 import argparse
@@ -174,14 +174,14 @@ def main() -> None:
         name, dtype = worker.split(":")
         work(name, shape, dtype)
         return
-    described = machine.describe(shape.threads)
+    this_machine = machine.describe(shape.threads)
     with busy_processor() if beside else contextlib.nullcontext():
         rows = compare(shape, rounds, [dtype] if dtype else DTYPES)
     if as_json:
-        conditions = {"shape": given, "rounds": rounds, "beside": beside, "machine": described}
+        conditions = {"shape": given, "rounds": rounds, "beside": beside, "machine": this_machine}
         print(json.dumps({**conditions, "rows": rows}))
         return
-    print(json.dumps(described))
+    print(json.dumps(this_machine))
     for each in rows:
         row = f"{each['name']:<20} {each['dtype']:<9} {each['tokens_per_s']:>9,} tokens/s"
         print(f"{row}  {each['ratio_to_best_peer']:.2f} of the best peer")
