@@ -9,8 +9,8 @@ Every competitor lives in a process of its own and waits while another is measur
 each once, in turn, so that what disturbs the machine disturbs all. Tokens a second are medians over
 the rounds; a ratio is the median of the ratios within a round. With more runnable threads than
 processors the figures say who waits worse, not who computes faster: use a machine of one's own.
-`--beside` measures that too: one processor is kept busy by a loop. `machine` in the output describes
-the machine (`benchmarks/machine.py`).
+`--beside` measures that too: one processor is kept busy by a loop. `machine` in the output
+describes the machine (`benchmarks/machine.py`).
 """
 
 import argparse
