@@ -21,6 +21,7 @@ from kstore_jax.pipeline.experiment import (
     parse_rows,
 )
 from kstore_jax.pipeline.results import labels
+from kstore_jax.world.config import World
 
 
 def changed(field: str, value) -> dict:
@@ -344,10 +345,10 @@ def test_rows_with_the_same_name_are_told_apart_by_what_differs_between_them():
         "multi5+permute, seed 1; pretrain.steps=80000, pretrain.warmup_steps=1000",
         "multi5+permute, seed 2",
     ]
-    assert labels([Experiment(name="b", seed=1), Experiment(name="b")]) == [
-        "b; seed=1",
-        "b; seed=0",
-    ]
+    first = Experiment(name="b")
+    same, another = (Experiment(name="b", seed=1, world=World(seed=seed)) for seed in (1, 5))
+    assert labels([first, same]) == ["b; seed=0", "b; seed=1"]
+    assert labels([first, another]) == ["b; seed=0, world.seed=0", "b; seed=1, world.seed=5"]
 
 
 def length_with(overridden=(), row=None, **fields) -> tuple[int, float]:
