@@ -14,7 +14,7 @@ from kstore_jax.readouts.base import Context
 from kstore_jax.train import objectives
 from kstore_jax.train.fit import TrainJob, TrainTask, merge_all
 from kstore_jax.train.flops import flops_per_token
-from kstore_jax.train.masking import WordMasking, max_predictions
+from kstore_jax.train.masking import max_predictions
 
 VERSION = 1
 
@@ -30,10 +30,7 @@ def pretraining_objective(
     """
     if context.mask_token is None:
         return objectives.next_token(context.shape)
-    vocabulary = context.vocabulary
-    bounds, end = vocabulary.word_bounds, vocabulary.end_of_text
-    words = WordMasking(*bounds, end_of_text=end, mask=context.mask_token)
-    return objectives.masked_words(context.shape, words, most)
+    return objectives.masked_words(context.shape, context.words, most)
 
 
 class Pretraining:

@@ -33,6 +33,7 @@ from kstore_jax.readouts.shares import Measurements, Share, measurements_of, sha
 from kstore_jax.tasks.base import TASKS, Items, concatenate_examples, item_examples
 from kstore_jax.train.config import TelemetryConfig
 from kstore_jax.train.distributed import is_first
+from kstore_jax.train.masking import WordMasking
 from kstore_jax.world.biographies import Variant
 from kstore_jax.world.people import People
 
@@ -119,6 +120,13 @@ class Context:
         """Parameters of the model that answers questions: the best of a grid, or the pretrained
         ones where `finetune.steps` is 0."""
         return self.load_finetuned(self)
+
+    @property
+    def words(self) -> WordMasking:
+        """How a bidirectional model has words masked."""
+        assert self.mask_token is not None
+        bounds, end = self.vocabulary.word_bounds, self.vocabulary.end_of_text
+        return WordMasking(*bounds, end_of_text=end, mask=self.mask_token)
 
     def key(self, stream: str) -> jax.Array:
         """The JAX key of a random stream."""

@@ -13,8 +13,6 @@ from kstore_jax.errors import UserError
 from kstore_jax.world import random
 from kstore_jax.world.pools import Pools
 
-"""The attributes of the bundled world."""
-
 
 @dataclasses.dataclass(frozen=True)
 class People:

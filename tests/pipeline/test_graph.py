@@ -43,6 +43,7 @@ DEPENDENT = {  # field, or section for its other fields: kinds of the stages tha
     ("readouts", "q_probe"): ("q_probe",),
     ("readouts", "layers"): (),  # off
     ("readouts", "dynamics"): ALL[1:],
+    ("readouts", "unread"): (),  # off
     ("plugins",): (),
     ("plugin_folders",): (),
     ("mesh",): (),
