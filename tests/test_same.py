@@ -81,8 +81,8 @@ def test_values_are_compared_under_their_new_names(monkeypatch):
 
 
 def test_arrays_that_were_recorded_count_and_have_to_be_there():
-    initial, batch = ["float32", [2], "aa"], ["int32", [1, 2], "bb"]
-    events = [{"kind": "initial", "arrays": [initial]}, {"kind": "batch", "arrays": [batch]}]
+    first, batch = ["float32", [2], "aa"], ["int32", [1, 2], "bb"]
+    events = [{"kind": "initial", "arrays": [first]}, {"kind": "batch", "arrays": [batch]}]
     assert {verdict for verdict, _ in compare_events(events, events)} == {"equal"}
     for other in (events[:1], [events[0], {"kind": "batch", "arrays": [["int32", [1, 2], "c"]]}]):
         assert [verdict for verdict, _ in compare_events(events, other)] == ["equal", "difference"]

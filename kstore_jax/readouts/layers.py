@@ -53,16 +53,16 @@ class Layers(ProbeReadout):
         `p_probe.0` (held-out texts, T) bool; and `names`, of the tasks."""
         tasks = probe_tasks(config, context.table.language)
         cases: dict[str, np.ndarray] = {"names": np.array([" ".join(task) for task in tasks])}
-        for probe, readings in (
+        for probe, (examples, people, num_classes) in (
             ("p_probe", biography_readings(context, config)),
             ("q_probe", name_readings(context, config)),
         ):
-            norm, people = _PROBES[probe][1], readings[1]
+            read = examples, people, num_classes
             cases[f"{probe}.person"] = people[~context.in_train[people]]
             for blocks in range(context.shape.layers + 1):
                 part = folder / f"{probe}-{blocks}"
                 below = _below(context, blocks)
-                _, of_probe = train_probe(below, probe, part, config, norm, *readings)
+                _, of_probe = train_probe(below, probe, part, config, _PROBES[probe][1], *read)
                 cases[f"{probe}.{blocks}"] = of_probe["hits"][:, 0]
         write_cases(folder, cases)
         return _by_path(cases, lambda _, hits, names: accuracy_by_column(hits, names))

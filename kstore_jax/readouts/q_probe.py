@@ -51,8 +51,8 @@ class QProbe(ProbeReadout):
 
     def run(self, context: Context, config: QProbeConfig, folder: pathlib.Path) -> dict:
         """Returns the scores of `train_probe`."""
-        readings = name_readings(context, config)
-        scores, cases = train_probe(context, self.name, folder, config, "batch", *readings)
+        names = name_readings(context, config)
+        scores, cases = train_probe(context, self.name, folder, config, "batch", *names)
         write_cases(folder, cases)
         return scores
 

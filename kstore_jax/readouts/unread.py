@@ -96,14 +96,14 @@ def _people_never_read(context: Context, count: int) -> People:
     texts = _texts(context, people)
     unknown = context.vocabulary.lookup(texts.tokens) < 0
     rows = np.repeat(np.arange(len(texts)), texts.lengths)
-    known = np.bincount(rows, weights=unknown, minlength=len(texts)) == 0
-    if known.sum() < count:
+    writable = np.bincount(rows, weights=unknown, minlength=len(texts)) == 0
+    if writable.sum() < count:
         raise UserError(
-            f"readouts.unread.people: expected at most {int(known.sum())}, got {count}: of "
+            f"readouts.unread.people: expected at most {int(writable.sum())}, got {count}: of "
             f"{len(people)} more people, the others have names or values with tokens that the "
             "compact vocabulary lacks; data.vocabulary=full has all"
         )
-    return people.take(np.flatnonzero(known)[:count])
+    return people.take(np.flatnonzero(writable)[:count])
 
 
 def _texts(context: Context, people: People) -> TokenizedTexts:

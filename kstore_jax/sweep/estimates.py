@@ -49,8 +49,8 @@ def seconds_on(graph: ExperimentGraph, on: roofline.Accelerator) -> dict[str, fl
     """Predicts the seconds of each stage of `stage_tokens` on an accelerator that is not here, by
     its folder: its tokens as in pretraining, but no step faster than its kernels are launched, and
     the compilation of one program."""
-    e, known = graph.experiment, not vocabulary_needs_corpora(graph)
-    shape = build_context(graph if known else _with_few_people(graph)).shape
+    e, few = graph.experiment, vocabulary_needs_corpora(graph)
+    shape = build_context(_with_few_people(graph) if few else graph).shape
     seq_len, parameters = e.pretrain.seq_len, roofline.num_parameters(shape)
     token = roofline.token_seconds(on, shape, parameters, seq_len)
     trainings: dict[Stage, int] = {graph.pretrain: e.pretrain.steps}

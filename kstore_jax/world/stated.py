@@ -99,9 +99,9 @@ def statements(language: Language, text: str) -> list[Statement]:
         for match in re.finditer(re.escape(words) + " ", text):
             start = match.end()
             end = max(_value_end(*_values(language)[name], text, start) for name in attributes)
-            known = end > 0
+            in_pool = end > 0
             statement = Statement(attributes, start, end or _sentence_end(text, start))
-            candidates.append((not known, -len(words), statement))
+            candidates.append((not in_pool, -len(words), statement))
     stated: list[Statement] = []
     for _, _, (attributes, start, end) in sorted(candidates):
         if all(end <= other.start or other.end <= start for other in stated):

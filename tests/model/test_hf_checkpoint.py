@@ -123,10 +123,10 @@ def test_a_finetuned_network_is_untied_where_the_update_acts_on_the_input_alone(
 ):
     params = finetuned(shape, side)
     hf_checkpoint.write(tmp_path / "out", shape, params, {}, {})
-    tied = json.loads((tmp_path / "out" / "config.json").read_text())["tie_word_embeddings"]
-    assert tied == (side == "both")
+    is_tied = json.loads((tmp_path / "out" / "config.json").read_text())["tie_word_embeddings"]
+    assert is_tied == (side == "both")
     back, found = hf_checkpoint.read(tmp_path / "out")
-    assert back.tie_embeddings == tied
+    assert back.tie_embeddings == is_tied
     jax.tree.map(np.testing.assert_array_equal, found, params)
     ours, theirs = (
         unembed(s, p, forward(s, p, TOKENS)) for s, p in ((shape, params), (back, found))

@@ -27,8 +27,8 @@ STYLES = {
 
 def half(shape):
     """With bfloat16 activations, which take the other path through attention."""
-    rotary = {"rotary_pct": 0.5} if shape.rotary_pct == 0.25 else {}
-    return dataclasses.replace(shape, dtype="bfloat16", activation_dtype="bfloat16", **rotary)
+    half_rotated = {"rotary_pct": 0.5} if shape.rotary_pct == 0.25 else {}
+    return dataclasses.replace(shape, dtype="bfloat16", activation_dtype="bfloat16", **half_rotated)
 
 
 def tapped(shape, params, tokens, patches=None, lengths=None):

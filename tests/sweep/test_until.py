@@ -14,13 +14,13 @@ OF_PRETRAINED = ["p_probe", "q_probe", "recall"]
 
 @pytest.fixture
 def sweep_from(config_file, finished, tmp_path):
-    """`(*flags) -> workdir` of a sweep over the stages of the finished one, of which it computes
-    none."""
+    """`(*flags) -> workdir` of a sweep over the stages of the finished one; it computes no
+    stage."""
 
     def sweep(*flags: str) -> pathlib.Path:
         before = contents(finished / "stages")
-        places = [f"--workdir={tmp_path / 'run'}", f"--cache={finished / 'stages'}"]
-        assert main(["sweep", f"--config={config_file}", *places, *flags]) == 0
+        folders = [f"--workdir={tmp_path / 'run'}", f"--cache={finished / 'stages'}"]
+        assert main(["sweep", f"--config={config_file}", *folders, *flags]) == 0
         assert contents(finished / "stages") == before
         return tmp_path / "run"
 

@@ -60,8 +60,10 @@ def check_texts(language: Language, seed: int, name: str, people) -> None:
     assert (np.sort(written.order) == np.arange(len(schema.attributes))).all()
     if variant.order == "couples":
         for first, second in schema.pairs:
-            places = [np.argwhere(written.order == schema.names.index(a)) for a in (first, second)]
-            assert (places[1][:, 1] == places[0][:, 1] + 1).all()
+            positions = [
+                np.argwhere(written.order == schema.names.index(a)) for a in (first, second)
+            ]
+            assert (positions[1][:, 1] == positions[0][:, 1] + 1).all()
     vocabulary = compact_vocabulary(table, people, bool(variant.name_at))
     vocabulary.encode(rows.tokens)
     for a in range(len(schema.attributes)):
