@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from absl import flags
 
-from kstore_jax.cli import commands
+from kstore_jax.cli import commands, facts
 from kstore_jax.cli.flags import define_flags
 from kstore_jax.errors import UserError, nearest, run_guarded
 from kstore_jax.train import preemption
@@ -89,6 +89,16 @@ COMMANDS = {
         "--config=FILE --out=DIR [--workers=N]",
         {"out": None, "workers": 1},
         "write the datasets alone",
+    ),
+    "facts": Command(
+        facts.facts,
+        "TABLE --out=DIR [--name=COLUMN,...] [--attributes=COLUMN,...] [--noun=WORD] "
+        "[--separator=TEXT] [--json]",
+        {
+            **{"out": None, "name": None, "attributes": None, "noun": None, "separator": None},
+            "json": False,
+        },
+        "a world from a table of facts, and a report on the table",
     ),
     "show": Command(
         commands.show,
