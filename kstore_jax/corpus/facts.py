@@ -3,6 +3,7 @@
 import collections
 import csv
 import dataclasses
+import itertools
 import json
 import os
 import pathlib
@@ -173,18 +174,16 @@ def write_world(
     _check_cells(table, names, chosen, separators)
     kept, empty, doubled = _rows(table, names, chosen)
     ids = identifiers(chosen)
-    full = [" ".join(each) for each in zip(*(table.columns[part] for part in names), strict=True)]
-    folded = [full[row].casefold() for row in kept]
     facts = Facts(
         table=str(path),
         world=str(out),
         rows=len(table.lines),
-        written=len(kept),
+        written=sum(kept),
         name=tuple(names),
         noun=noun or noun_of(path),
         guessed=_guessed(name, attributes, noun, separator),
         columns=tuple(
-            _column(table, folded, kept, column, ids[column], separators[column])
+            _column(table, names, kept, column, ids[column], separators[column])
             for column in chosen
         ),
         unused=unused,
@@ -225,22 +224,23 @@ def _check_cells(
 
 def _rows(
     table: Table, names: Sequence[str], chosen: Sequence[str]
-) -> tuple[list[int], list[str], list[str]]:
-    """The rows of the world; and the places of the rows with an empty cell or a doubled name."""
-    kept, empty, doubled, seen = [], [], [], {}
+) -> tuple[bytearray, list[str], list[str]]:
+    """Whether each row is in the world, 1 or 0; and the places of the rows with an empty cell or a
+    doubled name."""
+    kept, empty, doubled, seen = bytearray(), [], [], {}
     columns = [table.columns[column] for column in (*names, *chosen)]
     for row, cells in enumerate(zip(*columns, strict=True)):
-        if not all(cells):
+        full = " ".join(cells[: len(names)])
+        first = seen.setdefault(full, row) if (whole := all(cells)) else row
+        kept.append(whole and first == row)
+        if not whole:
             column = (*names, *chosen)[cells.index("")]
             empty.append(f"{table.where(row)}: {column}")
-        elif (full := " ".join(cells[: len(names)])) in seen:
-            doubled.append(f"{table.where(row)}: {full!r} is in line {table.lines[seen[full]]}")
-        else:
-            seen[full] = row
-            kept.append(row)
-    if len(kept) < 2:
+        elif first != row:
+            doubled.append(f"{table.where(row)}: {full!r} is in line {table.lines[first]}")
+    if sum(kept) < 2:
         raise UserError(
-            f"{table.path}: {len(kept)} of {len(table.lines)} rows have a name of their own and "
+            f"{table.path}: {sum(kept)} of {len(table.lines)} rows have a name of their own and "
             f"every fact; expected 2 or more; choose columns with fewer empty cells"
         )
     return kept, empty, doubled
@@ -248,28 +248,28 @@ def _rows(
 
 def _column(
     table: Table,
-    folded: Sequence[str],
-    kept: Sequence[int],
+    names: Sequence[str],
+    kept: bytearray,
     column: str,
     name: str,
     separator: str,
 ) -> Column:
-    """The attribute that a column makes.
-
-    Args:
-      folded: the names of the rows of the world, without case.
-      kept: these rows.
-    """
+    """The attribute that a column makes; `kept` are the rows of the world."""
     cells = table.columns[column]
-    parts = {c: several(c, separator) if separator else [c] for c in set(cells) if c}
-    own = [cells[row] for row in kept]
+
+    def values(cell: str) -> Sequence[str]:
+        return several(cell, separator) if separator else (cell,)
+
     rows_with: collections.Counter[str] = collections.Counter()
-    for cell, count in collections.Counter(own).items():
-        for value in parts[cell]:
+    for cell, count in collections.Counter(itertools.compress(cells, kept)).items():
+        for value in values(cell):
             rows_with[value] += count
     commonest, count = rows_with.most_common(1)[0]
-    lower = {cell: [value.casefold() for value in of_cell] for cell, of_cell in parts.items()}
-    pairs = zip(own, folded, strict=True)
+    rows = zip(cells, *(table.columns[part] for part in names), strict=True)
+    given_away = 0
+    for cell, *parts in itertools.compress(rows, kept):
+        full = " ".join(parts).casefold()
+        given_away += any(_is_inside(value.casefold(), full) for value in values(cell))
     return Column(
         name=name,
         label=label_of(column),
@@ -277,9 +277,9 @@ def _column(
         separator=separator,
         values=len(rows_with),
         commonest=commonest,
-        majority=count / len(kept),
+        majority=count / sum(kept),
         empty=cells.count(""),
-        in_names=sum(any(_is_inside(v, full) for v in lower[cell]) for cell, full in pairs),
+        in_names=given_away,
     )
 
 
@@ -290,7 +290,7 @@ def _is_inside(value: str, name: str) -> bool:
     return not value.isascii() or bool(re.search(rf"(?<!\w){re.escape(value)}(?!\w)", name))
 
 
-def _write(facts: Facts, table: Table, kept: Sequence[int], out: pathlib.Path) -> None:
+def _write(facts: Facts, table: Table, kept: bytearray, out: pathlib.Path) -> None:
     """Writes the folder whole: under another name, which becomes `out` at the end."""
     partial = out.with_name(out.name + PARTIAL_SUFFIX)
     with errors_named(out):
@@ -303,8 +303,7 @@ def _write(facts: Facts, table: Table, kept: Sequence[int], out: pathlib.Path) -
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(heads)
             columns = (table.columns[head] for head in heads)
-            rows = list(zip(*columns, strict=True))
-            writer.writerows(rows[row] for row in kept)
+            writer.writerows(itertools.compress(zip(*columns, strict=True), kept))
         for column in facts.columns:
             attribute = Attribute(column.name, column.label)
             texts = {"templates": default_templates, "questions": default_questions}

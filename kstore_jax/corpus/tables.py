@@ -15,6 +15,8 @@ from kstore_jax.world.pools import read_csv, value_fault
 LIST_SEPARATOR = "|"
 """Between the values of a list of JSON Lines or Parquet."""
 
+_SHARED = 1 << 16  # different cells of a column that are looked up, to keep each once in memory
+
 
 class Table(NamedTuple):
     """A table of text.
@@ -64,8 +66,8 @@ _Columns = tuple[dict[str, list[str]], Sequence[int], Iterable[str]]
 
 
 def _one_spaced(cells: list[str]) -> list[str]:
-    clean = {cell: " ".join(cell.split()) for cell in set(cells)}
-    return [clean[cell] for cell in cells]
+    changed = {cell: text for cell in set(cells) if (text := " ".join(cell.split())) != cell}
+    return [changed.get(cell, cell) for cell in cells] if changed else cells
 
 
 def _headers(path: pathlib.Path, names: Iterable[str]) -> list[str]:
@@ -86,6 +88,7 @@ def _read_csv(path: pathlib.Path) -> _Columns:
     rows = read_csv(path, delimiter)
     heads = _headers(path, next(rows, (0, []))[1])
     columns: list[list[str]] = [[] for _ in heads]
+    seen: list[dict[str, str]] = [{} for _ in heads]  # equal cells are one object
     lines = array.array("q")
     for line, row in rows:
         if not any(row):
@@ -93,8 +96,10 @@ def _read_csv(path: pathlib.Path) -> _Columns:
         if len(row) != len(heads):
             raise UserError(f"{path}:{line}: expected {len(heads)} columns, got {len(row)}")
         lines.append(line)
-        for column, cell in zip(columns, row, strict=True):
-            column.append(cell)
+        for column, known, cell in zip(columns, seen, row, strict=True):
+            if len(known) < _SHARED:
+                known[cell] = cell = known.get(cell, cell)
+            column.append(known.get(cell, cell))
     return dict(zip(heads, columns, strict=True)), lines, ()
 
 
