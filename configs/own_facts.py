@@ -10,7 +10,7 @@ small one of the quickstart. Rows:
 - one plain text about each row of the table;
 - five wordings, their sentences shuffled;
 - one text, with questions about half of the rows mixed into pretraining;
-- five texts by another model, where the folder `rewritten` in WORLD has those of `kstore rewrite`.
+- five texts by another model, for each folder `rewritten...` in WORLD that `kstore rewrite` wrote.
 
 Each row reads the facts of a table as often. `--config.pretrain.exposures=100` sets how often,
 `--config.readouts.forgetting.text=FILE` names text of your own whose loss is measured before and
@@ -51,9 +51,8 @@ def get_config(facts: str = ""):
         _row("five wordings", "multi5+permute"),
         _row("one text, questions", "single", data__qa_share=MIXED, finetune__steps=0),
     )
-    written = pathlib.Path(world, "rewritten")
-    if written.is_dir():
-        rewritten = _row("rewritten", "multi5", data__rewritten=str(written))
+    for written in sorted(pathlib.Path(world).glob("rewritten*")):
+        rewritten = _row(written.name, "multi5", data__rewritten=str(written))
         config.sweep = chain(config.sweep, rewritten)
     return config
 

@@ -112,6 +112,7 @@ _FLAGS: dict[str, tuple[Callable, str, dict[str, Any]]] = {
     "attributes": (flags.DEFINE_list, "columns of the table that are attributes", {}),
     "noun": (flags.DEFINE_string, "a row of the table in a word, such as film", {}),
     "separator": (flags.DEFINE_string, "text between several values in a cell", {}),
+    "strategy": (flags.DEFINE_string, "texts to request instead of one about each person", {}),
     "attempts": (flags.DEFINE_integer, "tries per text", _count(1)),
 }
 

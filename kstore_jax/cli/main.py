@@ -120,8 +120,12 @@ COMMANDS = {
     ),
     "rewrite": Command(
         commands.rewrite,
-        "--config=FILE --server=URL --model=NAME --out=DIR [--concurrency=N] [--attempts=N]",
-        {"server": None, "model": None, "out": None, "concurrency": 64, "attempts": 20},
+        "--config=FILE --server=URL --model=NAME --out=DIR [--strategy=questions|links|DIR] "
+        "[--concurrency=N] [--attempts=N]",
+        {
+            **{"server": None, "model": None, "out": None, "strategy": None},
+            **{"concurrency": 64, "attempts": 20},
+        },
         "biographies by another model (bioR)",
     ),
     "generate": Command(
