@@ -119,9 +119,9 @@ class Facts:
         return f" (guessed; --{flag} chooses)" if field in self.guessed else ""
 
 
-def _left_out(places: Sequence[str], reason: str) -> list[str]:
-    rows = f"{len(places):,} row{'s' * (len(places) > 1)}"
-    return [f"left out: {rows} with {reason}, first {places[0]}"] if places else []
+def _left_out(rows: Sequence[str], reason: str) -> list[str]:
+    count = f"{len(rows):,} row{'s' * (len(rows) > 1)}"
+    return [f"left out: {count} with {reason}, first {rows[0]}"] if rows else []
 
 
 def _cells(column: Column) -> tuple[str, ...]:
@@ -172,25 +172,25 @@ def write_world(
         raise UserError(f"--attributes: {both.pop()!r} is the name; expected other columns")
     separators = {column: separator_of(table, column, separator) for column in chosen}
     _check_cells(table, names, chosen, separators)
-    kept, empty, doubled = _rows(table, names, chosen)
+    written, empty, doubled = _rows(table, names, chosen)
     ids = identifiers(chosen)
     facts = Facts(
         table=str(path),
         world=str(out),
         rows=len(table.lines),
-        written=sum(kept),
+        written=sum(written),
         name=tuple(names),
         noun=noun or noun_of(path),
         guessed=_guessed(name, attributes, noun, separator),
         columns=tuple(
-            _column(table, names, kept, column, ids[column], separators[column])
+            _column(table, names, written, column, ids[column], separators[column])
             for column in chosen
         ),
         unused=unused,
         empty=empty,
         doubled=doubled,
     )
-    _write(facts, table, kept, out)
+    _write(facts, table, written, out)
     return facts
 
 
@@ -227,47 +227,47 @@ def _rows(
 ) -> tuple[bytearray, list[str], list[str]]:
     """Whether each row is in the world, 1 or 0; and the places of the rows with an empty cell or a
     doubled name."""
-    kept, empty, doubled, seen = bytearray(), [], [], {}
+    written, empty, doubled, seen = bytearray(), [], [], {}
     columns = [table.columns[column] for column in (*names, *chosen)]
     for row, cells in enumerate(zip(*columns, strict=True)):
         full = " ".join(cells[: len(names)])
         first = seen.setdefault(full, row) if (whole := all(cells)) else row
-        kept.append(whole and first == row)
+        written.append(whole and first == row)
         if not whole:
             column = (*names, *chosen)[cells.index("")]
             empty.append(f"{table.where(row)}: {column}")
         elif first != row:
             doubled.append(f"{table.where(row)}: {full!r} is in line {table.lines[first]}")
-    if sum(kept) < 2:
+    if sum(written) < 2:
         raise UserError(
-            f"{table.path}: {sum(kept)} of {len(table.lines)} rows have a name of their own and "
+            f"{table.path}: {sum(written)} of {len(table.lines)} rows have a name of their own and "
             f"every fact; expected 2 or more; choose columns with fewer empty cells"
         )
-    return kept, empty, doubled
+    return written, empty, doubled
 
 
 def _column(
     table: Table,
     names: Sequence[str],
-    kept: bytearray,
+    written: bytearray,
     column: str,
     name: str,
     separator: str,
 ) -> Column:
-    """The attribute that a column makes; `kept` are the rows of the world."""
+    """The attribute that a column makes; `written` are the rows of the world."""
     cells = table.columns[column]
 
     def values(cell: str) -> Sequence[str]:
         return several(cell, separator) if separator else (cell,)
 
     rows_with: collections.Counter[str] = collections.Counter()
-    for cell, count in collections.Counter(itertools.compress(cells, kept)).items():
+    for cell, count in collections.Counter(itertools.compress(cells, written)).items():
         for value in values(cell):
             rows_with[value] += count
     commonest, count = rows_with.most_common(1)[0]
     rows = zip(cells, *(table.columns[part] for part in names), strict=True)
     given_away = 0
-    for cell, *parts in itertools.compress(rows, kept):
+    for cell, *parts in itertools.compress(rows, written):
         full = " ".join(parts).casefold()
         given_away += any(_is_inside(value.casefold(), full) for value in values(cell))
     return Column(
@@ -277,7 +277,7 @@ def _column(
         separator=separator,
         values=len(rows_with),
         commonest=commonest,
-        majority=count / sum(kept),
+        majority=count / sum(written),
         empty=cells.count(""),
         in_names=given_away,
     )
@@ -290,7 +290,7 @@ def _is_inside(value: str, name: str) -> bool:
     return not value.isascii() or bool(re.search(rf"(?<!\w){re.escape(value)}(?!\w)", name))
 
 
-def _write(facts: Facts, table: Table, kept: bytearray, out: pathlib.Path) -> None:
+def _write(facts: Facts, table: Table, written: bytearray, out: pathlib.Path) -> None:
     """Writes the folder whole: under another name, which becomes `out` at the end."""
     partial = out.with_name(out.name + PARTIAL_SUFFIX)
     with errors_named(out):
@@ -303,7 +303,7 @@ def _write(facts: Facts, table: Table, kept: bytearray, out: pathlib.Path) -> No
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(heads)
             columns = (table.columns[head] for head in heads)
-            writer.writerows(itertools.compress(zip(*columns, strict=True), kept))
+            writer.writerows(itertools.compress(zip(*columns, strict=True), written))
         for column in facts.columns:
             attribute = Attribute(column.name, column.label)
             texts = {"templates": default_templates, "questions": default_questions}

@@ -96,10 +96,10 @@ def _read_csv(path: pathlib.Path) -> _Columns:
         if len(row) != len(heads):
             raise UserError(f"{path}:{line}: expected {len(heads)} columns, got {len(row)}")
         lines.append(line)
-        for column, known, cell in zip(columns, seen, row, strict=True):
-            if len(known) < _SHARED:
-                known[cell] = cell = known.get(cell, cell)
-            column.append(known.get(cell, cell))
+        for column, cells, cell in zip(columns, seen, row, strict=True):
+            if len(cells) < _SHARED:
+                cells.setdefault(cell, cell)
+            column.append(cells.get(cell, cell))
     return dict(zip(heads, columns, strict=True)), lines, ()
 
 

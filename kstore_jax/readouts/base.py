@@ -76,7 +76,7 @@ class Context:
       mesh: the devices.
       telemetry: where trainings log their metrics.
       read_corpus: kind of a dataset -> its corpus.
-      load_initial, load_pretrained, load_finetuned: this context -> parameters; called once.
+      load_untrained, load_pretrained, load_finetuned: this context -> parameters; called once.
     """
 
     seed: int
@@ -96,7 +96,7 @@ class Context:
     mesh: jax.sharding.Mesh
     telemetry: TelemetryConfig
     read_corpus: Callable[[str], Corpus]
-    load_initial: Callable[["Context"], Params]
+    load_untrained: Callable[["Context"], Params]
     load_pretrained: Callable[["Context"], Params]
     load_finetuned: Callable[["Context"], Params]
 
@@ -111,9 +111,9 @@ class Context:
         return self.read_corpus("shards")
 
     @functools.cached_property
-    def initial(self) -> Params:
+    def untrained(self) -> Params:
         """Parameters before pretraining."""
-        return self.load_initial(self)
+        return self.load_untrained(self)
 
     @functools.cached_property
     def pretrained(self) -> Params:

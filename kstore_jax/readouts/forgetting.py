@@ -67,7 +67,7 @@ class Forgetting(Readout):
         for name, documents in _sources(config).items():
             windows = _windows(context, documents, config.tokens)
             losses = {
-                "before": mean_loss(context, context.initial, windows),
+                "before": mean_loss(context, context.untrained, windows),
                 "after": mean_loss(context, context.pretrained, windows),
             }
             found[name] = {**losses, "tokens": windows[:, 1:].size}

@@ -72,10 +72,10 @@ class Accepted:
 
     def about(self, rows: np.ndarray, count: int) -> "Accepted":
         """Those of the questions in these rows of `count`, which become 0, 1, ..."""
-        places = np.full(count, -1)
-        places[rows] = np.arange(len(rows))
-        kept = np.flatnonzero(places[self.of] >= 0)
-        return Accepted(self.items.take(kept), places[self.of[kept]])
+        numbers = np.full(count, -1)
+        numbers[rows] = np.arange(len(rows))
+        own = np.flatnonzero(numbers[self.of] >= 0)
+        return Accepted(self.items.take(own), numbers[self.of[own]])
 
 
 @dataclasses.dataclass(frozen=True)

@@ -47,7 +47,7 @@ class Pools:
       functions: for an attribute that another one determines: (values of the other,) the index of
         its value for each value of the other.
       columns: for an attribute in the table: (rows,) the index of the value of each row.
-      accepted: for an attribute with several values in a cell: which of them stand in each.
+      accepted: for an attribute with several values in a cell: those of each.
       name_rows: (rows, P) the parts of the name of each row; None where names are drawn.
     """
 

@@ -18,7 +18,7 @@ here:
 * A number is written as digits, `28748`, in groups, `28,748`, or, up to twelve, as a word; it does
   not count inside a longer number. A value that is a date, `1996-10-02` or `2 October 1996`, has
   the spellings of dates.
-* Several values of one fact stand in their order, with commas or `and` between them.
+* Several values of one fact are written in their order, with commas or `and` between them.
 * Words of scripts without spaces, and emoji, are single characters.
 * A value of one word in lower case counts only after `in`, `of`, `studied` or `studying`: "a degree
   in education" states the major Education, "his education" does not.
@@ -155,8 +155,9 @@ def as_date(value: str) -> str:
     if "number" in parts:
         number = int(parts["number"])
         parts["month"] = MONTHS[number - 1] if 1 <= number <= len(MONTHS) else ""
-    known = parts["month"] in MONTHS
-    return f"{parts['month']} {int(parts['day'])}, {parts['year']}" if known else ""
+    if parts["month"] not in MONTHS:
+        return ""
+    return f"{parts['month']} {int(parts['day'])}, {parts['year']}"
 
 
 @functools.lru_cache(maxsize=1 << 9)

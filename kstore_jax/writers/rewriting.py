@@ -154,7 +154,7 @@ def rewrite(
       rows: world and data of each row of the configuration.
       concurrency: the largest number of requests in flight.
       max_attempts: answers per text before giving it up in this run.
-      strategy: what is requested, as `prompts.load_prompts` takes it.
+      strategy: as `prompts.load_prompts` takes it.
 
     Raises:
       UserError: the rows do not fit together, another configuration made the folder, or the server

@@ -1,4 +1,4 @@
-"""Worlds from tables of facts: what is guessed, reported and written, and bad tables."""
+"""Worlds from tables of facts: guesses, reports, files, and bad tables."""
 
 import csv
 import json

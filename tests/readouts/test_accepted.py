@@ -62,8 +62,8 @@ def test_an_item_accepts_each_of_its_values(context):
 )
 def test_an_accepted_answer_is_scored_as_right(context, monkeypatch, answer, right):
     def hits(shape, params, examples):
-        said = np.array([text == answer for text in truth(context, examples)])
-        return said[:, None], said[:, None]
+        right = np.array([text == answer for text in truth(context, examples)])
+        return right[:, None], right[:, None]
 
     def generate(context_, params, examples, beam_size):
         (ids,) = context.table.tokenizer.encode([f" {answer}"])

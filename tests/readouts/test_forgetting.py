@@ -48,7 +48,7 @@ def test_losses_are_of_the_model_before_and_after(tmp_path):
     tokens = context.table.tokenizer.encode([(tmp_path / "mine.txt").read_text()])[0]
     assert result["text"]["tokens"] == len(tokens)  # with the end of text, without the first
     whole = context.vocabulary.encode(np.array([*tokens, context.table.tokenizer.end_of_text]))
-    for when, params in (("before", context.initial), ("after", after)):
+    for when, params in (("before", context.untrained), ("after", after)):
         hidden = forward(context.shape, params, whole[None, :-1])[0]
         logits = np.asarray(unembed(context.shape, params, hidden), np.float64)
         log_shares = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
