@@ -34,6 +34,7 @@ ROOMS["cli"] = {*ROOMS["sweep"], "sweep", "api"}
 LIBRARIES = {  # library: the rooms that may import it
     "tensorflow_datasets": {"corpus"},
     "datasets": {"corpus"},
+    "pyarrow": {"corpus"},
     "tensorflow": set(),
     "tensorboardX": {"train"},
     "wandb": {"train"},

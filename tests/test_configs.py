@@ -6,23 +6,29 @@ import operator
 import pathlib
 import re
 
+import jax
 import pytest
 
 from kstore_jax.cli.flags import define_flags, parse_config
+from kstore_jax.model import hf_checkpoint
 from kstore_jax.model.config import SIZES, style_fields
+from kstore_jax.model.forward import init
+from kstore_jax.model.transformer import Shape
 from kstore_jax.pipeline.experiment import Experiment, parse_rows
 from kstore_jax.pipeline.graph import ExperimentGraph, resolve_auto
 from kstore_jax.pipeline.run import Runner, program_key
 from kstore_jax.pipeline.stages import Cache
 from kstore_jax.train.base import SCHEDULES
+from tests.world.worlds import films
 
 FOLDER = pathlib.Path(__file__).parents[1] / "configs"
 EXPERIMENTS = FOLDER.parent / "docs" / "experiments.md"
 FILES = sorted(path.stem for path in FOLDER.glob("*.py"))
 SCALES = ("laptop", "gpu", "paper")
+OTHERS = ("quickstart", "own_facts")  # have other arguments
 TOGETHER = ("datasets", "mixed")  # have one more scale, for models trained in one program
 SCALES_OF = [
-    *((name, scale) for name in FILES if name != "quickstart" for scale in SCALES),
+    *((name, scale) for name in FILES if name not in OTHERS for scale in SCALES),
     *((name, "together") for name in TOGETHER),
     *(("quickstart", size) for size in ("default", "smallest", "longer")),
     ("paper", "smallest"),
@@ -73,7 +79,7 @@ def test_one_program_pretrains_all_rows_of_together(name, tmp_path):
     assert len({program_key(runner) for runner in runners}) == 1 < len(runners)
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", [name for name in FILES if name != "own_facts"])
 def test_an_unknown_scale_names_the_valid_ones(name):
     with pytest.raises(ValueError, match=r"'enormous'; valid: .*(laptop|smallest)"):
         module(name).get_config("enormous")
@@ -267,3 +273,33 @@ def test_the_gpu_scale_has_the_exposures_of_the_paper():
         for of_gpu, of_paper in zip(sections(gpu), sections(paper), strict=True):
             assert of_gpu.steps / gpu.world.people == of_paper.steps / paper.world.people
             assert of_gpu.batch_size == of_paper.batch_size
+
+
+def test_own_facts_reads_every_row_of_the_table(tmp_path):
+    world = films(tmp_path / "films")
+    one, five, mixed = rows("own_facts", str(world))
+    assert [e.label for e in (one, five, mixed)] == [
+        "one text",
+        "five wordings",
+        "one text, questions",
+    ]
+    assert {e.world.people for e in (one, five, mixed)} == {6}
+    assert (mixed.data.qa_share, mixed.finetune.steps) == (0.5, 0)
+    (world / "rewritten").mkdir()
+    *_, rewritten = rows("own_facts", str(world))
+    assert rewritten.data.rewritten == str(world / "rewritten")
+    with pytest.raises(ValueError, match=r"^expected own_facts\.py:WORLD, a folder that"):
+        module("own_facts").get_config()
+
+
+def test_own_facts_continues_a_model(tmp_path):
+    shape = Shape(layers=2, heads=2, width=32, vocabulary=50_257, rotary_pct=1.0, norm="rms",
+                  activation="swiglu", bias=False, tie_embeddings=False)  # fmt: skip
+    hf_checkpoint.write(tmp_path / "model", shape, init(shape, jax.random.key(0)), {}, {})
+    world = films(tmp_path / "films")
+    for e in rows("own_facts", f"{world}:{tmp_path / 'model'}"):
+        assert (e.model.layers, e.model.width, e.model.norm) == (2, 32, "rms")
+        assert e.model.init_from == str(tmp_path / "model")
+        assert hf_checkpoint.init_digest(e.model, tmp_path / "model")
+        assert e.readouts.forgetting.enabled
+        assert e.data.vocabulary == "full"

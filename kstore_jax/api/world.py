@@ -3,11 +3,13 @@
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Iterator, Mapping
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
 from kstore_jax.config.parse import parse
+from kstore_jax.corpus.facts import write_world
 from kstore_jax.errors import UserError, user_path
 from kstore_jax.world import config
 from kstore_jax.world.biographies import Variant, write_biographies
@@ -135,24 +137,35 @@ class World:
 
     Args:
       folder: of the world; empty: the bundled one.
+      table: a table of facts instead of a folder, as `kstore facts` takes it.
+      name, attributes: columns of the table; empty: guessed.
       people: their number; None: 500, or every row where the world has a table.
       seed: of people and texts.
       value_fraction, name_fraction: as `world.value_fraction` and `world.name_fraction`.
 
     Raises:
-      UserError: the folder is not as expected, or makes fewer people.
+      UserError: the folder or the table is not as expected, or makes fewer people.
     """
 
     def __init__(
         self,
         folder: str | pathlib.Path = "",
         *,
+        table: str | pathlib.Path = "",
+        name: Sequence[str] = (),
+        attributes: Sequence[str] = (),
         people: int | None = None,
         seed: int = 0,
         value_fraction: float = 1.0,
         name_fraction: float = 1.0,
     ):
+        if table and folder:
+            raise UserError(f"table: expected without a folder, got {str(folder)!r} as well")
         folder = str(user_path(str(folder))) if folder else ""
+        if table:
+            self._written = tempfile.TemporaryDirectory(prefix="kstore-")
+            folder = f"{self._written.name}/world"
+            write_world(user_path(str(table)), pathlib.Path(folder), name, attributes)
         self.language = load_language(folder, value_fraction, name_fraction)
         pools = self.language.pools
         if people is None:

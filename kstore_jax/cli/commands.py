@@ -267,7 +267,13 @@ def rewrite(argv: Sequence[str], values: flags.FlagValues) -> None:
     sections = [(row.world, row.data) for row in rows]
     out, attempts = pathlib.Path(values.out), values.attempts
     job = rewriting.rewrite(
-        sections, values.server, values.model, out, values.concurrency, attempts
+        sections,
+        values.server,
+        values.model,
+        out,
+        values.concurrency,
+        attempts,
+        strategy=values.strategy or "",
     )
     print(rewriting.summary(job), flush=True)
     rewriting.check_complete(job, attempts)

@@ -108,6 +108,11 @@ _FLAGS: dict[str, tuple[Callable, str, dict[str, Any]]] = {
     "model": (flags.DEFINE_string, "name of a model of the server", {}),
     "items": (_define_path, "JSONL of texts and questions", {}),
     "concurrency": (flags.DEFINE_integer, "requests at a time", _count(1)),
+    "name": (flags.DEFINE_list, "columns of the table that make the name together", {}),
+    "attributes": (flags.DEFINE_list, "columns of the table that are attributes", {}),
+    "noun": (flags.DEFINE_string, "a row of the table in a word, such as film", {}),
+    "separator": (flags.DEFINE_string, "text between several values in a cell", {}),
+    "strategy": (flags.DEFINE_string, "texts to request instead of one about each person", {}),
     "attempts": (flags.DEFINE_integer, "tries per text", _count(1)),
 }
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from absl import flags
 
-from kstore_jax.cli import commands
+from kstore_jax.cli import commands, facts
 from kstore_jax.cli.flags import define_flags
 from kstore_jax.errors import UserError, nearest, run_guarded
 from kstore_jax.train import preemption
@@ -90,6 +90,16 @@ COMMANDS = {
         {"out": None, "workers": 1},
         "write the datasets alone",
     ),
+    "facts": Command(
+        facts.facts,
+        "TABLE --out=DIR [--name=COLUMN,...] [--attributes=COLUMN,...] [--noun=WORD] "
+        "[--separator=TEXT] [--json]",
+        {
+            **{"out": None, "name": None, "attributes": None, "noun": None, "separator": None},
+            "json": False,
+        },
+        "a world from a table of facts, and a report on the table",
+    ),
     "show": Command(
         commands.show,
         "[DIR [--row=ROW] | --config=FILE] --person=N | --pools [--json]",
@@ -110,8 +120,12 @@ COMMANDS = {
     ),
     "rewrite": Command(
         commands.rewrite,
-        "--config=FILE --server=URL --model=NAME --out=DIR [--concurrency=N] [--attempts=N]",
-        {"server": None, "model": None, "out": None, "concurrency": 64, "attempts": 20},
+        "--config=FILE --server=URL --model=NAME --out=DIR [--strategy=questions|links|DIR] "
+        "[--concurrency=N] [--attempts=N]",
+        {
+            **{"server": None, "model": None, "out": None, "strategy": None},
+            **{"concurrency": 64, "attempts": 20},
+        },
         "biographies by another model (bioR)",
     ),
     "generate": Command(

@@ -8,6 +8,7 @@ are loaded.
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -20,6 +21,7 @@ from kstore_jax.world.questions import Questions
 
 SPAN_DTYPE = np.int16
 """Type of spans: token offsets from the start of a row."""
+_PIECES_AT_A_TIME = 1 << 16  # whose encodings of the tokenizer are in memory
 
 
 def ragged_indices(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
@@ -66,10 +68,14 @@ class TokenTable:
 @functools.cache
 def token_table(language: Language, tokenizer: Tokenizer) -> TokenTable:
     """Tokenises every piece of a language, once per process."""
-    encoded = tokenizer.encode(language.pieces)
-    lengths = np.array([len(ids) for ids in encoded], np.int32)
-    tokens = np.zeros((len(encoded), lengths.max()), tokenizer.dtype)
-    tokens[np.arange(tokens.shape[1]) < lengths[:, None]] = np.concatenate(encoded)
+    pieces, lengths, ids = language.pieces, [], []
+    for start in range(0, len(pieces), _PIECES_AT_A_TIME):
+        encoded = tokenizer.encode(pieces[start : start + _PIECES_AT_A_TIME])
+        lengths.append(np.array([len(of_piece) for of_piece in encoded], np.int32))
+        ids.append(np.fromiter(itertools.chain.from_iterable(encoded), tokenizer.dtype))
+    lengths = np.concatenate(lengths)
+    tokens = np.zeros((len(lengths), lengths.max()), tokenizer.dtype)
+    tokens[np.arange(tokens.shape[1]) < lengths[:, None]] = np.concatenate(ids)
     return TokenTable(language, tokenizer, tokens, lengths)
 
 
@@ -171,6 +177,10 @@ def compact_vocabulary(table: TokenTable, people: People, reverse: bool = False)
     names, values = people.names + language.name_offsets, people.values + language.value_offsets
     pieces = [language.forms[:, :, references], language.questions, names, values]
     pieces += [language.closing] * reverse
+    for name, (starts, members) in language.pools.accepted.items():
+        of = people.values[:, language.schema.names.index(name)]
+        single = members[ragged_indices(starts[of], starts[of + 1] - starts[of])]
+        pieces.append(single + language.value_offsets[language.schema.names.index(name)])
     used, _ = table.join_tokens(np.unique(np.concatenate([part.ravel() for part in pieces])))
     ids = np.union1d(used.astype(np.int64), [table.tokenizer.end_of_text])
     return Vocabulary(table.tokenizer, ids)

@@ -63,6 +63,7 @@ def build_context(graph: ExperimentGraph, to_read: bool = False) -> Context:
         mesh=mesh,
         telemetry=e.telemetry,
         read_corpus=read_corpus,
+        load_untrained=functools.partial(init_params, init_from=e.model.init_from),
         load_pretrained=functools.partial(_load_pretrained, graph),
         load_finetuned=functools.partial(_load_finetuned, graph),
     )

@@ -16,7 +16,7 @@ from kstore_jax.pipeline.graph import ExperimentGraph
 from kstore_jax.pipeline.memory import check_beams
 from kstore_jax.pipeline.results import select_graphs
 from kstore_jax.readouts.base import Context, write_cases
-from kstore_jax.readouts.examples import answers
+from kstore_jax.readouts.examples import accepted_texts, answers
 from kstore_jax.readouts.qa import evaluate_tasks
 from kstore_jax.world import random
 
@@ -99,7 +99,13 @@ def _sample_answers(
         np.concatenate([each.about(~context.qa_train_mask) for each in items])
     )
     order = random.permutation(len(held_out), context.world_seed, "shown", 0)
-    return answers(context, params, questions.take(held_out[order[:count]]), beam_size)
+    rows, accepted, first = held_out[order[:count]], {}, 0
+    for each in items:
+        of_task = np.flatnonzero((first <= rows) & (rows < first + len(each)))
+        texts = accepted_texts(context, each.take(rows[of_task] - first))
+        accepted |= {int(of_task[i]): found for i, found in texts.items()}
+        first += len(each)
+    return answers(context, params, questions.take(rows), beam_size, accepted=accepted)
 
 
 def format_evaluation(row: dict) -> str:

@@ -20,6 +20,7 @@ from kstore_jax.pipeline.data import ExperimentData
 from kstore_jax.pipeline.experiment import Experiment, Finetune
 from kstore_jax.pipeline.mixture import windows_per_exposure
 from kstore_jax.pipeline.stages import Cache, Stage
+from kstore_jax.readouts.base import Readout
 from kstore_jax.tasks.base import TASKS
 from kstore_jax.train.config import Training
 from kstore_jax.train.distributed import broadcast_from_first
@@ -151,7 +152,12 @@ class ExperimentGraph:
             finetunings = (self.refit,)
         parents = {"pretrained": on_pretrained, "finetuned": finetunings or on_pretrained}
         self.readouts = {
-            name: Stage(name, readout.version, self._readout_config(config), parents[readout.reads])
+            name: Stage(
+                name,
+                readout.version,
+                self._readout_config(readout, config),
+                parents[readout.reads],
+            )
             for name, (readout, config) in measured.items()
         }
         self.stages = (
@@ -186,8 +192,10 @@ class ExperimentGraph:
             return e.finetune.tasks
         return e.data.tasks if e.data.qa_share and not e.finetune.steps else ()
 
-    def _readout_config(self, config: Any) -> dict:
+    def _readout_config(self, readout: Readout, config: Any) -> dict:
         fields = {"training" if isinstance(config, Training) else "config": identity(config)}
+        if contents := readout.contents(config):
+            fields["contents"] = contents
         tasks = _task_configs(self.experiment, getattr(config, "tasks", ()))
         return {**fields, "tasks": tasks} if tasks else fields
 

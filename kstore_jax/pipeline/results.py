@@ -138,6 +138,7 @@ def result_row(graph: ExperimentGraph) -> Row:
         plugins=list(config.plugins),
         plugin_folders=list(config.plugin_folders) if config.plugins else [],
         attributes={a.name: a.label for a in graph.data.language.schema.attributes},
+        noun=graph.data.language.schema.noun,
         exposures=results["pretrain"]["exposures"],
         parameters=results["pretrain"]["parameters"],
         vocabulary=results["pretrain"]["vocabulary"],

@@ -26,6 +26,7 @@ class Row:
         `auto` settings the choice of the machine.
       plugins, plugin_folders: of the configuration.
       attributes: their labels by name.
+      noun: what the world is about; "person" in a row of an earlier version.
       exposures: how often pretraining reads the facts of each person.
       parameters, vocabulary: number of parameters, and of tokens.
       readouts: the result of each readout by name, as its `run` returns it.
@@ -60,6 +61,7 @@ class Row:
     seconds: float
     seconds_by_stage: dict[str, float]
     goodput: float
+    noun: str = "person"
 
     @property
     def dataset(self) -> str:
@@ -135,6 +137,7 @@ class Row:
         types = typing.get_type_hints(cls)
         if not isinstance(value, dict):
             raise ValueError(f"expected an object, got {_shown(value)}")
+        value = {"noun": cls.noun, **value}
         fields = {
             name: _checked(kind, _value(value, name, name), name) for name, kind in types.items()
         }

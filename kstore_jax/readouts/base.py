@@ -77,7 +77,7 @@ class Context:
       mesh: the devices.
       telemetry: where trainings log their metrics.
       read_corpus: kind of a dataset -> its corpus.
-      load_pretrained, load_finetuned: this context -> parameters; called once.
+      load_untrained, load_pretrained, load_finetuned: this context -> parameters; called once.
     """
 
     seed: int
@@ -97,6 +97,7 @@ class Context:
     mesh: jax.sharding.Mesh
     telemetry: TelemetryConfig
     read_corpus: Callable[[str], Corpus]
+    load_untrained: Callable[["Context"], Params]
     load_pretrained: Callable[["Context"], Params]
     load_finetuned: Callable[["Context"], Params]
 
@@ -109,6 +110,11 @@ class Context:
     def corpus(self) -> Corpus:
         """The biographies of `people`."""
         return self.read_corpus("shards")
+
+    @functools.cached_property
+    def untrained(self) -> Params:
+        """Parameters before pretraining."""
+        return self.load_untrained(self)
 
     @functools.cached_property
     def pretrained(self) -> Params:
@@ -201,6 +207,11 @@ class Readout:
     def check(self, config: Any, experiment: Any) -> None:
         """Raises UserError, which begins with the field, where the configuration does not fit the
         rest of the experiment."""
+
+    def contents(self, config: Any) -> dict[str, str]:
+        """Returns a fingerprint of each file it reads, by field; where one changes, it is computed
+        again."""
+        return {}
 
     def run(self, context: Context, config: Any, folder: pathlib.Path) -> dict:
         """Measures a model.

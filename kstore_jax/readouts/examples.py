@@ -2,7 +2,8 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 
@@ -131,7 +132,8 @@ def answers_about(context: Context, row: int) -> list[dict]:
             continue
         examples, names = context.examples(items), TASKS[task].group_names(context.table.language)
         free = items if TASKS[task].free else None
-        shown = answers(context, context.finetuned, examples, free=free)
+        accepted = accepted_texts(context, items)
+        shown = answers(context, context.finetuned, examples, free=free, accepted=accepted)
         for group, answer in zip(items.groups, shown, strict=True):
             found.append({"task": task, "group": names[group], **answer})
     return found
@@ -143,11 +145,13 @@ def answers(
     examples: SpanExamples,
     beam_size: int = 1,
     free: Items | None = None,
+    accepted: Mapping[int, Collection[str]] = MappingProxyType({}),
 ) -> list[dict]:
     """The answers of a model as text.
 
     Args:
       free: the items of the examples, for a task whose answers are compared by their end.
+      accepted: other right answers to a question, by its number.
 
     Returns: for each question `question`, `answer`, `truth`, and whether it is `right`.
     """
@@ -160,15 +164,28 @@ def answers(
         target = examples.targets[i, 0][inside]
         start = examples.positions[i, 0, 0] + (context.mask_token is None)
         right = (tokens[inside] == target).all() if free is None else ended[i]
+        answer = decode(until_end(tokens, end)).strip()
+        right |= answer in accepted.get(i, ())
         shown.append(
             {
                 "question": decode(examples.tokens[i][1:start]),
-                "answer": decode(until_end(tokens, end)).strip(),
+                "answer": answer,
                 "truth": decode(target[target != end]).strip(),
                 "right": bool(right),
             }
         )
     return shown
+
+
+def accepted_texts(context: Context, items: Items) -> dict[int, set[str]]:
+    """The other right answers to questions that have some, by the number of the question."""
+    texts: dict[int, set[str]] = {}
+    if accepted := items.accepted:
+        rows, tokenizer = accepted.items.texts, context.table.tokenizer
+        for i, of in enumerate(accepted.of.tolist()):
+            start, stop = rows.offsets[i] + rows.value_spans[i, 0]
+            texts.setdefault(of, set()).add(tokenizer.decode(rows.tokens[start:stop]).strip())
+    return texts
 
 
 _IN_VIEW = 4

@@ -33,6 +33,7 @@ from kstore_jax.tasks.base import (
     Items,
     accuracy_by_group,
     majority_baseline,
+    majority_guess,
 )
 
 
@@ -153,9 +154,11 @@ def evaluate_task(
         examples = context.examples(items)
         halves = {half: items.about(mask) for half, mask in members.items()}
         hits = _answer_hits(context, params, TASKS[task].free, items, examples)
+        generated = None
         if beam_size > 1 and not wording:
             generated = generate_answers(context, params, examples, beam_size)
             hits["beam"] = decode.exact_match(generated, examples)[:, 0]
+        _accept(context, params, TASKS[task].free, items, hits, generated)
         cases.append({**_cases(context, items, wording), **halves, **hits})
         if wording:
             for half, chosen in halves.items():
@@ -168,10 +171,10 @@ def evaluate_task(
                 for kind, hit in hits.items()
             }
         first = examples.targets[:, 0, 0]
-        for kind, classes in (("baseline", items.classes), ("baseline_first", first)):
-            scores[kind] = majority_baseline(
-                classes, items.groups, halves["train"], halves["test"], names
-            )
+        scores["baseline"] = majority_guess(items, halves["train"], halves["test"], names)
+        scores["baseline_first"] = majority_baseline(
+            first, items.groups, halves["train"], halves["test"], names
+        )
     columns = {
         name: np.concatenate([part[name] for part in cases if name in part]) for name in cases[0]
     }
@@ -212,6 +215,33 @@ def _answer_hits(
         generated = generate_answers(context, params, examples, beam_size=1)
         hits["exact"] = ends_with_answer(items, examples, generated, context.vocabulary.end_of_text)
     return hits
+
+
+def _accept(
+    context: Context,
+    params: Params,
+    free: bool,
+    items: Items,
+    hits: dict[str, np.ndarray],
+    generated: np.ndarray | None,
+) -> None:
+    """Counts other accepted answers as right in `hits`.
+
+    Args:
+      generated: (N, K) the answers of a beam search; None: there was none.
+    """
+    if (accepted := items.accepted) is None:
+        return
+    examples = context.examples(accepted.items)
+    found = _answer_hits(context, params, free, accepted.items, examples)
+    if generated is not None:
+        end, texts = context.vocabulary.end_of_text, generated[accepted.of]
+        wanted = examples.targets[:, 0], examples.weights[:, 0] > 0
+        pairs = zip(texts, *wanted, strict=True)
+        same = [np.array_equal(until_end(t, end), until_end(x[w], end)) for t, x, w in pairs]
+        found["beam"] = np.array(same)
+    for kind, right in found.items():
+        hits[kind][accepted.of[right]] = True
 
 
 def ends_with_answer(

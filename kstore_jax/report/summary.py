@@ -2,11 +2,13 @@
 
 import dataclasses
 import json
+import re
 from collections.abc import Sequence
 
 from kstore_jax.charts.drawing import percent
 from kstore_jax.report import paper
 from kstore_jax.report.groups import ANSWERS, Group, in_words
+from kstore_jax.world.biographies import Variant
 
 LEARNED = 0.95
 """Share of attribute values that a model has to recite before its answers say anything about its
@@ -35,6 +37,7 @@ def summarise(groups: Sequence[Group]) -> Summary:
     learned = [group for group in groups if group.recall >= LEARNED]
     if not learned:
         return Summary(_too_short(groups))
+    own = not any(group.bundled for group in groups)
     caveats = []
     if missed := [group for group in groups if group not in learned]:
         each = ", ".join(f"{g.label} {percent(g.recall)}" for g in missed)
@@ -44,6 +47,7 @@ def summarise(groups: Sequence[Group]) -> Summary:
         )
     caveats += _finetuning_in_doubt(learned)
     headline = _alone(learned[0]) if len(learned) == 1 else _compared(learned)
+    headline = _own_facts(learned) if own else headline
     return Summary(headline, "" if caveats else _verdict(learned), tuple(caveats))
 
 
@@ -99,6 +103,41 @@ def _compared(learned: Sequence[Group]) -> str:
         f"{recite} {asked} the one that read {_reading(worst)} answers {percent(low)}{least}; "
         f"the one that read {_reading(best)} answers {percent(high)}{most}."
     )
+
+
+def _own_facts(learned: Sequence[Group]) -> str:
+    """What models of a world of one's own recite and answer."""
+    noun = learned[0].rows[0].noun
+    first, *others = learned
+    sentences = [
+        f"Trained on {_texts(first)}, your model recites {percent(first.recall)} and answers "
+        f"{percent(first.answers)} about {_plural(noun)} it was never questioned on"
+    ]
+    for group in others:
+        recites = "" if group.recall > 0.99 else f"recites {percent(group.recall)}, answers "
+        sentences.append(f"with {_texts(group)} {recites}{percent(group.answers)}")
+    guess = f"Always guessing the commonest answer gives {percent(first.guess)}."
+    return f"{'; '.join(sentences)}. {guess}"
+
+
+def _texts(group: Group) -> str:
+    """What a model read about each row of a table, in words."""
+    variant, beside = Variant.parse(group.dataset), group.rows[0].mixed
+    count, noun = variant.biographies_per_person, group.rows[0].noun
+    shuffled = "shuffled " * (variant.order == "permuted")
+    kind = "rewritten text" if beside.get("rewritten") else "wording" if count > 1 else "text"
+    texts = f"{in_words(count)} {shuffled}{kind}{'s' * (count > 1)} a {noun}"
+    if share := beside.get("qa_share"):
+        texts += f" and questions about half of them ({percent(share)} of what it read)"
+    return texts
+
+
+def _plural(noun: str) -> str:
+    if noun == "person":
+        return "people"
+    if re.search("[^aeiou]y$", noun):
+        return f"{noun[:-1]}ies"
+    return f"{noun}es" if re.search("(s|x|ch|sh)$", noun) else f"{noun}s"
 
 
 def _extremes(learned: Sequence[Group]) -> tuple[Group, Group]:

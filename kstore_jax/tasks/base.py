@@ -34,6 +34,7 @@ class Items:
       groups: (N,) int: the group each item belongs to, an index into `Task.group_names`.
       classes: (N,) int: the right answer among the possible ones; the majority guess is the most
         frequent one in its group.
+      accepted: the same questions with other answers that are right as well; None: there are none.
     """
 
     texts: TokenizedTexts
@@ -41,6 +42,7 @@ class Items:
     people: np.ndarray
     groups: np.ndarray
     classes: np.ndarray
+    accepted: "Accepted | None" = None
 
     def __len__(self) -> int:
         return len(self.people)
@@ -50,9 +52,30 @@ class Items:
         return np.all(members[self.people], axis=1)
 
     def take(self, rows: np.ndarray) -> "Items":
-        """The items in these rows; `rows` are indices."""
+        """The items in these rows; `rows` are different indices."""
         columns = (self.answers, self.people, self.groups, self.classes)
-        return Items(self.texts.take(rows), *(column[rows] for column in columns))
+        accepted = self.accepted and self.accepted.about(rows, len(self))
+        return Items(self.texts.take(rows), *(column[rows] for column in columns), accepted)
+
+
+@dataclasses.dataclass(frozen=True)
+class Accepted:
+    """Other right answers to questions.
+
+    Attributes:
+      items: each the question, with one such answer.
+      of: (len(items),) int: the item of the question.
+    """
+
+    items: Items
+    of: np.ndarray
+
+    def about(self, rows: np.ndarray, count: int) -> "Accepted":
+        """Those of the questions in these rows of `count`, which become 0, 1, ..."""
+        numbers = np.full(count, -1)
+        numbers[rows] = np.arange(len(rows))
+        own = np.flatnonzero(numbers[self.of] >= 0)
+        return Accepted(self.items.take(own), numbers[self.of[own]])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,12 +194,29 @@ def accuracy_by_group(hits: np.ndarray, groups: np.ndarray, names: Sequence[str]
     return _with_mean({name: float(own.mean()) for name, own in shares.items() if len(own)})
 
 
+def majority_guess(
+    items: Items, trained: np.ndarray, held_out: np.ndarray, names: Sequence[str]
+) -> dict[str, float]:
+    """The accuracy of guessing the most frequent answer to the trained questions of a group, where
+    every accepted answer is right.
+
+    Args:
+      trained, held_out: (N,) bool.
+    """
+    of, classes = np.arange(len(items)), items.classes
+    if accepted := items.accepted:
+        of = np.concatenate([of, accepted.of])
+        classes = np.concatenate([classes, accepted.items.classes])
+    return majority_baseline(classes, items.groups[of], trained[of], held_out[of], names, of)
+
+
 def majority_baseline(
     classes: np.ndarray,
     groups: np.ndarray,
     trained: np.ndarray,
     held_out: np.ndarray,
     names: Sequence[str],
+    items: np.ndarray | None = None,
 ) -> dict[str, float]:
     """The accuracy of guessing the most frequent class: the share of held-out items of each group
     that have the most frequent class of its trained items, and `mean`, their mean.
@@ -184,19 +224,31 @@ def majority_baseline(
     Args:
       classes, groups: (N,) int.
       trained, held_out: (N,) bool.
+      items: (N,) int: the item of each of N answers, where several are right; None: one each.
     """
     shares = {}
     for group, name in enumerate(names):
         here = groups == group
         if (here & trained).any() and (here & held_out).any():
-            shares[name] = majority_share(classes[here & trained], classes[here & held_out])
+            asked = None if items is None else items[here & held_out]
+            share = majority_share(classes[here & trained], classes[here & held_out], asked)
+            shares[name] = share
     return _with_mean(shares)
 
 
-def majority_share(trained: np.ndarray, held_out: np.ndarray) -> float:
-    """The share of `held_out` (N,) that equals the most frequent element of `trained` (M,)."""
+def majority_share(
+    trained: np.ndarray, held_out: np.ndarray, items: np.ndarray | None = None
+) -> float:
+    """The share of `held_out` (N,) that equals the most frequent element of `trained` (M,).
+
+    Args:
+      items: (N,) the item of each of `held_out`; the share is of items. None: one each.
+    """
     values, counts = np.unique(trained, return_counts=True)
-    return float(np.mean(held_out == values[counts.argmax()]))
+    right = held_out == values[counts.argmax()]
+    if items is None:
+        return float(np.mean(right))
+    return len(np.unique(items[right])) / len(np.unique(items))
 
 
 def _with_mean(shares: dict[str, float]) -> dict[str, float]:

@@ -177,6 +177,7 @@ class Language:
             *(self.forms, self.questions, *pools.functions.values(), *pools.columns.values()),
             *(self.name_offsets, self.value_offsets, self.template_counts, self.closing),
             *(() if pools.name_rows is None else (pools.name_rows,)),
+            *itertools.chain.from_iterable(pools.accepted.values()),
         ):
             digest.update(np.array(part.shape).tobytes())
             digest.update(np.ascontiguousarray(part, np.int64).tobytes())
@@ -198,8 +199,8 @@ def load_language(
     """
     pools = load_pools(folder, value_fraction, name_fraction)
     schema = pools.schema
-    templates = _read_all(schema, "templates", _default_template, read_template)
-    questions = _read_all(schema, "questions", _default_question, read_question)
+    templates = _read_all(schema, "templates", default_templates, read_template)
+    questions = _read_all(schema, "questions", default_questions, read_question)
     piece_numbers: dict[str, int] = {"": EMPTY}
 
     def number(texts: tuple[str, ...]) -> list[int]:
@@ -240,17 +241,17 @@ def load_language(
 def _read_all(
     schema: Schema,
     folder: str,
-    default: Callable[[Attribute], str],
+    default: Callable[[Attribute], tuple[str, ...]],
     read: Callable[[str, str], T],
 ) -> list[list[T]]:
     """Reads every line about each attribute; `read` takes the line and its place in words.
 
-    A world without the folder has one line for each attribute, the default.
+    A world without the folder has the default lines.
     """
     texts = []
     for attribute in schema.attributes:
         path = schema.folder / folder / f"{attribute.name}.txt"
-        lines = read_lines(path) if path.parent.is_dir() else (default(attribute),)
+        lines = read_lines(path) if path.parent.is_dir() else default(attribute)
         for number, line in enumerate(lines, 1):
             if not schema.pronouns and (mark := _LATER_PRONOUN.search(line)):
                 raise UserError(f"{path}:{number}: {mark[0]} needs a world with pronouns")
@@ -258,12 +259,26 @@ def _read_all(
     return texts
 
 
-def _default_template(attribute: Attribute) -> str:
-    return f"{{name's}} {attribute.label} is {{value}}."
+def default_templates(attribute: Attribute) -> tuple[str, ...]:
+    """Five plain sentences that state an attribute, for a world without templates."""
+    label = attribute.label
+    return (
+        f"{{name's}} {label} is {{value}}.",
+        f"{{name}} {{has|have}} the {label} {{value}}.",
+        f"The {label} given for {{name:them}} is {{value}}.",
+        f"The records list {{name:them}} with the {label} {{value}}.",
+        f"{{name's}} entry under {label} reads {{value}}.",
+    )
 
 
-def _default_question(attribute: Attribute) -> str:
-    return f"What is the {attribute.label} of {{name}}?"
+def default_questions(attribute: Attribute) -> tuple[str, ...]:
+    """Three wordings of the question about an attribute, for a world without questions."""
+    label = attribute.label
+    return (
+        f"What is the {label} of {{name}}?",
+        f"What is {{name}}'s {label}?",
+        f"Which {label} does {{name}} have?",
+    )
 
 
 def take_columns(columns: np.ndarray, order: np.ndarray) -> np.ndarray:

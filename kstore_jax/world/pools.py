@@ -5,20 +5,35 @@ import dataclasses
 import functools
 import math
 import pathlib
-from collections.abc import Iterable, Sequence
-from typing import TypeVar
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
 from kstore_jax.errors import UserError, nearest
 from kstore_jax.world.schema import Schema, load_schema
 
+JOIN = ", "
+"""Between several values of one fact, as texts state them."""
 MONTHS = (
     "January", "February", "March", "April", "May", "June", "July", "August", "September",
     "October", "November", "December",
 )  # fmt: skip
 DAYS = range(1, 29)
 T = TypeVar("T")
+
+
+class Accepted(NamedTuple):
+    """The single values of each value of an attribute that joins several.
+
+    Attributes:
+      starts: (values + 1,) where those of each value start in `members`; none for a single value.
+      members: indices into the values of the attribute.
+    """
+
+    starts: np.ndarray
+    members: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -32,6 +47,7 @@ class Pools:
       functions: for an attribute that another one determines: (values of the other,) the index of
         its value for each value of the other.
       columns: for an attribute in the table: (rows,) the index of the value of each row.
+      accepted: for an attribute with several values in a cell: those of each.
       name_rows: (rows, P) the parts of the name of each row; None where names are drawn.
     """
 
@@ -40,6 +56,7 @@ class Pools:
     values: dict[str, tuple[str, ...]]
     functions: dict[str, np.ndarray]
     columns: dict[str, np.ndarray]
+    accepted: dict[str, Accepted]
     name_rows: np.ndarray | None = None
 
     @property
@@ -66,7 +83,7 @@ def load_pools(folder: str = "", value_fraction: float = 1.0, name_fraction: flo
     """
     schema = load_schema(folder)
     values: dict[str, tuple[str, ...]] = {}
-    functions, columns = {}, {}
+    functions, columns, accepted = {}, {}, {}
     table = _Table(schema) if schema.table else None
     for attribute in schema.attributes:
         name = attribute.name
@@ -81,14 +98,19 @@ def load_pools(folder: str = "", value_fraction: float = 1.0, name_fraction: flo
         elif attribute.column:
             assert table
             where = f"attributes.{name}.column"
-            values[name], columns[name] = _as_indices(table.column(attribute.column, where))
+            cells = table.column(attribute.column, where, attribute.separator)
+            values[name], columns[name] = _as_indices(cells)
+            if attribute.separator:
+                parts = {cell: several(cell, attribute.separator) for cell in values[name]}
+                values[name], columns[name], accepted[name] = _join_values(parts, columns[name])
     values = {name: values[name] for name in schema.names}
     if table:
         parts = [table.column(part, "name") for part in schema.name]
         table.check_names(parts)
         names, indices = zip(*map(_as_indices, parts), strict=True)
-        return Pools(schema, names, values, functions, columns, np.stack(indices, axis=1))
-    return Pools(schema, _name_pools(schema, name_fraction), values, functions, columns)
+        rows = np.stack(indices, axis=1)
+        return Pools(schema, names, values, functions, columns, accepted, rows)
+    return Pools(schema, _name_pools(schema, name_fraction), values, functions, columns, {})
 
 
 def _name_pools(schema: Schema, fraction: float) -> tuple[tuple[str, ...], ...]:
@@ -120,6 +142,31 @@ def _as_indices(column: Sequence[str]) -> tuple[tuple[str, ...], np.ndarray]:
     """The distinct values of a column, in order, and the index of each of its values."""
     numbers = {value: i for i, value in enumerate(dict.fromkeys(column))}
     return tuple(numbers), np.array([numbers[value] for value in column])
+
+
+def _join_values(
+    parts: Mapping[str, Sequence[str]], column: np.ndarray
+) -> tuple[tuple[str, ...], np.ndarray, Accepted]:
+    """The values of a column with several in a cell: those of the cells, joined, then the single
+    ones that are no cell of their own.
+
+    Args:
+      parts: the single values of each distinct cell.
+      column: (rows,) the index of the cell of each row.
+
+    Returns: the values, the index of the value of each row, and the single values of each.
+    """
+    single: dict[str, Sequence[str]] = {}
+    for of_cell in parts.values():
+        single.setdefault(JOIN.join(of_cell), of_cell if len(of_cell) > 1 else ())
+    numbers = {value: i for i, value in enumerate(single)}
+    for value in (value for of_cell in single.values() for value in of_cell):
+        numbers.setdefault(value, len(numbers))
+    counts = [*map(len, single.values()), *[0] * (len(numbers) - len(single))]
+    members = [numbers[value] for of_cell in single.values() for value in of_cell]
+    of_cell = np.array([numbers[JOIN.join(of_cell)] for of_cell in parts.values()])
+    accepted = Accepted(np.cumsum([0, *counts]), np.array(members, np.int64))
+    return tuple(numbers), of_cell[column], accepted
 
 
 def read_lines(path: pathlib.Path) -> tuple[str, ...]:
@@ -176,11 +223,56 @@ def _read_columns(
     return tuple(_evenly_spaced(column, fraction) for column in columns)
 
 
-def _check_value(value: str, where: str) -> None:
-    if not (value[:1].isalnum() and value[-1:].isalnum()):
-        raise UserError(f"{where}: {value!r} must begin and end with a letter or a digit")
+def value_fault(value: str) -> str:
+    """Why a text can be no value or name, in words; empty where it can be one."""
+    if not value:
+        return "is empty; expected a value"
     if set(value) & set("{}") or value.split(" ") != value.split():
-        raise UserError(f"{where}: {value!r} must hold no braces and no double spaces")
+        return "must hold no braces and no double spaces"
+    if any(unicodedata.category(character) in ("Cc", "Cs") for character in value):
+        return "must hold no control characters"
+    return ""
+
+
+def cell_fault(cell: str, separator: str = "") -> str:
+    """Why a cell of a table holds no fact, in words; empty where it holds one.
+
+    Args:
+      separator: between several values; empty: the cell is one value.
+    """
+    if separator and cell and not several(cell, separator):
+        return f"has no value beside {separator!r}"
+    return value_fault(cell)
+
+
+def _check_value(value: str, where: str) -> None:
+    if fault := value_fault(value):
+        raise UserError(f"{where}: {value!r} {fault}")
+
+
+def several(cell: str, separator: str) -> list[str]:
+    """The different values in a cell, in their order."""
+    return [*dict.fromkeys(part for each in cell.split(separator) if (part := each.strip()))]
+
+
+def read_csv(path: pathlib.Path, delimiter: str = ",") -> Iterator[tuple[int, list[str]]]:
+    """Yields the rows of a table, each with the number of its last line; cells are stripped.
+
+    Raises:
+      UserError: the file is missing or no such table; names the line.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, delimiter=delimiter, strict=True)
+            try:
+                for row in reader:
+                    yield reader.line_num, [cell.strip() for cell in row]
+            except csv.Error as error:
+                raise UserError(f"{path}:{reader.line_num}: {error}") from None
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except (UnicodeDecodeError, OSError) as error:
+        raise UserError(f"{path}: cannot be read as UTF-8 text ({error})") from None
 
 
 class _Table:
@@ -189,12 +281,7 @@ class _Table:
     def __init__(self, schema: Schema):
         self.path = schema.folder / schema.table
         self._file = schema.folder / "world.toml"
-        reader = csv.reader(_read_text(self.path).splitlines(keepends=True))
-        try:
-            numbered = [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
-        except csv.Error as error:
-            raise UserError(f"{self.path}:{reader.line_num}: {error}") from None
-        numbered = [(line, row) for line, row in numbered if any(row)]
+        numbered = [(line, row) for line, row in read_csv(self.path) if any(row)]
         if len(numbered) < 2:
             raise UserError(f"{self.path}: expected a header and a row for each person")
         (_, self.header), *rows = numbered
@@ -208,16 +295,19 @@ class _Table:
         columns = zip(*(row for _, row in rows), strict=True)
         self._columns = dict(zip(self.header, columns, strict=True))
 
-    def column(self, name: str, where: str) -> tuple[str, ...]:
-        """The values of a column, row by row; `where` is the field that names it."""
+    def column(self, name: str, where: str, separator: str = "") -> tuple[str, ...]:
+        """The cells of a column, row by row; `where` is the field that names it."""
         if name not in self._columns:
             raise UserError(
                 f"{self._file}: {where}: {self.path.name} has no column {name!r}"
                 f"{nearest(name, self.header)}"
             )
-        for value, line in zip(self._columns[name], self.lines, strict=True):
-            _check_value(value, f"{self.path}:{line}: {name}")
-        return self._columns[name]
+        column = self._columns[name]
+        faults = {cell: fault for cell in set(column) if (fault := cell_fault(cell, separator))}
+        for cell, line in zip(column, self.lines, strict=True) if faults else ():
+            if cell in faults:
+                raise UserError(f"{self.path}:{line}: {name}: {cell!r} {faults[cell]}")
+        return column
 
     def check_names(self, parts: Sequence[Sequence[str]]) -> None:
         """Raises UserError where two rows have one full name."""

@@ -33,7 +33,8 @@ RESERVED = frozenset(
 
 @dataclasses.dataclass(frozen=True)
 class Attribute:
-    """An attribute and the source of its values; one of the last four fields is set.
+    """An attribute and the source of its values: one of `pool`, `years`, `function_of` and
+    `column` is set.
 
     Attributes:
       name: its name in files, fields and draws.
@@ -42,6 +43,7 @@ class Attribute:
       years: the first and last year; values are dates.
       function_of: the attribute that determines it.
       column: the column of the table.
+      separator: between several values in a cell of the column; empty: a cell is one value.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Attribute:
     years: tuple[int, int] | None = None
     function_of: str = ""
     column: str = ""
+    separator: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,6 +115,7 @@ class _AttributeFields:
     years: tuple = ()
     function_of: str = ""
     column: str = ""
+    separator: str = ""
 
 
 def load_schema(folder: str = "") -> Schema:
@@ -138,7 +142,7 @@ def _schema(folder: pathlib.Path, file: _File, where: str) -> Schema:
     """Checks the fields of a file; `where` begins error messages."""
     if not file.name or not file.attributes:
         raise UserError(f"{where}expected one or more parts of a name, and one or more attributes")
-    if not re.fullmatch(r"[^\W_]+( [^\W_]+)*", file.noun):
+    if not is_noun(file.noun):
         raise UserError(f"{where}noun: expected words, got {file.noun!r}")
     attributes = tuple(
         _attribute(name, values, bool(file.table), f"{where}attributes.{name}")
@@ -167,6 +171,11 @@ def _schema(folder: pathlib.Path, file: _File, where: str) -> Schema:
     )
 
 
+def is_noun(text: str) -> bool:
+    """Whether a text can be what a world is about: words."""
+    return re.fullmatch(r"[^\W_]+( [^\W_]+)*", text) is not None
+
+
 def _attribute(name: str, values: Any, has_table: bool, where: str) -> Attribute:
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         raise UserError(f"{where}: expected a name of letters a to z, digits and _, got {name!r}")
@@ -174,6 +183,7 @@ def _attribute(name: str, values: Any, has_table: bool, where: str) -> Attribute
         raise UserError(f"{where}: no attribute can have the name {name!r}; kstore uses it")
     fields = dataclasses.asdict(parse(_AttributeFields, values, f"{where}."))
     label = fields.pop("label") or name.replace("_", " ")
+    separator = fields.pop("separator")
     if set(label) & set("{}") or label != " ".join(label.split()):
         raise UserError(f"{where}.label: expected words without braces, got {label!r}")
     sources = {source: value for source, value in fields.items() if value}
@@ -184,11 +194,14 @@ def _attribute(name: str, values: Any, has_table: bool, where: str) -> Attribute
             f"{where}: expected one of pool, years, function_of or, in a world with a table, "
             f"column; got {' and '.join(sources) or 'none'}"
         )
+    if separator and "column" not in sources:
+        raise UserError(f"{where}.separator: expected beside a column of the table")
+    attribute = Attribute(name, label, separator=separator)
     match sources.get("years"):
         case None:
-            return dataclasses.replace(Attribute(name, label), **sources)
+            return dataclasses.replace(attribute, **sources)
         case [int(first), int(last)] if 1 <= first <= last <= 9999:
-            return dataclasses.replace(Attribute(name, label), **sources)
+            return dataclasses.replace(attribute, **sources)
         case years:
             raise UserError(
                 f"{where}.years: expected the first and last year, from 1 to 9999, got "

@@ -15,6 +15,11 @@ here:
 * A date has day, month and year: `October 2, 1996`, `October 2nd, 1996`, `October the 2nd, 1996`,
   `2 October 1996`, `the 2nd of October, 1996`, `the 2nd day of October, 1996`, `Oct. 2, 1996`,
   `10/2/1996`, `1996-10-02`.
+* A number is written as digits, `28748`, in groups, `28,748`, or, up to twelve, as a word; it does
+  not count inside a longer number. A value that is a date, `1996-10-02` or `2 October 1996`, has
+  the spellings of dates.
+* Several values of one fact are written in their order, with commas or `and` between them.
+* Words of scripts without spaces, and emoji, are single characters.
 * A value of one word in lower case counts only after `in`, `of`, `studied` or `studying`: "a degree
   in education" states the major Education, "his education" does not.
 * Words of the person's own name count as a value only after a preposition or "studied": for
@@ -54,8 +59,23 @@ STATES = {
     "tn": "Tennessee", "tx": "Texas", "ut": "Utah", "vt": "Vermont", "va": "Virginia",
     "wa": "Washington", "wv": "West Virginia", "wi": "Wisconsin", "wy": "Wyoming",
 }  # fmt: skip
-_LETTER = r"(?:[^\W_\u02b9-\u02bd][\u0300-\u036f]*)"  # with its accents; apostrophes are no letters
-_WORD = re.compile(rf"{_LETTER}(?:\.{_LETTER}(?!{_LETTER}))+|{_LETTER}+|&")  # U.S. is one word
+_MARKS = "".join(chr(c) for c in range(0x300, 0x3000) if unicodedata.category(chr(c))[0] == "M")
+_ALONE = (  # Thai to Burmese, Khmer, kana, Han; symbols and emoji
+    r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
+    r"\U00020000-\U0003ffff\u2600-\u27bf\U0001f000-\U0001faff"
+)
+# A letter with its accents; apostrophes are no letters. U.S. is one word.
+_LETTER = rf"(?:[^\W_\u02b9-\u02bd{_ALONE}][{_MARKS}]*)"
+_WORD = re.compile(rf"{_LETTER}(?:\.{_LETTER}(?!{_LETTER}))+|{_LETTER}+|[{_ALONE}][{_MARKS}]*|&")
+_SMALL = (
+    *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"),
+    *("eleven", "twelve"),
+)
+_DATE = re.compile(
+    r"(?P<year>\d{4})-(?P<number>\d\d)-(?P<day>\d\d)"
+    r"|(?P<day_>\d{1,2}) (?P<month>[A-Z][a-z]+) (?P<year_>\d{4})"
+    r"|(?P<month_>[A-Z][a-z]+) (?P<day__>\d{1,2}), (?P<year__>\d{4})"
+)
 _EQUIVALENT = {"&": "and", "saint": "st", "fort": "ft", "mount": "mt"}
 _MAX_GAP = 3  # characters between two words of a value
 _BEFORE_LOWER_CASE = {"in", "of", "studied", "studying"}
@@ -110,9 +130,34 @@ def normalized_words(text: str) -> Words:
 def spellings(value: str) -> tuple[Words, ...]:
     """The ways to write a value other than a date, those with more words first."""
     spaced = value.replace(".", ". ")  # U.S. as U. S.
-    read_spellings = [*_with_full_state(value), *_with_full_state(spaced)]
+    read_spellings = [*_with_full_state(value), *_with_full_state(spaced), *_numbers(value)]
     distinct = dict.fromkeys(s for each in read_spellings for s in (each, _join_initials(each)))
     return tuple(sorted(distinct, key=len, reverse=True))
+
+
+def _numbers(value: str) -> Iterator[Words]:
+    """Other ways to write a whole number."""
+    digits = value.replace(",", "")
+    if not re.fullmatch(r"[1-9]\d*|0", digits) or value not in (digits, f"{int(digits):,}"):
+        return
+    yield (digits,)
+    yield tuple(f"{int(digits):,}".split(","))
+    if int(digits) < len(_SMALL):
+        yield (_SMALL[int(digits)],)
+
+
+@functools.lru_cache(maxsize=1 << 14)
+def as_date(value: str) -> str:
+    """A value that is a date as `October 2, 1996`; empty for other values."""
+    if not (match := _DATE.fullmatch(value)):
+        return ""
+    parts = {name.strip("_"): text for name, text in match.groupdict().items() if text}
+    if "number" in parts:
+        number = int(parts["number"])
+        parts["month"] = MONTHS[number - 1] if 1 <= number <= len(MONTHS) else ""
+    if parts["month"] not in MONTHS:
+        return ""
+    return f"{parts['month']} {int(parts['day'])}, {parts['year']}"
 
 
 @functools.lru_cache(maxsize=1 << 9)
@@ -198,7 +243,7 @@ def _spaced(value: str) -> str:
 def _occurrences(index: WordIndex, words: Words) -> Iterator[Span]:
     """Where a text has these words in a row, in word positions."""
     count = len(words)
-    for start in index.positions.get(words[0], ()):
+    for start in index.positions.get(words[0], ()) if words else ():
         end = start + count
         if index.words[start:end] == words and _is_contiguous(index, start, end):
             yield start, end
@@ -216,9 +261,18 @@ def _means_value(index: WordIndex, span: Span, value: str, name: Words) -> bool:
     if {*index.words[start:end]} <= {*name, "s"} and before not in _BEFORE_OWN_NAME:
         return False
     first = index.text[index.starts[start]]
+    if value[0].isdigit():
+        return not _in_longer_number(index, span)
     if end > start + 1 or not first.islower() or first == value[0]:
         return True
     return before in _BEFORE_LOWER_CASE
+
+
+def _in_longer_number(index: WordIndex, span: Span) -> bool:
+    """Whether digits, with a point or comma between, go on before or after a span."""
+    start, end = index.characters(span)
+    before, after = index.text[max(0, start - 2) : start], index.text[end : end + 2]
+    return bool(re.fullmatch(r"\d[.,]", before) or re.fullmatch(r"[.,]\d", after))
 
 
 def _overlap(a: Span, b: Span) -> bool:
@@ -287,10 +341,10 @@ def _mentions(
 ) -> list[Span]:
     """Where a text has a value, outside of longer values of its pool; in order, in word
     positions."""
-    if attribute.years:
-        return [span for span in _date_mentions(index, value) if _is_contiguous(index, *span)]
+    if date := value if attribute.years else as_date(value):
+        return [span for span in _date_mentions(index, date) if _is_contiguous(index, *span)]
     mentions: list[Span] = []
-    for spelling in spellings(value):
+    for spelling in (*spellings(value), *_joined(pools, attribute, value)):
         for span in _occurrences(index, spelling):
             if _means_value(index, span, value, name) and not _overlaps_any(span, mentions):
                 mentions.append(span)
@@ -302,6 +356,22 @@ def _mentions(
         ]
         mentions = [s for s in mentions if not any(a <= s[0] and s[1] <= b for a, b in longer)]
     return sorted(mentions)
+
+
+def _joined(pools: Pools, attribute: Attribute, value: str) -> Iterator[Words]:
+    """The other way to write several values of one fact: with `and` before the last."""
+    if attribute.separator and (parts := _single_values(pools, attribute.name).get(value)):
+        *before, last = parts
+        yield normalized_words(f"{', '.join(before)} and {last}")
+        yield normalized_words(f"{', '.join(before)}, and {last}")
+
+
+@functools.lru_cache(maxsize=16)
+def _single_values(pools: Pools, attribute: str) -> dict[str, list[str]]:
+    """The single values of each value of an attribute that joins several."""
+    values, (starts, members) = pools.values[attribute], pools.accepted[attribute]
+    bounds = zip(values, itertools.pairwise(starts.tolist()), strict=True)
+    return {v: [values[m] for m in members[a:b]] for v, (a, b) in bounds if b > a}
 
 
 def _share_mentions(

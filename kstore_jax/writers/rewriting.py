@@ -1,6 +1,7 @@
 """`kstore rewrite`: a model behind a server writes everyone's biographies (bioR)."""
 
 import collections
+import functools
 import pathlib
 from collections.abc import Iterator, Sequence
 
@@ -38,7 +39,13 @@ class RewriteJob:
         variant exists for templates only.
     """
 
-    def __init__(self, rows: Sequence[tuple[World, Data]], model: str, folder: pathlib.Path):
+    def __init__(
+        self,
+        rows: Sequence[tuple[World, Data]],
+        model: str,
+        folder: pathlib.Path,
+        strategy: str = "",
+    ):
         rows = [(world, data) for world, data in rows if data.rewritten] or rows
         for field in ("seed", "folder", "value_fraction", "name_fraction"):
             if len(values := {getattr(world, field) for world, _ in rows}) > 1:
@@ -48,7 +55,7 @@ class RewriteJob:
                     f"choose it with --config.world.{field}="
                 )
         self.seed, self.pools = rows[0][0].seed, _pools(rows[0][0])
-        self.prompts = prompts.load_prompts(self.pools.schema)
+        self.prompts = prompts.load_prompts(self.pools.schema, strategy)
         self.folder = folder
         self.config = {
             "model": model,
@@ -90,6 +97,12 @@ class RewriteJob:
         if not reasons:
             self._missing[person, entry] = False
 
+    @functools.cached_property
+    def _others(self) -> prompts.Others:
+        return prompts.Others(
+            self.pools, draw_people(self.pools, self.seed, np.arange(len(self._needed)))
+        )
+
     def missing_texts(self, max_attempts: int) -> Iterator[tuple[PersonFacts, int]]:
         """Yields (facts, entry) of every missing text with fewer than `max_attempts` answers."""
         for start in range(0, len(self._missing), _BLOCK):
@@ -98,6 +111,8 @@ class RewriteJob:
             if len(todo):
                 ids, index = np.unique(start + todo[:, 0], return_inverse=True)
                 facts = prompts.person_facts(self.pools, draw_people(self.pools, self.seed, ids))
+                if self.prompts.shared:
+                    facts = [self._others.add(each) for each in facts]
                 for i, entry in zip(index.tolist(), todo[:, 1].tolist(), strict=True):
                     yield facts[i], entry
 
@@ -131,6 +146,7 @@ def rewrite(
     concurrency: int,
     max_attempts: int,
     retry_policy: client.RetryPolicy = client.DEFAULT_RETRY_POLICY,
+    strategy: str = "",
 ) -> RewriteJob:
     """Requests every text that the folder does not have yet; returns the state afterwards.
 
@@ -138,6 +154,7 @@ def rewrite(
       rows: world and data of each row of the configuration.
       concurrency: the largest number of requests in flight.
       max_attempts: answers per text before giving it up in this run.
+      strategy: as `prompts.load_prompts` takes it.
 
     Raises:
       UserError: the rows do not fit together, another configuration made the folder, or the server
@@ -145,7 +162,7 @@ def rewrite(
       ServerError: the server stopped answering; its answers are saved.
     """
     chat = client.ChatClient(server, model, SAMPLING, concurrency, retry_policy)
-    job = RewriteJob(rows, model, folder)
+    job = RewriteJob(rows, model, folder, strategy)
     job.retries = chat.retries
     with journal.open_journal(folder, job.config) as answers:
         for _, record in journal.read_records(answers.path, RECORD_FIELDS):

@@ -186,3 +186,18 @@ def test_generate_and_ask_print_the_text_of_every_row(finished, capsys):
     assert capsys.readouterr().out.startswith("single, seed 0: ")
     assert main(["generate"]) == 2
     assert "expected the folder of a run" in capsys.readouterr().err
+
+
+def test_a_table_is_a_world(tmp_path):
+    table = tmp_path / "films.csv"
+    table.write_text("Title,Director,Year\nM,Fritz Lang,1931\nJaws,Steven Spielberg,1975\n")
+    world = kstore_jax.World(table=table)
+    assert [film.name for film in world] == ["M", "Jaws"]
+    assert world[1].facts == {"director": "Steven Spielberg", "year": "1975"}
+    assert world[1].question("director") == "What is the director of Jaws?"
+    text = world[0].text("multi5+permute", entry=3)
+    assert [text[start:end] for start, end in text.spans["year"]] == ["1931"]
+    swapped = kstore_jax.World(table=str(table), name=["Director"], attributes=["Title"])
+    assert swapped[0].facts == {"title": "M"}
+    with pytest.raises(UserError, match=r"^table: expected without a folder, got 'x' as well"):
+        kstore_jax.World("x", table=table)

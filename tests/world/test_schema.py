@@ -108,7 +108,7 @@ def test_an_error_in_a_world_file_names_the_field(tmp_path, old, new, message):
         ("director,", "directors,", "world.toml: attributes.director.column: films.csv has no col"),
         ("Title,director", "year,director", "films.csv:1: 'year' repeats line 1"),
         ("1946,USA", "1946", "films.csv:2: expected 4 columns, got 3"),
-        ("1946", "", "films.csv:2: year: '' must begin and end with a letter or a digit"),
+        ("1946", "", "films.csv:2: year: '' is empty; expected a value"),
         ("Howard Hawks,1959", "Howard {H},1959", "films.csv:6: director: 'Howard {H}' must "),
         ("Rio Bravo", "The Big Sleep", "films.csv:6: 'The Big Sleep' repeats line 2"),
         (FILM_ROWS[FILM_ROWS.index("The Big") :], "", "films.csv: expected a header and a row"),

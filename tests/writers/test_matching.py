@@ -11,6 +11,7 @@ from kstore_jax.world.pools import MONTHS, load_pools
 from kstore_jax.writers import matching
 from kstore_jax.writers.prompts import person_facts
 from tests.world.bundled import ATTRIBUTES
+from tests.world.worlds import write_world
 
 POOLS = load_pools()
 NAME = "Anya Briar Forger"
@@ -252,3 +253,57 @@ def test_every_value_of_the_pools_is_found_as_written():
     for attribute in ATTRIBUTES:
         for value in POOLS.values[attribute][:: 97 if attribute == "birth_date" else 1]:
             assert stated(f"It was {value}, once.", attribute, value) == value
+
+
+COUNTRIES = """
+table = "t.csv"
+name = ["name"]
+[attributes]
+area = {}
+moons = {}
+founded = {}
+languages = {separator = ";"}
+"""
+
+
+@pytest.fixture(scope="module")
+def countries(tmp_path_factory):
+    """A world with numbers, dates and several values."""
+    heads = "name,area,moons,founded,languages\n"
+    rows = heads + "日本,28748,3,1996-10-02,日本語;English\nB,5,4,2 May 1990,English\n"
+    folder = write_world(tmp_path_factory.mktemp("countries"), COUNTRIES, {"t.csv": rows})
+    return load_pools(str(folder))
+
+
+GIVEN = ("28748", "3", "1996-10-02", "日本語, English")
+
+
+@pytest.mark.parametrize(
+    ("text", "missing"),
+    [
+        ("日本: 28748, 3, 1996-10-02; 日本語, English.", []),
+        ("日本は28,748と3、1996-10-02。日本語、English。", []),
+        ("日本 has 28 748 km, three moons, since October 2nd, 1996: 日本語 and English.", []),
+        ("日本 has 128748 km, 3.5 moons, since October 1996: English.",
+         ["area", "moons", "founded", "languages"]),
+        ("日本 has 28,748,000 km, 3,000 moons, since 2 October 1997: English, 日本語.",
+         ["area", "moons", "founded", "languages"]),
+        ("日 has 28748 km, 3 moons, since 10/2/1996: 日本語, and English.", ["name"]),
+    ],
+)  # fmt: skip
+def test_numbers_dates_several_values_and_any_script(countries, text, missing):
+    assert matching.find_facts(countries, text, "日本", GIVEN).missing == missing
+
+
+def test_other_dates_of_a_table_are_dates():
+    assert matching.as_date("2 May 1990") == matching.as_date("1990-05-02") == "May 2, 1990"
+    assert matching.as_date("May 2, 1990") == "May 2, 1990"
+    assert matching.as_date("1990-13-02") == matching.as_date("2 Mai 1990") == ""
+
+
+@pytest.mark.parametrize("name", ["दिल्ली", "Amélie 🎬", "🎬", "المومياء", "千と千尋", "กรุงเทพ"])
+def test_a_name_of_any_script_is_found(countries, name):
+    text = f"In {name}, a 28748; 3; 1996-10-02; 日本語, English."
+    found = matching.find_facts(countries, text, name, GIVEN)
+    assert [text[start:end] for start, end in found.names] == [name]
+    assert found.missing == []

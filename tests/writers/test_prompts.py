@@ -103,6 +103,52 @@ def test_an_error_in_prompt_texts_names_the_line(tmp_path):
         prompts.load_prompts(load_schema(str(tmp_path)))
 
 
+def shared_films(tmp_path):
+    pools = load_pools(str(films(tmp_path / "films")))
+    people = draw_people(pools, 0, np.arange(6))
+    others = prompts.Others(pools, people)
+    return pools, [others.add(facts) for facts in prompts.person_facts(pools, people)]
+
+
+def test_others_share_a_value(tmp_path):
+    _, facts = shared_films(tmp_path)
+    assert facts[0].others == ("Rio Bravo", "", "Rio Bravo, The Sting")
+    assert facts[4].others == ("The Big Sleep", "", "The Sting, The Big Sleep")
+    assert facts[5].others == ("", "", "The Big Sleep, Rio Bravo")
+
+
+@pytest.mark.parametrize("strategy", ["questions", "links"])
+def test_a_strategy_requests_another_text_with_every_fact(tmp_path, strategy):
+    pools, facts = shared_films(tmp_path)
+    texts = prompts.load_prompts(pools.schema, strategy)
+    for of_film in facts:
+        prompt, _ = texts.prompt(0, of_film, 0, 0)
+        assert f"the film {of_film.name}" in prompt
+        assert "{" not in prompt
+        assert not prompts.rejection_reasons(pools, of_film, prompt)
+        assert ("Others with the" in prompt) == (strategy == "links" and any(of_film.others))
+    assert texts.fingerprint != prompts.load_prompts(pools.schema).fingerprint
+    if strategy == "links":
+        prompt, _ = texts.prompt(0, facts[0], 0, 0)
+        assert "Others with the country USA: Rio Bravo, The Sting." in prompt
+
+
+def test_a_strategy_is_a_folder_of_files(tmp_path):
+    schema = load_pools(str(films(tmp_path / "films"))).schema
+    folder = tmp_path / "rhymes"
+    folder.mkdir()
+    (folder / "request.txt").write_text("Rhyme about the {noun} {name}.\n")
+    (folder / "closing.txt").write_text("Four lines.\n")
+    texts = prompts.load_prompts(schema, str(folder))
+    assert texts.lines["request"] == ("Rhyme about the film {name}.",)
+    assert texts.shared == ""
+    (folder / "closing.txt").write_text("Four lines about {nam}.\n")
+    with pytest.raises(UserError, match=r"closing\.txt:1: expected no braces, each once, got"):
+        prompts.load_prompts.__wrapped__(schema, str(folder))
+    with pytest.raises(UserError, match=r"^--strategy: no folder 'question'; did you mean 'quest"):
+        prompts.load_prompts(schema, "question")
+
+
 def test_a_world_without_prompts_has_a_sentence_for_each_fact(tmp_path):
     pools = load_pools(str(films(tmp_path / "films")))
     (facts,) = prompts.person_facts(pools, draw_people(pools, 0, np.array([0])))
