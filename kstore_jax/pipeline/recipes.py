@@ -139,6 +139,34 @@ def together() -> Any:
     return config
 
 
+def capacity(scale: str) -> Any:
+    """The recipe of a scale for measurements of capacity (Part 3.3): nothing but `capacity` is read
+    out of a model that reads the facts of each person 1,000 times, in new wordings.
+
+    At `laptop` the world is bioD with the smallest vocabulary, so that most parameters are in the
+    blocks of the smallest models; otherwise it is bioS.
+    """
+    config = at(scale)
+    config.data.variant = "fresh"
+    config.data.vocabulary = "compact"
+    config.model.update(dropout=0.0, attention_dropout=0.0)
+    config.finetune.update(steps=0, grid=(), refit=False, embedding_rank=8)
+    for name, readout in config.readouts.items():
+        readout.enabled = name == "capacity"
+    config.pretrain.update(steps=None, exposures=1000.0)
+    if scale == "laptop":
+        config.world.update(folder="bioD(4,2,32,1,32)", name_fraction=0.05, people=1000)
+        config.data.tokenizer = "word"
+        config.model.update(layers=2, heads=2, width=32, rotary_pct=0.5)
+        config.pretrain.update(batch_size=16, learning_rate=5e-3, weight_decay=0.02)
+        config.pretrain.update(warmup_steps=500, final_lr_ratio=0.1, steps_per_call=100)
+        config.pretrain.checkpoint_every = 5000
+    else:
+        config.world.update(value_fraction=1.0, name_fraction=1.0)
+        config.pretrain.update(warmup_steps=1000, steps_per_call=10)
+    return config
+
+
 def _trainings(config: Any) -> tuple[Any, ...]:
     probes = config.readouts.p_probe, config.readouts.q_probe, config.readouts.layers
     return config.pretrain, config.finetune, *probes

@@ -12,7 +12,7 @@ from kstore_jax.files import write_bytes
 from kstore_jax.readouts.base import READOUTS, Readout
 from kstore_jax.readouts.measured import Measured
 from kstore_jax.report import agreement, charts, curves, grids, series
-from kstore_jax.report.groups import Group, distinct
+from kstore_jax.report.groups import Group, distinct, exposures_a_step, training_of
 from kstore_jax.report.groups import groups as group_rows
 from kstore_jax.report.results import read_results
 
@@ -88,9 +88,9 @@ def charts_of(groups: Sequence[Group]) -> dict[str, list[Chart]]:
 
 
 def readouts_in_order() -> list[Readout]:
-    """All readouts in the order of the page: of finetuned models first, of training last."""
+    """All readouts in the order of the page: of finetuned models first, of training alone last."""
     every = READOUTS.entries().values()
-    return sorted(every, key=lambda r: (r.measures_training, r.reads != "finetuned", r.name))
+    return sorted(every, key=lambda r: (not r.has_stage, r.reads != "finetuned", r.name))
 
 
 def drawn_by(
@@ -106,7 +106,7 @@ def drawn_by(
 
 def measured_by(groups: Sequence[Group], readout: Readout) -> list[Measured]:
     """The results of a readout in every group that has them."""
-    if readout.measures_training:
+    if not readout.has_stage:
         return _dynamics(groups)
     measured = [group.measured(readout.name, i) for i, group in enumerate(groups)]
     return [each for each in measured if each]
@@ -119,7 +119,7 @@ def _losses(groups: Sequence[Group]) -> list[Chart]:
         for row in group.rows:  # a logarithmic axis has no zero
             if lines := [line for line in row.losses if line["loss"] > 0]:
                 steps, losses = ([line[name] for line in lines] for name in ("step", "loss"))
-                pace = _exposures_a_step(lines)
+                pace = exposures_a_step(lines)
                 drawn.append(curves.Curve(group.label, which, row.seed, pace, steps, losses))
     return [curves.losses(drawn)] if drawn else []
 
@@ -130,14 +130,6 @@ def _dynamics(groups: Sequence[Group]) -> list[Measured]:
     for which, group in enumerate(groups):
         if rows := [row for row in group.rows if row.evaluations]:
             seeds = tuple(row.seed for row in rows)
-            results = tuple(
-                {"lines": row.evaluations, "exposures": _exposures_a_step(row.evaluations)}
-                for row in rows
-            )
+            results = tuple(map(training_of, rows))
             measured.append(Measured(which, group.label, group.wording, seeds, results))
     return measured
-
-
-def _exposures_a_step(lines: Sequence[dict]) -> float:
-    """The exposures that each step of pretraining adds, by the last of its lines."""
-    return lines[-1]["exposures"] / lines[-1]["step"]
