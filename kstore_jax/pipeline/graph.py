@@ -145,8 +145,8 @@ class ExperimentGraph:
             measured = {name: x for name, x in measured.items() if name not in on_finetuned}
         if self.data.language.schema.chunks > 1 and (listing := _LISTING & measured.keys()):
             raise UserError(
-                f"readouts.{min(listing)}.enabled: expected False in {e.world.folder}, whose values "
-                "of several strings (C) are too many to list"
+                f"readouts.{min(listing)}.enabled: expected False in {e.world.folder}: values of "
+                "several strings (C) are too many to list"
             )
         self.finetune = {row: self._finetuning(row) for row in e.finetune.rows if tunes}
         finetunings = (*self.finetune.values(),)

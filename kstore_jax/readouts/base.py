@@ -280,6 +280,6 @@ def write_cases(folder: pathlib.Path, columns: Mapping[str, np.ndarray]) -> None
 
 STAGES = ("shards", "celebrities", "text", "pretrain", "finetune", "refit")
 """Kinds of the stages that are no readouts."""
-SECTIONS = ("glance", "numbers", "agreement", "lora", "series", "losses", "run", "files")
+SECTIONS = ("glance", "numbers", "agreement", "stored", "lora", "series", "losses", "run", "files")
 """Sections of the page that are of no readout."""
 READOUTS: Registry[Readout] = Registry("readout", "kstore_jax.readouts", (*STAGES, *SECTIONS))

@@ -80,6 +80,7 @@ def charts_of(groups: Sequence[Group]) -> dict[str, list[Chart]]:
     """The charts of each section."""
     return {
         "agreement": [charts.scatter(each) for each in agreement.agreements(groups)],
+        "stored": _stored(groups),
         "lora": [charts.lora(i, grid) for i, grid in enumerate(grids.of(groups))],
         "series": [curves.along(i, each) for i, each in enumerate(series.of(groups))],
         **{r.name: drawn_by(r, r.charts, measured_by(groups, r)) for r in readouts_in_order()},
@@ -110,6 +111,12 @@ def measured_by(groups: Sequence[Group], readout: Readout) -> list[Measured]:
         return _dynamics(groups)
     measured = [group.measured(readout.name, i) for i, group in enumerate(groups)]
     return [each for each in measured if each]
+
+
+def _stored(groups: Sequence[Group]) -> list[Chart]:
+    """Bits beside answers, of the groups that have both; no chart of one group alone."""
+    both = [group for group in groups if group.has("capacity", "qa")]
+    return [charts.stored_and_answered(both)] if len(both) > 1 else []
 
 
 def _losses(groups: Sequence[Group]) -> list[Chart]:

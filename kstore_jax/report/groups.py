@@ -190,8 +190,8 @@ def exposures_a_step(lines: Sequence[dict]) -> float:
 
 
 def has(row: Row, name: str) -> bool:
-    """Whether a row has a readout; of `qa`, the six questions."""
-    return name in row.readouts and (name != "qa" or "extraction" in row.readouts["qa"])
+    """Whether a row has a readout with a result; of `qa`, the six questions."""
+    return bool(row.readouts.get(name)) and (name != "qa" or "extraction" in row.readouts["qa"])
 
 
 def distinct(rows: Iterable[Row]) -> list[Row]:
