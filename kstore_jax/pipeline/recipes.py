@@ -174,9 +174,11 @@ def capacity(scale: str) -> Any:
         config.world.update(folder="bioD(4,2,32,1,32)", name_fraction=0.05)
         config.data.tokenizer = "word"
         config.model.update(layers=2, heads=2, rotary_pct=0.5)
-        config.pretrain.update(learning_rate=1e-2, weight_decay=0.02, warmup_steps=500)
+        # Of ten times the paper's learning rate, a tenth of its decay, and its last rate.
+        config.pretrain.update(learning_rate=1e-2, weight_decay=0.002, final_lr_ratio=0.01)
+        config.pretrain.warmup_steps = 500
         config.pretrain.update(steps_per_call=100, checkpoint_every=5000, evaluate_every=2000)
-        of_world = zipped(world__people=[250, 500, 1000], pretrain__batch_size=[2, 4, 8])
+        of_world = zipped(world__people=[250, 500, 1000], pretrain__batch_size=[4, 8, 16])
         config.sweep = product(of_world, model__width=[16, 24, 32])  # equal steps
         return config
     config.pretrain.update(warmup_steps=1000, steps_per_call=10)
