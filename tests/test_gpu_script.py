@@ -16,6 +16,7 @@ from kstore_jax.cli import main as cli
 from kstore_jax.errors import UserError
 from kstore_jax.model.transformer import Shape
 from kstore_jax.pipeline.experiment import parse_rows
+from kstore_jax.train.flops import num_parameters
 
 ROOT = pathlib.Path(__file__).parents[1]
 SCRIPT = ROOT / "launch" / "gpu.sh"
@@ -250,14 +251,14 @@ MEASURED = (  # docs/benchmarks.md: shape, parameters, milliseconds of 96 x 512 
 @pytest.mark.parametrize(("shape", "measured"), MEASURED)
 def test_the_prediction_agrees_with_what_was_measured_on_an_h200(shape, measured):
     device = roofline.accelerator("H200")
-    parameters = roofline.num_parameters(shape)
+    parameters = num_parameters(shape)
     seconds = roofline.step_seconds(device, shape, parameters, 96, 512)
     assert 1000 * seconds == pytest.approx(measured, rel=0.05)
 
 
 def test_a_small_step_takes_as_long_as_its_kernels_are_launched():
     device, shape = roofline.accelerator("H200"), Shape(vocabulary=512, layers=4, heads=2, width=64)
-    parameters = roofline.num_parameters(shape)
+    parameters = num_parameters(shape)
     one, two = (roofline.step_seconds(device, shape, parameters, rows, 32) for rows in (1, 2))
     assert one == two == roofline.launch_seconds(device, shape)
 

@@ -7,12 +7,8 @@ logit: float32 activations. Activations in bfloat16 move fewer; their time is no
 """
 
 import dataclasses
-import functools
-
-import jax
 
 from kstore_jax.errors import UserError, nearest
-from kstore_jax.model import forward
 from kstore_jax.model.transformer import Shape
 from kstore_jax.train.flops import flops_per_token
 
@@ -54,13 +50,6 @@ def accelerator(name: str) -> Accelerator:
     if name not in ACCELERATORS:
         raise UserError(f"--on: no accelerator {name!r}{nearest(name, ACCELERATORS)}")
     return ACCELERATORS[name]
-
-
-@functools.cache  # rows of a sweep share shapes
-def num_parameters(shape: Shape) -> int:
-    """The number of parameters of a network."""
-    init = functools.partial(forward.init, shape)
-    return sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(init, jax.random.key(0))))
 
 
 def token_seconds(of: Accelerator, shape: Shape, parameters: int, seq_len: int) -> float:

@@ -25,7 +25,7 @@ from kstore_jax.readouts.base import Context
 from kstore_jax.train.batched import ModelAxis
 from kstore_jax.train.checkpoint import open_checkpoints
 from kstore_jax.train.fit import merge_all
-from kstore_jax.train.flops import flops_per_token, peak_flops
+from kstore_jax.train.flops import flops_per_token, num_parameters, peak_flops
 from kstore_jax.train.mesh import batch_sharding, make_mesh
 from kstore_jax.train.objectives import Objective, next_token
 from kstore_jax.train.step import compiled_steps, init_state, job_hparams
@@ -170,7 +170,7 @@ def predict_training(experiment: Experiment, on: str, together: int = 1) -> dict
     device, training = roofline.accelerator(on), experiment.pretrain
     with temporary_context(experiment) as context:
         shape = context.shape
-    parameters = roofline.num_parameters(shape)
+    parameters = num_parameters(shape)
     tokens = training.batch_size * training.seq_len
     step_s = roofline.step_seconds(device, shape, parameters, training.batch_size, training.seq_len)
     full, _ = flops_per_token(parameters, shape, training.seq_len)

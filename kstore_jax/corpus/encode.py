@@ -156,7 +156,7 @@ def encode_pieces(table: TokenTable, texts: Texts) -> TokenizedTexts:
     return TokenizedTexts(
         tokens=tokens,
         offsets=offsets,
-        value_spans=spans(texts.value_slots, texts.value_slots),
+        value_spans=spans(texts.value_slots, texts.value_slots + table.language.schema.chunks - 1),
         name_spans=spans(texts.name_slots, last_parts),
     )
 
@@ -174,7 +174,7 @@ def compact_vocabulary(table: TokenTable, people: People, reverse: bool = False)
     """
     language = table.language
     references = (PRONOUN, NAME, PERSON) if reverse else (PRONOUN, NAME)
-    names, values = people.names + language.name_offsets, people.values + language.value_offsets
+    names, values = people.names + language.name_offsets, language.value_pieces(people.values)
     pieces = [language.forms[:, :, references], language.questions, names, values]
     pieces += [language.closing] * reverse
     for name, (starts, members) in language.pools.accepted.items():

@@ -60,9 +60,9 @@ class Network:
     """Width of the residual stream; a multiple of `heads`."""
     num_kv_heads: int = number(0, 0)
     """Key and value heads (grouped queries), a divisor of `heads`; 0: one a head."""
-    mlp_width: int = number(0, 0)
+    mlp_width: int = number(0, -1)
     """Hidden width of the MLP; 0: 4 `width`, or 8/3 `width` rounded up to a multiple of 64 for
-    `swiglu`."""
+    `swiglu`; -1: no MLP."""
     positions: str = choice("rotary", "rotary", "learned")
     """`rotary`, or `learned`: a table of `max_positions` rows added to the embedding."""
     max_positions: int = number(1024, 1)

@@ -69,11 +69,12 @@ def model_type_of(shape: Shape) -> str:
         same_style = all(getattr(shape, field) == value for field, value in layout.style.items())
         return same_style and (layout.grouped_queries or not grouped)
 
-    matching = [name for name in layouts if fits(name)]
+    matching = [name for name in layouts if fits(name) and shape.mlp_width >= 0]
     if "mistral" in matching and shape.kv_heads < shape.heads:
         return "mistral"
     if not matching:
         fields = ("positions", "rotary_pct", "norm", "activation", "bias", "num_kv_heads")
+        fields += ("mlp_width",)
         values = ", ".join(f"{field} = {getattr(shape, field)!r}" for field in fields)
         raise UserError(f"model: none of {', '.join(layouts)} of Hugging Face has {values}")
     return matching[0]

@@ -105,8 +105,8 @@ def apply_norm(module: nn.Module, name: str, x: jax.Array) -> jax.Array:
 
 
 class Block(nn.Module):
-    """Attention and MLP, added to the residual stream. Before each: a norm, and the architecture's
-    layer, if it has one there."""
+    """Attention and MLP (none with `mlp_width` -1), added to the residual stream. Before each: a
+    norm, and the architecture's layer, if it has one there."""
 
     shape: Shape
 
@@ -120,6 +120,8 @@ class Block(nn.Module):
         y_BxLxD = attention(y_BxLxD, cos_sin, *texts)
         y_BxLxD = Dense(s.width, residual_init_std, s, name="out")(y_BxLxD)
         x_BxLxD += apply_dropout(self, y_BxLxD)
+        if s.mlp_width < 0:
+            return tap_residual(self, x_BxLxD)
         h_BxLxF = self._mlp_hidden(self._before("mlp", apply_norm(self, "ln_2", x_BxLxD), *texts))
         y_BxLxD = Dense(s.width, residual_init_std, s, name="down")(h_BxLxF)
         return tap_residual(self, x_BxLxD + apply_dropout(self, y_BxLxD))

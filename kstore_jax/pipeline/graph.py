@@ -137,13 +137,18 @@ class ExperimentGraph:
         measured = {
             name: (readout, config)
             for name, (readout, config) in e.enabled_readouts.items()
-            if not readout.measures_training and _is_reached(readout.reads, e.until)
+            if readout.has_stage and _is_reached(readout.reads, e.until)
         }
         on_finetuned = {name for name, (r, _) in measured.items() if r.reads == "finetuned"}
         needed = any(measured[name][0].needs_finetuning for name in on_finetuned)
         tunes = e.finetune.steps and (e.until == "finetune" or needed)
         if e.finetune.steps and not tunes:
             measured = {name: x for name, x in measured.items() if name not in on_finetuned}
+        if self.data.language.schema.chunks > 1 and (listing := _LISTING & measured.keys()):
+            raise UserError(
+                f"readouts.{min(listing)}.enabled: expected False in {e.world.folder}: values of "
+                "several strings (C) are too many to list"
+            )
         self.finetune = {row: self._finetuning(row) for row in e.finetune.rows if tunes}
         finetunings = (*self.finetune.values(),)
         self.refit = None
@@ -242,6 +247,8 @@ class ExperimentGraph:
                 self.cache.check_files(stage)
 
 
+_LISTING = {"examples", "layers", "p_probe", "q_probe"}
+"""Readouts that list the values of an attribute."""
 _CHOICE = ("grid", "validation", "refit")
 """Fields of finetuning that choose a row, and do not change what it computes."""
 
@@ -281,7 +288,7 @@ def _pretrain_config(experiment: Experiment) -> dict:
         config["tasks"] = tasks
     if e.pretrain.evaluate_every:
         config["during"] = {
-            name: {"version": readout.version, "config": identity(of_readout)}
+            name: {"version": readout.version, "config": readout.during_config(of_readout)}
             for name, (readout, of_readout) in e.enabled_readouts.items()
             if readout.measures_training
         }

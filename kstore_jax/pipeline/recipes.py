@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from kstore_jax.config.rows import product
+from kstore_jax.config.rows import chain, product, row, zipped
 from kstore_jax.errors import nearest
 from kstore_jax.pipeline.experiment import default
 
@@ -137,6 +137,74 @@ def together() -> Any:
     config.finetune.batch_size = 96
     config.readouts.q_probe.update(batch_size=50, steps=270)
     return config
+
+
+_CAPACITY = {  # people: weight decay, learning rate, windows a step (Part 3.3, appendix A)
+    10_000: (0.02, 1e-3, 24),
+    20_000: (0.02, 1e-3, 48),
+    50_000: (0.02, 1e-3, 96),
+    100_000: (0.02, 1e-3, 192),
+    200_000: (0.02, 1e-3, 192),
+    500_000: (0.01, 5e-4, 192),
+    1_000_000: (0.01, 5e-4, 192),
+}
+_LAYERS_AND_WIDTHS = {
+    "gpu": ((2, 64), (2, 128), (4, 128), (4, 192)),
+    "paper": ((2, 128), (2, 256), (6, 256), (6, 512), (12, 768)),
+}
+
+
+def capacity(scale: str) -> Any:
+    """Models of several sizes in worlds of several numbers of people, of which nothing but
+    `capacity` is read out (Part 3.3). They read the facts of each person 1,000 times, in new
+    wordings.
+
+    At `laptop` the world is bioD with the smallest vocabulary, so that a small model has most of
+    its parameters in its blocks; otherwise it is bioS. Heads are 64 wide there, as in the paper.
+    """
+    config = at(scale)
+    config.data.update(variant="fresh", vocabulary="compact")
+    config.model.update(dropout=0.0, attention_dropout=0.0)
+    config.finetune.update(steps=0, grid=(), refit=False, embedding_rank=8)
+    for name, readout in config.readouts.items():
+        readout.enabled = name == "capacity"
+    config.pretrain.update(steps=None, exposures=1000.0, final_lr_ratio=0.1)
+    config.world.update(value_fraction=1.0, name_fraction=1.0)
+    if scale == "laptop":
+        config.world.update(folder="bioD(4,2,32,1,32)", name_fraction=0.05)
+        config.data.tokenizer = "word"
+        config.model.update(layers=2, heads=2, rotary_pct=0.5)
+        # Of ten times the paper's learning rate, a tenth of its decay, and its last rate.
+        config.pretrain.update(learning_rate=1e-2, weight_decay=0.002, final_lr_ratio=0.01)
+        config.pretrain.warmup_steps = 500
+        config.pretrain.update(steps_per_call=100, checkpoint_every=5000, evaluate_every=2000)
+        of_world = zipped(world__people=[250, 500, 1000], pretrain__batch_size=[4, 8, 16])
+        config.sweep = product(of_world, model__width=[16, 24, 32])  # equal steps
+        return config
+    config.pretrain.update(warmup_steps=1000, steps_per_call=10)
+    by_scale = {"gpu": (10_000, 20_000, 50_000), "paper": (*_CAPACITY,)[2:]}
+    config.sweep = chain(
+        *(
+            _of_size(people, *size)
+            for people in by_scale[scale]
+            for size in _LAYERS_AND_WIDTHS[scale]
+        )
+    )
+    return config
+
+
+def _of_size(people: int, layers: int, width: int) -> Any:
+    decay, rate, batch = _CAPACITY[people]
+    return row(
+        f"{people:,} people, {layers} layers of {width}",
+        world__people=people,
+        model__layers=layers,
+        model__width=width,
+        model__heads=width // 64,
+        pretrain__weight_decay=decay,
+        pretrain__learning_rate=rate,
+        pretrain__batch_size=batch,
+    )
 
 
 def _trainings(config: Any) -> tuple[Any, ...]:

@@ -41,12 +41,21 @@ def read_graphs(run: pathlib.Path) -> list[ExperimentGraph]:
     stages = read_json(results).get("stages", "stages") if results.exists() else "stages"
     try:
         with reading(path):
-            experiments = [parse(row) for row in rows]
+            experiments = [parse(_without_newer_readouts(row)) for row in rows]
     except (MissingPlugin, DamagedFileError):
         raise
     except UserError as error:
         raise DamagedFileError(f"{path}: {error}") from None
     return [ExperimentGraph(experiment, Cache(run / stages)) for experiment in experiments]
+
+
+def _without_newer_readouts(row: Any) -> Any:
+    """A row of `config.json` where readouts that it does not name are off: the run was made before
+    there were any, and is finished without them."""
+    if not isinstance(row, dict) or not isinstance(named := row.get("readouts"), dict):
+        return row
+    newer = {name: {"enabled": False} for name in READOUTS if name not in named}
+    return {**row, "readouts": {**named, **newer}}
 
 
 def select_graphs(run: pathlib.Path, row: str | None) -> dict[int, ExperimentGraph]:

@@ -19,7 +19,7 @@ import numpy as np
 from kstore_jax.charts.drawing import Chart
 from kstore_jax.charts.markup import Html
 from kstore_jax.charts.tables import Table
-from kstore_jax.config.fields import flag
+from kstore_jax.config.fields import flag, identity
 from kstore_jax.config.registry import Registry
 from kstore_jax.corpus.encode import TokenizedTexts, TokenTable
 from kstore_jax.corpus.examples import SpanExamples, span_examples, word_examples
@@ -187,8 +187,8 @@ class Readout:
       reads: the model it measures, `pretrained` or `finetuned`.
       needs_finetuning: whether a run finetunes for a readout of the finetuned model. False: without
         another readout of that model, it is left out.
-      measures_training: whether it is `during` that measures: such a readout has no stage, and its
-        numbers are in the metrics of pretraining.
+      has_stage: whether it has `run`, a stage and a result.
+      measures_training: whether it has `during`; those numbers are in the metrics of pretraining.
       title: heading of its section on the page.
       paragraph: what the section shows and how to read it.
       in_the_paper: what the paper found; only on pages with people of the bundled world.
@@ -199,6 +199,7 @@ class Readout:
     Config: type = ReadoutConfig
     reads: str = "pretrained"
     needs_finetuning: bool = True
+    has_stage: bool = True
     measures_training: bool = False
     title: str = ""
     paragraph: str = ""
@@ -228,6 +229,11 @@ class Readout:
         """Returns `params -> scalars on the device`, which pretraining calls every
         `pretrain.evaluate_every` steps."""
         raise NotImplementedError
+
+    def during_config(self, config: Any) -> dict[str, Any]:
+        """The fields that `during` depends on, as plain values: they are in the key of pretraining.
+        Unless overridden, all that affect results."""
+        return identity(config)
 
     def work(self, context: Context, texts: TokenizedTexts, config: Any, scale: float) -> float:
         """The tokens it trains plus a third of those it reads, to estimate its time; 0: unknown.
@@ -276,8 +282,8 @@ class Readout:
         return []
 
     def charts(self, groups: Sequence[Measured]) -> list[Chart]:
-        """Charts for its section of the page. For a readout with `measures_training`, each result
-        has `lines`, the metrics of pretraining that hold an `evaluation`."""
+        """Charts for its section of the page. For a readout without a stage, each result is a
+        `Measured.training`."""
         return []
 
 
@@ -293,6 +299,6 @@ def write_cases(folder: pathlib.Path, columns: Mapping[str, np.ndarray]) -> None
 
 STAGES = ("shards", "celebrities", "text", "pretrain", "finetune", "refit")
 """Kinds of the stages that are no readouts."""
-SECTIONS = ("glance", "numbers", "agreement", "lora", "series", "losses", "run", "files")
+SECTIONS = ("glance", "numbers", "agreement", "stored", "lora", "series", "losses", "run", "files")
 """Sections of the page that are of no readout."""
 READOUTS: Registry[Readout] = Registry("readout", "kstore_jax.readouts", (*STAGES, *SECTIONS))

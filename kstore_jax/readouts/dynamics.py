@@ -40,6 +40,7 @@ class Dynamics(Readout):
 
     name = "dynamics"
     Config = DynamicsConfig
+    has_stage = False
     measures_training = True
 
     title = "The model while it was pretrained"

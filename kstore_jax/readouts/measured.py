@@ -48,6 +48,8 @@ class Measured:
         none for this group.
       intervals: of the shares of each row, at the same paths as in `results`; empty where there
         are none.
+      training: of each row, `lines`, the metrics of pretraining that hold an `evaluation`, and the
+        `exposures` a step; empty where not every row was measured in the course of pretraining.
     """
 
     which: int
@@ -59,6 +61,7 @@ class Measured:
     bundled: bool = False
     published: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     intervals: tuple[dict, ...] = ()
+    training: tuple[dict, ...] = ()
 
     def label_of(self, name: str) -> str:
         """The label of an attribute, or of another name."""

@@ -1,4 +1,5 @@
-"""Exact match and first-token accuracy of spans: answers, and values in biographies.
+"""Exact match, first-token accuracy and losses of spans: answers, and names and values in
+biographies.
 
 Greedy decoding generates an answer if and only if each of its tokens is the most likely one after
 the true text before it; so one forward decides exact match under greedy decoding. The paper (Part
@@ -11,6 +12,7 @@ Shapes: N texts with S spans each, K tokens in the longest span.
 
 import dataclasses
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +21,7 @@ import numpy as np
 from kstore_jax.corpus.examples import SpanExamples
 from kstore_jax.model.forward import Params, forward, unembed
 from kstore_jax.model.transformer import Shape
-from kstore_jax.train.objectives import at_positions
+from kstore_jax.train.objectives import at_positions, cross_entropy
 
 _COLUMNS = tuple(field.name for field in dataclasses.fields(SpanExamples))
 
@@ -30,15 +32,30 @@ def predict(shape: Shape, params: Params, examples: SpanExamples, batch: int = 2
     Args:
       batch: texts of one call; the last batch is padded to it unless it is the only one.
     """
-    tokens = []
+    return _in_batches(_predict_batch, shape, params, examples, batch)
+
+
+def span_nats(shape: Shape, params: Params, examples: SpanExamples, batch: int = 64) -> np.ndarray:
+    """The negative log-likelihood in nats of each span, the sum over its tokens: (N, S) float32.
+
+    Args:
+      batch: as for `predict`.
+    """
+    return _in_batches(_nats_of_batch, shape, params, examples, batch)
+
+
+def _in_batches(
+    compute: Callable, shape: Shape, params: Params, examples: SpanExamples, batch: int
+) -> np.ndarray:
+    """The results of `compute(shape, params, columns)`, a row for each example."""
+    found = []
     for start in range(0, len(examples), batch):
         part = slice(start, start + batch)
         missing = max(0, start + batch - len(examples)) if start else 0
-        columns = examples.tokens, examples.positions, examples.lengths
-        rows = [_pad_rows(column[part], missing) for column in columns]
+        rows = {name: _pad_rows(getattr(examples, name)[part], missing) for name in _COLUMNS}
         count = len(examples.tokens[part])
-        tokens.append(jax.device_get(_predict_batch(shape, params, *rows))[:count])
-    return np.concatenate(tokens)
+        found.append(jax.device_get(compute(shape, params, rows))[:count])
+    return np.concatenate(found)
 
 
 def span_hits(
@@ -76,9 +93,7 @@ def span_shares(
     """
 
     def count_hits(batch):
-        tokens = _predict_batch(
-            shape, params, *(batch[x] for x in ("tokens", "positions", "lengths"))
-        )
+        tokens = _predict_batch(shape, params, batch)
         hits = (tokens == batch["targets"]) & batch["real"][:, None, None]
         whole = (hits | (batch["weights"] == 0)).all(-1) & batch["real"][:, None]
         return whole.sum(dtype=jnp.float32), hits[..., 0].sum(dtype=jnp.float32)
@@ -89,10 +104,39 @@ def span_shares(
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _predict_batch(shape, params, tokens, positions, lengths):
+def mean_nats(shape: Shape, params: Params, batches: dict[str, jax.Array]) -> jax.Array:
+    """The mean over texts of what `span_nats` returns, (S,) on the device; a text without a span
+    does not count in the mean of that span.
+
+    Args:
+      batches: columns as `stack_batches` returns them.
+    """
+
+    def add_texts(batch):
+        stated = (batch["weights"] > 0).any(-1) & batch["real"][:, None]
+        nats = jnp.where(stated, _nats_of_batch(shape, params, batch), 0.0)
+        return nats.sum(0), stated.sum(0, dtype=jnp.float32)
+
+    nats, texts = jax.lax.map(add_texts, batches)
+    return nats.sum(0) / jnp.maximum(texts.sum(0), 1.0)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _predict_batch(shape, params, batch):
     """The most likely token at each of `positions` (N, S, K), of the same shape."""
-    rows, spans, longest = positions.shape
-    hidden = forward(shape, params, tokens, lengths)
-    hidden = at_positions(hidden, positions.reshape(rows, spans * longest))
-    logits = unembed(shape, params, hidden.reshape(-1, hidden.shape[-1]))
-    return logits.argmax(-1).reshape(positions.shape)
+    return _logits(shape, params, batch).argmax(-1).reshape(batch["positions"].shape)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _nats_of_batch(shape, params, batch):
+    """The negative log-likelihood of each span, (N, S)."""
+    losses = cross_entropy(_logits(shape, params, batch), batch["targets"].ravel())
+    return (losses.reshape(batch["targets"].shape) * batch["weights"]).sum(-1)
+
+
+def _logits(shape, params, batch):
+    """The logits at each position of each span, (N S K, V)."""
+    rows, spans, longest = batch["positions"].shape
+    hidden = forward(shape, params, batch["tokens"], batch["lengths"])
+    hidden = at_positions(hidden, batch["positions"].reshape(rows, spans * longest))
+    return unembed(shape, params, hidden.reshape(-1, hidden.shape[-1]))

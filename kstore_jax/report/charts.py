@@ -1,7 +1,10 @@
 """Charts that compare groups; `curves.py` has the other ones, and each readout its own."""
 
+from collections.abc import Sequence
+
 from kstore_jax.charts.drawing import (
     ACCENT,
+    INK,
     LINE,
     PALE,
     PERCENT,
@@ -15,6 +18,7 @@ from kstore_jax.charts.drawing import (
 from kstore_jax.charts.heat import cell, heat_spec
 from kstore_jax.report.agreement import Agreement
 from kstore_jax.report.grids import Grid
+from kstore_jax.report.groups import ANSWERS, Group
 
 MEASURES = {
     "qa_mean": "Answers about people held out",
@@ -114,3 +118,62 @@ def scatter(agreement: Agreement) -> Chart:
         rows=rows,
         note=note,
     )
+
+
+def stored_and_answered(groups: Sequence[Group]) -> Chart:
+    """The bits that each model has stored about a person, beside its answers about people held
+    out."""
+    values, rows = [], []
+    for group in groups:
+        people = group.share(("capacity", "people"))
+        bits, most = (group.share(("capacity", n)) / people for n in ("learned", "most_learned"))
+        low, high = group.ends(ANSWERS)
+        text = f"{bits:.1f} bits a person of {most:.1f}; answers: {percent(group.answers)}"
+        values.append(
+            {
+                "label": group.label, "bits": bits, "most": most, "answers": 100 * group.answers,
+                "low": 100 * low, "high": 100 * high, "tooltip": f"{group.label} – {text}",
+            }
+        )  # fmt: skip
+        rows.append((group.label, bits, most, 100 * group.answers))
+    known = _bars(values, "bits", "bits a person; line: all there is", ("tick", {"x": "most"}))
+    asked = _bars(values, "answers", "answers, %", ("rule", {"x": "low", "x2": "high"}))
+    known["layer"][0]["encoding"]["y"]["axis"] = {"labelLimit": 260}
+    described = " ".join(f"{value['tooltip']}." for value in values)
+    return Chart(
+        name="stored",
+        title="Stored, and answered",
+        alt=f"Bits a person and answers about people held out, by dataset. {described}",
+        spec=beside([[("stored", known), ("answered about people held out", asked)]]),
+        columns=("", "bits a person", "all there is", "answers"),
+        rows=rows,
+        note="Bits that the pretrained model has stored, at least; exact match in %.",
+    )
+
+
+def _bars(values: Sequence[dict], field: str, title: str, marks: tuple[str, dict]) -> dict:
+    """A horizontal bar for each group, with marks on it.
+
+    Args:
+      marks: kind of mark in ink on each bar, and the fields of its ends by channel.
+    """
+    kind, ends = marks
+    y = {"field": "label", "type": "nominal", "sort": None, "title": None, "axis": None}
+    x = {
+        "field": field, "type": "quantitative", "title": title, "scale": {"domainMin": 0},
+        "axis": {"tickCount": 5},
+    }  # fmt: skip
+    layers = [
+        {
+            "name": "bars",
+            "mark": {"type": "bar", "color": ACCENT, "height": 11},
+            "encoding": {"x": x, "y": y, "description": {"field": "tooltip"}},
+        },
+        {
+            "mark": {"type": kind, "color": INK, "aria": False},
+            "encoding": {"y": y, "x": {**x, "field": ends["x"]}}
+            | {channel: {"field": end} for channel, end in ends.items() if channel != "x"},
+        },
+    ]
+    height = 18 * len(values)
+    return {"width": 230, "height": height, "data": {"values": [*values]}, "layer": layers}

@@ -12,7 +12,7 @@ from kstore_jax.files import write_bytes
 from kstore_jax.readouts.base import READOUTS, Readout
 from kstore_jax.readouts.measured import Measured
 from kstore_jax.report import agreement, charts, curves, grids, series
-from kstore_jax.report.groups import Group, distinct
+from kstore_jax.report.groups import Group, distinct, exposures_a_step, training_of
 from kstore_jax.report.groups import groups as group_rows
 from kstore_jax.report.results import read_results
 
@@ -80,6 +80,7 @@ def charts_of(groups: Sequence[Group]) -> dict[str, list[Chart]]:
     """The charts of each section."""
     return {
         "agreement": [charts.scatter(each) for each in agreement.agreements(groups)],
+        "stored": _stored(groups),
         "lora": [charts.lora(i, grid) for i, grid in enumerate(grids.of(groups))],
         "series": [curves.along(i, each) for i, each in enumerate(series.of(groups))],
         **{r.name: drawn_by(r, r.charts, measured_by(groups, r)) for r in readouts_in_order()},
@@ -88,9 +89,9 @@ def charts_of(groups: Sequence[Group]) -> dict[str, list[Chart]]:
 
 
 def readouts_in_order() -> list[Readout]:
-    """All readouts in the order of the page: of finetuned models first, of training last."""
+    """All readouts in the order of the page: of finetuned models first, of training alone last."""
     every = READOUTS.entries().values()
-    return sorted(every, key=lambda r: (r.measures_training, r.reads != "finetuned", r.name))
+    return sorted(every, key=lambda r: (not r.has_stage, r.reads != "finetuned", r.name))
 
 
 def drawn_by(
@@ -106,10 +107,16 @@ def drawn_by(
 
 def measured_by(groups: Sequence[Group], readout: Readout) -> list[Measured]:
     """The results of a readout in every group that has them."""
-    if readout.measures_training:
+    if not readout.has_stage:
         return _dynamics(groups)
     measured = [group.measured(readout.name, i) for i, group in enumerate(groups)]
     return [each for each in measured if each]
+
+
+def _stored(groups: Sequence[Group]) -> list[Chart]:
+    """Bits beside answers, of the groups that have both; no chart of one group alone."""
+    both = [group for group in groups if group.has("capacity", "qa")]
+    return [charts.stored_and_answered(both)] if len(both) > 1 else []
 
 
 def _losses(groups: Sequence[Group]) -> list[Chart]:
@@ -119,7 +126,7 @@ def _losses(groups: Sequence[Group]) -> list[Chart]:
         for row in group.rows:  # a logarithmic axis has no zero
             if lines := [line for line in row.losses if line["loss"] > 0]:
                 steps, losses = ([line[name] for line in lines] for name in ("step", "loss"))
-                pace = _exposures_a_step(lines)
+                pace = exposures_a_step(lines)
                 drawn.append(curves.Curve(group.label, which, row.seed, pace, steps, losses))
     return [curves.losses(drawn)] if drawn else []
 
@@ -130,14 +137,6 @@ def _dynamics(groups: Sequence[Group]) -> list[Measured]:
     for which, group in enumerate(groups):
         if rows := [row for row in group.rows if row.evaluations]:
             seeds = tuple(row.seed for row in rows)
-            results = tuple(
-                {"lines": row.evaluations, "exposures": _exposures_a_step(row.evaluations)}
-                for row in rows
-            )
+            results = tuple(map(training_of, rows))
             measured.append(Measured(which, group.label, group.wording, seeds, results))
     return measured
-
-
-def _exposures_a_step(lines: Sequence[dict]) -> float:
-    """The exposures that each step of pretraining adds, by the last of its lines."""
-    return lines[-1]["exposures"] / lines[-1]["step"]

@@ -42,6 +42,7 @@ class Group:
         if any(name not in row.readouts for row in self.rows):
             return None
         published = self.published
+        trained = [training_of(row) for row in self.rows if row.evaluations]
         return Measured(
             which=which,
             label=self.label,
@@ -49,6 +50,7 @@ class Group:
             seeds=tuple(row.seed for row in self.rows),
             results=tuple(row.readouts[name] for row in self.rows),
             intervals=tuple(row.intervals.get(name, {}) for row in self.rows),
+            training=tuple(trained) if len(trained) == len(self.rows) else (),
             labels=self.labels,
             bundled=self.bundled,
             published=vars(published) | {"q_guess": paper.baseline().q_first} if published else {},
@@ -177,9 +179,19 @@ def _wording(variant: Variant, attributes: int) -> str:
     return text
 
 
+def training_of(row: Row) -> dict:
+    """What readouts measured while a row was pretrained, as in `Measured.training`."""
+    return {"lines": row.evaluations, "exposures": exposures_a_step(row.evaluations)}
+
+
+def exposures_a_step(lines: Sequence[dict]) -> float:
+    """The exposures that each step of pretraining adds, by the last of its lines."""
+    return lines[-1]["exposures"] / lines[-1]["step"]
+
+
 def has(row: Row, name: str) -> bool:
-    """Whether a row has a readout; of `qa`, the six questions."""
-    return name in row.readouts and (name != "qa" or "extraction" in row.readouts["qa"])
+    """Whether a row has a readout with a result; of `qa`, the six questions."""
+    return bool(row.readouts.get(name)) and (name != "qa" or "extraction" in row.readouts["qa"])
 
 
 def distinct(rows: Iterable[Row]) -> list[Row]:

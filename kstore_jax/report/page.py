@@ -248,6 +248,15 @@ _BEFORE = (
         "",
     ),
     (
+        "stored",
+        "As many bits, and fewer answers",
+        "Bits of the facts that each pretrained model has stored, at least, beside the answers "
+        "about people held out after finetuning. Where bits are equal and answers are not, the "
+        "facts are "
+        "in the model and cannot be asked for.",
+        "",
+    ),
+    (
         "lora",
         "Ways of finetuning: the ranks of LoRA",
         "Answers about people held out. Rows: the rank of the change to queries and values. "

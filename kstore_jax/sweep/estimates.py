@@ -15,6 +15,7 @@ from kstore_jax.pipeline.context import build_context, vocabulary_needs_corpora
 from kstore_jax.pipeline.graph import ExperimentGraph
 from kstore_jax.pipeline.stages import Stage
 from kstore_jax.train.config import Training
+from kstore_jax.train.flops import num_parameters
 
 _PEOPLE = 100  # whose texts are written to estimate lengths
 
@@ -51,7 +52,7 @@ def seconds_on(graph: ExperimentGraph, on: roofline.Accelerator) -> dict[str, fl
     the compilation of one program."""
     e, few = graph.experiment, vocabulary_needs_corpora(graph)
     shape = build_context(_with_few_people(graph) if few else graph).shape
-    seq_len, parameters = e.pretrain.seq_len, roofline.num_parameters(shape)
+    seq_len, parameters = e.pretrain.seq_len, num_parameters(shape)
     token = roofline.token_seconds(on, shape, parameters, seq_len)
     trainings: dict[Stage, int] = {graph.pretrain: e.pretrain.steps}
     trainings |= {stage: row.steps for row, stage in graph.finetune.items()}

@@ -1,12 +1,13 @@
-"""The size of each row of a sweep: steps, exposures and parameters."""
+"""The size of each row of a sweep: steps, exposures, parameters, and bits to know."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from kstore_jax.bench import roofline
 from kstore_jax.pipeline.context import build_context, vocabulary_needs_corpora
 from kstore_jax.pipeline.graph import ExperimentGraph
 from kstore_jax.pipeline.mixture import windows_per_exposure
+from kstore_jax.readouts.capacity import most_bits_per_parameter
+from kstore_jax.train.flops import num_parameters
 
 
 class RowSize(NamedTuple):
@@ -16,21 +17,24 @@ class RowSize(NamedTuple):
       steps: of pretraining.
       exposures: how often it reads the facts of each person.
       parameters: of the model; None where its vocabulary depends on datasets not written yet.
+      most_bits: all there is to know about the people, in bits a parameter (`capacity`); likewise.
     """
 
     steps: int
     exposures: float
-    parameters: int | None
+    parameters: int | None = None
+    most_bits: float | None = None
 
     @staticmethod
     def format(sizes: Sequence["RowSize"]) -> str:
         """A line with the least and the most of these rows."""
-        steps = [f"{size.steps:,}" for size in sorted(sizes)]
+        steps = [f"{number:,}" for number in sorted(size.steps for size in sizes)]
         exposures = [f"{number:.4g}" for number in sorted(size.exposures for size in sizes)]
         parameters = [f"{n:,}" for n in sorted(size.parameters or 0 for size in sizes) if n]
+        most = [f"{bits:.3g}" for bits in sorted(size.most_bits or 0.0 for size in sizes) if bits]
         return (
             f"pretraining: {_range(steps)} steps, {_range(exposures)} exposures, "
-            f"{_range(parameters) or '?'} parameters"
+            f"{_range(parameters) or '?'} parameters, {_range(most) or '?'} bits to know for each"
         )
 
 
@@ -40,7 +44,7 @@ def _range(ascending: Sequence[str]) -> str:
 
 
 def row_size(graph: ExperimentGraph) -> RowSize:
-    """The steps, exposures and parameters of an experiment. Writes its biographies, to count their
+    """The size of an experiment. Writes its biographies, to count their
     tokens.
 
     Raises:
@@ -49,13 +53,11 @@ def row_size(graph: ExperimentGraph) -> RowSize:
     training = graph.experiment.pretrain
     windows = training.steps * training.batch_size
     exposures = windows / windows_per_exposure(graph.data, training.seq_len)
-    return RowSize(training.steps, round(exposures, 2), num_parameters(graph))
-
-
-def num_parameters(graph: ExperimentGraph) -> int | None:
-    """The parameters of the model; None where its vocabulary depends on datasets that are not
-    written yet."""
+    steps, exposures = training.steps, round(exposures, 2)
     written = [graph.cache.result(stage) is not None for stage in graph.datasets.values()]
     if vocabulary_needs_corpora(graph) and not all(written):
-        return None
-    return roofline.num_parameters(build_context(graph).shape)
+        return RowSize(steps, exposures)
+    context = build_context(graph)
+    return RowSize(
+        steps, exposures, num_parameters(context.shape), most_bits_per_parameter(context)
+    )

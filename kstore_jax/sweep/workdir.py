@@ -124,9 +124,11 @@ def _removed_row_difference(old_config: dict, new_config: dict) -> str | None:
 
 
 def _first_difference(old: Any, new: Any, path: str = "") -> str | None:
-    """The first field that differs, with both values."""
+    """The first field that differs, with both values. A readout that an old row does not name is no
+    difference: it is newer than the row, and only adds a stage."""
     if isinstance(old, dict) and isinstance(new, dict):
-        pairs = ((name, old.get(name), new.get(name)) for name in {**old, **new})
+        names = old if path.endswith(".readouts") else {**old, **new}
+        pairs = ((name, old.get(name), new.get(name)) for name in names)
     elif old == new:
         return None
     else:

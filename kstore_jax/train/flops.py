@@ -1,11 +1,13 @@
-"""FLOP of training and peak FLOP/s of devices: the two sides of MFU."""
+"""Parameters of a network, FLOP of training, and peak FLOP/s of devices: the two sides of MFU."""
 
+import functools
 import time
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from kstore_jax.model import forward
 from kstore_jax.model.base import ARCHITECTURES
 from kstore_jax.model.matmul import dot
 from kstore_jax.model.transformer import Shape
@@ -41,6 +43,13 @@ _DATA_SHEETS = {
     "TPU v6e": 918e12,
     "TPU7x": 1153.5e12,
 }
+
+
+@functools.cache  # rows of a sweep share shapes
+def num_parameters(shape: Shape) -> int:
+    """The number of parameters of a network."""
+    init = functools.partial(forward.init, shape)
+    return sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(init, jax.random.key(0))))
 
 
 def flops_per_token(parameters: int, shape: Shape, seq_len: int) -> tuple[int, int]:

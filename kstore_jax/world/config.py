@@ -23,10 +23,12 @@ class World:
     """Seed of people and texts; follows `seed` unless it is set."""
     folder: str = path("")
     """Folder of the world (`world.toml`, pools or a table, templates, questions); empty: the
-    bundled one."""
+    bundled one; `bioD(K,C,D,L,T)`: K attributes of C of D random strings, each of L of T symbols
+    (Part 3.3)."""
     value_fraction: float = number(1.0, 0.0, 1.0)
     """Fraction of the values of each pool that is used, evenly spaced, at least two values. Of
-    dates, its square root of the years and of the days. Tables are always used whole."""
+    dates, its square root of the years and of the days. Tables and random strings are always used
+    whole."""
     name_fraction: float = number(1.0, 0.0, 1.0)
     """Fraction of the pool of each part of a name that is used, evenly spaced, at least two
     values."""

@@ -18,7 +18,7 @@ import numpy as np
 
 from kstore_jax.errors import UserError, nearest
 from kstore_jax.world.people import People
-from kstore_jax.world.pools import Pools, load_pools, read_lines
+from kstore_jax.world.pools import Pools, StringValues, load_pools, read_lines
 from kstore_jax.world.schema import PRONOUNS, Attribute, Schema
 
 ANSWER_MARK = " Answer:"
@@ -137,7 +137,7 @@ class Language:
       closing: (2,) int32: the pieces around the name in the closing sentence, which states the name
         where no other sentence does.
       name_offsets: (P,) the piece of value number 0 of each part of a name.
-      value_offsets: (A,) the piece of value number 0 of each attribute.
+      value_offsets: (A,) the piece of value, or string, number 0 of each attribute.
       template_counts: (A,) the number of templates of each attribute.
     """
 
@@ -167,11 +167,21 @@ class Language:
         index = ((attribute * templates + template) * references + reference) * pronouns + pronoun
         return self.forms.reshape(-1, 3).take(index, axis=0)
 
+    def value_pieces(self, values: np.ndarray) -> np.ndarray:
+        """Returns the pieces of the values (N, A) of people: (N, A, chunks)."""
+        pools = self.pools.values.values()
+        digits = [
+            pool.digits(column) if isinstance(pool, StringValues) else column[:, None]
+            for pool, column in zip(pools, values.T, strict=True)
+        ]
+        return np.stack(digits, axis=1) + self.value_offsets[:, None]
+
     @functools.cached_property
     def fingerprint(self) -> str:
         """SHA-256 of everything that texts are made from."""
         pools, schema = self.pools, self.schema
         rules = schema.names, schema.groups, list(pools.functions), list(pools.columns)
+        rules += (schema.chunks,) * (schema.chunks > 1)
         digest = hashlib.sha256("\n".join([repr(rules), *self.pieces]).encode())
         for part in (
             *(self.forms, self.questions, *pools.functions.values(), *pools.columns.values()),
@@ -225,7 +235,8 @@ def load_language(
     pieces, offsets = list(piece_numbers), []
     for column in (*pools.names, *pools.values.values()):
         offsets.append(len(pieces))
-        pieces.extend(f" {value}" for value in column)
+        strings = column.strings if isinstance(column, StringValues) else column
+        pieces.extend(f" {value}" for value in strings)
     return Language(
         pools=pools,
         pieces=tuple(pieces),
@@ -251,7 +262,8 @@ def _read_all(
     texts = []
     for attribute in schema.attributes:
         path = schema.folder / folder / f"{attribute.name}.txt"
-        lines = read_lines(path) if path.parent.is_dir() else default(attribute)
+        has_lines = path.parent.is_dir() and not attribute.strings
+        lines = read_lines(path) if has_lines else default(attribute)
         for number, line in enumerate(lines, 1):
             if not schema.pronouns and (mark := _LATER_PRONOUN.search(line)):
                 raise UserError(f"{path}:{number}: {mark[0]} needs a world with pronouns")
@@ -294,7 +306,8 @@ class Texts:
 
     Attributes:
       pieces: (B, P) int32.
-      value_slots: (S,) the column of the value of each sentence; a question is one sentence.
+      value_slots: (S,) the column of the first piece of the value of each sentence; a question is
+        one sentence.
       name_slots: (M,) the column of the first piece of each occurrence of the name.
     """
 
@@ -319,17 +332,19 @@ def assemble_texts(
       references: (S,) how each sentence refers to its person: by NAME or otherwise.
       closing: whether the closing sentence, which states the name, comes last.
     """
-    names = people.names + language.name_offsets
-    values = take_columns(people.values + language.value_offsets, attributes)
+    names, chunks = people.names + language.name_offsets, language.schema.chunks
     parts = names.shape[1]
-    widths = (4 + parts if reference == NAME else 3 for reference in references)
+    sentence = 2 + chunks
+    widths = (1 + parts + sentence if reference == NAME else sentence for reference in references)
     name_slots = np.cumsum([0, *widths])
-    value_slots = name_slots[1:] - 2
+    value_slots = name_slots[1:] - 1 - chunks
     named = np.array([*(reference == NAME for reference in references), closing])
     pieces = np.empty((len(people), name_slots[-1] + (2 + parts) * closing), np.int32)
     pieces[:, value_slots - 1] = forms[:, :, 1]
-    pieces[:, value_slots] = values
-    pieces[:, value_slots + 1] = forms[:, :, 2]
+    for chunk in range(chunks):
+        of_chunk = language.value_pieces(people.values)[..., chunk]
+        pieces[:, value_slots + chunk] = take_columns(of_chunk, attributes)
+    pieces[:, value_slots + chunks] = forms[:, :, 2]
     name_slots = name_slots[named] + 1
     sentences = np.flatnonzero(named[:-1])
     pieces[:, name_slots[: len(sentences)] - 1] = forms[:, sentences, 0]

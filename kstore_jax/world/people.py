@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 
 from kstore_jax.errors import UserError
 from kstore_jax.world import random
-from kstore_jax.world.pools import Pools
+from kstore_jax.world.pools import Pools, StringValues
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +63,8 @@ def draw_people(pools: Pools, seed: int, ids: np.ndarray) -> People:
     for name in schema.names:
         if name in pools.columns:
             by_name[name] = pools.columns[name][ids]
+        elif isinstance(pool := pools.values[name], StringValues):
+            by_name[name] = pool.draw(seed, name, ids)
         elif name not in pools.functions:
             by_name[name] = random.randint(len(pools.values[name]), seed, name, ids)
     for attribute in schema.attributes:

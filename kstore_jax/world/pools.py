@@ -7,12 +7,13 @@ import math
 import pathlib
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from kstore_jax.errors import UserError, nearest
-from kstore_jax.world.schema import Schema, load_schema
+from kstore_jax.world import random
+from kstore_jax.world.schema import Schema, Strings, load_schema
 
 JOIN = ", "
 """Between several values of one fact, as texts state them."""
@@ -36,6 +37,54 @@ class Accepted(NamedTuple):
     members: np.ndarray
 
 
+class StringValues(Sequence[str]):
+    """The values of an attribute of random strings: `chunks` of them, one after another. Value v
+    has the strings whose numbers are the digits of v in base `count`.
+
+    Attributes:
+      source: how many strings there are.
+      strings: the strings; symbols are words of letters.
+    """
+
+    def __init__(self, source: Strings, name: str):
+        self.source = source
+        indices = np.arange(source.count)[:, None], np.arange(source.length)
+        if source.symbols**source.length < 2**62:  # no two are equal
+            number = random.permute_index(
+                source.symbols**source.length, 0, f"strings of {name}", indices[0]
+            )
+            symbols = number // source.symbols ** indices[1] % source.symbols
+        else:
+            symbols = random.randint(source.symbols, 0, f"strings of {name}", *indices)
+        self.strings = tuple(" ".join(map(_word, row)) for row in symbols.tolist())
+
+    def __len__(self) -> int:
+        return self.source.count**self.source.chunks
+
+    def __getitem__(self, value: Any) -> Any:
+        return " ".join(self.strings[digit] for digit in self.digits(np.int64(value)).tolist())
+
+    def digits(self, values: np.ndarray) -> np.ndarray:
+        """Returns the numbers of the strings of values (...,): (..., chunks)."""
+        powers = self.source.count ** np.arange(self.source.chunks)[::-1]
+        return values[..., None] // powers % self.source.count
+
+    def draw(self, seed: int, name: str, ids: np.ndarray) -> np.ndarray:
+        """Returns a uniform value (N,) for each of the people `ids` (N,)."""
+        chunks = np.arange(self.source.chunks)
+        digits = random.randint(self.source.count, seed, name, ids[:, None], chunks)
+        return digits @ self.source.count ** chunks[::-1]
+
+
+def _word(symbol: int) -> str:
+    """A symbol as a word of letters: xa, xb, ..., xz, xaa, ..."""
+    letters = ""
+    while symbol >= 0:
+        symbol, letter = divmod(symbol, 26)
+        letters, symbol = chr(97 + letter) + letters, symbol - 1
+    return f"x{letters}"
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Pools:
     """The names and values of people. People hold indices into them.
@@ -53,7 +102,7 @@ class Pools:
 
     schema: Schema
     names: tuple[tuple[str, ...], ...]
-    values: dict[str, tuple[str, ...]]
+    values: dict[str, Sequence[str]]
     functions: dict[str, np.ndarray]
     columns: dict[str, np.ndarray]
     accepted: dict[str, Accepted]
@@ -75,19 +124,21 @@ def load_pools(folder: str = "", value_fraction: float = 1.0, name_fraction: flo
       folder: the folder of the world; empty: the bundled one.
       value_fraction: fraction of each value pool that is used, evenly spaced, at least two values.
         Of dates, its square root of the years and of the days; months are always kept. Columns of a
-        table are always kept.
+        table and random strings are always kept.
       name_fraction: fraction of the pool of each part of a name, likewise.
 
     Raises:
       UserError: a file is missing, or a line breaks a rule; names the file and line.
     """
     schema = load_schema(folder)
-    values: dict[str, tuple[str, ...]] = {}
+    values: dict[str, Sequence[str]] = {}
     functions, columns, accepted = {}, {}, {}
     table = _Table(schema) if schema.table else None
     for attribute in schema.attributes:
         name = attribute.name
-        if attribute.years:
+        if attribute.strings:
+            values[name] = StringValues(attribute.strings, name)
+        elif attribute.years:
             values[name] = _dates(attribute.years, value_fraction)
         elif attribute.pool:
             followers = [a.name for a in schema.attributes if a.function_of == name]

@@ -1,5 +1,5 @@
 """The schema of a world: what a name consists of, which attributes people have, where values come
-from. A world is a folder; `bios/README.md` describes its files."""
+from. A world is a folder, whose files `bios/README.md` describes, or `bioD(K,C,D,L,T)`."""
 
 import dataclasses
 import functools
@@ -32,9 +32,26 @@ RESERVED = frozenset(
 
 
 @dataclasses.dataclass(frozen=True)
+class Strings:
+    """A set of random strings (bioD, Part 3.3).
+
+    Attributes:
+      chunks: a value is so many of the strings (C).
+      count: different strings (D).
+      length: symbols of a string (L).
+      symbols: different symbols (T).
+    """
+
+    chunks: int
+    count: int
+    length: int
+    symbols: int
+
+
+@dataclasses.dataclass(frozen=True)
 class Attribute:
-    """An attribute and the source of its values: one of `pool`, `years`, `function_of` and
-    `column` is set.
+    """An attribute and the source of its values: one of `pool`, `years`, `function_of`, `column`
+    and `strings` is set.
 
     Attributes:
       name: its name in files, fields and draws.
@@ -44,6 +61,7 @@ class Attribute:
       function_of: the attribute that determines it.
       column: the column of the table.
       separator: between several values in a cell of the column; empty: a cell is one value.
+      strings: the random strings that values consist of.
     """
 
     name: str
@@ -53,6 +71,7 @@ class Attribute:
     function_of: str = ""
     column: str = ""
     separator: str = ""
+    strings: Strings | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +103,12 @@ class Schema:
     def names(self) -> tuple[str, ...]:
         """The names of the attributes."""
         return tuple(attribute.name for attribute in self.attributes)
+
+    @property
+    def chunks(self) -> int:
+        """The parts of a value; the same for all attributes."""
+        strings = self.attributes[0].strings
+        return strings.chunks if strings else 1
 
     @property
     def groups(self) -> tuple[tuple[int, ...], ...]:
@@ -119,12 +144,16 @@ class _AttributeFields:
 
 
 def load_schema(folder: str = "") -> Schema:
-    """Reads the `world.toml` of a world's folder; empty: the bundled world.
+    """Reads the `world.toml` of a world's folder; empty: the bundled world. `bioD(K,C,D,L,T)` is a
+    world with the bundled names and K attributes "ID k", whose values are C of D random strings of
+    L of T symbols (Part 3.3).
 
     Raises:
       UserError: the folder or the file is missing, or a field is unknown, missing or of another
-        type; names the file and the field.
+        type; names the file and the field. Or there are no such strings.
     """
+    if match := _BIO_D.fullmatch(folder):
+        return _bio_d(*map(int, match.groups()))
     path = pathlib.Path(folder) if folder else BUNDLED_WORLD
     if not path.is_dir():
         raise UserError(f"world.folder: {path} is not a folder")
@@ -136,6 +165,32 @@ def load_schema(folder: str = "") -> Schema:
     except (ValueError, OSError) as error:  # also of a number with too many digits
         raise UserError(f"{where}cannot be read as TOML ({error})") from None
     return _schema(path, parse(_File, content, where), where)
+
+
+_BIO_D = re.compile(r"bioD\((\d{1,9}), ?(\d{1,9}), ?(\d{1,9}), ?(\d{1,9}), ?(\d{1,9})\)")
+_MOST_VALUES = 2**62
+"""Values of an attribute: their numbers are 64 bits."""
+
+
+def _bio_d(attributes: int, *strings: int) -> Schema:
+    """The world of K attributes of random strings.
+
+    Args:
+      strings: the fields of `Strings`, in order.
+    """
+    source = Strings(*strings)
+    where = "world.folder: bioD(K,C,D,L,T): expected"
+    if not attributes or not source.chunks or source.count < 2:
+        raise UserError(f"{where} K and C of at least 1 and D of at least 2")
+    if source.symbols**source.length < source.count:
+        raise UserError(f"{where} at most T^L = {source.symbols**source.length} strings (D)")
+    if source.count**source.chunks > _MOST_VALUES:
+        raise UserError(f"{where} at most 2^62 values (D^C)")
+    each = (Attribute(f"id_{k}", f"ID {k}", strings=source) for k in range(1, attributes + 1))
+    return Schema(BUNDLED_WORLD, _BIO_D_NAME, tuple(each), pronouns=("it",), noun="entry")
+
+
+_BIO_D_NAME = ("first_names", "middle_names", "last_names")
 
 
 def _schema(folder: pathlib.Path, file: _File, where: str) -> Schema:

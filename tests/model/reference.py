@@ -61,6 +61,9 @@ def inside(xp, params: dict, tokens, shape: Shape, replaced: dict | None = None)
         q, k = (_turn(xp, z, rotated, shape.rotary_base) for z in (q, k))
         patterns.append(_weights(xp, q, k, shape.direction == "causal"))
         x = x + _affine(_mixed(patterns[-1], v), block["out"])
+        if shape.mlp_width < 0:
+            residual.append(change[layer + 1](x))
+            continue
         y = _norm(xp, x, block["ln_2"], shape)
         x = x + _affine(_inner(xp, y, block, shape), block["down"])
         residual.append(change[layer + 1](x))

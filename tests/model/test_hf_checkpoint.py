@@ -262,8 +262,9 @@ def test_a_folder_without_files_or_with_broken_ones_is_refused(tmp_path):
         hf_checkpoint.read(tmp_path / "out")
 
 
-def test_a_network_that_hugging_face_lacks_is_refused_and_nothing_written(tmp_path):
-    shape = dataclasses.replace(SMALL, norm="rms")
+@pytest.mark.parametrize("field", [{"norm": "rms"}, {"mlp_width": -1}])
+def test_a_network_that_hugging_face_lacks_is_refused_and_nothing_written(tmp_path, field):
+    shape = dataclasses.replace(SMALL, **field)
     with pytest.raises(UserError, match="none of gpt_neox, gpt2, llama, mistral of Hugging Face"):
         written(tmp_path / "out", shape)
     assert list(tmp_path.iterdir()) == []

@@ -33,6 +33,7 @@ SHAPES = {
     "no rotary": dataclasses.replace(SMALL, rotary_pct=0.0),
     "one head, all rotary": dataclasses.replace(SMALL, heads=1, rotary_pct=1.0),
     "no bias": dataclasses.replace(SMALL, bias=False, rotary_base=50.0, norm_epsilon=0.1),
+    "no MLP": dataclasses.replace(SMALL, layers=2, mlp_width=-1),
     "one key for all heads": dataclasses.replace(SMALL, num_kv_heads=1, mlp_width=20),
     "bidirectional": dataclasses.replace(SMALL, direction="bidirectional"),
     "bidirectional mistral": dataclasses.replace(STYLED["mistral"], direction="bidirectional"),

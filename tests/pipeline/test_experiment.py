@@ -26,7 +26,8 @@ from tests.pipeline.runners import finished_runner, full_names, planned_training
 from tests.train.training import same_bits
 from tests.world.bundled import ATTRIBUTES
 
-STAGES = ("shards", "pretrain", "finetune", "examples", "p_probe", "q_probe", "qa", "recall")
+STAGES = ("shards", "pretrain", "finetune", "capacity", "examples", "p_probe", "q_probe")
+STAGES += ("qa", "recall")
 
 
 @pytest.fixture(scope="module", params=[0, 1], ids=["single", "multi2+permute"])

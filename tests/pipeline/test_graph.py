@@ -24,7 +24,8 @@ from kstore_jax.train.schedules import CosineConfig, LinearConfig
 from kstore_jax.world.config import World
 from kstore_jax.world.schema import BUNDLED_WORLD
 
-ALL = ("shards", "pretrain", "finetune", "examples", "p_probe", "q_probe", "qa", "recall")
+ALL = ("shards", "pretrain", "finetune", "capacity", "examples", "p_probe", "q_probe")
+ALL += ("qa", "recall")
 DEPENDENT = {  # field, or section for its other fields: kinds of the stages that depend on it
     ("world",): ALL,
     ("world", "celebrities"): ALL[1:],
@@ -37,6 +38,8 @@ DEPENDENT = {  # field, or section for its other fields: kinds of the stages tha
     ("pretrain",): ALL[1:],
     ("data", "tasks"): (),
     ("finetune",): ("finetune", "examples", "qa"),
+    ("readouts", "capacity"): ("capacity",),
+    ("readouts", "capacity", "people"): ALL[1:],
     ("readouts", "examples"): ("examples",),
     ("readouts", "qa"): ("qa",),
     ("readouts", "p_probe"): ("p_probe",),
@@ -202,7 +205,7 @@ def test_a_runner_computes_parents_first_and_each_stage_once(tmp_path, monkeypat
     Runner(graph).ensure(graph.readouts["qa"])
     assert order == ["shards", "pretrain", "finetune", "qa"]
     Runner(graph).run()
-    rest = ["examples", "p_probe", "q_probe", "recall"]
+    rest = ["capacity", "examples", "p_probe", "q_probe", "recall"]
     assert order == ["shards", "pretrain", "finetune", "qa", *rest]
 
 
@@ -234,9 +237,12 @@ def test_no_readout_can_be_named_as_another_stage():
     ("fields", "kinds"),
     [
         ({"until": "pretrain"}, ALL[:2]),
-        ({"until": "finetune"}, (*ALL[:3], "p_probe", "q_probe", "recall")),
-        ({"readouts": {"p_probe": {"enabled": False}}}, (*ALL[:4], *ALL[5:])),
-        ({"readouts": {"qa": {"enabled": False}}}, (*ALL[:2], "p_probe", "q_probe", "recall")),
+        ({"until": "finetune"}, (*ALL[:4], "p_probe", "q_probe", "recall")),
+        ({"readouts": {"p_probe": {"enabled": False}}}, (*ALL[:5], *ALL[6:])),
+        (
+            {"readouts": {"qa": {"enabled": False}}},
+            (*ALL[:2], ALL[3], *ALL[5:7], "recall"),
+        ),
     ],
 )
 def test_stages_can_be_left_out(fields, kinds):

@@ -21,6 +21,7 @@ VERSIONS = {
     "shards": "DATASET_VERSION in kstore_jax/pipeline/graph.py",
     "pretrain": "VERSION in kstore_jax/pipeline/pretrain.py",
     "recall": "version in kstore_jax/readouts/recall.py",
+    "capacity": "version in kstore_jax/readouts/capacity.py",
     "finetune": "VERSION in kstore_jax/pipeline/finetune.py",
     "examples": "version in kstore_jax/readouts/examples.py",
     "qa": "version in kstore_jax/readouts/qa.py",

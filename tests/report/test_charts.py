@@ -6,7 +6,7 @@ import struct
 
 from kstore_jax.charts import drawing
 from kstore_jax.readouts.base import READOUTS
-from kstore_jax.report import charts, groups
+from kstore_jax.report import charts, figures, groups
 from kstore_jax.report.agreement import Agreement
 from tests.report.runs import SINGLE, a_row, a_run, changed, csv_of, write_page
 from tests.world.bundled import ATTRIBUTES
@@ -49,6 +49,31 @@ def test_answers_along_the_share_of_questions_and_the_number_of_people(tmp_path)
     assert title in page
     assert title not in along(tmp_path / "one", rows[0])
     assert title not in along(tmp_path / "steps", *rows[:1], (30, 0.8, 4000, 0.6))
+
+
+def test_bits_stand_beside_answers(tmp_path):
+    bits = {"people": 100, "learned": 5000.0, "most_learned": 6000.0}
+    rows = [
+        dataclasses.replace(row, readouts={"qa": row.readouts["qa"], "capacity": bits})
+        for row in (SINGLE, a_row("multi5+permute", qa=0.864))
+    ]
+    drawn = charts.stored_and_answered(groups.groups(rows))
+    assert drawn.columns == ("", "bits a person", "all there is", "answers")
+    qa = [row.readouts["qa"]["extraction"]["test"]["exact"]["mean"] for row in rows]
+    assert drawn.rows == [
+        ("single", 50.0, 60.0, 100 * qa[0]),
+        ("multi5+permute", 50.0, 60.0, 100 * qa[1]),
+    ]
+    assert "single – 50.0 bits a person of 60.0" in drawn.svg
+    kinds = figures_of(rows, tmp_path)
+    assert kinds.index("stored") < kinds.index("loss")
+    empty = dataclasses.replace(rows[0], readouts={**rows[0].readouts, "capacity": {}})
+    assert "stored" not in figures_of([empty, rows[1]], tmp_path)
+
+
+def figures_of(rows, folder) -> list[str]:
+    """The kinds of figures of a run."""
+    return [*figures.kinds(a_run(folder / "run", rows))]
 
 
 def test_the_paper_s_curve_stands_beside_its_own_model_only(tmp_path):

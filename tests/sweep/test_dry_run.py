@@ -36,13 +36,13 @@ def test_a_dry_run_lists_the_stages_and_writes_nothing(copied, tmp_path, kstore,
             assert stage["measured"] == "2 like it"
     lines = kstore("sweep", *argv, "--stages").splitlines()
     assert len([line for line in lines if " waiting " in line]) == 6
-    assert lines[-2].startswith("16 stages: 10 done, 6 waiting; 0 shared")
+    assert lines[-2].startswith("18 stages: 12 done, 6 waiting; 0 shared")
     no_cache = json.loads(kstore("sweep", f"--workdir={workdir}", "--dry-run", "--json"))["stages"]
     by_benchmark = [s["left"] for s in no_cache if s["measured"] == "benchmark"]
     assert by_benchmark == [24 * 100.0] * 2
     assert {s["kind"] for s in no_cache if s["left"] is None} == {"shards"}
     by_tokens = {s["kind"] for s in no_cache if s["measured"].startswith("its tokens")}
-    assert by_tokens == {"recall", "finetune", "examples", "qa", "p_probe", "q_probe"}
+    assert by_tokens == {"recall", "finetune", "capacity", "examples", "qa", "p_probe", "q_probe"}
     assert contents(copied) == before
     assert not workdir.exists()
 
@@ -127,8 +127,8 @@ def test_without_measure_nothing_is_timed(config_file, tmp_path, capsys, monkeyp
         "1    multi2+permute, seed 0  shards  0/8   ?",
         "",
         "pretraining: 24 steps, 2.29 to 2.3 exposures, 13,552 parameters",
-        "16 stages: 16 waiting; 0 shared by several rows",
-        "left: 16 stages without an estimate",
+        "18 stages: 18 waiting; 0 shared by several rows",
+        "left: 18 stages without an estimate",
     ]
     with pytest.raises(ZeroDivisionError):
         cli.main(["sweep", *argv])

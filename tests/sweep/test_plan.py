@@ -95,7 +95,7 @@ def test_readouts_that_train_have_steps_of_work(copied):
 
 
 def test_status_reads_files_alone(copied, kstore):
-    assert "16 stages: 16 done; 0 shared" in kstore("status", copied)
+    assert "18 stages: 18 done; 0 shared" in kstore("status", copied)
     mark_unfinished(copied, "q_probe")
     folders = sorted(path.name for path in copied.glob("stages/q_probe-*"))
     cache = Cache(copied / "stages")

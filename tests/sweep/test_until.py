@@ -9,7 +9,7 @@ from kstore_jax.cli.main import main
 from tests.sweep.sweeps import contents, rows
 
 TRAINED = ["shards", "pretrain"]
-OF_PRETRAINED = ["p_probe", "q_probe", "recall"]
+OF_PRETRAINED = ["capacity", "p_probe", "q_probe", "recall"]
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def test_a_disabled_readout_has_no_stage_no_columns_and_no_section(sweep_from, f
     workdir = sweep_from("--config.readouts.p_probe.enabled=False")
     assert kinds(finished) - kinds(workdir) == {"p_probe"}
     assert [sorted(row["readouts"]) for row in rows(workdir)] == [
-        ["examples", "q_probe", "qa", "recall"]
+        ["capacity", "examples", "q_probe", "qa", "recall"]
     ] * 2
     pages = [(folder / "report.html").read_text() for folder in (finished, workdir)]
     for letter, present in (("P", [True, False]), ("Q", [True, True])):
