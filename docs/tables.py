@@ -111,6 +111,19 @@ def way(finetune: dict[str, Any]) -> str:
     return f"queries and values {names.get(rank, f'rank {rank}')}, embedding {of_embedding}"
 
 
+def countries() -> list[list[str]]:
+    """A table of countries, its facts written in several ways."""
+    lines = []
+    for row in rows("countries"):
+        qa, labels = row["readouts"]["qa"]["extraction"], row["attributes"]
+        recited = percent(row["readouts"]["recall"]["whole"]["mean"])
+        each = [percent(qa["test"]["exact"][name]) for name in labels]
+        lines.append([row["name"], recited, *finetuned(row), *each])
+        guess = [percent(qa["baseline"][name]) for name in ("mean", *labels)]
+    heads = ["read", "recites", "answers, trained half", "answers, held out", *labels.values()]
+    return [heads, *lines, ["majority guess", "", "", *guess]]
+
+
 def markdown(table: list[list[str]]) -> str:
     heads, *lines = table
     rule = "|" + "---|" * len(heads)
@@ -140,5 +153,5 @@ if __name__ == "__main__":
     if sys.argv[1:]:
         copy(pathlib.Path(sys.argv[1]), sys.argv[2])
     else:
-        for table in (quickstart(), comparison(), figure_2()):
+        for table in (quickstart(), comparison(), figure_2(), countries()):
             print(markdown(table), end="\n\n")
