@@ -65,6 +65,7 @@ def build_context(graph: ExperimentGraph, to_read: bool = False) -> Context:
         read_corpus=read_corpus,
         load_pretrained=functools.partial(_load_pretrained, graph),
         load_finetuned=functools.partial(_load_finetuned, graph),
+        marked=data.marked,
     )
 
 
