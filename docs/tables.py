@@ -124,6 +124,35 @@ def countries() -> list[list[str]]:
     return [heads, *lines, ["majority guess", "", "", *guess]]
 
 
+def capacity() -> list[list[str]]:
+    """Bits a parameter after 1,000 exposures, of rounded copies, and after 100 exposures."""
+    heads = ["entries", "width", "parameters", "bits stored", "there are", "bits a parameter"]
+    heads += ["at most", "int8", "int4", "100 exposures"]
+    short = {size(row): of_capacity(row) for row in rows("capacity-100")}
+    lines = [heads]
+    for row in rows("capacity"):
+        read = row["readouts"]["capacity"]
+        copies = read["quantised"]
+        rates = read["bits_per_parameter"], copies["int8"]["bits_per_parameter"]
+        used, eight = (rate["used"] for rate in rates)
+        four = copies["int4"]["bits_per_parameter"]["used"]
+        numbers = used, rates[0]["most"], eight, four, short[size(row)]
+        people, width = size(row)
+        counts = people, width, read["parameters"]["used"], read["learned"], read["most_learned"]
+        lines.append([*(f"{round(n):,}" for n in counts), *(f"{rate:.2f}" for rate in numbers)])
+    return lines
+
+
+def size(row: dict[str, Any]) -> tuple[int, int]:
+    """The number of people of a row, and the width of its model."""
+    return row["config"]["world"]["people"], row["config"]["model"]["width"]
+
+
+def of_capacity(row: dict[str, Any]) -> float:
+    """The bits a parameter of a row."""
+    return row["readouts"]["capacity"]["bits_per_parameter"]["used"]
+
+
 def markdown(table: list[list[str]]) -> str:
     heads, *lines = table
     rule = "|" + "---|" * len(heads)
@@ -153,5 +182,6 @@ if __name__ == "__main__":
     if sys.argv[1:]:
         copy(pathlib.Path(sys.argv[1]), sys.argv[2])
     else:
-        for table in (quickstart(), comparison(), figure_2(), countries()):
+        drawn = quickstart(), comparison(), figure_2(), countries(), capacity()
+        for table in drawn:
             print(markdown(table), end="\n\n")

@@ -56,9 +56,13 @@ def text(default: str, *, affects_result: bool = True) -> Any:
     return _field(default, affects_result)
 
 
-def flag(default: bool, *, affects_result: bool = True) -> Any:
-    """True or false."""
-    return _field(default, affects_result)
+def flag(default: bool, *, affects_result: bool = True, in_identity: str = "always") -> Any:
+    """True or false.
+
+    Args:
+      in_identity: as for `number`.
+    """
+    return _field(default, affects_result, in_identity=in_identity)
 
 
 def rows(*, affects_result: bool = True) -> Any:

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from kstore_jax.config.fields import choice, names, number, path, text
+from kstore_jax.config.fields import choice, flag, names, number, path, text
 from kstore_jax.errors import UserError
 
 
@@ -23,6 +23,9 @@ class Data:
     celebrity_share: float = number(0.0, 0.0, 1.0)
     """Share of biography windows about celebrities, below 1; 0: all biographies are shuffled
     together and read once per epoch (the paper leaves the weight open)."""
+    marker: bool = flag(False, in_identity="set")
+    """Whether a token of its own comes before each biography of the people, and none before those
+    of celebrities, which may be junk (Part 3.3, result 12)."""
     qa_share: float = number(0.0, 0.0, 1.0)
     """Share of windows with answered questions about the trained people (QA_r, Part 3.1, section
     3); 0: none."""

@@ -310,6 +310,16 @@ def read_dataset(folder: pathlib.Path) -> Corpus:
     return Corpus(columns["people"], columns["entries"], texts)
 
 
+def with_marker(texts: TokenizedTexts, marker: int) -> TokenizedTexts:
+    """Returns the texts with the token `marker` before each; spans move with the text."""
+    offsets = texts.offsets + np.arange(len(texts) + 1)
+    tokens = np.full(offsets[-1], marker, texts.tokens.dtype)
+    is_text = np.ones(len(tokens), bool)
+    is_text[offsets[:-1]] = False
+    tokens[is_text] = texts.tokens[: int(texts.lengths.sum())]
+    return TokenizedTexts(tokens, offsets, texts.value_spans + 1, texts.name_spans + 1)
+
+
 def with_end_of_text(texts: TokenizedTexts, end_of_text: int) -> TokenizedTexts:
     """Returns the texts with the token `end_of_text` after each; spans stay as they are."""
     offsets = texts.offsets + np.arange(len(texts) + 1)

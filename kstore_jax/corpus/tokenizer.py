@@ -209,11 +209,17 @@ class Vocabulary:
     uses. Texts and their division into tokens stay the same.
 
     Attributes:
-      ids: (size,) ascending ids of the tokenizer.
+      ids: (size,) ascending ids of the tokenizer; `marker`, the number after its last id, is a
+        token without text.
     """
 
     tokenizer: Tokenizer
     ids: np.ndarray
+
+    @property
+    def marker(self) -> int:
+        """The id of the token that `data.marker` puts before biographies."""
+        return self.tokenizer.size
 
     @property
     def size(self) -> int:
@@ -222,8 +228,9 @@ class Vocabulary:
 
     @functools.cached_property
     def _token_of_id(self) -> np.ndarray:
-        """(ids of the tokenizer,) int32: the model token of each id, -1 where there is none."""
-        tokens = np.full(self.tokenizer.size, -1, np.int32)
+        """(ids of the tokenizer and `marker`,) int32: the model token of each id, -1 where there is
+        none."""
+        tokens = np.full(self.marker + 1, -1, np.int32)
         tokens[self.ids] = np.arange(self.size)
         return tokens
 

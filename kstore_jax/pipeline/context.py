@@ -66,6 +66,7 @@ def build_context(graph: ExperimentGraph, to_read: bool = False) -> Context:
         load_untrained=functools.partial(init_params, init_from=e.model.init_from),
         load_pretrained=functools.partial(_load_pretrained, graph),
         load_finetuned=functools.partial(_load_finetuned, graph),
+        marked=data.marked,
     )
 
 

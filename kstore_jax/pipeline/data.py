@@ -15,7 +15,7 @@ from kstore_jax.corpus.encode import (
     full_vocabulary,
     token_table,
 )
-from kstore_jax.corpus.shards import DatasetSpec, with_end_of_text
+from kstore_jax.corpus.shards import DatasetSpec, with_end_of_text, with_marker
 from kstore_jax.corpus.text import open_documents, text_parts
 from kstore_jax.corpus.tokenizer import Tokenizer, Vocabulary
 from kstore_jax.errors import UserError
@@ -110,8 +110,13 @@ class ExperimentData:
         """The token ids that template texts about these people use, or all of the tokenizer's."""
         if self.data.vocabulary == "compact":
             reverse = bool(self.variant.name_at or self.celebrity_variant.name_at)
-            return compact_vocabulary(self.table, self.everyone, reverse)
-        return full_vocabulary(self.tokenizer)
+            return self._with_marker(compact_vocabulary(self.table, self.everyone, reverse))
+        return self._with_marker(full_vocabulary(self.tokenizer))
+
+    def _with_marker(self, vocabulary: Vocabulary) -> Vocabulary:
+        if not self.data.marker:
+            return vocabulary
+        return Vocabulary(self.tokenizer, np.append(vocabulary.ids, vocabulary.marker))
 
     @functools.cached_property
     def rewritten(self) -> RewrittenTexts:
@@ -164,6 +169,10 @@ class ExperimentData:
         return DatasetSpec(
             config, self.tokenizer, lambda: shards.biography_parts(self.table, seed, *texts)
         )
+
+    def marked(self, texts: TokenizedTexts) -> TokenizedTexts:
+        """Biographies of `people`, each after the marker where `data.marker` is set."""
+        return with_marker(texts, self.vocabulary.marker) if self.data.marker else texts
 
     def with_end_of_text(self, texts: TokenizedTexts) -> TokenizedTexts:
         """The texts, each followed by the end-of-text token."""

@@ -277,6 +277,8 @@ def _pretrain_config(experiment: Experiment) -> dict:
         name: getattr(e.data, name)
         for name in ("vocabulary", "celebrity_share", "qa_share", "text_share")
     }
+    if e.data.marker:
+        data["marker"] = True
     config = {
         "seed": e.seed,
         "model": identity(e.model),

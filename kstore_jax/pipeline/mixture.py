@@ -1,7 +1,7 @@
 """The windows that pretraining reads: biographies, and other texts mixed in by share."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -74,9 +74,9 @@ def _biographies(data: ExperimentData, corpora: Mapping[str, Corpus]) -> dict[st
     their own, or else among the other biographies."""
     world = data.world
     if world.celebrities and not data.data.celebrity_share:
-        both = [data.with_end_of_text(corpora[name].texts) for name in ("shards", "celebrities")]
-        return {"pass": RepeatedTexts(concatenate(both))}
-    people = _epochs(data, corpora["shards"], data.variant, 0, world.people)
+        both = data.marked(corpora["shards"].texts), corpora["celebrities"].texts
+        return {"pass": RepeatedTexts(concatenate([*map(data.with_end_of_text, both)]))}
+    people = _epochs(data, corpora["shards"], data.variant, 0, world.people, data.marked)
     if not world.celebrities:
         return {"pass": people}
     first, variant = world.people, data.celebrity_variant
@@ -85,14 +85,25 @@ def _biographies(data: ExperimentData, corpora: Mapping[str, Corpus]) -> dict[st
 
 
 def _epochs(
-    data: ExperimentData, corpus: Corpus, variant: Variant, first: int, size: int
+    data: ExperimentData,
+    corpus: Corpus,
+    variant: Variant,
+    first: int,
+    size: int,
+    changed: Callable[[TokenizedTexts], TokenizedTexts] = lambda texts: texts,
 ) -> Epochs:
     """The biographies of people first .. first + size - 1: of the corpus, or drawn anew for every
-    epoch where the variant is fresh."""
+    epoch where the variant is fresh.
+
+    Args:
+      changed: what becomes of the texts of an epoch.
+    """
     if not variant.fresh:
-        return RepeatedTexts(data.with_end_of_text(corpus.texts))
+        return RepeatedTexts(data.with_end_of_text(changed(corpus.texts)))
     source = data.table, data.world.seed, variant, first, size
-    return FreshTexts(lambda epoch: data.with_end_of_text(shards.fresh_epoch(*source, epoch)))
+    return FreshTexts(
+        lambda epoch: data.with_end_of_text(changed(shards.fresh_epoch(*source, epoch)))
+    )
 
 
 def exposures(data: ExperimentData, windows: Windows | Mixture, count: int) -> float:
@@ -112,6 +123,7 @@ def windows_per_exposure(data: ExperimentData, seq_len: int) -> float:
     weights = integer_weights([*_shares(data).values()])
     together = data.world.celebrities and not data.data.celebrity_share
     tokens = sum(map(_num_tokens, _of_people(data, bool(together))))
+    tokens += data.data.marker * data.world.people * data.variant.biographies_per_person
     of_a_person = tokens / data.variant.biographies_per_person
     return of_a_person / seq_len * sum(weights) / weights[0]
 

@@ -78,6 +78,7 @@ class Context:
       telemetry: where trainings log their metrics.
       read_corpus: kind of a dataset -> its corpus.
       load_untrained, load_pretrained, load_finetuned: this context -> parameters; called once.
+      marked: biographies of `people` -> the same as pretraining read them (`data.marker`).
     """
 
     seed: int
@@ -100,6 +101,7 @@ class Context:
     load_untrained: Callable[["Context"], Params]
     load_pretrained: Callable[["Context"], Params]
     load_finetuned: Callable[["Context"], Params]
+    marked: Callable[[TokenizedTexts], TokenizedTexts]
 
     @property
     def attributes(self) -> tuple[str, ...]:
@@ -108,8 +110,9 @@ class Context:
 
     @functools.cached_property
     def corpus(self) -> Corpus:
-        """The biographies of `people`."""
-        return self.read_corpus("shards")
+        """The biographies of `people`, as pretraining read them."""
+        corpus = self.read_corpus("shards")
+        return dataclasses.replace(corpus, texts=self.marked(corpus.texts))
 
     @functools.cached_property
     def untrained(self) -> Params:
@@ -187,7 +190,6 @@ class Readout:
       reads: the model it measures, `pretrained` or `finetuned`.
       needs_finetuning: whether a run finetunes for a readout of the finetuned model. False: without
         another readout of that model, it is left out.
-      has_stage: whether it has `run`, a stage and a result.
       measures_training: whether it has `during`; those numbers are in the metrics of pretraining.
       title: heading of its section on the page.
       paragraph: what the section shows and how to read it.
@@ -199,11 +201,15 @@ class Readout:
     Config: type = ReadoutConfig
     reads: str = "pretrained"
     needs_finetuning: bool = True
-    has_stage: bool = True
     measures_training: bool = False
     title: str = ""
     paragraph: str = ""
     in_the_paper: str = ""
+
+    @property
+    def has_stage(self) -> bool:
+        """Whether it has a stage and a result: not where it has `during` alone."""
+        return not self.measures_training or type(self).run is not Readout.run
 
     def check(self, config: Any, experiment: Any) -> None:
         """Raises UserError, which begins with the field, where the configuration does not fit the

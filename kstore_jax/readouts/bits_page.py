@@ -102,11 +102,13 @@ def _scaling(groups: Sequence[Measured]) -> Chart:
         for size, bits in points
     ]
     described = " ".join(f"{point['tooltip']}." for point in ours)
+    worlds = [*dict.fromkeys(point["world"] for point in (*ours, *theirs))]
+    sides = [("this run", _scaling_spec(ours, worlds)), (PAPER, _scaling_spec(theirs, worlds))]
     return Chart(
         name="capacity",
         title="Bits stored, by parameters",
         alt=f"Bits of knowledge by parameters. {described}",
-        spec=beside([[("this run", _scaling_spec(ours)), (PAPER, _scaling_spec(theirs))]]),
+        spec=beside([sides]),
         columns=("", "people", "parameters", "bits", "at most", "bits a parameter"),
         rows=[
             (p["label"], p["world"], round(p["x"]), p["y"], p["most"], p["y"] / p["x"])
@@ -132,12 +134,12 @@ def _point(world: str, size: float, bits: float, most: float, label: str) -> dic
     return {"world": world, "x": size, "y": bits, "most": most, "label": label, "tooltip": rate}
 
 
-def _scaling_spec(points: Sequence[dict[str, Any]]) -> dict:
-    """Points on logarithmic axes, lines of bits a parameter, and all there is to know."""
+def _scaling_spec(points: Sequence[dict[str, Any]], worlds: Sequence[str]) -> dict:
+    """Points on logarithmic axes, lines of bits a parameter, and all there is to know; each of the
+    worlds has a colour."""
     sizes = [point["x"] for point in points]
     bits = [max(y, 1.0) for point in points for y in (point["y"], point["most"])]
     bits += [rate * size for rate in RATES for size in (min(sizes), max(sizes))]
-    worlds = [*dict.fromkeys(point["world"] for point in points)]
     x, y = (
         {**axis, "axis": {**axis["axis"], "format": "~s"}}
         for axis in (log_axis(sizes, "parameters"), log_axis(bits, "bits"))
@@ -145,7 +147,7 @@ def _scaling_spec(points: Sequence[dict[str, Any]]) -> dict:
     colours = [COLOURS[i % len(COLOURS)] for i in range(len(worlds))]
     colour = {
         "field": "world", "type": "nominal", "title": None,
-        "scale": {"domain": worlds, "range": colours},
+        "scale": {"domain": [*worlds], "range": colours},
     }  # fmt: skip
     rates = [
         {"x": size, "y": rate * size, "rate": f"{rate} bit{'s' * (rate > 1)} a parameter"}

@@ -249,7 +249,7 @@ def _examples(
     if context.variant.fresh:
         texts = _write(context, people, entry)
     else:
-        corpus = context.corpus
+        corpus = context.read_corpus("shards")
         chosen = np.isin(corpus.people, people.ids) & (corpus.entries == draw)
         texts = corpus.texts.take(np.flatnonzero(chosen))
     columns = [texts.name_spans[:, :1], texts.value_spans]
@@ -260,7 +260,9 @@ def _examples(
         starts = texts.value_spans[..., 0]
         lengths = context.table.lengths[first].astype(SPAN_DTYPE)
         columns.append(np.stack([starts, starts + lengths], axis=-1))
-    return people.ids, span_examples(texts, np.concatenate(columns, 1), context.vocabulary)
+    read = dataclasses.replace(texts, value_spans=np.concatenate(columns, 1))
+    read = context.marked(read)
+    return people.ids, span_examples(read, read.value_spans, context.vocabulary)
 
 
 def _write(context: Context, people: People, entry: int) -> TokenizedTexts:

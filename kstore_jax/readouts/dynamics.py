@@ -40,7 +40,6 @@ class Dynamics(Readout):
 
     name = "dynamics"
     Config = DynamicsConfig
-    has_stage = False
     measures_training = True
 
     title = "The model while it was pretrained"

@@ -110,7 +110,7 @@ def _texts(context: Context, people: People) -> TokenizedTexts:
     """The first biography of each person."""
     language, entries = context.table.language, np.zeros(len(people), np.int64)
     written = write_biographies(language, context.world_seed, context.variant, people, entries)
-    return encode_biographies(context.table, written)
+    return context.marked(encode_biographies(context.table, written))
 
 
 def _loss(context: Context, texts: TokenizedTexts) -> Callable[[Params], jax.Array]:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from kstore_jax.corpus import shards
 from kstore_jax.corpus.encode import encode_biographies
+from kstore_jax.corpus.shards import with_marker
 from kstore_jax.corpus.tokenizer import gpt2
 from kstore_jax.errors import DamagedFileError, UserError
 from kstore_jax.world.biographies import Variant, write_biographies
@@ -244,3 +245,17 @@ def test_with_end_of_text_appends_one_token_to_every_text(dataset):
         assert line == [*text, 50256]
     assert longer.offsets[-1] == len(longer.tokens)
     assert np.array_equal(longer.value_spans, texts.value_spans)
+
+
+def test_a_marker_comes_before_each_text_and_spans_move_with_it(table, biographies):
+    texts = encode_biographies(table, biographies("multi2", np.arange(5)))
+    marker = table.tokenizer.size
+    marked = with_marker(texts, marker)
+    for b in range(len(texts)):
+        plain = texts.tokens[texts.offsets[b] : texts.offsets[b + 1]]
+        row = marked.tokens[marked.offsets[b] : marked.offsets[b + 1]]
+        assert row.tolist() == [marker, *plain.tolist()]
+        for name in ("value_spans", "name_spans"):
+            spans = zip(getattr(texts, name)[b], getattr(marked, name)[b], strict=True)
+            for (start, end), (moved, moved_end) in spans:
+                assert row[moved:moved_end].tolist() == plain[start:end].tolist()

@@ -115,6 +115,27 @@ def test_celebrities_have_their_share_of_the_windows(runner):
         assert not any(name in text for name in (people if kind else celebrities))
 
 
+@pytest.mark.parametrize("share", [0.0, 0.25])
+def test_a_marker_comes_before_the_texts_of_people_and_of_no_celebrity(runner, share):
+    fields = {"world__celebrities": FAMOUS, "data__celebrity_share": share}
+    plain, marked = runner(**fields), runner(**fields, data__marker=True)
+    windows, vocabulary = windows_of(marked), marked.context.vocabulary
+    sources = windows.sources if isinstance(windows, Mixture) else (windows,)
+    texts = [source.epochs.read(0) for source in sources]
+    marker, end = vocabulary.marker, vocabulary.tokenizer.end_of_text
+    rows = [row for text in texts for row in np.split(text.tokens, text.offsets[1:-1])]
+    assert [(row == marker).sum() for row in rows] == [1] * PEOPLE + [0] * (5 * FAMOUS)
+    assert all(row[0] == marker for row in rows[:PEOPLE])
+    assert all(row[-1] == end for row in rows)
+    assert vocabulary.size == plain.context.vocabulary.size + 1
+    assert vocabulary.decode(vocabulary.encode(rows[0][:3])) == vocabulary.tokenizer.decode(
+        rows[0][1:3]
+    )
+    read = marked.context.corpus.texts
+    assert (read.tokens[read.offsets[:-1]] == marker).all()
+    assert marked.graph.pretrain.key != plain.graph.pretrain.key
+
+
 def test_questions_have_their_share_of_the_windows_and_ask_about_p_train(runner):
     mixed = runner(data__qa_share=0.8)
     source, texts = mixture_of(mixed, 50)

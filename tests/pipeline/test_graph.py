@@ -129,6 +129,7 @@ def other_values(tmp_path_factory) -> Iterator[dict[str, Any]]:
         "plugins": ("json",),
         "plugin_folders": ("elsewhere",),
         "qa_share": 0.25,
+        "quantise": ("int8",),
         "rotary_pct": 0.5,
         "steps_per_call": 5,
         "tasks": ("another",),

@@ -1,10 +1,13 @@
 """A workdir belongs to the rows of one sweep."""
 
+import json
 import pathlib
+import shutil
 
 import pytest
 
 from kstore_jax.pipeline.experiment import parse
+from kstore_jax.pipeline.results import read_graphs
 from kstore_jax.pipeline.stages import Cache
 from kstore_jax.sweep.plan import Plan
 from kstore_jax.sweep.workdir import claim_workdir
@@ -31,6 +34,22 @@ def test_a_workdir_of_another_configuration_is_refused(
     assert len(lines) == 1
     assert lines[0].startswith(f"kstore: {copied} was made by another configuration ({message}")
     assert contents(copied) == before
+
+
+def test_a_run_older_than_a_readout_is_read_without_it_and_resumed_with_it(copied, config_file):
+    path = copied / "config.json"
+    config = json.loads(path.read_text())
+    for row in config["rows"]:
+        del row["readouts"]["capacity"]
+    path.write_text(json.dumps(config))
+    stages = {folder.name for folder in (copied / "stages").glob("capacity-*")}
+    for name in stages:
+        shutil.rmtree(copied / "stages" / name)
+    graphs = read_graphs(copied)
+    assert all(graph.done and "capacity" not in graph.readouts for graph in graphs)
+    assert sweep_again(config_file, copied) == 0
+    assert {folder.name for folder in (copied / "stages").glob("capacity-*")} == stages
+    assert all("capacity" in graph.readouts for graph in read_graphs(copied))
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path, config_file, capsys):
