@@ -49,7 +49,7 @@ def tables(groups: Sequence[Measured]) -> list[Table]:
             "By what was drawn for each person. An attribute that another one determines is part "
             "of it.",
             bodies,
-            ("all", *(labels.get(term, term) for term in terms)),
+            ("all", *(str(labels.get(term, term)) for term in terms)),
         ),
     ]
 

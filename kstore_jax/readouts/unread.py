@@ -120,7 +120,9 @@ def _loss(context: Context, texts: TokenizedTexts) -> Callable[[Params], jax.Arr
         objective = objectives.answer_tokens(context.shape)
         whole = np.stack([np.zeros(len(texts), np.int64), texts.lengths], -1)[:, None]
         examples = span_examples(texts, whole, context.vocabulary)
-        columns = {f.name: getattr(examples, f.name) for f in dataclasses.fields(examples)}
+        columns: dict[str, Any] = {
+            f.name: getattr(examples, f.name) for f in dataclasses.fields(examples)
+        }
         columns |= {n: columns[n][:, 0] for n in ("positions", "targets", "weights")}
     else:
         shape = dataclasses.replace(context.shape, dropout=0.0, attention_dropout=0.0)

@@ -53,9 +53,14 @@ class Items:
 
     def take(self, rows: np.ndarray) -> "Items":
         """The items in these rows; `rows` are different indices."""
-        columns = (self.answers, self.people, self.groups, self.classes)
-        accepted = self.accepted and self.accepted.about(rows, len(self))
-        return Items(self.texts.take(rows), *(column[rows] for column in columns), accepted)
+        return Items(
+            texts=self.texts.take(rows),
+            answers=self.answers[rows],
+            people=self.people[rows],
+            groups=self.groups[rows],
+            classes=self.classes[rows],
+            accepted=self.accepted and self.accepted.about(rows, len(self)),
+        )
 
 
 @dataclasses.dataclass(frozen=True)

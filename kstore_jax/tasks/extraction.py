@@ -62,9 +62,9 @@ def _accepted(table: TokenTable, people: People, wording: int) -> Accepted | Non
             who = np.repeat(np.arange(len(people)), counts)
             single = members[ragged_indices(starts[values], counts)]
             found.append((who, np.full(len(who), a), single))
-    who, attributes, single = map(np.concatenate, zip(*found, strict=True)) if found else ((),) * 3
-    if not len(who):
+    if not sum(len(who) for who, _, _ in found):
         return None
+    who, attributes, single = map(np.concatenate, zip(*found, strict=True))
     values = people.values[who]
     values[np.arange(len(who)), attributes] = single
     changed = dataclasses.replace(people.take(who), values=values)

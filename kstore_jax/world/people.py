@@ -5,6 +5,7 @@ computed without the others.
 """
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -96,7 +97,7 @@ def full_names(pools: Pools, people: People) -> list[str]:
 
 def value_texts(pools: Pools, people: People) -> list[tuple[str, ...]]:
     """The values of each person as text, in the order of the schema."""
-    pool_of = pools.values.values()
+    pool_of: Any = pools.values.values()
     return [
         tuple(pool[i] for pool, i in zip(pool_of, row, strict=True))
         for row in people.values.tolist()

@@ -39,6 +39,7 @@ import itertools
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from kstore_jax.world.pools import MONTHS, Pools
 from kstore_jax.world.schema import Attribute, Schema
@@ -369,7 +370,8 @@ def _joined(pools: Pools, attribute: Attribute, value: str) -> Iterator[Words]:
 @functools.lru_cache(maxsize=16)
 def _single_values(pools: Pools, attribute: str) -> dict[str, list[str]]:
     """The single values of each value of an attribute that joins several."""
-    values, (starts, members) = pools.values[attribute], pools.accepted[attribute]
+    values: Any = pools.values[attribute]
+    starts, members = pools.accepted[attribute]
     bounds = zip(values, itertools.pairwise(starts.tolist()), strict=True)
     return {v: [values[m] for m in members[a:b]] for v, (a, b) in bounds if b > a}
 
