@@ -215,7 +215,7 @@ def _bound(context: Context, stated_NxS: np.ndarray) -> bound.Bound:
 
 def _stated(examples: SpanExamples) -> np.ndarray:
     """(N, S) bool: whether each text has each span."""
-    return (examples.weights > 0).any(-1)
+    return np.asarray((examples.weights > 0).any(-1))
 
 
 def _means(nats_NxS: np.ndarray, stated_NxS: np.ndarray) -> np.ndarray:

@@ -98,11 +98,9 @@ def full_names(pools: Pools, people: People) -> list[str]:
 
 def value_texts(pools: Pools, people: People) -> list[tuple[str, ...]]:
     """The values of each person as text, in the order of the schema."""
+    rows: list[list[int]] = people.values.tolist()
     pool_of = pools.values.values()
-    return [
-        tuple(pool[i] for pool, i in zip(pool_of, row, strict=True))
-        for row in people.values.tolist()
-    ]
+    return [tuple(pool[i] for pool, i in zip(pool_of, row, strict=True)) for row in rows]
 
 
 def in_train_half(seed: int, ids: ArrayLike) -> np.ndarray:
