@@ -155,9 +155,8 @@ _LAYERS_AND_WIDTHS = {
 
 
 def capacity(scale: str) -> Any:
-    """Models of several sizes in worlds of several numbers of people, of which nothing but
-    `capacity` is read out (Part 3.3). They read the facts of each person 1,000 times, in new
-    wordings.
+    """Models of several sizes in worlds of several numbers of people (Part 3.3). They read the
+    facts of each person 1,000 times, in new wordings; `capacity` is the only readout.
 
     At `laptop` the world is bioD with the smallest vocabulary, so that a small model has most of
     its parameters in its blocks; otherwise it is bioS. Heads are 64 wide there, as in the paper.

@@ -101,13 +101,13 @@ def _scaling(groups: Sequence[Measured]) -> Chart:
         for people, points in _PAPER.items()
         for size, bits in points
     ]
-    described = " ".join(f"{point['tooltip']}." for point in ours)
+    texts = " ".join(f"{point['tooltip']}." for point in ours)
     worlds = [*dict.fromkeys(point["world"] for point in (*ours, *theirs))]
     sides = [("this run", _scaling_spec(ours, worlds)), (PAPER, _scaling_spec(theirs, worlds))]
     return Chart(
         name="capacity",
         title="Bits stored, by parameters",
-        alt=f"Bits of knowledge by parameters. {described}",
+        alt=f"Bits of knowledge by parameters. {texts}",
         spec=beside([sides]),
         columns=("", "people", "parameters", "bits", "at most", "bits a parameter"),
         rows=[

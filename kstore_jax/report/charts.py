@@ -136,15 +136,15 @@ def stored_and_answered(groups: Sequence[Group]) -> Chart:
             }
         )  # fmt: skip
         rows.append((group.label, bits, most, 100 * group.answers))
-    known = _bars(values, "bits", "bits a person; line: all there is", ("tick", {"x": "most"}))
-    asked = _bars(values, "answers", "answers, %", ("rule", {"x": "low", "x2": "high"}))
-    known["layer"][0]["encoding"]["y"]["axis"] = {"labelLimit": 260}
-    described = " ".join(f"{value['tooltip']}." for value in values)
+    stored = _bars(values, "bits", "bits a person; line: all there is", ("tick", {"x": "most"}))
+    answered = _bars(values, "answers", "answers, %", ("rule", {"x": "low", "x2": "high"}))
+    stored["layer"][0]["encoding"]["y"]["axis"] = {"labelLimit": 260}
+    texts = " ".join(f"{value['tooltip']}." for value in values)
     return Chart(
         name="stored",
         title="Stored, and answered",
-        alt=f"Bits a person and answers about people held out, by dataset. {described}",
-        spec=beside([[("stored", known), ("answered about people held out", asked)]]),
+        alt=f"Bits a person and answers about people held out, by dataset. {texts}",
+        spec=beside([[("stored", stored), ("answered about people held out", answered)]]),
         columns=("", "bits a person", "all there is", "answers"),
         rows=rows,
         note="Bits that the pretrained model has stored, at least; exact match in %.",

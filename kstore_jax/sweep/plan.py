@@ -348,7 +348,7 @@ class PlanStatus:
         states = ("done", "running", "stopped", "waiting")
         summary = ", ".join(f"{counts[state]} {state}" for state in states if counts[state])
         shared = sum(stage.rows > 1 for stage in self.stages)
-        lines = [RowSize.format(self.sizes)] if self.sizes else []
+        lines = RowSize.format(self.sizes) if self.sizes else []
         lines += [f"{len(self.stages)} stages: {summary}; {shared} shared by several rows"]
         seconds, unknown = self.time_left
         estimate = [f"about {duration(seconds)} for one worker"] if seconds else []

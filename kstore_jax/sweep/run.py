@@ -241,7 +241,7 @@ def run(
         _print_notes(notes)
         if not all(graph.done for graph in graphs):
             size = RowSize.format([*map(row_size, graphs)])
-            _print_notes([*auto_notes(rows), f"note: {size}"])
+            _print_notes([*auto_notes(rows), *(f"note: {line}" for line in size)])
     if choices:
         choices.mkdir(parents=True, exist_ok=True)
     mine = dict(itertools.islice(enumerate(graphs), shard.index, None, shard.count))

@@ -26,16 +26,17 @@ class RowSize(NamedTuple):
     most_bits: float | None = None
 
     @staticmethod
-    def format(sizes: Sequence["RowSize"]) -> str:
-        """A line with the least and the most of these rows."""
+    def format(sizes: Sequence["RowSize"]) -> list[str]:
+        """Lines with the least and the most of these rows."""
         steps = [f"{number:,}" for number in sorted(size.steps for size in sizes)]
         exposures = [f"{number:.4g}" for number in sorted(size.exposures for size in sizes)]
         parameters = [f"{n:,}" for n in sorted(size.parameters or 0 for size in sizes) if n]
         most = [f"{bits:.3g}" for bits in sorted(size.most_bits or 0.0 for size in sizes) if bits]
-        return (
+        return [
             f"pretraining: {_range(steps)} steps, {_range(exposures)} exposures, "
-            f"{_range(parameters) or '?'} parameters, {_range(most) or '?'} bits to know for each"
-        )
+            f"{_range(parameters) or '?'} parameters",
+            f"facts to know: {_range(most) or '?'} bits a parameter",
+        ]
 
 
 def _range(ascending: Sequence[str]) -> str:

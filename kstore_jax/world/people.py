@@ -5,7 +5,6 @@ computed without the others.
 """
 
 import dataclasses
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -97,11 +96,9 @@ def full_names(pools: Pools, people: People) -> list[str]:
 
 def value_texts(pools: Pools, people: People) -> list[tuple[str, ...]]:
     """The values of each person as text, in the order of the schema."""
-    pool_of: Any = pools.values.values()
-    return [
-        tuple(pool[i] for pool, i in zip(pool_of, row, strict=True))
-        for row in people.values.tolist()
-    ]
+    rows: list[list[int]] = people.values.tolist()
+    pool_of = pools.values.values()
+    return [tuple(pool[i] for pool, i in zip(pool_of, row, strict=True)) for row in rows]
 
 
 def in_train_half(seed: int, ids: ArrayLike) -> np.ndarray:

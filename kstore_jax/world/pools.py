@@ -62,7 +62,7 @@ class StringValues(Sequence[str]):
         return self.source.count**self.source.chunks
 
     def __getitem__(self, value: Any) -> Any:
-        return " ".join(self.strings[digit] for digit in self.digits(np.asarray(value)).tolist())
+        return " ".join(self.strings[digit] for digit in self.digits(np.array(value)).tolist())
 
     def digits(self, values: np.ndarray) -> np.ndarray:
         """Returns the numbers of the strings of values (...,): (..., chunks)."""

@@ -123,10 +123,11 @@ def test_without_measure_nothing_is_timed(config_file, tmp_path, capsys, monkeyp
     assert captured.err == ""
     assert captured.out.splitlines() == [
         "row  name                    stage   done  time left",
-        "0    single, seed 0          shards  0/8   ?",
-        "1    multi2+permute, seed 0  shards  0/8   ?",
+        "0    single, seed 0          shards  0/9   ?",
+        "1    multi2+permute, seed 0  shards  0/9   ?",
         "",
         "pretraining: 24 steps, 2.29 to 2.3 exposures, 13,552 parameters",
+        "facts to know: 0.108 bits a parameter",
         "18 stages: 18 waiting; 0 shared by several rows",
         "left: 18 stages without an estimate",
     ]

@@ -58,7 +58,7 @@ def test_gc_keeps_running_stages_and_the_sweep_around_the_cache(copied, tmp_path
     keep = [tmp_path / "keep"]
     assert gc.unneeded_stages(copied / "stages", []) == []  # the plan of its workdir is beside it
     everything = {folder.name for folder, _ in gc.unneeded_stages(alone.root, keep)}
-    assert len(everything) == 16
+    assert len(everything) == 18
     probe = next(alone.root.glob("p_probe-*")).name
     with alone.lock(probe):
         unneeded = {folder.name for folder, _ in gc.unneeded_stages(alone.root, keep)}
