@@ -1,12 +1,17 @@
-"""The size of each row of a sweep: steps, exposures and parameters."""
+"""The size of each row of a sweep: steps, exposures, parameters and memory."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import jax
+
 from kstore_jax.bench import roofline
+from kstore_jax.model.transformer import Shape
 from kstore_jax.pipeline.context import build_context, vocabulary_needs_corpora
 from kstore_jax.pipeline.graph import ExperimentGraph
 from kstore_jax.pipeline.mixture import windows_per_exposure
+from kstore_jax.pipeline.train_memory import TrainMemory, train_memory
 
 
 class RowSize(NamedTuple):
@@ -16,11 +21,18 @@ class RowSize(NamedTuple):
       steps: of pretraining.
       exposures: how often it reads the facts of each person.
       parameters: of the model; None where its vocabulary depends on datasets not written yet.
+      memory: of pretraining, where it is known.
     """
 
     steps: int
     exposures: float
     parameters: int | None
+    memory: TrainMemory | None = None
+
+    def as_json(self) -> dict:
+        """The size as plain JSON, with the bytes of `memory` by name."""
+        memory = {"memory": self.memory._asdict()} if self.memory else {}
+        return {**self._asdict(), "memory": None, **memory}
 
     @staticmethod
     def format(sizes: Sequence["RowSize"]) -> str:
@@ -32,6 +44,22 @@ class RowSize(NamedTuple):
             f"pretraining: {_range(steps)} steps, {_range(exposures)} exposures, "
             f"{_range(parameters) or '?'} parameters"
         )
+
+
+def row_memory(graph: ExperimentGraph, on: str = "") -> TrainMemory | None:
+    """The memory of pretraining on each device of this machine, or of several accelerators `on`
+    that are not here; None where the vocabulary is not known yet."""
+    shape = known_shape(graph)
+    if shape is None:
+        return None
+    e, flash = graph.experiment, shape.attention in ("cudnn", "splash")
+    mesh = e.mesh
+    if on:
+        half, flash = "bfloat16", not shape.attention_dropout
+        shape = dataclasses.replace(shape, dtype=half, activation_dtype=half)
+    elif not mesh.data:
+        mesh = dataclasses.replace(mesh, data=jax.device_count() // (mesh.fsdp * mesh.tensor))
+    return train_memory(shape, e.pretrain, mesh, flash)
 
 
 def _range(ascending: Sequence[str]) -> str:
@@ -55,7 +83,13 @@ def row_size(graph: ExperimentGraph) -> RowSize:
 def num_parameters(graph: ExperimentGraph) -> int | None:
     """The parameters of the model; None where its vocabulary depends on datasets that are not
     written yet."""
+    shape = known_shape(graph)
+    return None if shape is None else roofline.num_parameters(shape)
+
+
+def known_shape(graph: ExperimentGraph) -> Shape | None:
+    """The network; None where its vocabulary depends on datasets that are not written yet."""
     written = [graph.cache.result(stage) is not None for stage in graph.datasets.values()]
     if vocabulary_needs_corpora(graph) and not all(written):
         return None
-    return roofline.num_parameters(build_context(graph).shape)
+    return build_context(graph, to_read=True).shape
