@@ -84,7 +84,7 @@ def run_inside(
     nothing, and a patch with what is there already changes nothing.
     """
     length = len(tokens)
-    longest = shape.max_positions if shape.positions == "learned" else length + _ROUND
+    longest = shape.longest_text[1] if shape.longest_text else length + _ROUND
     padded = np.full((1, max(length, min(longest, -(-length // _ROUND) * _ROUND))), tokens[0])
     padded[0, :length] = tokens
     taps = Taps(

@@ -26,6 +26,7 @@ class Accelerator:
     Attributes:
       flops: dense bfloat16 FLOP/s.
       bandwidth: bytes/s.
+      memory: bytes.
       launch_s: seconds between kernels that are shorter (assumed).
       start_s: seconds until a process computes (assumed).
       compile_s: seconds of compiling a program (measured: 9.6 and 15.8).
@@ -33,12 +34,16 @@ class Accelerator:
 
     flops: float
     bandwidth: float
+    memory: float
     launch_s: float = 4e-6
     start_s: float = 20.0
     compile_s: float = 16.0
 
 
-ACCELERATORS = {"H200": Accelerator(989e12, 4.8e12), "H100": Accelerator(989e12, 3.35e12)}
+ACCELERATORS = {
+    "H200": Accelerator(989e12, 4.8e12, 141e9),
+    "H100": Accelerator(989e12, 3.35e12, 80e9),
+}
 
 
 def accelerator(name: str) -> Accelerator:
@@ -52,11 +57,21 @@ def accelerator(name: str) -> Accelerator:
     return ACCELERATORS[name]
 
 
-def token_seconds(of: Accelerator, shape: Shape, parameters: int, seq_len: int) -> float:
-    """Seconds of a trained token in a large batch, apart from the optimizer."""
-    flops, _ = flops_per_token(parameters, shape, seq_len)
+def token_seconds(
+    of: Accelerator, shape: Shape, parameters: int, seq_len: int, trained: int | None = None
+) -> float:
+    """Seconds of a trained token in a large batch, apart from the optimizer; `trained` as
+    `flops_per_token` takes it. With `remat` the blocks are computed once more."""
+    flops, _ = flops_per_token(parameters, shape, seq_len, trained)
+    if shape.remat:
+        flops += flops_per_token(parameters, shape, seq_len)[0] / 3
     moved = _HIDDEN * shape.layers * shape.width + _LOGIT * shape.vocabulary
     return flops / (_EFFICIENCY * of.flops) + moved / of.bandwidth
+
+
+def update_seconds(of: Accelerator, parameters: int) -> float:
+    """Seconds that the optimizer takes for a step of so many trained parameters."""
+    return _WEIGHT * parameters / of.bandwidth
 
 
 def launch_seconds(of: Accelerator, shape: Shape) -> float:
@@ -69,4 +84,4 @@ def step_seconds(
 ) -> float:
     """Seconds of a training step."""
     tokens = batch_size * seq_len * token_seconds(of, shape, parameters, seq_len)
-    return max(tokens + _WEIGHT * parameters / of.bandwidth, launch_seconds(of, shape))
+    return max(tokens + update_seconds(of, parameters), launch_seconds(of, shape))

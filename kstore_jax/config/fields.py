@@ -46,9 +46,11 @@ def number(
     return _field(default, affects_result, **limits)
 
 
-def choice(default: str, *choices: str, affects_result: bool = True) -> Any:
-    """One of several names."""
-    return _field(default, affects_result, choices=choices)
+def choice(
+    default: str, *choices: str, affects_result: bool = True, in_identity: str = "always"
+) -> Any:
+    """One of several names; `in_identity` as `number` takes it."""
+    return _field(default, affects_result, choices=choices, in_identity=in_identity)
 
 
 def text(default: str, *, affects_result: bool = True) -> Any:
@@ -76,9 +78,9 @@ def path(default: str, *, affects_result: bool = True) -> Any:
     return _field(default, affects_result, kind="path")
 
 
-def names(*default: str, affects_result: bool = True) -> Any:
-    """A tuple of texts."""
-    return _field(default, affects_result, kind="names")
+def names(*default: str, affects_result: bool = True, in_identity: str = "always") -> Any:
+    """A tuple of texts; `in_identity` as `number` takes it."""
+    return _field(default, affects_result, kind="names", in_identity=in_identity)
 
 
 def section(kind: type, *, affects_result: bool = True) -> Any:

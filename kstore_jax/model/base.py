@@ -27,7 +27,7 @@ class Architecture:
       Config: the frozen dataclass of its own fields, the value of `shape.architecture`.
       before_attention: class of the layer between norm and attention; None: none.
       before_mlp: class of the layer between norm and MLP; None: none.
-      adapter_sites: modules of a block whose kernels LoRA updates.
+      adapter_sites: modules of a block whose kernels LoRA updates where its `sites` are empty.
       sharding: the last one or two names of a parameter's path, such as `out/kernel` -> the axis
         of the device mesh that each of its dimensions is sharded over, None for a dimension that is
         not. It holds for all architectures. Kernels without a rule are sharded by inputs over

@@ -47,8 +47,8 @@ def forward(
       taps: what to return from inside the network and to replace there; None: nothing, at no cost.
 
     Raises:
-      UserError: a text is longer than `model.max_positions` with learned positions, or this machine
-        lacks the attention implementation.
+      UserError: a text is longer than `shape.longest_text`, or this machine lacks the attention
+        implementation.
     """
     shape, network = _network(shape, params)
     rngs = None if dropout_key is None else {"dropout": dropout_key}
@@ -71,7 +71,9 @@ def init_cache(shape: Shape, batch: int, length: int) -> Cache:
     """Returns an empty cache for `length` tokens of each text: keys and values (BG, M, K) with
     M = `length`, and what layers of the architecture keep."""
     longest = max(shape.max_positions, length)  # the last of these tokens is never read
-    shape = dataclasses.replace(shape, max_positions=longest, attention="dense")
+    shape = dataclasses.replace(
+        shape, max_positions=longest, sliding_window=0, attention="dense", remat=False
+    )
     tokens, starts = jnp.zeros((batch, length), jnp.int32), jnp.zeros(batch, jnp.int32)
     variables = jax.eval_shape(
         lambda key: Transformer(shape).init(key, tokens, None, starts), jax.random.key(0)

@@ -1,179 +1,46 @@
-"""Reads and writes model folders of Hugging Face: `config.json` and safetensors.
+"""Reads and writes model folders of Hugging Face. Here are their safetensors, in `hf_config.py` the
+networks that their `config.json` describes."""
 
-| ours | theirs | |
-|---|---|---|
-| GPT-2 with rotary positions (the paper's) | `gpt_neox` | sequential residual, `gelu_new`, tied |
-| plain GPT-2 | `gpt2` | |
-| Llama | `llama` | |
-| Llama with grouped queries (Mistral) | `mistral` | without a sliding window |
-| any of them, bidirectional | the same, with `"is_causal": false` | |
-
-`is_causal` is a setting of recent transformers (compared with 5.23); older versions ignore it and
-compute causal attention.
-"""
-
+import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
-import math
 import os
 import pathlib
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
-from safetensors import SafetensorError
-from safetensors.flax import load_file
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from kstore_jax.errors import UserError
-from kstore_jax.model.base import ARCHITECTURES
 from kstore_jax.model.config import Network
 from kstore_jax.model.forward import Params, init
-from kstore_jax.model.hf_layouts import HEAD_NAMES, HFLayout
+from kstore_jax.model.hf_config import (
+    check_fields,
+    layout_of,
+    layouts_of,
+    model_type_of,
+    read_shape,
+    to_config,
+)
+from kstore_jax.model.hf_layouts import HEAD_NAMES
 from kstore_jax.model.transformer import Shape
 
 _WEIGHTS = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
-_NOT_IN_WEIGHTS = (  # they change no pretrained weight
-    "dropout", "attention_dropout", "attention", "init_std", "dtype", "activation_dtype",
-)  # fmt: skip
 _BUFFERS = (".attn.bias", ".masked_bias", ".attention.bias", ".rotary_emb.inv_freq")  # of old files
-
-
-def _layouts_of(network: Network) -> Mapping[str, HFLayout]:
-    """Returns the layouts of a network's architecture; raises UserError where it has none."""
-    architecture = ARCHITECTURES.of(network.architecture)
-    if not architecture.hf_layouts or network.architecture != architecture.Config():
-        raise UserError(
-            "model.architecture: expected transformer for an exchange with Hugging Face, got "
-            f"{architecture.name}"
-        )
-    return architecture.hf_layouts
-
-
-def model_type_of(shape: Shape) -> str:
-    """Returns the `model_type` that computes the same as a network of this shape.
-
-    Raises:
-      UserError: there is none.
-    """
-    layouts = _layouts_of(shape)
-
-    def fits(name: str) -> bool:
-        layout, grouped = layouts[name], shape.kv_heads < shape.heads
-        same_style = all(getattr(shape, field) == value for field, value in layout.style.items())
-        return same_style and (layout.grouped_queries or not grouped)
-
-    matching = [name for name in layouts if fits(name) and shape.mlp_width >= 0]
-    if "mistral" in matching and shape.kv_heads < shape.heads:
-        return "mistral"
-    if not matching:
-        fields = ("positions", "rotary_pct", "norm", "activation", "bias", "num_kv_heads")
-        fields += ("mlp_width",)
-        values = ", ".join(f"{field} = {getattr(shape, field)!r}" for field in fields)
-        raise UserError(f"model: none of {', '.join(layouts)} of Hugging Face has {values}")
-    return matching[0]
-
-
-def _layout_of(shape: Shape) -> HFLayout:
-    return _layouts_of(shape)[model_type_of(shape)]
-
-
-def to_config(shape: Shape) -> dict:
-    """Returns the settings of `config.json` for a network."""
-    name, layout = model_type_of(shape), _layout_of(shape)
-    resolved = dataclasses.replace(shape, mlp_width=shape.resolved_mlp_width)
-    config = {
-        "architectures": [layout.architecture],
-        "model_type": name,
-        "vocab_size": shape.vocabulary,
-        **{theirs: getattr(resolved, ours) for theirs, ours in layout.settings.items()},
-        **{theirs: getattr(shape, ours) for theirs, ours in layout.dropouts.items()},
-        **layout.always,
-        "initializer_range": shape.init_std,
-        "tie_word_embeddings": shape.tie_embeddings,
-        "torch_dtype": "float32",
-    }
-    if shape.positions == "rotary":
-        rope = {"rope_type": "default", "rope_theta": shape.rotary_base}
-        if name == "gpt_neox":
-            config |= {"rotary_pct": shape.rotary_pct, "rotary_emb_base": shape.rotary_base}
-            rope["partial_rotary_factor"] = shape.rotary_pct
-        else:
-            config |= {"num_key_value_heads": shape.kv_heads, "rope_theta": shape.rotary_base}
-        config["rope_parameters"] = rope  # read by transformers 5 and later
-    if name == "llama":
-        config |= {"attention_bias": shape.bias, "mlp_bias": shape.bias}
-    if shape.direction == "bidirectional":
-        config["is_causal"] = False
-    return config
-
-
-def from_config(config: dict, where: str) -> Shape:
-    """Returns the network that a `config.json` describes; `where` names the file in errors.
-
-    Raises:
-      UserError: a setting is missing, or our network does not support its value.
-    """
-    name = config.get("model_type")
-    owners = {kind: a for a in ARCHITECTURES.entries().values() for kind in a.hf_layouts}
-    if name not in owners:
-        raise UserError(f"{where}: model_type: expected one of {', '.join(owners)}, got {name!r}")
-    layout = owners[name].hf_layouts[name]
-    settings = {**layout.always, **layout.defaults, **config}
-
-    def expect(setting: str, value, supported) -> None:
-        if value != supported:
-            raise UserError(f"{where}: {setting}: expected {supported!r}, got {value!r}")
-
-    for setting, supported in layout.always.items():
-        expect(setting, settings[setting], supported)
-    for setting in ("vocab_size", *layout.settings):
-        if setting not in settings:
-            raise UserError(f"{where}: {setting}: missing")
-        value, may_be_none = settings[setting], layout.defaults.get(setting, "") is None
-        if not (may_be_none and value is None) and not _is_positive(value):
-            raise UserError(f"{where}: {setting}: expected a number over 0, got {value!r}")
-    fields = {
-        **layout.style,
-        **{ours: settings[theirs] for theirs, ours in layout.settings.items()},
-    }
-    fields["mlp_width"] = fields["mlp_width"] or 4 * fields["width"]
-    if fields["positions"] == "rotary":
-        rope = settings.get("rope_parameters") or settings.get("rope_scaling") or {}
-        expect("rope_type", rope.get("rope_type", rope.get("type", "default")), "default")
-        base = settings.get("rope_theta", settings.get("rotary_emb_base", Network.rotary_base))
-        fields["rotary_base"] = float(rope.get("rope_theta", base))
-        rotary_pct = float(rope.get("partial_rotary_factor", settings.get("rotary_pct", 1.0)))
-        expect("partial_rotary_factor", rotary_pct, fields.setdefault("rotary_pct", rotary_pct))
-        kv_heads = settings.get("num_key_value_heads") or fields["heads"]
-        fields["num_kv_heads"] = kv_heads if kv_heads != fields["heads"] else 0
-        head_width = settings.get("head_dim") or fields["width"] // fields["heads"]
-        expect("head_dim", head_width, fields["width"] // fields["heads"])
-    if name == "llama":
-        fields["bias"] = settings.get("attention_bias", False)
-        expect("mlp_bias", settings.get("mlp_bias", False), fields["bias"])
-    return Shape(
-        architecture=owners[name].Config(),
-        vocabulary=settings["vocab_size"],
-        tie_embeddings=settings["tie_word_embeddings"],
-        direction="causal" if settings.get("is_causal", True) else "bidirectional",
-        **fields,
-    )
-
-
-def _is_positive(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
 
 
 def _tensor_paths(shape: Shape) -> Iterator[tuple[str, tuple[str, ...]]]:
     """Yields the name of each tensor of theirs, and the paths of our parameters in it."""
-    name, layout = model_type_of(shape), _layout_of(shape)
+    name, layout = model_type_of(shape), layout_of(shape)
     ours = _flat_shapes(shape)
     modules = {layout.base + theirs: names for theirs, names in layout.outside.items()}
     for layer in range(shape.layers):
@@ -208,7 +75,7 @@ def to_tensors(shape: Shape, params: Params) -> dict[str, np.ndarray]:
 
 def _pack(shape: Shape, parts: list[np.ndarray]) -> np.ndarray:
     """Joins our kernels (inputs, outputs) or biases (outputs,) into one tensor of theirs."""
-    transposed = _layout_of(shape).transposed
+    transposed = layout_of(shape).transposed
     if len(parts) > 1 and transposed:  # GPT-NeoX: rows of query, key and value of each head
         per_head = [x.T.reshape(shape.heads, -1, *x.T.shape[1:]) for x in parts]
         return np.stack(per_head, axis=1).reshape(-1, *parts[0].T.shape[1:])
@@ -218,7 +85,7 @@ def _pack(shape: Shape, parts: list[np.ndarray]) -> np.ndarray:
 
 def _unpack(shape: Shape, tensor: np.ndarray, parts: int) -> list[np.ndarray]:
     """The inverse of `_pack` for a tensor of so many parts."""
-    transposed = _layout_of(shape).transposed
+    transposed = layout_of(shape).transposed
     if parts > 1 and transposed:
         per_head = tensor.reshape(shape.heads, parts, -1, *tensor.shape[1:])
         return [per_head[:, i].reshape(-1, *tensor.shape[1:]).T for i in range(parts)]
@@ -226,12 +93,12 @@ def _unpack(shape: Shape, tensor: np.ndarray, parts: int) -> list[np.ndarray]:
 
 
 def from_tensors(shape: Shape, tensors: dict[str, np.ndarray], where: str) -> Params:
-    """Returns our parameters from their tensors; `where` names the file in errors.
+    """Returns our parameters from their tensors, without a copy; `where` names the file in errors.
 
     Raises:
       UserError: a tensor is missing, has the wrong shape, or is not of this architecture.
     """
-    layout = _layout_of(shape)
+    layout = layout_of(shape)
     expected, params = _flat_shapes(shape), {}
     unread = dict(tensors)
     if "lm_head.weight" in unread and model_type_of(shape) == "gpt_neox":
@@ -249,32 +116,11 @@ def from_tensors(shape: Shape, tensors: dict[str, np.ndarray], where: str) -> Pa
         for path, part in zip(paths, parts, strict=True):
             if part.shape != expected[path].shape:
                 raise UserError(f"{where}: {theirs}: shape {tensor.shape} does not fit config.json")
-            params[path] = jnp.asarray(part)
+            params[path] = part
     heads = ("lm_head.weight", "embed_out.weight") if shape.tie_embeddings else ()
     if extra := [name for name in unread if name not in heads and not name.endswith(_BUFFERS)]:
         raise UserError(f"{where}: {extra[0]}: no such tensor in our {model_type_of(shape)}")
     return unflatten_dict(params, sep="/")
-
-
-def read_shape(folder: pathlib.Path) -> Shape:
-    """Returns the shape of the network in a folder.
-
-    Raises:
-      UserError: `config.json` is missing or describes no network of ours.
-    """
-    path = folder / "config.json"
-    if not path.is_file():
-        raise UserError(f"{path}: no such file")
-    try:
-        config = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not JSON ({error})") from None
-    if not isinstance(config, dict):
-        raise UserError(f"{path}: expected settings")
-    try:
-        return from_config(config, str(path))
-    except (TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{path}: a setting is of another type than expected ({error})") from None
 
 
 def read(folder: pathlib.Path) -> tuple[Shape, Params]:
@@ -283,14 +129,29 @@ def read(folder: pathlib.Path) -> tuple[Shape, Params]:
     Raises:
       UserError: a file is missing, damaged or describes no network of ours.
     """
+    shape, params = _read(folder)
+    return shape, jax.tree.map(jnp.asarray, params)
+
+
+def _read(folder: pathlib.Path) -> tuple[Shape, Params]:
+    """`read` into the memory of the host, one tensor after another."""
     shape = read_shape(folder)
-    tensors: dict[str, Any] = {}
+    tensors: dict[str, np.ndarray] = {}
     for path in _weights(folder):
-        try:
-            tensors |= load_file(path)
-        except SafetensorError as error:
-            raise UserError(f"{path}: not safetensors ({error})") from None
+        with _opened(path) as file:
+            for name in file.keys():  # noqa: SIM118
+                tensors[name] = np.asarray(file.get_tensor(name), np.float32)
     return shape, from_tensors(shape, tensors, str(folder))
+
+
+@contextlib.contextmanager
+def _opened(path: pathlib.Path) -> Iterator[Any]:
+    """A safetensors file; raises UserError where it is none."""
+    try:
+        with safe_open(path, framework="flax") as file:
+            yield file
+    except SafetensorError as error:
+        raise UserError(f"{path}: not safetensors ({error})") from None
 
 
 def _weights(folder: pathlib.Path) -> list[pathlib.Path]:
@@ -315,58 +176,84 @@ def _weights(folder: pathlib.Path) -> list[pathlib.Path]:
 
 
 def init_digest(network: Network, folder: pathlib.Path) -> str:
-    """Returns a hash of the weights in a folder from which this network is to be trained.
+    """Returns a hash of the weights in a folder from which this network is to be trained; without
+    weights, of nothing (`check_init` refuses such a folder).
 
     Raises:
-      UserError: `model.init_from` holds no network, or one that differs in a field.
+      UserError: `model.init_from` holds no network, or one that differs in fields.
     """
-    _layouts_of(network)
+    layouts_of(network)
+    digest = hashlib.sha256()
     try:
         theirs = read_shape(folder)
-        digest = hashlib.sha256()
-        for path in _weights(folder):
-            with path.open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
+        for path in _weights(folder) if has_weights(folder) else []:
+            state = path.stat()
+            digest.update(_file_digest(path, state.st_size, state.st_mtime_ns))
     except UserError as error:
         raise UserError(f"model.init_from: {error}") from None
-    ours = Shape.of(network, theirs.vocabulary)
-    ours = dataclasses.replace(ours, mlp_width=ours.resolved_mlp_width)
-    ignored = (
-        *_NOT_IN_WEIGHTS,
-        *(("rotary_pct", "rotary_base") if ours.positions == "learned" else ()),
-    )
-    ignored += ("max_positions",) if ours.positions == "rotary" else ()
-    for field in dataclasses.fields(Network):
-        own, expected = getattr(ours, field.name), getattr(theirs, field.name)
-        if field.name not in ignored and own != expected:
-            raise UserError(
-                f"model.{field.name}: expected {expected!r}, as in {folder / 'config.json'}, "
-                f"got {own!r}"
-            )
+    check_fields(vars(network), theirs, folder)
     return digest.hexdigest()
 
 
-def load_init(folder: pathlib.Path, shape: Shape, ids: np.ndarray) -> Params:
-    """Returns parameters of `shape` from a folder; token k is its token `ids[k]`.
+@functools.lru_cache  # rows of a sweep start from the same files
+def _file_digest(path: pathlib.Path, size: int, changed_ns: int) -> bytes:
+    """SHA-256 of a file of this size, changed at this time."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
 
-    The rows beyond `ids`, which pad the vocabulary and occur in no text, are the mean of the
-    table, so that the head finds them as likely as an average token.
+
+def has_weights(folder: pathlib.Path) -> bool:
+    """Whether a folder has weights, or an index of them."""
+    return (folder / _INDEX).is_file() or any(folder.glob("*.safetensors"))
+
+
+def check_init(folder: pathlib.Path, ids: np.ndarray) -> None:
+    """Checks that `load_init` can read a folder, from the headers of its files.
+
+    Raises:
+      UserError: the folder lacks weights, or they do not fit its `config.json`, or its vocabulary
+        ends before these ids.
+    """
+    shape = read_shape(folder)
+    tensors = {}
+    for path in _weights(folder):
+        with _opened(path) as file:
+            for name in file.keys():  # noqa: SIM118
+                tensors[name] = np.broadcast_to(np.float32(0), file.get_slice(name).get_shape())
+    from_tensors(shape, tensors, str(folder))
+    _check_ids(folder, shape, ids)
+
+
+def load_init(folder: pathlib.Path, shape: Shape, ids: np.ndarray) -> Params:
+    """Returns parameters of `shape` from a folder, in the memory of the host; token k is its token
+    `ids[k]`.
+
+    The rows beyond `ids` occur in no text. Where `ids` are all tokens, they are the folder's own
+    rows; else, and beyond those, they are the mean of the table, so that the head finds them as
+    likely as an average token.
 
     Raises:
       UserError: the folder's vocabulary ends before these ids.
     """
-    theirs, params = read(folder)
+    theirs, params = _read(folder)
+    _check_ids(folder, theirs, ids)
+    if np.array_equal(ids, np.arange(len(ids))):
+        ids = np.arange(max(len(ids), min(theirs.vocabulary, shape.vocabulary)))
+    for name in {"embedding", "unembedding"}.intersection(params):
+        table = params[name]
+        mean = np.asarray(jnp.asarray(table).mean(0, keepdims=True))
+        filling = np.tile(mean, (shape.vocabulary - len(ids), 1))
+        params[name] = np.concatenate([table[ids], filling])
+    return params
+
+
+def _check_ids(folder: pathlib.Path, theirs: Shape, ids: np.ndarray) -> None:
     if ids.max() >= theirs.vocabulary:
         raise UserError(
             f"model.init_from: {folder} has {theirs.vocabulary} tokens, and the texts use token "
             f"{ids.max()}; it needs the tokenizer it was trained with (data.tokenizer), and, if "
             "exported from a compact vocabulary, texts of no other tokens"
         )
-    for name in {"embedding", "unembedding"}.intersection(params):
-        table = params[name]
-        filling = jnp.tile(table.mean(0, keepdims=True), (shape.vocabulary - len(ids), 1))
-        params[name] = jnp.concatenate([table[ids], filling])
-    return params
 
 
 def write(

@@ -10,7 +10,10 @@ class HFLayout:
     Attributes:
       architecture: the class in transformers.
       style: the values of our fields that the architecture fixes.
-      settings: name in `config.json` -> our field.
+      settings: name of a number in `config.json` -> our field.
+      flags: name of a truth value in `config.json` -> our field; of two names both have to agree.
+      activation: name in `config.json` of the activation.
+      activations: its supported values -> ours.
       dropouts: name of a dropout rate in `config.json` -> our field.
       always: the only supported value of other settings.
       defaults: value of a setting that `config.json` leaves out.
@@ -26,6 +29,9 @@ class HFLayout:
     architecture: str
     style: dict
     settings: dict[str, str]
+    flags: dict[str, str]
+    activation: str
+    activations: dict[str, str]
     dropouts: dict[str, str]
     always: dict
     defaults: dict
@@ -38,21 +44,41 @@ class HFLayout:
     grouped_queries: bool = False
 
 
+_PLAIN = {  # fields that only some of them change
+    "head_width": 0, "rotary_factor": 1.0, "sliding_window": 0, "parallel_residual": False,
+    "qk_norm": False, "qkv_bias": False,
+}  # fmt: skip
+_GELU = {  # the first name of each of ours is written
+    "gelu_new": "gelu", "gelu_pytorch_tanh": "gelu", "gelu_fast": "gelu", "gelu": "gelu_exact",
+}  # fmt: skip
+
+
+def _varying(*fields: str) -> dict:
+    """`_PLAIN` without the fields that an architecture changes."""
+    return {name: value for name, value in _PLAIN.items() if name not in fields}
+
+
 _GPT2 = HFLayout(
     architecture="GPT2LMHeadModel",
-    style={"positions": "learned", "norm": "layer", "activation": "gelu", "bias": True},
+    style={**_varying(), "positions": "learned", "norm": "layer", "bias": True},
     settings={
         "n_layer": "layers", "n_head": "heads", "n_embd": "width", "n_positions": "max_positions",
         "n_inner": "mlp_width", "layer_norm_epsilon": "norm_epsilon",
     },
+    flags={},
+    activation="activation_function",
+    activations=_GELU,
     dropouts={
         "resid_pdrop": "dropout", "embd_pdrop": "dropout", "attn_pdrop": "attention_dropout"
     },
     always={
-        "activation_function": "gelu_new", "scale_attn_weights": True,
-        "scale_attn_by_inverse_layer_idx": False, "add_cross_attention": False,
+        "scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False,
+        "add_cross_attention": False,
     },
-    defaults={"tie_word_embeddings": True, "n_inner": None, "layer_norm_epsilon": 1e-5},
+    defaults={
+        "tie_word_embeddings": True, "n_inner": None, "layer_norm_epsilon": 1e-5,
+        "activation_function": "gelu_new",
+    },
     base="transformer.",
     block="h.{}.",
     modules={
@@ -69,10 +95,15 @@ _SETTINGS = {
 }  # fmt: skip
 _NEOX = HFLayout(
     architecture="GPTNeoXForCausalLM",
-    style={"positions": "rotary", "norm": "layer", "activation": "gelu", "bias": True},
+    style={
+        **_varying("parallel_residual"), "positions": "rotary", "norm": "layer", "bias": True,
+    },
     settings={**_SETTINGS, "layer_norm_eps": "norm_epsilon"},
+    flags={"use_parallel_residual": "parallel_residual"},
+    activation="hidden_act",
+    activations=_GELU,
     dropouts={"hidden_dropout": "dropout", "attention_dropout": "attention_dropout"},
-    always={"use_parallel_residual": False, "hidden_act": "gelu_new", "attention_bias": True},
+    always={"attention_bias": True},
     defaults={
         "use_parallel_residual": True, "hidden_act": "gelu", "rotary_pct": 0.25,
         "layer_norm_eps": 1e-5, "tie_word_embeddings": False, "intermediate_size": 24576,
@@ -90,11 +121,20 @@ _NEOX = HFLayout(
 )  # fmt: skip
 _LLAMA = HFLayout(
     architecture="LlamaForCausalLM",
-    style={"positions": "rotary", "rotary_pct": 1.0, "norm": "rms", "activation": "swiglu"},
+    style={
+        **_varying("head_width", "rotary_factor"), "positions": "rotary", "rotary_pct": 1.0,
+        "norm": "rms",
+    },
     settings={**_SETTINGS, "rms_norm_eps": "norm_epsilon"},
+    flags={"attention_bias": "bias", "mlp_bias": "bias"},
+    activation="hidden_act",
+    activations={"silu": "swiglu"},
     dropouts={"attention_dropout": "attention_dropout"},
-    always={"hidden_act": "silu"},
-    defaults={"tie_word_embeddings": False, "rms_norm_eps": 1e-6},
+    always={},
+    defaults={
+        "tie_word_embeddings": False, "rms_norm_eps": 1e-6, "hidden_act": "silu",
+        "attention_bias": False, "mlp_bias": False,
+    },
     base="model.",
     block="layers.{}.",
     modules={
@@ -108,12 +148,34 @@ _LLAMA = HFLayout(
     transposed=True,
     grouped_queries=True,
 )  # fmt: skip
+_UNSTRETCHED = {**_LLAMA.style, "rotary_factor": 1.0, "bias": False}
 _MISTRAL = dataclasses.replace(
     _LLAMA,
     architecture="MistralForCausalLM",
-    style={**_LLAMA.style, "bias": False},
-    always={**_LLAMA.always, "sliding_window": None},
-    defaults={**_LLAMA.defaults, "sliding_window": 4096},
+    style={name: value for name, value in _UNSTRETCHED.items() if name != "sliding_window"},
+    flags={},
+    defaults={**_LLAMA.defaults, "num_key_value_heads": 8, "sliding_window": 4096},
 )
-HF_LAYOUTS = {"gpt_neox": _NEOX, "gpt2": _GPT2, "llama": _LLAMA, "mistral": _MISTRAL}
+_QWEN2 = dataclasses.replace(
+    _LLAMA,
+    architecture="Qwen2ForCausalLM",
+    style={**_UNSTRETCHED, "qkv_bias": True},
+    flags={},
+    always={"use_sliding_window": False},
+    defaults={**_LLAMA.defaults, "num_key_value_heads": 32},
+)
+_QWEN3 = dataclasses.replace(
+    _QWEN2,
+    architecture="Qwen3ForCausalLM",
+    style={**_UNSTRETCHED, "qk_norm": True},
+    always={**_QWEN2.always, "attention_bias": False},
+    defaults={**_QWEN2.defaults, "head_dim": 128},
+    modules={
+        **_LLAMA.modules, "self_attn.q_norm": ("query_norm",), "self_attn.k_norm": ("key_norm",),
+    },
+)  # fmt: skip
+HF_LAYOUTS = {
+    "gpt_neox": _NEOX, "gpt2": _GPT2, "llama": _LLAMA, "mistral": _MISTRAL, "qwen2": _QWEN2,
+    "qwen3": _QWEN3,
+}  # fmt: skip
 HEAD_NAMES = {"gpt_neox": "embed_out"}  # the head's name, `lm_head` in the others

@@ -25,7 +25,7 @@ def init_lora(
     The merged model starts as the frozen one. Source: LoRA (Hu et al., 2021), section 4.1.
 
     Args:
-      sites: modules of a block, such as `query`; `Architecture.adapter_sites`.
+      sites: modules of a block, such as `query`.
       rank: of the updates of kernels; 0: no update, -1: the whole matrix is trained.
       embedding_rank: the same for the embedding.
       scale: standard deviation of the initial B; A is zero.
@@ -44,6 +44,15 @@ def init_lora(
         for i, (name, matrix, r) in enumerate(matrices)
         if r
     }
+
+
+def updated_products(params: Params, trainable: dict, embedding_side: str) -> int:
+    """Returns the number of parameters of the matrix products that a trainable updates. The
+    gradient of such a matrix is computed whole before it reaches the factors."""
+    of_sites = (site.split("/") for site in trainable if site != "embedding")
+    kernels = sum(params[block][name]["kernel"].size for block, name in of_sites)
+    has_head = "embedding" in trainable and embedding_side == "both" and "unembedding" not in params
+    return kernels + (params["embedding"].size if has_head else 0)
 
 
 def low_rank(

@@ -33,7 +33,7 @@ def continue_text(
       seed: of the drawn tokens.
     """
     length, steps = (-(-count // _ROUND) * _ROUND for count in (len(prompt), max_tokens))
-    if shape.positions == "learned":  # rounded lengths may have no position
+    if shape.longest_text:  # rounded lengths may have no position
         length, steps = len(prompt), max_tokens
     padded = np.full(length, end, np.int32)
     padded[: len(prompt)] = prompt
@@ -53,7 +53,7 @@ def continue_text(
 
 def room(shape: Shape, length: int) -> int | None:
     """Returns how many tokens can follow a prompt of this length; None: any number."""
-    return max(0, shape.max_positions - length) if shape.positions == "learned" else None
+    return max(0, shape.longest_text[1] - length) if shape.longest_text else None
 
 
 @functools.partial(jax.jit, static_argnums=(0, 4, 5, 6))

@@ -1,5 +1,5 @@
 """The network: pre-norm blocks that compute, by configuration, GPT-2 with rotary positions (the
-paper's), plain GPT-2, Llama or Mistral, each causal or bidirectional.
+paper's), plain GPT-2, GPT-NeoX, Llama, Mistral or Qwen, each causal or bidirectional.
 
 Letters of dimensions, in names such as `x_BxLxD` and in docstrings, one meaning in the whole
 package. Two letters side by side are a product: BH is B * H rows, in the order of the texts.
@@ -38,6 +38,7 @@ from kstore_jax.model.config import Network
 from kstore_jax.model.dropout import keep_mask, keep_prob
 from kstore_jax.model.hf_layouts import HF_LAYOUTS
 from kstore_jax.model.matmul import dense, in_float32
+from kstore_jax.model.rotary import apply_rotary, apply_rotary_heads_last, rotary_cos_sin
 from kstore_jax.model.taps import tap_attention, tap_residual
 
 
@@ -68,7 +69,7 @@ class Shape(Network):
         """F: `mlp_width`, or the default of the activation where that is 0."""
         if self.mlp_width:
             return self.mlp_width
-        return 4 * self.width if self.activation == "gelu" else -(-8 * self.width // 192) * 64
+        return -(-8 * self.width // 192) * 64 if self.activation == "swiglu" else 4 * self.width
 
 
 class Dense(nn.Module):
@@ -77,6 +78,7 @@ class Dense(nn.Module):
     features: int
     init_std: float
     shape: Shape
+    bias: bool | None = None  # `shape.bias` where None
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return dense(x, *self.weights(x.shape[-1]), jnp.dtype(self.shape.dtype))
@@ -86,7 +88,7 @@ class Dense(nn.Module):
         """Returns the kernel (I, O) and the bias (O,), None where there is none."""
         normal = nn.initializers.normal(self.init_std)
         kernel = self.param("kernel", normal, (inputs, self.features))
-        if not self.shape.bias:
+        if not (self.shape.bias if self.bias is None else self.bias):
             return kernel, None
         return kernel, self.param("bias", nn.initializers.zeros, (self.features,))
 
@@ -117,13 +119,16 @@ class Block(nn.Module):
         texts = lengths_B, cache_positions_B
         y_BxLxD = self._before("attention", apply_norm(self, "ln_1", x_BxLxD), *texts)
         attention = self._attention if x_BxLxD.dtype == jnp.float32 else self._heads_last_attention
-        y_BxLxD = attention(y_BxLxD, cos_sin, *texts)
-        y_BxLxD = Dense(s.width, residual_init_std, s, name="out")(y_BxLxD)
+        y_BxLxHK = attention(y_BxLxD, cos_sin, *texts)
+        y_BxLxD = Dense(s.width, residual_init_std, s, name="out")(y_BxLxHK)
+        read_BxLxD = x_BxLxD
         x_BxLxD += apply_dropout(self, y_BxLxD)
         if s.mlp_width < 0:
             return tap_residual(self, x_BxLxD)
-        h_BxLxF = self._mlp_hidden(self._before("mlp", apply_norm(self, "ln_2", x_BxLxD), *texts))
-        y_BxLxD = Dense(s.width, residual_init_std, s, name="down")(h_BxLxF)
+        if not s.parallel_residual:
+            read_BxLxD = x_BxLxD
+        y_BxLxD = self._before("mlp", apply_norm(self, "ln_2", read_BxLxD), *texts)
+        y_BxLxD = Dense(s.width, residual_init_std, s, name="down")(self._mlp_hidden(y_BxLxD))
         return tap_residual(self, x_BxLxD + apply_dropout(self, y_BxLxD))
 
     def _before(self, place: str, y_BxLxD, lengths_B, cache_positions_B) -> jax.Array:
@@ -144,6 +149,7 @@ class Block(nn.Module):
                 self._projections(), (s.heads, s.kv_heads, s.kv_heads), strict=True
             )
         )
+        q_BHxLxK, k_BGxLxK = self._normed(q_BHxLxK, k_BGxLxK)
         q_BHxLxK, k_BGxLxK = apply_rotary(q_BHxLxK, cos_sin), apply_rotary(k_BGxLxK, cos_sin)
         batch = y_BxLxD.shape[0]
         q_k = q_BHxLxK, k_BGxLxK
@@ -173,14 +179,17 @@ class Block(nn.Module):
         """`_attention` with one product for queries, keys and values, and heads after positions
         all the way: for accelerators, where copies and small products cost time."""
         s = self.shape
-        head_width, shared = s.width // s.heads, s.heads // s.kv_heads
+        head_width, shared = s.resolved_head_width, s.heads // s.kv_heads
         batch, length, _ = y_BxLxD.shape
         causal, implementation = s.direction == "causal", s.attention
         kernels, biases = zip(*(p.weights(s.width) for p in self._projections()), strict=True)
-        bias = _join_heads(biases, s.kv_heads) if s.bias else None
+        bias = _join_heads(biases, s.kv_heads) if s.bias or s.qkv_bias else None
         x_BxLxO = dense(y_BxLxD, _join_heads(kernels, s.kv_heads), bias, jnp.dtype(s.dtype))
         x_BxLxGxRxK = x_BxLxO.reshape(batch, length, s.kv_heads, shared + 2, head_width)
         turned, v_BxLxGx1xK = jnp.split(x_BxLxGxRxK, [shared + 1], axis=3)
+        if s.qk_norm:
+            normed = self._normed(*jnp.split(turned, [shared], axis=3))
+            turned = jnp.concatenate(normed, axis=3)
         turned = apply_rotary_heads_last(turned, cos_sin)
         q_BxLxGxRxK, k_BxLxGx1xK = jnp.split(turned, [shared], axis=3)
         k_BxMxGxK, v_BxMxGxK = k_BxLxGx1xK[:, :, :, 0], v_BxLxGx1xK[:, :, :, 0]
@@ -215,17 +224,24 @@ class Block(nn.Module):
             dropout=s.attention_dropout,
             key=self._attention_key(),
         )
-        return y_BxLxHxK.reshape(y_BxLxD.shape)
+        return y_BxLxHxK.reshape(batch, length, -1)
 
     def _projections(self) -> tuple[Dense, Dense, Dense]:
         """The linear layers of queries, keys and values."""
         s = self.shape
-        query, kv = s.width, s.kv_heads * (s.width // s.heads)
+        query, kv = (heads * s.resolved_head_width for heads in (s.heads, s.kv_heads))
+        bias = s.bias or s.qkv_bias
         return (
-            Dense(query, s.init_std, s, name="query"),
-            Dense(kv, s.init_std, s, name="key"),
-            Dense(kv, s.init_std, s, name="value"),
+            Dense(query, s.init_std, s, bias, name="query"),
+            Dense(kv, s.init_std, s, bias, name="key"),
+            Dense(kv, s.init_std, s, bias, name="value"),
         )
+
+    def _normed(self, q: jax.Array, k: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Queries and keys (..., K), each head normalised where the network has norms there."""
+        if not self.shape.qk_norm:
+            return q, k
+        return apply_norm(self, "query_norm", q), apply_norm(self, "key_norm", k)
 
     def _attention_key(self) -> jax.Array | None:
         """The key of the dropout of attention weights; None without."""
@@ -238,6 +254,8 @@ class Block(nn.Module):
         up = Dense(s.resolved_mlp_width, s.init_std, s, name="up")
         if s.activation == "gelu":
             return in_float32(gelu, up(y_BxLxD))
+        if s.activation == "gelu_exact":
+            return in_float32(lambda up: jax.nn.gelu(up, approximate=False), up(y_BxLxD))
         gate_BxLxF = Dense(s.resolved_mlp_width, s.init_std, s, name="gate")(y_BxLxD)
         return in_float32(lambda gate, up: jax.nn.silu(gate) * up, gate_BxLxF, up(y_BxLxD))
 
@@ -323,7 +341,7 @@ class Transformer(nn.Module):
         beginning of a text; for one token, the number of tokens before it.
 
     Raises:
-      UserError: the texts are longer than `max_positions`, with learned positions.
+      UserError: the texts are longer than `shape.longest_text`.
     """
 
     shape: Shape
@@ -341,52 +359,17 @@ class Transformer(nn.Module):
         if cache_positions_B is not None and length == 1:
             positions_BxL = cache_positions_B[:, None]
         rotary_dims = 0
+        if s.longest_text and length > s.longest_text[1]:
+            field, most = s.longest_text
+            raise UserError(f"model.{field}: expected at least the text's {length}, got {most}")
         if s.positions == "rotary":
-            rotary_dims = int(s.rotary_pct * s.width / s.heads)
-        elif length > s.max_positions:
-            raise UserError(
-                f"model.max_positions: expected at least the text's {length}, got {s.max_positions}"
-            )
+            rotary_dims = int(s.rotary_pct * s.resolved_head_width)
         else:
             x_BxLxD += self.param("positions", normal, (s.max_positions, s.width))[positions_BxL]
-        cos_sin = rotary_cos_sin(positions_BxL, rotary_dims, s.rotary_base)
+        cos_sin = rotary_cos_sin(positions_BxL, rotary_dims, s)
         x_BxLxD = tap_residual(self, apply_dropout(self, x_BxLxD.astype(s.activation_dtype)))
+        of_block = nn.remat(Block) if s.remat and cache_positions_B is None else Block
         for layer in range(s.layers):
-            block = Block(s, name=f"block_{layer}")
+            block = of_block(s, name=f"block_{layer}")
             x_BxLxD = block(x_BxLxD, cos_sin, lengths_B, cache_positions_B)
         return apply_norm(self, "ln_f", x_BxLxD)
-
-
-def rotary_cos_sin(
-    positions_BxL: jax.Array, rotary_dims: int, base: float
-) -> tuple[jax.Array, jax.Array]:
-    """Cosines and sines (B, L, rotary_dims) of the GPT-NeoX rotary embedding, where dimension i
-    turns with dimension i + rotary_dims / 2. B is 1 where all texts have the same positions."""
-    frequencies = base ** (-jnp.arange(0, rotary_dims, 2, dtype=jnp.float32) / max(rotary_dims, 1))
-    angles = positions_BxL.astype(jnp.float32)[:, :, None] * frequencies[None, None]
-    angles = jnp.concatenate([angles, angles], axis=2)
-    return jnp.cos(angles), jnp.sin(angles)
-
-
-def apply_rotary(x_BHxLxK: jax.Array, cos_sin: tuple[jax.Array, jax.Array]) -> jax.Array:
-    """Rotates the first dimensions of each head by its position; the others stay as they are."""
-    texts = cos_sin[0].shape[0]
-    heads = len(x_BHxLxK) // texts if texts > 1 else 1
-    cos, sin = (table.repeat(heads, 0) for table in cos_sin)
-    return _rotate(x_BHxLxK, cos, sin)
-
-
-def apply_rotary_heads_last(x_BxLxGxRxK: jax.Array, cos_sin: tuple[jax.Array, jax.Array]):
-    """The same for heads after positions."""
-    return _rotate(x_BxLxGxRxK, *(table[:, :, None, None] for table in cos_sin))
-
-
-@jax.named_scope("rotary")
-def _rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
-    rotary_dims = cos.shape[-1]
-    if not rotary_dims:
-        return x
-    rotated, rest = x[..., :rotary_dims].astype(jnp.float32), x[..., rotary_dims:]
-    first, second = jnp.split(rotated, 2, axis=-1)
-    rotated = rotated * cos + jnp.concatenate([-second, first], axis=-1) * sin
-    return jnp.concatenate([rotated.astype(x.dtype), rest], axis=-1)

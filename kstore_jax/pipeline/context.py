@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import pathlib
 from collections.abc import Callable
 from typing import Any
 
@@ -12,8 +13,9 @@ from kstore_jax.corpus.shards import Corpus
 from kstore_jax.corpus.tokenizer import Vocabulary
 from kstore_jax.errors import UserError
 from kstore_jax.model.forward import Params
+from kstore_jax.model.hf_config import read_shape
 from kstore_jax.model.transformer import Shape
-from kstore_jax.pipeline import finetune
+from kstore_jax.pipeline import adapters, finetune
 from kstore_jax.pipeline.experiment import Experiment
 from kstore_jax.pipeline.graph import ExperimentGraph, resolve_auto
 from kstore_jax.pipeline.init_params import init_params
@@ -44,6 +46,8 @@ def build_context(graph: ExperimentGraph, to_read: bool = False) -> Context:
     vocabulary = _vocabulary(graph, read_corpus)
     mask_token = vocabulary.size if e.model.direction == "bidirectional" else None
     rows = vocabulary.size + (mask_token is not None)
+    if e.model.init_from and e.data.vocabulary == "full":
+        rows = max(rows, read_shape(pathlib.Path(e.model.init_from)).vocabulary)
     model, mesh = (_here(e).model, make_mesh()) if to_read else (e.model, make_mesh(e.mesh))
     return Context(
         seed=e.seed,
@@ -111,8 +115,11 @@ def _read_corpus(graph: ExperimentGraph, kind: str) -> Corpus:
 
 
 def _load_pretrained(graph: ExperimentGraph, context: Context) -> Params:
+    training = graph.experiment.pretrain
     start = init_params(context, graph.experiment.model.init_from)
-    return _load_trained(graph, context, graph.pretrain, graph.experiment.pretrain.steps, start)
+    frozen, like = adapters.split(context.shape, start, training, context.key("pretrain_lora"))
+    trained = _load_trained(graph, context, graph.pretrain, training.steps, like)
+    return adapters.merge_of(training)(frozen, trained)
 
 
 def people_who_choose(graph: ExperimentGraph) -> np.ndarray:
@@ -134,9 +141,9 @@ def _load_finetuned(graph: ExperimentGraph, context: Context) -> Params:
     if not graph.finetune:
         return context.pretrained
     row = best_finetuning(graph)
-    start = finetune.initial_trainable(context, row)
-    trained = _load_trained(graph, context, graph.refit or graph.finetune[row], row.steps, start)
-    return finetune.finetuned_params(context, row, trained)
+    frozen, like = adapters.split(context.shape, context.pretrained, row, context.key("lora"))
+    trained = _load_trained(graph, context, graph.refit or graph.finetune[row], row.steps, like)
+    return adapters.merge_of(row)(frozen, trained)
 
 
 def _load_trained(

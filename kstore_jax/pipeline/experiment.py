@@ -28,20 +28,19 @@ from kstore_jax.config.registry import group, import_plugins
 from kstore_jax.config.rows import Row, without_fields
 from kstore_jax.corpus.config import Data
 from kstore_jax.errors import UserError
-from kstore_jax.model.config import PRESETS, Model
+from kstore_jax.model.config import IN_FOLDER, PRESETS, Model
+from kstore_jax.pipeline.init_params import fill_from_folder
 from kstore_jax.pipeline.pretrain_config import LENGTH, Pretrain
 from kstore_jax.readouts.base import READOUTS, Readout
 from kstore_jax.tasks.base import TASKS, check_tasks
-from kstore_jax.train.config import Mesh, TelemetryConfig, Training
+from kstore_jax.train.config import LowRank, Mesh, TelemetryConfig
 from kstore_jax.world.config import World
 
 
 @dataclasses.dataclass(frozen=True)
-class Finetune(Training):
-    """Finetuning on questions: LoRA on queries, values and the embedding, or all weights.
-
-    W' = W + alpha A B; A starts at zero and B Gaussian (Part 3.2, appendix B).
-    """
+class Finetune(LowRank):
+    """Finetuning on questions: LoRA on queries, values and the embedding (Part 3.2, appendix B), or
+    all weights."""
 
     tasks: tuple = names("extraction")
     """Tasks whose questions are trained."""
@@ -78,13 +77,7 @@ class Finetune(Training):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.method == "lora" and self.rank == self.embedding_rank == 0:
-            raise UserError("rank: expected other than 0 where embedding_rank = 0")
         _ = self.rows  # checks them
-
-    @property
-    def trains_matrices(self) -> bool:
-        return self.method == "full"
 
     @property
     def rows(self) -> "tuple[Finetune, ...]":
@@ -139,10 +132,9 @@ class Experiment:
         check_tasks(self.finetune.tasks, "finetune.tasks")
         check_tasks(self.readouts.qa.tasks, "readouts.qa.tasks")
         self._check_ranks()
-        longest = self.model.max_positions
-        if self.model.positions == "learned" and self.pretrain.seq_len > longest:
+        if (limit := self.model.longest_text) and self.pretrain.seq_len > limit[1]:
             raise UserError(
-                f"pretrain.seq_len: expected at most model.max_positions = {longest}, "
+                f"pretrain.seq_len: expected at most model.{limit[0]} = {limit[1]}, "
                 f"got {self.pretrain.seq_len}"
             )
         for name, (readout, config) in self.enabled_readouts.items():
@@ -177,30 +169,41 @@ class Experiment:
 
     def _check_ranks(self) -> None:
         """Raises UserError where a low-rank update has a larger rank than its matrix."""
-        ranks = [("finetune.rank", row.rank) for row in self.finetune.rows]
-        ranks += [("finetune.embedding_rank", row.embedding_rank) for row in self.finetune.rows]
-        for name, rank in ranks:
-            if rank > self.model.width:
-                raise UserError(
-                    f"{name}: expected at most model.width = {self.model.width}, got {rank}"
-                )
+        trainings = [("finetune", row) for row in self.finetune.rows]
+        trainings += [("pretrain", self.pretrain)] if self.pretrain.method == "lora" else []
+        for section_name, training in trainings:
+            for name in ("rank", "embedding_rank"):
+                if (rank := getattr(training, name)) > self.model.width:
+                    raise UserError(
+                        f"{section_name}.{name}: expected at most model.width = "
+                        f"{self.model.width}, got {rank}"
+                    )
+
+
+_DECIDED = {  # field -> the fields it stands for
+    f"model.{name}": {f"model.{field}" for fields in presets.values() for field in fields}
+    for name, presets in PRESETS.items()
+}
+_OF_FOLDER = {f"model.{name}" for name in (*IN_FOLDER, *PRESETS)}
+_DECIDED["model.init_from"] = {*_OF_FOLDER, "data.tokenizer"}
 
 
 def default() -> Any:
     """The defaults as an `ml_collections.ConfigDict`, for a configuration file to change.
 
     `world.seed` equals `seed` unless it is set. `pretrain.steps` is None, which means its default,
-    or what `pretrain.exposures` needs. `model.size` and `model.style` fill the fields of `model`
-    that are not set. `sweep` holds the rows of a sweep (`config/rows.py`); it
-    is empty for one experiment.
+    or what `pretrain.exposures` needs. Fields of `model` and the tokenizer that are None are set by
+    `model.init_from`, by `model.size` and `model.style`, or have their defaults. `sweep` holds the
+    rows of a sweep (`config/rows.py`); it is empty for one experiment.
     """
     config: Any = config_dict.ConfigDict({**defaults(Experiment), "sweep": ()})
     config.world.seed = config_dict.placeholder(int)
     config.pretrain.steps = config_dict.placeholder(int)
-    for name, presets in PRESETS.items():
-        for field, value in next(iter(presets.values())).items():
-            config.model[field] = config_dict.placeholder(type(value))
-        config.model[name] = next(iter(presets))
+    for name in IN_FOLDER:
+        config.model[name] = config_dict.placeholder(type(config.model[name]))
+    for name in PRESETS:
+        config.model[name] = config_dict.placeholder(str)
+    config.data.tokenizer = config_dict.placeholder(str)
     return config
 
 
@@ -233,13 +236,14 @@ def _add_missing(config: Any, fields: Any) -> None:
 
 
 def parse(values: dict) -> Experiment:
-    """The experiment of a nested dictionary of fields; missing fields take their defaults.
+    """The experiment of a nested dictionary of fields; missing fields are those of the folder
+    `model.init_from`, or take their defaults.
 
     Raises:
       UserError: a field is unknown, ill-typed or out of range; one line that names it.
     """
     import_plugins(values.get("plugins", ()), values.get("plugin_folders", ()))
-    return parsing.parse(Experiment, values)
+    return parsing.parse(Experiment, fill_from_folder(values))
 
 
 def parse_rows(
@@ -308,8 +312,8 @@ def _base_and_rows(
 ) -> tuple[dict, list[Row]]:
     """The values all rows start from, and the distinct rows without overridden fields.
 
-    A size or a style set on the command line overrides the file's values of its fields too, and
-    `pretrain.steps` or `pretrain.exposures` the other one of the two.
+    A size, a style or `model.init_from` set on the command line overrides the file's values of its
+    fields too, and `pretrain.steps` or `pretrain.exposures` the other one of the two.
 
     Raises:
       UserError: the command line sets both; or `sweep` are no rows.
@@ -317,13 +321,12 @@ def _base_and_rows(
     base = config.to_dict()
     sweep = base.pop("sweep", ())
     sweep = ((),) if sweep in ((), []) else sweep
-    for name, presets in PRESETS.items():
-        if f"model.{name}" in overridden:
-            preset = {f"model.{field}" for fields in presets.values() for field in fields}
+    for name, decided in _DECIDED.items():
+        if name in overridden:
             base = _set_fields(
-                base, tuple((field, None) for field in preset.difference(overridden))
+                base, tuple((field, None) for field in decided.difference(overridden))
             )
-            overridden = preset.union(overridden)
+            overridden = decided.union(overridden)
     length = {f"pretrain.{name}": base["pretrain"][name] for name in LENGTH}
     of_command = {field for field in overridden if length.get(field)}
     if len(of_command) == 1:

@@ -1,22 +1,19 @@
 """Finetuning on questions about half of the people (Part 3.1, section 3)."""
 
-import functools
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from kstore_jax.corpus.sampler import ShuffledIndices
-from kstore_jax.model import lora
-from kstore_jax.model.base import ARCHITECTURES
-from kstore_jax.model.forward import Params
+from kstore_jax.pipeline import adapters
 from kstore_jax.pipeline.experiment import Finetune
 from kstore_jax.readouts import spans
 from kstore_jax.readouts.base import Context
 from kstore_jax.tasks.base import Items
 from kstore_jax.train import objectives
 from kstore_jax.train.distributed import gather_to_host
-from kstore_jax.train.fit import TrainTask, fit, merge_all
+from kstore_jax.train.fit import TrainTask, fit
 from kstore_jax.world import random
 
 VERSION = 1
@@ -50,12 +47,15 @@ def finetune(
             "lengths": batch.lengths,
         }
 
+    frozen, trainable = adapters.split(
+        context.shape, context.pretrained, training, context.key("lora")
+    )
     task = TrainTask(
         name="finetune",
         objective=objectives.answer_tokens(context.shape),
-        merge=_merge(training),
-        frozen=context.pretrained if training.method == "lora" else {},
-        trainable=initial_trainable(context, training),
+        merge=adapters.merge_of(training),
+        frozen=frozen,
+        trainable=trainable,
         make_batch=make_batch,
         step_tokens=training.batch_size * examples.tokens.shape[1],
         seed=context.seed,
@@ -85,20 +85,6 @@ def held_back_people(qa_train_mask: np.ndarray, fraction: float, world_seed: int
     return held_back_mask
 
 
-def initial_trainable(context: Context, training: Finetune) -> dict:
-    """The trainable parameters before the first step: LoRA factors, or all weights."""
-    if training.method == "full":
-        return context.pretrained
-    sites = ARCHITECTURES.of(context.shape.architecture).adapter_sites
-    ranks = training.rank, training.embedding_rank
-    return lora.init_lora(context.pretrained, sites, context.key("lora"), *ranks, training.init_std)
-
-
-def finetuned_params(context: Context, training: Finetune, trained: dict) -> Params:
-    """The parameters of the finetuned model: the pretrained ones merged with the trained ones."""
-    return _merge(training)(context.pretrained, trained)
-
-
 def best_row(results: Mapping[Finetune, dict]) -> Finetune:
     """The row of a grid with the best `validation`, or the only row.
 
@@ -108,16 +94,3 @@ def best_row(results: Mapping[Finetune, dict]) -> Finetune:
     if len(results) < 2:
         return next(iter(results))
     return max(results, key=lambda row: results[row]["validation"])
-
-
-def _merge(training: Finetune) -> Callable[[Params, dict], Params]:
-    """Returns `(frozen, trainable) -> parameters`. Equal settings share one function, and so one
-    compiled program."""
-    if training.method == "full":
-        return merge_all
-    return _merge_lora(training.alpha, training.embedding_side)
-
-
-@functools.cache
-def _merge_lora(alpha: float, embedding_side: str) -> Callable[[Params, dict], Params]:
-    return functools.partial(lora.merge, alpha=alpha, embedding_side=embedding_side)

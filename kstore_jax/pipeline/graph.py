@@ -51,7 +51,9 @@ def resolve_auto(experiment: Experiment) -> Experiment:
     elif activation_dtype == "bfloat16" and dtype == "float32":
         reason = "since model.dtype is float32 on this machine"
         raise UserError(f"model.activation_dtype: expected float32, {reason}")
-    attention = choose_implementation(m.attention, dtype, m.width // m.heads, m.attention_dropout)
+    attention = choose_implementation(
+        m.attention, dtype, m.resolved_head_width, m.attention_dropout
+    )
     model = dataclasses.replace(
         m, dtype=dtype, activation_dtype=activation_dtype, attention=attention
     )
@@ -64,7 +66,7 @@ def auto_notes(experiments: Sequence[Experiment]) -> list[str]:
     notes = []
     for m in (e.model for e in experiments if e.model.attention == "auto"):
         dtype = fastest_matmul_dtype() if m.dtype == "auto" else m.dtype
-        reason = explain_auto(dtype, m.width // m.heads, m.attention_dropout)
+        reason = explain_auto(dtype, m.resolved_head_width, m.attention_dropout)
         notes.append(f"note: model.attention: {reason}")
     return [*dict.fromkeys(notes)]
 

@@ -16,7 +16,7 @@ from kstore_jax.world.language import load_language
 from kstore_jax.world.people import check_people_count
 
 _NUMBER = 4  # bytes of a weight, and of a token of a batch
-_A_WEIGHT = 3 * _NUMBER  # itself, its gradient, and a moment of the optimizer
+_A_TRAINED = 3 * _NUMBER  # weight: itself, its gradient, and a moment of the optimizer
 _ACTIVATION = 2  # bytes, in bfloat16
 _RATES = 4  # numbers a step: its learning rate, and what that is computed from
 _TEXT = 4  # tokens, fewer than a question or a biography has
@@ -77,9 +77,10 @@ def _on_device(experiment: Experiment, on_cpu: bool) -> Iterator[tuple[str, int]
     hidden = model.mlp_width or 2 * model.width
     weights = model.layers * model.width * (2 * model.width + 2 * hidden)
     parts = 1 if on_cpu else mesh.fsdp * mesh.tensor
-    yield "model.layers, model.width, model.mlp_width", weights * _A_WEIGHT // parts
+    a_weight = _A_TRAINED if experiment.pretrain.trains_matrices else _NUMBER
+    yield "model.layers, model.width, model.mlp_width", weights * a_weight // parts
     if model.positions == "learned":
-        yield "model.max_positions", model.max_positions * model.width * _A_WEIGHT // parts
+        yield "model.max_positions", model.max_positions * model.width * a_weight // parts
     parts = 1 if on_cpu else max(1, jax.device_count() // mesh.tensor)
     for name, training, length in _trainings(experiment):
         tokens = training.batch_size // training.grad_accum_steps * length // parts

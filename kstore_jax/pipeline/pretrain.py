@@ -6,13 +6,14 @@ from collections.abc import Callable
 import jax
 
 from kstore_jax.model.forward import Params
+from kstore_jax.pipeline import adapters
 from kstore_jax.pipeline.data import ExperimentData
 from kstore_jax.pipeline.experiment import Experiment
 from kstore_jax.pipeline.init_params import init_params
 from kstore_jax.pipeline.mixture import exposures, pretraining_windows
 from kstore_jax.readouts.base import Context
 from kstore_jax.train import objectives
-from kstore_jax.train.fit import TrainJob, TrainTask, merge_all
+from kstore_jax.train.fit import TrainJob, TrainTask
 from kstore_jax.train.flops import flops_per_token
 from kstore_jax.train.masking import max_predictions
 
@@ -63,18 +64,23 @@ class Pretraining:
             first = step * training.batch_size + rows.start
             return {"tokens": vocabulary.encode(windows.read(first, len(rows)))}
 
+        frozen, trainable = adapters.split(
+            context.shape, self._initial, training, context.key("pretrain_lora")
+        )
+        products = adapters.updated_products(context.shape, training)
+        flops = flops_per_token(self._num_parameters, context.shape, training.seq_len, products)
         task = TrainTask(
             name=f"pretrain {self._experiment.label}",
             objective=pretraining_objective(context),
-            merge=merge_all,
-            frozen={},
-            trainable=self._initial,
+            merge=adapters.merge_of(training),
+            frozen=frozen,
+            trainable=trainable,
             make_batch=make_batch,
             step_tokens=training.batch_size * training.seq_len,
             seed=self._experiment.seed,
             evaluate=self._measurements() if every else None,
             evaluate_at=range(every, training.steps + 1, every) if every else (),
-            token_flops=flops_per_token(self._num_parameters, context.shape, training.seq_len),
+            token_flops=flops,
         )
         return TrainJob(task, training, folder, context.telemetry)
 

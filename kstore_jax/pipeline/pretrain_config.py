@@ -4,14 +4,14 @@ import dataclasses
 
 from kstore_jax.config.fields import number
 from kstore_jax.errors import UserError
-from kstore_jax.train.config import Training
+from kstore_jax.train.config import LowRank
 
 LENGTH = ("steps", "exposures")
 """Fields of `pretrain`; one of them gives its length."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Pretrain(Training):
+class Pretrain(LowRank):
     """Pretraining (Part 3.1, section 3: 80,000 steps of 96 windows of 512 tokens, in which each
     person is read 540 times)."""
 

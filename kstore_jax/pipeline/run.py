@@ -11,11 +11,13 @@ from collections.abc import Hashable, Mapping, Sequence
 from kstore_jax.corpus import shards
 from kstore_jax.errors import UserError, one_line_error
 from kstore_jax.files import allow_open_files
+from kstore_jax.model.hf_checkpoint import has_weights
+from kstore_jax.pipeline.adapters import check_sites
 from kstore_jax.pipeline.context import best_finetuning, build_context, people_who_choose
 from kstore_jax.pipeline.cores import usable_cores
 from kstore_jax.pipeline.finetune import finetune
 from kstore_jax.pipeline.graph import ExperimentGraph
-from kstore_jax.pipeline.init_params import init_params
+from kstore_jax.pipeline.init_params import check_init
 from kstore_jax.pipeline.memory import check_beams
 from kstore_jax.pipeline.pretrain import Pretraining
 from kstore_jax.pipeline.stages import BOOKKEEPING, Stage
@@ -23,7 +25,6 @@ from kstore_jax.readouts.base import Context
 from kstore_jax.train.checkpoint import check_path
 from kstore_jax.train.distributed import broadcast_from_first, is_first
 from kstore_jax.train.fit import fit_batched
-from kstore_jax.train.mesh import make_mesh
 from kstore_jax.train.optimizer import static_part
 
 
@@ -90,11 +91,14 @@ def _checked(readout: str, result: object) -> dict:
         raise UserError(f"readouts.{readout}: {expected} ({error})") from None
 
 
-def check(graph: ExperimentGraph) -> None:
+def check(graph: ExperimentGraph, to_run: bool = True) -> None:
     """Checks what can be checked before anything is computed.
 
+    Args:
+      to_run: False: only a plan is made, for which `model.init_from` needs no weights.
+
     Raises:
-      UserError: beams do not fit into memory, the mesh does not fit the devices, training cannot
+      UserError: beams do not fit into memory, blocks lack a module of `sites`, training cannot
         start from `model.init_from`, no checkpoint can be in the cache's path, or the system allows
         too few open files.
       DamagedFileError: a dataset of the cache is not as it was written.
@@ -102,12 +106,14 @@ def check(graph: ExperimentGraph) -> None:
     e = graph.experiment
     allow_open_files()
     check_path(graph.cache.root)
-    make_mesh(e.mesh)
     if "qa" in e.enabled_readouts and (beams := e.readouts.qa.beam_size) > 1:
         vocabulary = graph.data.vocabulary.size
         check_beams("readouts.qa.beam_size", beams, e.world.people, vocabulary)
-    if e.model.init_from and not e.data.text:
-        init_params(build_context(graph), e.model.init_from)
+    for training in (e.pretrain, *graph.finetune):
+        check_sites(e.model, training, "pretrain" if training is e.pretrain else "finetune")
+    start = pathlib.Path(e.model.init_from)
+    if e.model.init_from and (to_run or has_weights(start)):
+        check_init(graph.data.vocabulary, e.model.init_from)
     graph.check_datasets()
 
 

@@ -7,10 +7,12 @@ long as the longest about some people, since rows of a batch are padded.
 
 import dataclasses
 
+import jax
 import numpy as np
 
 from kstore_jax.bench import roofline
 from kstore_jax.corpus import shards
+from kstore_jax.pipeline import adapters
 from kstore_jax.pipeline.context import build_context, vocabulary_needs_corpora
 from kstore_jax.pipeline.graph import ExperimentGraph
 from kstore_jax.pipeline.stages import Stage
@@ -27,7 +29,7 @@ def stage_tokens(graph: ExperimentGraph) -> dict[str, float]:
     from finetuning, and biographies with more of the text hidden.
     """
     e, data = graph.experiment, graph.data
-    context = build_context(_with_few_people(graph))
+    context = build_context(_with_few_people(graph), to_read=True)
     entries = data.variant.biographies_per_person
     numbers = np.arange(len(context.people) * entries)
     texts = shards.biography_block(context.table, e.world.seed, data.variant, 0, numbers).texts
@@ -49,11 +51,14 @@ def stage_tokens(graph: ExperimentGraph) -> dict[str, float]:
 def seconds_on(graph: ExperimentGraph, on: roofline.Accelerator) -> dict[str, float]:
     """Predicts the seconds of each stage of `stage_tokens` on an accelerator that is not here, by
     its folder: its tokens as in pretraining, but no step faster than its kernels are launched, and
-    the compilation of one program."""
+    the compilation of one program. The optimizer's own time counts in pretraining alone."""
     e, few = graph.experiment, vocabulary_needs_corpora(graph)
-    shape = build_context(_with_few_people(graph) if few else graph).shape
+    shape = build_context(_with_few_people(graph) if few else graph, to_read=True).shape
     seq_len, parameters = e.pretrain.seq_len, num_parameters(shape)
-    token = roofline.token_seconds(on, shape, parameters, seq_len)
+    once = dataclasses.replace(shape, remat=False)
+    token = roofline.token_seconds(on, once, parameters, seq_len)
+    products = adapters.updated_products(shape, e.pretrain)
+    trained_token = roofline.token_seconds(on, shape, parameters, seq_len, products)
     trainings: dict[Stage, int] = {graph.pretrain: e.pretrain.steps}
     trainings |= {stage: row.steps for row, stage in graph.finetune.items()}
     if graph.refit:
@@ -65,9 +70,14 @@ def seconds_on(graph: ExperimentGraph, on: roofline.Accelerator) -> dict[str, fl
         stage.folder: steps * roofline.launch_seconds(on, shape)
         for stage, steps in trainings.items()
     }
+    seconds = {folder: tokens * token for folder, tokens in stage_tokens(graph).items()}
+    _, trainable = adapters.abstract_parts(shape, e.pretrain)
+    update = roofline.update_seconds(on, sum(leaf.size for leaf in jax.tree.leaves(trainable)))
+    seconds[graph.pretrain.folder] *= trained_token / token
+    seconds[graph.pretrain.folder] += e.pretrain.steps * update
     return {
-        folder: on.compile_s + max(tokens * token, launches.get(folder, 0.0))
-        for folder, tokens in stage_tokens(graph).items()
+        folder: on.compile_s + max(of_tokens, launches.get(folder, 0.0))
+        for folder, of_tokens in seconds.items()
     }
 
 

@@ -13,6 +13,7 @@ import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Self
 
+from kstore_jax.bench.roofline import accelerator
 from kstore_jax.errors import UserError
 from kstore_jax.files import read_json, reading, write_json
 from kstore_jax.pipeline.stages import Cache, StageSpec
@@ -275,11 +276,13 @@ class PlanStatus:
 
     Attributes:
       sizes: of every row, in order; empty where they are not known.
+      on: the accelerator that is not here that they are about; empty: this machine.
     """
 
     plan: Plan
     stages: Sequence[StageProgress]
     sizes: Sequence[RowSize] = ()
+    on: str = ""
 
     @property
     def time_left(self) -> tuple[float, int]:
@@ -315,7 +318,7 @@ class PlanStatus:
             for (name, needed), row in zip(self.plan.rows, self.rows, strict=True)
         ]
         for row, size in zip(rows, self.sizes, strict=False):
-            row |= size._asdict()
+            row |= size.as_json()
         return {
             "cache": str(self.plan.cache.root),
             "rows": rows,
@@ -349,11 +352,19 @@ class PlanStatus:
         summary = ", ".join(f"{counts[state]} {state}" for state in states if counts[state])
         shared = sum(stage.rows > 1 for stage in self.stages)
         lines = RowSize.format(self.sizes) if self.sizes else []
+        if memories := [size.memory for size in self.sizes if size.memory]:
+            largest = max(memories, key=lambda memory: memory.total)
+            memory = accelerator(self.on).memory / 1e9 if self.on else 0
+            whole, parts = largest.lines(f", {self.on} has {memory:.0f} GB" if self.on else "")
+            most = "at most " if len(memories) > 1 else ""
+            lines += [f"memory of pretraining: {most}{whole}", parts]
         lines += [f"{len(self.stages)} stages: {summary}; {shared} shared by several rows"]
         seconds, unknown = self.time_left
         estimate = [f"about {duration(seconds)} for one worker"] if seconds else []
         stages = "stage" if unknown == 1 else "stages"
         estimate += [f"{unknown} {stages} without an estimate"] if unknown else []
+        if self.on and seconds:
+            estimate[0] += f", {seconds / 3600:.3g} GPU hours of {self.on}"
         return [*lines, f"left: {', and '.join(estimate)}"] if estimate else lines
 
 

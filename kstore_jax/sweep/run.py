@@ -32,11 +32,12 @@ from kstore_jax.pipeline.run import Runner, check, pretrain_batched
 from kstore_jax.pipeline.stages import Cache
 from kstore_jax.sweep import estimates
 from kstore_jax.sweep.plan import Plan, PlanStatus
-from kstore_jax.sweep.size import RowSize, row_size
+from kstore_jax.sweep.size import RowSize, row_memory, row_size
 from kstore_jax.sweep.workdir import check_is_folder, check_workdir, claim_workdir, lock_workdir
 from kstore_jax.sweep.workers import run_in_processes, write_experiments
 from kstore_jax.train import determinism
 from kstore_jax.train import distributed as distributed_runtime
+from kstore_jax.train.mesh import make_mesh
 
 _TASK_NUMBERS = ("SLURM_ARRAY_TASK_ID", "JOB_COMPLETION_INDEX")  # environment, from 0
 
@@ -84,9 +85,18 @@ def default_workers(rows: int) -> int:
 
 
 def plan_sweep(
-    workdir: pathlib.Path, rows: Sequence[Experiment], cache: pathlib.Path | None
+    workdir: pathlib.Path,
+    rows: Sequence[Experiment],
+    cache: pathlib.Path | None,
+    to_run: bool = True,
+    on: str = "",
 ) -> tuple[list[ExperimentGraph], Plan]:
     """Returns the checked experiments of a sweep, and the stages they need; writes nothing.
+
+    Args:
+      to_run: whether they are to be computed, and not only planned.
+      on: the accelerators they are planned for; empty: this machine, whose memory and devices they
+        have to fit.
 
     Raises:
       UserError: an experiment is impossible.
@@ -94,7 +104,7 @@ def plan_sweep(
     """
     stages = Cache(cache or workdir / "stages")
     check_is_folder("--cache" if cache else "--workdir", stages.root)
-    graphs = _check_rows(rows, stages)
+    graphs = _check_rows(rows, stages, to_run, on)
     specs = {stage.folder: stage.spec for graph in graphs for stage in graph.stages}
     names = labels([graph.experiment for graph in graphs])
     needed = tuple(
@@ -104,15 +114,20 @@ def plan_sweep(
     return graphs, Plan(stages, needed, specs)
 
 
-def _check_rows(rows: Sequence[Experiment], stages: Cache) -> list[ExperimentGraph]:
+def _check_rows(
+    rows: Sequence[Experiment], stages: Cache, to_run: bool, on: str
+) -> list[ExperimentGraph]:
     """The checked experiments of a sweep; an error that not all rows share names its row."""
     graphs, errors = [], {}
     for i, experiment in enumerate(rows):
         try:
-            memory.check(experiment)
+            if not on:
+                memory.check(experiment)
             graphs.append(graph := ExperimentGraph(resolve_auto(experiment), stages))
-            memory.check(graph.experiment)  # its steps may follow from its exposures
-            check(graph)
+            if not on:
+                memory.check(graph.experiment)  # its steps may follow from its exposures
+                make_mesh(graph.experiment.mesh)
+            check(graph, to_run)
             row_size(graph)
         except DamagedFileError:
             raise
@@ -141,13 +156,13 @@ def dry_run(
     Where the cache has no similar stage, one step of its pretraining is timed, with a note on
     stderr; a token of another stage is assumed to take as long as one of pretraining. Without
     `measure` such stages have no estimate. `on` predicts every stage for an accelerator that is not
-    here, from FLOP and bytes.
+    here, from FLOP and bytes, and does not check that the rows fit this machine.
 
     Raises:
       UserError, DamagedFileError: as `run` does before it writes anything; or there is no
         accelerator `on`.
     """
-    graphs, plan = plan_sweep(workdir, rows, cache)
+    graphs, plan = plan_sweep(workdir, rows, cache, to_run=False, on=on)
     check_workdir(workdir, [graph.experiment for graph in graphs], drop_other_rows)
     _print_notes(notes)
     graphs, plan = graphs[shard.index :: shard.count], plan.shard(shard.index, shard.count)
@@ -182,7 +197,8 @@ def dry_run(
     seconds_on = functools.cache(estimates.seconds_on)
     estimate = predicted if on else benchmark if measure else lambda _: None
     progress = plan.progress(estimate, on)
-    return PlanStatus(plan, progress, [*map(row_size, graphs)])
+    sizes = [row_size(graph)._replace(memory=row_memory(graph, on)) for graph in graphs]
+    return PlanStatus(plan, progress, sizes, on)
 
 
 def _same_step(one: Experiment, other: Experiment) -> bool:

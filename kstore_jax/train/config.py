@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from kstore_jax.config.fields import flag, number, text
+from kstore_jax.config.fields import choice, flag, names, number, text
 from kstore_jax.config.registry import one_of
 from kstore_jax.errors import UserError
 from kstore_jax.train.base import OPTIMIZERS, SCHEDULES
@@ -77,6 +77,37 @@ class Training:
     def trains_matrices(self) -> bool:
         """Whether whole matrices of the blocks or of a head are trained."""
         return True
+
+
+@dataclasses.dataclass(frozen=True)
+class LowRank(Training):
+    """A training of all weights, or of low-rank updates (LoRA): W' = W + alpha A B, where A starts
+    at zero and B Gaussian."""
+
+    method: str = choice("full", "full", "lora", in_identity="set")
+    """`full` to train every weight, or `lora`."""
+    sites: tuple = names(in_identity="set")
+    """Modules of a block that LoRA updates, such as `up`; empty: queries and values, or those of
+    the architecture."""
+    rank: int = number(8, -1, in_identity="set")
+    """LoRA rank of the modules; 0: frozen, -1: their whole matrices."""
+    embedding_rank: int = number(0, -1, in_identity="set")
+    """LoRA rank of the embedding; 0: frozen, -1: the whole matrix."""
+    embedding_side: str = choice("input", "input", "both", in_identity="set")
+    """Where a tied embedding's update acts: its `input` alone, or `both` input and head."""
+    alpha: float = number(4.0, 0.0, in_identity="set")
+    """Scale of the LoRA update."""
+    init_std: float = number(0.02, 0.0, in_identity="set")
+    """Standard deviation of the initial LoRA weights (the papers leave it open)."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.method == "lora" and self.rank == self.embedding_rank == 0:
+            raise UserError("rank: expected other than 0 where embedding_rank = 0")
+
+    @property
+    def trains_matrices(self) -> bool:
+        return self.method == "full"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -52,19 +52,29 @@ def num_parameters(shape: Shape) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(init, jax.random.key(0))))
 
 
-def flops_per_token(parameters: int, shape: Shape, seq_len: int) -> tuple[int, int]:
-    """FLOP of forward and backward a token: 6 N + 12 layers width seq_len (PaLM, arXiv 2204.02311,
+def flops_per_token(
+    parameters: int, shape: Shape, seq_len: int, trained: int | None = None
+) -> tuple[int, int]:
+    """FLOP of forward and backward a token: 6 N + 12 layers H K seq_len (PaLM, arXiv 2204.02311,
     appendix B) and what the architecture adds, and the same with attention halved, as a causal mask
     allows.
 
     N counts parameters of matrix products: a tied embedding counts, as the head; an untied one and
     a table of positions do not.
+
+    Args:
+      parameters: of the network.
+      shape: the network's `Shape`.
+      seq_len: tokens of a text.
+      trained: those of N that training changes; None: all. A frozen matrix has no gradient, which
+        takes 2 of the 6 FLOP.
     """
     looked_up = 0 if shape.tie_embeddings else shape.vocabulary * shape.width
     looked_up += shape.max_positions * shape.width if shape.positions == "learned" else 0
     parameters -= looked_up
-    attention = 12 * shape.layers * shape.width * seq_len
-    others = 6 * parameters
+    frozen = 0 if trained is None else parameters - trained
+    attention = 12 * shape.layers * shape.heads * shape.resolved_head_width * seq_len
+    others = 6 * parameters - 2 * frozen
     others += ARCHITECTURES.of(shape.architecture).extra_flops(shape, seq_len)
     return others + attention, others + attention // 2
 

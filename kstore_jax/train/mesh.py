@@ -50,10 +50,19 @@ def shard_tree(mesh: jax.sharding.Mesh, tree):
     """
 
     def place(path, array):
-        names = [str(getattr(key, "key", getattr(key, "name", key))) for key in path]
-        return _put(array, NamedSharding(mesh, _partition(mesh, names, array.shape)))
+        return _put(array, NamedSharding(mesh, _partition(mesh, path, array.shape)))
 
     return jax.tree_util.tree_map_with_path(place, tree)
+
+
+def device_bytes(mesh: jax.sharding.AbstractMesh, tree) -> int:
+    """Bytes of a tree of arrays, or of their shapes, on each device as `shard_tree` places them."""
+    sizes = 0
+    for path, array in jax.tree_util.tree_leaves_with_path(tree):
+        axes = [axis for axis in _partition(mesh, path, array.shape) if axis]
+        parts = math.prod(mesh.shape[axis] for axis in axes)
+        sizes += array.size // parts * array.dtype.itemsize
+    return sizes
 
 
 def _put(array, sharding: NamedSharding) -> jax.Array:
@@ -66,7 +75,8 @@ def _put(array, sharding: NamedSharding) -> jax.Array:
     return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
 
 
-def _partition(mesh, names: list[str], shape: tuple[int, ...]) -> PartitionSpec:
+def _partition(mesh, path: tuple, shape: tuple[int, ...]) -> PartitionSpec:
+    names = [str(getattr(key, "key", getattr(key, "name", key))) for key in path]
     rules: dict[str, tuple[str | None, ...]] = {"kernel": ("fsdp", "tensor")}
     for architecture in ARCHITECTURES.entries().values():
         rules.update(architecture.sharding)

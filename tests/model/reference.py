@@ -1,5 +1,7 @@
 """The network once more, written plainly: NumPy in float64, or jax.numpy to be differentiated."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -46,7 +48,8 @@ def inside(xp, params: dict, tokens, shape: Shape, replaced: dict | None = None)
     """
     change = dict.fromkeys(range(shape.layers + 1), lambda x: x) | (replaced or {})
     x = params["embedding"][tokens]
-    rotated = int(shape.rotary_pct * shape.width / shape.heads)
+    head_width = shape.head_width or shape.width // shape.heads
+    rotated = int(shape.rotary_pct * head_width)
     if shape.positions == "learned":
         x, rotated = x + params["positions"][: x.shape[1]], 0
     residual, patterns = [change[0](x)], []
@@ -55,16 +58,17 @@ def inside(xp, params: dict, tokens, shape: Shape, replaced: dict | None = None)
         block = params[f"block_{layer}"]
         y = _norm(xp, x, block["ln_1"], shape)
         q, k, v = (
-            _heads(_affine(y, block[name]), shape.width // shape.heads)
-            for name in ("query", "key", "value")
+            _heads(_affine(y, block[name]), head_width) for name in ("query", "key", "value")
         )
-        q, k = (_turn(xp, z, rotated, shape.rotary_base) for z in (q, k))
+        if shape.qk_norm:
+            q, k = (_norm(xp, z, block[f"{n}_norm"], shape) for z, n in ((q, "query"), (k, "key")))
+        q, k = (_turn(xp, z, rotated, shape) for z in (q, k))
         patterns.append(_weights(xp, q, k, shape.direction == "causal"))
-        x = x + _affine(_mixed(patterns[-1], v), block["out"])
+        read, x = x, x + _affine(_mixed(patterns[-1], v), block["out"])
         if shape.mlp_width < 0:
             residual.append(change[layer + 1](x))
             continue
-        y = _norm(xp, x, block["ln_2"], shape)
+        y = _norm(xp, read if shape.parallel_residual else x, block["ln_2"], shape)
         x = x + _affine(_inner(xp, y, block, shape), block["down"])
         residual.append(change[layer + 1](x))
     return residual, patterns
@@ -74,8 +78,14 @@ def _inner(xp, y, block, shape):
     up = _affine(y, block["up"])
     if shape.activation == "gelu":
         return 0.5 * up * (1 + xp.tanh((2 / np.pi) ** 0.5 * (up + 0.044715 * up**3)))
+    if shape.activation == "gelu_exact":
+        return 0.5 * up * (1 + _erf(xp)(up / 2**0.5))
     gate = _affine(y, block["gate"])
     return gate / (1 + xp.exp(-gate)) * up
+
+
+def _erf(xp):
+    return np.vectorize(math.erf) if xp is np else jax.scipy.special.erf
 
 
 def _norm(xp, x, layer, shape):
@@ -95,13 +105,28 @@ def _heads(x, width):
     return x.reshape(*x.shape[:2], -1, width).transpose(0, 2, 1, 3)
 
 
-def _turn(xp, x, rotated, base):
-    """Dimension i < R / 2 and its partner i + R / 2 turn by position * base^(-2 i / R)."""
+def _turn(xp, x, rotated, shape):
+    """Dimension i < R / 2 and its partner i + R / 2 turn by position * base^(-2 i / R), in Llama 3
+    more slowly where a turn is long."""
     half = rotated // 2
-    angle = np.outer(np.arange(x.shape[2]), base ** (-2 * np.arange(half) / max(rotated, 1)))
+    speed = [shape.rotary_base ** (-2 * i / max(rotated, 1)) for i in range(half)]
+    angle = np.outer(np.arange(x.shape[2]), [_slowed(s, shape) for s in speed])
     cos, sin = (xp.asarray(table, x.dtype) for table in (np.cos(angle), np.sin(angle)))
     a, b = x[..., :half], x[..., half:rotated]
     return xp.concatenate([a * cos - b * sin, b * cos + a * sin, x[..., rotated:]], axis=-1)
+
+
+def _slowed(speed, shape):
+    """A speed whose turn is over P / low positions is divided by the factor; one whose turn is
+    under P / high positions stays; between them the share changes with 1 / turn."""
+    turn, positions = 2 * math.pi / speed, shape.rotary_original_positions
+    low, high = shape.rotary_low_freq, shape.rotary_high_freq
+    if turn < positions / high:
+        return speed
+    if turn > positions / low:
+        return speed / shape.rotary_factor
+    share = (positions / turn - low) / (high - low)
+    return (1 - share) * speed / shape.rotary_factor + share * speed
 
 
 def _weights(xp, q, k, causal):

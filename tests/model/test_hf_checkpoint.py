@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from kstore_jax.errors import UserError
-from kstore_jax.model import hf_checkpoint, lora
+from kstore_jax.model import hf_checkpoint, hf_config, lora
 from kstore_jax.model.config import STYLES, Network, style_fields
 from kstore_jax.model.forward import forward, unembed
 from kstore_jax.model.transformer import Shape
@@ -36,12 +36,36 @@ MORE = {
     "gpt2 over 300 tokens": dataclasses.replace(STYLED["gpt2"], max_positions=300),
     "grouped llama with bias": dataclasses.replace(STYLED["llama"], num_kv_heads=1, bias=True),
 }
+FAMILIES = {  # the fields of model families that no style has
+    "pythia": (
+        "gpt2-rotary",
+        {"parallel_residual": True, "activation": "gelu_exact", "tie_embeddings": False},
+    ),
+    "llama 3": (
+        "llama",
+        {
+            **{"num_kv_heads": 2, "rotary_base": 100.0, "rotary_factor": 8.0},
+            **{"rotary_original_positions": 64, "tie_embeddings": True},
+        },
+    ),
+    "llama with wide heads": ("llama", {"head_width": 12}),
+    "smollm": ("llama", {"num_kv_heads": 2, "tie_embeddings": True, "rotary_base": 1e5}),
+    "mistral with a window": ("mistral", {"num_kv_heads": 2, "sliding_window": 11}),
+    "qwen2": ("llama", {"num_kv_heads": 2, "qkv_bias": True}),
+    "qwen3": ("llama", {"num_kv_heads": 2, "qk_norm": True, "head_width": 12}),
+}
+FAMILY_SHAPES = {
+    name: dataclasses.replace(STYLED[style], **fields) for name, (style, fields) in FAMILIES.items()
+}
 BOTH_WAYS = {
     f"bidirectional {style}": dataclasses.replace(shape, direction="bidirectional")
     for style, shape in STYLED.items()
 }
-SHAPES = {**STYLED, **MORE, **BOTH_WAYS}
-KIND = {"gpt2-rotary": "gpt_neox", "gpt2": "gpt2", "llama": "llama", "mistral": "mistral"}
+SHAPES = {**STYLED, **MORE, **FAMILY_SHAPES, **BOTH_WAYS}
+KIND = {
+    **{"gpt2-rotary": "gpt_neox", "gpt2": "gpt2", "llama": "llama", "mistral": "mistral"},
+    **{"pythia": "gpt_neox", "llama 3": "llama", "qwen2": "qwen2", "qwen3": "qwen3"},
+}
 LONG_TOKENS = np.random.default_rng(0).integers(0, 23, (2, 300)).astype(np.int32)
 TOKENS = LONG_TOKENS[:, :11]
 
@@ -63,9 +87,9 @@ def test_what_is_written_is_read_back_bit_for_bit(tmp_path, shape):
     assert json.loads((tmp_path / "out" / "config.json").read_text())["eos_token_id"] == 0
 
 
-@pytest.mark.parametrize(("style", "kind"), KIND.items())
-def test_each_style_is_an_architecture_of_hugging_face(style, kind):
-    assert hf_checkpoint.model_type_of(STYLED[style]) == kind
+@pytest.mark.parametrize(("name", "kind"), KIND.items())
+def test_each_style_and_family_is_an_architecture_of_hugging_face(name, kind):
+    assert hf_config.model_type_of(SHAPES[name]) == kind
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
@@ -156,11 +180,11 @@ def test_logits_and_loss_agree_with_transformers(tmp_path, shape, side):
     np.testing.assert_allclose(loss, expected.loss.numpy(), rtol=1e-5)
 
 
-@pytest.mark.parametrize("style", STYLED)
-def test_a_model_of_transformers_is_read(tmp_path, style):
+@pytest.mark.parametrize("name", [*STYLED, *FAMILIES])
+def test_a_model_of_transformers_is_read(tmp_path, name):
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
-    config = transformers.AutoConfig.for_model(**hf_checkpoint.to_config(STYLED[style]))
+    config = transformers.AutoConfig.for_model(**hf_config.to_config(SHAPES[name]))
     torch.manual_seed(0)
     theirs = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager")
     theirs.eval().save_pretrained(tmp_path)
@@ -218,12 +242,35 @@ def test_the_one_file_of_all_weights_is_read_whatever_lies_beside_it(tmp_path):
     [
         ("gpt2", "model_type", "bert", "model_type: expected one of gpt_neox, gpt2, "),
         ("gpt2", "n_layer", None, "n_layer: missing"),
-        ("gpt2", "activation_function", "relu", "activation_function: expected 'gelu_new'"),
-        ("gpt2-rotary", "use_parallel_residual", None, "use_parallel_residual: expected False"),
-        ("mistral", "sliding_window", 4096, "sliding_window: expected None, got 4096"),
-        ("llama", "rope_parameters", {"rope_type": "llama3"}, "rope_type: expected 'default'"),
+        (
+            "gpt2",
+            "activation_function",
+            "relu",
+            "activation_function: expected one of 'gelu_new', ",
+        ),
+        ("gpt2", "quantization_config", {}, "quantization_config: expected None, got {}"),
+        ("gpt2-rotary", "head_dim", 64, "head_dim: expected 8"),
+        (
+            "gpt2-rotary",
+            "rope_parameters",
+            {"rope_type": "llama3"},
+            "rope_type: expected 'default'",
+        ),
+        ("mistral", "sliding_window", -1, "sliding_window: expected a number over 0, got -1"),
+        (
+            "mistral",
+            "model_type",
+            "mixtral",
+            "expected one of gpt_neox, gpt2, llama, mistral, qwen",
+        ),
+        ("llama", "rope_parameters", {"rope_type": "yarn"}, "expected one of 'default', 'llama3'"),
+        ("llama", "rope_scaling", {"type": "linear"}, "'default', 'llama3', got 'linear'"),
+        ("llama", "rope_parameters", {"rope_type": "llama3"}, "factor: expected a number over 0"),
         ("llama", "mlp_bias", True, "mlp_bias: expected False"),
-        ("llama", "head_dim", 64, "head_dim: expected 8"),
+        ("llama", "head_dim", 64, "shape ("),
+        ("qwen2", "use_sliding_window", True, "use_sliding_window: expected False, got True"),
+        ("qwen2", "layer_types", ["sliding_attention"], "layer_types: expected 'full_attention'"),
+        ("qwen3", "attention_bias", True, "attention_bias: expected False, got True"),
         ("llama", "intermediate_size", 72, "shape ("),
         ("gpt2-rotary", "hidden_size", 64, "shape ("),
         ("llama", "num_hidden_layers", 3, "model.layers.2."),
@@ -234,7 +281,7 @@ def test_a_folder_that_holds_no_network_of_ours_is_refused(
     tmp_path, style, setting, value, message
 ):
     folder = tmp_path / "out"
-    written(folder, STYLED[style])
+    written(folder, SHAPES[style])
     config = json.loads((folder / "config.json").read_text())
     config[setting] = value
     if value is None:
@@ -265,7 +312,7 @@ def test_a_folder_without_files_or_with_broken_ones_is_refused(tmp_path):
 @pytest.mark.parametrize("field", [{"norm": "rms"}, {"mlp_width": -1}])
 def test_a_network_that_hugging_face_lacks_is_refused_and_nothing_written(tmp_path, field):
     shape = dataclasses.replace(SMALL, **field)
-    with pytest.raises(UserError, match="none of gpt_neox, gpt2, llama, mistral of Hugging Face"):
+    with pytest.raises(UserError, match=r"none of gpt_neox, gpt2, llama, .* of Hugging Face"):
         written(tmp_path / "out", shape)
     assert list(tmp_path.iterdir()) == []
 
@@ -290,9 +337,18 @@ def test_training_may_start_where_every_field_agrees(tmp_path):
         "tie_embeddings": False,
         "rotary_pct": 0.5,
         "mlp_width": 64,
+        "parallel_residual": True,
     }.items():
         with pytest.raises(UserError, match=f"model.{field}: expected .* as in .*config.json, got"):
             hf_checkpoint.init_digest(dataclasses.replace(network, **{field: value}), folder)
+    several = dataclasses.replace(network, layers=3, bias=False, rotary_low_freq=2.0)
+    with pytest.raises(UserError) as refused:
+        hf_checkpoint.init_digest(several, folder)
+    path = folder / "config.json"
+    expected = (
+        f"model.layers: expected 2, as in {path}, got 3; model.bias: expected True, got False"
+    )
+    assert str(refused.value) == expected
     with pytest.raises(UserError, match=r"init_from: .*config\.json: no such file"):
         hf_checkpoint.init_digest(network, tmp_path / "nowhere")
 

@@ -36,6 +36,16 @@ SHAPES = {
     "no MLP": dataclasses.replace(SMALL, layers=2, mlp_width=-1),
     "one key for all heads": dataclasses.replace(SMALL, num_kv_heads=1, mlp_width=20),
     "bidirectional": dataclasses.replace(SMALL, direction="bidirectional"),
+    "wide heads": dataclasses.replace(SMALL, head_width=12, num_kv_heads=2, rotary_pct=0.5),
+    "parallel residual": dataclasses.replace(
+        SHAPE, parallel_residual=True, activation="gelu_exact", tie_embeddings=False
+    ),
+    "stretched wavelengths": dataclasses.replace(
+        SMALL, rotary_pct=1.0, rotary_base=100.0, rotary_factor=8.0, rotary_original_positions=64
+    ),
+    "bias of queries, keys and values": dataclasses.replace(SMALL, bias=False, qkv_bias=True),
+    "norms of queries and keys": dataclasses.replace(SMALL, qk_norm=True, norm="rms"),
+    "layer norms of queries and keys": dataclasses.replace(SMALL, qk_norm=True, num_kv_heads=2),
     "bidirectional mistral": dataclasses.replace(STYLED["mistral"], direction="bidirectional"),
     **STYLED,
 }

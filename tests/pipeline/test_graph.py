@@ -11,7 +11,7 @@ import pytest
 
 from kstore_jax.config.rows import product
 from kstore_jax.model.base import ARCHITECTURES, Architecture
-from kstore_jax.model.hf_checkpoint import to_config
+from kstore_jax.model.hf_config import to_config
 from kstore_jax.model.transformer import Shape
 from kstore_jax.pipeline.experiment import Experiment, Finetune, parse
 from kstore_jax.pipeline.graph import ExperimentGraph
@@ -54,7 +54,9 @@ DEPENDENT = {  # field, or section for its other fields: kinds of the stages tha
     ("finetune", "validation"): (),
     ("finetune", "refit"): (),
 }
-CHECKPOINTING = ("checkpoint_every", "checkpoint_minutes", "keep_checkpoint_every")  # any section
+CHECKPOINTING = (  # in any section
+    *("checkpoint_every", "checkpoint_minutes", "keep_checkpoint_every", "remat"),
+)
 
 
 def fields(part: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
@@ -120,9 +122,9 @@ def other_values(tmp_path_factory) -> Iterator[dict[str, Any]]:
         "final_lr_ratio": 0.5,
         "grad_accum_steps": 2,
         "grid": product(rank=[1, 2]),
+        "head_width": 32,
         "heads": 6,
         "keep_checkpoint_every": 50_000,
-        "method": "full",
         "name_fraction": 0.5,
         "optimizer": MuonConfig(),
         "people": 50,
@@ -130,7 +132,10 @@ def other_values(tmp_path_factory) -> Iterator[dict[str, Any]]:
         "plugin_folders": ("elsewhere",),
         "qa_share": 0.25,
         "quantise": ("int8",),
+        "rotary_low_freq": 2.0,
         "rotary_pct": 0.5,
+        "sites": ("up",),
+        "sliding_window": 1024,
         "steps_per_call": 5,
         "tasks": ("another",),
         "text": str(folder / "book.txt"),
@@ -155,6 +160,8 @@ def with_other_value(part: Any, path: tuple[str, ...], other_values: dict[str, A
         new = with_other_value(value, tuple(rest), other_values)
     elif name == "schedule":
         new = LinearConfig() if value == CosineConfig() else CosineConfig()
+    elif name == "method":
+        new = "full" if value == "lora" else "lora"
     elif name in other_values:
         new = other_values[name]
     else:

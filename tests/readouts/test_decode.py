@@ -20,6 +20,16 @@ END, VOCABULARY, ROWS = 0, 14, 16
 """The last rows of the embedding stand for no token."""
 WIDE = {"layers": 2, "heads": 4, "width": 32, "vocabulary": ROWS, "max_positions": 32}
 STYLED = {name: Shape(**{**style_fields(name, WIDE["heads"]), **WIDE}) for name in STYLES}
+STYLED |= {  # fields of model families that no style has
+    "pythia": dataclasses.replace(
+        STYLED["gpt2-rotary"], parallel_residual=True, activation="gelu_exact"
+    ),
+    "qwen": dataclasses.replace(
+        STYLED["mistral"],
+        **{"head_width": 12, "qk_norm": True, "qkv_bias": True, "sliding_window": 16},
+        **{"rotary_factor": 4.0, "rotary_original_positions": 16},
+    ),
+}
 PLAIN = STYLED["gpt2-rotary"]
 
 

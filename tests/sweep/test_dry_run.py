@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 
 import pytest
 
@@ -121,13 +122,18 @@ def test_without_measure_nothing_is_timed(config_file, tmp_path, capsys, monkeyp
     assert cli.main(["sweep", *argv, "--no-measure"]) == 0
     captured = capsys.readouterr()
     assert captured.err == ""
-    assert captured.out.splitlines() == [
+    lines = captured.out.splitlines()
+    memory = [line for line in lines if " MB" in line]
+    assert re.fullmatch(r"memory of pretraining: at most \d\.\d\d MB on one device", memory[0])
+    assert re.match(r"  parameters 0\.05, gradients 0\.05, optimizer 0\.11, residuals ", memory[1])
+    assert lines == [
         "row  name                    stage   done  time left",
         "0    single, seed 0          shards  0/9   ?",
         "1    multi2+permute, seed 0  shards  0/9   ?",
         "",
         "pretraining: 24 steps, 2.29 to 2.3 exposures, 13,552 parameters",
         "facts to know: 0.108 bits a parameter",
+        *memory,
         "18 stages: 18 waiting; 0 shared by several rows",
         "left: 18 stages without an estimate",
     ]
