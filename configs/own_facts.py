@@ -25,17 +25,13 @@ import pathlib
 from typing import Any
 
 from kstore_jax.config.rows import Rows, chain, row
+from kstore_jax.model.hf_config import read_shape
 from kstore_jax.pipeline import recipes
+from kstore_jax.pipeline.experiment import default
 from kstore_jax.world.pools import load_pools
 
 EXPOSURES = 200.0
 MIXED = 0.5
-OF_THE_FOLDER = (
-    *("layers", "heads", "width", "num_kv_heads", "mlp_width", "positions", "max_positions"),
-    *("rotary_pct", "rotary_base", "norm", "norm_epsilon", "activation", "bias"),
-    "tie_embeddings",
-)
-"""Fields of `model` that `config.json` of a Hugging Face folder has."""
 
 
 def get_config(facts: str = ""):
@@ -64,16 +60,13 @@ def _row(name: str, variant: str, **fields: Any) -> Rows:
 
 def _with_model(folder: str) -> Any:
     """Continued pretraining of the model in a Hugging Face folder, with its tokenizer."""
-    from kstore_jax.model import hf_checkpoint
-
-    shape = hf_checkpoint.read_shape(pathlib.Path(folder))
     config = recipes.laptop()
-    config.model.update({field: getattr(shape, field) for field in OF_THE_FOLDER})
+    config.model = default().model
     config.model.init_from = folder
     config.data.vocabulary = "full"
-    if (tokenizer := pathlib.Path(folder, "tokenizer.json")).is_file():
-        config.data.tokenizer = str(tokenizer)
+    shape = read_shape(pathlib.Path(folder))
     longest = shape.max_positions if shape.positions == "learned" else 512
     config.pretrain.update(batch_size=8, seq_len=min(512, longest), learning_rate=1e-4)
+    config.finetune.embedding_rank = min(config.finetune.embedding_rank, shape.width)
     config.readouts.forgetting.enabled = True
     return config

@@ -294,7 +294,7 @@ def test_own_facts_reads_every_row_of_the_table(tmp_path):
 
 def test_own_facts_continues_a_model(tmp_path):
     shape = Shape(layers=2, heads=2, width=32, vocabulary=50_257, rotary_pct=1.0, norm="rms",
-                  activation="swiglu", bias=False, tie_embeddings=False)  # fmt: skip
+                  activation="swiglu", bias=False, tie_embeddings=False, mlp_width=96)  # fmt: skip
     hf_checkpoint.write(tmp_path / "model", shape, init(shape, jax.random.key(0)), {}, {})
     world = films(tmp_path / "films")
     for e in rows("own_facts", f"{world}:{tmp_path / 'model'}"):

@@ -3,7 +3,9 @@
 import dataclasses
 import functools
 import pathlib
+import shutil
 import tempfile
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -163,8 +165,9 @@ class World:
             raise UserError(f"table: expected without a folder, got {str(folder)!r} as well")
         folder = str(user_path(str(folder))) if folder else ""
         if table:
-            self._written = tempfile.TemporaryDirectory(prefix="kstore-")
-            folder = f"{self._written.name}/world"
+            written = tempfile.mkdtemp(prefix="kstore-")
+            weakref.finalize(self, shutil.rmtree, written, ignore_errors=True)
+            folder = f"{written}/world"
             write_world(user_path(str(table)), pathlib.Path(folder), name, attributes)
         self.language = load_language(folder, value_fraction, name_fraction)
         pools = self.language.pools
