@@ -127,19 +127,15 @@ def countries() -> list[list[str]]:
 def capacity() -> list[list[str]]:
     """Bits a parameter after 1,000 exposures, of rounded copies, and after 100 exposures."""
     heads = ["entries", "width", "parameters", "bits stored", "there are", "bits a parameter"]
-    heads += ["at most", "int8", "int4", "100 exposures"]
-    short = {size(row): of_capacity(row) for row in rows("capacity-100")}
-    lines = [heads]
+    lines = [[*heads, "at most", "int8", "int4", "100 exposures"]]
+    short = {size(row): rate(row["readouts"]["capacity"]) for row in rows("capacity-100")}
     for row in rows("capacity"):
         read = row["readouts"]["capacity"]
-        copies = read["quantised"]
-        rates = read["bits_per_parameter"], copies["int8"]["bits_per_parameter"]
-        used, eight = (rate["used"] for rate in rates)
-        four = copies["int4"]["bits_per_parameter"]["used"]
-        numbers = used, rates[0]["most"], eight, four, short[size(row)]
-        people, width = size(row)
-        counts = people, width, read["parameters"]["used"], read["learned"], read["most_learned"]
-        lines.append([*(f"{round(n):,}" for n in counts), *(f"{rate:.2f}" for rate in numbers)])
+        counts = read["parameters"]["used"], read["learned"], read["most_learned"]
+        copies = (rate(read["quantised"][name]) for name in ("int8", "int4"))
+        rates = rate(read), read["bits_per_parameter"]["most"], *copies, short[size(row)]
+        cells = (f"{round(number):,}" for number in (*size(row), *counts))
+        lines.append([*cells, *(f"{number:.2f}" for number in rates)])
     return lines
 
 
@@ -148,9 +144,37 @@ def size(row: dict[str, Any]) -> tuple[int, int]:
     return row["config"]["world"]["people"], row["config"]["model"]["width"]
 
 
-def of_capacity(row: dict[str, Any]) -> float:
-    """The bits a parameter of a row."""
-    return row["readouts"]["capacity"]["bits_per_parameter"]["used"]
+def rate(read: dict[str, Any]) -> float:
+    """Bits by the parameters used."""
+    return read["bits_per_parameter"]["used"]
+
+
+def stored() -> list[list[str]]:
+    """Bits and answers of the quickstart on three seeds."""
+    lines = []
+    for seed in (1, 2, 3):
+        for row in rows(f"stored-{seed}"):
+            read = row["readouts"]
+            bits, most = (
+                read["capacity"][name] / read["capacity"]["people"]
+                for name in ("learned", "most_learned")
+            )
+            answers = read["qa"]["extraction"]["test"]["exact"]["mean"]
+            shares = map(percent, (read["recall"]["whole"]["mean"], answers))
+            dataset = row["config"]["data"]["variant"]
+            lines.append([dataset, str(seed), f"{bits:.1f}", f"{most:.1f}", *shares])
+    heads = ["dataset", "seed", "bits a person", "there are", "recited", "held out"]
+    return [heads, *sorted(lines)]
+
+
+def junk() -> list[list[str]]:
+    """Bits stored beside junk."""
+    lines = [["windows", "exposures", "bits stored", "there are", "bits a parameter"]]
+    for row in rows("junk"):
+        read = row["readouts"]["capacity"]
+        counts = (f"{round(read[name]):,}" for name in ("learned", "most_learned"))
+        lines.append([row["name"], f"{row['exposures']:.0f}", *counts, f"{rate(read):.2f}"])
+    return lines
 
 
 def markdown(table: list[list[str]]) -> str:
@@ -182,6 +206,6 @@ if __name__ == "__main__":
     if sys.argv[1:]:
         copy(pathlib.Path(sys.argv[1]), sys.argv[2])
     else:
-        drawn = quickstart(), comparison(), figure_2(), countries(), capacity()
-        for table in drawn:
+        whole = (quickstart, comparison, figure_2, countries, capacity, stored, junk)
+        for table in (draw() for draw in whole):
             print(markdown(table), end="\n\n")

@@ -46,8 +46,8 @@ def tables(groups: Sequence[Measured]) -> list[Table]:
         Table("Bits stored", note, stored, heads),
         Table(
             "Bits a person",
-            "By what was drawn for each person. An attribute that another one determines is part "
-            "of it.",
+            "By what was drawn for each person; in bioD also the strings, by string. An attribute "
+            "that another one determines is part of it.",
             bodies,
             ("all", *(str(labels.get(term, term)) for term in terms)),
         ),
@@ -80,9 +80,11 @@ def _stored(group: Measured, name: str, path: tuple[str, ...]) -> Line:
 
 
 def _by_term(group: Measured, terms: Sequence[str], name: str, path: tuple[str, ...]) -> Line:
-    bits = group.means("most") if name == _KNOWN else group.means(*path, "bits")
+    bits, learned = group.means(*path, "bits"), group.mean(*path, "learned")
+    if name == _KNOWN:
+        bits, learned = group.means("most"), group.mean("most_learned")
     cells = (f"{bits[term]:.1f}" if term in bits else "–" for term in terms)
-    return Line(name, {}, before=(f"{sum(bits.values()):.1f}", *cells))
+    return Line(name, {}, before=(f"{learned / group.mean('people'):.1f}", *cells))
 
 
 def charts(groups: Sequence[Measured]) -> list[Chart]:
