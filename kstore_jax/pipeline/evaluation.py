@@ -99,7 +99,9 @@ def _sample_answers(
         np.concatenate([each.about(~context.qa_train_mask) for each in items])
     )
     order = random.permutation(len(held_out), context.world_seed, "shown", 0)
-    return answers(context, params, questions.take(held_out[order[:count]]), beam_size)
+    shown = held_out[order[:count]]
+    hint_lengths = np.concatenate([each.hint_lengths for each in items])[shown]
+    return answers(context, params, questions.take(shown), hint_lengths, beam_size)
 
 
 def format_evaluation(row: dict) -> str:
