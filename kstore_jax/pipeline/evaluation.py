@@ -122,6 +122,7 @@ def _score_lines(scores: dict, beam_size: int) -> list[str]:
     widths = [max(14, len(name) + 2) for name in names]
     columns = "".join(f"{name:>{width}}" for name, width in zip(names, widths, strict=True))
     kinds = {"exact": "right", "beam": f"beam of {beam_size}", "first": "first token"}
+    kinds["hint"] = "hint right"
     halves = {"test": "held out (P_test)", "train": "trained (P_train)"}
     halves["held_back"] = "held back from training"
     for half, name in halves.items():

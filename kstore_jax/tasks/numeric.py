@@ -1,9 +1,9 @@
 """What classification and comparison share: numbers of values, and answers computed from them, with
 or without a hint (Part 3.2, section 4).
 
-A hint is the values themselves, written before the answer: `October. Yes`. With `hints`, each
-question is asked in two forms, and its first word says in which: after `Think:` the hint is
-written, after `Quick:` it is not. Both forms are trained equally often.
+A hint is the values themselves, written before the answer: `October. Yes`. The first word of a
+question says whether one is written: after `Think:` it is, after `Quick:` it is not. With `hints`,
+each question is asked in both forms, which are trained equally often; otherwise in the second.
 """
 
 import dataclasses
@@ -103,12 +103,10 @@ class NumericTask(Task):
             ]
             answers += [f" {_word(answer)}" for answer in right.tolist()]
             classes.append(right.astype(np.int64))
-        prompts = [f"{prompt}{ANSWER_MARK}" for prompt in prompts]
-        if not config.hints:
-            hints = []
-        else:
-            prompts = [f"{form}{prompt}" for form in (QUICK, THINK) for prompt in prompts]
-            hints, answers, classes = [""] * len(hints) + hints, 2 * answers, 2 * classes
+        forms = (QUICK, THINK) if config.hints else (QUICK,)
+        prompts = [f"{form}{prompt}{ANSWER_MARK}" for form in forms for prompt in prompts]
+        hints = ([""] * len(hints) + hints)[: len(prompts)]
+        answers, classes = len(forms) * answers, len(forms) * classes
         groups = len(self.group_names(config, language))
         return text_items(
             table,

@@ -9,6 +9,7 @@ import pytest
 
 from kstore_jax.config.rows import product
 from kstore_jax.errors import UserError
+from kstore_jax.pipeline.evaluation import format_evaluation
 from kstore_jax.pipeline.experiment import parse
 from kstore_jax.pipeline.finetune import finetune, left_out_people
 from kstore_jax.pipeline.results import result_row
@@ -187,6 +188,16 @@ def test_shares_of_hints_have_intervals_and_cases(hinted):
     own = [m for m in qa.task_measurements("classification", columns) if m.metric.endswith("hint")]
     assert {m.attribute for m in own} == {"even_month_with_hint", "luck_with_hint"}
     assert {len(m.right) for m in own} == {10}
+
+
+def test_the_terminal_prints_the_share_of_right_hints(hinted):
+    scores = hinted.graph.cache.require(hinted.graph.readouts["qa"])["classification"]
+    evaluation = {"dataset": "single", "seed": 0, "direction": "causal", "beam": 1, "shown": []}
+    text = format_evaluation({**evaluation, "scores": {"classification": scores}})
+    (line,) = [line for line in text.splitlines() if "hint right" in line][:1]
+    shares = [scores["test"]["hint"].get(name) for name in scores["test"]["exact"]]
+    assert line.split()[2:] == ["–" if x is None else f"{100 * x:.1f}" for x in shares]
+    assert shares.count(None) == 2
 
 
 def cases_of(runner: Runner) -> pathlib.Path:

@@ -81,4 +81,5 @@ def test_the_page_draws_chance_dashed_on_a_logarithmic_axis(tmp_path):
     assert chart.rows[1][1:] == pytest.approx((80.0, 50.0, 40.0, 1.0))
     assert "even month, majority guess – 20 people: 50.0" in chart.svg
     assert "even month, answers – 200 people: 90.0" in chart.svg
+    assert 'stroke-dasharray="5,3"' in chart.svg
     assert "people whose questions are trained" in write_page(run)

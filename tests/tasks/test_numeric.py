@@ -94,7 +94,7 @@ def test_a_hint_states_the_values_before_the_same_answer(table, people, task):
         number = QUESTIONS[task][name].number
         both = zip(own, groups[name], groups[f"{name}_with_hint"], strict=True)
         for (members, prompt, _, answer, cls), quick, think in both:
-            assert quick == (members, f"Quick: {prompt}", "", answer, cls)
+            assert quick == (members, prompt, "", answer, cls)
             dates = [values[i][0].replace(",", "").split() for i in members]
             stated = {
                 "month": [date[0] for date in dates],
@@ -102,7 +102,21 @@ def test_a_hint_states_the_values_before_the_same_answer(table, people, task):
                 "luck": [values[i][ATTRIBUTES.index("major")] for i in members],
             }[number]
             hint = f" {'; '.join(stated)}."
-            assert think == (members, f"Think: {prompt}", hint, answer, cls)
+            assert prompt.startswith("Quick: ")
+            assert think == (members, f"Think: {prompt[7:]}", hint, answer, cls)
+
+
+@pytest.mark.parametrize("task", CONFIGS)
+def test_the_vocabulary_of_a_task_has_the_tokens_of_all_its_questions(table, people, task):
+    def tokens(config) -> set[int]:
+        return {*TASKS[task].items(table, people, config, SEED, 0).texts.tokens.tolist()}
+
+    config = TASKS[task].vocabulary_config(CONFIGS[task])
+    for hints in (False, True):
+        for questions in ((), ("luck" if task == "classification" else "luckier",)):
+            other = dataclasses.replace(CONFIGS[task], questions=questions, hints=hints)
+            assert TASKS[task].vocabulary_config(other) == config
+            assert tokens(other) <= tokens(config)
 
 
 def test_questions_can_be_chosen_and_either_attribute_left_out(table, people):
@@ -111,7 +125,7 @@ def test_questions_can_be_chosen_and_either_attribute_left_out(table, people):
     no_dates = groups_of(table, people, "comparison", date="")
     assert list(no_dates) == ["luckier", "luck_between"]
     other = groups_of(table, people, "comparison", date="", category="company")
-    assert "Is the company of " in other["luckier"][0][1]
+    assert "Quick: Is the company of " in other["luckier"][0][1]
 
 
 @pytest.mark.parametrize(
