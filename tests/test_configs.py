@@ -33,7 +33,7 @@ SCALES_OF = [
     *(("quickstart", size) for size in ("default", "smallest", "longer")),
     ("paper", "smallest"),
 ]
-FIGURES = {  # figures of Part 3.1, and the number of rows they have in the paper
+FIGURES = {  # figures of Part 3.1 or 3.2, and the number of rows they have in the paper
     "datasets": ((3, 5, 7, 13), 16),
     "mixed": ((1,), 2),
     "finetuning": ((2, 11), 36 + 3),
@@ -42,6 +42,10 @@ FIGURES = {  # figures of Part 3.1, and the number of rows they have in the pape
     "directions": ((9,), 16 * 4),
     "qa_ratio": ((10,), 5 * 7),
     "rewritten": ((12, 14, 16, 17, 19), 2 * 12 + 4),
+    "retrieval": ((3, 10), 16),
+    "classification": ((4, 11, 13), 2 * 6 * 2 * 5),
+    "comparison": ((4, 12, 13), 2 * 6 * 2 * 5),
+    "inverse": ((6, 14), (16 + 4) * (1 + 2)),
 }
 
 
@@ -103,7 +107,8 @@ def test_the_flags_in_the_docstring_of_a_file_set_their_fields(name):
                         read = operator.attrgetter(field)
                         set_to = {read(each) for each in (e, *finetunings)}
                         kind = type(next(iter(set_to)))
-                        assert set_to == {kind(value)}
+                        names = tuple(filter(None, value.strip("()").split(",")))
+                        assert set_to == {names if kind is tuple else kind(value)}
     assert flag_lists or name != "datasets"
 
 
@@ -303,3 +308,36 @@ def test_own_facts_continues_a_model(tmp_path):
         assert hf_checkpoint.init_digest(e.model, tmp_path / "model")
         assert e.readouts.forgetting.enabled
         assert e.data.vocabulary == "full"
+
+
+@pytest.mark.parametrize("name", ["classification", "comparison"])
+def test_tasks_of_values_are_finetuned_as_in_part_3_2(name):
+    experiments = rows(name, "paper")
+    for e in experiments:
+        f, asked = e.finetune, getattr(e.tasks, name)
+        assert (f.rank, f.embedding_rank, f.learning_rate, f.steps) == (16, 128, 1e-3, 50_000)
+        assert (f.tasks, len(asked.questions), e.data.variant) == ((name,), 1, "multi5+permute")
+        if first := f.first_row:
+            settings = (first.tasks, first.rank, first.embedding_rank, first.learning_rate)
+            assert settings == (("extraction",), 8, 128, 3e-4)
+    assert {e.finetune.first_row is None for e in experiments} == {True, False}
+    trained = {round(50_000 * e.finetune.people_fraction) for e in experiments}
+    assert trained == {2500, 5000, 10_000, 25_000, 50_000}
+
+
+@pytest.mark.parametrize("scale", ["laptop", "gpu"])
+@pytest.mark.parametrize("name", ["classification", "comparison"])
+def test_one_model_is_pretrained_for_all_questions_of_a_task(name, scale, tmp_path):
+    graphs = [ExperimentGraph(e, Cache(tmp_path)) for e in map(resolve_auto, rows(name, scale))]
+    assert len({graph.pretrain.folder for graph in graphs}) == 1
+    assert len({graph.first.folder for graph in graphs if graph.first}) == 1
+
+
+def test_inverse_search_is_finetuned_or_mixed_in():
+    experiments = rows("inverse", "paper")
+    assert sum("reverse" in e.data.variant for e in experiments) == 4 * 3
+    settings = {(e.data.qa_share, e.pretrain.exposures) for e in experiments}
+    assert settings == {(0.0, 540.0), (0.5, 270.0), (0.8, 108.0)}
+    for e in experiments:
+        assert bool(e.finetune.steps) == (e.data.qa_share == 0)
+        assert e.data.tasks == e.finetune.tasks == e.readouts.qa.tasks == ("inverse",)

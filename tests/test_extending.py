@@ -232,7 +232,7 @@ def test_pairs_of_earlier_are_within_one_half_and_its_answers_right(table):
         task, config = TASKS["earlier"], module.EarlierConfig(partners=3)
         first, again = (task.items(table, people, config, 7, 0) for _ in range(2))
         other = task.items(table, people, config, 7, 1)
-        assert list(task.group_names(language)) == ["birth_date"]
+        assert list(task.group_names(config, language)) == ["birth_date"]
     np.testing.assert_array_equal(first.texts.tokens, again.texts.tokens)
     np.testing.assert_array_equal(first.people, other.people)
     assert 170 < len(first) <= 180

@@ -53,6 +53,11 @@ class Tokenizer:
         """SHA-256 of the tokenizer as JSON."""
         return hashlib.sha256(self.backend.to_str().encode()).hexdigest()
 
+    @property
+    def unknown(self) -> int | None:
+        """The id of words it lacks; None where it has every text."""
+        return self.backend.token_to_id(UNKNOWN)
+
     def encode(self, texts: Iterable[str]) -> list[list[int]]:
         """Returns the ids of each text; a text that starts with a space or punctuation is encoded
         as if it followed a word."""

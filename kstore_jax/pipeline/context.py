@@ -63,7 +63,7 @@ def build_context(graph: ExperimentGraph, to_read: bool = False) -> Context:
         people=data.people,
         in_train=data.in_train,
         qa_train_mask=data.qa_train_mask,
-        held_back_mask=people_who_choose(graph) & (graph.refit is None),
+        held_back_mask=_held_back(graph),
         mesh=mesh,
         telemetry=e.telemetry,
         read_corpus=read_corpus,
@@ -96,7 +96,7 @@ def _vocabulary(graph: ExperimentGraph, read_corpus: Callable[[str], Corpus]) ->
     if vocabulary_needs_corpora(graph):
         tokens += [read_corpus(kind).texts.tokens for kind in graph.datasets]
     for task in e.tasks_with_tokens:
-        config = getattr(e.tasks, task)
+        config = TASKS[task].vocabulary_config(getattr(e.tasks, task))
         for wording in range(TASKS[task].num_wordings(data.language)):
             items = TASKS[task].items(data.table, data.everyone, config, e.world.seed, wording)
             tokens.append(items.texts.tokens)
@@ -128,6 +128,30 @@ def people_who_choose(graph: ExperimentGraph) -> np.ndarray:
     return finetune.held_back_people(graph.data.qa_train_mask, fraction, seed)
 
 
+def _held_back(graph: ExperimentGraph) -> np.ndarray:
+    """(everyone,) bool: the people of P_train on whom the finetuned model was not trained."""
+    chose = people_who_choose(graph) & (graph.refit is None)
+    if not graph.finetune:
+        return chose
+    seed, fraction = graph.experiment.world.seed, graph.experiment.finetune.people_fraction
+    data = graph.data
+    return chose | finetune.left_out_people(data.qa_train_mask, data.everyone.ids, fraction, seed)
+
+
+def start_of_finetuning(graph: ExperimentGraph, context: Context) -> Context:
+    """The context of finetuning, whose `pretrained` model is that of `finetune.first` where there
+    is one."""
+    if (stage := graph.first) is None:
+        return context
+    row = graph.experiment.finetune.first_row
+    assert row
+
+    def load_first(_: Context) -> Params:
+        return _load_tuned(graph, context, row, stage)
+
+    return dataclasses.replace(context, load_pretrained=load_first)
+
+
 def best_finetuning(graph: ExperimentGraph) -> finetune.Finetune:
     """The row of the finetuning grid with the best `validation`, or the only row.
 
@@ -141,8 +165,16 @@ def _load_finetuned(graph: ExperimentGraph, context: Context) -> Params:
     if not graph.finetune:
         return context.pretrained
     row = best_finetuning(graph)
+    start = start_of_finetuning(graph, context)
+    return _load_tuned(graph, start, row, graph.refit or graph.finetune[row])
+
+
+def _load_tuned(
+    graph: ExperimentGraph, context: Context, row: finetune.Finetune, stage: Stage
+) -> Params:
+    """The parameters that a finetuning made of the pretrained ones of a context."""
     frozen, like = adapters.split(context.shape, context.pretrained, row, context.key("lora"))
-    trained = _load_trained(graph, context, graph.refit or graph.finetune[row], row.steps, like)
+    trained = _load_trained(graph, context, stage, row.steps, like)
     return adapters.merge_of(row)(frozen, trained)
 
 

@@ -105,7 +105,9 @@ def _sample_answers(
         texts = accepted_texts(context, each.take(rows[of_task] - first))
         accepted |= {int(of_task[i]): found for i, found in texts.items()}
         first += len(each)
-    return answers(context, params, questions.take(rows), beam_size, accepted=accepted)
+    hint_lengths = np.concatenate([each.hint_lengths for each in items])[rows]
+    shown = questions.take(rows)
+    return answers(context, params, shown, hint_lengths, beam_size, accepted=accepted)
 
 
 def format_evaluation(row: dict) -> str:
@@ -126,6 +128,7 @@ def _score_lines(scores: dict, beam_size: int) -> list[str]:
     widths = [max(14, len(name) + 2) for name in names]
     columns = "".join(f"{name:>{width}}" for name, width in zip(names, widths, strict=True))
     kinds = {"exact": "right", "beam": f"beam of {beam_size}", "first": "first token"}
+    kinds["hint"] = "hint right"
     halves = {"test": "held out (P_test)", "train": "trained (P_train)"}
     halves["held_back"] = "held back from training"
     for half, name in halves.items():

@@ -14,13 +14,10 @@ from ml_collections import config_dict
 
 from kstore_jax.config import parse as parsing
 from kstore_jax.config.fields import (
-    as_dict,
     choice,
     defaults,
-    flag,
     names,
     number,
-    rows,
     section,
     text,
 )
@@ -29,66 +26,13 @@ from kstore_jax.config.rows import Row, without_fields
 from kstore_jax.corpus.config import Data
 from kstore_jax.errors import UserError
 from kstore_jax.model.config import IN_FOLDER, PRESETS, Model
+from kstore_jax.pipeline.finetune_config import Finetune
 from kstore_jax.pipeline.init_params import fill_from_folder
 from kstore_jax.pipeline.pretrain_config import LENGTH, Pretrain
 from kstore_jax.readouts.base import READOUTS, Readout
 from kstore_jax.tasks.base import TASKS, check_tasks
-from kstore_jax.train.config import LowRank, Mesh, TelemetryConfig
+from kstore_jax.train.config import Mesh, TelemetryConfig
 from kstore_jax.world.config import World
-
-
-@dataclasses.dataclass(frozen=True)
-class Finetune(LowRank):
-    """Finetuning on questions: LoRA on queries, values and the embedding (Part 3.2, appendix B), or
-    all weights."""
-
-    tasks: tuple = names("extraction")
-    """Tasks whose questions are trained."""
-    steps: int = number(50_000, 0)
-    """Optimizer updates; 0: the pretrained model answers the questions (mixed training)."""
-    batch_size: int = number(48, 1)
-    """Questions a step."""
-    learning_rate: float = number(3e-4, 0.0)
-    """Peak learning rate."""
-    weight_decay: float = number(0.01, 0.0)
-    """Decoupled weight decay of matrices."""
-    method: str = choice("lora", "lora", "full")
-    """`lora`, or `full` to train every weight."""
-    rank: int = number(8, -1)
-    """LoRA rank of queries and values; 0: frozen, -1: their whole matrices."""
-    embedding_rank: int = number(128, -1)
-    """LoRA rank of the embedding; 0: frozen, -1: the whole matrix."""
-    embedding_side: str = choice("input", "input", "both")
-    """Where a tied embedding's update acts: its `input` alone, or `both` input and head."""
-    alpha: float = number(4.0, 0.0)
-    """Scale of the LoRA update."""
-    init_std: float = number(0.02, 0.0)
-    """Standard deviation of the initial LoRA weights (the papers leave it open)."""
-    grid: tuple = rows()
-    """Rows of other values of these fields, as `product` returns. Each row is finetuned with the
-    fraction `validation` of P_train held back. The row that answers most questions about those
-    people is scored on P_test. Empty: no grid."""
-    validation: float = number(0.1, 0.0, 0.9)
-    """Fraction of P_train's people held back to choose from `grid`."""
-    refit: bool = flag(False)
-    """Whether the chosen row of `grid` is finetuned once more, on all of P_train, and that model
-    answers the questions. False: the model that chose it answers, which has read no question about
-    the people held back. Without a grid it means nothing."""
-
-    def __post_init__(self):
-        super().__post_init__()
-        _ = self.rows  # checks them
-
-    @property
-    def rows(self) -> "tuple[Finetune, ...]":
-        """The finetunings: one for each row of the grid, or this one alone."""
-        if not self.grid:
-            return (self,)
-        if not self.steps or not self.validation:
-            raise UserError("grid: expected steps and validation of more than 0 beside a grid")
-        plain = {**as_dict(self), "grid": ()}
-        rows = without_fields((), self.grid, "grid")
-        return tuple(parsing.parse(Finetune, {**plain, **dict(row)}, "grid.") for row in rows)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,7 +90,8 @@ class Experiment:
     @property
     def tasks_in_use(self) -> tuple[str, ...]:
         """The tasks whose questions are trained or asked, by name."""
-        used = [*self.finetune.tasks] if self.finetune.steps else []
+        finetunings = [self.finetune, self.finetune.first_row] if self.finetune.steps else []
+        used = [task for training in finetunings if training for task in training.tasks]
         used += [*self.data.tasks] if self.data.qa_share else []
         if "qa" in self.enabled_readouts:
             used += self.readouts.qa.tasks
@@ -170,6 +115,8 @@ class Experiment:
     def _check_ranks(self) -> None:
         """Raises UserError where a low-rank update has a larger rank than its matrix."""
         trainings = [("finetune", row) for row in self.finetune.rows]
+        if first := self.finetune.first_row:
+            trainings += [("finetune.first", first)]
         trainings += [("pretrain", self.pretrain)] if self.pretrain.method == "lora" else []
         for section_name, training in trainings:
             for name in ("rank", "embedding_rank"):

@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from kstore_jax.corpus.sampler import ShuffledIndices
+from kstore_jax.errors import UserError
 from kstore_jax.pipeline import adapters
-from kstore_jax.pipeline.experiment import Finetune
+from kstore_jax.pipeline.finetune_config import Finetune
 from kstore_jax.readouts import spans
 from kstore_jax.readouts.base import Context
-from kstore_jax.tasks.base import Items
+from kstore_jax.tasks.base import Items, trained_order
 from kstore_jax.train import objectives
 from kstore_jax.train.distributed import gather_to_host
 from kstore_jax.train.fit import TrainTask, fit
@@ -31,9 +32,25 @@ def finetune(
 
     Returns: `questions`, how many were trained; where people are held back also `validation`, the
       exact match on their questions, from 0 to 1.
+
+    Raises:
+      UserError: no question is about these people alone, or about those held back.
     """
     items, examples = context.questions(training.tasks)
-    train_rows = _rows_about(items, context.qa_train_mask & ~held_back_mask)
+    everyone, fraction = context.everyone.ids, training.people_fraction
+    left_out = left_out_people(context.qa_train_mask, everyone, fraction, context.world_seed)
+    train_rows = _rows_about(items, context.qa_train_mask & ~held_back_mask & ~left_out)
+    validation_rows = _rows_about(items, held_back_mask)
+    for field, rows, needed in (
+        ("people_fraction", train_rows, True),
+        ("validation", validation_rows, held_back_mask.any()),
+    ):
+        if needed and not len(rows):
+            value, people = getattr(training, field), context.qa_train_mask.sum()
+            raise UserError(
+                f"finetune.{field}: expected people with at least one question, got {value} of "
+                f"{people} people"
+            )
     order = ShuffledIndices(len(train_rows), context.seed)
 
     def make_batch(step, rows):
@@ -64,8 +81,7 @@ def finetune(
     params = task.merge(task.frozen, gather_to_host(context.mesh, trained))
     result: dict = {"questions": len(train_rows)}
     if held_back_mask.any():
-        rows = _rows_about(items, held_back_mask)
-        exact, _ = spans.span_hits(context.shape, params, examples.take(rows))
+        exact, _ = spans.span_hits(context.shape, params, examples.take(validation_rows))
         result["validation"] = float(exact.mean())
     return result
 
@@ -83,6 +99,18 @@ def held_back_people(qa_train_mask: np.ndarray, fraction: float, world_seed: int
     count = max(1, round(fraction * len(shuffled))) if fraction else 0
     held_back_mask[shuffled[:count]] = True
     return held_back_mask
+
+
+def left_out_people(
+    qa_train_mask: np.ndarray, ids: np.ndarray, fraction: float, world_seed: int
+) -> np.ndarray:
+    """(everyone,) bool: P_train without the fraction of its people that `trained_order` has first,
+    at least one of them."""
+    order = trained_order(world_seed, ids)
+    members = order[qa_train_mask[order]]
+    left_out = np.zeros_like(qa_train_mask)
+    left_out[members[max(1, round(fraction * len(members))) :]] = True
+    return left_out
 
 
 def best_row(results: Mapping[Finetune, dict]) -> Finetune:

@@ -17,7 +17,8 @@ from kstore_jax.model.attention import choose_implementation, explain_auto
 from kstore_jax.model.matmul import fastest_activation_dtype, fastest_matmul_dtype
 from kstore_jax.pipeline import finetune, pretrain
 from kstore_jax.pipeline.data import ExperimentData
-from kstore_jax.pipeline.experiment import Experiment, Finetune
+from kstore_jax.pipeline.experiment import Experiment
+from kstore_jax.pipeline.finetune_config import Finetune
 from kstore_jax.pipeline.mixture import windows_per_exposure
 from kstore_jax.pipeline.stages import Cache, Stage
 from kstore_jax.readouts.base import Readout
@@ -109,6 +110,7 @@ class ExperimentGraph:
       data: people, language and tokens.
       datasets: kind -> stage of a dataset.
       pretrain: its stage.
+      first: the finetuning that the others start from; None without `finetune.first`.
       finetune: row of the finetuning grid -> its stage; empty where `finetune.steps` is 0, or where
         nothing reads a finetuned model.
       refit: the finetuning of the chosen row on all of P_train; None without `finetune.refit` and
@@ -151,7 +153,12 @@ class ExperimentGraph:
                 f"readouts.{min(listing)}.enabled: expected False in {e.world.folder}: values of "
                 "several strings (C) are too many to list"
             )
-        self.finetune = {row: self._finetuning(row) for row in e.finetune.rows if tunes}
+        self.first = None
+        if tunes and (first := e.finetune.first_row):
+            self.first = self._finetuning(first, self.pretrain, held_back=0.0)
+        start = self.first or self.pretrain
+        rows = e.finetune.rows if tunes else ()
+        self.finetune = {row: self._finetuning(row, start, self.held_back) for row in rows}
         finetunings = (*self.finetune.values(),)
         self.refit = None
         if finetunings and e.finetune.grid and e.finetune.refit:
@@ -182,7 +189,8 @@ class ExperimentGraph:
     @property
     def trainings(self) -> tuple[Stage, ...]:
         """Pretraining and every finetuning."""
-        return (self.pretrain, *self.finetune.values(), *([self.refit] if self.refit else []))
+        around = [[stage] if stage else [] for stage in (self.first, self.refit)]
+        return (self.pretrain, *around[0], *self.finetune.values(), *around[1])
 
     @property
     def has_finetuned(self) -> bool:
@@ -206,12 +214,12 @@ class ExperimentGraph:
         tasks = _task_configs(self.experiment, getattr(config, "tasks", ()))
         return {**fields, "tasks": tasks} if tasks else fields
 
-    def _finetuning(self, row: Finetune) -> Stage:
+    def _finetuning(self, row: Finetune, start: Stage, held_back: float) -> Stage:
         training = {k: v for k, v in identity(row).items() if k not in _CHOICE}
         tasks = _task_configs(self.experiment, row.tasks)
-        config = {"training": training, "tasks": tasks, "held_back": self.held_back}
-        numbers = ("validation",) if self.held_back else ()
-        return Stage("finetune", finetune.VERSION, config, (self.pretrain,), numbers)
+        config = {"training": training, "tasks": tasks, "held_back": held_back}
+        numbers = ("validation",) if held_back else ()
+        return Stage("finetune", finetune.VERSION, config, (start,), numbers)
 
     @property
     def done(self) -> bool:
@@ -251,8 +259,8 @@ class ExperimentGraph:
 
 _LISTING = {"examples", "layers", "p_probe", "q_probe"}
 """Readouts that list the values of an attribute."""
-_CHOICE = ("grid", "validation", "refit")
-"""Fields of finetuning that choose a row, and do not change what it computes."""
+_CHOICE = ("first", "grid", "validation", "refit")
+"""Fields of finetuning that are stages of their own, or choose one of them."""
 
 
 def _is_reached(model: str, until: str) -> bool:
@@ -261,14 +269,18 @@ def _is_reached(model: str, until: str) -> bool:
     return not until or (until == "finetune" and model == "pretrained")
 
 
-def _task_configs(experiment: Experiment, tasks: Sequence[str]) -> dict:
-    """Version and configuration of each of these tasks."""
+def _task_configs(experiment: Experiment, tasks: Sequence[str], vocabulary: bool = False) -> dict:
+    """Version and configuration of each of these tasks.
+
+    Args:
+      vocabulary: whether it is the configuration of their questions in a compact vocabulary.
+    """
+    configs = {name: getattr(experiment.tasks, name) for name in tasks}
+    if vocabulary:
+        configs = {name: TASKS[name].vocabulary_config(own) for name, own in configs.items()}
     return {
-        name: {
-            "version": TASKS[name].version,
-            "config": identity(getattr(experiment.tasks, name)),
-        }
-        for name in tasks
+        name: {"version": TASKS[name].version, "config": identity(own)}
+        for name, own in configs.items()
     }
 
 
@@ -288,7 +300,8 @@ def _pretrain_config(experiment: Experiment) -> dict:
         "training": identity(e.pretrain),
     }
     mixed_in = e.data.tasks if e.data.qa_share else ()
-    if tasks := _task_configs(e, [*mixed_in, *e.tasks_with_tokens]):
+    in_vocabulary = _task_configs(e, e.tasks_with_tokens, vocabulary=True)
+    if tasks := {**in_vocabulary, **_task_configs(e, mixed_in)}:
         config["tasks"] = tasks
     if e.pretrain.evaluate_every:
         config["during"] = {

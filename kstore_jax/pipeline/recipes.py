@@ -1,6 +1,6 @@
 """Experiments at several scales that the files in `configs/` start from, as ConfigDicts."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from kstore_jax.config.rows import chain, product, row, zipped
@@ -204,6 +204,39 @@ def _of_size(people: int, layers: int, width: int) -> Any:
         pretrain__learning_rate=rate,
         pretrain__batch_size=batch,
     )
+
+
+def manipulation(scale: str, task: str) -> Any:
+    """The recipe of a scale without probes, which trains and asks the questions of one task (Part
+    3.2)."""
+    config = at(scale)
+    for probe in (config.readouts.p_probe, config.readouts.q_probe):
+        probe.enabled = False
+    config.finetune.tasks = config.readouts.qa.tasks = (task,)
+    return config
+
+
+def learning_curves(scale: str, task: str, questions: Sequence[str], laptop: Sequence[str]) -> Any:
+    """Each question of a task by itself, with and without hints, about more and more people of
+    P_train, after finetuning on the questions about their attributes (Part 3.2, section 4).
+
+    Args:
+      laptop: the questions on a laptop, where the sizes are three instead of the paper's five. The
+        other scales also start from the pretrained model.
+    """
+    config, field = manipulation(scale, task), f"tasks__{task}__"
+    first = {"tasks": [("extraction",)]}
+    fractions = (0.1, 0.3, 1.0)
+    if scale != "laptop":
+        fractions, laptop = (0.05, 0.1, 0.2, 0.5, 1.0), questions
+        first |= {"rank": [8], "learning_rate": [3e-4]}
+        config.finetune.update(grid=(), rank=16, learning_rate=1e-3)
+    config.finetune.first = product(**first)
+    forms = {f"{field}questions": [(name,) for name in laptop], f"{field}hints": [False, True]}
+    config.sweep = product(**forms, finetune__people_fraction=fractions)
+    if scale != "laptop":
+        config.sweep = product(product(finetune__first=[config.finetune.first, ()]), config.sweep)
+    return config
 
 
 def _trainings(config: Any) -> tuple[Any, ...]:

@@ -8,12 +8,19 @@ import pathlib
 import sys
 from collections.abc import Hashable, Mapping, Sequence
 
+import numpy as np
+
 from kstore_jax.corpus import shards
 from kstore_jax.errors import UserError, one_line_error
 from kstore_jax.files import allow_open_files
 from kstore_jax.model.hf_checkpoint import has_weights
 from kstore_jax.pipeline.adapters import check_sites
-from kstore_jax.pipeline.context import best_finetuning, build_context, people_who_choose
+from kstore_jax.pipeline.context import (
+    best_finetuning,
+    build_context,
+    people_who_choose,
+    start_of_finetuning,
+)
 from kstore_jax.pipeline.cores import usable_cores
 from kstore_jax.pipeline.finetune import finetune
 from kstore_jax.pipeline.graph import ExperimentGraph
@@ -67,9 +74,12 @@ class Runner:
         if stage.kind in graph.readouts:
             readout, config = e.enabled_readouts[stage.kind]
             return _checked(stage.kind, readout.run(self.context, config, folder))
-        context = self.context
+        nobody = np.zeros_like(self.context.qa_train_mask)
+        if stage is graph.first and (first := e.finetune.first_row):
+            return finetune(self.context, first, nobody, folder)
+        context = start_of_finetuning(graph, self.context)
         if stage is graph.refit:
-            return finetune(context, best_finetuning(graph), context.held_back_mask, folder)
+            return finetune(context, best_finetuning(graph), nobody, folder)
         (row,) = (row for row, finetuning in graph.finetune.items() if finetuning is stage)
         return finetune(context, row, people_who_choose(graph), folder)
 

@@ -72,8 +72,9 @@ class Context:
       in_train: (people,) bool: members of P_train, on whom probes are trained.
       qa_train_mask: (everyone,) bool: people whose questions are trained on; the others are held
         out.
-      held_back_mask: (everyone,) bool: those of `qa_train_mask` whose questions chose a row of the
-        finetuning grid, and on which the finetuned model was not trained.
+      held_back_mask: (everyone,) bool: those of `qa_train_mask` on whom the finetuned model was not
+        trained: their questions chose a row of the grid, or `finetune.people_fraction` leaves them
+        out.
       mesh: the devices.
       telemetry: where trainings log their metrics.
       read_corpus: kind of a dataset -> its corpus.
@@ -140,6 +141,10 @@ class Context:
     def key(self, stream: str) -> jax.Array:
         """The JAX key of a random stream."""
         return stream_key(self.seed, stream)
+
+    def group_names(self, task: str) -> Sequence[str]:
+        """The names of the groups of a task."""
+        return TASKS[task].group_names(getattr(self.tasks, task), self.table.language)
 
     def items(self, task: str, wording: int = 0) -> Items:
         """The questions of a task about everyone in one wording."""

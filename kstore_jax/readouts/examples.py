@@ -14,9 +14,9 @@ from kstore_jax.model.forward import Params
 from kstore_jax.model.sampling import continue_text, room
 from kstore_jax.readouts.base import READ_COST, READOUTS, Context, Readout, ReadoutConfig
 from kstore_jax.readouts.measured import Measured
-from kstore_jax.readouts.qa import ends_with_answer, generate_answers
+from kstore_jax.readouts.qa import generate_answers, right_answers
 from kstore_jax.readouts.shares import Share
-from kstore_jax.tasks.base import TASKS, Items
+from kstore_jax.tasks.base import Items
 from kstore_jax.world.language import ANSWER_MARK
 from kstore_jax.world.people import full_names, value_texts
 from kstore_jax.world.stated import facts_of
@@ -130,10 +130,9 @@ def answers_about(context: Context, row: int) -> list[dict]:
         items = items.take(np.flatnonzero(items.about(only)))
         if not len(items):
             continue
-        examples, names = context.examples(items), TASKS[task].group_names(context.table.language)
-        free = items if TASKS[task].free else None
+        examples, names = context.examples(items), context.group_names(task)
         accepted = accepted_texts(context, items)
-        shown = answers(context, context.finetuned, examples, free=free, accepted=accepted)
+        shown = answers(context, context.finetuned, examples, items.hint_lengths, accepted=accepted)
         for group, answer in zip(items.groups, shown, strict=True):
             found.append({"task": task, "group": names[group], **answer})
     return found
@@ -143,35 +142,33 @@ def answers(
     context: Context,
     params: Params,
     examples: SpanExamples,
+    hint_lengths: np.ndarray,
     beam_size: int = 1,
-    free: Items | None = None,
     accepted: Mapping[int, Collection[str]] = MappingProxyType({}),
 ) -> list[dict]:
     """The answers of a model as text.
 
     Args:
-      free: the items of the examples, for a task whose answers are compared by their end.
+      hint_lengths: (N,) int: `Items.hint_lengths` of the questions.
       accepted: other right answers to a question, by its number.
 
     Returns: for each question `question`, `answer`, `truth`, and whether it is `right`.
     """
     end, decode = context.vocabulary.end_of_text, context.vocabulary.decode
     generated = generate_answers(context, params, examples, beam_size)
-    ended = [] if free is None else ends_with_answer(free, examples, generated, end)
+    right = right_answers(hint_lengths, examples, generated, end)
     shown = []
     for i, tokens in enumerate(generated):
         inside = examples.weights[i, 0] > 0
         target = examples.targets[i, 0][inside]
         start = examples.positions[i, 0, 0] + (context.mask_token is None)
-        right = (tokens[inside] == target).all() if free is None else ended[i]
         answer = decode(until_end(tokens, end)).strip()
-        right |= answer in accepted.get(i, ())
         shown.append(
             {
                 "question": decode(examples.tokens[i][1:start]),
                 "answer": answer,
                 "truth": decode(target[target != end]).strip(),
-                "right": bool(right),
+                "right": bool(right[i]) or answer in accepted.get(i, ()),
             }
         )
     return shown

@@ -27,6 +27,7 @@ from kstore_jax.readouts.base import (
 from kstore_jax.readouts.levels import our_levels, side_by_side
 from kstore_jax.readouts.measured import Measured, labels_of, means
 from kstore_jax.readouts.qa_cases import by_task, task_intervals, task_measurements
+from kstore_jax.readouts.qa_hints import answer_tables
 from kstore_jax.readouts.shares import Measurements, Share
 from kstore_jax.tasks.base import (
     TASKS,
@@ -101,12 +102,14 @@ class QA(Readout):
         return [_chart(task, own) for task, own in _by_task(groups).items()]
 
     def work(self, context: Context, texts: Any, config: QAConfig, scale: float) -> float:
-        _, questions = context.questions(config.tasks)
+        items, questions = context.questions(config.tasks)
         question, answer = questions.tokens.shape[1], questions.positions.shape[-1]
         language = context.table.language
         tokens = max(TASKS[task].num_wordings(language) for task in config.tasks) * question
         if config.beam_size > 1:
             tokens += question + config.beam_size * answer
+        if any(each.hint_lengths.any() for each in items):
+            tokens += question + answer
         return READ_COST * scale * len(questions) * tokens
 
 
@@ -131,16 +134,17 @@ def evaluate_task(
       beam_size: more than 1: the answers of a beam search are scored, too.
 
     Returns: the scores, and the same by case. Scores are shares from 0 to 1, by group of the task.
-      `train`, `test` and, where a finetuning grid leaves some of P_train out, `held_back` people
-      each have `exact` match, `first` tokens and, with a beam search, `beam` in the trained
-      wording; `wordings` has their exact match in each other wording; `baseline` is the majority
-      guess, and `baseline_first` that of the first token. Cases are columns: `person` ids, `group`,
-      `wording`, a column for the people of each of the three (`train`, ...), and whether the answer
-      is `exact`, its `first` token right and, in the trained wording, the answer by `beam` search;
-      `names` has the groups.
+      `train`, `test` and, where finetuning leaves some of P_train out, `held_back` people each have
+      `exact` match, `first` tokens and, with a beam search, `beam` in the trained wording, and for
+      answers that follow a hint `hint`, the share of right hints; `wordings` has their exact match
+      in each other wording; `baseline` is the majority guess, and `baseline_first` that of the
+      first token. Cases are columns: `person` ids, `group`, `wording`, a column for the people of
+      each of the three (`train`, ...), and whether the answer is `exact`, its `first` token right
+      and, in the trained wording, the answer by `beam` search; where some answers follow a hint,
+      which ones (`hinted`), and whether the `hint` is right; `names` has the groups.
     """
     language = context.table.language
-    names = TASKS[task].group_names(language)
+    names = context.group_names(task)
     members = {
         "train": context.qa_train_mask & ~context.held_back_mask,
         "test": ~context.qa_train_mask,
@@ -153,12 +157,13 @@ def evaluate_task(
         items = context.items(task, wording)
         examples = context.examples(items)
         halves = {half: items.about(mask) for half, mask in members.items()}
-        hits = _answer_hits(context, params, TASKS[task].free, items, examples)
+        hits = _answer_hits(context, params, items, examples)
         generated = None
         if beam_size > 1 and not wording:
             generated = generate_answers(context, params, examples, beam_size)
-            hits["beam"] = decode.exact_match(generated, examples)[:, 0]
-        _accept(context, params, TASKS[task].free, items, hits, generated)
+            end = context.vocabulary.end_of_text
+            hits["beam"] = right_answers(items.hint_lengths, examples, generated, end)
+        _accept(context, params, items, hits, generated)
         cases.append({**_cases(context, items, wording), **halves, **hits})
         if wording:
             for half, chosen in halves.items():
@@ -166,9 +171,11 @@ def evaluate_task(
                 scores["wordings"][half].append(shares)
             continue
         for half, chosen in halves.items():
+            asked = {"hint": chosen & (items.hint_lengths > 0)}
             scores[half] = {
-                kind: accuracy_by_group(hit[chosen], items.groups[chosen], names)
+                kind: accuracy_by_group(hit[rows], items.groups[rows], names)
                 for kind, hit in hits.items()
+                for rows in (asked.get(kind, chosen),)
             }
         first = examples.targets[:, 0, 0]
         scores["baseline"] = majority_guess(items, halves["train"], halves["test"], names)
@@ -182,10 +189,12 @@ def evaluate_task(
 
 
 def _cases(context: Context, items: Items, wording: int) -> dict[str, np.ndarray]:
+    hinted = items.hint_lengths > 0
     return {
         "person": context.everyone.ids[items.people],
         "group": items.groups,
         "wording": np.full(len(items), wording),
+        **({"hinted": hinted} if hinted.any() else {}),
     }
 
 
@@ -205,22 +214,25 @@ def generate_answers(
 
 
 def _answer_hits(
-    context: Context, params: Params, free: bool, items: Items, examples: SpanExamples
+    context: Context, params: Params, items: Items, examples: SpanExamples
 ) -> dict[str, np.ndarray]:
-    """Whether each answer is right (`exact`), and whether the first token is (`first`): (N,) bool
-    both. A `free` answer is right where the generated text ends with it."""
-    exact, first = spans.span_hits(context.shape, params, examples)
-    hits = {"exact": exact[:, 0], "first": first[:, 0]}
-    if free:
-        generated = generate_answers(context, params, examples, beam_size=1)
-        hits["exact"] = ends_with_answer(items, examples, generated, context.vocabulary.end_of_text)
-    return hits
+    """Whether each answer is right (`exact`), whether the first token is (`first`) and, where some
+    questions have a hint, whether the whole `hint` is: (N,) bool each."""
+    exact, first = (hit[:, 0] for hit in spans.span_hits(context.shape, params, examples))
+    if not (hinted := items.hint_lengths > 0).any():
+        return {"exact": exact, "first": first}
+    lengths, own = items.hint_lengths[hinted], examples.take(hinted)
+    generated = generate_answers(context, params, own, beam_size=1)
+    exact[hinted] = right_answers(lengths, own, generated, context.vocabulary.end_of_text)
+    hint = np.zeros_like(exact)
+    beyond = np.arange(generated.shape[1]) >= lengths[:, None]
+    hint[hinted] = ((generated == own.targets[:, 0]) | beyond).all(1)
+    return {"exact": exact, "first": first, "hint": hint}
 
 
 def _accept(
     context: Context,
     params: Params,
-    free: bool,
     items: Items,
     hits: dict[str, np.ndarray],
     generated: np.ndarray | None,
@@ -233,7 +245,7 @@ def _accept(
     if (accepted := items.accepted) is None:
         return
     examples = context.examples(accepted.items)
-    found = _answer_hits(context, params, free, accepted.items, examples)
+    found = _answer_hits(context, params, accepted.items, examples)
     if generated is not None:
         end, texts = context.vocabulary.end_of_text, generated[accepted.of]
         wanted = examples.targets[:, 0], examples.weights[:, 0] > 0
@@ -244,15 +256,19 @@ def _accept(
         hits[kind][accepted.of[right]] = True
 
 
-def ends_with_answer(
-    items: Items, examples: SpanExamples, generated: np.ndarray, end: int
+def right_answers(
+    hint_lengths: np.ndarray, examples: SpanExamples, generated: np.ndarray, end: int
 ) -> np.ndarray:
-    """(N,) bool: whether the generated tokens (N, K) before the end of text end with the answer."""
-    starts = items.answers - items.texts.value_spans[:, 0, 0]
-    hits = np.zeros(len(items), bool)
-    for i, tokens in enumerate(generated):
-        wanted = examples.targets[i, 0][examples.weights[i, 0] > 0][starts[i] :]
-        wanted, text = until_end(wanted, end), until_end(tokens, end)
+    """(N,) bool: whether the generated tokens (N, K) before the end of text are the answer, or end
+    with it where it follows a hint.
+
+    Args:
+      hint_lengths: (N,) int: tokens of each hint; 0 where there is none.
+    """
+    hits = decode.exact_match(generated, examples)[:, 0]
+    for i in np.flatnonzero(hint_lengths):
+        wanted = examples.targets[i, 0][examples.weights[i, 0] > 0][hint_lengths[i] :]
+        wanted, text = until_end(wanted, end), until_end(generated[i], end)
         hits[i] = len(text) >= len(wanted) and (text[len(text) - len(wanted) :] == wanted).all()
     return hits
 
@@ -285,6 +301,7 @@ def _tables(task: str, groups: Sequence[Measured]) -> list[Table]:
 
     labels = labels_of(groups)
     return [
+        *(answer_tables(suffix, groups, labels) if suffix else ()),
         Table(
             f"First tokens of the answers{suffix}",
             _FIRST_NOTE + _FIRST_PAPER_NOTE * any(map(_published_first, groups)),

@@ -8,7 +8,7 @@ from kstore_jax.readouts.intervals import intervals_by_group
 from kstore_jax.readouts.shares import Measurements
 
 _HALVES = ("train", "test", "held_back")
-_KINDS = ("exact", "first", "beam")
+_KINDS = ("exact", "first", "beam", "hint")
 
 
 def by_task(cases: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
@@ -33,7 +33,8 @@ def task_measurements(task: str, columns: Mapping[str, np.ndarray]) -> Iterator[
             continue
         right = columns[kind]
         wordings, groups = (columns[name][: len(right)] for name in ("wording", "group"))
-        asked = columns[half][: len(right)]  # a beam search answers the first wording alone
+        asked = _scored(columns, half, kind)
+        asked = asked[: len(right)]  # a beam search answers the first wording alone
         for wording in np.unique(wordings).tolist():
             metric = f"{task}.{half}.{kind}"
             if wording:
@@ -58,7 +59,7 @@ def task_intervals(columns: Mapping[str, np.ndarray]) -> dict:
     def shares(kind: str, half: str, wording: int) -> dict:
         asked = np.flatnonzero(columns["wording"] == wording)
         hits = columns[kind] if kind == "beam" else columns[kind][asked]
-        chosen = columns[half][asked]
+        chosen = _scored(columns, half, kind)[asked]
         rows = asked[chosen]
         return intervals_by_group(person[rows], hits[chosen], columns["group"][rows], names)
 
@@ -67,3 +68,8 @@ def task_intervals(columns: Mapping[str, np.ndarray]) -> dict:
     found: dict = {half: {kind: shares(kind, half, 0) for kind in kinds} for half in halves}
     found["wordings"] = {half: [shares("exact", half, w) for w in wordings[1:]] for half in halves}
     return found
+
+
+def _scored(columns: Mapping[str, np.ndarray], half: str, kind: str) -> np.ndarray:
+    """(N,) bool: the questions of a half that have what is measured; hints, some."""
+    return columns[half] & columns["hinted"] if kind == "hint" else columns[half]

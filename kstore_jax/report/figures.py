@@ -11,7 +11,7 @@ from kstore_jax.errors import UserError, nearest, one_line_error
 from kstore_jax.files import write_bytes
 from kstore_jax.readouts.base import READOUTS, Readout
 from kstore_jax.readouts.measured import Measured
-from kstore_jax.report import agreement, charts, curves, grids, series
+from kstore_jax.report import agreement, charts, curves, grids, series, trained_people
 from kstore_jax.report.groups import Group, distinct, exposures_a_step, training_of
 from kstore_jax.report.groups import groups as group_rows
 from kstore_jax.report.results import read_results
@@ -82,7 +82,10 @@ def charts_of(groups: Sequence[Group]) -> dict[str, list[Chart]]:
         "agreement": [charts.scatter(each) for each in agreement.agreements(groups)],
         "stored": _stored(groups),
         "lora": [charts.lora(i, grid) for i, grid in enumerate(grids.of(groups))],
-        "series": [curves.along(i, each) for i, each in enumerate(series.of(groups))],
+        "series": [
+            *(curves.along(i, each) for i, each in enumerate(series.of(groups))),
+            *(trained_people.chart(i, each) for i, each in enumerate(trained_people.of(groups))),
+        ],
         **{r.name: drawn_by(r, r.charts, measured_by(groups, r)) for r in readouts_in_order()},
         "losses": _losses(groups),
     }

@@ -75,6 +75,10 @@ class Group:
         """The mean over the seeds of a number of the readouts, at a path of keys."""
         return means(values_at(tuple(row.readouts for row in self.rows), path))
 
+    def shares(self, *path: str) -> dict[str, float]:
+        """The same of each number in a dictionary at a path of keys."""
+        return means(values_at(tuple(row.readouts for row in self.rows), path))
+
     def spread(self, path: tuple[str | int, ...]) -> Spread | None:
         """How sure a share of the readouts is, at a path of keys; None where that is not known."""
         measured = self.measured(str(path[0]))

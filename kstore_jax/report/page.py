@@ -268,7 +268,8 @@ _BEFORE = (
         "series",
         "More questions, or more people",
         "Answers about people held out, for models that differ in the share of questions in "
-        "pretraining, or in the number of people and of windows read.",
+        "pretraining, in the number of people and of windows read, or in how many people's "
+        "questions are trained.",
         "The paper's share of questions: Fig. 10.",
     ),
 )

@@ -14,6 +14,7 @@ from kstore_jax.bench import roofline
 from kstore_jax.corpus import shards
 from kstore_jax.pipeline import adapters
 from kstore_jax.pipeline.context import build_context, vocabulary_needs_corpora
+from kstore_jax.pipeline.finetune_config import Finetune
 from kstore_jax.pipeline.graph import ExperimentGraph
 from kstore_jax.pipeline.stages import Stage
 from kstore_jax.train.config import Training
@@ -38,7 +39,7 @@ def stage_tokens(graph: ExperimentGraph) -> dict[str, float]:
     counts: dict[Stage, float] = {graph.pretrain: trained}
     if graph.finetune:
         question = context.questions(e.finetune.tasks)[1].tokens.shape[1]
-        counts |= {s: row.steps * row.batch_size * question for row, s in graph.finetune.items()}
+        counts |= {s: row.steps * row.batch_size * question for s, row in _tuned(graph).items()}
         if graph.refit:
             counts[graph.refit] = max(counts[stage] for stage in graph.finetune.values())
     for name, stage in graph.readouts.items():
@@ -60,7 +61,7 @@ def seconds_on(graph: ExperimentGraph, on: roofline.Accelerator) -> dict[str, fl
     products = adapters.updated_products(shape, e.pretrain)
     trained_token = roofline.token_seconds(on, shape, parameters, seq_len, products)
     trainings: dict[Stage, int] = {graph.pretrain: e.pretrain.steps}
-    trainings |= {stage: row.steps for row, stage in graph.finetune.items()}
+    trainings |= {stage: row.steps for stage, row in _tuned(graph).items()}
     if graph.refit:
         trainings[graph.refit] = e.finetune.steps
     for name, stage in graph.readouts.items():
@@ -79,6 +80,13 @@ def seconds_on(graph: ExperimentGraph, on: roofline.Accelerator) -> dict[str, fl
         folder: on.compile_s + max(of_tokens, launches.get(folder, 0.0))
         for folder, of_tokens in seconds.items()
     }
+
+
+def _tuned(graph: ExperimentGraph) -> dict[Stage, Finetune]:
+    """The settings of each finetuning, without `refit`."""
+    tuned = {stage: row for row, stage in graph.finetune.items()}
+    first = graph.experiment.finetune.first_row
+    return {graph.first: first, **tuned} if graph.first and first else tuned
 
 
 def _with_few_people(graph: ExperimentGraph) -> ExperimentGraph:

@@ -16,9 +16,14 @@ from kstore_jax.corpus.encode import SPAN_DTYPE, TokenizedTexts, TokenTable
 from kstore_jax.corpus.examples import SpanExamples, span_examples
 from kstore_jax.corpus.shards import with_end_of_text
 from kstore_jax.corpus.tokenizer import Vocabulary
-from kstore_jax.errors import UserError, nearest
+from kstore_jax.errors import UserError, nearest, shown
+from kstore_jax.world import random
 from kstore_jax.world.language import Language
 from kstore_jax.world.people import People
+
+HINTED = "_with_hint"
+"""The end of the name of a group whose answers follow a hint; before it, the name of the same
+questions without one."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +34,9 @@ class Items:
       texts: a control token (if the task has some), the question, a hint (if there is one) and the
         answer. `value_spans` (N, 1, 2) is what the model has to write: hint and answer.
       answers: (N,) int: start of the answer in its row, in tokens; later than the start of the span
-        where there is a hint.
+        where there is a hint. Then the model's own text is generated, and the answer is right where
+        that text ends with it. Without a hint, it is right where the most likely token is right at
+        every place, which needs one forward.
       people: (N, P) int: the people each item is about, as rows of the people it was made from.
       groups: (N,) int: the group each item belongs to, an index into `Task.group_names`.
       classes: (N,) int: the right answer among the possible ones; the majority guess is the most
@@ -46,6 +53,11 @@ class Items:
 
     def __len__(self) -> int:
         return len(self.people)
+
+    @property
+    def hint_lengths(self) -> np.ndarray:
+        """(N,) int: tokens of each hint; 0 where there is none."""
+        return self.answers - self.texts.value_spans[:, 0, 0]
 
     def about(self, members: np.ndarray) -> np.ndarray:
         """(N,) bool: items that are only about people of the mask `members` (people,)."""
@@ -97,22 +109,24 @@ class Task:
       Config: its configuration, a frozen dataclass.
       in_language: whether its texts consist of pieces of the world's language alone. Otherwise
         the compact vocabulary looks its tokens up.
-      free: whether the model's own text is generated and compared by its end, as for answers that
-        follow a hint. Otherwise the text is right where the most likely token is right at every
-        place, which needs one forward.
     """
 
     name: str
     version: int = 1
     Config: type = TaskConfig
     in_language: bool = False
-    free: bool = False
 
     def check(self, config: Any, language: Language) -> None:
         """Raises UserError, which begins with `tasks.NAME`, where the world lacks what the task
         needs."""
 
-    def group_names(self, language: Language) -> Sequence[str]:
+    def vocabulary_config(self, config: Any) -> Any:
+        """The configuration whose questions a compact vocabulary has tokens for. Where it is equal
+        for several experiments, they can share a pretrained model; so a task that asks for some of
+        its questions returns the configuration that asks them all."""
+        return config
+
+    def group_names(self, config: Any, language: Language) -> Sequence[str]:
         """The names of the groups that results are split into."""
         raise NotImplementedError
 
@@ -153,13 +167,20 @@ def text_items(
       hints: a text for each item, empty for none; left out: no hints.
 
     Raises:
-      UserError: there are no items.
+      UserError: there are no items, or the tokenizer lacks one of their words.
     """
     if not prompts:
         raise UserError("tasks: expected at least one question; the world has too few people")
-    encode = table.tokenizer.encode
-    parts = [encode(list(texts)) for texts in (prompts, hints or [""] * len(prompts), answers)]
+    encode, unknown = table.tokenizer.encode, table.tokenizer.unknown
+    hints = hints or [""] * len(prompts)
+    parts = [encode(list(texts)) for texts in (prompts, hints, answers)]
     rows = [np.concatenate(row).astype(np.int64) for row in zip(*parts, strict=True)]
+    for texts, ids in zip((prompts, hints, answers), parts, strict=True):
+        if lacking := [i for i, row in enumerate(ids) if unknown in row]:
+            raise UserError(
+                "data.tokenizer: expected one with all words of the questions; this one lacks a "
+                f"word of {shown(texts[lacking[0]])}"
+            )
     before, hint, answer = (np.array([len(ids) for ids in part], np.int64) for part in parts)
     spans = np.stack([before, before + hint + answer], axis=1)[:, None].astype(SPAN_DTYPE)
     texts = TokenizedTexts(
@@ -288,6 +309,15 @@ def concatenate_examples(several: Sequence[SpanExamples], padding: int) -> SpanE
             for field in dataclasses.fields(SpanExamples)
         )
     )
+
+
+def trained_order(seed: int, ids: np.ndarray) -> np.ndarray:
+    """Returns the rows of `ids` (N,) in a random order, a function of `seed`.
+
+    Whether a person comes before another does not depend on the others. `finetune.people_fraction`
+    trains the first people of P_train in this order.
+    """
+    return np.argsort(random.bits(seed, "order of people", ids), kind="stable")
 
 
 def check_tasks(names: Sequence[Any], field: str) -> None:

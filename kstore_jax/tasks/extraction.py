@@ -20,7 +20,7 @@ class Extraction(Task):
     Config = TaskConfig
     in_language = True
 
-    def group_names(self, language: Language) -> Sequence[str]:
+    def group_names(self, config: TaskConfig, language: Language) -> Sequence[str]:
         return language.schema.names
 
     def num_wordings(self, language: Language) -> int:

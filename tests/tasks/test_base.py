@@ -6,7 +6,7 @@ import pytest
 from kstore_jax.corpus.encode import full_vocabulary
 from kstore_jax.corpus.examples import SpanExamples
 from kstore_jax.errors import UserError
-from kstore_jax.readouts.qa import ends_with_answer
+from kstore_jax.readouts.qa import right_answers
 from kstore_jax.tasks.base import (
     Items,
     accuracy_by_group,
@@ -57,21 +57,21 @@ def test_examples_train_hint_answer_and_the_end_of_text(table, items):
         assert vocabulary.decode(targets) == f"{hint}{answer}<|endoftext|>"
 
 
-def test_a_free_answer_is_right_where_the_text_before_its_end_ends_with_it(table, items):
+def test_an_answer_after_a_hint_is_right_where_the_text_ends_with_it(table, items):
     examples, end = examples_of(table, items), table.tokenizer.end_of_text
-    length = examples.targets.shape[2] + 3
+    length = examples.targets.shape[2]
 
     def hits(*texts: str) -> list[bool]:
         rows = [list(ids) for ids in table.tokenizer.encode(list(texts))]
         tokens = np.array([ids + [end] * (length - len(ids)) for ids in rows], np.int32)
-        return ends_with_answer(items, examples, tokens, end).tolist()
+        return right_answers(items.hint_lengths, examples, tokens, end).tolist()
 
     assert hits(" 1901 and 1950, so Ann", " Di") == [True, True]
-    assert hits(" 1801 and 1850, so Ann", " so it is Di") == [True, True]
+    assert hits(" 1950 and 1901, so Ann", " so it is Di") == [True, False]
     assert hits(" Ann, since 1901", " Ann") == [False, False]
     assert hits("", " Dia") == [False, False]
     end_first = np.full((2, length), end, np.int32)
-    assert ends_with_answer(items, examples, end_first, end).tolist() == [False, False]
+    assert right_answers(items.hint_lengths, examples, end_first, end).tolist() == [False, False]
 
 
 def test_several_tasks_are_padded_to_one_shape(table, items):
