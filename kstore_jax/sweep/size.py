@@ -31,13 +31,12 @@ class RowSize(NamedTuple):
 
     def as_json(self) -> dict:
         """The size as plain JSON, with the bytes of `memory` by name."""
-        memory = {"memory": self.memory._asdict()} if self.memory else {}
-        return {**self._asdict(), "memory": None, **memory}
+        return {**self._asdict(), "memory": self.memory._asdict() if self.memory else None}
 
     @staticmethod
     def format(sizes: Sequence["RowSize"]) -> str:
         """A line with the least and the most of these rows."""
-        steps = [f"{size.steps:,}" for size in sorted(sizes)]
+        steps = [f"{number:,}" for number in sorted(size.steps for size in sizes)]
         exposures = [f"{number:.4g}" for number in sorted(size.exposures for size in sizes)]
         parameters = [f"{n:,}" for n in sorted(size.parameters or 0 for size in sizes) if n]
         return (
