@@ -51,8 +51,8 @@ def seconds_on(graph: ExperimentGraph, on: roofline.Accelerator) -> dict[str, fl
     """Predicts the seconds of each stage of `stage_tokens` on an accelerator that is not here, by
     its folder: its tokens as in pretraining, but no step faster than its kernels are launched, and
     the compilation of one program. The optimizer's own time counts in pretraining alone."""
-    e, known = graph.experiment, not vocabulary_needs_corpora(graph)
-    shape = build_context(graph if known else _with_few_people(graph), to_read=True).shape
+    e, few = graph.experiment, vocabulary_needs_corpora(graph)
+    shape = build_context(_with_few_people(graph) if few else graph, to_read=True).shape
     seq_len, parameters = e.pretrain.seq_len, roofline.num_parameters(shape)
     once = dataclasses.replace(shape, remat=False)
     token = roofline.token_seconds(on, once, parameters, seq_len)
