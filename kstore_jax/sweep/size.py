@@ -34,8 +34,7 @@ class RowSize(NamedTuple):
 
     def as_json(self) -> dict:
         """The size as plain JSON, with the bytes of `memory` by name."""
-        memory = {"memory": self.memory._asdict()} if self.memory else {}
-        return {**self._asdict(), "memory": None, **memory}
+        return {**self._asdict(), "memory": self.memory._asdict() if self.memory else None}
 
     @staticmethod
     def format(sizes: Sequence["RowSize"]) -> list[str]:

@@ -116,7 +116,7 @@ def test_flops_of_the_paper_model_counted_by_hand():
     [
         ({}, Pretrain()),
         ({"head_width": 192, "num_kv_heads": 1, "rotary_pct": 0.5, "qk_norm": True}, Pretrain()),
-        ({"tie_embeddings": False}, Pretrain(method="lora", rank=1)),
+        ({"tie_embeddings": False}, Pretrain(method="lora", rank=1, embedding_rank=1)),
     ],
     ids=["plain", "wide heads", "lora"],
 )

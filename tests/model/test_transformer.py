@@ -246,6 +246,23 @@ def test_a_key_without_dropout_changes_nothing():
     assert np.array_equal(dropped, forward(SMALL, params, TOKENS))
 
 
+def test_blocks_that_are_computed_again_give_the_same_gradient():
+    shape = dataclasses.replace(SMALL, layers=2, dropout=0.4, qk_norm=True)
+    params = reference.parameters(shape)
+
+    def loss(params, shape):
+        hidden = forward(shape, params, TOKENS, dropout_key=jax.random.key(0))
+        return jnp.sin(hidden).sum()
+
+    gradient = jax.jit(jax.grad(loss), static_argnums=1)
+    again = gradient(params, dataclasses.replace(shape, remat=True))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4),
+        gradient(params, shape),
+        again,
+    )
+
+
 def test_gelu_and_its_gradient_are_those_of_the_tanh_form():
     x = jnp.linspace(-6, 6, 241)
     exact = functools.partial(jax.nn.gelu, approximate=True)
