@@ -1,5 +1,6 @@
 """The output of `kstore bench` and the arithmetic behind it. No test checks how fast it is."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -109,6 +110,8 @@ def test_flops_of_the_paper_model_counted_by_hand():
     attention = 12 * (2 * 2 * 768 * 512) * 3
     assert full == 6 * 124_000_000 + attention
     assert causal == 6 * 124_000_000 + attention / 2
+    wide = dataclasses.replace(paper, head_width=128)  # of 64
+    assert peaks.flops_per_token(124_000_000, wide, 512)[0] == 6 * 124_000_000 + 2 * attention
 
 
 @pytest.mark.parametrize(
