@@ -10,14 +10,15 @@ Command: `kstore sweep --config=configs/capacity.py --workdir=runs/capacity`; 10
 `--config.model.style=llama`. Scales:
 
 - `laptop` (the default): 250 to 1,000 entries of bioD, 4 attributes of two random symbols, models
-  of 8,000 to 30,000 parameters, 1,000 exposures, on 2 CPU cores: an hour.
+  of 8,000 to 30,000 parameters, 1,000 exposures, on 2 CPU cores: 32 minutes of one of them.
 - `:gpu`, with `--together=4`: bioS of 10,000 to 50,000 people, 0.3 to 2 M parameters, on one GPU:
   131 s a model of 10,000 people at the speed measured on an H200; not yet run.
 - `:paper`: bioS of 50,000 to 1 M people, 1 to 88 M parameters, on a node of GPUs: hours a row; not
   yet run.
 
-Expected, from the paper: 2 bits a parameter after 1,000 exposures wherever there is as much to
-know, never above 2.3; all there is to know where that is below 1.8; 1 bit after 100 exposures.
+Scores: `docs/results.md`. Expected, from the paper: 2 bits a parameter after 1,000 exposures
+wherever there is as much to know, never above 2.3; all there is to know where that is below 1.8; 1
+bit after 100 exposures.
 """
 
 from kstore_jax.pipeline import recipes

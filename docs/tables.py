@@ -149,34 +149,6 @@ def rate(read: dict[str, Any]) -> float:
     return read["bits_per_parameter"]["used"]
 
 
-def stored() -> list[list[str]]:
-    """Bits and answers of the quickstart on three seeds."""
-    lines = []
-    for seed in (1, 2, 3):
-        for row in rows(f"stored-{seed}"):
-            read = row["readouts"]
-            bits, most = (
-                read["capacity"][name] / read["capacity"]["people"]
-                for name in ("learned", "most_learned")
-            )
-            answers = read["qa"]["extraction"]["test"]["exact"]["mean"]
-            shares = map(percent, (read["recall"]["whole"]["mean"], answers))
-            dataset = row["config"]["data"]["variant"]
-            lines.append([dataset, str(seed), f"{bits:.1f}", f"{most:.1f}", *shares])
-    heads = ["dataset", "seed", "bits a person", "there are", "recited", "held out"]
-    return [heads, *sorted(lines)]
-
-
-def junk() -> list[list[str]]:
-    """Bits stored beside junk."""
-    lines = [["windows", "exposures", "bits stored", "there are", "bits a parameter"]]
-    for row in rows("junk"):
-        read = row["readouts"]["capacity"]
-        counts = (f"{round(read[name]):,}" for name in ("learned", "most_learned"))
-        lines.append([row["name"], f"{row['exposures']:.0f}", *counts, f"{rate(read):.2f}"])
-    return lines
-
-
 def markdown(table: list[list[str]]) -> str:
     heads, *lines = table
     rule = "|" + "---|" * len(heads)
@@ -206,6 +178,6 @@ if __name__ == "__main__":
     if sys.argv[1:]:
         copy(pathlib.Path(sys.argv[1]), sys.argv[2])
     else:
-        whole = (quickstart, comparison, figure_2, countries, capacity, stored, junk)
+        whole = (quickstart, comparison, figure_2, countries, capacity)
         for table in (draw() for draw in whole):
             print(markdown(table), end="\n\n")
