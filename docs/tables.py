@@ -149,6 +149,23 @@ def rate(read: dict[str, Any]) -> float:
     return read["bits_per_parameter"]["used"]
 
 
+def stored() -> list[list[str]]:
+    """Bits and answers of the quickstart of seed 1."""
+    lines = []
+    for row in rows("stored-1"):
+        read = row["readouts"]
+        bits, most = (
+            read["capacity"][name] / read["capacity"]["people"]
+            for name in ("learned", "most_learned")
+        )
+        answers = read["qa"]["extraction"]["test"]["exact"]["mean"]
+        shares = map(percent, (read["recall"]["whole"]["mean"], answers))
+        dataset = row["config"]["data"]["variant"]
+        lines.append([dataset, f"{bits:.1f}", f"{most:.1f}", *shares])
+    heads = ["dataset", "bits a person", "there are", "recited", "held out"]
+    return [heads, *sorted(lines)]
+
+
 def markdown(table: list[list[str]]) -> str:
     heads, *lines = table
     rule = "|" + "---|" * len(heads)
@@ -178,6 +195,6 @@ if __name__ == "__main__":
     if sys.argv[1:]:
         copy(pathlib.Path(sys.argv[1]), sys.argv[2])
     else:
-        whole = (quickstart, comparison, figure_2, countries, capacity)
+        whole = (quickstart, comparison, figure_2, countries, capacity, stored)
         for table in (draw() for draw in whole):
             print(markdown(table), end="\n\n")
