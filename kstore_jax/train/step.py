@@ -20,7 +20,9 @@ _COMPILED_FUNCTIONS = 16  # training steps kept compiled in a process
 
 def init_state(trainable: Tree, training: Training, mesh: jax.sharding.Mesh) -> dict[str, Tree]:
     """The state of a training before its first step; `trainable` is copied."""
-    trainable = jax.tree.map(jnp.copy, shard_tree(mesh, trainable))
+    if jax.process_count() == 1:  # split first, so that no device holds all of it
+        trainable = shard_tree(mesh, trainable)
+    trainable = jax.tree.map(jnp.copy, trainable)
     opt_state = optimizer(training).init(trainable)
     return shard_tree(mesh, {"trainable": trainable, "optimizer": opt_state, "step": jnp.int32(0)})
 
