@@ -48,6 +48,7 @@ DEPENDENT = {  # field, or section for its other fields: kinds of the stages tha
     ("readouts", "layers"): (),  # off
     ("readouts", "dynamics"): ALL[1:],
     ("readouts", "unread"): (),  # off
+    ("readouts", "forgetting"): (),  # off
     ("plugins",): (),
     ("plugin_folders",): (),
     ("mesh",): (),

@@ -57,6 +57,7 @@ EXACT = ("readouts", "qa", "extraction", "test", "exact")
         *(
             (written(without(field.name)), f"damaged (row 0: {field.name} is missing)")
             for field in dataclasses.fields(Row)
+            if field.default is dataclasses.MISSING
         ),
         (
             with_field(*EXACT, "mean", value=1.5),
