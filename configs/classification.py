@@ -3,8 +3,8 @@
 
 Each question has rows for more and more people of P_train, with and without hints. A hint is the
 fact itself, written before the answer. With hints, half of the training questions ask for one, and
-the others do not; both forms are asked about the people held out. All rows share one pretrained
-model, and its finetuning on the questions about the six facts.
+the others do not; the test has both forms. All rows share one pretrained model, and its
+finetuning on the questions about the six facts.
 
 Command: `kstore sweep --config=configs/classification.py --workdir=runs/classification`; from the
 pretrained model itself by `--config.finetune.first=()`. Scales:

@@ -3,7 +3,7 @@ or without a hint (Part 3.2, section 4).
 
 A hint is the values themselves, written before the answer: `October. Yes`. The first word of a
 question says whether one is written: after `Think:` it is, after `Quick:` it is not. With `hints`,
-each question is asked in both forms, which are trained equally often; otherwise in the second.
+each question has both forms, which are trained equally often; otherwise the second.
 """
 
 import dataclasses
@@ -51,7 +51,7 @@ class NumericConfig(TaskConfig):
     """Attribute whose values have a luckiness, an arbitrary number for each from 0 on. Empty:
     none."""
     hints: bool = flag(False)
-    """Whether each question is asked a second time with a hint: the values are written before the
+    """Whether each question also has a form with a hint: the values are written before the
     answer."""
 
 
@@ -65,7 +65,7 @@ class NumericTask(Task):
     questions: Mapping[str, Question]
 
     def rows(self, people: People, config: Any, seed: int) -> np.ndarray:
-        """(N, P) the people that each question is asked about, as rows of `people`."""
+        """(N, P) the people that each question is about, as rows of `people`."""
         raise NotImplementedError
 
     def vocabulary_config(self, config: Any) -> Any:

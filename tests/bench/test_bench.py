@@ -135,8 +135,8 @@ def test_flops_are_a_little_less_than_xla_counts(fields, training):
 
     lowered = jax.jit(jax.value_and_grad(loss)).lower(trainable, frozen, tokens)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(frozen or trainable))
-    updated = adapters.updated_products(shape, training)
-    full, _ = peaks.flops_per_token(parameters, shape, 64, updated)
+    products = adapters.updated_products(shape, training)
+    full, _ = peaks.flops_per_token(parameters, shape, 64, products)
     assert 1.0 < lowered.cost_analysis()["flops"] / (2 * 64 * full) < 1.1
 
 
