@@ -306,5 +306,5 @@ def test_a_home_folder_is_where_files_are_written(tmp_path, monkeypatch, capsys)
 
 
 def test_config_of_a_section_without_fields_says_so(capsys):
-    assert main(["config", "tasks"]) == 0
-    assert capsys.readouterr().out == "tasks: no fields of its own\n"
+    assert main(["config", "tasks.extraction"]) == 0
+    assert capsys.readouterr().out == "tasks.extraction: no fields of its own\n"

@@ -183,6 +183,7 @@ def _plain(config: Any, every_field: bool) -> dict:
 
 def in_identity(field: dataclasses.Field, value: Any) -> bool:
     """Whether a field with this value is part of the `identity` of its configuration."""
+    value = tuple(value) if isinstance(value, list) else value  # of JSON
     if field.metadata.get("in_identity") == "set" and value == field.default:
         return False
     return field.metadata.get("affects_result", True)

@@ -13,6 +13,7 @@ from kstore_jax.pipeline.row import Row
 from kstore_jax.readouts.base import READOUTS
 from kstore_jax.report import paper
 from kstore_jax.report.groups import Group
+from kstore_jax.tasks.base import TASKS
 
 
 def run_settings(groups: Sequence[Group], provenances: Sequence[dict]) -> list[Html]:
@@ -224,9 +225,13 @@ def _times(groups: Sequence[Group]) -> Html:
 
 
 def _every_setting(rows: Sequence[Row]) -> list[Html]:
-    """All fields of the configurations that results depend on, with their distinct values."""
+    """All fields of the configurations that results depend on, with their distinct values; without
+    those of tasks that no row trains or asks."""
     settings = [flatten(row.config) for row in rows]
-    names = dict.fromkeys(name for fields in settings for name in fields)
+    asked = ("data.tasks", "finetune.tasks", "readouts.qa.tasks")
+    tasks = {task for fields in settings for name in asked for task in fields.get(name, ())}
+    unused = tuple(f"tasks.{task}." for task in TASKS if task not in tasks)
+    names = dict.fromkeys(n for fields in settings for n in fields if not n.startswith(unused))
     values = {name: _either(fields.get(name, "–") for fields in settings) for name in names}
     lines = [tag("tr", tag("th", n, scope="row"), tag("td", x)) for n, x in values.items()]
     every = table("every setting", ["field", "value"], [[line] for line in lines])

@@ -25,6 +25,7 @@ RESERVED = frozenset(
         *("name", "pronoun", "half", "template", "order"),  # draws of people and biographies
         *("pass", "mixture", "questions", "text", "celebrities", "rows"),  # of what is trained on
         *("validation", "probe validation", "dynamics", "shown", "rewrite", "sentences"),
+        *("order of people", "first of a pair", "partner of a person", "luckiness of values"),
         *("person", "entry", "mean", "declined", "unfinished", "empty"),  # names beside attributes
     ]
 )

@@ -80,7 +80,7 @@ def complaint(capsys, *argv: str) -> str:
         ("--config.plugins=lenz", "plugins: lenz: no such module"),
         ("--config.sweep=3", "sweep: expected rows"),
         ("--config.model=3", "--config.model: expected fields, got '3'"),
-        ("--config=nowhere.py", "--config: 'nowhere.py': no such file; valid: "),
+        ("--config=zzz.py", "--config: 'zzz.py': no such file; valid: "),
         ("--config=quikstart.py", f"no such file; did you mean '{QUICKSTART}'?"),
         (f"{CONFIG}:smalest", "--config: no size 'smalest'; did you mean 'smallest'?"),
         (f"{PAPER}:papper", "--config: no scale 'papper'; did you mean 'paper'?"),

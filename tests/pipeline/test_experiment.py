@@ -363,7 +363,9 @@ def test_dynamics_are_in_the_metrics_of_pretraining(runner, own_cache):
     lines = read_metrics(own_cache.folder(evaluated.graph.pretrain) / METRICS)
     assert [line["step"] for line in lines if "evaluation" in line] == [2, 4]
     expected = jax.device_get(dynamics(evaluated.context, 200)(evaluated.context.pretrained))
-    assert lines[-1]["evaluation"] == pytest.approx(jax.tree.map(float, expected))
+    found = lines[-1]["evaluation"]
+    assert {name: found[name] for name in expected} == pytest.approx(jax.tree.map(float, expected))
+    assert "capacity_bits_per_parameter" in found.keys() - expected.keys()
 
 
 def test_p_probing_of_couples_counts_readings_by_what_was_stated_before(runner, graph, own_cache):

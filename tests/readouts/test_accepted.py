@@ -83,7 +83,8 @@ def test_an_accepted_answer_is_scored_as_right(context, monkeypatch, answer, rig
     assert scores["test"]["exact"]["cast"] == scores["test"]["beam"]["cast"] == share
     monkeypatch.setattr("kstore_jax.readouts.examples.generate_answers", generate)
     items = context.items("extraction")
-    shown = answers(context, None, context.examples(items), accepted=accepted_texts(context, items))
+    accepted, lengths = accepted_texts(context, items), items.hint_lengths
+    shown = answers(context, None, context.examples(items), lengths, accepted=accepted)
     assert [int(each["right"]) for each in shown[1::2]] == right
 
 

@@ -116,7 +116,7 @@ def test_an_unexpected_error_of_a_row_is_printed_with_its_traceback(
 def test_a_row_that_cannot_start_is_named_before_anything_is_written(
     config_file, tmp_path, capsys, monkeypatch
 ):
-    def check(graph):
+    def check(graph, _):
         if graph.experiment.data.variant != "single":
             raise UserError("mesh.data: expected less")
 
