@@ -23,7 +23,7 @@ import safetensors.numpy
 from array_record.python import array_record_module  # pyright: ignore[reportAttributeAccessIssue]
 from tqdm import tqdm
 
-from kstore_jax.corpus.encode import TokenizedTexts, TokenTable, concatenate, encode_biographies
+from kstore_jax.corpus.encode import TokenizedTexts, TokenTable, encode_biographies
 from kstore_jax.corpus.tokenizer import Tokenizer
 from kstore_jax.errors import DamagedFileError, UserError
 from kstore_jax.files import PARTIAL_SUFFIX, read_json, write_json, write_text
@@ -70,20 +70,6 @@ def biography_block(
     people = draw_people(table.language.pools, seed, first + np.arange(start, stop))
     written = write_biographies(table.language, seed, variant, people.take(person - start), entry)
     return Corpus(first + person, entry, encode_biographies(table, written))
-
-
-def fresh_epoch(
-    table: TokenTable, seed: int, variant: Variant, first: int, size: int, epoch: int
-) -> TokenizedTexts:
-    """Returns an epoch of fresh text: biography `epoch` of people first .. first + size - 1."""
-    blocks = []
-    for start in range(0, size, ENTRIES_PER_RECORD):
-        ids = first + np.arange(start, min(size, start + ENTRIES_PER_RECORD))
-        people = draw_people(table.language.pools, seed, ids)
-        entries = np.full(len(people), epoch)
-        written = write_biographies(table.language, seed, variant, people, entries)
-        blocks.append(encode_biographies(table, written))
-    return concatenate(blocks)
 
 
 def biography_parts(

@@ -1,13 +1,13 @@
 """The windows that pretraining reads: biographies, and other texts mixed in by share."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from kstore_jax.corpus import shards
 from kstore_jax.corpus.encode import TokenizedTexts, concatenate
+from kstore_jax.corpus.fresh import PEOPLE_PER_BLOCK, fresh_block
 from kstore_jax.corpus.sampler import (
     Epochs,
     FreshTexts,
@@ -23,23 +23,23 @@ from kstore_jax.world.biographies import Variant
 
 
 def pretraining_windows(
-    data: ExperimentData, corpora: Mapping[str, Corpus], tasks: Any, seq_len: int, seed: int
+    data: ExperimentData, read: Callable[[str], Corpus], tasks: Any, seq_len: int, seed: int
 ) -> Windows | Mixture:
     """The windows of an experiment; the biographies of its people are the first source.
 
     Args:
-      corpora: kind -> dataset, for each dataset of `data`.
+      read: reads the dataset of a kind, one of those of `data`; of fresh text none is read.
       tasks: the configuration of each task.
       seq_len: predicted tokens a window.
       seed: of the order of texts and sources.
     """
     config, shares = data.data, _shares(data)
-    epochs = _biographies(data, corpora)
+    epochs = _biographies(data, read)
     if "questions" in shares:
         questions = [_trained_questions(data, tasks, task) for task in config.tasks]
         epochs["questions"] = RepeatedTexts(concatenate(questions))
     if "text" in shares:
-        epochs["text"] = RepeatedTexts(data.with_end_of_text(corpora["text"].texts))
+        epochs["text"] = RepeatedTexts(data.with_end_of_text(read("text").texts))
     windows = tuple(Windows(epochs[purpose], seq_len, seed, purpose) for purpose in shares)
     if len(windows) == 1:
         return windows[0]
@@ -69,63 +69,73 @@ def _trained_questions(data: ExperimentData, tasks: Any, task: str) -> Tokenized
     return data.with_end_of_text(items.texts).take(np.flatnonzero(items.about(data.qa_train_mask)))
 
 
-def _biographies(data: ExperimentData, corpora: Mapping[str, Corpus]) -> dict[str, Epochs]:
+def _biographies(data: ExperimentData, read: Callable[[str], Corpus]) -> dict[str, Epochs]:
     """Biographies of the people, and of celebrities: with `data.celebrity_share` as a source of
     their own, or else among the other biographies."""
     world = data.world
     if world.celebrities and not data.data.celebrity_share:
-        both = data.marked(corpora["shards"].texts), corpora["celebrities"].texts
+        both = data.marked(read("shards").texts), read("celebrities").texts
         return {"pass": RepeatedTexts(concatenate([*map(data.with_end_of_text, both)]))}
-    people = _epochs(data, corpora["shards"], data.variant, 0, world.people, data.marked)
+    if data.variant.fresh:
+        people = _fresh(data, data.variant, 0, world.people, data.marked)
+    else:
+        people = RepeatedTexts(data.with_end_of_text(data.marked(read("shards").texts)))
     if not world.celebrities:
         return {"pass": people}
-    first, variant = world.people, data.celebrity_variant
-    celebrities = _epochs(data, corpora["celebrities"], variant, first, world.celebrities)
+    if (variant := data.celebrity_variant).fresh:
+        celebrities = _fresh(data, variant, world.people, world.celebrities)
+    else:
+        celebrities = RepeatedTexts(data.with_end_of_text(read("celebrities").texts))
     return {"pass": people, "celebrities": celebrities}
 
 
-def _epochs(
+def _fresh(
     data: ExperimentData,
-    corpus: Corpus,
     variant: Variant,
     first: int,
     size: int,
     changed: Callable[[TokenizedTexts], TokenizedTexts] = lambda texts: texts,
-) -> Epochs:
-    """The biographies of people first .. first + size - 1: of the corpus, or drawn anew for every
-    epoch where the variant is fresh.
+) -> FreshTexts:
+    """Biographies of people first .. first + size - 1, drawn anew for every epoch.
 
     Args:
-      changed: what becomes of the texts of an epoch.
+      changed: what becomes of the texts of a block.
     """
-    if not variant.fresh:
-        return RepeatedTexts(data.with_end_of_text(changed(corpus.texts)))
     source = data.table, data.world.seed, variant, first, size
-    return FreshTexts(
-        lambda epoch: data.with_end_of_text(changed(shards.fresh_epoch(*source, epoch)))
-    )
+    return FreshTexts(lambda block: data.with_end_of_text(changed(fresh_block(*source, block))))
 
 
 def exposures(data: ExperimentData, windows: Windows | Mixture, count: int) -> float:
-    """How often the first `count` windows state the facts of each person; fresh text counts as long
-    as its first epoch."""
+    """How often the first `count` windows state the facts of each person; each block of fresh text
+    counts as long as the first one."""
     share = 1.0
     if isinstance(windows, Mixture):
         share = windows.weights[0] / sum(windows.weights)
         windows = windows.sources[0]
-    epochs = count * share * windows.seq_len / windows.epochs.tokens_before(1)
-    return epochs * data.variant.biographies_per_person
+    once = windows.epochs.tokens_before(1) / data.variant.biographies_per_person
+    if data.variant.fresh:
+        once *= _blocks_of_everyone(data)
+    return count * share * windows.seq_len / once
 
 
 def windows_per_exposure(data: ExperimentData, seq_len: int) -> float:
     """The number of windows that state the facts of each person once, as `exposures` counts. Writes
     the biographies, to count their tokens, and reads no dataset."""
     weights = integer_weights([*_shares(data).values()])
-    together = data.world.celebrities and not data.data.celebrity_share
-    tokens = sum(map(_num_tokens, _of_people(data, bool(together))))
-    tokens += data.data.marker * data.world.people * data.variant.biographies_per_person
-    of_a_person = tokens / data.variant.biographies_per_person
-    return of_a_person / seq_len * sum(weights) / weights[0]
+    config, world = data.data, data.world
+    if data.variant.fresh:
+        texts = _fresh(data, data.variant, 0, world.people, data.marked)
+        once = texts.tokens_before(1) * _blocks_of_everyone(data)
+    else:
+        together = world.celebrities and not config.celebrity_share
+        tokens = sum(map(_num_tokens, _of_people(data, bool(together))))
+        once = tokens / data.variant.biographies_per_person + config.marker * world.people
+    return once / seq_len * sum(weights) / weights[0]
+
+
+def _blocks_of_everyone(data: ExperimentData) -> float:
+    """The number of blocks of an epoch of fresh text, in whole first blocks."""
+    return max(1.0, data.world.people / PEOPLE_PER_BLOCK)
 
 
 def _of_people(data: ExperimentData, with_celebrities: bool) -> list[DatasetSpec]:

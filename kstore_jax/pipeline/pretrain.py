@@ -46,10 +46,9 @@ class Pretraining:
 
     def __init__(self, experiment: Experiment, data: ExperimentData, context: Context):
         self._experiment, self._data, self._context = experiment, data, context
-        corpora = {kind: context.read_corpus(kind) for kind in data.datasets}
         training = experiment.pretrain
         self._windows = pretraining_windows(
-            data, corpora, experiment.tasks, training.seq_len, experiment.seed
+            data, context.read_corpus, experiment.tasks, training.seq_len, experiment.seed
         )
         self._initial = init_params(context, experiment.model.init_from)
         self._num_parameters = sum(leaf.size for leaf in jax.tree.leaves(self._initial))

@@ -159,21 +159,29 @@ def probe_scores(
 
     Args:
       params: as `with_probe` returns them.
-      batch: texts of one call.
+      batch: texts of one call; all calls are of one size, and so compile once.
     """
     mean = variance = None
     if norm == "batch":
-        states = jnp.concatenate([_features(shape, params, b) for b in _batches(trained, batch)], 1)
-        mean, variance = moments(states, norm)
+        parts = [_features(shape, params, b)[:, :n] for n, b in _batches(trained, batch)]
+        mean, variance = moments(jnp.concatenate(parts, 1), norm)
     hits, losses = [], []
-    for rows in _batches(examples, batch):
-        states = _features(shape, params, rows)
-        m, v = (mean, variance) if norm == "batch" else moments(states, norm)
-        logits = class_logits(params["head"], states, m, v, num_classes)
-        labels = rows["labels"].T[:, :, None]
-        hits.append(jax.device_get(logits.argmax(-1) == labels))
-        losses.append(jax.device_get(_losses(logits, labels)))
+    for count, rows in _batches(examples, batch):
+        scores = _score_batch(shape, num_classes, norm, params, rows, mean, variance)
+        for part, of_batch in zip((hits, losses), jax.device_get(scores), strict=True):
+            part.append(of_batch[:, :count])
     return np.concatenate(hits, axis=1), np.concatenate(losses, axis=1)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _score_batch(shape, num_classes, norm, params, batch, mean, variance):
+    """Whether each text is right, and its loss, both (T, B, Q)."""
+    states = _features(shape, params, batch)
+    if norm == "layer":
+        mean, variance = moments(states, norm)
+    logits = class_logits(params["head"], states, mean, variance, num_classes)
+    labels = batch["labels"].T[:, :, None]
+    return logits.argmax(-1) == labels, _losses(logits, labels)
 
 
 def _losses(logits_TxBxQxC: jax.Array, labels_TxBx1: jax.Array | np.ndarray) -> jax.Array:
@@ -188,5 +196,8 @@ def _features(shape, params, batch):
 
 
 def _batches(examples: ProbeExamples, size: int):
+    """Yields batches of one size, each with the number of its texts; the last text fills up the
+    last batch."""
     for start in range(0, len(examples), size):
-        yield examples.batch(np.arange(start, min(start + size, len(examples))))
+        rows = np.arange(start, start + size)
+        yield min(size, len(examples) - start), examples.batch(np.minimum(rows, len(examples) - 1))

@@ -13,8 +13,7 @@ from kstore_jax.corpus.encode import encode_biographies
 from kstore_jax.corpus.shards import with_marker
 from kstore_jax.corpus.tokenizer import gpt2
 from kstore_jax.errors import DamagedFileError, UserError
-from kstore_jax.world.biographies import Variant, write_biographies
-from kstore_jax.world.people import draw_people
+from kstore_jax.world.biographies import Variant
 
 PEOPLE, FIRST, VARIANT, SEED, CONFIG = 150, 1000, "multi2+permute", 4, {"anything": 1}
 
@@ -226,13 +225,6 @@ def test_a_writer_does_not_resume_another_configuration(table, tmp_path, monkeyp
     other = dataset_of(table, variant="multi5", config={"anything": 2})
     shards.write_dataset(other, tmp_path / "dataset")
     assert shards.read_manifest(tmp_path / "dataset")["entries"] == 5 * PEOPLE
-
-
-def test_an_epoch_of_fresh_text_is_that_biography_of_everyone(table, language):
-    fresh = shards.fresh_epoch(table, SEED, Variant.parse("fresh"), FIRST, 100, 7)
-    people = draw_people(language.pools, SEED, FIRST + np.arange(100))
-    expected = write_biographies(language, SEED, Variant.parse("fresh"), people, np.full(100, 7))
-    assert np.array_equal(fresh.tokens, encode_biographies(table, expected).tokens)
 
 
 def test_with_end_of_text_appends_one_token_to_every_text(dataset):

@@ -53,9 +53,9 @@ def windows_of(runner: Runner) -> Windows | Mixture:
     data, experiment = runner.graph.data, runner.graph.experiment
     for stage in runner.graph.datasets.values():
         runner.ensure(stage)
-    corpora = {kind: runner.context.read_corpus(kind) for kind in data.datasets}
+    read = runner.context.read_corpus
     return pretraining_windows(
-        data, corpora, experiment.tasks, experiment.pretrain.seq_len, experiment.seed
+        data, read, experiment.tasks, experiment.pretrain.seq_len, experiment.seed
     )
 
 

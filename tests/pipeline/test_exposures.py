@@ -7,7 +7,9 @@ import pathlib
 import pytest
 
 from kstore_jax.cli import main as cli
+from kstore_jax.corpus import fresh
 from kstore_jax.errors import UserError
+from kstore_jax.pipeline import mixture
 from kstore_jax.pipeline.experiment import Experiment, parse
 from kstore_jax.pipeline.graph import ExperimentGraph
 from kstore_jax.pipeline.mixture import exposures, pretraining_windows, windows_per_exposure
@@ -50,10 +52,22 @@ def test_the_windows_of_an_exposure_state_everybody_once(mixture, tmp_path, monk
     runner = Runner(graph)
     for stage in graph.datasets.values():
         runner.ensure(stage)
-    corpora = {kind: runner.context.read_corpus(kind) for kind in graph.datasets}
-    windows = pretraining_windows(graph.data, corpora, one.tasks, 32, one.seed)
+    windows = pretraining_windows(graph.data, runner.context.read_corpus, one.tasks, 32, one.seed)
     counted = windows_per_exposure(graph.data, 32)
     assert exposures(graph.data, windows, 1) == pytest.approx(1 / counted)
+
+
+def test_the_first_block_of_fresh_text_counts_for_the_others(tmp_path, monkeypatch):
+    one = experiment(data={"variant": "fresh"})
+    graph = ExperimentGraph(one, Cache(tmp_path))
+    exact = windows_per_exposure(graph.data, 32)
+    for module in (fresh, mixture):
+        monkeypatch.setattr(module, "PEOPLE_PER_BLOCK", 20)  # of 30 people
+    assert windows_per_exposure(graph.data, 32) == pytest.approx(exact, rel=0.05)
+    context = Runner(graph).context
+    windows = pretraining_windows(graph.data, context.read_corpus, one.tasks, 32, one.seed)
+    counted = exposures(graph.data, windows, 1)  # reads no dataset: none is written
+    assert counted == pytest.approx(1 / windows_per_exposure(graph.data, 32))
 
 
 def steps(**pretrain) -> int:

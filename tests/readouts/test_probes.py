@@ -11,6 +11,7 @@ from scipy.stats import binom
 
 from kstore_jax.corpus.encode import compact_vocabulary
 from kstore_jax.model.transformer import Shape
+from kstore_jax.readouts import probes
 from kstore_jax.readouts.p_probe import PProbeConfig
 from kstore_jax.readouts.probe_config import Probe
 from kstore_jax.readouts.probe_data import ProbeExamples, all_tasks, name_examples, person_labels
@@ -173,6 +174,15 @@ def test_a_task_does_not_depend_on_the_others(tmp_path):
         # Fifty steps of Adam enlarge a rounding.
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-3), alone, beside)
     np.testing.assert_allclose(losses(tmp_path / "all")[-1][1], summed, rtol=1e-5)
+
+
+def test_scoring_compiles_once_for_any_number_of_texts(probed):
+    trained, held_out = halves(probed.examples)
+    before = probes._score_batch._cache_size()
+    for count in (3, 48, 61):
+        texts = held_out.take(np.arange(count))
+        probe_scores(SHAPE, probed.params, CLASSES, probed.norm, trained, texts, batch=24)
+    assert probes._score_batch._cache_size() == before + 1
 
 
 def test_accuracy_equals_a_loop_over_texts(probed):

@@ -83,9 +83,8 @@ def test_an_experiment_trains_on_rewritten_texts_with_a_compact_vocabulary(writt
     dataset = runner.graph.datasets["shards"]
     assert dataset.key != templates.graph.datasets["shards"].key
     runner.ensure(dataset)
-    corpora = {"shards": runner.context.read_corpus("shards")}
     windows = pretraining_windows(
-        runner.graph.data, corpora, row.tasks, row.pretrain.seq_len, row.seed
+        runner.graph.data, runner.context.read_corpus, row.tasks, row.pretrain.seq_len, row.seed
     )
     runner.context.vocabulary.encode(windows.read(0, 50))
     questions = (each.context.questions()[1] for each in (runner, templates))

@@ -1,0 +1,50 @@
+"""Fresh text: every epoch has a new biography of everyone, in blocks."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from kstore_jax.corpus import fresh
+from kstore_jax.corpus.encode import encode_biographies
+from kstore_jax.world.biographies import Variant, write_biographies
+from kstore_jax.world.people import draw_people
+
+SEED, FIRST, PEOPLE = 3, 1000, 100
+FRESH = Variant.parse("fresh")
+
+
+def block(table, number: int) -> list[bytes]:
+    """The tokens of each text of a block."""
+    texts = fresh.fresh_block(table, SEED, FRESH, FIRST, PEOPLE, number)
+    return [row.tobytes() for row in np.split(texts.tokens, texts.offsets[1:-1])]
+
+
+def epoch(table, number: int) -> list[bytes]:
+    """The tokens of that biography of everyone."""
+    people = draw_people(table.language.pools, SEED, FIRST + np.arange(PEOPLE))
+    entries = np.full(PEOPLE, number)
+    texts = encode_biographies(
+        table, write_biographies(table.language, SEED, FRESH, people, entries)
+    )
+    return [row.tobytes() for row in np.split(texts.tokens, texts.offsets[1:-1])]
+
+
+def test_a_block_is_an_epoch_where_it_holds_everyone(table):
+    assert fresh.fresh_blocks(PEOPLE) == 1
+    assert block(table, 7) == epoch(table, 7)
+
+
+@pytest.mark.parametrize("size", [30, 50, 99])
+def test_the_blocks_of_an_epoch_hold_everyone_once_and_differ_by_epoch(table, monkeypatch, size):
+    monkeypatch.setattr(fresh, "PEOPLE_PER_BLOCK", size)
+    blocks = fresh.fresh_blocks(PEOPLE)
+    assert (blocks - 1) * size < PEOPLE <= blocks * size
+    first_of = []
+    for number in (0, 5):
+        of_epoch = [block(table, number * blocks + b) for b in range(blocks)]
+        assert [len(texts) for texts in of_epoch[:-1]] == [size] * (blocks - 1)
+        everyone = epoch(table, number)
+        assert sorted(itertools.chain(*of_epoch)) == sorted(everyone)
+        first_of.append({everyone.index(text) for text in of_epoch[0]})
+    assert first_of[0] != first_of[1]
