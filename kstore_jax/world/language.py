@@ -272,10 +272,14 @@ def _read_all(
 
 
 def default_templates(attribute: Attribute) -> tuple[str, ...]:
-    """Five plain sentences that state an attribute, for a world without templates."""
+    """Plain sentences that state an attribute, for a world without templates: five, or in bioD the
+    first of them alone (Part 3.3, section 2)."""
     label = attribute.label
+    first = f"{{name's}} {label} is {{value}}."
+    if attribute.strings:
+        return (first,)
     return (
-        f"{{name's}} {label} is {{value}}.",
+        first,
         f"{{name}} {{has|have}} the {label} {{value}}.",
         f"The {label} given for {{name:them}} is {{value}}.",
         f"The records list {{name:them}} with the {label} {{value}}.",

@@ -1,6 +1,7 @@
 """bioD(K,C,D,L,T): entries whose values are random strings."""
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -71,6 +72,21 @@ def test_a_text_states_every_value_and_its_spans_are_known(entries):
             assert table.tokenizer.decode(tokens[start:end]) == f" {value}"
     used = compact_vocabulary(table, people)
     assert set(texts.tokens.tolist()) <= set(used.ids.tolist())
+
+
+def test_each_attribute_has_one_sentence_and_their_order_is_random(entries):
+    language, people, written = entries
+    names, values = full_names(language.pools, people), value_texts(language.pools, people)
+    orders = set()
+    for b in range(len(IDS)):
+        text = pieces_to_text(language, written.texts.pieces[b]).strip()
+        ids = [int(k) for k in re.findall(r"ID (\d)", text)]
+        whose = [f"{names[b]}'s", "Its", "Its"]
+        of_ids = zip(whose, ids, strict=True)
+        expected = " ".join(f"{who} ID {k} is {values[b][k - 1]}." for who, k in of_ids)
+        assert text == expected
+        orders.add(tuple(ids))
+    assert len(orders) == math.factorial(3)
 
 
 def test_the_bound_counts_strings_once(entries):
