@@ -28,7 +28,6 @@ REVERSE = tuple(variant for variant in OTHER_VARIANTS if "+reverse" in variant)
 
 def get_config(scale: str = "laptop"):
     config = recipes.manipulation(scale, "inverse")
-    config.data.tasks = ("inverse",)
     variants, shares = (*FIG3_VARIANTS, *REVERSE), (0.5, 0.8)
     length = {
         "pretrain__exposures": [
@@ -38,11 +37,12 @@ def get_config(scale: str = "laptop"):
     if scale == "laptop":
         variants, shares = ("multi5+permute", "multi5+permute+reverse6"), (0.5,)
         length = {"pretrain__steps": [2 * config.pretrain.steps]}  # equal exposures
+    only = {"data__tasks": ("inverse",), "finetune__steps": 0, "finetune__grid": ()}
     mixed = zipped(data__qa_share=shares, **length)
     config.sweep = product(
         chain(
             row("finetuned"),
-            product(row("mixed", finetune__steps=0, finetune__grid=()), mixed),
+            product(row("mixed", **only), mixed),
         ),
         data__variant=variants,
     )

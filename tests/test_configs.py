@@ -340,4 +340,18 @@ def test_inverse_search_is_finetuned_or_mixed_in():
     assert settings == {(0.0, 540.0), (0.5, 270.0), (0.8, 108.0)}
     for e in experiments:
         assert bool(e.finetune.steps) == (e.data.qa_share == 0)
-        assert e.data.tasks == e.finetune.tasks == e.readouts.qa.tasks == ("inverse",)
+        assert e.finetune.tasks == e.readouts.qa.tasks == ("inverse",)
+        assert e.data.tasks == ("inverse",) or not e.data.qa_share
+
+
+@pytest.mark.parametrize("scale", ["laptop", "gpu", "paper"])
+def test_experiments_on_manipulation_share_their_pretrained_models(scale, tmp_path):
+    keys = [
+        {
+            ExperimentGraph(e, Cache(tmp_path)).pretrain.folder
+            for e in map(resolve_auto, rows(name, scale))
+            if e.data.variant == "multi5+permute" and not e.data.qa_share
+        }
+        for name in ("retrieval", "classification", "comparison", "inverse")
+    ]
+    assert len(set.union(*keys)) == 1

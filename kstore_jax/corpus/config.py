@@ -30,7 +30,8 @@ class Data:
     """Share of windows with answered questions about the trained people (QA_r, Part 3.1, section
     3); 0: none."""
     tasks: tuple = names("extraction")
-    """Tasks whose questions are mixed in, where `qa_share` is more than 0."""
+    """Tasks whose questions are mixed in, where `qa_share` is more than 0. A compact vocabulary has
+    their tokens either way, so that experiments on several tasks can share a pretrained model."""
     rewritten: str = path("")
     """Folder of `kstore rewrite` whose texts replace the templates' (bioR); empty: none."""
     text: str = path("")

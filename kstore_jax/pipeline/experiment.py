@@ -89,10 +89,10 @@ class Experiment:
 
     @property
     def tasks_in_use(self) -> tuple[str, ...]:
-        """The tasks whose questions are trained or asked, by name."""
+        """The tasks whose questions are trained or asked, and those of `data.tasks`, by name."""
         finetunings = [self.finetune, self.finetune.first_row] if self.finetune.steps else []
         used = [task for training in finetunings if training for task in training.tasks]
-        used += [*self.data.tasks] if self.data.qa_share else []
+        used += self.data.tasks
         if "qa" in self.enabled_readouts:
             used += self.readouts.qa.tasks
         return tuple(sorted(set(used)))

@@ -206,10 +206,15 @@ def _of_size(people: int, layers: int, width: int) -> Any:
     )
 
 
+_MANIPULATION = ("retrieval", "classification", "comparison", "inverse")
+
+
 def manipulation(scale: str, task: str) -> Any:
     """The recipe of a scale without probes, which trains and asks the questions of one task (Part
-    3.2)."""
+    3.2). With a common `--cache` the experiments on all four tasks share their pretrained models.
+    """
     config = at(scale)
+    config.data.tasks = _MANIPULATION
     for probe in (config.readouts.p_probe, config.readouts.q_probe):
         probe.enabled = False
     config.finetune.tasks = config.readouts.qa.tasks = (task,)
