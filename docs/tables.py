@@ -112,16 +112,24 @@ def way(finetune: dict[str, Any]) -> str:
 
 
 def countries() -> list[list[str]]:
-    """A table of countries, its facts written in several ways."""
+    """A table of countries, its facts written in several ways; three runs of one seed."""
     lines = []
-    for row in rows("countries"):
-        qa, labels = row["readouts"]["qa"]["extraction"], row["attributes"]
-        recited = percent(row["readouts"]["recall"]["whole"]["mean"])
-        each = [percent(qa["test"]["exact"][name]) for name in labels]
-        lines.append([row["name"], recited, *finetuned(row), *each])
-        guess = [percent(qa["baseline"][name]) for name in ("mean", *labels)]
-    heads = ["read", "recites", "answers, trained half", "answers, held out", *labels.values()]
-    return [heads, *lines, ["majority guess", "", "", *guess]]
+    for name, model in _OF_COUNTRIES.items():
+        for row in rows(name):
+            qa, labels = row["readouts"]["qa"]["extraction"], row["attributes"]
+            recited = percent(row["readouts"]["recall"]["whole"]["mean"])
+            each = [percent(qa["test"]["exact"][name]) for name in labels]
+            lines.append([model, row["name"], recited, *finetuned(row), *each])
+            guess = [percent(qa["baseline"][name]) for name in ("mean", *labels)]
+    heads = ["run", "read", "recites", "answers, trained half", "answers, held out"]
+    return [[*heads, *labels.values()], *lines, ["majority guess", "", "", "", *guess]]
+
+
+_OF_COUNTRIES = {
+    "countries": "small model, AMD",
+    "countries-2": "small model, Intel",
+    "countries-gpt2": "random GPT-2, Intel",
+}
 
 
 def capacity() -> list[list[str]]:
