@@ -14,11 +14,11 @@ small one of the quickstart. Rows:
 
 Each row reads the facts of a table as often. `--config.pretrain.exposures=100` sets how often,
 `--config.readouts.forgetting.text=FILE` names text of your own whose loss is measured before and
-after. Hardware: one CPU core, 9 to 16 minutes a row for 243 countries with six facts; one GPU
-for a model of your own.
+after. Hardware: 2 CPU cores, 12 minutes for 243 countries with six facts; one GPU for a model of
+your own.
 
-Expected: every row recites; on the countries one text answers 14 %, five shuffled wordings 66 %,
-questions mixed in 30 %, a guess 7 % (`docs/results.md`).
+Expected: every row recites; on the countries one text answers 14 to 16 %, five shuffled wordings 66
+to 79 %, questions mixed in 30 %, a guess 7 % (`docs/results.md`).
 """
 
 import pathlib
