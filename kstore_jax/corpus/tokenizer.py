@@ -23,7 +23,8 @@ UNKNOWN = "<|unknown|>"
 _ENDS = (END_OF_TEXT, "</s>", "<|end_of_text|>", "<eos>", "<|im_end|>", "[SEP]")
 _SPACES = ("\u0120", "\u010a", "\u2581")  # GPT-2's space and end of line, Llama's space
 _WORD = "x"  # prepended to a piece that does not begin a text while it is tokenised
-_BPE_SAMPLE = 10_000  # people whose biographies a BPE is trained on
+MOST_PEOPLE = 10_000
+"""How many people's biographies a BPE is trained on; a tokenizer looks at no others."""
 _CHECK_SAMPLE = 200  # people whose biographies a tokenizer from a file is checked on
 _GPT2_FILES = {
     "encoder.json": "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783",
@@ -158,7 +159,7 @@ def _train_bpe(size: int, language: Language, seed: int, people: People) -> Toke
         special_tokens=[END_OF_TEXT],
         show_progress=False,
     )
-    pieces = _biographies(language, seed, Variant(), people, _BPE_SAMPLE)
+    pieces = _biographies(language, seed, Variant(), people, MOST_PEOPLE)
     backend.train_from_iterator([pieces_to_text(language, row) for row in pieces], trainer)
     return Tokenizer(backend, backend.get_vocab()[END_OF_TEXT])
 

@@ -97,8 +97,10 @@ class ExperimentData:
     @functools.cached_property
     def tokenizer(self) -> Tokenizer:
         """The tokenizer of `data.tokenizer`; a `bpeN` is trained on biographies of `people`."""
-        name, seed = self.data.tokenizer, self.world.seed
-        return tokenizer.load_tokenizer(name, self.language, seed, self.people)
+        name, world = self.data.tokenizer, self.world
+        ids = np.arange(min(world.people, tokenizer.MOST_PEOPLE))
+        people = draw_people(self.language.pools, world.seed, ids)
+        return tokenizer.load_tokenizer(name, self.language, world.seed, people)
 
     @functools.cached_property
     def table(self) -> TokenTable:

@@ -1,6 +1,8 @@
 """Fresh text: every epoch has a new biography of everyone, in blocks."""
 
 import itertools
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -48,3 +50,23 @@ def test_the_blocks_of_an_epoch_hold_everyone_once_and_differ_by_epoch(table, mo
         assert sorted(itertools.chain(*of_epoch)) == sorted(everyone)
         first_of.append({everyone.index(text) for text in of_epoch[0]})
     assert first_of[0] != first_of[1]
+
+
+MANY = """
+import resource
+
+from kstore_jax.pipeline.data import ExperimentData
+from kstore_jax.pipeline.experiment import parse
+from kstore_jax.pipeline.mixture import pretraining_windows
+
+experiment = parse({"world": {"people": 20_000_000}, "data": {"variant": "fresh"}})
+data = ExperimentData(experiment.world, experiment.data)
+windows = pretraining_windows(data, lambda kind: {}[kind], experiment.tasks, 512, 0)
+assert windows.read(10, 2).shape == (2, 513)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def test_fresh_text_about_20_million_people_takes_little_memory():
+    kib = int(subprocess.run([sys.executable, "-c", MANY], check=True, capture_output=True).stdout)
+    assert kib < 2**20, "an epoch of 20 million people is some 10 GiB"
