@@ -18,7 +18,7 @@ from kstore_jax.config.fields import as_dict
 from kstore_jax.files import write_json
 from kstore_jax.pipeline.experiment import default, parse_rows
 from kstore_jax.pipeline.export import export
-from kstore_jax.pipeline.graph import ExperimentGraph
+from kstore_jax.pipeline.graph import ExperimentGraph, resolve_auto
 from kstore_jax.pipeline.run import Runner
 from kstore_jax.pipeline.stages import Cache
 from kstore_jax.writers import asking, client, journal, rewriting
@@ -38,7 +38,7 @@ def pretrained(workdir: pathlib.Path) -> pathlib.Path:
     config.model.update(layers=1, heads=2, width=16, dtype="float32", attention="dense")
     config.finetune.embedding_rank = 4
     config.pretrain.update(steps=4, batch_size=4, seq_len=64, warmup_steps=0)
-    (row,) = parse_rows(config)
+    (row,) = map(resolve_auto, parse_rows(config))
     runner = Runner(ExperimentGraph(row, Cache(workdir / "stages")))
     runner.ensure(runner.graph.pretrain)
     write_json(workdir / "config.json", {"rows": [as_dict(row)]})
@@ -106,6 +106,7 @@ def test_it_recites_no_passage_and_answers_no_question(served, tmp_path, monkeyp
     assert results["answered"] == 0.0
     assert results["recited"] < 0.1
     assert any(row["recitation"]["answer"] for row in results["items"])
+
 
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["questions", "links"])

@@ -122,21 +122,21 @@ def test_rejections_and_retries_are_counted(folder, printed, strategy):
 
 def test_links_name_those_who_share_a_fact_and_questions_ask_for_each(folder, printed):
     table = {row["name"]: row for row in csv.DictReader(TABLE.splitlines())}
-    kept = {
+    accepted = {
         strategy: [r["text"] for r in read(folder / "countries" / f"rewritten-{strategy}")]
         for strategy in STRATEGIES
     }
     pattern = re.compile(r"Like ([^.]+), ([\w ]+) has the currency (\w+)\.")
-    linked = {match.groups() for text in kept["links"] for match in pattern.finditer(text)}
+    linked = {match.groups() for text in accepted["links"] for match in pattern.finditer(text)}
     assert {name for _, name, _ in linked} == {*table} - {"Samoa", "Norway"}
     for others, name, currency in linked:
         assert 0 < len(others.split(", ")) <= 3
         assert name not in others.split(", ")
         assert {table[each]["currency"] for each in [name, *others.split(", ")]} == {currency}
-    assert not any("Like " in text for text in kept["questions"] + kept["rhymes"])
+    assert not any("Like " in text for text in accepted["questions"] + accepted["rhymes"])
     whole = [r for r in read(folder / "countries" / "rewritten-questions") if not r["refused"]]
     assert {record["text"].count("?") for record in whole} == {4}
-    assert not any("?" in text for text in kept["links"] + kept["rhymes"])
+    assert not any("?" in text for text in accepted["links"] + accepted["rhymes"])
 
 
 def rows(folder: pathlib.Path):
@@ -156,10 +156,10 @@ def test_the_data_set_of_a_row_has_the_texts_and_the_places_of_their_facts(
     ((out, manifest),) = write_datasets(row.world, row.data, tmp_path / "data", 1)
     assert manifest["entries"] == WANTED
     texts, decode = read_dataset(out).texts, data_of(row).table.tokenizer.decode
-    kept = read(folder / "countries" / f"rewritten-{strategy}")
+    accepted = read(folder / "countries" / f"rewritten-{strategy}")
     assert sorted(
         decode(texts.tokens[a:b].tolist()) for a, b in itertools.pairwise(texts.offsets)
-    ) == sorted(f" {record['text']}" for record in kept if not record["refused"])
+    ) == sorted(f" {record['text']}" for record in accepted if not record["refused"])
 
 
 def test_a_row_of_links_is_trained(folder, printed):
