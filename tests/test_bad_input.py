@@ -212,6 +212,10 @@ CASES = {
         )
         for flag in ("--no-measure", "--stages", "--json")
     },
+    "--distributed beside --dry-run": Case(
+        ("run", QUICKSTART, "--workdir=run", "--dry-run", "--distributed"),
+        "--distributed: expected without --dry-run",
+    ),
     "--check of a wrong field": Case(
         ("run", QUICKSTART, "--workdir=x", "--check", "--config.seed=-1"), "seed: expected at least"
     ),

@@ -5,7 +5,9 @@ from collections.abc import Sequence
 
 from kstore_jax.api.model import Model
 from kstore_jax.api.world import Person, World
-from kstore_jax.world.stated import Fact, facts_of, marked
+from kstore_jax.errors import UserError
+from kstore_jax.readouts.examples import recite_after
+from kstore_jax.world.stated import Fact, marked
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,13 +35,17 @@ def recite(model: Model, world: World, person: Person, variant: str) -> Recitati
         prompt is the biography up to the end of the name, and the values in it do not count.
 
     Raises:
-      UserError: the model is bidirectional.
+      UserError: the model is bidirectional, or lacks a token of the biography.
     """
+    if model.shape.direction != "causal":
+        raise UserError(f"{model.name}: a bidirectional model writes no text")
     read = person.text(variant)
     prompt = read[: read.spans["name"][0][1]]
-    most = 8 + 2 * len(model.tokens(f" {read}"))
-    text = prompt + model.generate(prompt, max_tokens=most)
-    return Recitation(person, read, text, facts_of(world.language, text, person.facts, len(prompt)))
+    tokens, length = model.tokens(f" {prompt}"), len(model.tokens(f" {read}"))
+    of_model = model.shape, model.params, model.vocabulary
+    recited = recite_after(*of_model, world.language, tokens, length, person.facts)
+    facts = [Fact(**fact) for fact in recited.get("facts", ())]
+    return Recitation(person, read, recited.get("text", prompt), facts)
 
 
 def examples(world: World, of_each_half: int) -> list[Person]:

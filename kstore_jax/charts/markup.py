@@ -9,9 +9,12 @@ class Html(str):
 
 
 def tag(name: str, *inside, **attributes) -> Html:
-    """An element; strings inside it and in its attributes are escaped."""
+    """An element; strings inside it and in its attributes are escaped. An attribute that is None is
+    left out."""
     attributes_text = "".join(
-        f' {k.rstrip("_").replace("_", "-")}="{html.escape(str(v))}"' for k, v in attributes.items()
+        f' {k.rstrip("_").replace("_", "-")}="{html.escape(str(v))}"'
+        for k, v in attributes.items()
+        if v is not None
     )
     return Html(f"<{name}{attributes_text}>{join(inside)}</{name}>")
 

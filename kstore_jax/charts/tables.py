@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from kstore_jax.charts.drawing import as_label
 from kstore_jax.charts.markup import Html, join, tag
+from kstore_jax.charts.nouns import with_noun
 
 
 def table(name: str, heads: Sequence[str], bodies: Sequence[Sequence[Html]]) -> Html:
@@ -23,14 +24,14 @@ class Line:
     Attributes:
       name: its first cell.
       shares: shares from 0 to 1 by column; a missing one, or None, is an empty cell.
-      kind: how it is drawn: `ours`, `seed`, `guess`, `paper`, or `each`.
+      kind: how it is drawn: `ours`, `seed`, `guess` or `paper`; empty: plainly.
       before: text cells between the name and the shares.
       ends: the ends of the interval of a share, by column.
     """
 
     name: str
     shares: Mapping[str, float | None]
-    kind: str = "each"
+    kind: str = ""
     before: Sequence[str] = ()
     ends: Mapping[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
 
@@ -60,6 +61,11 @@ class Table:
     bodies: Sequence[Body]
     heads: Sequence[str] = ()
     labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def about(self, noun: str) -> "Table":
+        """The same table about a `noun` where title and note say person or people."""
+        title, note = with_noun(self.title, noun), with_noun(self.note, noun)
+        return dataclasses.replace(self, title=title, note=note)
 
     @property
     def html(self) -> Html:
@@ -94,11 +100,11 @@ def _row(line: Line, columns: Sequence[str]) -> Html:
         tag(
             "td",
             *percent_and_ends(line.shares.get(name), line.ends.get(name)),
-            class_="main" if name == "mean" else "each",
+            class_="main" if name == "mean" else None,
         )
         for name in columns
     ]
-    return tag("tr", tag("th", line.name, scope="row"), *cells, class_=line.kind)
+    return tag("tr", tag("th", line.name, scope="row"), *cells, class_=line.kind or None)
 
 
 def percent_and_ends(share: float | None, ends: tuple[float, float] | None) -> list[str | Html]:

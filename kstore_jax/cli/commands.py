@@ -81,6 +81,8 @@ def _compute_rows(
     for name in ("no-measure", "on", "stages", "json"):
         if flag(name, False) and not flag("dry-run", False):
             raise UserError(f"--{name}: expected beside --dry-run")
+    if flag("distributed", False) and flag("dry-run", False):
+        raise UserError("--distributed: expected without --dry-run, which one process prints")
     _refuse_stages_in_json(values)
     if flag("check", False):
         return

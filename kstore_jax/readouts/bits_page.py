@@ -5,8 +5,9 @@ from typing import Any
 
 from kstore_jax.charts.curves import curves_spec, log_axis, thinned
 from kstore_jax.charts.drawing import COLOURS, GREY, INK, WIDTH, Chart, beside, look
+from kstore_jax.charts.nouns import plural
 from kstore_jax.charts.tables import Body, Line, Table
-from kstore_jax.readouts.measured import Measured
+from kstore_jax.readouts.measured import Measured, about
 
 RATES = (1, 2)
 """Bits a parameter that have a line in the chart."""
@@ -37,13 +38,13 @@ def tables(groups: Sequence[Measured]) -> list[Table]:
         for g in groups
     ]
     labels = {label: name for group in groups for label, name in group.labels.items()}
-    heads = ("people", "bits", "by draw", "at most", "parameters", "bits a parameter", "at most")
+    heads = ("bits", "by draw", "at most", "parameters", "bits a parameter", "at most")
     note = (
         "Parameters without the rows of unused tokens; with them in parentheses. By draw: the "
         "lowest and the highest of several wordings."
     )
     return [
-        Table("Bits stored", note, stored, heads),
+        Table("Bits stored", note, stored, (about(groups, "people"), *heads)),
         Table(
             "Bits a person",
             "By what was drawn for each person; in bioD also the strings, by string. An attribute "
@@ -111,7 +112,9 @@ def _scaling(groups: Sequence[Measured]) -> Chart:
         title="Bits stored, by parameters",
         alt=f"Bits of knowledge by parameters. {texts}",
         spec=beside([sides]),
-        columns=("", "people", "parameters", "bits", "at most", "bits a parameter"),
+        columns=(
+            *("", about(groups, "people"), "parameters", "bits", "at most", "bits a parameter"),
+        ),
         rows=[
             (p["label"], p["world"], round(p["x"]), p["y"], p["most"], p["y"] / p["x"])
             for p in (*ours, *theirs)
@@ -127,7 +130,7 @@ def _points(groups: Sequence[Measured]) -> Iterator[dict[str, Any]]:
         for seed, row in zip(group.seeds, group.results, strict=True):
             label = f"{group.label}, seed {seed}" if len(group.seeds) > 1 else group.label
             sizes = row["parameters"]["used"], row["learned"], row["most_learned"]
-            yield _point(f"{row['people']:,} people", *sizes, label)
+            yield _point(f"{row['people']:,} {plural(group.noun)}", *sizes, label)
 
 
 def _point(world: str, size: float, bits: float, most: float, label: str) -> dict[str, Any]:

@@ -8,16 +8,19 @@ from types import MappingProxyType
 import numpy as np
 
 from kstore_jax.charts.markup import Html, tag
+from kstore_jax.charts.nouns import with_noun
 from kstore_jax.corpus.encode import TokenizedTexts
 from kstore_jax.corpus.examples import SpanExamples, until_end
+from kstore_jax.corpus.tokenizer import Vocabulary
 from kstore_jax.model.forward import Params
 from kstore_jax.model.sampling import continue_text, room
+from kstore_jax.model.transformer import Shape
 from kstore_jax.readouts.base import READ_COST, READOUTS, Context, Readout, ReadoutConfig
 from kstore_jax.readouts.measured import Measured
 from kstore_jax.readouts.qa import generate_answers, right_answers
 from kstore_jax.readouts.shares import Share
 from kstore_jax.tasks.base import Items
-from kstore_jax.world.language import ANSWER_MARK
+from kstore_jax.world.language import ANSWER_MARK, Language
 from kstore_jax.world.people import full_names, value_texts
 from kstore_jax.world.stated import facts_of
 
@@ -71,7 +74,8 @@ class Examples(Readout):
             return []
         person = groups[0].results[0]["person"]
         same = [group for group in groups if group.results[0]["person"] == person]
-        lead = tag("p", tag("strong", f"{person['name']}. "), self.paragraph)
+        text = with_noun(self.paragraph, groups[0].noun)
+        lead = tag("p", tag("strong", f"{person['name']}. "), text)
         return [lead, *_recitations(same), *_questions(same)]
 
 
@@ -99,18 +103,41 @@ def recite(context: Context, text: TokenizedTexts, facts: Mapping[str, str]) -> 
     ends = [int(end) for _, end in text.name_spans[0] if end]
     if context.mask_token is not None or not ends:
         return {}
-    vocabulary, end = context.vocabulary, context.vocabulary.end_of_text
-    prompt = np.concatenate([[end], vocabulary.encode(text.tokens[: min(ends)])]).astype(np.int32)
-    left = room(context.shape, len(prompt))
-    most = 8 + 2 * (1 + len(text.tokens))  # with the end of text before it
+    vocabulary, language = context.vocabulary, context.table.language
+    prompt = np.concatenate([[vocabulary.end_of_text], vocabulary.encode(text.tokens[: min(ends)])])
+    most = 1 + len(text.tokens)  # with the end of text before it
+    return recite_after(
+        context.shape, context.pretrained, vocabulary, language, prompt, most, facts
+    )
+
+
+def recite_after(
+    shape: Shape,
+    params: Params,
+    vocabulary: Vocabulary,
+    language: Language,
+    prompt: np.ndarray,
+    length: int,
+    facts: Mapping[str, str],
+) -> dict:
+    """What a causal model writes after the beginning of a biography, as `recite` returns it.
+
+    Args:
+      prompt: (L,) int32 tokens, the end of text first.
+      length: tokens of the biography; the model may write somewhat more than twice as many.
+      facts: attribute -> value.
+
+    Returns: as `recite`; empty where the prompt fills the model's longest text.
+    """
+    most, left, end = 8 + 2 * length, room(shape, len(prompt)), vocabulary.end_of_text
     most = most if left is None else min(most, left)
     if not most:
         return {}
     options = end, vocabulary.size, most
-    written = until_end(continue_text(context.shape, context.pretrained, prompt, *options), end)
+    written = until_end(continue_text(shape, params, prompt.astype(np.int32), *options), end)
     given = vocabulary.decode(prompt[1:]).lstrip()
     whole = given + vocabulary.decode(written)
-    stated = facts_of(context.table.language, whole, facts, len(given))
+    stated = facts_of(language, whole, facts, len(given))
     return {"text": whole, "start": len(given), "facts": [fact._asdict() for fact in stated]}
 
 
@@ -216,7 +243,7 @@ def _recitation(group: Measured) -> Html:
 def _marked(text: str, fact: Mapping) -> Html:
     value = text[fact["start"] : fact["end"]]
     if fact["right"]:
-        return tag("mark", value, class_="right")
+        return tag("mark", value)
     return tag("mark", f"{value} ✗ ", tag("small", f"{fact['truth']} is right"), class_="wrong")
 
 
@@ -246,5 +273,5 @@ def _questions(groups: Sequence[Measured]) -> list[Html]:
 def _answer(answer: Mapping | None) -> Html:
     if answer is None:
         return tag("td", "–")
-    mark, kind = ("✓", "right") if answer["right"] else ("✗", "wrong")
+    mark, kind = ("✓", None) if answer["right"] else ("✗", "wrong")
     return tag("td", tag("mark", f"{mark} {answer['answer'] or '(nothing)'}", class_=kind))

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kstore_jax.charts.drawing import as_label
+from kstore_jax.charts.nouns import PERSON, shared_noun, with_noun
 from kstore_jax.charts.tables import Line
 
 BOOTSTRAP, SEEDS = "bootstrap over people", "range over seeds"
@@ -50,6 +51,7 @@ class Measured:
         are none.
       training: of each row, `lines`, the metrics of pretraining that hold an `evaluation`, and the
         `exposures` a step; empty where not every row was measured in the course of pretraining.
+      noun: what the world is about, as `with_noun` puts it into texts.
     """
 
     which: int
@@ -62,6 +64,7 @@ class Measured:
     published: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     intervals: tuple[dict, ...] = ()
     training: tuple[dict, ...] = ()
+    noun: str = PERSON
 
     def label_of(self, name: str) -> str:
         """The label of an attribute, or of another name."""
@@ -99,7 +102,7 @@ class Measured:
         found = {name: self.spread(*path, name) for name in names}
         return {name: spread for name, spread in found.items() if spread}
 
-    def line(self, name: str, *path: str, kind: str = "each", before: Sequence[str] = ()) -> Line:
+    def line(self, name: str, *path: str, kind: str = "", before: Sequence[str] = ()) -> Line:
         """The shares in a dictionary at a path of keys, means over the seeds with their spreads, as
         a line of a table."""
         ends = {column: (spread.low, spread.high) for column, spread in self.spreads(*path).items()}
@@ -127,6 +130,11 @@ def find(value: Any, path: tuple[str | int, ...]) -> Any:
         except (KeyError, IndexError, TypeError):
             return None
     return value
+
+
+def about(groups: Sequence[Measured], text: str) -> str:
+    """A text of ours with the noun that the worlds of several groups share (`with_noun`)."""
+    return with_noun(text, shared_noun(group.noun for group in groups))
 
 
 def labels_of(groups: Sequence[Measured]) -> dict[str, str]:

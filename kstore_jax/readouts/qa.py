@@ -25,7 +25,7 @@ from kstore_jax.readouts.base import (
     write_cases,
 )
 from kstore_jax.readouts.levels import our_levels, side_by_side
-from kstore_jax.readouts.measured import Measured, labels_of, means
+from kstore_jax.readouts.measured import Measured, about, labels_of, means
 from kstore_jax.readouts.qa_cases import by_task, task_intervals, task_measurements
 from kstore_jax.readouts.qa_hints import answer_tables
 from kstore_jax.readouts.shares import Measurements, Share
@@ -390,10 +390,10 @@ def _chart(task: str, groups: Sequence[Measured]) -> Chart:
         for name in group.results[0]["test"]["exact"]
         if name != "mean"
     }
-    plain = task == "extraction"
+    title, plain = about(groups, "answers about people held out"), task == "extraction"
     return shares_chart(
         name="answers" if plain else f"answers-{task}",
-        title="answers about people held out" + ("" if plain else f", {as_label(task)}"),
+        title=title if plain else f"{title}, {as_label(task)}",
         groups=side_by_side(groups, levels),
         labels=labels,
         note="Exact match in %.",

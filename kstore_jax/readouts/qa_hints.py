@@ -65,7 +65,7 @@ def _hints(group: Measured) -> list[Line]:
     ]
 
 
-def _columns(name: str, line: Line, asked: Sequence[str], suffix: str, kind: str = "each") -> Line:
+def _columns(name: str, line: Line, asked: Sequence[str], suffix: str, kind: str = "") -> Line:
     """A line with the shares of these questions in one of their forms."""
     columns = {question: question + suffix for question in asked}
     shares = {q: line.shares[own] for q, own in columns.items() if own in line.shares}

@@ -15,7 +15,7 @@ from kstore_jax.corpus.examples import padded_tokens, span_examples
 from kstore_jax.errors import UserError
 from kstore_jax.model.forward import Params
 from kstore_jax.readouts.base import READOUTS, Context, Readout, ReadoutConfig
-from kstore_jax.readouts.measured import Measured, means
+from kstore_jax.readouts.measured import Measured, about, means
 from kstore_jax.train import objectives
 from kstore_jax.train.mesh import shard_tree
 from kstore_jax.world.biographies import write_biographies
@@ -50,7 +50,7 @@ class Unread(Readout):
 
     title = "Texts never read"
     paragraph = (
-        "Loss a token on biographies of people whom pretraining reads and of people it never "
+        "Loss a token on biographies of people that pretraining reads and of people it never "
         "reads, each text on its own, written in the wordings of the run. What both share is "
         "language; the distance between them is what was stored about people."
     )
@@ -144,29 +144,35 @@ def _loss(context: Context, texts: TokenizedTexts) -> Callable[[Params], jax.Arr
 def _chart(which: int, groups: Sequence[Measured]) -> Chart:
     """The losses of groups side by side."""
     rows, ends, panels = [], [], []
+    curves = {name: (about(groups, label), *look) for name, (label, *look) in _CURVES.items()}
+    unread, _, _ = curves["loss_unread"]
+
+    def in_words(losses: dict[str, float]) -> str:
+        return "; ".join(f"{label}: {losses[name]:.3f}" for name, (label, *_) in curves.items())
+
     for group in groups:
         values, by_step = [], {}
         for seed, result in zip(group.seeds, group.results, strict=True):
             for line in thinned(result["lines"], 25):
-                found = {name: line["evaluation"][name] for name in _CURVES}
+                found = {name: line["evaluation"][name] for name in curves}
                 rows.append((group.label, seed, line["step"], *found.values()))
                 by_step.setdefault(line["step"], []).append(found)
                 values += [
-                    {"step": line["step"], "y": loss, "curve": _CURVES[name][0], "row": seed}
+                    {"step": line["step"], "y": loss, "curve": curves[name][0], "row": seed}
                     for name, loss in found.items()
                 ]
-            ends.append(f"{group.label}, seed {seed} – {_in_words(found)}.")
+            ends.append(f"{group.label}, seed {seed} – {in_words(found)}.")
         points = [
             {
                 "step": step,
-                "tooltip": f"{group.label} – step {step:,} – {_in_words(means(several))}",
+                "tooltip": f"{group.label} – step {step:,} – {in_words(means(several))}",
             }
             for step, several in by_step.items()
         ]
         spec = curves_spec(
             values,
             points,
-            {label: (colour, dash) for label, colour, dash in _CURVES.values()},
+            {label: (colour, dash) for label, colour, dash in curves.values()},
             log_axis([value["y"] for value in values], "nats a token"),
             (WIDTH, 210),
             [result.get("exposures", 0.0) for result in group.results],
@@ -174,15 +180,11 @@ def _chart(which: int, groups: Sequence[Measured]) -> Chart:
         panels.append((group.label, spec))
     return Chart(
         name=f"unread-{which}",
-        title=f"{' and '.join(group.label for group in groups)}: loss on people never read",
+        title=f"{' and '.join(group.label for group in groups)}: loss on {unread}",
         alt=f"Loss a token over pretraining steps. At the end: {' '.join(ends)}",
         spec=beside([panels]),
-        columns=("dataset", "seed", "step", *(label for label, _, _ in _CURVES.values())),
+        columns=("dataset", "seed", "step", *(label for label, _, _ in curves.values())),
         rows=rows,
         note="A line a seed.",
-        decimals={label: 3 for label, _, _ in _CURVES.values()},
+        decimals={label: 3 for label, _, _ in curves.values()},
     )
-
-
-def _in_words(losses: dict[str, float]) -> str:
-    return "; ".join(f"{_CURVES[name][0]}: {loss:.3f}" for name, loss in losses.items())

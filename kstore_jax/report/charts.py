@@ -16,6 +16,7 @@ from kstore_jax.charts.drawing import (
     percent,
 )
 from kstore_jax.charts.heat import cell, heat_spec
+from kstore_jax.charts.nouns import shared_noun, with_noun
 from kstore_jax.report.agreement import Agreement
 from kstore_jax.report.grids import Grid
 from kstore_jax.report.groups import ANSWERS, Group
@@ -123,12 +124,14 @@ def scatter(agreement: Agreement) -> Chart:
 def stored_and_answered(groups: Sequence[Group]) -> Chart:
     """The bits that each model has stored about a person, beside its answers about people held
     out."""
+    noun = shared_noun(group.noun for group in groups)
+    bits_each, about = with_noun("bits a person", noun), with_noun("about people held out", noun)
     values, rows = [], []
     for group in groups:
         people = group.share(("capacity", "people"))
         bits, most = (group.share(("capacity", n)) / people for n in ("learned", "most_learned"))
         low, high = group.ends(ANSWERS)
-        text = f"{bits:.1f} bits a person of {most:.1f}; answers: {percent(group.answers)}"
+        text = f"{bits:.1f} {bits_each} of {most:.1f}; answers: {percent(group.answers)}"
         values.append(
             {
                 "label": group.label, "bits": bits, "most": most, "answers": 100 * group.answers,
@@ -136,16 +139,16 @@ def stored_and_answered(groups: Sequence[Group]) -> Chart:
             }
         )  # fmt: skip
         rows.append((group.label, bits, most, 100 * group.answers))
-    stored = _bars(values, "bits", "bits a person; line: all there is", ("tick", {"x": "most"}))
+    stored = _bars(values, "bits", f"{bits_each}; line: all there is", ("tick", {"x": "most"}))
     answered = _bars(values, "answers", "answers, %", ("rule", {"x": "low", "x2": "high"}))
     stored["layer"][0]["encoding"]["y"]["axis"] = {"labelLimit": 260}
     texts = " ".join(f"{value['tooltip']}." for value in values)
     return Chart(
         name="stored",
         title="Stored, and answered",
-        alt=f"Bits a person and answers about people held out, by dataset. {texts}",
-        spec=beside([[("stored", stored), ("answered about people held out", answered)]]),
-        columns=("", "bits a person", "all there is", "answers"),
+        alt=f"{bits_each[0].upper()}{bits_each[1:]} and answers {about}, by dataset. {texts}",
+        spec=beside([[("stored", stored), (f"answered {about}", answered)]]),
+        columns=("", bits_each, "all there is", "answers"),
         rows=rows,
         note="Bits that the pretrained model has stored, at least; exact match in %.",
     )

@@ -1,11 +1,13 @@
 """The charts of the page, and the same charts as figures for print."""
 
+import dataclasses
 import pathlib
 import re
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from kstore_jax.charts.drawing import Chart, stacked
+from kstore_jax.charts.nouns import shared_noun, with_noun
 from kstore_jax.charts.pictures import SUFFIXES, picture
 from kstore_jax.errors import UserError, nearest, one_line_error
 from kstore_jax.files import write_bytes
@@ -78,7 +80,8 @@ _ENDS = f"{', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"
 
 def charts_of(groups: Sequence[Group]) -> dict[str, list[Chart]]:
     """The charts of each section."""
-    return {
+    noun = shared_noun(group.noun for group in groups)
+    drawn = {
         "agreement": [charts.scatter(each) for each in agreement.agreements(groups)],
         "stored": _stored(groups),
         "lora": [charts.lora(i, grid) for i, grid in enumerate(grids.of(groups))],
@@ -88,6 +91,10 @@ def charts_of(groups: Sequence[Group]) -> dict[str, list[Chart]]:
         ],
         **{r.name: drawn_by(r, r.charts, measured_by(groups, r)) for r in readouts_in_order()},
         "losses": _losses(groups),
+    }
+    return {
+        name: [dataclasses.replace(one, note=with_noun(one.note, noun)) for one in of_section]
+        for name, of_section in drawn.items()
     }
 
 
@@ -141,5 +148,7 @@ def _dynamics(groups: Sequence[Group]) -> list[Measured]:
         if rows := [row for row in group.rows if row.evaluations]:
             seeds = tuple(row.seed for row in rows)
             results = tuple(map(training_of, rows))
-            measured.append(Measured(which, group.label, group.wording, seeds, results))
+            measured.append(
+                Measured(which, group.label, group.wording, seeds, results, noun=group.noun)
+            )
     return measured

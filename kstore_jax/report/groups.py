@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 
+from kstore_jax.charts.nouns import with_noun
 from kstore_jax.config.fields import flatten
 from kstore_jax.errors import UserError
 from kstore_jax.pipeline.row import Row, own_settings
@@ -53,6 +54,7 @@ class Group:
             training=tuple(trained) if len(trained) == len(self.rows) else (),
             labels=self.labels,
             bundled=self.bundled,
+            noun=self.noun,
             published=vars(published) | {"q_guess": paper.baseline().q_first} if published else {},
         )
 
@@ -60,6 +62,11 @@ class Group:
     def labels(self) -> dict[str, str]:
         """The label of each attribute by name."""
         return self.rows[0].attributes
+
+    @property
+    def noun(self) -> str:
+        """What the world is about."""
+        return self.rows[0].noun
 
     @property
     def config(self) -> dict:
@@ -156,7 +163,7 @@ class Group:
             variant = Variant.parse(self.dataset)
         except UserError:
             return f"the dataset {self.dataset}"
-        return _wording(variant, len(self.labels))
+        return with_noun(_wording(variant, len(self.labels)), self.noun)
 
 
 def _wording(variant: Variant, attributes: int) -> str:

@@ -19,6 +19,7 @@ from typing import NamedTuple
 from kstore_jax.charts.bars import MARKS
 from kstore_jax.charts.drawing import Chart, as_csv, percent
 from kstore_jax.charts.markup import Html, join, tag
+from kstore_jax.charts.nouns import PERSON, shared_noun, with_noun
 from kstore_jax.charts.pictures import SUFFIXES, is_ours
 from kstore_jax.charts.tables import table
 from kstore_jax.files import write_bytes, write_text
@@ -57,13 +58,14 @@ def write(runs: Sequence[pathlib.Path], out: pathlib.Path) -> pathlib.Path:
     drawn = charts_of(groups)
     notes = {readout.name: _departures(groups, readout) for readout in readouts_in_order()}
     provenances = [record for one in results for record in one.provenances]
+    noun = shared_noun(group.noun for group in groups)
     sections = [
-        *_openings(groups),
+        *_openings(groups, noun),
         Section("glance", "At a glance", [_glance(groups)]),
-        Section("numbers", "In numbers", _numbers(groups)),
+        Section("numbers", "In numbers", _numbers(groups, noun)),
         *(
             Section(name, title, _figures(text, notes.get(name, ()), drawn[name]))
-            for name, title, text in sections_of(any(group.bundled for group in groups))
+            for name, title, text in sections_of(any(group.bundled for group in groups), noun)
         ),
         Section("run", "Settings of the run", run_settings(groups, provenances)),
         Section("files", "Files", [_files(runs, out, groups)]),
@@ -91,12 +93,12 @@ def write(runs: Sequence[pathlib.Path], out: pathlib.Path) -> pathlib.Path:
     return page
 
 
-def _openings(groups: Sequence[Group]) -> list[Section]:
+def _openings(groups: Sequence[Group], noun: str) -> list[Section]:
     """What readouts show at the beginning of the page."""
     return [
         Section(
             f"opening-{readout.name}",
-            readout.title,
+            with_noun(readout.title, noun),
             drawn_by(readout, readout.opening, measured),
         )
         for readout in readouts_in_order()
@@ -149,7 +151,7 @@ def _bars(group: Group) -> Html:
     bars = []
     for what, share, kind, extra in (
         ("recites its texts", group.recall, "stored", ""),
-        ("answers about people held out", group.answers, "answered", mark),
+        (with_noun("answers about people held out", group.noun), group.answers, None, mark),
     ):
         fill = tag("i", class_=kind, style=f"width:{100 * share:.1f}%")
         bars += [tag("span", what), tag("div", fill, extra, class_="track")]
@@ -163,14 +165,14 @@ def _seeds(group: Group) -> str:
     return group.wording + (f"; mean of {count} seeds" if count > 1 else "")
 
 
-def _numbers(groups: Sequence[Group]) -> list[Html]:
+def _numbers(groups: Sequence[Group], noun: str) -> list[Html]:
     of_readouts = []
     for readout in readouts_in_order():
         if measured := measured_by(groups, readout):
             of_readout = drawn_by(readout, readout.tables, measured)
-            shown = [drawn for table in of_readout if (drawn := table.html)]
+            shown = [drawn for table in of_readout if (drawn := table.about(noun).html)]
             of_readouts += [*shown, *_departures(groups, readout)] if shown else []
-    return [tables.in_numbers(groups), *of_readouts, tables.grid(groups)]
+    return [tables.in_numbers(groups, noun), *of_readouts, tables.grid(groups, noun)]
 
 
 def _departures(groups: Sequence[Group], readout: Readout) -> list[Html]:
@@ -229,7 +231,7 @@ def _figure(chart: Chart) -> Html:
     caption = tag("figcaption", chart.title)
     drawing = tag("div", chart.svg, class_="drawn")
     drawn = caption, drawing, tag("p", chart.alt, class_="alt"), below
-    return tag("figure", *drawn, **{"class_": "wide"} if chart.is_wide else {})
+    return tag("figure", *drawn, class_="wide" if chart.is_wide else None)
 
 
 def _cell(value: float | str | None, decimals: int) -> str:
@@ -284,17 +286,22 @@ _AFTER = (
 )
 
 
-def sections_of(bundled: bool) -> list[tuple[str, str, str]]:
+def sections_of(bundled: bool, noun: str = PERSON) -> list[tuple[str, str, str]]:
     """Name, title and text of each section of charts: of the readouts, between the others.
 
     Args:
       bundled: whether the texts say what the paper found.
+      noun: what the worlds of the page are about.
     """
     of_readouts = [
         (r.name, r.title or r.name, r.paragraph, r.in_the_paper) for r in readouts_in_order()
     ]
     return [
-        (name, title, f"{text} {in_the_paper}".strip() if bundled else text)
+        (
+            name,
+            with_noun(title, noun),
+            with_noun(f"{text} {in_the_paper}".strip() if bundled else text, noun),
+        )
         for name, title, text, in_the_paper in (*_BEFORE, *of_readouts, *_AFTER)
     ]
 

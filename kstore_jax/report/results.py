@@ -5,7 +5,8 @@ import json
 import pathlib
 
 from kstore_jax.config.registry import MissingPlugin, import_plugins
-from kstore_jax.errors import DamagedFileError, UserError
+from kstore_jax.errors import UserError
+from kstore_jax.files import reading
 from kstore_jax.pipeline.row import SCHEMA, Row, check_share
 from kstore_jax.readouts.measured import values_at
 from kstore_jax.report.groups import ANSWERS, RECALL, TRAINED_ANSWERS, has
@@ -37,24 +38,13 @@ def read_results(run: pathlib.Path) -> Results:
     """
     path = run / "results.json"
     try:
-        results = _parse(run, path.read_text(encoding="utf-8"))
+        with reading(path, "`kstore run` writes it again"):
+            results = _parse(run, path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{path}: no results here; run `kstore run` first") from None
-    except UnicodeDecodeError:
-        raise _damaged(path, "not text") from None
-    except KeyError as error:
-        raise _damaged(path, f"{error.args[0]} is missing") from None
-    except RecursionError:
-        raise _damaged(path, "nested too deep") from None
-    except (TypeError, ValueError, IndexError, AttributeError) as error:
-        raise _damaged(path, error) from None
     if not results.rows:
         raise UserError(f"{path}: no results here; run `kstore run` first")
     return results
-
-
-def _damaged(path: pathlib.Path, fault: object) -> DamagedFileError:
-    return DamagedFileError(f"{path}: damaged ({fault}); `kstore run` writes it again")
 
 
 def _parse(run: pathlib.Path, text: str) -> Results:

@@ -5,6 +5,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from kstore_jax.charts.nouns import with_noun
 from kstore_jax.pipeline.row import own_settings
 from kstore_jax.report import paper
 from kstore_jax.report.groups import Group, differing, with_settings
@@ -72,6 +73,7 @@ def _apart(group: Group, field: str, beside: set[str]) -> tuple[float, dict[str,
 
 def _series(along: str, groups: Mapping[float, Group], apart: Sequence[str]) -> Series:
     one = next(iter(groups.values()))
+    along = with_noun(along, one.noun)
     others = [setting for setting in apart if not setting.startswith("data.variant=")]
     theirs = {}
     source, *beside = one.setting.split(", ")

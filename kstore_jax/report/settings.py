@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from kstore_jax.charts.drawing import percent
 from kstore_jax.charts.markup import Html, tag
+from kstore_jax.charts.nouns import plural, shared_noun
 from kstore_jax.charts.tables import table
 from kstore_jax.config.fields import flatten
 from kstore_jax.pipeline.experiment import Experiment
@@ -24,7 +25,7 @@ def run_settings(groups: Sequence[Group], provenances: Sequence[dict]) -> list[H
     """
     rows = [row for group in groups for row in group.rows]
     terms = [
-        ("people", _either(f"{row.people:,}" for row in rows)),
+        (plural(shared_noun(row.noun for row in rows)), _either(f"{row.people:,}" for row in rows)),
         ("mixed in", _either(map(_mixed, rows)) if any(row.mixed for row in rows) else ""),
         ("parameters", _either(f"{row.parameters:,}" for row in rows)),
         ("vocabulary", _either(f"{row.vocabulary:,} tokens" for row in rows)),

@@ -2,10 +2,10 @@
 
 import dataclasses
 import json
-import re
 from collections.abc import Sequence
 
 from kstore_jax.charts.drawing import percent
+from kstore_jax.charts.nouns import plural, with_noun
 from kstore_jax.report import paper
 from kstore_jax.report.groups import ANSWERS, Group, in_words
 from kstore_jax.world.biographies import Variant
@@ -107,11 +107,10 @@ def _compared(learned: Sequence[Group]) -> str:
 
 def _own_facts(learned: Sequence[Group]) -> str:
     """What models of a world of one's own recite and answer."""
-    noun = learned[0].rows[0].noun
     first, *others = learned
     sentences = [
         f"Trained on {_texts(first)}, your model recites {percent(first.recall)} and answers "
-        f"{percent(first.answers)} about {_plural(noun)} it was never questioned on"
+        f"{percent(first.answers)} about {plural(first.noun)} it was never questioned on"
     ]
     for group in others:
         recites = "" if group.recall > 0.99 else f"recites {percent(group.recall)}, answers "
@@ -123,21 +122,14 @@ def _own_facts(learned: Sequence[Group]) -> str:
 def _texts(group: Group) -> str:
     """What a model read about each row of a table, in words."""
     variant, beside = Variant.parse(group.dataset), group.rows[0].mixed
-    count, noun = variant.biographies_per_person, group.rows[0].noun
+    count = variant.biographies_per_person
     shuffled = "shuffled " * (variant.order == "permuted")
     kind = "rewritten text" if beside.get("rewritten") else "wording" if count > 1 else "text"
-    texts = f"{in_words(count)} {shuffled}{kind}{'s' * (count > 1)} a {noun}"
+    texts = f"{in_words(count)} {shuffled}{kind}{'s' * (count > 1)}"
+    texts += with_noun(" a person", group.noun)
     if share := beside.get("qa_share"):
         texts += f" and questions about half of them ({percent(share)} of what it read)"
     return texts
-
-
-def _plural(noun: str) -> str:
-    if noun == "person":
-        return "people"
-    if re.search("[^aeiou]y$", noun):
-        return f"{noun[:-1]}ies"
-    return f"{noun}es" if re.search("(s|x|ch|sh)$", noun) else f"{noun}s"
 
 
 def _extremes(learned: Sequence[Group]) -> tuple[Group, Group]:

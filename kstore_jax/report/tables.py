@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from kstore_jax.charts.drawing import as_label
 from kstore_jax.charts.markup import Html, join, tag
+from kstore_jax.charts.nouns import with_noun
 from kstore_jax.charts.tables import Body, Line, Table, percent_and_ends, percent_cell, table
 from kstore_jax.readouts.measured import BOOTSTRAP, SEEDS, Spread, find
 from kstore_jax.report import paper
@@ -13,8 +14,8 @@ _Columns = dict[tuple[str, ...], str]
 """The columns of the first table before the answers by attribute: path in the readouts -> head."""
 
 
-def in_numbers(groups: Sequence[Group]) -> Html:
-    """Recall and answers of each group, with the paper's numbers."""
+def in_numbers(groups: Sequence[Group], noun: str) -> Html:
+    """Recall and answers of each group, with the paper's numbers; notes about a `noun`."""
     columns: _Columns = {RECALL: "recited", TRAINED_ANSWERS: "answers, trained on"}
     if any(_has(group, HELD_BACK_ANSWERS) for group in groups):
         columns[HELD_BACK_ANSWERS] = "answers, held back"
@@ -31,7 +32,7 @@ def in_numbers(groups: Sequence[Group]) -> Html:
     ]
     return join(
         [
-            *(tag("p", note, class_="note") for note in notes if note),
+            *(tag("p", with_noun(note, noun), class_="note") for note in notes if note),
             Table("Answers", "", bodies, heads, labels=labels).html,
             *[tag("p", _PAPER_NOTE, class_="note")] * compared,
         ]
@@ -104,15 +105,20 @@ def _cell(group: Group, path: tuple[str, ...]) -> Html:
     return join(percent_and_ends(share, (spread.low, spread.high) if spread else None))
 
 
-def grid(groups: Sequence[Group]) -> Html:
-    """The rows of finetuning grids and the chosen ones; nothing without a grid."""
+def grid(groups: Sequence[Group], noun: str) -> Html:
+    """The rows of finetuning grids and the chosen ones, in words about a `noun`; nothing without a
+    grid."""
     parts = []
     for group in groups:
         for row in group.rows:
             if not (tried := row.finetune_grid):
                 continue
             names = [name for name in tried[0] if name not in ("validation", "chosen")]
-            heads = [*(as_label(name) for name in names), "people held back", "chosen"]
+            heads = [
+                *(as_label(name) for name in names),
+                with_noun("people held back", noun),
+                "chosen",
+            ]
             lines = [
                 tag(
                     "tr",
@@ -131,7 +137,8 @@ def grid(groups: Sequence[Group]) -> Html:
         "Exact match in %, about people of the trained half whose questions were held back. The "
         "best row answers the questions about the other half."
     )
-    return join([tag("h3", "Ways of finetuning"), tag("p", note, class_="note"), *parts])
+    lead = tag("p", with_noun(note, noun), class_="note")
+    return join([tag("h3", "Ways of finetuning"), lead, *parts])
 
 
 def all_rows(groups: Sequence[Group]) -> list[list]:

@@ -16,6 +16,7 @@ from kstore_jax.charts.drawing import (
     look,
     percent,
 )
+from kstore_jax.charts.nouns import plural, with_noun
 from kstore_jax.pipeline.row import own_settings
 from kstore_jax.report.groups import Group, differing, with_settings
 
@@ -31,11 +32,13 @@ class Learning:
       label: the dataset, the task, and the settings that distinguish this chart from others.
       answers: question -> number of people -> share of right answers about people held out.
       chance: the same of the majority guess.
+      noun: what the world is about.
     """
 
     label: str
     answers: dict[str, dict[int, float]]
     chance: dict[str, dict[int, float]]
+    noun: str
 
 
 def of(groups: Sequence[Group]) -> list[Learning]:
@@ -57,7 +60,8 @@ def of(groups: Sequence[Group]) -> list[Learning]:
                 own = _others(group)
             key = f"{task} {own}"
             settings[key] = own
-            learning = found.setdefault(key, Learning(f"{group.dataset}: {as_label(task)}", {}, {}))
+            label = f"{group.dataset}: {as_label(task)}"
+            learning = found.setdefault(key, Learning(label, {}, {}, group.noun))
             for name in names:
                 learning.answers.setdefault(name, {})[count] = answers[name]
                 learning.chance.setdefault(name, {})[count] = chance[name]
@@ -79,7 +83,7 @@ def _labelled(learning: Learning, settings: Sequence[str]) -> Learning:
         {name: dict(sorted(shares.items())) for name, shares in of_kind.items()}
         for of_kind in (learning.answers, learning.chance)
     )
-    return Learning(with_settings(learning.label, apart), answers, chance)
+    return Learning(with_settings(learning.label, apart), answers, chance, learning.noun)
 
 
 def people_trained(config: Mapping[str, Any]) -> int:
@@ -99,10 +103,11 @@ def _others(group: Group, *without: str) -> dict[str, str]:
 def chart(which: int, learning: Learning) -> Chart:
     """A line a question on a logarithmic axis of people; dashed, the majority guess."""
     looks = {name: look(i)[0] for i, name in enumerate(learning.answers)}
+    axis, people = with_noun(_AXIS, learning.noun), plural(learning.noun)
     values = [
         {
             "x": count, "y": 100 * share, "curve": as_label(name), "kind": kind,
-            "tooltip": f"{as_label(name)}, {kind} – {count:,} people: {percent(share)}",
+            "tooltip": f"{as_label(name)}, {kind} – {count:,} {people}: {percent(share)}",
         }
         for kind, of_kind in (("answers", learning.answers), ("majority guess", learning.chance))
         for name, shares in of_kind.items()
@@ -113,7 +118,7 @@ def chart(which: int, learning: Learning) -> Chart:
     dashes = {"domain": ["answers", "majority guess"], "range": [DASHES["-"], DASHES["--"]]}
     colours = {"domain": [*map(as_label, looks)], "range": [*looks.values()]}
     position = {
-        "x": {"field": "x", **log_axis(counts, _AXIS)},
+        "x": {"field": "x", **log_axis(counts, axis)},
         "y": {"field": "y", **PERCENT},
         "color": {"field": "curve", **title, "scale": colours},
         "strokeDash": {"field": "kind", **title, "scale": dashes},
@@ -138,10 +143,10 @@ def chart(which: int, learning: Learning) -> Chart:
     ]
     return Chart(
         name=f"trained-people-{which + 1}",
-        title=f"{learning.label}, answers by {_AXIS}",
-        alt=f"{learning.label}, answers about people held out by {_AXIS}. {'; '.join(words)}.",
+        title=f"{learning.label}, answers by {axis}",
+        alt=f"{learning.label}, answers about {people} held out by {axis}. {'; '.join(words)}.",
         spec=spec,
-        columns=(_AXIS, *(f"{as_label(n)}{end}" for n in looks for end in ("", ", guess"))),
+        columns=(axis, *(f"{as_label(n)}{end}" for n in looks for end in ("", ", guess"))),
         rows=[
             (
                 count,

@@ -18,8 +18,8 @@ from kstore_jax.errors import UserError
 from kstore_jax.files import write_json
 from kstore_jax.writers import client, journal
 from kstore_jax.writers.answers import Answer, with_fault
-from kstore_jax.writers.matching import Words, normalized_words
 from kstore_jax.writers.prompts import clean_text
+from kstore_jax.writers.words import Words, normalized_words
 
 PASSAGES = pathlib.Path(__file__).parent / "passages" / "passages.jsonl"
 SAMPLING = {"temperature": 0.0, "max_tokens": 1024}

@@ -29,23 +29,21 @@ here:
   count: "Early Childhood Education" does not state Education, and the city "Oshkosh, WI" does not
   state the company Oshkosh.
 * If two attributes have one value, as birth city and work city, one mention states both.
-* A name counts only complete (first, middle and last), and not inside a value: "Mexico City" does
-  not name Mexico. Short names and pronouns are not mentions of it.
+* A name counts only complete (first, middle and last), and not inside a value or a longer name of
+  the table: "Mexico City" does not name Mexico, "Equatorial Guinea" not Guinea. Short names and
+  pronouns are not mentions of it.
 """
 
 import dataclasses
 import functools
 import itertools
 import re
-import unicodedata
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from kstore_jax.world.pools import MONTHS, Pools
 from kstore_jax.world.schema import Attribute, Schema
-
-Span = tuple[int, int]  # [start, end): of characters, or of word positions where it says so
-Words = tuple[str, ...]
+from kstore_jax.writers.words import Span, WordIndex, Words, index_words, normalized_words
 
 STATES = {
     "al": "Alabama", "ak": "Alaska", "az": "Arizona", "ar": "Arkansas", "ca": "California",
@@ -60,14 +58,6 @@ STATES = {
     "tn": "Tennessee", "tx": "Texas", "ut": "Utah", "vt": "Vermont", "va": "Virginia",
     "wa": "Washington", "wv": "West Virginia", "wi": "Wisconsin", "wy": "Wyoming",
 }  # fmt: skip
-_MARKS = "".join(chr(c) for c in range(0x300, 0x3000) if unicodedata.category(chr(c))[0] == "M")
-_ALONE = (  # Thai to Burmese, Khmer, kana, Han; symbols and emoji
-    r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
-    r"\U00020000-\U0003ffff\u2600-\u27bf\U0001f000-\U0001faff"
-)
-# A letter with its accents; apostrophes are no letters. U.S. is one word.
-_LETTER = rf"(?:[^\W_\u02b9-\u02bd{_ALONE}][{_MARKS}]*)"
-_WORD = re.compile(rf"{_LETTER}(?:\.{_LETTER}(?!{_LETTER}))+|{_LETTER}+|[{_ALONE}][{_MARKS}]*|&")
 _SMALL = (
     *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"),
     *("eleven", "twelve"),
@@ -77,54 +67,10 @@ _DATE = re.compile(
     r"|(?P<day_>\d{1,2}) (?P<month>[A-Z][a-z]+) (?P<year_>\d{4})"
     r"|(?P<month_>[A-Z][a-z]+) (?P<day__>\d{1,2}), (?P<year__>\d{4})"
 )
-_EQUIVALENT = {"&": "and", "saint": "st", "fort": "ft", "mount": "mt"}
 _MAX_GAP = 3  # characters between two words of a value
 _BEFORE_LOWER_CASE = {"in", "of", "studied", "studying"}
 _BEFORE_OWN_NAME = {*_BEFORE_LOWER_CASE, "at", "by", "for", "from", "to", "with"}
 _WITH_STATE = re.compile(r", [A-Z]{2}\Z")
-
-
-@dataclasses.dataclass(frozen=True)
-class WordIndex:
-    """The normalized words of a text, each with its start and end in characters."""
-
-    text: str
-    words: Words
-    starts: tuple[int, ...]
-    ends: tuple[int, ...]
-
-    @functools.cached_property
-    def positions(self) -> dict[str, list[int]]:
-        """The positions of each word, ascending."""
-        positions: dict[str, list[int]] = {}
-        for position, word in enumerate(self.words):
-            positions.setdefault(word, []).append(position)
-        return positions
-
-    def characters(self, span: Span) -> Span:
-        """The characters of a span of word positions."""
-        return self.starts[span[0]], self.ends[span[1] - 1]
-
-
-def index_words(text: str) -> WordIndex:
-    """Splits a text into normalized words."""
-    words, starts, ends = [], [], []
-    is_ascii = text.isascii()
-    for match in _WORD.finditer(text.lower() if is_ascii else text):
-        word = match[0]
-        if not is_ascii:
-            word = unicodedata.normalize("NFKC", word).casefold()
-        if "." in word:
-            word = word.replace(".", "")
-        words.append(_EQUIVALENT.get(word, word))
-        starts.append(match.start())
-        ends.append(match.end())
-    return WordIndex(text, tuple(words), tuple(starts), tuple(ends))
-
-
-def normalized_words(text: str) -> Words:
-    """The normalized words of a text."""
-    return index_words(text).words
 
 
 @functools.lru_cache(maxsize=1 << 14)
@@ -314,6 +260,8 @@ def find_facts(pools: Pools, text: str, name: str, values: Sequence[str]) -> Fac
     pairs = zip(schema.attributes, values, strict=True)
     mentions = [_mentions(index, pools, attribute, value, name_words) for attribute, value in pairs]
     inside = [span for spans in mentions for span in spans if _words(span) > len(name_words)]
+    longer_names = _longer_names(pools).get(name_words, ())
+    inside += [span for words in longer_names for span in _occurrences(index, words)]
     occurrences = sorted(_occurrences(index, name_words))
     names = [span for span in occurrences if not _overlaps_any(span, inside)]
     taken = list(names)
@@ -331,6 +279,21 @@ def find_facts(pools: Pools, text: str, name: str, values: Sequence[str]) -> Fac
         tuple(None if span is None else index.characters(span) for span in chosen),
         schema.names,
     )
+
+
+@functools.lru_cache(maxsize=16)
+def _longer_names(pools: Pools) -> dict[Words, list[Words]]:
+    """The names of a table that contain the words of another one, by that one."""
+    if pools.name_rows is None:
+        return {}
+    parts = (zip(pools.names, row, strict=True) for row in pools.name_rows.tolist())
+    names = {normalized_words(" ".join(part[i] for part, i in name)) for name in parts}
+    longer: dict[Words, list[Words]] = {}
+    for name in names:
+        for start, end in itertools.combinations(range(len(name) + 1), 2):
+            if end - start < len(name) and name[start:end] in names:
+                longer.setdefault(name[start:end], []).append(name)
+    return longer
 
 
 def _words(span: Span) -> int:

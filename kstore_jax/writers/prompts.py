@@ -160,9 +160,9 @@ def load_prompts(schema: Schema, strategy: str = "") -> PromptTexts:
     world = _world_prompts(schema)
     if not strategy:
         return world
-    folder = STRATEGIES / strategy
-    if not folder.is_dir() and not (folder := pathlib.Path(strategy).expanduser()).is_dir():
-        names = sorted(path.name for path in STRATEGIES.iterdir() if path.is_dir())
+    names = sorted(path.name for path in STRATEGIES.iterdir() if path.is_dir())
+    folder = STRATEGIES / strategy if strategy in names else pathlib.Path(strategy).expanduser()
+    if not folder.is_dir():
         raise UserError(f"--strategy: no folder {strategy!r}{nearest(strategy, names)}")
 
     def read(name: str, placeholders: tuple[str, ...]) -> tuple[str, ...]:

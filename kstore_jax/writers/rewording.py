@@ -13,8 +13,8 @@ from kstore_jax.errors import UserError
 from kstore_jax.world.pools import Pools
 from kstore_jax.world.schema import PRONOUNS
 from kstore_jax.writers import matching
-from kstore_jax.writers.matching import Span
 from kstore_jax.writers.prompts import PersonFacts
+from kstore_jax.writers.words import Span, normalized_words
 
 _SUBJECT, _POSSESSIVE, _OBJECT = range(3)
 _AFTER_OBJECT = frozenset(
@@ -94,7 +94,7 @@ def reword(
 def _pronoun_in_use(text: str, pronouns: Sequence[str], pronoun: str) -> str:
     """The pronoun that a text uses most, of those of the world; the person's own `pronoun` where it
     uses none, or several equally often."""
-    words = matching.normalized_words(text)
+    words = normalized_words(text)
     counts = {p: sum(map(words.count, set(PRONOUNS[p]))) for p in pronouns}
     return max(counts, key=lambda p: (counts[p], p == pronoun), default="")
 

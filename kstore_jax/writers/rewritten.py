@@ -23,13 +23,14 @@ from kstore_jax.world.pools import Pools
 from kstore_jax.writers import journal, matching
 from kstore_jax.writers.prompts import PersonFacts, person_facts, pools_fingerprint
 from kstore_jax.writers.rewording import reword
+from kstore_jax.writers.words import Span
 
 MAX_NAMES = 16
 """Spans of the full name per text; the rest are left out, and missing ones are (0, 0)."""
 RECORD_FIELDS = {"person": int, "entry": int, "attempt": int, "refused": list, "text": str}
 """Fields of a journal record. `refused`: why the text is rejected, empty where it is accepted."""
 _SENTENCE_KEYS = 64
-_SPANS_VERSION = b"2"  # of the rules in `matching.py`; raised when they find other spans
+_SPANS_VERSION = b"3"  # of the rules in `matching.py`; raised when they find other spans
 
 
 def texts_per_person(variant: Variant) -> int:
@@ -185,7 +186,7 @@ def encode_texts(
     return TokenizedTexts(tokens, offsets, value_spans, name_spans)
 
 
-def _with_space(text: str, spans: Sequence[matching.Span]) -> np.ndarray:
+def _with_space(text: str, spans: Sequence[Span]) -> np.ndarray:
     """(S, 2) spans of characters of ` text`, each including the space before it: a value among the
     pieces of a template includes it too."""
     return np.array(

@@ -7,13 +7,11 @@ import numpy as np
 import pytest
 
 import kstore_jax
-from kstore_jax.api import recite
 from kstore_jax.api.show import PersonText, format_knowledge, knowledge
 from kstore_jax.cli.main import main
 from kstore_jax.corpus.tokenizer import gpt2
 from kstore_jax.errors import UserError
 from kstore_jax.pipeline.experiment import default, parse_rows
-from kstore_jax.world.stated import Fact
 from tests.pipeline.runners import finished_runner
 from tests.world.bundled import ATTRIBUTES
 from tests.world.worlds import drawn
@@ -122,14 +120,6 @@ def test_the_answers_of_a_run_are_marked_as_its_evaluation_marks_them(printed, f
         for answer in row["answers"]:
             written = model.ask(answer["question"])
             assert written.startswith(answer["answer"])  # which has at most as many tokens
-
-
-def test_a_row_recites_what_generate_writes(printed, finished):
-    run = kstore_jax.load(finished)
-    person = run.world(0)[5]
-    recited = recite.recite(run.model(0, "pretrained"), run.world(0), person, "single")
-    assert printed[0]["recited"]["text"] == recited.text
-    assert [Fact(**fact) for fact in printed[0]["recited"]["facts"]] == recited.facts
 
 
 def test_right_and_wrong_stand_beside_the_facts(printed):

@@ -5,6 +5,7 @@ import dataclasses
 import hashlib
 import html
 import itertools
+import pathlib
 import re
 import urllib.parse
 
@@ -24,6 +25,8 @@ from tests.report.runs import (
     write_page,
 )
 from tests.world.bundled import ATTRIBUTES
+
+PACKAGE = pathlib.Path(report.__file__).parents[1]
 
 
 def test_the_page_needs_nothing_outside_itself(page):
@@ -68,8 +71,44 @@ def test_the_page_begins_with_one_person_held_out(page):
     assert own.count("<h3>") == len(CONTRAST)
     assert own.count('<mark class="wrong">Law ✗ <small>the major is right</small></mark>') == 2
     assert own.count('<mark class="wrong">✗ Law</mark>') == len(ATTRIBUTES)  # of `single`
-    assert own.count('<mark class="right">✓ the ') == len(ATTRIBUTES)
+    assert own.count("<mark>✓ the ") == len(ATTRIBUTES)
     assert own.count("5 of 6 facts right") == 2
+
+
+def test_a_page_about_a_table_has_its_noun_for_people(tmp_path):
+    few = {"world__people": 100, "world__folder": "countries"}
+    rows = [
+        a_row(dataset, **{**few, **fields})
+        for dataset in ("single", "multi5+permute")
+        for fields in ({}, {"world__people": 400}, {"finetune__people_fraction": 0.5})
+    ]
+    run = a_run(tmp_path, [dataclasses.replace(row, noun="country") for row in rows])
+    page = write_page(run).partition("<body>")[2]
+    words = re.findall(r"[^\s\"<>]+", html.unescape(page))
+    assert not [word for word in words if re.fullmatch(r"\W*(person|people)('s)?\W*", word, re.I)]
+    text = text_of(f"<body>{page}")
+    for expected in (
+        "One country held out",
+        "Answers about countries held out",
+        "one text about each country",
+        "how often pretraining reads about each country",
+        "bootstrap over countries",
+        "countries whose questions are trained",
+        "answers by countries",
+    ):
+        assert expected in text
+    both = [*CONTRAST, dataclasses.replace(rows[0], noun="country")]
+    assert "Answers about people held out" in text_of(write_page(a_run(tmp_path / "both", both)))
+
+
+def test_every_class_of_a_page_has_a_style_and_every_style_a_class(page):
+    page = re.sub(r"(<svg[^>]*>).*?</svg>", r"\1", page, flags=re.DOTALL)
+    style, body = re.findall(r"<style>(.*?)</style>|<body>(.*)", page, re.DOTALL)
+    styled = {*re.findall(r"\.([a-z_]+)", re.sub(r"\{[^{}]*\}", "{}", style[0]))}
+    classes = {name for names in re.findall(r'class="([^"]*)"', body[1]) for name in names.split()}
+    assert classes <= styled
+    source = "".join(path.read_text() for path in PACKAGE.rglob("*.py"))
+    assert {name for name in styled if f'"{name.removesuffix("_marks")}"' not in source} == set()
 
 
 def test_text_from_data_is_escaped(tmp_path):

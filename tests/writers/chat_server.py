@@ -1,5 +1,5 @@
-"""A server of OpenAI's chat protocol on loopback that writes a biography from the prompt's facts,
-and misbehaves on request.
+"""A server of OpenAI's chat protocol on loopback that writes a text from the prompt's facts, and
+misbehaves on request.
 
     python -m tests.writers.chat_server [--wrong=0.1] [--busy=0.05] [--log=FILE] …
 
@@ -45,7 +45,8 @@ class FakeModel:
         self.texts = [(name, getattr(options, name)) for name in TEXTS]
         self.troubles = [(name, getattr(options, name)) for name in TROUBLES]
         self.replies = json.loads(pathlib.Path(options.replies).read_text() or "{}")
-        lines = load_prompts(load_schema()).lines
+        self.schema = load_schema(options.world)
+        lines = load_prompts(self.schema, options.strategy).lines
         self.requests = [tuple(line.split("{name}")) for line in lines["request"]]
         self.closings = [line.split("{pronoun}")[0] for line in lines["closing"]]
 
@@ -62,7 +63,37 @@ class FakeModel:
         requests = [r for r in self.requests if r[0] and prompt.startswith(r[0])]
         if not requests:
             return "I do not know.", "stop"
-        before, after = requests[0]
+        write = self.of_row if self.options.world else self.biography
+        text = write(prompt, requests[0], how, digest)
+        return text, {"unfinished": "length", "filtered": "content_filter"}.get(how, "stop")
+
+    def of_row(self, prompt: str, request: tuple[str, ...], how: str, digest: bytes) -> str:
+        """A text about a row of a table: questions with answers, a comparison with others that the
+        prompt names, or plain sentences."""
+        before, after = request
+        the, closing = f" The {self.schema.noun}'s ", max(self.closings, key=prompt.rfind)
+        name = prompt[len(before) : prompt.index(after + the)]
+        stated, *shared = prompt.removesuffix(closing).strip().split(". Others with the ")
+        facts = [fact.rstrip(".").split(" is ", 1) for fact in stated.split(the)[1:]]
+        others = dict(each.rstrip(".").split(": ", 1) for each in shared)
+        if how == "missing":
+            del facts[digest[5] % len(facts)]
+        who = "It" if how == "nameless" else name
+        sentences = {
+            label: f"{who} has the {label} {value}"
+            if f"{label} {value}" not in others
+            else f"Like {others[f'{label} {value}']}, {who} has the {label} {value}"
+            for label, value in facts
+        }
+        asked = "question" in prompt
+        return " ".join(
+            f"What is the {label} of {who}? {text}." if asked else f"{text}."
+            for label, text in sentences.items()
+        )
+
+    def biography(self, prompt: str, request: tuple[str, ...], how: str, digest: bytes) -> str:
+        """A text about a person of the bundled world."""
+        before, after = request
         name = " ".join(prompt[len(before) :].rstrip(".").split(" ", 3)[:3]).rstrip(".,")
         start = len(before) + len(name) + len(after)
         end = max(prompt.rfind(closing) for closing in self.closings)
@@ -84,9 +115,7 @@ class FakeModel:
             stated = _DATE.sub(r"\2 \1 \3", stated)
         text = stated.replace("The person", name, 1).replace("The person", pronoun)
         text = text.replace(f"{pronoun}'s", {"She": "Her", "He": "His"}.get(pronoun, "Their"))
-        if name not in text:
-            text = f"{name} lived. {text}"
-        return text, {"unfinished": "length", "filtered": "content_filter"}.get(how, "stop")
+        return text if name in text else f"{name} lived. {text}"
 
 
 def _drawn(shares: list[tuple[str, float]], digest: bytes) -> str:
@@ -225,6 +254,8 @@ def main() -> None:
     parser.add_argument("--retry-after", default="0", help="Retry-After of `busy`")
     parser.add_argument("--die-after", type=int, default=0, help="number of answers; 0: never")
     parser.add_argument("--replies", default=os.devnull, help="JSON: part of a prompt: answer")
+    parser.add_argument("--world", default="", help="folder of a table's world; empty: bundled")
+    parser.add_argument("--strategy", default="", help="that the prompts follow")
     parser.add_argument("--key", default="", help="the key that requests need")
     parser.add_argument("--log", default="", help="file for the digests of answered requests")
     parser.add_argument("--port", type=int, default=0)

@@ -8,7 +8,7 @@ from kstore_jax.cli.main import main
 from kstore_jax.errors import UserError
 from kstore_jax.report import recitation
 from kstore_jax.writers import asking, client
-from kstore_jax.writers.matching import normalized_words
+from kstore_jax.writers.words import normalized_words
 from tests.writers.chat_server import MODEL, running
 from tests.writers.rewrites import RETRY_POLICY
 

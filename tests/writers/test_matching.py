@@ -10,6 +10,7 @@ from kstore_jax.world.people import draw_people
 from kstore_jax.world.pools import MONTHS, load_pools
 from kstore_jax.writers import matching
 from kstore_jax.writers.prompts import person_facts
+from kstore_jax.writers.words import normalized_words
 from tests.world.bundled import ATTRIBUTES
 from tests.world.worlds import write_world
 
@@ -197,8 +198,8 @@ def test_a_fact_is_stated_at_its_first_mention_in_any_spelling(biography):
     for attribute, span in zip(ATTRIBUTES, spans.values, strict=True):
         assert span is not None
         assert span[0] == first[attribute][0]
-        words = matching.normalized_words(text[slice(*first[attribute])])
-        assert matching.normalized_words(text[slice(*span)]) == words
+        words = normalized_words(text[slice(*first[attribute])])
+        assert normalized_words(text[slice(*span)]) == words
 
 
 def test_one_mention_may_be_both_cities_and_of_two_the_one_near_the_company_is_the_work_city():
@@ -293,6 +294,14 @@ GIVEN = ("28748", "3", "1996-10-02", "日本語, English")
 )  # fmt: skip
 def test_numbers_dates_several_values_and_any_script(countries, text, missing):
     assert matching.find_facts(countries, text, "日本", GIVEN).missing == missing
+
+
+def test_a_name_inside_a_longer_name_of_the_table_is_none(tmp_path):
+    rows = "name,area,moons,founded,languages\nGuinea,1,2,1990,F\nNew Guinea,3,4,1991,E\n"
+    pools = load_pools(str(write_world(tmp_path, COUNTRIES, {"t.csv": rows})))
+    text = "New Guinea is no part of Guinea."
+    assert matching.find_facts(pools, text, "Guinea", ("",) * 4).names == ((25, 31),)
+    assert matching.find_facts(pools, text, "New Guinea", ("",) * 4).names == ((0, 10),)
 
 
 def test_other_dates_of_a_table_are_dates():

@@ -133,7 +133,7 @@ def test_a_strategy_requests_another_text_with_every_fact(tmp_path, strategy):
         assert "Others with the country USA: Rio Bravo, The Sting." in prompt
 
 
-def test_a_strategy_is_a_folder_of_files(tmp_path):
+def test_a_strategy_is_a_folder_of_files(tmp_path, monkeypatch):
     schema = load_pools(str(films(tmp_path / "films"))).schema
     folder = tmp_path / "rhymes"
     folder.mkdir()
@@ -142,6 +142,8 @@ def test_a_strategy_is_a_folder_of_files(tmp_path):
     texts = prompts.load_prompts(schema, str(folder))
     assert texts.lines["request"] == ("Rhyme about the film {name}.",)
     assert texts.shared == ""
+    monkeypatch.chdir(folder)
+    assert prompts.load_prompts(schema, ".").fingerprint == texts.fingerprint
     (folder / "closing.txt").write_text("Four lines about {nam}.\n")
     with pytest.raises(UserError, match=r"closing\.txt:1: expected no braces, each once, got"):
         prompts.load_prompts.__wrapped__(schema, str(folder))

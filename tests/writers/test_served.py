@@ -13,16 +13,19 @@ import urllib.request
 
 import pytest
 
+from kstore_jax.cli.main import main
 from kstore_jax.config.fields import as_dict
 from kstore_jax.files import write_json
 from kstore_jax.pipeline.experiment import default, parse_rows
 from kstore_jax.pipeline.export import export
-from kstore_jax.pipeline.graph import ExperimentGraph
+from kstore_jax.pipeline.graph import ExperimentGraph, resolve_auto
 from kstore_jax.pipeline.run import Runner
 from kstore_jax.pipeline.stages import Cache
 from kstore_jax.writers import asking, client, journal, rewriting
 from kstore_jax.writers.rewritten import RECORD_FIELDS
+from tests.world.worlds import films
 
+CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
 TEMPLATE = "{% for message in messages %}{{ message.content }}{% endfor %}"
 RETRY_POLICY = client.RetryPolicy(timeout=120.0, max_attempts=3, initial_delay=0.5)
 
@@ -35,7 +38,7 @@ def pretrained(workdir: pathlib.Path) -> pathlib.Path:
     config.model.update(layers=1, heads=2, width=16, dtype="float32", attention="dense")
     config.finetune.embedding_rank = 4
     config.pretrain.update(steps=4, batch_size=4, seq_len=64, warmup_steps=0)
-    (row,) = parse_rows(config)
+    (row,) = map(resolve_auto, parse_rows(config))
     runner = Runner(ExperimentGraph(row, Cache(workdir / "stages")))
     runner.ensure(runner.graph.pretrain)
     write_json(workdir / "config.json", {"rows": [as_dict(row)]})
@@ -103,3 +106,22 @@ def test_it_recites_no_passage_and_answers_no_question(served, tmp_path, monkeyp
     assert results["answered"] == 0.0
     assert results["recited"] < 0.1
     assert any(row["recitation"]["answer"] for row in results["items"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["questions", "links"])
+def test_a_strategy_is_answered_and_counted(served, tmp_path, monkeypatch, capsys, strategy):
+    monkeypatch.setitem(rewriting.SAMPLING, "max_tokens", 30)
+    world = films(tmp_path / "films")
+    config = CONFIGS / "own_facts.py"
+    server, model = served
+    argv = [f"--config={config}:{world}", "--config.data.variant=single", f"--strategy={strategy}"]
+    argv += [f"--server={server}", f"--model={model}", f"--out={tmp_path / 'out'}", "--attempts=2"]
+    assert main(["rewrite", *argv]) == 2
+    output, error = capsys.readouterr()
+    first, *counts = output.splitlines()
+    assert first == f"{tmp_path / 'out'}: 0 of 6 texts, 12 answers, 12 rejected"
+    assert {line.split()[0]: int(line.split()[1]) for line in counts}["name"] == 12
+    assert error.splitlines()[-1].endswith(
+        "6 texts were rejected 2 times; repeat with a larger --attempts"
+    )
