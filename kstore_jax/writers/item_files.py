@@ -44,28 +44,28 @@ def read_items(path: pathlib.Path) -> list[Item]:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--items: {path}: cannot be read as UTF-8 text ({error})") from None
     items: dict[str, Item] = {}
-    places = {}
+    line_of = {}
     for number, line in enumerate(lines, 1):
         if line.strip():
             where = f"--items: {path}:{number}"
             item = _parse_item(line, where)
             if item.title in items:
                 raise UserError(f"{where}: title: {item.title!r} is the title of an earlier item")
-            items[item.title], places[item.title] = item, where
+            items[item.title], line_of[item.title] = item, where
     if not items:
         raise UserError(f"--items: {path}: has no items")
-    _check_comparisons(items, places)
+    _check_comparisons(items, line_of)
     return list(items.values())
 
 
-def _check_comparisons(items: Mapping[str, Item], places: Mapping[str, str]) -> None:
+def _check_comparisons(items: Mapping[str, Item], line_of: Mapping[str, str]) -> None:
     facts = [item for item in items.values() if isinstance(item, Fact)]
     for fact in facts:
         others = [each.title for each in facts if each.kind == fact.kind and each is not fact]
         for title in fact.than:
             if title not in others:
                 raise UserError(
-                    f"{places[fact.title]}: than: expected the title of another fact of kind "
+                    f"{line_of[fact.title]}: than: expected the title of another fact of kind "
                     f"{shown(fact.kind)}, got {shown(title)}{nearest(title, others)}"
                 )
 

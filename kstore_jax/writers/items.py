@@ -90,7 +90,7 @@ class Passage:
 @dataclasses.dataclass(frozen=True)
 class Series:
     """Parts in their order: the lines of a poem, the sentences of a book, the characters of an
-    idiom. `context` of them are shown, and the next or the previous one is asked for."""
+    idiom. A question shows `context` of them."""
 
     title: str
     kind: str
