@@ -15,15 +15,18 @@ LOW = {"errors", "files"}
 ROOMS = {  # room or module: the rooms it may import
     "errors": set(),
     "files": {"errors"},
+    "intervals": set(),
     "config": {"errors"},
     "charts": set(),
     "world": {"errors", "config"},
     "corpus": {*LOW, "config", "world"},
-    "writers": {*LOW, "config", "world", "corpus"},
+    "writers": {*LOW, "intervals", "config", "world", "corpus"},
     "model": {*LOW, "config"},
     "train": {*LOW, "config", "world", "corpus", "model"},
     "tasks": {*LOW, "config", "world", "corpus", "model", "train"},
-    "readouts": {*LOW, "config", "charts", "world", "corpus", "model", "train", "tasks"},
+    "readouts": {
+        *(*LOW, "intervals", "config", "charts", "world", "corpus", "model", "train", "tasks")
+    },
 }
 ROOMS["pipeline"] = {*ROOMS["readouts"], "readouts", "writers"}
 ROOMS["report"] = {*ROOMS["pipeline"], "pipeline"}

@@ -315,7 +315,7 @@ def ask(argv: Sequence[str], values: flags.FlagValues) -> None:
         _ask_run(runs[0], runs[1], values.row)
         return
     from kstore_jax.report import recitation
-    from kstore_jax.writers import asking
+    from kstore_jax.writers import asking, item_files
 
     if runs:
         _refuse_flags(values, ("row",), "with a question")
@@ -329,7 +329,7 @@ def ask(argv: Sequence[str], values: flags.FlagValues) -> None:
             model="the name of a model of the server",
         )
         out = pathlib.Path(values.out or "runs/ask")
-        items = pathlib.Path(values.items) if values.items else asking.PASSAGES
+        items = item_files.find_items(values.items or "passages")
         scores = asking.ask(values.server, values.model, items, out, values.concurrency)
     print(json.dumps(scores) if values.json else recitation.score_table(scores))
 

@@ -106,7 +106,11 @@ _FLAGS: dict[str, tuple[Callable, str, dict[str, Any]]] = {
     "rows": (flags.DEFINE_list, "rows of the figure by name, in order; all unless given", {}),
     "server": (flags.DEFINE_string, "address of a server of OpenAI's chat protocol", {}),
     "model": (flags.DEFINE_string, "name of a model of the server", {}),
-    "items": (_define_path, "JSONL of texts and questions", {}),
+    "items": (
+        _define_path,
+        "JSONL of texts and questions; passages, pairs: of the package",
+        {},
+    ),
     "concurrency": (flags.DEFINE_integer, "requests at a time", _count(1)),
     "name": (flags.DEFINE_list, "columns of the table that make the name together", {}),
     "attributes": (flags.DEFINE_list, "columns of the table that are attributes", {}),

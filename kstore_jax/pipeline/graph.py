@@ -212,6 +212,9 @@ class ExperimentGraph:
         if contents := readout.contents(config):
             fields["contents"] = contents
         tasks = _task_configs(self.experiment, getattr(config, "tasks", ()))
+        for name in tasks:
+            if version := TASKS[name].rewordings_version:
+                tasks[name]["rewordings"] = version
         return {**fields, "tasks": tasks} if tasks else fields
 
     def _finetuning(self, row: Finetune, start: Stage, held_back: float) -> Stage:

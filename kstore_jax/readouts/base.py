@@ -276,7 +276,7 @@ class Readout:
         return measurements_of(cases)
 
     def intervals(self, cases: Mapping[str, np.ndarray]) -> dict:
-        """The interval of each share that its cases determine (`readouts/intervals.py`), at the
+        """The interval of each share that its cases determine (`intervals.py`), at the
         path of the share in the result. `Measured.spread` has them for tables and charts.
 
         Args:

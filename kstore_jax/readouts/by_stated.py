@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from kstore_jax.charts.tables import Line
-from kstore_jax.readouts.intervals import intervals
+from kstore_jax.intervals import intervals
 from kstore_jax.readouts.measured import Measured
 from kstore_jax.readouts.shares import Measurements, Share
 

@@ -11,8 +11,8 @@ from kstore_jax.charts.drawing import COLOURS, DASHES, PERCENT, WIDTH, Chart, in
 from kstore_jax.charts.tables import Body, Line, Table
 from kstore_jax.config.fields import flag
 from kstore_jax.corpus.examples import padded_tokens
+from kstore_jax.intervals import intervals_by_column
 from kstore_jax.readouts.base import READOUTS, Context, write_cases
-from kstore_jax.readouts.intervals import intervals_by_column
 from kstore_jax.readouts.measured import Measured, labels_of
 from kstore_jax.readouts.p_probe import PProbeConfig, biography_readings
 from kstore_jax.readouts.probe_training import ProbeReadout, probe_tasks, probe_work, train_probe

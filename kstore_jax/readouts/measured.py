@@ -20,7 +20,7 @@ class Spread:
     Attributes:
       low, high: shares from 0 to 1.
       kind: `BOOTSTRAP`, the middle 95 % of resamples of the people of one seed
-        (`readouts/intervals.py`), or `SEEDS`, the lowest and the highest of several seeds.
+        (`intervals.py`), or `SEEDS`, the lowest and the highest of several seeds.
       people, cases: how many people, and cases about them, the share of each seed is of; 0 where
         that is not known.
     """

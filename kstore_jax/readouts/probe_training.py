@@ -10,9 +10,9 @@ import numpy as np
 
 from kstore_jax.corpus.sampler import ShuffledIndices
 from kstore_jax.errors import UserError
+from kstore_jax.intervals import intervals
 from kstore_jax.readouts import probe_config, probes
 from kstore_jax.readouts.base import READ_COST, Context, Readout
-from kstore_jax.readouts.intervals import intervals
 from kstore_jax.readouts.probe_config import Probe
 from kstore_jax.readouts.probe_data import (
     ProbeExamples,

@@ -364,12 +364,12 @@ def _beam_lines(group: Measured) -> list[Line]:
 
 def _reworded_lines(group: Measured) -> list[Line]:
     wordings = group.means("wordings", "test")
-    of_each = [wording["mean"] for wording in wordings]
-    spread = f"{percent_cell(min(of_each))} to {percent_cell(max(of_each))}"
-    name = f"mean of {len(wordings)} never trained"
+    low, high = (percent_cell(end(each["mean"] for each in wordings)) for end in (min, max))
+    single = len(wordings) == 1
+    name = "never trained" if single else f"mean of {len(wordings)} never trained"
     return [
         group.line("the trained wording", "test", "exact", before=["–"]),
-        Line(name, means(list(wordings)), "ours", [spread]),
+        Line(name, means(list(wordings)), "ours", ["–" if single else f"{low} to {high}"]),
     ]
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from kstore_jax.readouts.intervals import intervals_by_group
+from kstore_jax.intervals import intervals_by_group
 from kstore_jax.readouts.shares import Measurements
 
 _HALVES = ("train", "test", "held_back")

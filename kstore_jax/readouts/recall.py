@@ -9,6 +9,7 @@ import numpy as np
 from kstore_jax.charts.tables import Body, Table
 from kstore_jax.corpus.encode import TokenizedTexts
 from kstore_jax.corpus.examples import SpanExamples, span_examples
+from kstore_jax.intervals import intervals_by_column
 from kstore_jax.readouts import spans
 from kstore_jax.readouts.base import (
     READ_COST,
@@ -18,7 +19,6 @@ from kstore_jax.readouts.base import (
     ReadoutConfig,
     write_cases,
 )
-from kstore_jax.readouts.intervals import intervals_by_column
 from kstore_jax.readouts.measured import Measured, labels_of
 from kstore_jax.readouts.shares import Measurements, measurements_of
 from kstore_jax.tasks.base import accuracy_by_column

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import rankdata, spearmanr
 
-from kstore_jax.readouts.intervals import ENDS, RESAMPLES
+from kstore_jax.intervals import ENDS, RESAMPLES
 from kstore_jax.readouts.probe_training import at_name
 from kstore_jax.report import paper
 from kstore_jax.report.groups import Group

@@ -105,7 +105,9 @@ class Task:
 
     Attributes:
       name: of its section and its results.
-      version: of its questions; raised when they change.
+      version: of the questions that are trained; raised when they change.
+      rewordings_version: of its wordings that are never trained; raised when they change. 0: they
+        are a part of the world, or there are none.
       Config: its configuration, a frozen dataclass.
       in_language: whether its texts consist of pieces of the world's language alone. Otherwise
         the compact vocabulary looks its tokens up.
@@ -113,6 +115,7 @@ class Task:
 
     name: str
     version: int = 1
+    rewordings_version: int = 0
     Config: type = TaskConfig
     in_language: bool = False
 
@@ -131,7 +134,11 @@ class Task:
         raise NotImplementedError
 
     def num_wordings(self, language: Language) -> int:
-        """The number of wordings; wording 0 is trained, the others are only asked."""
+        """The number of wordings; wording 0 is trained, the others are only asked.
+
+        Those of the tasks here have no word that the task's trained questions lack. So compact
+        vocabularies, and the token ids of what is trained, do not depend on them.
+        """
         return 1
 
     def items(

@@ -11,17 +11,50 @@ from kstore_jax.world.people import People
 
 _QUESTIONS = {
     "even_month": Question(
-        "month", "Is the month in the {label} of {} an even one?", lambda n: n % 2 == 0
+        "month",
+        (
+            "Is the month in the {label} of {} an even one?",
+            "Is the {label} of {} in an even month?",
+        ),
+        lambda n: n % 2 == 0,
     ),
     "month_mod_6": Question(
-        "month", "What is the month in the {label} of {}, modulo 6?", lambda n: n % 6
+        "month",
+        (
+            "What is the month in the {label} of {}, modulo 6?",
+            "What, modulo 6, is the month in the {label} of {}?",
+        ),
+        lambda n: n % 6,
     ),
     "month_number": Question(
-        "month", "Which number has the month in the {label} of {}?", lambda n: n
+        "month",
+        (
+            "Which number has the month in the {label} of {}?",
+            "What is the number of the month in the {label} of {}?",
+        ),
+        lambda n: n,
     ),
-    "luck_mod_5": Question("luck", "How lucky is the {label} of {}, modulo 5?", lambda n: n % 5),
-    "luck_mod_20": Question("luck", "How lucky is the {label} of {}, modulo 20?", lambda n: n % 20),
-    "luck": Question("luck", "How lucky is the {label} of {}?", lambda n: n),
+    "luck_mod_5": Question(
+        "luck",
+        (
+            "How lucky is the {label} of {}, modulo 5?",
+            "How lucky, modulo 5, is the {label} of {}?",
+        ),
+        lambda n: n % 5,
+    ),
+    "luck_mod_20": Question(
+        "luck",
+        (
+            "How lucky is the {label} of {}, modulo 20?",
+            "How lucky, modulo 20, is the {label} of {}?",
+        ),
+        lambda n: n % 20,
+    ),
+    "luck": Question(
+        "luck",
+        ("How lucky is the {label} of {}?", "How lucky, of {}, is the {label}?"),
+        lambda n: n,
+    ),
 }
 
 

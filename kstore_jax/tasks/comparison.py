@@ -12,20 +12,52 @@ from kstore_jax.world.people import People
 
 _QUESTIONS = {
     "later_month": Question(
-        "month", "Is the month in the {label} of {} later than that of {}?", np.greater
+        "month",
+        (
+            "Is the month in the {label} of {} later than that of {}?",
+            "Is the month later in the {label} of {} than in that of {}?",
+        ),
+        np.greater,
     ),
     "months_between": Question(
-        "month", "What is the month in the {label} of {} minus that of {}?", np.subtract
+        "month",
+        (
+            "What is the month in the {label} of {} minus that of {}?",
+            "What is the month of the {label} of {} minus the month of the {label} of {}?",
+        ),
+        np.subtract,
     ),
     "later_day": Question(
-        "day", "Is the day in the {label} of {} later than that of {}?", np.greater
+        "day",
+        (
+            "Is the day in the {label} of {} later than that of {}?",
+            "Is the day later in the {label} of {} than in that of {}?",
+        ),
+        np.greater,
     ),
     "days_between": Question(
-        "day", "What is the day in the {label} of {} minus that of {}?", np.subtract
+        "day",
+        (
+            "What is the day in the {label} of {} minus that of {}?",
+            "What is the day of the {label} of {} minus the day of the {label} of {}?",
+        ),
+        np.subtract,
     ),
-    "luckier": Question("luck", "Is the {label} of {} luckier than that of {}?", np.greater),
+    "luckier": Question(
+        "luck",
+        (
+            "Is the {label} of {} luckier than that of {}?",
+            "Is the {label} of {} luckier than the {label} of {}?",
+        ),
+        np.greater,
+    ),
     "luck_between": Question(
-        "luck", "What is the luck of the {label} of {} minus that of {}?", np.subtract
+        "luck",
+        (
+            "What is the luck of the {label} of {} minus that of {}?",
+            "What is the luck of the {label} of {} minus the luck of the {label} of {}?",
+        ),
+        np.subtract,
     ),
 }
 

@@ -17,8 +17,14 @@ from kstore_jax.world.people import People, full_names, value_texts
 _FIELD = "tasks.inverse.clues"
 _ALL = "+".join(("birth_date", "birth_city", "university", "major", "company", "company_city"))
 _WORDINGS = {  # answer: the question
-    "first_name": "What is the first name of the {noun} with {facts}?",
-    "full_name": "What is the full name of the {noun} with {facts}?",
+    "first_name": (
+        "What is the first name of the {noun} with {facts}?",
+        "What first name is the name of the {noun} with {facts}?",
+    ),
+    "full_name": (
+        "What is the full name of the {noun} with {facts}?",
+        "What full name is the name of the {noun} with {facts}?",
+    ),
 }
 
 
@@ -42,6 +48,7 @@ class Inverse(Task):
     part, for the full name alone."""
 
     name = "inverse"
+    rewordings_version = 1
     Config = InverseConfig
 
     def check(self, config: InverseConfig, language: Language) -> None:
@@ -59,6 +66,9 @@ class Inverse(Task):
         ]
         return [f"{clues}_to_{answer}" for clues in sets for answer in _answers(language)]
 
+    def num_wordings(self, language: Language) -> int:
+        return len(_WORDINGS["full_name"])
+
     def items(
         self, table: TokenTable, people: People, config: InverseConfig, seed: int, wording: int
     ) -> Items:
@@ -74,7 +84,7 @@ class Inverse(Task):
             chosen = attributes_of(language, clues, _FIELD)
             stated = [" and ".join(f"the {labels[a]} {own[a]}" for a in chosen) for own in facts]
             for answer in _answers(language):
-                question = _WORDINGS[answer].replace("{noun}", language.schema.noun)
+                question = _WORDINGS[answer][wording].replace("{noun}", language.schema.noun)
                 prompts += [f"{question.format(facts=text)}{ANSWER_MARK}" for text in stated]
                 texts += [f" {name}" for name in answers[answer][0]]
                 classes.append(answers[answer][1])

@@ -30,12 +30,13 @@ class Question(NamedTuple):
 
     Attributes:
       number: the number of a person that it is about, `month`, `day` or `luck`.
-      wording: its text, with `{label}` of the attribute, and a `{}` for each person.
+      wordings: its texts, with `{label}` of the attribute, and a `{}` for each person. The first
+        is trained; all questions of a task have equally many.
       answer: the numbers (N,) of each of its people -> the answers (N,); bool are yes and no.
     """
 
     number: str
-    wording: str
+    wordings: tuple[str, ...]
     answer: Callable[..., np.ndarray]
 
 
@@ -62,7 +63,12 @@ class NumericTask(Task):
       questions: all of them by name.
     """
 
+    rewordings_version = 1
     questions: Mapping[str, Question]
+
+    def num_wordings(self, language: Language) -> int:
+        (count,) = {len(question.wordings) for question in self.questions.values()}
+        return count
 
     def rows(self, people: People, config: Any, seed: int) -> np.ndarray:
         """(N, P) the people that each question is about, as rows of `people`."""
@@ -97,7 +103,8 @@ class NumericTask(Task):
             values = people.values[rows, a]
             right = question.answer(*numbers[values].T)
             label = language.schema.attributes[a].label
-            prompts += [question.wording.format(*each, label=label) for each in about]
+            text = question.wordings[wording]
+            prompts += [text.format(*each, label=label) for each in about]
             hints += [
                 f" {'; '.join(str(texts[value]) for value in row)}." for row in values.tolist()
             ]

@@ -14,11 +14,29 @@ from kstore_jax.tasks.values import attributes_of, dates_of
 from kstore_jax.world.language import ANSWER_MARK, Language
 from kstore_jax.world.people import People, full_names, value_texts
 
-_PARTS = {  # question: the column of the date, the wording
-    "day": (1, "Which day of the month is in the {label} of {name}?"),
-    "year": (2, "Which year is in the {label} of {name}?"),
+_PARTS = {  # question: the column of the date, the wordings
+    "day": (
+        1,
+        (
+            "Which day of the month is in the {label} of {name}?",
+            "Which day of the month is the {label} of {name} in?",
+            "Which is the day of the month in the {label} of {name}?",
+        ),
+    ),
+    "year": (
+        2,
+        (
+            "Which year is in the {label} of {name}?",
+            "Which year is the {label} of {name} in?",
+            "Which is the year in the {label} of {name}?",
+        ),
+    ),
 }
-_BOTH = "What are the {first} and then the {second} of {name}?"
+_BOTH = (
+    "What are the {first} and then the {second} of {name}?",
+    "What are the {first} of {name} and then the {second}?",
+    "What are the {first} of {name} and then the {second} of {name}?",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +54,7 @@ class Retrieval(Task):
     """Item Q i + q is question q about person i."""
 
     name = "retrieval"
+    rewordings_version = 1
     Config = RetrievalConfig
 
     def check(self, config: RetrievalConfig, language: Language) -> None:
@@ -52,6 +71,9 @@ class Retrieval(Task):
         of_pairs = [f"{existing[a]}_then_{existing[b]}" for a, b in _orders(config, language)]
         return [*(_PARTS if config.date else ()), *of_pairs]
 
+    def num_wordings(self, language: Language) -> int:
+        return len(_BOTH)
+
     def items(
         self, table: TokenTable, people: People, config: RetrievalConfig, seed: int, wording: int
     ) -> Items:
@@ -63,12 +85,14 @@ class Retrieval(Task):
         if config.date:
             (a,) = attributes_of(language, config.date, "tasks.retrieval.date")
             dates = dates_of(language, config.date, "tasks.retrieval.date")[people.values[:, a]]
-            for column, question in _PARTS.values():
+            for column, wordings in _PARTS.values():
+                question = wordings[wording]
                 prompts.append([question.format(label=labels[a], name=name) for name in everyone])
                 answers.append([f" {part}" for part in dates[:, column]])
                 classes.append(dates[:, column])
         for a, b in _orders(config, language):
-            question = _BOTH.replace("{first}", labels[a]).replace("{second}", labels[b])
+            question = _BOTH[wording].replace("{first}", labels[a])
+            question = question.replace("{second}", labels[b])
             prompts.append([question.format(name=name) for name in everyone])
             answers.append([f" {values[a]}; {values[b]}" for values in facts])
             count = len(pools.values[schema.names[b]])

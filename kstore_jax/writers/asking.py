@@ -1,7 +1,8 @@
-"""`kstore ask`: whether a server's model recites a text, and answers questions about it.
+"""`kstore ask`: whether a server's model recites a text, and uses what it recites.
 
-For each item of a file the model continues a text from its opening, and answers questions about it
-(Part 3.1, section 1, asks both about its own models: `report/recitation.py`).
+The model continues a text and answers questions about it (Part 3.1, section 1, scores both for its
+own models: `report/recitation.py`); it writes the next and the previous part of a series; it states
+a fact, and whether it is even or less than another (Part 3.2, Figs. 5 and 7).
 """
 
 import collections
@@ -9,141 +10,30 @@ import dataclasses
 import hashlib
 import json
 import pathlib
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
 
+import numpy as np
 from tqdm import tqdm
 
-from kstore_jax.errors import UserError
 from kstore_jax.files import write_json
+from kstore_jax.intervals import intervals
 from kstore_jax.writers import client, journal
 from kstore_jax.writers.answers import Answer, with_fault
+from kstore_jax.writers.item_files import read_items
+from kstore_jax.writers.items import (
+    ANSWER,
+    RECITE,
+    YES_OR_NO,
+    Pair,
+    Passage,
+    Question,
+    pairs_of,
+    recited_words,
+)
 from kstore_jax.writers.prompts import clean_text
-from kstore_jax.writers.words import Words, normalized_words
 
-PASSAGES = pathlib.Path(__file__).parent / "passages" / "passages.jsonl"
 SAMPLING = {"temperature": 0.0, "max_tokens": 1024}
-RECITE = (
-    "Below is how a well-known text begins. Go on with it from memory, word for word, as it was "
-    "published. Write only what comes next.\n\n{opening}"
-)
-ANSWER = (
-    "Answer the question in as few words as possible. Write only the answer.\n\nQuestion: "
-    "{question}\nAnswer:"
-)
 _RECORD_FIELDS = {"prompt": str, "answer": str, "fault": str}
-_ARTICLES = {"a", "an", "the"}
-
-
-@dataclasses.dataclass(frozen=True)
-class Question:
-    """A question and every answer that counts as right."""
-
-    question: str
-    answers: tuple[str, ...]
-
-
-@dataclasses.dataclass(frozen=True)
-class Item:
-    """A text, its opening, and questions about it."""
-
-    title: str
-    text: str
-    opening: str
-    questions: tuple[Question, ...]
-
-    @property
-    def prompts(self) -> list[str]:
-        """The prompt to continue the text, then one for each question."""
-        questions = [ANSWER.format(question=q.question) for q in self.questions]
-        return [RECITE.format(opening=self.opening), *questions]
-
-
-def read_items(path: pathlib.Path) -> list[Item]:
-    """Reads the items of a JSONL file (`passages/README.md` documents a line).
-
-    Raises:
-      UserError: the file cannot be read, or a line is malformed; names the line and field.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")  # JSON may contain other line ends
-    except FileNotFoundError:
-        raise UserError(f"--items: {path}: no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--items: {path}: cannot be read as UTF-8 text ({error})") from None
-    items: dict[str, Item] = {}
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            where = f"--items: {path}:{number}"
-            item = _parse_item(line, where)
-            if item.title in items:
-                raise UserError(f"{where}: title: {item.title!r} is the title of an earlier item")
-            items[item.title] = item
-    if not items:
-        raise UserError(f"--items: {path}: has no items")
-    return list(items.values())
-
-
-def _parse_item(line: str, where: str) -> Item:
-    try:
-        fields = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{where}: not JSON ({error})") from None
-    title, text, opening = (_string(fields, name, where) for name in ("title", "text", "opening"))
-    if not text.startswith(opening) or not normalized_words(text[len(opening) :]):
-        raise UserError(f"{where}: text: expected to begin with opening and continue after it")
-    questions = fields.get("questions")
-    if not isinstance(questions, list) or not questions:
-        raise UserError(f"{where}: questions: expected a list of at least one")
-    return Item(title, text, opening, tuple(_parse_question(each, where) for each in questions))
-
-
-def _parse_question(fields: Any, where: str) -> Question:
-    question = _string(fields, "question", where)
-    answers = fields.get("answers")
-    if not isinstance(answers, list) or not answers:
-        raise UserError(f"{where}: answers: expected a list of at least one")
-    for answer in answers:
-        if not isinstance(answer, str) or not _without_articles(answer):
-            raise UserError(f"{where}: answers: expected strings with words, got {answer!r}")
-    return Question(question, tuple(answers))
-
-
-def _string(fields: Any, name: str, where: str) -> str:
-    value = fields.get(name) if isinstance(fields, dict) else None
-    if not isinstance(value, str) or not _is_text(value):
-        raise UserError(f"{where}: {name}: expected a string, got {value!r}")
-    return value
-
-
-def _is_text(value: str) -> bool:
-    """Whether a string is neither blank nor has half a surrogate pair, which JSON can spell."""
-    return bool(value.strip()) and not any("\ud800" <= c <= "\udfff" for c in value)
-
-
-def recited_words(item: Item, answer: str) -> tuple[int, int]:
-    """The number of words after the opening that an answer has before its first wrong one, and
-    their number in the text.
-
-    Compares words as `matching.py` does. An answer may repeat the opening first.
-    """
-    opening = normalized_words(item.opening)
-    expected = normalized_words(item.text[len(item.opening) :])
-    words = normalized_words(clean_text(answer))
-    if words[: len(opening)] == opening:
-        words = words[len(opening) :]
-    wrong = (i for i, (a, b) in enumerate(zip(expected, words, strict=False)) if a != b)
-    return next(wrong, min(len(expected), len(words))), len(expected)
-
-
-def is_right(question: Question, answer: str) -> bool:
-    """Whether an answer has exactly the words of a right one, articles aside."""
-    right = {_without_articles(each) for each in question.answers}
-    return _without_articles(clean_text(answer)) in right
-
-
-def _without_articles(text: str) -> Words:
-    return tuple(word for word in normalized_words(text) if word not in _ARTICLES)
 
 
 def ask(
@@ -172,14 +62,23 @@ def ask(
         "sampling": SAMPLING,
     }
     chat = client.ChatClient(server, model, SAMPLING, concurrency, retry_policy)
-    prompts = dict.fromkeys(prompt for item in items for prompt in item.prompts)
+    passages = [item for item in items if isinstance(item, Passage)]
+    pairs = pairs_of(items)
+    asked = [prompt for passage in passages for prompt in passage.prompts]
+    asked += [question.prompt for pair in pairs for question in pair.questions]
+    prompts = list(dict.fromkeys(asked))
     with journal.open_journal(folder, config) as saved:
         answers = {
             record["prompt"]: with_fault(Answer(record["answer"], record["fault"]))
             for _, record in journal.read_records(saved.path, _RECORD_FIELDS)
         }
-        client.run(_request_answers(chat, saved, list(prompts), answers, concurrency))
-        results = _results(model, items, answers)
+        client.run(_request_answers(chat, saved, prompts, answers, concurrency))
+        results = {
+            "model": model,
+            **_recitations(passages, answers),
+            **_pairs(pairs, answers),
+            "faults": _faults(answers[prompt] for prompt in prompts),
+        }
         write_json(folder / "results.json", results)
     return results
 
@@ -207,60 +106,79 @@ async def _request_answers(
             await client.for_each(todo, request_answer, concurrency)
 
 
-def _results(model: str, items: Sequence[Item], answers: dict[str, Answer]) -> dict:
-    """The scores of every item and of all together, with each prompt, answer and its fault.
+def _faults(answers: Iterable[Answer]) -> dict[str, int]:
+    """How many answers have each fault."""
+    return dict(collections.Counter(answer.fault for answer in answers if answer.fault))
+
+
+def _recitations(passages: Sequence[Passage], answers: Mapping[str, Answer]) -> dict:
+    """The scores of every passage and of all together, with each prompt, answer and its fault.
 
     An unfinished answer without a word of text has no score (None), neither alone nor in the
-    shares.
+    shares. Intervals draw passages, with all their words and questions.
     """
-    rows = [_result(item, answers) for item in items]
-    questions = [question for row in rows for question in row["questions"]]
-    recited = [row["recitation"] for row in rows]
-    scored = [each for each in recited if each["correct"] is not None]
-    words = sum(each["words"] for each in scored)
-    faults = collections.Counter(each["fault"] for each in (*recited, *questions) if each["fault"])
+    rows = [_recitation(passage, answers) for passage in passages]
+    words, texts, questions = [], [], []
+    for row in rows:
+        recitation, title = row["recitation"], row["title"]
+        texts.append((title, [recitation["whole"]]))
+        if (correct := recitation["correct"]) is not None:
+            words += [(title, [i < correct]) for i in range(recitation["words"])]
+        questions += [(title, [question["right"]]) for question in row["questions"]]
+    cases = {"recited": words, "recited_whole": texts, "answered": questions}
+    scores = {name: _scores(own)[0] if own else None for name, own in cases.items()}
     return {
-        "model": model,
-        "recited": sum(each["correct"] for each in scored) / words if words else None,
-        "recited_whole": _share([each["whole"] for each in recited]),
-        "answered": _share([question["right"] for question in questions]),
-        "faults": dict(faults),
+        **{name: score and score["share"] for name, score in scores.items()},
+        "intervals": {
+            name: {end: score[end] for end in ("low", "high")}
+            for name, score in scores.items()
+            if score
+        },
         "items": rows,
     }
 
 
-def _share(scores: Sequence[bool | None]) -> float | None:
-    """The share of True among the scores that are not None; None where all are."""
-    counted = [score for score in scores if score is not None]
-    return sum(counted) / len(counted) if counted else None
+def _scores(cases: Sequence[tuple[str, Sequence[bool | None]]]) -> list[dict | None]:
+    """The share of True in each column, its interval, and how many answers it is of.
+
+    Args:
+      cases: who or what each case is about, which intervals draw, and whether it is right, by
+        column; None does not count.
+
+    Returns: for each column `share`, `low`, `high` and `n`; None where nothing counts.
+    """
+    about, hits = zip(*cases, strict=True)
+    scored = np.array([[hit is not None for hit in row] for row in hits])
+    right = np.array([[hit is True for hit in row] for row in hits])
+    of_columns, _ = intervals(np.array(about), right, scored)
+    return [
+        own
+        and {
+            "share": float(column[counted].mean()),
+            "low": own["low"],
+            "high": own["high"],
+            "n": own["cases"],
+        }
+        for own, column, counted in zip(of_columns, right.T, scored.T, strict=True)
+    ]
 
 
-def _result(item: Item, answers: dict[str, Answer]) -> dict:
-    recite, *question_prompts = item.prompts
-    correct, words = recited_words(item, answers[recite].text)
-    if not _has_text(answers[recite]):
+def _recitation(passage: Passage, answers: Mapping[str, Answer]) -> dict:
+    prompt, *_ = passage.prompts
+    correct, words = recited_words(passage, answers[prompt].text)
+    if not _has_text(answers[prompt]):
         correct = None
-    questions = [
-        {
+    questions = [_answer(question, answers) for question in passage.questions]
+    (answered,) = _scores([(passage.title, [question["right"]]) for question in questions])
+    return {
+        "title": passage.title,
+        "recited": None if correct is None else correct / words,
+        "answered": answered and answered["share"],
+        "recitation": {
             "prompt": prompt,
             "answer": answers[prompt].text,
             "fault": answers[prompt].fault,
-            "expected": list(question.answers),
-            "right": is_right(question, answers[prompt].text)
-            if _has_text(answers[prompt])
-            else None,
-        }
-        for prompt, question in zip(question_prompts, item.questions, strict=True)
-    ]
-    return {
-        "title": item.title,
-        "recited": None if correct is None else correct / words,
-        "answered": _share([question["right"] for question in questions]),
-        "recitation": {
-            "prompt": recite,
-            "answer": answers[recite].text,
-            "fault": answers[recite].fault,
-            "expected": item.text[len(item.opening) :].strip(),
+            "expected": passage.text[len(passage.opening) :].strip(),
             "correct": correct,
             "words": words,
             "whole": None if correct is None else correct == words,
@@ -269,7 +187,67 @@ def _result(item: Item, answers: dict[str, Answer]) -> dict:
     }
 
 
+def _answer(question: Question, answers: Mapping[str, Answer]) -> dict:
+    """An answer and whether it is right; None where it cannot be scored."""
+    answer = answers[question.prompt]
+    return {
+        "prompt": question.prompt,
+        "answer": answer.text,
+        "fault": answer.fault,
+        "expected": list(question.answers),
+        "right": question.is_right(answer.text) if _has_text(answer) else None,
+    }
+
+
 def _has_text(answer: Answer) -> bool:
     """Whether an answer can be scored; one that ends in thoughts, or was cut off before its first
     word, says nothing about what the model knows."""
     return answer.fault != "unfinished" or bool(clean_text(answer.text))
+
+
+def _pairs(pairs: Sequence[Pair], answers: Mapping[str, Answer]) -> dict:
+    """Every pair with its prompts and answers, and both scores of each kind of pair.
+
+    A kind has the shares of right answers to the `first` and to the `second` question,
+    `second_where_first`, the second among those whose first is right, and `guess`, the share that
+    the most frequent right answer has, where the second question is answered by yes or no.
+    """
+    rows, of_kinds = [], {}
+    for pair in pairs:
+        first = [_answer(question, answers) for question in pair.first]
+        row = {
+            "kind": pair.kind,
+            "questions": list(pair.names),
+            "about": pair.about,
+            "first": first,
+            "second": _answer(pair.second, answers),
+        }
+        rows.append(row)
+        of_kinds.setdefault((pair.kind, pair.names), []).append(row)
+    kinds = [
+        {"kind": kind, "questions": list(names), **_kind_scores(own)}
+        for (kind, names), own in of_kinds.items()
+    ]
+    return {"kinds": kinds, "pairs": rows}
+
+
+def _kind_scores(rows: Sequence[dict]) -> dict:
+    cases, right_answers = [], []
+    for row in rows:
+        first, second = _all(each["right"] for each in row["first"]), row["second"]["right"]
+        cases.append((row["about"], [first, second, second if first else None]))
+        if second is not None:
+            right_answers += row["second"]["expected"]
+    first, second, where_first = _scores(cases)
+    guess = None
+    if right_answers and {*right_answers} <= {*YES_OR_NO}:
+        guess = max(map(right_answers.count, YES_OR_NO)) / len(right_answers)
+    return {"first": first, "second": second, "second_where_first": where_first, "guess": guess}
+
+
+def _all(scores: Iterable[bool | None]) -> bool | None:
+    """Whether all are true; None where no score is false and one is missing."""
+    scores = list(scores)
+    if False in scores:
+        return False
+    return None if None in scores else True

@@ -16,6 +16,8 @@ from kstore_jax.pipeline.results import result_row
 from kstore_jax.pipeline.run import Runner
 from kstore_jax.pipeline.stages import Cache
 from kstore_jax.readouts import qa
+from kstore_jax.readouts.measured import Measured
+from kstore_jax.tasks.base import TASKS
 from kstore_jax.tasks.classification import ClassificationConfig
 from kstore_jax.world.people import in_train_half
 from tests.pipeline.runners import finished_runner, with_sections
@@ -160,10 +162,13 @@ def test_right_hints_and_answers_after_hints_are_counted(hinted, monkeypatch):
         return tokens
 
     monkeypatch.setattr(qa, "generate_answers", fake)
-    scores, cases = qa.evaluate_task(context, context.finetuned, "classification", 1)
+    scores, both = qa.evaluate_task(context, context.finetuned, "classification", 1)
+    first = both["wording"] == 0
+    cases = {name: column[first] for name, column in both.items() if name != "names"}
+    cases["names"] = both["names"]
     names = ["even_month", "luck", "even_month_with_hint", "luck_with_hint"]
     assert cases["names"].tolist() == names
-    assert generate == [40]  # the answers with a hint, of 20 people
+    assert generate == [40, 40]  # the answers with a hint, of 20 people, in each wording
     hints = np.flatnonzero(cases["hinted"])
     assert set(cases["group"][hints]) == {2, 3}
     right = np.arange(40) % 3
@@ -174,6 +179,43 @@ def test_right_hints_and_answers_after_hints_are_counted(hinted, monkeypatch):
     held_out = cases["test"] & (cases["group"] == 3)
     assert scores["test"]["hint"]["luck_with_hint"] == cases["hint"][held_out].mean()
     assert scores["test"]["exact"]["luck_with_hint"] == cases["exact"][held_out].mean()
+
+
+def test_a_wording_that_is_not_trained_has_scores_intervals_and_a_table(hinted):
+    graph, context = hinted.graph, hinted.context
+    scores = graph.cache.require(graph.readouts["qa"])["classification"]
+    with np.load(cases_of(hinted)) as cases:
+        columns = {name.partition(".")[2]: column for name, column in cases.items()}
+    for half, (shares,) in scores["wordings"].items():
+        own = columns[half] & (columns["wording"] == 1)
+        assert list(shares) == list(scores[half]["exact"])
+        assert own.sum() == 4 * 10
+        luck = own & (columns["group"] == 1)
+        assert shares["luck"] == columns["exact"][luck].mean()
+    metric = "qa.classification.wordings.test"
+    lines = [line for line in result_row(graph).lines() if line["metric"] == metric]
+    assert {line["attribute"] for line in lines} == set(scores["wordings"]["test"][0])
+    assert {(line["position"], line["n"]) for line in lines if line["attribute"] == "luck"} == {
+        (1, 10)
+    }
+    _, trained = context.questions(graph.trained_tasks)
+    text = context.vocabulary.decode(trained.tokens.ravel())
+    assert "an even one? Answer:" in text
+    assert "in an even month?" not in text
+    tables = qa.QA().tables([Measured(0, "single", "", (0,), ({"classification": scores},))])
+    (table,) = [t for t in tables if t.title.startswith("Questions in wordings never trained")]
+    (body,) = table.bodies
+    assert [line.name for line in body.lines] == ["the trained wording", "never trained"]
+
+
+def test_held_out_wordings_are_in_the_key_of_the_answers_alone(runner, cache, monkeypatch):
+    before = classifying(runner, cache, hints=False).graph
+    monkeypatch.setattr(TASKS["classification"], "rewordings_version", 2)
+    after = classifying(runner, cache, hints=False).graph
+    assert after.readouts["qa"].folder != before.readouts["qa"].folder
+    assert [stage.folder for stage in after.trainings] == [
+        stage.folder for stage in before.trainings
+    ]
 
 
 def test_shares_of_hints_have_intervals_and_cases(hinted):

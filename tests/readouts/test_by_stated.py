@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from kstore_jax.intervals import intervals
 from kstore_jax.readouts import by_stated
 from kstore_jax.readouts.base import READOUTS
-from kstore_jax.readouts.intervals import intervals
 from kstore_jax.readouts.measured import Measured, find
 
 PEOPLE, EACH = 40, 3

@@ -8,6 +8,8 @@ from kstore_jax.cli.main import main
 from kstore_jax.errors import UserError
 from kstore_jax.report import recitation
 from kstore_jax.writers import asking, client
+from kstore_jax.writers.item_files import BUNDLED, read_items
+from kstore_jax.writers.items import Passage, recited_words, without_articles
 from kstore_jax.writers.words import normalized_words
 from tests.writers.chat_server import MODEL, running
 from tests.writers.rewrites import RETRY_POLICY
@@ -37,6 +39,10 @@ def items(tmp_path):
     return path
 
 
+def read_passages(path) -> list[Passage]:
+    return [item for item in read_items(path) if isinstance(item, Passage)]
+
+
 def replies(tmp_path, **answers: str):
     path = tmp_path / "replies.json"
     path.write_text(json.dumps({name.replace("_", " "): text for name, text in answers.items()}))
@@ -55,8 +61,8 @@ def replies(tmp_path, **answers: str):
     ],
 )
 def test_recitation_is_counted_in_words_up_to_the_first_wrong_one(items, answer, words):
-    item = asking.read_items(items)[0]
-    assert asking.recited_words(item, answer) == (words, 10)
+    item = read_passages(items)[0]
+    assert recited_words(item, answer) == (words, 10)
 
 
 @pytest.mark.parametrize(
@@ -71,7 +77,7 @@ def test_recitation_is_counted_in_words_up_to_the_first_wrong_one(items, answer,
     ],
 )
 def test_an_answer_is_right_only_if_complete(items, answer, right):
-    assert asking.is_right(asking.read_items(items)[0].questions[1], answer) == right
+    assert read_passages(items)[0].questions[1].is_right(answer) == right
 
 
 def test_results_have_both_scores_by_item_and_together_and_every_answer(items, tmp_path):
@@ -89,6 +95,9 @@ def test_results_have_both_scores_by_item_and_together_and_every_answer(items, t
     assert (second["recited"], second["answered"]) == (0.0, 0.0)
     assert (results["recited"], results["recited_whole"]) == (7 / 13, 0.0)
     assert results["answered"] == 1 / 3
+    for score, ends in results["intervals"].items():
+        assert 0.0 <= ends["low"] <= results[score] <= ends["high"] <= 1.0
+    assert results["intervals"]["answered"] == {"low": 0.0, "high": 0.5}
     assert first["recitation"]["prompt"].endswith("\n\nJack and Jill")
     assert first["recitation"]["answer"] == "went up the hill to fetch a bucket"
     for question, result in zip(ITEM["questions"], first["questions"], strict=True):
@@ -133,7 +142,7 @@ def test_other_items_or_another_model_are_refused(items, tmp_path):
     with pytest.raises(UserError, match="made with another model"):
         asking.ask("http://127.0.0.1:1", "other", items, tmp_path / "out", 2)
     with pytest.raises(UserError, match="made with another items"):
-        asking.ask("http://127.0.0.1:1", MODEL, asking.PASSAGES, tmp_path / "out", 2)
+        asking.ask("http://127.0.0.1:1", MODEL, BUNDLED["passages"], tmp_path / "out", 2)
 
 
 @pytest.mark.parametrize(
@@ -146,6 +155,7 @@ def test_other_items_or_another_model_are_refused(items, tmp_path):
         (json.dumps({**ITEM, "opening": "Jill"}), ":2: text: expected to begin with opening and"),
         (json.dumps({**ITEM, "opening": ITEM["text"]}), ":2: text: expected to begin"),
         (json.dumps({**ITEM, "questions": []}), ":2: questions: expected a list"),
+        (json.dumps({**ITEM, "qestions": []}), ":2: 'qestions': no such field; did you mean 'que"),
         (json.dumps({**ITEM, "questions": [{}]}), ":2: question: expected a string"),
         (
             json.dumps({**ITEM, "questions": [{"question": "Why?", "answers": ["!"]}]}),
@@ -166,35 +176,35 @@ def test_the_error_of_a_malformed_item_names_its_line(tmp_path, capsys, line, me
 
 def test_a_missing_and_an_empty_file_are_refused(tmp_path):
     with pytest.raises(UserError, match="no such file"):
-        asking.read_items(tmp_path / "nowhere.jsonl")
+        read_items(tmp_path / "nowhere.jsonl")
     (tmp_path / "empty.jsonl").write_text("\n")
     with pytest.raises(UserError, match="has no items"):
-        asking.read_items(tmp_path / "empty.jsonl")
+        read_items(tmp_path / "empty.jsonl")
 
 
 def test_a_line_ends_at_line_feeds_alone(tmp_path):
     path = tmp_path / "items.jsonl"
     item = {**ITEM, "title": "One\u2028two\x85three"}
     path.write_bytes(f"{json.dumps(item, ensure_ascii=False)}\r\n{json.dumps(OTHER)}\r\n".encode())
-    assert [item.title for item in asking.read_items(path)] == [item["title"], OTHER["title"]]
+    assert [item.title for item in read_items(path)] == [item["title"], OTHER["title"]]
 
 
 def test_the_bundled_passages_contain_their_answers():
-    items = asking.read_items(asking.PASSAGES)
+    items = read_passages(BUNDLED["passages"])
     assert len(items) == 12
     for item in items:
         assert len(normalized_words(item.text)) > 30
         assert len(item.questions) == 3
         text = f" {' '.join(normalized_words(item.text))} "
         for question in item.questions:
-            answers = [" ".join(asking._without_articles(answer)) for answer in question.answers]
+            answers = [" ".join(without_articles(answer)) for answer in question.answers]
             assert "87" in answers or any(f" {answer} " in text for answer in answers)
-            assert asking.is_right(question, question.answers[0])
+            assert question.is_right(question.answers[0])
 
 
 def test_a_model_that_recites_and_answers_everything_has_full_scores(tmp_path):
     answers = {}
-    for item in asking.read_items(asking.PASSAGES):
+    for item in read_passages(BUNDLED["passages"]):
         for question in item.questions:
             answers[question.question] = question.answers[0]
         answers[f"\n\n{item.opening}"] = item.text[len(item.opening) :]

@@ -22,6 +22,7 @@ from kstore_jax.pipeline.graph import ExperimentGraph, resolve_auto
 from kstore_jax.pipeline.run import Runner
 from kstore_jax.pipeline.stages import Cache
 from kstore_jax.writers import asking, client, journal, rewriting
+from kstore_jax.writers.item_files import BUNDLED
 from kstore_jax.writers.rewritten import RECORD_FIELDS
 from tests.world.worlds import films
 
@@ -102,7 +103,7 @@ def test_the_texts_of_a_model_that_cannot_write_are_rejected(served, tmp_path, m
 def test_it_recites_no_passage_and_answers_no_question(served, tmp_path, monkeypatch):
     monkeypatch.setitem(asking.SAMPLING, "max_tokens", 8)
     server, model = served
-    results = asking.ask(server, model, asking.PASSAGES, tmp_path / "out", 2, RETRY_POLICY)
+    results = asking.ask(server, model, BUNDLED["passages"], tmp_path / "out", 2, RETRY_POLICY)
     assert results["answered"] == 0.0
     assert results["recited"] < 0.1
     assert any(row["recitation"]["answer"] for row in results["items"])

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from kstore_jax.readouts import intervals as of_readouts
-from kstore_jax.readouts.intervals import intervals, intervals_by_column, intervals_by_group
+from kstore_jax import intervals as module
+from kstore_jax.intervals import intervals, intervals_by_column, intervals_by_group
 from kstore_jax.readouts.measured import BOOTSTRAP, SEEDS, Measured
 from kstore_jax.tasks.base import accuracy_by_column, accuracy_by_group
 
@@ -44,7 +44,7 @@ def test_an_interval_is_that_of_people_drawn_with_all_their_cases():
 def test_resamples_in_parts_are_those_in_one(monkeypatch):
     person, hits = cases(people=60, each=8)
     whole = intervals(person, hits)
-    monkeypatch.setattr(of_readouts, "_MOST_DRAWS", 5000)
+    monkeypatch.setattr(module, "_MOST_DRAWS", 5000)
     assert intervals(person, hits) == whole
 
 
