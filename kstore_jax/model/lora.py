@@ -51,7 +51,9 @@ def updated_products(params: Params, trainable: dict, embedding_side: str) -> in
     gradient of such a matrix is computed whole before it reaches the factors."""
     of_sites = (site.split("/") for site in trainable if site != "embedding")
     kernels = sum(params[block][name]["kernel"].size for block, name in of_sites)
-    has_head = "embedding" in trainable and embedding_side == "both" and "unembedding" not in params
+    has_head = (
+        "embedding" in trainable and embedding_side != "input" and "unembedding" not in params
+    )
     return kernels + (params["embedding"].size if has_head else 0)
 
 
@@ -77,15 +79,22 @@ def merge(frozen: Params, trainable: dict, alpha: float, embedding_side: str = "
     task t.
 
     Args:
-      embedding_side: `input`: the head keeps the frozen embedding; `both`: it changes with it.
+      frozen: the model; for `new` also `new_tokens`, (V,) bool.
+      embedding_side: `input`: the head keeps the frozen embedding; `both`: it changes with it;
+        `new`: its rows of `new_tokens` change, tied or not.
     """
-    params = dict(frozen)
+    params = {name: part for name, part in frozen.items() if name != "new_tokens"}
     for site, update in trainable.items():
         if site == "embedding":
             table = frozen["embedding"]
-            if embedding_side == "input":
-                params["unembedding"] = frozen.get("unembedding", table)
-            params["embedding"] = _apply_update(table, update, alpha).reshape(-1, table.shape[1])
+            updated = _apply_update(table, update, alpha)
+            params["embedding"] = updated.reshape(-1, table.shape[1])
+            head = frozen.get("unembedding", table)
+            if embedding_side == "new":
+                changed = head + (updated[0] - table)
+                head = jnp.where(frozen["new_tokens"][:, None], changed, head)
+            if embedding_side != "both":
+                params["unembedding"] = head
         else:
             block, name = site.split("/")
             layer = params[block][name]

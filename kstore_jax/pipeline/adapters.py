@@ -5,6 +5,8 @@ import functools
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from kstore_jax.errors import UserError, nearest
 from kstore_jax.model import forward, lora
@@ -16,17 +18,22 @@ from kstore_jax.train.config import LowRank
 from kstore_jax.train.fit import merge_all
 
 
-def split(shape: Shape, params: Params, training: LowRank, key: jax.Array) -> tuple[Params, Params]:
+def split(
+    shape: Shape, params: Params, training: LowRank, key: jax.Array, new_tokens: np.ndarray
+) -> tuple[Params, Params]:
     """Returns the frozen and the trainable part of a model before the first step.
 
     Args:
       params: all weights.
       key: the randomness of the initial factors.
+      new_tokens: (V,) bool: the tokens that no biography has.
     """
     if training.method == "full":
         return {}, params
     sites = training.sites or ARCHITECTURES.of(shape.architecture).adapter_sites
     ranks = training.rank, training.embedding_rank
+    if training.embedding_side == "new":
+        params = {**params, "new_tokens": jnp.asarray(new_tokens)}
     return params, lora.init_lora(params, sites, key, *ranks, training.init_std)
 
 
@@ -47,7 +54,8 @@ def abstract_parts(shape: Shape, training: LowRank) -> tuple[Params, Params]:
     """`split` of a network as `jax.ShapeDtypeStruct`, without an array."""
     key = jax.random.key(0)
     params = jax.eval_shape(lambda: forward.init(shape, key))
-    return jax.eval_shape(lambda params: split(shape, params, training, key), params)
+    new = np.zeros(shape.vocabulary, bool)
+    return jax.eval_shape(lambda params: split(shape, params, training, key, new), params)
 
 
 def updated_products(shape: Shape, training: LowRank) -> int | None:

@@ -117,7 +117,8 @@ def _read_corpus(graph: ExperimentGraph, kind: str) -> Corpus:
 def _load_pretrained(graph: ExperimentGraph, context: Context) -> Params:
     training = graph.experiment.pretrain
     start = init_params(context, graph.experiment.model.init_from)
-    frozen, like = adapters.split(context.shape, start, training, context.key("pretrain_lora"))
+    of_model = context.key("pretrain_lora"), context.new_tokens
+    frozen, like = adapters.split(context.shape, start, training, *of_model)
     trained = _load_trained(graph, context, graph.pretrain, training.steps, like)
     return adapters.merge_of(training)(frozen, trained)
 
@@ -173,7 +174,8 @@ def _load_tuned(
     graph: ExperimentGraph, context: Context, row: finetune.Finetune, stage: Stage
 ) -> Params:
     """The parameters that a finetuning made of the pretrained ones of a context."""
-    frozen, like = adapters.split(context.shape, context.pretrained, row, context.key("lora"))
+    of_model = context.key("lora"), context.new_tokens
+    frozen, like = adapters.split(context.shape, context.pretrained, row, *of_model)
     trained = _load_trained(graph, context, stage, row.steps, like)
     return adapters.merge_of(row)(frozen, trained)
 

@@ -65,7 +65,7 @@ def finetune(
         }
 
     frozen, trainable = adapters.split(
-        context.shape, context.pretrained, training, context.key("lora")
+        context.shape, context.pretrained, training, context.key("lora"), context.new_tokens
     )
     task = TrainTask(
         name="finetune",

@@ -32,8 +32,10 @@ class Finetune(LowRank):
     """LoRA rank of queries and values; 0: frozen, -1: their whole matrices."""
     embedding_rank: int = number(128, -1)
     """LoRA rank of the embedding; 0: frozen, -1: the whole matrix."""
-    embedding_side: str = choice("input", "input", "both")
-    """Where a tied embedding's update acts: its `input` alone, or `both` input and head."""
+    embedding_side: str = choice("input", "input", "both", "new")
+    """Where the update of a tied embedding acts: its `input` alone, `both` input and head, or input
+    and the head's rows of `new` tokens, which neither biographies nor questions about attributes
+    have."""
     alpha: float = number(4.0, 0.0)
     """Scale of the LoRA update."""
     init_std: float = number(0.02, 0.0)

@@ -64,7 +64,7 @@ class Pretraining:
             return {"tokens": vocabulary.encode(windows.read(first, len(rows)))}
 
         frozen, trainable = adapters.split(
-            context.shape, self._initial, training, context.key("pretrain_lora")
+            context.shape, self._initial, training, context.key("pretrain_lora"), context.new_tokens
         )
         products = adapters.updated_products(context.shape, training)
         flops = flops_per_token(self._num_parameters, context.shape, training.seq_len, products)

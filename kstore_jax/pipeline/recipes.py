@@ -215,15 +215,17 @@ def manipulation(scale: str, task: str) -> Any:
 
     Their answers have tokens that no biography has (yes, no, digits, the semicolon between two
     values). Pretraining makes these improbable everywhere, and low ranks of queries and values do
-    not mend that; so finetuning changes the output rows of a tied embedding, too. The paper leaves
-    open whether its update did.
+    not mend that; so finetuning changes the output rows of these tokens, too. The paper leaves open
+    whether its update of the embedding changed the output.
     """
     config = at(scale)
     config.data.tasks = _MANIPULATION
     for probe in (config.readouts.p_probe, config.readouts.q_probe):
         probe.enabled = False
     config.finetune.tasks = config.readouts.qa.tasks = (task,)
-    config.finetune.embedding_side = "both"
+    config.finetune.embedding_side = "new"
+    if scale == "laptop":
+        config.finetune.update(steps=1200, checkpoint_every=400)
     return config
 
 
@@ -238,7 +240,9 @@ def learning_curves(scale: str, task: str, questions: Sequence[str], laptop: Seq
     config, field = manipulation(scale, task), f"tasks__{task}__"
     first = {"tasks": [("extraction",)], "embedding_side": ["input"]}
     fractions = (0.1, 0.3, 1.0)
-    if scale != "laptop":
+    if scale == "laptop":
+        first |= {"steps": [400]}
+    else:
         fractions, laptop = (0.05, 0.1, 0.2, 0.5, 1.0), questions
         first |= {"rank": [8], "learning_rate": [3e-4]}
         config.finetune.update(grid=(), rank=16, learning_rate=1e-3)

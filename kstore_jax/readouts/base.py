@@ -21,7 +21,7 @@ from kstore_jax.charts.markup import Html
 from kstore_jax.charts.tables import Table
 from kstore_jax.config.fields import flag, identity
 from kstore_jax.config.registry import Registry
-from kstore_jax.corpus.encode import TokenizedTexts, TokenTable
+from kstore_jax.corpus.encode import TokenizedTexts, TokenTable, compact_vocabulary
 from kstore_jax.corpus.examples import SpanExamples, span_examples, word_examples
 from kstore_jax.corpus.shards import Corpus
 from kstore_jax.corpus.tokenizer import Vocabulary
@@ -137,6 +137,15 @@ class Context:
         assert self.mask_token is not None
         bounds, end = self.vocabulary.word_bounds, self.vocabulary.end_of_text
         return WordMasking(*bounds, end_of_text=end, mask=self.mask_token)
+
+    @property
+    def new_tokens(self) -> np.ndarray:
+        """(V,) bool: the model's tokens that neither biographies of these people have nor the
+        questions about their attributes."""
+        read = compact_vocabulary(self.table, self.everyone, reverse=True).ids
+        new = np.zeros(self.shape.vocabulary, bool)
+        new[: self.vocabulary.size] = ~np.isin(self.vocabulary.ids, read)
+        return new
 
     def key(self, stream: str) -> jax.Array:
         """The JAX key of a random stream."""

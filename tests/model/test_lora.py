@@ -81,6 +81,23 @@ def test_an_update_of_the_embedding_reaches_the_tied_head_where_it_should(frozen
     assert not np.allclose(logits(both), logits(one), atol=1e-2)
 
 
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_head_changes_in_the_rows_of_new_tokens_alone(frozen, tied):
+    new = np.zeros(SHAPE.vocabulary, bool)
+    new[[3, 20]] = True
+    model = dict(frozen) if tied else {**frozen, "unembedding": frozen["embedding"][::-1]}
+    lora = filled(init_lora(model, LORA_SITES, jax.random.key(0), 2, 3, 0.02))
+    merged = merge({**model, "new_tokens": jnp.asarray(new)}, lora, 0.7, "new")
+    one = merge(model, lora, 0.7)
+    assert merged.keys() == one.keys()
+    np.testing.assert_array_equal(merged["embedding"], one["embedding"])
+    update = 0.7 * np.float64(lora["embedding"]["a"][0]) @ np.float64(lora["embedding"]["b"][0])
+    head = np.float64(one["unembedding"]) + update * new[:, None]
+    np.testing.assert_allclose(merged["unembedding"], head, atol=1e-6)
+    changed = np.asarray(logits(merged) != logits(one)).any((0, 1))
+    assert changed.tolist() == new.tolist()
+
+
 def test_merge_leaves_the_frozen_model_as_it_was(frozen):
     before = jax.tree.map(np.array, frozen)
     merge(frozen, filled(init_lora(frozen, LORA_SITES, jax.random.key(0), 2, 3, 0.02)), 1.0)
