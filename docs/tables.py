@@ -5,6 +5,7 @@
 `row-N/READOUT.npz`, the cases of row N. `python docs/tables.py RUN NAME` copies a run there.
 """
 
+import functools
 import json
 import pathlib
 import shutil
@@ -174,6 +175,23 @@ def stored() -> list[list[str]]:
     return [heads, *sorted(lines)]
 
 
+def answered(task: str, seeds: tuple[int, ...] = (0, 1)) -> list[list[str]]:
+    """The answers to each question of a task about people held out, exact with their interval and
+    by first tokens, a column a dataset and seed."""
+    columns: dict[str, dict[str, str]] = {}
+    for seed, row in ((seed, row) for seed in seeds for row in rows(f"{task}-{seed}")):
+        qa, interval = row["readouts"]["qa"][task]["test"], row["intervals"]["qa"][task]["test"]
+        dataset = row["config"]["data"]["variant"]
+        columns[f"{dataset}, seed {seed}"] = {
+            name: f"{percent(share)} ({percent(interval['exact'][name]['low'])} to "
+            f"{percent(interval['exact'][name]['high'])}), {percent(qa['first'][name])}"
+            for name, share in qa["exact"].items()
+        }
+    names = [*columns[min(columns)]]
+    lines = [[name.replace("_", " "), *(of[name] for of in columns.values())] for name in names]
+    return [["question", *columns], *lines]
+
+
 def markdown(table: list[list[str]]) -> str:
     heads, *lines = table
     rule = "|" + "---|" * len(heads)
@@ -204,5 +222,6 @@ if __name__ == "__main__":
         copy(pathlib.Path(sys.argv[1]), sys.argv[2])
     else:
         whole = (quickstart, comparison, figure_2, countries, capacity, stored)
+        whole += tuple(functools.partial(answered, task) for task in ("retrieval", "inverse"))
         for table in (draw() for draw in whole):
             print(markdown(table), end="\n\n")

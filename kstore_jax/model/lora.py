@@ -87,12 +87,11 @@ def merge(frozen: Params, trainable: dict, alpha: float, embedding_side: str = "
     for site, update in trainable.items():
         if site == "embedding":
             table = frozen["embedding"]
-            updated = _apply_update(table, update, alpha)
-            params["embedding"] = updated.reshape(-1, table.shape[1])
+            changed = _apply_update(table, update, alpha)
+            params["embedding"] = changed.reshape(-1, table.shape[1])
             head = frozen.get("unembedding", table)
             if embedding_side == "new":
-                changed = head + (updated[0] - table)
-                head = jnp.where(frozen["new_tokens"][:, None], changed, head)
+                head = jnp.where(frozen["new_tokens"][:, None], head + changed[0] - table, head)
             if embedding_side != "both":
                 params["unembedding"] = head
         else:

@@ -81,11 +81,11 @@ def test_an_update_of_the_embedding_reaches_the_tied_head_where_it_should(frozen
     assert not np.allclose(logits(both), logits(one), atol=1e-2)
 
 
-@pytest.mark.parametrize("tied", [True, False])
-def test_the_head_changes_in_the_rows_of_new_tokens_alone(frozen, tied):
+@pytest.mark.parametrize("is_tied", [True, False])
+def test_the_head_changes_in_the_rows_of_new_tokens_alone(frozen, is_tied):
     new = np.zeros(SHAPE.vocabulary, bool)
     new[[3, 20]] = True
-    model = dict(frozen) if tied else {**frozen, "unembedding": frozen["embedding"][::-1]}
+    model = dict(frozen) if is_tied else {**frozen, "unembedding": frozen["embedding"][::-1]}
     lora = filled(init_lora(model, LORA_SITES, jax.random.key(0), 2, 3, 0.02))
     merged = merge({**model, "new_tokens": jnp.asarray(new)}, lora, 0.7, "new")
     one = merge(model, lora, 0.7)
