@@ -10,13 +10,14 @@ Command: `kstore sweep --config=configs/classification.py --workdir=runs/classif
 pretrained model itself by `--config.finetune.first=()`. Scales:
 
 - `laptop` (the default): 500 people, whether the month is even and the luckiness modulo 5, on 2 CPU
-  cores: not yet run; pretraining takes as long as that of the quickstart, about ten minutes.
+  cores: pretraining takes as long as that of the quickstart, 6 to 10 minutes, and a row a minute
+  and a half.
 - `:gpu`: 10,000 people, 6.5e16 FLOP of pretraining for all rows, on one GPU: 245 s at the speed
   measured on an H200; not yet run.
 - `:paper`: 100,000 people, 2.7e18 FLOP of pretraining for all rows, on a node of GPUs: 2 h 13 min
   at the speed of one H200; not yet run.
 
-Expected, from the paper, without hints: even months of 10,000 trained people 75.9 %, of 50,000
+Scores: `docs/results.md`. Expected, from the paper, without hints: even months of 10,000 trained people 75.9 %, of 50,000
 95.3 (chance 50); the major modulo 5 of 10,000 people 23.6 (chance 20). Trained with hints: the
 major 86.4 where the hint is written, 24.1 where it is not, and 84.5 of the hints right.
 """

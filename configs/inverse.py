@@ -8,13 +8,14 @@ Command: `kstore sweep --config=configs/inverse.py --workdir=runs/inverse`; one 
 `--config.tasks.inverse.clues=birth_date`. Scales:
 
 - `laptop` (the default): 500 people, multi5+permute and its reverse6, finetuned and mixed, on 2 CPU
-  cores: not yet run; pretraining takes four times as long as that of the quickstart, about an hour.
+  cores: pretraining takes as long as that of the quickstart, 6 to 10 minutes, or twice as long with
+  questions mixed in (these rows: not yet run).
 - `:gpu`: 10,000 people, 6.5e16 FLOP of pretraining per row, on one GPU: 245 s at the speed measured
   on an H200; not yet run.
 - `:paper`: 100,000 people, 2.7e18 FLOP per row, on a node of GPUs: 2 h 13 min at the speed of one
   H200; not yet run.
 
-`gpu` and `paper` have the 16 datasets and four reverse ones, each finetuned and with questions in
+Scores: `docs/results.md`. `gpu` and `paper` have the 16 datasets and four reverse ones, each finetuned and with questions in
 half and in 0.8 of the windows. Expected, from the paper: about 0 % on the 16 datasets, of full
 names 0.0, however the questions are trained; clearly more on the reverse datasets only.
 """

@@ -6,14 +6,14 @@ the day and the year of the birth date alone, and two facts in both orders.
 Command: `kstore sweep --config=configs/retrieval.py --workdir=runs/retrieval`; other questions by
 `--config.tasks.retrieval.pairs=university+major`. Scales:
 
-- `laptop` (the default): 500 people, two datasets, on 2 CPU cores: not yet run; pretraining takes
-  as long as that of the quickstart, about ten minutes.
+- `laptop` (the default): 500 people, two datasets, on 2 CPU cores: pretraining takes as long as
+  that of the quickstart, 6 to 10 minutes, and the rest of a row two.
 - `:gpu`: 10,000 people, 6.5e16 FLOP of pretraining per row, on one GPU: 245 s at the speed measured
   on an H200; not yet run.
 - `:paper`: 100,000 people, 2.7e18 FLOP per row, on a node of GPUs: 2 h 13 min at the speed of one
   H200; not yet run.
 
-`gpu` and `paper` have the 16 datasets. Expected, from the paper: two facts are answered in both
+Scores: `docs/results.md`. `gpu` and `paper` have the 16 datasets. Expected, from the paper: two facts are answered in both
 orders on multi5+permute. On multi5+fullname, where the company is always stated before its city,
 `company_then_company_city` is, and `company_city_then_company` is not. The year alone is answered
 far less than the whole date, on every dataset; the day alone at 82.3 % on multi5+permute.

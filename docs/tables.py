@@ -5,13 +5,12 @@
 `row-N/READOUT.npz`, the cases of row N. `python docs/tables.py RUN NAME` copies a run there.
 """
 
-import functools
 import json
 import pathlib
 import shutil
 import statistics
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 FOLDER = pathlib.Path(__file__).parent / "results"
@@ -175,11 +174,16 @@ def stored() -> list[list[str]]:
     return [heads, *sorted(lines)]
 
 
-def answered(task: str, seeds: tuple[int, ...] = (0, 1)) -> list[list[str]]:
+def of_seeds(task: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The rows of both seeds of a task, each with its seed."""
+    yield from ((seed, row) for seed in (0, 1) for row in rows(f"{task}-{seed}"))
+
+
+def answered(task: str) -> list[list[str]]:
     """The answers to each question of a task about people held out, exact with their interval and
     by first tokens, a column a dataset and seed."""
     columns: dict[str, dict[str, str]] = {}
-    for seed, row in ((seed, row) for seed in seeds for row in rows(f"{task}-{seed}")):
+    for seed, row in of_seeds(task):
         qa, interval = row["readouts"]["qa"][task]["test"], row["intervals"]["qa"][task]["test"]
         dataset = row["config"]["data"]["variant"]
         columns[f"{dataset}, seed {seed}"] = {
@@ -190,6 +194,37 @@ def answered(task: str, seeds: tuple[int, ...] = (0, 1)) -> list[list[str]]:
     names = [*columns[min(columns)]]
     lines = [[name.replace("_", " "), *(of[name] for of in columns.values())] for name in names]
     return [["question", *columns], *lines]
+
+
+def retrieval() -> list[list[str]]:
+    return answered("retrieval")
+
+
+def inverse() -> list[list[str]]:
+    return answered("inverse")
+
+
+def classification() -> list[list[str]]:
+    """Even months and the luckiness of majors by trained people, without hints and with them."""
+    lines: dict[tuple[str, ...], list[str]] = {}
+    for _, row in of_seeds("classification"):
+        qa = row["readouts"]["qa"]["classification"]
+        people = row["config"]["world"]["people"] * row["config"]["finetune"]["people_fraction"] / 2
+        for name, interval in row["intervals"]["qa"]["classification"]["test"]["exact"].items():
+            if name == "mean":
+                continue
+            hint = qa["test"].get("hint", {}).get(name)
+            shares = qa["test"]["exact"][name], interval["low"], interval["high"]
+            right = "{} ({} to {})".format(*map(percent, shares))
+            hinted = "" if hint is None else percent(hint)
+            trained = "with hints" if row["config"]["tasks"]["classification"]["hints"] else ""
+            key = name.replace("_", " "), trained, f"{people:.0f}"
+            cells = right, hinted, percent(qa["baseline"][name])
+            lines.setdefault(key, []).extend(cells)
+    heads = ["question", "trained", "people"]
+    for seed in (0, 1):
+        heads += [f"seed {seed}", "hints right", "guess"]
+    return [heads, *([*key, *cells] for key, cells in lines.items())]
 
 
 def markdown(table: list[list[str]]) -> str:
@@ -217,11 +252,16 @@ def copy(run: pathlib.Path, name: str) -> None:
     (FOLDER / name / "results.json").write_text(text, encoding="utf-8")
 
 
+TABLES = (
+    *(quickstart, comparison, figure_2, countries, capacity, stored),
+    *(retrieval, classification, inverse),
+)
+"""Makes each table of `results.md`."""
+
+
 if __name__ == "__main__":
     if sys.argv[1:]:
         copy(pathlib.Path(sys.argv[1]), sys.argv[2])
     else:
-        whole = (quickstart, comparison, figure_2, countries, capacity, stored)
-        whole += tuple(functools.partial(answered, task) for task in ("retrieval", "inverse"))
-        for table in (draw() for draw in whole):
+        for table in (draw() for draw in TABLES):
             print(markdown(table), end="\n\n")
