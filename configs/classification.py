@@ -17,7 +17,9 @@ pretrained model itself by `--config.finetune.first=()`. Scales:
 - `:paper`: 100,000 people, 2.7e18 FLOP of pretraining for all rows, on a node of GPUs: 2 h 13 min
   at the speed of one H200; not yet run.
 
-Scores: `docs/results.md`. Expected, from the paper, without hints: even months of 10,000 trained people 75.9 %, of 50,000
+Scores: `docs/results.md`.
+
+Expected, from the paper, without hints: even months of 10,000 trained people 75.9 %, of 50,000
 95.3 (chance 50); the major modulo 5 of 10,000 people 23.6 (chance 20). Trained with hints: the
 major 86.4 where the hint is written, 24.1 where it is not, and 84.5 of the hints right.
 """

@@ -15,7 +15,9 @@ Command: `kstore sweep --config=configs/inverse.py --workdir=runs/inverse`; one 
 - `:paper`: 100,000 people, 2.7e18 FLOP per row, on a node of GPUs: 2 h 13 min at the speed of one
   H200; not yet run.
 
-Scores: `docs/results.md`. `gpu` and `paper` have the 16 datasets and four reverse ones, each finetuned and with questions in
+Scores: `docs/results.md`.
+
+`gpu` and `paper` have the 16 datasets and four reverse ones, each finetuned and with questions in
 half and in 0.8 of the windows. Expected, from the paper: about 0 % on the 16 datasets, of full
 names 0.0, however the questions are trained; clearly more on the reverse datasets only.
 """

@@ -13,7 +13,9 @@ Command: `kstore sweep --config=configs/retrieval.py --workdir=runs/retrieval`; 
 - `:paper`: 100,000 people, 2.7e18 FLOP per row, on a node of GPUs: 2 h 13 min at the speed of one
   H200; not yet run.
 
-Scores: `docs/results.md`. `gpu` and `paper` have the 16 datasets. Expected, from the paper: two facts are answered in both
+Scores: `docs/results.md`.
+
+`gpu` and `paper` have the 16 datasets. Expected, from the paper: two facts are answered in both
 orders on multi5+permute. On multi5+fullname, where the company is always stated before its city,
 `company_then_company_city` is, and `company_city_then_company` is not. The year alone is answered
 far less than the whole date, on every dataset; the day alone at 82.3 % on multi5+permute.
