@@ -8,11 +8,13 @@ Command: `kstore sweep --config=configs/comparison.py --workdir=runs/comparison`
 `--config.tasks.comparison.partners=8`. Scales:
 
 - `laptop` (the default): 500 people, whose month is later and whose major is luckier, on 2 CPU
-  cores: not yet run; pretraining takes as long as that of the quickstart, about ten minutes.
+  cores: pretraining takes as long as that of the quickstart, 6 to 10 minutes, and a row two.
 - `:gpu`: 10,000 people, 6.5e16 FLOP of pretraining for all rows, on one GPU: 245 s at the speed
   measured on an H200; not yet run.
 - `:paper`: 100,000 people, 2.7e18 FLOP of pretraining for all rows, on a node of GPUs: 2 h 13 min
   at the speed of one H200; not yet run.
+
+Scores: `docs/results.md`.
 
 Expected, from the paper, of 50,000 trained people: without hints, the later month 85.6 % (chance
 54.2), the luckier major 53.9 (chance 50.5), its difference 1.1 to 1.2 (chance 1). With hints, the

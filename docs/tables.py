@@ -204,27 +204,32 @@ def inverse() -> list[list[str]]:
     return answered("inverse")
 
 
-def classification() -> list[list[str]]:
-    """Even months and the luckiness of majors by trained people, without hints and with them."""
+def with_hints(task: str) -> list[list[str]]:
+    """The answers to each question of a task, trained by itself without hints and with them."""
     lines: dict[tuple[str, ...], list[str]] = {}
-    for _, row in of_seeds("classification"):
-        qa = row["readouts"]["qa"]["classification"]
-        people = row["config"]["world"]["people"] * row["config"]["finetune"]["people_fraction"] / 2
-        for name, interval in row["intervals"]["qa"]["classification"]["test"]["exact"].items():
+    for _, row in of_seeds(task):
+        qa = row["readouts"]["qa"][task]
+        trained = "with hints" if row["config"]["tasks"][task]["hints"] else "without"
+        for name, interval in row["intervals"]["qa"][task]["test"]["exact"].items():
             if name == "mean":
                 continue
             hint = qa["test"].get("hint", {}).get(name)
             shares = qa["test"]["exact"][name], interval["low"], interval["high"]
             right = "{} ({} to {})".format(*map(percent, shares))
-            hinted = "" if hint is None else percent(hint)
-            trained = "with hints" if row["config"]["tasks"]["classification"]["hints"] else ""
-            key = name.replace("_", " "), trained, f"{people:.0f}"
-            cells = right, hinted, percent(qa["baseline"][name])
-            lines.setdefault(key, []).extend(cells)
-    heads = ["question", "trained", "people"]
+            cells = right, "" if hint is None else percent(hint), percent(qa["baseline"][name])
+            lines.setdefault((name.replace("_", " "), trained), []).extend(cells)
+    heads = ["question", "trained"]
     for seed in (0, 1):
         heads += [f"seed {seed}", "hints right", "guess"]
     return [heads, *([*key, *cells] for key, cells in lines.items())]
+
+
+def classification() -> list[list[str]]:
+    return with_hints("classification")
+
+
+def comparison_of_people() -> list[list[str]]:
+    return with_hints("comparison")
 
 
 def markdown(table: list[list[str]]) -> str:
@@ -254,7 +259,7 @@ def copy(run: pathlib.Path, name: str) -> None:
 
 TABLES = (
     *(quickstart, comparison, figure_2, countries, capacity, stored),
-    *(retrieval, classification, inverse),
+    *(retrieval, inverse, classification, comparison_of_people),
 )
 """Makes each table of `results.md`."""
 
