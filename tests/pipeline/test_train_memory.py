@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import jax
+import numpy as np
 import pytest
 
 from kstore_jax.model.forward import init
@@ -31,7 +32,8 @@ def nbytes(tree) -> int:
 def test_the_bytes_are_those_of_the_arrays(training):
     found = train_memory.train_memory(SHAPE, training, Mesh(), flash=False)
     params = init(SHAPE, jax.random.key(0))
-    frozen, trainable = adapters.split(SHAPE, params, training, jax.random.key(1))
+    new = np.zeros(SHAPE.vocabulary, bool)
+    frozen, trainable = adapters.split(SHAPE, params, training, jax.random.key(1), new)
     assert found.parameters == nbytes(frozen) + nbytes(trainable)
     assert found.gradients == nbytes(trainable)
     assert found.optimizer == nbytes(optimizer(training).init(trainable))
