@@ -98,8 +98,11 @@ class ExperimentData:
     def tokenizer(self) -> Tokenizer:
         """The tokenizer of `data.tokenizer`; a `bpeN` is trained on biographies of `people`."""
         name, world = self.data.tokenizer, self.world
-        ids = np.arange(min(world.people, tokenizer.MOST_PEOPLE))
-        people = draw_people(self.language.pools, world.seed, ids)
+        if world.people <= tokenizer.MOST_PEOPLE:
+            people = self.people
+        else:
+            ids = np.arange(tokenizer.MOST_PEOPLE)
+            people = draw_people(self.language.pools, world.seed, ids)
         return tokenizer.load_tokenizer(name, self.language, world.seed, people)
 
     @functools.cached_property
