@@ -40,13 +40,9 @@ def get_config(scale: str = "laptop"):
     if scale == "laptop":
         variants, shares = ("multi5+permute", "multi5+permute+reverse6"), (0.5,)
         length = {"pretrain__steps": [2 * config.pretrain.steps]}  # equal exposures
-    only = {"data__tasks": ("inverse",), "finetune__steps": 0, "finetune__grid": ()}
-    mixed = zipped(data__qa_share=shares, **length)
-    config.sweep = product(
-        chain(
-            row("finetuned"),
-            product(row("mixed", **only), mixed),
-        ),
-        data__variant=variants,
+    mixed = product(
+        row("mixed", data__tasks=("inverse",), finetune__steps=0, finetune__grid=()),
+        zipped(data__qa_share=shares, **length),
     )
+    config.sweep = product(chain(row("finetuned"), mixed), data__variant=variants)
     return config

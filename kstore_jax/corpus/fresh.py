@@ -1,7 +1,7 @@
-"""Fresh text: new biographies in every epoch, never written to disk (Part 3.3, section 2).
+"""Fresh text: new biographies in every epoch, drawn while a model reads them (Part 3.3, section 2).
 
-20 million people are some ten gigabytes of text an epoch. So an epoch comes in blocks, and a block
-depends on its number alone.
+An epoch of 20 million people has 1.4 billion tokens. So it comes in blocks, and a block depends on
+its number alone.
 """
 
 import numpy as np
@@ -15,7 +15,7 @@ PEOPLE_PER_BLOCK = 1 << 18
 _PEOPLE_AT_A_TIME = 8192
 
 
-def fresh_blocks(size: int) -> int:
+def num_blocks(size: int) -> int:
     """The number of blocks in which an epoch of fresh text about `size` people is written."""
     return -(-size // PEOPLE_PER_BLOCK)
 
@@ -29,9 +29,9 @@ def fresh_block(
     than a block holds, every epoch distributes them over its blocks in another way.
 
     Args:
-      number: of the block; epoch e has the blocks e * fresh_blocks(size) and following.
+      number: of the block; epoch e has the blocks e * num_blocks(size) and following.
     """
-    blocks = fresh_blocks(size)
+    blocks = num_blocks(size)
     epoch, block = divmod(number, blocks)
     start = block * PEOPLE_PER_BLOCK
     people = np.arange(start, min(size, start + PEOPLE_PER_BLOCK))

@@ -51,9 +51,9 @@ def updated_products(params: Params, trainable: dict, embedding_side: str) -> in
     gradient of such a matrix is computed whole before it reaches the factors."""
     of_sites = (site.split("/") for site in trainable if site != "embedding")
     kernels = sum(params[block][name]["kernel"].size for block, name in of_sites)
-    has_head = (
-        "embedding" in trainable and embedding_side != "input" and "unembedding" not in params
-    )
+    is_tied = "unembedding" not in params
+    has_head = embedding_side == "new" or (embedding_side == "both" and is_tied)
+    has_head = has_head and "embedding" in trainable
     return kernels + (params["embedding"].size if has_head else 0)
 
 

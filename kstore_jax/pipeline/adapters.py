@@ -19,21 +19,25 @@ from kstore_jax.train.fit import merge_all
 
 
 def split(
-    shape: Shape, params: Params, training: LowRank, key: jax.Array, new_tokens: np.ndarray
+    shape: Shape,
+    params: Params,
+    training: LowRank,
+    key: jax.Array,
+    new_tokens: Callable[[], np.ndarray],
 ) -> tuple[Params, Params]:
     """Returns the frozen and the trainable part of a model before the first step.
 
     Args:
       params: all weights.
       key: the randomness of the initial factors.
-      new_tokens: (V,) bool: the tokens that no biography has.
+      new_tokens: returns (V,) bool: the tokens of `embedding_side="new"`.
     """
     if training.method == "full":
         return {}, params
     sites = training.sites or ARCHITECTURES.of(shape.architecture).adapter_sites
     ranks = training.rank, training.embedding_rank
     if training.embedding_side == "new":
-        params = {**params, "new_tokens": jnp.asarray(new_tokens)}
+        params = {**params, "new_tokens": jnp.asarray(new_tokens())}
     return params, lora.init_lora(params, sites, key, *ranks, training.init_std)
 
 
@@ -54,8 +58,9 @@ def abstract_parts(shape: Shape, training: LowRank) -> tuple[Params, Params]:
     """`split` of a network as `jax.ShapeDtypeStruct`, without an array."""
     key = jax.random.key(0)
     params = jax.eval_shape(lambda: forward.init(shape, key))
-    new = np.zeros(shape.vocabulary, bool)
-    return jax.eval_shape(lambda params: split(shape, params, training, key, new), params)
+
+    none = functools.partial(np.zeros, shape.vocabulary, bool)
+    return jax.eval_shape(lambda params: split(shape, params, training, key, none), params)
 
 
 def updated_products(shape: Shape, training: LowRank) -> int | None:

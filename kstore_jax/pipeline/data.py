@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from kstore_jax.corpus import shards, tokenizer
+from kstore_jax.corpus import fresh, shards, tokenizer
 from kstore_jax.corpus.config import Data
 from kstore_jax.corpus.encode import (
     TokenizedTexts,
@@ -56,8 +56,8 @@ class ExperimentData:
         check_people_count(self.language.pools, world.people + world.celebrities)
         if data.rewritten:
             check_rewritable(world, data)
-        fresh = self.variant.fresh or self.celebrity_variant.fresh
-        if fresh and world.celebrities and not data.celebrity_share:
+        is_fresh = self.variant.fresh or self.celebrity_variant.fresh
+        if is_fresh and world.celebrities and not data.celebrity_share:
             raise UserError(
                 "data.celebrity_share: expected more than 0 where data.variant or "
                 "data.celebrity_variant is fresh, got 0.0"
@@ -174,6 +174,13 @@ class ExperimentData:
         return DatasetSpec(
             config, self.tokenizer, lambda: shards.biography_parts(self.table, seed, *texts)
         )
+
+    @property
+    def people_per_block(self) -> int | None:
+        """How many people the blocks of an epoch of fresh text have; None where one holds all."""
+        groups = (self.variant, self.world.people), (self.celebrity_variant, self.world.celebrities)
+        several = any(variant.fresh and fresh.num_blocks(size) > 1 for variant, size in groups)
+        return fresh.PEOPLE_PER_BLOCK if several else None
 
     def marked(self, texts: TokenizedTexts) -> TokenizedTexts:
         """Biographies of `people`, each after the marker where `data.marker` is set."""

@@ -133,7 +133,7 @@ class ExperimentGraph:
         self.pretrain = Stage(
             "pretrain",
             pretrain.VERSION,
-            _pretrain_config(e),
+            _pretrain_config(e, self.data),
             datasets,
             ("exposures", "parameters", "vocabulary"),
         )
@@ -287,7 +287,7 @@ def _task_configs(experiment: Experiment, tasks: Sequence[str], vocabulary: bool
     }
 
 
-def _pretrain_config(experiment: Experiment) -> dict:
+def _pretrain_config(experiment: Experiment, texts: ExperimentData) -> dict:
     """Every setting that pretraining depends on beside its datasets."""
     e = experiment
     data = {
@@ -296,6 +296,8 @@ def _pretrain_config(experiment: Experiment) -> dict:
     }
     if e.data.marker:
         data["marker"] = True
+    if people := texts.people_per_block:
+        data["people_per_block"] = people
     config = {
         "seed": e.seed,
         "model": identity(e.model),

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from kstore_jax.corpus.encode import TokenizedTexts, concatenate
-from kstore_jax.corpus.fresh import PEOPLE_PER_BLOCK, fresh_block
+from kstore_jax.corpus.fresh import fresh_block
 from kstore_jax.corpus.sampler import (
     Epochs,
     FreshTexts,
@@ -106,15 +106,16 @@ def _fresh(
 
 
 def exposures(data: ExperimentData, windows: Windows | Mixture, count: int) -> float:
-    """How often the first `count` windows state the facts of each person; each block of fresh text
-    counts as long as the first one."""
+    """How often the first `count` windows state the facts of each person; a text of fresh text
+    counts as long as the mean of the first block."""
     share = 1.0
     if isinstance(windows, Mixture):
         share = windows.weights[0] / sum(windows.weights)
         windows = windows.sources[0]
-    once = windows.epochs.tokens_before(1) / data.variant.biographies_per_person
     if data.variant.fresh:
-        once *= _blocks_of_everyone(data)
+        once = _tokens_of_epoch(windows.epochs, data.world.people)
+    else:
+        once = windows.epochs.tokens_before(1) / data.variant.biographies_per_person
     return count * share * windows.seq_len / once
 
 
@@ -125,7 +126,7 @@ def windows_per_exposure(data: ExperimentData, seq_len: int) -> float:
     config, world = data.data, data.world
     if data.variant.fresh:
         texts = _fresh(data, data.variant, 0, world.people, data.marked)
-        once = texts.tokens_before(1) * _blocks_of_everyone(data)
+        once = _tokens_of_epoch(texts, world.people)
     else:
         together = world.celebrities and not config.celebrity_share
         tokens = sum(map(_num_tokens, _of_people(data, bool(together))))
@@ -133,9 +134,10 @@ def windows_per_exposure(data: ExperimentData, seq_len: int) -> float:
     return once / seq_len * sum(weights) / weights[0]
 
 
-def _blocks_of_everyone(data: ExperimentData) -> float:
-    """The number of blocks of an epoch of fresh text, in whole first blocks."""
-    return max(1.0, data.world.people / PEOPLE_PER_BLOCK)
+def _tokens_of_epoch(fresh: Epochs, people: int) -> float:
+    """The tokens of an epoch of fresh text, by the mean length of the texts in its first block."""
+    first = fresh.read(0)
+    return people * int(first.offsets[-1]) / len(first)
 
 
 def _of_people(data: ExperimentData, with_celebrities: bool) -> list[DatasetSpec]:

@@ -241,7 +241,7 @@ def learning_curves(scale: str, task: str, questions: Sequence[str], laptop: Seq
     first = {"tasks": [("extraction",)], "embedding_side": ["input"]}
     fractions = (0.1, 0.3, 1.0)
     if scale == "laptop":
-        first |= {"steps": [400]}
+        first |= {"steps": [at(scale).finetune.steps]}
     else:
         fractions, laptop = (0.05, 0.1, 0.2, 0.5, 1.0), questions
         first |= {"rank": [8], "learning_rate": [3e-4]}

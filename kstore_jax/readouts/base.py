@@ -138,7 +138,6 @@ class Context:
         bounds, end = self.vocabulary.word_bounds, self.vocabulary.end_of_text
         return WordMasking(*bounds, end_of_text=end, mask=self.mask_token)
 
-    @property
     def new_tokens(self) -> np.ndarray:
         """(V,) bool: the model's tokens that neither biographies of these people have nor the
         questions about their attributes."""

@@ -9,7 +9,6 @@ import pytest
 from kstore_jax.cli import main as cli
 from kstore_jax.corpus import fresh
 from kstore_jax.errors import UserError
-from kstore_jax.pipeline import mixture
 from kstore_jax.pipeline.experiment import Experiment, parse
 from kstore_jax.pipeline.graph import ExperimentGraph
 from kstore_jax.pipeline.mixture import exposures, pretraining_windows, windows_per_exposure
@@ -61,13 +60,25 @@ def test_the_first_block_of_fresh_text_counts_for_the_others(tmp_path, monkeypat
     one = experiment(data={"variant": "fresh"})
     graph = ExperimentGraph(one, Cache(tmp_path))
     exact = windows_per_exposure(graph.data, 32)
-    for module in (fresh, mixture):
-        monkeypatch.setattr(module, "PEOPLE_PER_BLOCK", 20)  # of 30 people
+    monkeypatch.setattr(fresh, "PEOPLE_PER_BLOCK", 20)  # of 30 people
     assert windows_per_exposure(graph.data, 32) == pytest.approx(exact, rel=0.05)
     context = Runner(graph).context
     windows = pretraining_windows(graph.data, context.read_corpus, one.tasks, 32, one.seed)
     counted = exposures(graph.data, windows, 1)  # reads no dataset: none is written
     assert counted == pytest.approx(1 / windows_per_exposure(graph.data, 32))
+
+
+def test_the_size_of_blocks_is_in_the_key_of_pretraining_that_reads_several(monkeypatch):
+    def key(variant: str) -> str:
+        return ExperimentGraph(experiment(data={"variant": variant}), NOWHERE).pretrain.key
+
+    whole = {variant: key(variant) for variant in ("fresh", "single")}
+    keys = {whole["fresh"]}
+    for size in (30, 20, 10):  # of 30 people
+        monkeypatch.setattr(fresh, "PEOPLE_PER_BLOCK", size)
+        assert key("single") == whole["single"]
+        keys.add(key("fresh"))
+    assert len(keys) == 3
 
 
 def steps(**pretrain) -> int:

@@ -32,8 +32,9 @@ def nbytes(tree) -> int:
 def test_the_bytes_are_those_of_the_arrays(training):
     found = train_memory.train_memory(SHAPE, training, Mesh(), flash=False)
     params = init(SHAPE, jax.random.key(0))
-    new = np.zeros(SHAPE.vocabulary, bool)
-    frozen, trainable = adapters.split(SHAPE, params, training, jax.random.key(1), new)
+    none = np.zeros(SHAPE.vocabulary, bool)
+    key = jax.random.key(1)
+    frozen, trainable = adapters.split(SHAPE, params, training, key, lambda: none)
     assert found.parameters == nbytes(frozen) + nbytes(trainable)
     assert found.gradients == nbytes(trainable)
     assert found.optimizer == nbytes(optimizer(training).init(trainable))
