@@ -110,6 +110,25 @@ def test_finetuning_starts_from_the_model_of_another_one(runner, cache):
     assert np.abs(np.asarray(model["embedding"] - pretrained)).max() > 1e-4
 
 
+def test_the_head_learns_the_tokens_that_no_biography_has(runner, cache):
+    asking = classifying(runner, cache, "even_month", hints=False)
+    asking = tuned(asking, cache, embedding_side="new", steps=4, checkpoint_every=4)
+    (stage,) = asking.graph.finetune.values()
+    asking.ensure(stage)
+    context = asking.context
+    new = set(np.flatnonzero(context.new_tokens()).tolist())
+    read = context.vocabulary.encode(context.corpus.texts.tokens)
+    assert not new & {*read.tolist()}
+    tokenizer = context.table.tokenizer
+    answers = context.vocabulary.encode(np.array([*tokenizer.encode([" Yes", " No"])]).ravel())
+    assert new >= {*answers.tolist()}
+    head, before = (
+        np.asarray(x) for x in (context.finetuned["unembedding"], context.pretrained["embedding"])
+    )
+    changed = {*np.flatnonzero((head != before).any(1)).tolist()}
+    assert {*answers.tolist()} <= changed <= new
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
