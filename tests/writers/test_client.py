@@ -173,7 +173,11 @@ QUOTED = urllib.parse.quote(SECRET, safe="")
 
 @contextlib.contextmanager
 def replying(content: bytes):
-    """The address of a server that responds with this content to every request."""
+    """The address of a server that responds with this content to every request.
+
+    It closes each connection. So the content has to be of HTTP/1.0: a client keeps a connection of
+    HTTP/1.1, and loses its next request.
+    """
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_POST(self):
@@ -207,7 +211,7 @@ def replying(content: bytes):
 )
 def test_a_key_in_a_server_message_is_redacted(monkeypatch, head, body):
     monkeypatch.setenv(client.API_KEY_VARIABLE, SECRET)
-    content = f"HTTP/1.1 {head}\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()
+    content = f"HTTP/1.0 {head}\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()
     policy = client.RetryPolicy(max_attempts=2, initial_delay=0.001)
     with replying(content) as address, pytest.raises(UserError) as error:
         request_answers(address, ["What?"], policy)
@@ -219,7 +223,7 @@ def test_a_key_in_an_answer_is_redacted_and_a_placeholder_only_as_a_word(monkeyp
     def answer(key, text):
         monkeypatch.setenv(client.API_KEY_VARIABLE, key)
         body = json.dumps({"choices": [{"message": {"content": text}}]})
-        head = "HTTP/1.1 200 .\r\nContent-Type: application/json\r\n"
+        head = "HTTP/1.0 200 .\r\nContent-Type: application/json\r\n"
         reply = f"{head}Content-Length: {len(body)}\r\n\r\n{body}"
         with replying(reply.encode()) as address:
             return request_answers(address, ["What?"])[0]["What?"]
