@@ -17,6 +17,7 @@ from kstore_jax.corpus.encode import (
     compact_vocabulary,
     encode_biographies,
     pad_texts,
+    ragged_indices,
 )
 from kstore_jax.corpus.examples import SpanExamples, span_examples
 from kstore_jax.errors import UserError, nearest
@@ -41,6 +42,8 @@ from kstore_jax.world.pools import Pools
 _NEW_WORDING = 2**30
 """Fresh text is measured on biographies of this number and after, which no pretraining reaches."""
 _BATCH = 64
+_TOKENS_BEFORE = 16
+"""Tokens of another biography before the one measured."""
 _PREFIX, _RATE = "capacity_", "bits_per_parameter"
 
 
@@ -67,6 +70,7 @@ class Capacity(Readout):
     """At least how many bits a model has stored, by its losses on names and values."""
 
     name = "capacity"
+    version = 2
     Config = CapacityConfig
     measures_training = True
 
@@ -98,7 +102,8 @@ class Capacity(Readout):
         self, context: Context, texts: TokenizedTexts, config: CapacityConfig, scale: float
     ) -> float:
         people = min(config.people, scale * len(context.people))
-        read = people * _draws(context, config) * float(texts.lengths.max())
+        length = _TOKENS_BEFORE + float(texts.lengths.max())
+        read = people * _draws(context, config) * length
         return READ_COST * read * (1 + len(config.quantise)) * (context.mask_token is None)
 
     def tables(self, groups: Sequence[Measured]) -> list[Table]:
@@ -238,8 +243,8 @@ def _num_parameters(context: Context) -> dict[str, int]:
 def _examples(
     context: Context, config: CapacityConfig, draw: int
 ) -> tuple[np.ndarray, SpanExamples]:
-    """Number `draw` of the biographies of the people measured, with the spans of the name, the
-    values and the pronoun.
+    """Number `draw` of the biographies of the people measured, each after the end of another one,
+    with the spans of the name, the values and the pronoun.
 
     Returns: the people (N,), and their texts.
     """
@@ -261,8 +266,29 @@ def _examples(
         lengths = context.table.lengths[first].astype(SPAN_DTYPE)
         columns.append(np.stack([starts, starts + lengths], axis=-1))
     read = dataclasses.replace(texts, value_spans=np.concatenate(columns, 1))
-    read = context.marked(read)
+    read = _after_another(context.marked(read), context.table.tokenizer.end_of_text)
     return people.ids, span_examples(read, read.value_spans, context.vocabulary)
+
+
+def _after_another(texts: TokenizedTexts, end_of_text: int) -> TokenizedTexts:
+    """The texts as pretraining reads them: each after the last tokens of another one and its end of
+    text. Few windows begin with a text, so models can predict names badly there: one that stores
+    every value had 10.7 instead of 7.0 nats a name."""
+    if len(texts) == 1:
+        return texts
+    other = np.roll(np.arange(len(texts)), 1)
+    before = np.minimum(texts.lengths[other], _TOKENS_BEFORE)
+    starts = [texts.offsets[1:][other] - before, np.full_like(before, len(texts.tokens))]
+    starts = np.stack([*starts, texts.offsets[:-1]], axis=-1)
+    lengths = np.stack([before, np.ones_like(before), texts.lengths], axis=-1)
+    tokens = np.append(texts.tokens, texts.tokens.dtype.type(end_of_text))
+    shift = (before + 1)[:, None, None].astype(SPAN_DTYPE)
+    return TokenizedTexts(
+        tokens=tokens[ragged_indices(starts.ravel(), lengths.ravel())],
+        offsets=np.concatenate([[0], np.cumsum(lengths.sum(-1))]),
+        value_spans=texts.value_spans + shift,
+        name_spans=texts.name_spans + shift,
+    )
 
 
 def _write(context: Context, people: People, entry: int) -> TokenizedTexts:
