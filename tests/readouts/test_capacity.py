@@ -172,10 +172,12 @@ def test_a_biography_is_read_after_the_end_of_another_one(runner):
     context, before = runner.context, capacity._TOKENS_BEFORE
     ids, examples = capacity._examples(context, CapacityConfig(people=15), 0)
     (end,) = context.vocabulary.encode(np.array([context.table.tokenizer.end_of_text]))
-    texts = [row[before + 2 : length] for row, length in zip(examples.tokens, examples.lengths)]
+    rows = zip(examples.tokens, examples.lengths, strict=True)
+    texts = [row[before + 2 : length] for row, length in rows]
     for text, row, others in zip(texts, examples.tokens, texts[-1:] + texts, strict=False):
         assert row[0] == row[before + 1] == end
-        assert end not in row[1 : before + 1] and end not in text
+        assert end not in row[1 : before + 1]
+        assert end not in text
         assert row[1 : before + 1].tolist() == others[-before:].tolist()
     assert len(ids) == len(texts)
     _, alone = capacity._examples(context, CapacityConfig(people=1), 0)
