@@ -7,7 +7,8 @@ from kstore_jax.api.model import Model
 from kstore_jax.api.world import Person, World
 from kstore_jax.errors import UserError
 from kstore_jax.readouts.examples import recite_after
-from kstore_jax.world.stated import Fact, marked
+from kstore_jax.world import stated
+from kstore_jax.world.stated import Fact
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,13 +18,15 @@ class Recitation:
     Attributes:
       person: whom it is about.
       read: the first biography of the person, which pretraining read.
-      text: the model's.
+      text: the model's, after the prompt.
+      given: how many facts the prompt states.
       facts: the values that the model wrote.
     """
 
     person: Person
     read: str
     text: str
+    given: int
     facts: Sequence[Fact]
 
 
@@ -45,7 +48,8 @@ def recite(model: Model, world: World, person: Person, variant: str) -> Recitati
     of_model = model.shape, model.params, model.vocabulary
     recited = recite_after(*of_model, world.language, tokens, length, person.facts)
     facts = [Fact(**fact) for fact in recited.get("facts", ())]
-    return Recitation(person, read, recited.get("text", prompt), facts)
+    text, given = recited.get("text", prompt), recited.get("given", 0)
+    return Recitation(person, read, text, given, facts)
 
 
 def examples(world: World, of_each_half: int) -> list[Person]:
@@ -63,9 +67,9 @@ def format_recitation(recitation: Recitation) -> str:
     """Returns what a person's biography says and what the model wrote, for a terminal; wrong
     values are in brackets, before the truth."""
     person = recitation.person
-    right = len({fact.attribute for fact in recitation.facts if fact.right})
+    score = stated.score(recitation.facts, len(person.facts), recitation.given)
     half = "P_train" if person.in_train else "P_test"
     return (
-        f"person {person.id} ({half}): {right} of {len(person.facts)} facts right\n"
-        f"  read:  {recitation.read}\n  wrote: {marked(recitation.text, recitation.facts)}"
+        f"person {person.id} ({half}): {score}\n"
+        f"  read:  {recitation.read}\n  wrote: {stated.marked(recitation.text, recitation.facts)}"
     )

@@ -22,7 +22,7 @@ from kstore_jax.readouts.shares import Share
 from kstore_jax.tasks.base import Items
 from kstore_jax.world.language import ANSWER_MARK, Language
 from kstore_jax.world.people import full_names, value_texts
-from kstore_jax.world.stated import facts_of
+from kstore_jax.world.stated import Fact, facts_of, score
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +35,7 @@ class Examples(Readout):
     """What the models of a run write about the first person held out, by number."""
 
     name = "examples"
+    version = 2
     Config = ExamplesConfig
     reads = "finetuned"
     needs_finetuning = False
@@ -96,9 +97,10 @@ def recite(context: Context, text: TokenizedTexts, facts: Mapping[str, str]) -> 
         name.
       facts: attribute -> value.
 
-    Returns: `text`, prompt included; `start`, where the model's own begins, in characters; and
-      `facts`, as `stated.Fact`, of the values that the model stated in the words of a template.
-      Empty for a bidirectional model, which writes no text, and for a text without the name.
+    Returns: `text`, prompt included; `start`, where the model's own begins, in characters;
+      `given`, how many facts the prompt states; and `facts`, as `stated.Fact`, of the values that
+      the model stated in the words of a template. Empty for a bidirectional model, which writes no
+      text, and for a text without the name.
     """
     ends = [int(end) for _, end in text.name_spans[0] if end]
     if context.mask_token is not None or not ends:
@@ -137,8 +139,10 @@ def recite_after(
     written = until_end(continue_text(shape, params, prompt.astype(np.int32), *options), end)
     given = vocabulary.decode(prompt[1:]).lstrip()
     whole = given + vocabulary.decode(written)
-    stated = facts_of(language, whole, facts, len(given))
-    return {"text": whole, "start": len(given), "facts": [fact._asdict() for fact in stated]}
+    stated = facts_of(language, whole, facts)
+    own = [fact._asdict() for fact in stated if fact.start >= len(given)]
+    before = {fact.attribute for fact in stated if fact.start < len(given)}
+    return {"text": whole, "start": len(given), "given": len(before), "facts": own}
 
 
 def answers_about(context: Context, row: int) -> list[dict]:
@@ -233,8 +237,8 @@ def _recitation(group: Measured) -> Html:
     for fact in recited["facts"]:
         parts += [recited["text"][end : fact["start"]], _marked(recited["text"], fact)]
         end = fact["end"]
-    right = len({fact["attribute"] for fact in recited["facts"] if fact["right"]})
-    small = f"{group.wording}; {right} of {len(truth)} facts right"
+    facts = [Fact(**fact) for fact in recited["facts"]]
+    small = f"{group.wording}; {score(facts, len(truth), recited.get('given', 0))}"
     read = tag("details", tag("summary", "what it read"), tag("p", result["read"]))
     head = tag("h3", f"{group.label} recites ", tag("small", small))
     return tag("div", head, tag("p", *parts, recited["text"][end:]), read)

@@ -40,9 +40,8 @@ class Fact(NamedTuple):
     right: bool
 
 
-def facts_of(language: Language, text: str, truth: Mapping[str, str], start: int = 0) -> list[Fact]:
-    """Returns the values that a text states from character `start` on, compared with the facts of a
-    person.
+def facts_of(language: Language, text: str, truth: Mapping[str, str]) -> list[Fact]:
+    """Returns the values that a text states, compared with the facts of a person.
 
     Args:
       truth: attribute -> value.
@@ -52,7 +51,20 @@ def facts_of(language: Language, text: str, truth: Mapping[str, str], start: int
         right = [name for name in attributes if truth[name] == text[begin:end]]
         name = (right or attributes)[0]
         facts.append(Fact(name, begin, end, truth[name], bool(right)))
-    return [fact for fact in facts if fact.start >= start]
+    return facts
+
+
+def score(facts: Sequence[Fact], of: int, given: int) -> str:
+    """Returns how many of the facts of a person are right in a text, in words.
+
+    Args:
+      of: how many facts the person has.
+      given: how many of them the prompt states.
+    """
+    if given >= of:
+        return "all facts are in the prompt"
+    right = len({fact.attribute for fact in facts if fact.right})
+    return f"{right} of {of - given} facts right"
 
 
 def marked(text: str, facts: Sequence[Fact], right: str = "{}", wrong: str = "[{} ≠ {}]") -> str:

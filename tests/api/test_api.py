@@ -144,7 +144,7 @@ def test_a_recitation_marks_wrong_facts_with_the_truth():
     facts = facts_of(world.language, wrong, person.facts)
     assert [fact.attribute for fact in facts if not fact.right] == ["university"]
     assert len(facts) == 6
-    marked = recite.format_recitation(recite.Recitation(person, text, wrong, facts))
+    marked = recite.format_recitation(recite.Recitation(person, text, wrong, 0, facts))
     assert f"[Ohio University ≠ {person.facts['university']}]" in marked
     assert "5 of 6 facts right" in marked
 
@@ -156,14 +156,16 @@ def test_the_prompt_of_a_recitation_is_no_part_of_it(run):
     held_out_first = [person.in_train for person in recite.examples(world, 3)]
     assert held_out_first == [False] * 3 + [True] * 3
     person = world[5]
-    for variant in ("single", "multi2+reverse2"):
+    for variant, given in (("single", 0), ("multi2+reverse2", 2), ("multi2+reverse6", 6)):
         read = person.text(variant)
         prompt = read[: read.spans["name"][0][1]]
         recited = recite.recite(model, world, person, variant)
         assert len(recited.text) > len(prompt)
         assert (prompt + model.generate(prompt, max_tokens=400)).startswith(recited.text)
         assert all(fact.start >= len(prompt) for fact in recited.facts)
-    assert len(facts_of(world.language, prompt, person.facts)) == 2
+        assert recited.given == given
+        score = f"of {6 - given} facts right" if given < 6 else "all facts are in the prompt"
+        assert score in recite.format_recitation(recited)
 
 
 def test_a_run_without_a_finetuned_model_says_so(finished, tmp_path):

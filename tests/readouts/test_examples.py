@@ -39,7 +39,8 @@ def test_the_text_is_what_the_pretrained_model_writes_after_the_name(result, fin
     most = 8 + 2 * len(model.tokens(f" {result['read']}"))
     assert recited["text"] == person.name + model.generate(person.name, most)
     assert recited["text"][: recited["start"]] == person.name
-    stated = facts_of(run.world(1).language, recited["text"], person.facts, len(person.name))
+    stated = facts_of(run.world(1).language, recited["text"], person.facts)
+    assert recited["given"] == 0
     assert recited["facts"] == [fact._asdict() for fact in stated]
 
 
