@@ -40,7 +40,7 @@ def get_config(scale: str = "laptop"):
     if scale == "laptop":
         config.world.name_fraction = 0.1  # 160,000 names
         config.model.width = 16
-        config.pretrain.batch_size = 4
+        config.pretrain.batch_size = 1
     else:
         config.model.update(layers={"gpu": 4, "paper": 6}[scale], heads=3, width=192)
         config.pretrain.update(batch_size=12, weight_decay=0.01)

@@ -159,7 +159,8 @@ def capacity(scale: str) -> Any:
     facts of each person 1,000 times, in new wordings; `capacity` is the only readout.
 
     At `laptop` the world is bioD with the smallest vocabulary, so that a small model has most of
-    its parameters in its blocks; otherwise it is bioS. Heads are 64 wide there, as in the paper.
+    its parameters in its blocks, and the optimizer is Muon, with which such narrow models store
+    more (docs/log.md); otherwise it is bioS. Heads are 64 wide there, as in the paper.
     """
     config = at(scale)
     config.data.update(variant="fresh", vocabulary="compact")
@@ -173,12 +174,14 @@ def capacity(scale: str) -> Any:
         config.world.update(folder="bioD(4,2,32,1,32)", name_fraction=0.05)
         config.data.tokenizer = "word"
         config.model.update(layers=2, heads=2, rotary_pct=0.5)
-        # Of ten times the paper's learning rate, a tenth of its decay, and its last rate.
-        config.pretrain.update(learning_rate=1e-2, weight_decay=0.002, final_lr_ratio=0.01)
-        config.pretrain.warmup_steps = 500
+        config.model.init_std = 0.2  # about width**-0.5
+        # Of twenty times the paper's learning rate, a tenth of its decay, and its last rate.
+        config.pretrain.update(optimizer="muon", learning_rate=2e-2, weight_decay=0.002)
+        config.pretrain.update(final_lr_ratio=0.01, warmup_steps=500)
         config.pretrain.update(steps_per_call=100, checkpoint_every=5000, evaluate_every=2000)
-        of_world = zipped(world__people=[250, 500, 1000], pretrain__batch_size=[4, 8, 16])
-        config.sweep = product(of_world, model__width=[16, 24, 32])  # equal steps
+        people, batches = [250, 500, 1000, 2000], [4, 8, 16, 32]  # equal steps
+        of_world = zipped(world__people=people, pretrain__batch_size=batches)
+        config.sweep = product(of_world, model__width=[16, 24, 32])
         return config
     config.pretrain.update(warmup_steps=1000, steps_per_call=10)
     by_scale = {"gpu": (10_000, 20_000, 50_000), "paper": (*_CAPACITY,)[2:]}
