@@ -25,10 +25,8 @@ from kstore_jax.pipeline import recipes
 
 
 def get_config(scale: str = "laptop"):
-    config = recipes.at(scale)
+    config = recipes.few_values(scale)
     if scale == "laptop":
-        config.world.value_fraction = 0.05
-        config.model.update(dropout=0.1, attention_dropout=0.1)
         config.data.variant = "single+permute1"
         config.sweep = zipped(
             world__celebrities=[0, 500],

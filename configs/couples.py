@@ -22,9 +22,6 @@ from kstore_jax.pipeline import recipes
 
 
 def get_config(scale: str = "laptop"):
-    config = recipes.at(scale)
-    if scale == "laptop":
-        config.world.value_fraction = 0.05
-        config.model.update(dropout=0.1, attention_dropout=0.1)
+    config = recipes.few_values(scale)
     config.sweep = product(data__variant=["couple1", "couple2", "couple5"])
     return config

@@ -37,9 +37,6 @@ from kstore_jax.world.biographies import FIG3_VARIANTS
 
 
 def get_config(scale: str = "laptop"):
-    config = recipes.at(scale, together=recipes.together)
-    if scale == "laptop":
-        config.world.value_fraction = 0.05
-        config.model.update(dropout=0.1, attention_dropout=0.1)
+    config = recipes.few_values(scale, together=recipes.together)
     config.sweep = product(data__variant=FIG3_VARIANTS)
     return config

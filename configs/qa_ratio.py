@@ -27,11 +27,9 @@ SHARES = (0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 0.9)
 
 
 def get_config(scale: str = "laptop"):
-    config = recipes.at(scale)
+    config = recipes.few_values(scale)
     variants, shares = VARIANTS, SHARES
     if scale == "laptop":
-        config.world.value_fraction = 0.05
-        config.model.update(dropout=0.1, attention_dropout=0.1)
         config.pretrain.update(steps=10_000, batch_size=8)
         variants, shares = ("single", "multi5+permute"), (0.2, 0.4, 0.6, 0.8)
     config.finetune.update(steps=0, grid=())

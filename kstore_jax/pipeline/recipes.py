@@ -81,13 +81,13 @@ def laptop() -> Any:
     config = default()
     config.world.people = 500
     config.data.vocabulary = "compact"
-    config.model.update(layers=4, heads=4, width=128)
+    config.model.update(layers=4, heads=4, width=128, init_std=0.06)
     config.pretrain.update(
-        steps=12_000,
+        steps=6000,
         batch_size=4,
         seq_len=128,
-        learning_rate=3e-3,
-        warmup_steps=240,
+        learning_rate=4e-3,
+        warmup_steps=120,
         final_lr_ratio=0.0,
         steps_per_call=50,
         checkpoint_every=1000,
@@ -123,6 +123,17 @@ def laptop() -> Any:
     return config
 
 
+def few_values(scale: str, **extra: Callable[[], Any]) -> Any:
+    """The recipe of a scale; on a laptop with a twentieth of the values, so that 500 people share
+    them as the paper's people do, and with dropout, twice the steps and GPT-2's initial weights."""
+    config = at(scale, **extra)
+    if scale == "laptop":
+        config.world.value_fraction = 0.05
+        config.model.update(dropout=0.1, attention_dropout=0.1, init_std=0.02)
+        config.pretrain.update(steps=12_000, learning_rate=3e-3, warmup_steps=240)
+    return config
+
+
 def together() -> Any:
     """The laptop's network with more people and steps. One GPU trains many such models in minutes,
     in one program (`kstore sweep --together`).
@@ -130,9 +141,8 @@ def together() -> Any:
     With 0.015 of the paper's people, 0.12 of the values and names are used, about the square root:
     so a pair of values, or a first and a last name, belong to as many people as in the paper.
     """
-    config = laptop()
+    config = few_values("laptop")
     config.world.update(people=1500, value_fraction=0.12, name_fraction=0.12)
-    config.model.update(dropout=0.1, attention_dropout=0.1)
     config.pretrain.update(steps=72_000, batch_size=8, warmup_steps=1440, checkpoint_every=6000)
     config.finetune.batch_size = 96
     config.readouts.q_probe.update(batch_size=50, steps=270)
