@@ -147,6 +147,16 @@ def capacity() -> list[list[str]]:
     return lines
 
 
+def junk() -> list[list[str]]:
+    """What junk costs in bits, and what a marker recovers."""
+    lines = [["read", "bits stored", "there are", "bits a parameter"]]
+    for row in rows("junk"):
+        read = row["readouts"]["capacity"]
+        counts = (f"{round(read[name]):,}" for name in ("learned", "most_learned"))
+        lines.append([row["name"], *counts, f"{rate(read):.2f}"])
+    return lines
+
+
 def size(row: dict[str, Any]) -> tuple[int, int]:
     """The number of people of a row, and the width of its model."""
     return row["config"]["world"]["people"], row["config"]["model"]["width"]
@@ -158,19 +168,20 @@ def rate(read: dict[str, Any]) -> float:
 
 
 def stored() -> list[list[str]]:
-    """Bits and answers of the quickstart of seed 1."""
+    """Bits and answers of the quickstart, three seeds."""
     lines = []
-    for row in rows("stored-1"):
-        read = row["readouts"]
-        bits, most = (
-            read["capacity"][name] / read["capacity"]["people"]
-            for name in ("learned", "most_learned")
-        )
-        answers = read["qa"]["extraction"]["test"]["exact"]["mean"]
-        shares = map(percent, (read["recall"]["whole"]["mean"], answers))
-        dataset = row["config"]["data"]["variant"]
-        lines.append([dataset, f"{bits:.1f}", f"{most:.1f}", *shares])
-    heads = ["dataset", "bits a person", "there are", "recited", "held out"]
+    for seed in (1, 2, 3):
+        for row in rows(f"quickstart-{seed}"):
+            read = row["readouts"]
+            bits, most = (
+                read["capacity"][name] / read["capacity"]["people"]
+                for name in ("learned", "most_learned")
+            )
+            answers = read["qa"]["extraction"]["test"]["exact"]["mean"]
+            shares = map(percent, (read["recall"]["whole"]["mean"], answers))
+            dataset = row["config"]["data"]["variant"]
+            lines.append([dataset, str(seed), f"{bits:.1f}", f"{most:.1f}", *shares])
+    heads = ["dataset", "seed", "bits a person", "there are", "recited", "held out"]
     return [heads, *sorted(lines)]
 
 
@@ -258,7 +269,7 @@ def copy(run: pathlib.Path, name: str) -> None:
 
 
 TABLES = (
-    *(quickstart, comparison, figure_2, countries, capacity, stored),
+    *(quickstart, comparison, figure_2, countries, capacity, junk, stored),
     *(retrieval, inverse, classification, comparison_of_people),
 )
 """Makes each table of `results.md`."""
