@@ -83,11 +83,11 @@ def laptop() -> Any:
     config.data.vocabulary = "compact"
     config.model.update(layers=4, heads=4, width=128, init_std=0.06)
     config.pretrain.update(
-        steps=6000,
+        steps=9000,
         batch_size=4,
         seq_len=128,
         learning_rate=4e-3,
-        warmup_steps=120,
+        warmup_steps=180,
         final_lr_ratio=0.0,
         steps_per_call=50,
         checkpoint_every=1000,
@@ -125,7 +125,7 @@ def laptop() -> Any:
 
 def few_values(scale: str, **extra: Callable[[], Any]) -> Any:
     """The recipe of a scale; on a laptop with a twentieth of the values, so that 500 people share
-    them as the paper's people do, and with dropout, twice the steps and GPT-2's initial weights."""
+    them as the paper's people do, with dropout, more steps, and GPT-2's initial weights."""
     config = at(scale, **extra)
     if scale == "laptop":
         config.world.value_fraction = 0.05
