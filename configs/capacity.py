@@ -6,8 +6,8 @@ parameter, what there is to know of each world (dashed), and the paper's points 
 that maximum, in bits a parameter, before anything is trained.
 
 Command: `kstore sweep --config=configs/capacity.py --workdir=runs/capacity`; 100 exposures by
-`--config.pretrain.exposures=100 --config.pretrain.batch_size=2`; no MLP by
-`--config.model.mlp_width=-1`; Llama by `--config.model.style=llama`. Scales:
+`--config.pretrain.exposures=100`; no MLP by `--config.model.mlp_width=-1`; Llama by
+`--config.model.style=llama`. Scales:
 
 - `laptop` (the default): 250 to 2,000 entries of bioD, 4 attributes of two random symbols, models
   of 8,000 to 30,000 parameters, 1,000 exposures of Muon, on 2 CPU cores: 38 minutes of one of them.

@@ -32,9 +32,7 @@ def get_config(scale: str = "laptop"):
     config = recipes.at(scale)
     if scale == "laptop":
         config.world.update(people=150, value_fraction=0.05)
-        config.model.init_std = 0.02
-        config.pretrain.update(steps=24_000, batch_size=8, learning_rate=2e-3)
-        config.pretrain.update(warmup_steps=240, evaluate_every=1000)
+        config.pretrain.update(steps=24_000, batch_size=8, learning_rate=2e-3, evaluate_every=1000)
         config.sweep = chain(
             row("GPT", model__direction="causal"),
             row("BERT", model__direction="bidirectional", pretrain__learning_rate=7e-4),

@@ -34,9 +34,8 @@ def get_config(scale: str = "laptop"):
     config.data.variant = "single"
     if scale == "laptop":
         config.world.value_fraction = 0.2
-        config.model.update(layers=2, init_std=0.02)
-        config.pretrain.update(learning_rate=3e-3, warmup_steps=240, weight_decay=1.0)
-        config.pretrain.update(steps=7500, evaluate_every=1000)  # 113 exposures
+        config.model.layers = 2
+        config.pretrain.update(weight_decay=1.0, evaluate_every=1000, steps=7500)  # 113 exposures
         config.finetune.update(steps=2400, checkpoint_every=400)
         mixed = {"data__qa_share": MIXED, "pretrain__steps": 15_000, "finetune__steps": 0}
         rows = [_row(people, "questions mixed in", **mixed) for people in (500, 1000, 2000)]

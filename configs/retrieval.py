@@ -7,7 +7,7 @@ Command: `kstore sweep --config=configs/retrieval.py --workdir=runs/retrieval`; 
 `--config.tasks.retrieval.pairs=university+major`. Scales:
 
 - `laptop` (the default): 500 people, two datasets, on 2 CPU cores: pretraining takes as long as
-  that of the quickstart, 3 to 5 minutes, and the rest of a row two.
+  that of the quickstart, 6 to 10 minutes, and the rest of a row two.
 - `:gpu`: 10,000 people, 6.5e16 FLOP of pretraining per row, on one GPU: 245 s at the speed measured
   on an H200; not yet run.
 - `:paper`: 100,000 people, 2.7e18 FLOP per row, on a node of GPUs: 2 h 13 min at the speed of one

@@ -81,13 +81,13 @@ def laptop() -> Any:
     config = default()
     config.world.people = 500
     config.data.vocabulary = "compact"
-    config.model.update(layers=4, heads=4, width=128, init_std=0.06)
+    config.model.update(layers=4, heads=4, width=128)
     config.pretrain.update(
-        steps=9000,
+        steps=12_000,
         batch_size=4,
         seq_len=128,
-        learning_rate=4e-3,
-        warmup_steps=180,
+        learning_rate=3e-3,
+        warmup_steps=240,
         final_lr_ratio=0.0,
         steps_per_call=50,
         checkpoint_every=1000,
@@ -125,12 +125,11 @@ def laptop() -> Any:
 
 def few_values(scale: str, **extra: Callable[[], Any]) -> Any:
     """The recipe of a scale; on a laptop with a twentieth of the values, so that 500 people share
-    them as the paper's people do, with dropout, more steps, and GPT-2's initial weights."""
+    them as the paper's people do, and with dropout."""
     config = at(scale, **extra)
     if scale == "laptop":
         config.world.value_fraction = 0.05
-        config.model.update(dropout=0.1, attention_dropout=0.1, init_std=0.02)
-        config.pretrain.update(steps=12_000, learning_rate=3e-3, warmup_steps=240)
+        config.model.update(dropout=0.1, attention_dropout=0.1)
     return config
 
 
