@@ -16,8 +16,8 @@ Command: `kstore sweep --config=configs/junk.py --workdir=runs/junk`; other leng
 - `:paper`: bioS of 100,000 people, 5.6 M parameters, 100 exposures, on a node of GPUs: hours; not
   yet run.
 
-Scores: `docs/results.md`. Expected, from the paper, at 100 exposures: junk about 100 M people costs a factor of 20, with the
-marker of 2; junk about 1,000 people costs nothing.
+Scores: `docs/results.md`. Expected, from the paper, at 100 exposures: junk about 100 M people costs
+a factor of 20, with the marker of 2; junk about 1,000 people costs nothing.
 """
 
 from kstore_jax.config.rows import chain, row
