@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import gc
 import json
 import os
 import pathlib
@@ -22,6 +23,7 @@ from kstore_jax.pipeline.results import read_graphs
 from kstore_jax.train.checkpoint import open_checkpoints
 from tests.sweep.conftest import copied  # noqa: F401
 from tests.sweep.sweeps import contents
+from tests.train.training import orbax_drops_coroutines
 
 TREE = {"a": jnp.arange(12.0).reshape(3, 4), "b": {"c": jnp.ones(3)}}
 
@@ -199,7 +201,7 @@ def save_two(folder: pathlib.Path) -> None:
             checkpoints.save(step, trainable=TREE)
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@orbax_drops_coroutines
 @pytest.mark.parametrize(
     "name",
     ["_CHECKPOINT_METADATA", "trainable/_METADATA", "trainable/manifest.ocdbt", "trainable/d/*"],
@@ -218,6 +220,7 @@ def test_a_checkpoint_that_may_not_be_read_is_not_deleted(tmp_path, name):
         rf"{tmp_path}/2: cannot be read \({tmp_path}/2/.*: {reason}\)", str(raised.value)
     )
     assert sorted(tmp_path.rglob("*")) == before
+    gc.collect()
 
 
 def test_memory_that_runs_out_while_a_checkpoint_is_read_does_not_damage_it(tmp_path, monkeypatch):
@@ -234,6 +237,7 @@ def test_memory_that_runs_out_while_a_checkpoint_is_read_does_not_damage_it(tmp_
     assert str(as_user_error(raised.value)).startswith("not enough memory (9 bytes); lower ")
 
 
+@orbax_drops_coroutines
 @pytest.mark.parametrize(
     ("command", "name"),
     [
@@ -270,6 +274,7 @@ def test_a_file_that_may_not_be_read_is_named_with_the_systems_error(
     else:
         message = complaint(capsys, "sweep", f"--config={config_file}", f"--workdir={finished}")
     assert message.removeprefix("kstore: ").removesuffix(": Permission denied") in unreadable
+    gc.collect()
 
 
 def swap(one: pathlib.Path, other: pathlib.Path) -> None:

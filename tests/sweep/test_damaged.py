@@ -1,5 +1,6 @@
 """A damaged file is named in one line with its remedy."""
 
+import gc
 import pathlib
 import shutil
 
@@ -8,6 +9,7 @@ import pytest
 from kstore_jax.cli import main as cli
 from kstore_jax.pipeline.results import read_graphs
 from tests.sweep.sweeps import assert_alike, contents, sweep_again
+from tests.train.training import orbax_drops_coroutines
 
 KINDS = ("shards", "pretrain", "finetune")
 
@@ -49,7 +51,7 @@ def test_a_damaged_result_is_recovered_once_it_is_removed(copied, finished, conf
     assert_alike(copied, finished)
 
 
-@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")
+@orbax_drops_coroutines
 def test_a_damaged_checkpoint_of_a_finished_stage_is_not_replaced_by_an_earlier_one(
     copied, config_file, capsys
 ):
@@ -62,6 +64,7 @@ def test_a_damaged_checkpoint_of_a_finished_stage_is_not_replaced_by_an_earlier_
     assert f": {copied}/stages/pretrain-" in row
     assert "/checkpoints/24/trainable: damaged; remove " in row
     assert last.startswith("kstore: 1 of 2 rows failed; ")
+    gc.collect()
 
 
 def flip_a_byte(path: pathlib.Path) -> None:

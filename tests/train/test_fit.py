@@ -48,6 +48,7 @@ from tests.train.training import (
     Interrupted,
     interrupted_at,
     losses,
+    orbax_drops_coroutines,
     same_bits,
     saved,
     steps_saved,
@@ -639,12 +640,6 @@ def damage(folder: pathlib.Path, step: int) -> None:
     """Cuts what a checkpoint says of its arrays short."""
     path = folder / "checkpoints" / str(step) / "trainable" / "_METADATA"
     path.write_bytes(path.read_bytes()[:100])
-
-
-orbax_drops_coroutines = pytest.mark.filterwarnings(
-    "ignore:coroutine .* was never awaited:RuntimeWarning",
-    "ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning",
-)
 
 
 @orbax_drops_coroutines

@@ -9,6 +9,7 @@ import tempfile
 
 import jax
 import numpy as np
+import pytest
 
 from kstore_jax.model.transformer import Shape
 from kstore_jax.train.checkpoint import open_checkpoints
@@ -30,6 +31,12 @@ TRAINING = Training(
     steps_per_call=5,
     checkpoint_every=10,
 )
+orbax_drops_coroutines = pytest.mark.filterwarnings(
+    "ignore:coroutine .* was never awaited:RuntimeWarning",
+    "ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning",
+)
+"""Where a read fails Orbax drops others unawaited. Such a test ends with `gc.collect()`, so that the
+warning is not another test's."""
 
 
 def task(batch: int = TRAINING.batch_size, **changes) -> TrainTask:
