@@ -35,8 +35,8 @@ orbax_drops_coroutines = pytest.mark.filterwarnings(
     "ignore:coroutine .* was never awaited:RuntimeWarning",
     "ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning",
 )
-"""Where a read fails Orbax drops others unawaited. Such a test ends with `gc.collect()`, so that the
-warning is not another test's."""
+"""Where a read fails Orbax drops others unawaited. Such a test ends with `gc.collect()`, so that
+the warning is not another test's."""
 
 
 def task(batch: int = TRAINING.batch_size, **changes) -> TrainTask:
