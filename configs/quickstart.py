@@ -15,6 +15,9 @@ from kstore_jax.pipeline import recipes
 
 def get_config(size: str = "default"):
     config = recipes.laptop()
+    config.model.init_std = 0.06  # of 128 wide layers; half of the recipe's steps suffice
+    config.pretrain.update(steps=6000, learning_rate=4e-3, warmup_steps=120)
+    config.finetune.embedding_rank = 16
     config.sweep = product(data__variant=["single", "multi5+permute"])
     if size == "smallest":
         config.world.people = 40

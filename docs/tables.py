@@ -168,19 +168,20 @@ def rate(read: dict[str, Any]) -> float:
 
 
 def stored() -> list[list[str]]:
-    """Bits and answers of the quickstart of seed 1."""
+    """Bits and answers of the quickstart, three seeds."""
     lines = []
-    for row in rows("stored-1"):
-        read = row["readouts"]
-        bits, most = (
-            read["capacity"][name] / read["capacity"]["people"]
-            for name in ("learned", "most_learned")
-        )
-        answers = read["qa"]["extraction"]["test"]["exact"]["mean"]
-        shares = map(percent, (read["recall"]["whole"]["mean"], answers))
-        dataset = row["config"]["data"]["variant"]
-        lines.append([dataset, f"{bits:.1f}", f"{most:.1f}", *shares])
-    heads = ["dataset", "bits a person", "there are", "recited", "held out"]
+    for seed in (1, 2, 3):
+        for row in rows(f"quickstart-{seed}"):
+            read = row["readouts"]
+            bits, most = (
+                read["capacity"][name] / read["capacity"]["people"]
+                for name in ("learned", "most_learned")
+            )
+            answers = read["qa"]["extraction"]["test"]["exact"]["mean"]
+            shares = map(percent, (read["recall"]["whole"]["mean"], answers))
+            dataset = row["config"]["data"]["variant"]
+            lines.append([dataset, str(seed), f"{bits:.1f}", f"{most:.1f}", *shares])
+    heads = ["dataset", "seed", "bits a person", "there are", "recited", "held out"]
     return [heads, *sorted(lines)]
 
 

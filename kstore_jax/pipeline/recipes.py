@@ -237,6 +237,8 @@ def manipulation(scale: str, task: str) -> Any:
     config.finetune.tasks = config.readouts.qa.tasks = (task,)
     config.finetune.embedding_side = "new"
     if scale == "laptop":
+        config.model.init_std = 0.06
+        config.pretrain.learning_rate = 4e-3
         config.finetune.update(steps=1200, checkpoint_every=400)
     return config
 
@@ -253,7 +255,7 @@ def learning_curves(scale: str, task: str, questions: Sequence[str], laptop: Seq
     first = {"tasks": [("extraction",)], "embedding_side": ["input"]}
     fractions = (0.1, 0.3, 1.0)
     if scale == "laptop":
-        first |= {"steps": [at(scale).finetune.steps]}
+        first |= {"steps": [at(scale).finetune.steps], "embedding_rank": [16]}
     else:
         fractions, laptop = (0.05, 0.1, 0.2, 0.5, 1.0), questions
         first |= {"rank": [8], "learning_rate": [3e-4]}
