@@ -9,8 +9,8 @@ people, who are met over and over.
 Command: `kstore sweep --config=configs/junk.py --workdir=runs/junk`; other lengths by
 `--config.pretrain.exposures=300`. Scales:
 
-- `laptop` (the default): 250 entries of bioD beside 150,000 or 25 others, a model of 10,000
-  parameters, 100 exposures, on 2 CPU cores: 5 minutes of one of them.
+- `laptop` (the default): 250 entries of bioD beside 150,000 or 25 others, a model of 110,000
+  parameters, 100 exposures, on 2 CPU cores: 6 minutes of one of them.
 - `:gpu`, with `--together=4`: bioS of 50,000 people, 2 M parameters, 100 exposures, on one GPU: an
   hour; not yet run.
 - `:paper`: bioS of 100,000 people, 5.6 M parameters, 100 exposures, on a node of GPUs: hours; not
@@ -40,9 +40,9 @@ def get_config(scale: str = "laptop"):
     junk = {"data__celebrity_share": JUNK}
     if scale == "laptop":
         config.world.name_fraction = 0.1  # 160,000 names
-        config.model.width = 16
-        config.pretrain.batch_size = 1
-        junk["pretrain__batch_size"] = 8  # as many useful windows a step, and as many steps
+        config.model.width = 64
+        config.pretrain.update(batch_size=1, learning_rate=3e-3)
+        junk["pretrain__batch_size"] = 4  # twice as many steps
     else:
         config.model.update(layers={"gpu": 4, "paper": 6}[scale], heads=3, width=192)
         config.pretrain.update(batch_size=12, weight_decay=0.01)

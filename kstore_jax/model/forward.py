@@ -21,7 +21,8 @@ Cache = dict
 
 def init(shape: Shape, key: jax.Array) -> Params:
     """Returns initial parameters: a nested dictionary of float32 arrays."""
-    return dict(Transformer(shape).init(key, jnp.zeros((1, 2), jnp.int32))["params"])
+    tokens = jax.ShapeDtypeStruct((1, 2), jnp.int32)  # of which only the shape matters
+    return dict(Transformer(shape).lazy_init(key, tokens)["params"])
 
 
 @functools.partial(jax.jit, static_argnums=0)
