@@ -18,6 +18,8 @@ def get_config(size: str = "default"):
     config.model.init_std = 0.06  # of 128 wide layers; half of the recipe's steps suffice
     config.pretrain.update(steps=6000, learning_rate=4e-3, warmup_steps=120)
     config.finetune.embedding_rank = 16
+    config.readouts.p_probe.batch_size = 12
+    config.readouts.q_probe.learning_rate = 2e-2
     config.sweep = product(data__variant=["single", "multi5+permute"])
     if size == "smallest":
         config.world.people = 40
