@@ -10,7 +10,7 @@ Command: `kstore sweep --config=configs/junk.py --workdir=runs/junk`; other leng
 `--config.pretrain.exposures=300`. Scales:
 
 - `laptop` (the default): 250 entries of bioD beside 150,000 or 25 others, a model of 110,000
-  parameters, 100 exposures, on 2 CPU cores: 6 minutes of one of them.
+  parameters, 100 exposures, on 2 CPU cores: 8 minutes of one of them.
 - `:gpu`, with `--together=4`: bioS of 50,000 people, 2 M parameters, 100 exposures, on one GPU: an
   hour; not yet run.
 - `:paper`: bioS of 100,000 people, 5.6 M parameters, 100 exposures, on a node of GPUs: hours; not

@@ -30,7 +30,7 @@ def get_config(size: str = "default"):
         config.readouts.q_probe.update(steps=5, batch_size=10, checkpoint_every=5)
     elif size == "longer":
         config.world.people = 600
-        config.pretrain.update(steps=24_000, warmup_steps=480)
+        config.pretrain.update(steps=12_000, warmup_steps=240)
     elif size != "default":
         raise ValueError(f"no size {size!r}{nearest(size, ('default', 'smallest', 'longer'))}")
     return config

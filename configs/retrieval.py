@@ -6,8 +6,8 @@ the day and the year of the birth date alone, and two facts in both orders.
 Command: `kstore sweep --config=configs/retrieval.py --workdir=runs/retrieval`; other questions by
 `--config.tasks.retrieval.pairs=university+major`. Scales:
 
-- `laptop` (the default): 500 people, two datasets, on 2 CPU cores: pretraining takes as long as
-  that of the quickstart, 6 to 10 minutes, and the rest of a row two.
+- `laptop` (the default): 500 people, two datasets, on 2 CPU cores: 6 to 10 minutes of pretraining a
+  row, and two for the rest.
 - `:gpu`: 10,000 people, 6.5e16 FLOP of pretraining per row, on one GPU: 245 s at the speed measured
   on an H200; not yet run.
 - `:paper`: 100,000 people, 2.7e18 FLOP per row, on a node of GPUs: 2 h 13 min at the speed of one

@@ -90,8 +90,8 @@ def complaint(capsys, *argv: str) -> str:
         ("--people=3", "--people: no such flag; valid: "),
         ("--out=page", "--out: no such flag; "),
         (
-            "--config.pretrain.warmup_steps=12000",
-            "pretrain.warmup_steps: expected less than steps = 12000",
+            "--config.pretrain.warmup_steps=6000",
+            "pretrain.warmup_steps: expected less than steps = 6000",
         ),
         ("--workers=0", "--workers: expected an integer in the range [1, 2147483647], got '0'"),
         ("extra", "unexpected argument 'extra'"),
