@@ -17,17 +17,18 @@ def get_config(size: str = "default"):
     config = recipes.laptop()
     config.model.init_std = 0.06  # of 128 wide layers; half of the recipe's steps suffice
     config.pretrain.update(steps=6000, learning_rate=4e-3, warmup_steps=120)
-    config.finetune.embedding_rank = 16
-    config.readouts.p_probe.batch_size = 12
-    config.readouts.q_probe.learning_rate = 2e-2
+    config.finetune.embedding_rank = 8
+    p_probe, q_probe = config.readouts.p_probe, config.readouts.q_probe
+    p_probe.update(steps=60, batch_size=12, learning_rate=2e-2, checkpoint_every=15)
+    q_probe.update(batch_size=38, learning_rate=2e-2)
     config.sweep = product(data__variant=["single", "multi5+permute"])
     if size == "smallest":
         config.world.people = 40
         config.model.update(layers=1, heads=2, width=32)
         config.pretrain.update(steps=40, steps_per_call=20, checkpoint_every=20, warmup_steps=4)
-        config.finetune.update(steps=20, embedding_rank=16, checkpoint_every=20)
-        config.readouts.p_probe.update(steps=5, batch_size=10, checkpoint_every=5)
-        config.readouts.q_probe.update(steps=5, batch_size=10, checkpoint_every=5)
+        config.finetune.update(steps=20, checkpoint_every=20)
+        p_probe.update(steps=5, batch_size=10, checkpoint_every=5)
+        q_probe.update(steps=5, batch_size=10, checkpoint_every=5)
     elif size == "longer":
         config.world.people = 600
         config.pretrain.update(steps=12_000, warmup_steps=240)
