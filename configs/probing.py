@@ -1,18 +1,17 @@
-"""The paper's own probes beside the quickstart's, on the same pretrained models (Part 3.1, section
-5).
+"""The paper's own probes beside a laptop's, on the same pretrained models (Part 3.1, section 5).
 
 The paper's probes train a linear head of a class for each value, update the embedding of all
-tokens, and keep the dropout on, for first tokens and whole values. The quickstart's read first
-tokens through the model's own output rows, since a few hundred people cannot train such a head.
-Both are trained here on single and on multi5+permute, so that any difference is the probe's. Steps
-are in proportion to the people: each person is read as often as in the paper, or in the quickstart.
-The page says which probes were still improving.
+tokens, and keep the dropout on, for first tokens and whole values. Those of `recipes.laptop` read
+first tokens through the model's own output rows, since a few hundred people cannot train such a
+head. Both are trained here on single and on multi5+permute, so that any difference is the probe's.
+Steps are in proportion to the people: each person is read as often as in the paper, or in the
+recipe. The page says which probes were still improving.
 
 Command: `kstore sweep --config=configs/probing.py --workdir=runs/probing`. Scales:
 
-- `laptop` (the default): the quickstart's model on 2,000 people and a fifth of the values, with the
-  quickstart's exposures, on 2 CPU cores; not yet run. About an hour by the quickstart's times: four
-  times its pretraining, and one and a half times as much for the paper's P-probing.
+- `laptop` (the default): the recipe's model on 2,000 people and a fifth of the values, with its
+  exposures, on 2 CPU cores; not yet run. About an hour by its times: four times its pretraining,
+  and one and a half times as much for the paper's P-probing.
 - `:gpu`: 10,000 people, 6.5e16 FLOP of pretraining per model, on one GPU: 245 s at the speed
   measured on an H200; not yet run.
 - `:paper`: 100,000 people, 2.7e18 FLOP per model, on a node of GPUs: 2 h 13 min at the speed of one
@@ -38,7 +37,7 @@ def get_config(scale: str = "laptop"):
     if scale == "laptop":
         config.world.update(people=2000, value_fraction=0.2)
         config.pretrain.batch_size = 16
-    probes = {"quickstart's probes": recipes.laptop(), "the paper's probes": recipes.paper()}
+    probes = {"the laptop's probes": recipes.laptop(), "the paper's probes": recipes.paper()}
     for recipe in probes.values():
         for probe in (recipe.readouts.p_probe, recipe.readouts.q_probe):
             probe.steps = probe.steps * config.world.people // recipe.world.people

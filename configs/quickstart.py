@@ -2,7 +2,7 @@
 
 Two GPTs of 1.1 M parameters: one is pretrained on one fixed biography of each of 500 people, the
 other on five shuffled wordings. Both are finetuned on questions about half of the people, tested on
-the other half, and probed. Hardware: 2 CPU cores, 12 minutes. Scores: `docs/results.md`.
+the other half, and probed. Hardware: 2 CPU cores, 5 minutes. Scores: `docs/results.md`.
 
 - `:smallest` only shows that everything runs.
 - `:longer` trains on more people for longer.
