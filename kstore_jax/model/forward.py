@@ -21,7 +21,7 @@ Cache = dict
 
 def init(shape: Shape, key: jax.Array) -> Params:
     """Returns initial parameters: a nested dictionary of float32 arrays."""
-    tokens = jax.ShapeDtypeStruct((1, 2), jnp.int32)  # of which only the shape matters
+    tokens = jax.ShapeDtypeStruct((1, 2), jnp.int32)  # only its shape matters
     return dict(Transformer(shape).lazy_init(key, tokens)["params"])
 
 

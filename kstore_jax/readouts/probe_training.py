@@ -89,8 +89,8 @@ def train_probe(
     validation = Validation(
         context, training, norm, tasks, num_classes, trained, parts, int(held_back.sum())
     )
-    placed = (shard_tree(context.mesh, tree) for tree in (frozen, trainable))  # as `fit` has them
-    measured = validation.measure(probes.with_probe(*placed)) if held_back.any() else None
+    on_mesh = (shard_tree(context.mesh, tree) for tree in (frozen, trainable))  # as `fit` has them
+    measured = validation.measure(probes.with_probe(*on_mesh)) if held_back.any() else None
     task = TrainTask(
         name=name,
         objective=probes.probe_objective(shape, num_classes, norm),
