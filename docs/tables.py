@@ -221,8 +221,8 @@ def inverse() -> list[list[str]]:
 def with_hints(task: str) -> list[list[str]]:
     """The answers to each question of a task, trained by itself without hints and with them, about
     ever more people."""
-    lines: dict[tuple[str, ...], list[str]] = {}
-    for _, row in of_seeds(task):
+    lines: dict[tuple[str, ...], dict[int, tuple[str, ...]]] = {}
+    for seed, row in of_seeds(task):
         qa = row["readouts"]["qa"][task]
         trained = "with hints" if row["config"]["tasks"][task]["hints"] else "without"
         half = row["config"]["world"]["people"] // 2
@@ -235,11 +235,15 @@ def with_hints(task: str) -> list[list[str]]:
             right = "{} ({} to {})".format(*map(percent, shares))
             cells = right, "" if hint is None else percent(hint), percent(qa["baseline"][name])
             key = name.replace("_", " "), trained, f"{people}"
-            lines.setdefault(key, []).extend(cells)
+            lines.setdefault(key, {})[seed] = cells
     heads = ["question", "trained", "people trained"]
     for seed in (0, 1):
         heads += [f"seed {seed}", "hints right", "guess"]
-    return [heads, *([*key, *cells] for key, cells in lines.items())]
+    absent = ("", "", "")
+    return [
+        heads,
+        *([*key, *of.get(0, absent), *of.get(1, absent)] for key, of in lines.items()),
+    ]
 
 
 def classification() -> list[list[str]]:

@@ -165,12 +165,13 @@ def probe_scores(
     if norm == "batch":
         parts = [_features(shape, params, b)[:, :n] for n, b in _batches(trained, batch)]
         mean, variance = moments(jnp.concatenate(parts, 1), norm)
-    hits, losses = [], []
-    for count, rows in _batches(examples, batch):
-        scores = _score_batch(shape, num_classes, norm, params, rows, mean, variance)
-        for part, of_batch in zip((hits, losses), jax.device_get(scores), strict=True):
-            part.append(of_batch[:, :count])
-    return np.concatenate(hits, axis=1), np.concatenate(losses, axis=1)
+    scores = [
+        _score_batch(shape, num_classes, norm, params, rows, mean, variance)
+        for _, rows in _batches(examples, batch)
+    ]  # fetched together: the device does not wait between batches
+    parts = zip(*jax.device_get(scores), strict=True)
+    hits, losses = (np.concatenate(part, axis=1)[:, : len(examples)] for part in parts)
+    return hits, losses
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))

@@ -11,7 +11,8 @@ from kstore_jax.corpus.encode import compact_vocabulary
 from kstore_jax.corpus.examples import SpanExamples
 from kstore_jax.model.forward import forward, unembed
 from kstore_jax.model.transformer import Shape
-from kstore_jax.readouts.spans import span_hits, span_shares, stack_batches
+from kstore_jax.readouts.decode import generate
+from kstore_jax.readouts.spans import predict, span_hits, span_nats, span_shares, stack_batches
 from kstore_jax.train.config import Training
 from kstore_jax.train.fit import TrainTask, fit
 from kstore_jax.train.objectives import answer_tokens
@@ -178,3 +179,15 @@ def test_shares_of_batches_on_the_device_are_means_of_hits(questions, trained):
     for batch in (7, 300, 1000):
         shares = span_shares(shape, trained, stack_batches(examples, batch))
         assert [float(share) for share in shares] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("measure", [predict, span_nats, generate])
+def test_the_device_does_not_wait_for_the_host_between_batches(questions, monkeypatch, measure):
+    shape, examples, vocabulary = questions
+    fetched = []
+    fetch = jax.device_get
+    monkeypatch.setattr(jax, "device_get", lambda tree: fetched.append(tree) or fetch(tree))
+    options = (0, vocabulary.size, 1) if measure is generate else ()
+    found = measure(shape, reference.parameters(shape), examples, *options, batch=128)
+    assert len(found) == len(examples) == 300
+    assert [len(tree) for tree in fetched] == [3]
