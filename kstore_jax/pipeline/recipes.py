@@ -255,7 +255,9 @@ def learning_curves(scale: str, task: str, questions: Sequence[str], laptop: Seq
     first = {"tasks": [("extraction",)], "embedding_side": ["input"]}
     fractions = (0.1, 0.3, 1.0)
     if scale == "laptop":
-        first |= {"steps": [at(scale).finetune.steps], "embedding_rank": [16]}
+        first |= {"steps": [config.finetune.steps // 3], "weight_decay": [1.0]}
+        first |= {"embedding_rank": [16]}
+        config.finetune.update(steps=300, checkpoint_every=100, weight_decay=3.0)
     else:
         fractions, laptop = (0.05, 0.1, 0.2, 0.5, 1.0), questions
         first |= {"rank": [8], "learning_rate": [3e-4]}
