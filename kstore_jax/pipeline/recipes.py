@@ -255,7 +255,8 @@ def learning_curves(scale: str, task: str, questions: Sequence[str], laptop: Seq
     first = {"tasks": [("extraction",)], "embedding_side": ["input"]}
     fractions = (0.1, 0.3, 1.0)
     if scale == "laptop":
-        first |= {"steps": [config.finetune.steps // 3], "weight_decay": [1.0]}
+        facts = at(scale).finetune
+        first |= {"steps": [facts.steps], "weight_decay": [facts.weight_decay]}
         first |= {"embedding_rank": [16]}
         config.finetune.update(steps=300, checkpoint_every=100, weight_decay=3.0)
     else:
