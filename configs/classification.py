@@ -10,7 +10,7 @@ Command: `kstore sweep --config=configs/classification.py --workdir=runs/classif
 pretrained model itself by `--config.finetune.first=()`. Scales:
 
 - `laptop` (the default): 500 people, whether the month is even and the luckiness modulo 5, on 2 CPU
-  cores: 6 to 10 minutes of pretraining, and a minute and a half a row.
+  cores: 6 to 10 minutes of pretraining, and 40 seconds a row.
 - `:gpu`: 10,000 people, 6.5e16 FLOP of pretraining for all rows, on one GPU: 245 s at the speed
   measured on an H200; not yet run.
 - `:paper`: 100,000 people, 2.7e18 FLOP of pretraining for all rows, on a node of GPUs: 2 h 13 min

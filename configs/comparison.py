@@ -8,7 +8,7 @@ Command: `kstore sweep --config=configs/comparison.py --workdir=runs/comparison`
 `--config.tasks.comparison.partners=8`. Scales:
 
 - `laptop` (the default): 500 people, whose month is later and whose major is luckier, on 2 CPU
-  cores: 6 to 10 minutes of pretraining, and two a row.
+  cores: 6 to 10 minutes of pretraining, and a minute a row.
 - `:gpu`: 10,000 people, 6.5e16 FLOP of pretraining for all rows, on one GPU: 245 s at the speed
   measured on an H200; not yet run.
 - `:paper`: 100,000 people, 2.7e18 FLOP of pretraining for all rows, on a node of GPUs: 2 h 13 min
