@@ -150,7 +150,7 @@ def capacity() -> list[list[str]]:
 def junk() -> list[list[str]]:
     """What junk costs in bits, and what a marker recovers."""
     heads, lines = ["read"], {}
-    for seed in (0,):
+    for seed in (0, 1):
         heads += [f"bits stored, seed {seed}", "there are"]
         for row in rows(f"junk-{seed}"):
             read = row["readouts"]["capacity"]
