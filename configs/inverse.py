@@ -8,7 +8,8 @@ Command: `kstore sweep --config=configs/inverse.py --workdir=runs/inverse`; one 
 `--config.tasks.inverse.clues=birth_date`. Scales:
 
 - `laptop` (the default): 500 people, multi5+permute and its reverse6, finetuned and mixed, on 2 CPU
-  cores: 6 to 10 minutes of pretraining a row, or twice as long with questions mixed in.
+  cores: 6 to 10 minutes of pretraining a row, or twice as long with questions mixed in (reverse6
+  mixed: not yet run).
 - `:gpu`: 10,000 people, 6.5e16 FLOP of pretraining per row, on one GPU: 245 s at the speed measured
   on an H200; not yet run.
 - `:paper`: 100,000 people, 2.7e18 FLOP per row, on a node of GPUs: 2 h 13 min at the speed of one

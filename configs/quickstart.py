@@ -15,7 +15,7 @@ from kstore_jax.pipeline import recipes
 
 def get_config(size: str = "default"):
     config = recipes.laptop()
-    config.model.init_std = 0.06  # of 128 wide layers; half of the recipe's steps suffice
+    config.model.init_std = 0.06  # with larger initial weights half of the recipe's steps suffice
     config.pretrain.update(steps=6000, learning_rate=4e-3, warmup_steps=120)
     config.finetune.embedding_rank = 8
     p_probe, q_probe = config.readouts.p_probe, config.readouts.q_probe

@@ -192,15 +192,19 @@ def of_seeds(task: str) -> Iterator[tuple[int, dict[str, Any]]]:
     yield from ((seed, row) for seed in (0, 1) for row in rows(f"{task}-{seed}"))
 
 
-def answered(task: str) -> list[list[str]]:
+def answered(task: str, *mixed: str) -> list[list[str]]:
     """The answers to each question of a task about people held out, exact with their interval and
-    by first tokens, a column a dataset and seed."""
+    by first tokens, a column a dataset and seed.
+
+    Args:
+      mixed: further results, of seed 0, with the questions mixed into pretraining.
+    """
     columns: dict[str, dict[str, str]] = {}
-    for seed, row in of_seeds(task):
+    for seed, row in (*of_seeds(task), *((0, row) for name in mixed for row in rows(name))):
         qa, interval = row["readouts"]["qa"][task]["test"], row["intervals"]["qa"][task]["test"]
         dataset = row["config"]["data"]["variant"]
-        mixed = ", mixed" if row["config"]["data"]["qa_share"] else ""
-        columns[f"{dataset}{mixed}, seed {seed}"] = {
+        how = ", mixed" if row["config"]["data"]["qa_share"] else ""
+        columns[f"{dataset}{how}, seed {seed}"] = {
             name: f"{percent(share)} ({percent(interval['exact'][name]['low'])} to "
             f"{percent(interval['exact'][name]['high'])}), {percent(qa['first'][name])}"
             for name, share in qa["exact"].items()
@@ -215,7 +219,7 @@ def retrieval() -> list[list[str]]:
 
 
 def inverse() -> list[list[str]]:
-    return answered("inverse")
+    return answered("inverse", "inverse-mixed-0")
 
 
 def with_hints(task: str) -> list[list[str]]:

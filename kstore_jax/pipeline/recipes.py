@@ -237,7 +237,7 @@ def manipulation(scale: str, task: str) -> Any:
     config.finetune.tasks = config.readouts.qa.tasks = (task,)
     config.finetune.embedding_side = "new"
     if scale == "laptop":
-        config.model.init_std = 0.06
+        config.model.init_std = 0.06  # as in `configs/quickstart.py`, with the recipe's steps
         config.pretrain.learning_rate = 4e-3
         config.finetune.update(steps=1200, checkpoint_every=400)
     return config
@@ -255,9 +255,10 @@ def learning_curves(scale: str, task: str, questions: Sequence[str], laptop: Seq
     first = {"tasks": [("extraction",)], "embedding_side": ["input"]}
     fractions = (0.1, 0.3, 1.0)
     if scale == "laptop":
-        facts = at(scale).finetune
-        first |= {"steps": [facts.steps], "weight_decay": [facts.weight_decay]}
+        recipe = at(scale).finetune
+        first |= {name: [recipe[name]] for name in ("steps", "weight_decay")}
         first |= {"embedding_rank": [16]}
+        # More steps on one question wear off what the model recalls of people held out.
         config.finetune.update(steps=300, checkpoint_every=100, weight_decay=3.0)
     else:
         fractions, laptop = (0.05, 0.1, 0.2, 0.5, 1.0), questions

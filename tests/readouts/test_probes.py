@@ -185,6 +185,19 @@ def test_scoring_compiles_once_for_any_number_of_texts(probed):
     assert probes._score_batch._cache_size() == before + 1
 
 
+def test_the_device_does_not_wait_for_the_host_between_scored_batches(probed, monkeypatch):
+    trained, held_out = halves(probed.examples)
+    fetched = []
+    fetch = jax.device_get
+    monkeypatch.setattr(jax, "device_get", lambda tree: fetched.append(tree) or fetch(tree))
+    texts = held_out.take(np.arange(61))
+    hits, losses = probe_scores(
+        SHAPE, probed.params, CLASSES, probed.norm, trained, texts, batch=24
+    )
+    assert hits.shape[1] == losses.shape[1] == 61
+    assert [len(scores) for scores in fetched] == [3]
+
+
 def test_accuracy_equals_a_loop_over_texts(probed):
     train_texts, test_texts = halves(probed.examples)
     active = np.random.default_rng(0).random((60, 1, 3)) < 0.5
