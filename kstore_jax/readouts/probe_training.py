@@ -27,7 +27,6 @@ from kstore_jax.readouts.shares import Measurements, Share, shares_of
 from kstore_jax.tasks.base import majority_share
 from kstore_jax.train.distributed import gather_to_host
 from kstore_jax.train.fit import TrainTask, fit
-from kstore_jax.train.mesh import shard_tree
 from kstore_jax.world.language import Language
 
 
@@ -89,8 +88,7 @@ def train_probe(
     validation = Validation(
         context, training, norm, tasks, num_classes, trained, parts, int(held_back.sum())
     )
-    on_mesh = (shard_tree(context.mesh, tree) for tree in (frozen, trainable))  # as `fit` has them
-    measured = validation.measure(probes.with_probe(*on_mesh)) if held_back.any() else None
+    measured = validation.measure(probes.with_probe(frozen, trainable)) if held_back.any() else None
     task = TrainTask(
         name=name,
         objective=probes.probe_objective(shape, num_classes, norm),

@@ -17,17 +17,9 @@ from kstore_jax.readouts.probe_validation import (
     still_improving,
     table,
 )
-from kstore_jax.readouts.probes import (
-    _score_batch,
-    init_probe,
-    probe_objective,
-    probe_scores,
-    with_probe,
-)
-from kstore_jax.readouts.q_probe import QProbe
+from kstore_jax.readouts.probes import init_probe, probe_objective, probe_scores, with_probe
 from kstore_jax.train.objectives import total_loss
 from tests.model import reference
-from tests.pipeline.runners import finished_runner
 from tests.readouts.test_probes import CLASSES, SHAPE, halves, planted_examples
 
 
@@ -151,10 +143,3 @@ def test_the_table_has_losses_shares_and_verdict_and_titles_are_marked():
     assert labels == ["single, still improving", "single", "single"]
     assert text.count(">still improving<") == 1
     assert str(table("Q-probing", [group({})])[0].html) == ""
-
-
-def test_one_program_scores_a_probe_before_during_and_after_its_training(finished, tmp_path):
-    runner = finished_runner(finished, 1)
-    _score_batch.clear_cache()
-    QProbe().run(runner.context, runner.graph.experiment.readouts.q_probe, tmp_path)
-    assert _score_batch._cache_size() == 1
