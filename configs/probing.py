@@ -4,14 +4,13 @@ The paper's probes train a linear head of a class for each value, update the emb
 tokens, and keep the dropout on, for first tokens and whole values. Those of `recipes.laptop` read
 first tokens through the model's own output rows, since a few hundred people cannot train such a
 head. Both are trained here on single and on multi5+permute, so that any difference is the probe's.
-Steps are in proportion to the people: each person is read as often as in the paper, or in the
-recipe. The page says which probes were still improving.
+Each person is read as often as in the paper, or in the recipe. The page says which probes were
+still improving.
 
 Command: `kstore sweep --config=configs/probing.py --workdir=runs/probing`. Scales:
 
-- `laptop` (the default): the recipe's model on 2,000 people and a fifth of the values, with its
-  exposures, on 2 CPU cores; not yet run. About an hour by its times: four times its pretraining,
-  and one and a half times as much for the paper's P-probing.
+- `laptop` (the default): 1,000 people and a tenth of the values, on 2 CPU cores. The paper's probes
+  are trained in 1,000 steps with fewer texts in each.
 - `:gpu`: 10,000 people, 6.5e16 FLOP of pretraining per model, on one GPU: 245 s at the speed
   measured on an H200; not yet run.
 - `:paper`: 100,000 people, 2.7e18 FLOP per model, on a node of GPUs: 2 h 13 min at the speed of one
@@ -26,6 +25,7 @@ from typing import Any
 from kstore_jax.config.rows import chain, product, row
 from kstore_jax.pipeline import recipes
 
+_STEPS = 1000  # of the paper's probes on a laptop
 _FIELDS = (
     *("steps", "batch_size", "learning_rate", "weight_decay", "steps_per_call", "checkpoint_every"),
     *("head", "embedding_update", "embedding_rank", "dropout"),
@@ -35,12 +35,16 @@ _FIELDS = (
 def get_config(scale: str = "laptop"):
     config = recipes.at(scale)
     if scale == "laptop":
-        config.world.update(people=2000, value_fraction=0.2)
-        config.pretrain.batch_size = 16
+        config.world.update(people=1000, value_fraction=0.1)
+        recipes.pretrain_quickly(config, steps=6000)
+        config.pretrain.batch_size = 8
     probes = {"the laptop's probes": recipes.laptop(), "the paper's probes": recipes.paper()}
-    for recipe in probes.values():
+    for name, recipe in probes.items():
         for probe in (recipe.readouts.p_probe, recipe.readouts.q_probe):
-            probe.steps = probe.steps * config.world.people // recipe.world.people
+            readings = probe.steps * probe.batch_size * config.world.people / recipe.world.people
+            if scale == "laptop" and name == "the paper's probes":
+                probe.batch_size = round(readings / _STEPS)
+            probe.steps = round(readings / probe.batch_size)
             probe.checkpoint_every = probe.steps // 4
     rows = chain(*(row(name, **_fields(recipe)) for name, recipe in probes.items()))
     config.sweep = product(rows, data__variant=["single", "multi5+permute"])

@@ -15,8 +15,7 @@ from kstore_jax.pipeline import recipes
 
 def get_config(size: str = "default"):
     config = recipes.laptop()
-    config.model.init_std = 0.06  # with larger initial weights half of the recipe's steps suffice
-    config.pretrain.update(steps=6000, learning_rate=4e-3, warmup_steps=120)
+    recipes.pretrain_quickly(config, steps=6000)
     config.finetune.embedding_rank = 8
     p_probe, q_probe = config.readouts.p_probe, config.readouts.q_probe
     p_probe.update(steps=60, batch_size=12, learning_rate=2e-2, checkpoint_every=15)
@@ -31,7 +30,7 @@ def get_config(size: str = "default"):
         q_probe.update(steps=5, batch_size=10, checkpoint_every=5)
     elif size == "longer":
         config.world.people = 600
-        config.pretrain.update(steps=12_000, warmup_steps=240)
+        recipes.pretrain_quickly(config, steps=12_000)
     elif size != "default":
         raise ValueError(f"no size {size!r}{nearest(size, ('default', 'smallest', 'longer'))}")
     return config
