@@ -51,9 +51,13 @@ def padded_tokens(texts: TokenizedTexts, vocabulary: Vocabulary) -> tuple[np.nda
     Each row is the end of text, the text, and ends of text as padding up to L.
     """
     lengths = 1 + texts.lengths.astype(np.int32)
-    padded_length = -(-int(lengths.max()) // _LENGTH_MULTIPLE) * _LENGTH_MULTIPLE
     padding = vocabulary.tokenizer.end_of_text
-    return vocabulary.encode(pad_texts(texts, padded_length, padding)), lengths
+    return vocabulary.encode(pad_texts(texts, padded_length(lengths), padding)), lengths
+
+
+def padded_length(lengths: np.ndarray) -> int:
+    """Returns the length to which rows of these lengths are padded."""
+    return -(-int(lengths.max()) // _LENGTH_MULTIPLE) * _LENGTH_MULTIPLE
 
 
 def span_examples(

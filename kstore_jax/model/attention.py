@@ -107,6 +107,20 @@ def heads_first(x: jax.Array) -> jax.Array:
     return x_BxHxLxK.reshape(-1, length, width).astype(jnp.float32)
 
 
+def split_heads(x_BxLxD: jax.Array, heads: int) -> jax.Array:
+    """(B, L, HK) -> (BH, L, K)."""
+    batch, length, width = x_BxLxD.shape
+    x_BxLxHxK = x_BxLxD.reshape(batch, length, heads, width // heads)
+    return x_BxLxHxK.swapaxes(1, 2).reshape(batch * heads, length, width // heads)
+
+
+def merge_heads(x_BHxLxK: jax.Array, heads: int) -> jax.Array:
+    """(BH, L, K) -> (B, L, HK)."""
+    rows, length, width = x_BHxLxK.shape
+    x_BxHxLxK = x_BHxLxK.reshape(rows // heads, heads, length, width)
+    return x_BxHxLxK.swapaxes(1, 2).reshape(rows // heads, length, heads * width)
+
+
 def attention_weights(
     q_BHxLxK: jax.Array,
     k_BGxLxK: jax.Array,

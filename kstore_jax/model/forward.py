@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from kstore_jax.model.matmul import dense, transpose_copy
 from kstore_jax.model.taps import Tapped, Taps, apply_tapped
-from kstore_jax.model.transformer import Shape, Transformer
+from kstore_jax.model.transformer import Shape, Transformer, at_positions
 
 Params = dict
 Cache = dict
@@ -33,6 +33,7 @@ def forward(
     lengths: jax.Array | None = None,
     dropout_key: jax.Array | None = None,
     taps: Taps | None = None,
+    positions: jax.Array | None = None,
 ) -> jax.Array | tuple[jax.Array, Tapped]:
     """Returns hidden states (B, L, D) of the last layer, after the final norm, of
     `shape.activation_dtype`; with `taps` also what they ask for.
@@ -46,6 +47,8 @@ def forward(
         model does not attend to. A causal model ignores it: no text position comes after padding.
       dropout_key: the only randomness of dropout; None: no dropout.
       taps: what to return from inside the network and to replace there; None: nothing, at no cost.
+      positions: (B, P) int32: where hidden states are wanted, (B, P, D), which saves most of the
+        last block; None: everywhere. Not together with `taps`.
 
     Raises:
       UserError: a text is longer than `shape.longest_text`, or this machine lacks the attention
@@ -57,7 +60,7 @@ def forward(
     transformer, variables = Transformer(shape), {"params": network}
     if taps is not None:
         return apply_tapped(transformer, variables, taps, tokens, lengths, rngs=rngs)
-    return jnp.asarray(transformer.apply(variables, tokens, lengths, rngs=rngs))
+    return jnp.asarray(transformer.apply(variables, tokens, lengths, None, positions, rngs=rngs))
 
 
 def _network(shape: Shape, params: Params) -> tuple[Shape, Params]:
@@ -110,8 +113,7 @@ def prefill(
     batch, longest = prompts_BxL.shape
     cache = init_cache(shape, batch, longest + steps)
     hidden, cache = forward_cached(shape, params, prompts_BxL, jnp.zeros_like(lengths_B), cache)
-    last = jnp.take_along_axis(hidden, lengths_B[:, None, None] - 1, axis=1)[:, 0]
-    return last, cache
+    return at_positions(hidden, lengths_B[:, None] - 1)[:, 0], cache
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -31,6 +31,8 @@ from kstore_jax.model.attention import (
     dot_product_attention,
     heads_first,
     heads_last_attention,
+    merge_heads,
+    split_heads,
 )
 from kstore_jax.model.base import ARCHITECTURES, Architecture
 from kstore_jax.model.cache import update_cache
@@ -108,28 +110,34 @@ def apply_norm(module: nn.Module, name: str, x: jax.Array) -> jax.Array:
 
 class Block(nn.Module):
     """Attention and MLP (none with `mlp_width` -1), added to the residual stream. Before each: a
-    norm, and the architecture's layer, if it has one there."""
+    norm, and the architecture's layer, if it has one there. With `positions_BxP` only the states at
+    these positions go on from attention, (B, P, D)."""
 
     shape: Shape
 
     @nn.compact
-    def __call__(self, x_BxLxD, cos_sin, lengths_B, cache_positions_B) -> jax.Array:
-        s = self.shape
+    def __call__(
+        self, x_BxLxD, cos_sin, lengths_B, cache_positions_B, positions_BxP=None
+    ) -> jax.Array:
+        s, whole = self.shape, x_BxLxD.shape
         residual_init_std = s.init_std / (2 * s.layers) ** 0.5
         texts = lengths_B, cache_positions_B
         y_BxLxD = self._before("attention", apply_norm(self, "ln_1", x_BxLxD), *texts)
         attention = self._attention if x_BxLxD.dtype == jnp.float32 else self._heads_last_attention
         y_BxLxHK = attention(y_BxLxD, cos_sin, *texts)
+        if positions_BxP is not None:
+            x_BxLxD, y_BxLxHK = (at_positions(z, positions_BxP) for z in (x_BxLxD, y_BxLxHK))
         y_BxLxD = Dense(s.width, residual_init_std, s, name="out")(y_BxLxHK)
         read_BxLxD = x_BxLxD
-        x_BxLxD += apply_dropout(self, y_BxLxD)
+        x_BxLxD += apply_dropout(self, y_BxLxD, whole, positions_BxP)
         if s.mlp_width < 0:
             return tap_residual(self, x_BxLxD)
         if not s.parallel_residual:
             read_BxLxD = x_BxLxD
         y_BxLxD = self._before("mlp", apply_norm(self, "ln_2", read_BxLxD), *texts)
         y_BxLxD = Dense(s.width, residual_init_std, s, name="down")(self._mlp_hidden(y_BxLxD))
-        return tap_residual(self, x_BxLxD + apply_dropout(self, y_BxLxD))
+        x_BxLxD += apply_dropout(self, y_BxLxD, whole, positions_BxP)
+        return tap_residual(self, x_BxLxD)
 
     def _before(self, place: str, y_BxLxD, lengths_B, cache_positions_B) -> jax.Array:
         """Applies the architecture's layer before `attention` or `mlp`."""
@@ -144,7 +152,7 @@ class Block(nn.Module):
         s = self.shape
         causal, implementation = s.direction == "causal", s.attention
         q_BHxLxK, k_BGxLxK, v_BGxLxK = (
-            _split_heads(projection(y_BxLxD), heads)
+            split_heads(projection(y_BxLxD), heads)
             for projection, heads in zip(
                 self._projections(), (s.heads, s.kv_heads, s.kv_heads), strict=True
             )
@@ -173,7 +181,7 @@ class Block(nn.Module):
             dropout=s.attention_dropout,
             key=self._attention_key(),
         )
-        return _merge_heads(y_BHxLxK, s.heads)
+        return merge_heads(y_BHxLxK, s.heads)
 
     def _heads_last_attention(self, y_BxLxD, cos_sin, lengths_B, cache_positions_B) -> jax.Array:
         """`_attention` with one product for queries, keys and values, and heads after positions
@@ -260,13 +268,27 @@ class Block(nn.Module):
         return in_float32(lambda gate, up: jax.nn.silu(gate) * up, gate_BxLxF, up(y_BxLxD))
 
 
-def apply_dropout(module: nn.Module, x: jax.Array) -> jax.Array:
-    """Returns `x` with the dropout of `module.shape`, or `x` itself in a forward without a key."""
+def apply_dropout(
+    module: nn.Module, x: jax.Array, whole: Sequence[int], positions_BxP: jax.Array | None = None
+) -> jax.Array:
+    """Returns `x` with the dropout of `module.shape`, or `x` itself in a forward without a key.
+
+    Args:
+      x: (B, L, D), of the shape `whole`, or (B, P, D), its states at `positions_BxP`, for which the
+        same are dropped.
+    """
     rate = module.shape.dropout
     if not rate or not module.has_rng("dropout"):
         return x
-    mask = keep_mask(module.make_rng("dropout"), rate, x.shape)
+    mask = keep_mask(module.make_rng("dropout"), rate, tuple(whole))
+    if positions_BxP is not None:
+        mask = at_positions(mask, positions_BxP)
     return jnp.where(mask, x / keep_prob(rate), 0.0)
+
+
+def at_positions(x_BxLxD: jax.Array, positions_BxP: jax.Array) -> jax.Array:
+    """The states at some positions of each text, (B, P, D)."""
+    return jnp.take_along_axis(x_BxLxD, positions_BxP[:, :, None], axis=1)
 
 
 @jax.custom_vjp
@@ -290,20 +312,6 @@ def _gelu_backward(x, dy):
 
 
 gelu.defvjp(lambda x: (gelu(x), x), _gelu_backward)
-
-
-def _split_heads(x_BxLxD: jax.Array, heads: int) -> jax.Array:
-    """(B, L, HK) -> (BH, L, K)."""
-    batch, length, width = x_BxLxD.shape
-    x_BxLxHxK = x_BxLxD.reshape(batch, length, heads, width // heads)
-    return x_BxLxHxK.swapaxes(1, 2).reshape(batch * heads, length, width // heads)
-
-
-def _merge_heads(x_BHxLxK: jax.Array, heads: int) -> jax.Array:
-    """(BH, L, K) -> (B, L, HK)."""
-    rows, length, width = x_BHxLxK.shape
-    x_BxHxLxK = x_BHxLxK.reshape(rows // heads, heads, length, width)
-    return x_BxHxLxK.swapaxes(1, 2).reshape(rows // heads, length, heads * width)
 
 
 def _join_heads(parts: Sequence[jax.Array], kv_heads: int) -> jax.Array:
@@ -339,6 +347,7 @@ class Transformer(nn.Module):
       lengths_B: tokens of each text; the rest of L is padding that no position attends to.
       cache_positions_B: where the keys and values of each text's tokens go in the cache: 0 for the
         beginning of a text; for one token, the number of tokens before it.
+      positions_BxP: where states are wanted, (B, P, D); None: at all positions.
 
     Raises:
       UserError: the texts are longer than `shape.longest_text`.
@@ -347,7 +356,9 @@ class Transformer(nn.Module):
     shape: Shape
 
     @nn.compact
-    def __call__(self, tokens_BxL, lengths_B=None, cache_positions_B=None) -> jax.Array:
+    def __call__(
+        self, tokens_BxL, lengths_B=None, cache_positions_B=None, positions_BxP=None
+    ) -> jax.Array:
         s = self.shape
         length = tokens_BxL.shape[1]
         normal = nn.initializers.normal(s.init_std)
@@ -367,9 +378,16 @@ class Transformer(nn.Module):
         else:
             x_BxLxD += self.param("positions", normal, (s.max_positions, s.width))[positions_BxL]
         cos_sin = rotary_cos_sin(positions_BxL, rotary_dims, s)
-        x_BxLxD = tap_residual(self, apply_dropout(self, x_BxLxD.astype(s.activation_dtype)))
+        x_BxLxD = x_BxLxD.astype(s.activation_dtype)
+        x_BxLxD = tap_residual(self, apply_dropout(self, x_BxLxD, x_BxLxD.shape))
+        mixes = ARCHITECTURES.of(s.architecture).before_mlp  # may read other positions
+        fewer = positions_BxP is not None and positions_BxP.shape[1] < length
+        in_last_block = fewer and s.layers > 0 and not mixes
         of_block = nn.remat(Block) if s.remat and cache_positions_B is None else Block
         for layer in range(s.layers):
             block = of_block(s, name=f"block_{layer}")
-            x_BxLxD = block(x_BxLxD, cos_sin, lengths_B, cache_positions_B)
+            chosen_BxP = positions_BxP if in_last_block and layer == s.layers - 1 else None
+            x_BxLxD = block(x_BxLxD, cos_sin, lengths_B, cache_positions_B, chosen_BxP)
+        if positions_BxP is not None and not in_last_block:
+            x_BxLxD = at_positions(x_BxLxD, positions_BxP)
         return apply_norm(self, "ln_f", x_BxLxD)

@@ -146,6 +146,8 @@ def biography_readings(
     attributes = [context.attributes.index(name) for name, _ in tasks]
     texts = context.corpus.texts.take(rows)
     examples = biography_examples(texts, labels[people], context.vocabulary, attributes)
+    if context.shape.direction == "causal":
+        examples = examples.until_last_read()
     return examples, people, num_classes
 
 

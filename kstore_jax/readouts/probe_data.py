@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from kstore_jax.corpus.encode import TokenizedTexts, TokenTable, without_spans
-from kstore_jax.corpus.examples import padded_tokens
+from kstore_jax.corpus.examples import padded_length, padded_tokens
 from kstore_jax.corpus.shards import with_end_of_text
 from kstore_jax.corpus.tokenizer import Vocabulary
 from kstore_jax.world.language import Language
@@ -60,6 +60,13 @@ class ProbeExamples:
     def take(self, which: np.ndarray) -> "ProbeExamples":
         """The texts in the rows `which`."""
         return ProbeExamples(**self.batch(which))
+
+    def until_last_read(self) -> "ProbeExamples":
+        """The texts without the columns after the last position read, on which no state that is
+        read of a causal model depends."""
+        length = padded_length(1 + self.positions)
+        lengths = np.minimum(self.lengths, length)
+        return dataclasses.replace(self, tokens=self.tokens[:, :length], lengths=lengths)
 
 
 def _first_tokens(table: TokenTable, attribute: int) -> np.ndarray:

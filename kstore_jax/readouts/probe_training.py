@@ -5,6 +5,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -27,6 +28,7 @@ from kstore_jax.readouts.shares import Measurements, Share, shares_of
 from kstore_jax.tasks.base import majority_share
 from kstore_jax.train.distributed import gather_to_host
 from kstore_jax.train.fit import TrainTask, fit
+from kstore_jax.train.mesh import shard_tree
 from kstore_jax.world.language import Language
 
 
@@ -72,7 +74,6 @@ def train_probe(
     if training.head == "unembedding":
         tokens = class_tokens(context.table, context.vocabulary)
         frozen["head"] = probes.model_head(context.shape, context.pretrained, tokens)
-        del trainable["head"]
     if training.embedding_update == "shared":
         shared = shared_tokens(context.table, context.vocabulary)
         frozen["updated"] = jnp.zeros(context.shape.vocabulary).at[shared].set(1.0)
@@ -88,7 +89,9 @@ def train_probe(
     validation = Validation(
         context, training, norm, tasks, num_classes, trained, parts, int(held_back.sum())
     )
-    measured = validation.measure(probes.with_probe(frozen, trainable)) if held_back.any() else None
+    frozen, trainable = (shard_tree(context.mesh, tree) for tree in (frozen, trainable))
+    merge = jax.jit(probes.with_probe)
+    measured = validation.measure(merge(frozen, trainable)) if held_back.any() else None
     task = TrainTask(
         name=name,
         objective=probes.probe_objective(shape, num_classes, norm),
@@ -102,7 +105,7 @@ def train_probe(
         evaluate_at=validation.measured_at if measured else (),
     )
     fitted = fit(task, training, folder, context.mesh, context.telemetry)
-    params = probes.with_probe(frozen, gather_to_host(context.mesh, fitted))
+    params = gather_to_host(context.mesh, merge(frozen, fitted))
     held_out = examples.take(held_out_rows)
     hits, _ = probes.probe_scores(context.shape, params, num_classes, norm, trained, held_out)
     accuracy = probes.accuracy_by_position(hits, held_out)

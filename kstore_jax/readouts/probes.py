@@ -21,16 +21,20 @@ from kstore_jax.model.lora import low_rank, merge
 from kstore_jax.model.transformer import Shape
 from kstore_jax.readouts.probe_config import Probe
 from kstore_jax.readouts.probe_data import ProbeExamples
-from kstore_jax.train.objectives import Objective, at_positions, forward_batch
+from kstore_jax.train.objectives import Objective, forward_batch
 
 _EPSILON = 1e-5
 
 
 def init_probe(shape: Shape, probe: Probe, num_classes: tuple[int, ...], key: jax.Array) -> dict:
-    """Initial parameters of T = len(num_classes) tasks; every head has as many classes as the
-    largest task."""
+    """Initial parameters of T = len(num_classes) tasks. Every head has as many classes as the
+    largest task; the model's own head is not trained, and not in them."""
     tasks, width = len(num_classes), shape.width
     embedding_key, head_key = jax.random.split(key)
+    table = (tasks, shape.vocabulary, width)
+    update = low_rank(embedding_key, table, probe.embedding_rank, shape.init_std)
+    if probe.head == "unembedding":
+        return {"embedding": update}
     head = {
         "norm": {"scale": jnp.ones((tasks, width)), "bias": jnp.zeros((tasks, width))},
         "linear": {
@@ -38,11 +42,7 @@ def init_probe(shape: Shape, probe: Probe, num_classes: tuple[int, ...], key: ja
             "bias": jnp.zeros((tasks, max(num_classes))),
         },
     }
-    table = (tasks, shape.vocabulary, width)
-    return {
-        "embedding": low_rank(embedding_key, table, probe.embedding_rank, shape.init_std),
-        "head": head,
-    }
+    return {"embedding": update, "head": head}
 
 
 def model_head(shape: Shape, params: Params, class_tokens: tuple[np.ndarray, ...]) -> dict:
@@ -87,8 +87,8 @@ def features(shape: Shape, params: Params, batch: dict[str, jax.Array]) -> jax.A
     tables = shape.vocabulary * jnp.arange(tasks, dtype=jnp.int32)
     tokens = (batch["tokens"][None] + tables[:, None, None]).reshape(-1, batch["tokens"].shape[1])
     copies = {**batch, "lengths": jnp.tile(batch["lengths"], tasks)}
-    hidden = forward_batch(shape, params, tokens, copies)
-    states = at_positions(hidden, jnp.tile(batch["positions"], (tasks, 1))).astype(jnp.float32)
+    positions = jnp.tile(batch["positions"], (tasks, 1))
+    states = forward_batch(shape, params, tokens, copies, positions).astype(jnp.float32)
     return states.reshape(tasks, *batch["positions"].shape, shape.width)
 
 
@@ -149,7 +149,7 @@ def probe_scores(
     norm: str,
     trained: ProbeExamples,
     examples: ProbeExamples,
-    batch: int = 64,
+    batch: int = 32,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Whether the class predicted for each text of `examples` is right, (T, N, Q) bool, and the
     loss of its right class in nats, (T, N, Q) float32.

@@ -21,7 +21,7 @@ import numpy as np
 from kstore_jax.corpus.examples import SpanExamples
 from kstore_jax.model.forward import Params, forward, unembed
 from kstore_jax.model.transformer import Shape
-from kstore_jax.train.objectives import at_positions, cross_entropy
+from kstore_jax.train.objectives import cross_entropy
 
 _COLUMNS = tuple(field.name for field in dataclasses.fields(SpanExamples))
 
@@ -137,6 +137,6 @@ def _nats_of_batch(shape, params, batch):
 def _logits(shape, params, batch):
     """The logits at each position of each span, (N S K, V)."""
     rows, spans, longest = batch["positions"].shape
-    hidden = forward(shape, params, batch["tokens"], batch["lengths"])
-    hidden = at_positions(hidden, batch["positions"].reshape(rows, spans * longest))
+    positions = batch["positions"].reshape(rows, spans * longest)
+    hidden = forward(shape, params, batch["tokens"], batch["lengths"], positions=positions)
     return unembed(shape, params, hidden.reshape(-1, hidden.shape[-1]))

@@ -128,11 +128,18 @@ def _tiled_loss_backward(tiles, saved, dloss):
 _tiled_loss.defvjp(_tiled_loss_forward, _tiled_loss_backward)
 
 
-def forward_batch(shape: Shape, params: Params, tokens: jax.Array, batch: Batch) -> jax.Array:
+def forward_batch(
+    shape: Shape,
+    params: Params,
+    tokens: jax.Array,
+    batch: Batch,
+    positions: jax.Array | None = None,
+) -> jax.Array:
     """`forward` with the `lengths` of the batch, if it has them, and with the dropout of `shape` if
     the batch has `keys`, as in training."""
     keys = batch.get("keys") if shape.dropout or shape.attention_dropout else None
-    return forward(shape, params, tokens, batch.get("lengths"), None if keys is None else keys[0])
+    key, lengths = None if keys is None else keys[0], batch.get("lengths")
+    return forward(shape, params, tokens, lengths, key, positions=positions)
 
 
 @functools.cache
@@ -162,21 +169,16 @@ def masked_words(
     def objective(params, batch):
         tokens = batch["tokens"][:, :-1]
         inputs, masked = mask_words(words, batch["keys"], tokens)
-        hidden = forward_batch(shape, params, inputs, batch)
         positions = jnp.argsort(~masked, axis=1)[:, : limit(tokens.shape[1])]
-        hidden = at_positions(hidden, positions).reshape(-1, hidden.shape[-1])
+        hidden = forward_batch(shape, params, inputs, batch, positions)
         targets, weights = (
             jnp.take_along_axis(x, positions, axis=1).ravel() for x in (tokens, masked)
         )
         weights = weights.astype(jnp.float32)
+        hidden = hidden.reshape(-1, hidden.shape[-1])
         return summed_loss(shape, params, hidden, targets, weights), weights.sum()
 
     return objective
-
-
-def at_positions(hidden_BxLxD: jax.Array, positions_BxP: jax.Array) -> jax.Array:
-    """The hidden states at some positions of each row, (B, P, D)."""
-    return jnp.take_along_axis(hidden_BxLxD, positions_BxP[:, :, None], axis=1)
 
 
 @functools.cache
@@ -188,8 +190,8 @@ def answer_tokens(shape: Shape) -> Objective:
     """
 
     def objective(params, batch):
-        hidden = forward_batch(shape, params, batch["tokens"], batch)
-        hidden = at_positions(hidden, batch["positions"]).reshape(-1, hidden.shape[-1])
+        hidden = forward_batch(shape, params, batch["tokens"], batch, batch["positions"])
+        hidden = hidden.reshape(-1, hidden.shape[-1])
         targets, weights = batch["targets"].ravel(), batch["weights"].ravel()
         return summed_loss(shape, params, hidden, targets, weights), weights.sum()
 

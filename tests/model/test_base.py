@@ -67,6 +67,13 @@ def test_its_parameters_are_added_and_all_others_start_as_without_it(shape):
     jax.tree.map(np.testing.assert_array_equal, plain, with_canon)
 
 
+def test_states_at_positions_are_those_of_a_text_whose_neighbours_the_layers_read(shape, params):
+    places = np.array([[8, 3], [0, 0], [5, 7]], np.int32)
+    expected = np.take_along_axis(forward(shape, params, TOKENS), places[:, :, None], axis=1)
+    states = forward(shape, params, TOKENS, positions=places)
+    np.testing.assert_allclose(states, expected, rtol=2e-5, atol=2e-5)
+
+
 @pytest.mark.parametrize(("direction", "before"), [("causal", 3), ("bidirectional", 1)])
 def test_the_layer_is_a_sum_over_neighbours(canon, shape, direction, before):
     layer = canon.Convolution(dataclasses.replace(shape, direction=direction))

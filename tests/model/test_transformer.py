@@ -246,6 +246,31 @@ def test_a_key_without_dropout_changes_nothing():
     assert np.array_equal(dropped, forward(SMALL, params, TOKENS))
 
 
+PLACES = np.random.default_rng(1).integers(0, 11, (3, 4)).astype(np.int32)
+
+
+@pytest.mark.parametrize("name", ["two layers", "no MLP", "bidirectional", "parallel residual", ""])
+def test_states_at_positions_are_those_of_the_whole_text(name):
+    shape = SHAPES.get(name, dataclasses.replace(SMALL, layers=0))
+    shape = dataclasses.replace(shape, dropout=0.4)
+    params = reference.parameters(shape)
+    read = functools.partial(forward, shape, params, TOKENS, dropout_key=jax.random.key(2))
+    expected = np.take_along_axis(np.asarray(read()), PLACES[:, :, None], axis=1)
+    np.testing.assert_allclose(read(positions=PLACES), expected, rtol=2e-5, atol=2e-5)
+
+
+def test_positions_save_most_of_the_last_block():
+    shape = dataclasses.replace(SHAPE, width=64)
+    params = reference.parameters(shape)
+
+    def flops(positions):
+        lowered = forward.lower(shape, params, TOKENS, positions=positions)
+        return lowered.compile().cost_analysis()["flops"]
+
+    assert flops(PLACES) < 0.8 * flops(None)
+    assert flops(np.tile(PLACES, (1, 4))) < 1.01 * flops(None)  # more than there are
+
+
 def test_blocks_that_are_computed_again_give_the_same_gradient():
     shape = dataclasses.replace(SMALL, layers=2, dropout=0.4, qk_norm=True)
     params = reference.parameters(shape)

@@ -1,10 +1,13 @@
 """Texts, positions, classes and shared tokens of the probes."""
 
+import jax
 import numpy as np
 import pytest
 
 from kstore_jax.corpus.encode import compact_vocabulary, encode_biographies
 from kstore_jax.corpus.tokenizer import Vocabulary, gpt2
+from kstore_jax.model.forward import forward, init
+from kstore_jax.model.transformer import Shape
 from kstore_jax.readouts.probe_data import (
     ProbeExamples,
     all_tasks,
@@ -47,6 +50,22 @@ def biography_data(request, table, biographies) -> tuple[ProbeExamples, Vocabula
         texts, person_labels(table, people, TASKS)[0], vocabulary, ATTRIBUTE_OF_TASK
     )
     return examples, vocabulary, people
+
+
+def test_what_follows_the_last_position_read_is_left_out(biography_data):
+    examples, vocabulary, _ = biography_data
+    shorter = examples.until_last_read()
+    length = shorter.tokens.shape[1]
+    assert examples.positions.max() < length < examples.tokens.shape[1]
+    assert np.array_equal(shorter.tokens, examples.tokens[:, :length])
+    assert shorter.lengths.max() == length < examples.lengths.max()
+    shape = Shape(vocabulary=vocabulary.size, layers=1, heads=2, width=16)
+    params = init(shape, jax.random.key(0))
+    read, whole = (
+        forward(shape, params, rows.tokens[:8], positions=rows.positions[:8])
+        for rows in (shorter, examples)
+    )
+    np.testing.assert_allclose(read, whole, rtol=1e-5, atol=1e-5)
 
 
 def test_every_value_begins_right_after_a_position(language, biography_data):

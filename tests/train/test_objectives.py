@@ -9,7 +9,6 @@ import pytest
 from kstore_jax.train import objectives
 from kstore_jax.train.objectives import (
     answer_tokens,
-    at_positions,
     cross_entropy,
     next_token,
     num_tiles,
@@ -74,13 +73,6 @@ def test_answers_is_the_mean_over_the_tokens_with_a_weight():
     assert len(by_hand) == 6
     loss = total_loss(*answer_tokens(SHAPE)(params, batch))
     np.testing.assert_allclose(loss, np.mean(by_hand), rtol=1e-5)
-
-
-def test_at_positions_reads_each_row_at_its_own_places():
-    hidden = jnp.arange(2 * 5 * 3, dtype=jnp.float32).reshape(2, 5, 3)
-    positions = np.array([[4, 0, 4], [1, 2, 3]], np.int32)
-    expected = np.stack([np.asarray(hidden[b])[positions[b]] for b in range(2)])
-    assert np.array_equal(at_positions(hidden, positions), expected)
 
 
 def loss_of_states(given, dtype, weights=None):
