@@ -187,6 +187,33 @@ def stored() -> list[list[str]]:
     return [heads, *sorted(lines)]
 
 
+def probing() -> list[list[str]]:
+    """The laptop's probes and the paper's, just before the first attribute and after the name."""
+    lines = []
+    for row in rows("probing-0"):
+        for name, probe in (("P", "p_probe"), ("Q", "q_probe")):
+            read = row["readouts"][probe]
+            training, attributes = read["training"], row["attributes"]
+            whole = read["whole"].values()
+            shares = [cells[0] for cells in read["first"].values()]
+            lines.append(
+                [
+                    row["config"]["data"]["variant"],
+                    f"{row['name'].partition(',')[0]}, {name}",
+                    *map(percent, (mean(shares), *shares)),
+                    percent(mean(read["baseline"]["first"].values())),
+                    percent(mean(cells[0] for cells in whole)) if whole else "",
+                    percent(mean(read["baseline"]["whole"].values())) if whole else "",
+                    *(f"{training['loss'][part][-1]:.2f}" for part in ("held_back", "trained")),
+                    "yes" if training["still_improving"] else "no",
+                ]
+            )
+    attributes = [name.replace("_", " ") for name in attributes]
+    heads = ["dataset", "probe", "first tokens", *attributes, "guess", "whole values", "guess"]
+    heads += ["loss, held back", "loss, trained people", "still improving"]
+    return [heads, *sorted(lines, key=lambda line: (line[0], line[1][-1], line[1]))]
+
+
 def of_seeds(task: str) -> Iterator[tuple[int, dict[str, Any]]]:
     """The rows of both seeds of a task, each with its seed."""
     yield from ((seed, row) for seed in (0, 1) for row in rows(f"{task}-{seed}"))
