@@ -9,15 +9,17 @@ still improving.
 
 Command: `kstore sweep --config=configs/probing.py --workdir=runs/probing`. Scales:
 
-- `laptop` (the default): 1,000 people and a tenth of the values, on 2 CPU cores. The paper's probes
-  are trained in 1,000 steps with fewer texts in each.
+- `laptop` (the default): 1,000 people and a tenth of the values, on 2 CPU cores, two hours. The
+  paper's probes have 1,000 steps of fewer texts.
 - `:gpu`: 10,000 people, 6.5e16 FLOP of pretraining per model, on one GPU: 245 s at the speed
   measured on an H200; not yet run.
 - `:paper`: 100,000 people, 2.7e18 FLOP per model, on a node of GPUs: 2 h 13 min at the speed of one
   H200; not yet run.
 
-Expected, from the paper: the first token of every fact is readable from the name for
-multi5+permute (99.8 to 100 %; whole values 72.6 to 99.7 %), and for single only the month (63.4 %).
+Scores: `docs/results.md`. On a laptop the paper's probes learn the few people they are trained on
+by their names. Expected, from the paper: the first token of every fact is readable from the name
+for multi5+permute (99.8 to 100 %; whole values 72.6 to 99.7 %), and for single only the month (63.4
+%).
 """
 
 from typing import Any

@@ -311,7 +311,7 @@ def copy(run: pathlib.Path, name: str) -> None:
 
 
 TABLES = (
-    *(quickstart, comparison, figure_2, countries, capacity, junk, stored),
+    *(quickstart, probing, comparison, figure_2, countries, capacity, junk, stored),
     *(retrieval, inverse, classification, comparison_of_people),
 )
 """Makes each table of `results.md`."""
