@@ -43,10 +43,10 @@ def get_config(scale: str = "laptop"):
     probes = {"the laptop's probes": recipes.laptop(), "the paper's probes": recipes.paper()}
     for name, recipe in probes.items():
         for probe in (recipe.readouts.p_probe, recipe.readouts.q_probe):
-            readings = probe.steps * probe.batch_size * config.world.people / recipe.world.people
+            texts_read = probe.steps * probe.batch_size * config.world.people / recipe.world.people
             if scale == "laptop" and name == "the paper's probes":
-                probe.batch_size = round(readings / _STEPS)
-            probe.steps = round(readings / probe.batch_size)
+                probe.batch_size = round(texts_read / _STEPS)
+            probe.steps = round(texts_read / probe.batch_size)
             probe.checkpoint_every = probe.steps // 4
     rows = chain(*(row(name, **_fields(recipe)) for name, recipe in probes.items()))
     config.sweep = product(rows, data__variant=["single", "multi5+permute"])

@@ -28,7 +28,6 @@ from kstore_jax.readouts.shares import Measurements, Share, shares_of
 from kstore_jax.tasks.base import majority_share
 from kstore_jax.train.distributed import gather_to_host
 from kstore_jax.train.fit import TrainTask, fit
-from kstore_jax.train.mesh import shard_tree
 from kstore_jax.world.language import Language
 
 
@@ -89,8 +88,7 @@ def train_probe(
     validation = Validation(
         context, training, norm, tasks, num_classes, trained, parts, int(held_back.sum())
     )
-    frozen, trainable = (shard_tree(context.mesh, tree) for tree in (frozen, trainable))
-    merge = jax.jit(probes.with_probe)
+    merge = jax.jit(probes.with_probe)  # as `fit` merges, so that one program scores all
     measured = validation.measure(merge(frozen, trainable)) if held_back.any() else None
     task = TrainTask(
         name=name,
@@ -105,7 +103,7 @@ def train_probe(
         evaluate_at=validation.measured_at if measured else (),
     )
     fitted = fit(task, training, folder, context.mesh, context.telemetry)
-    params = gather_to_host(context.mesh, merge(frozen, fitted))
+    params = merge(frozen, gather_to_host(context.mesh, fitted))
     held_out = examples.take(held_out_rows)
     hits, _ = probes.probe_scores(context.shape, params, num_classes, norm, trained, held_out)
     accuracy = probes.accuracy_by_position(hits, held_out)

@@ -68,9 +68,9 @@ def test_its_parameters_are_added_and_all_others_start_as_without_it(shape):
 
 
 def test_states_at_positions_are_those_of_a_text_whose_neighbours_the_layers_read(shape, params):
-    places = np.array([[8, 3], [0, 0], [5, 7]], np.int32)
-    expected = np.take_along_axis(forward(shape, params, TOKENS), places[:, :, None], axis=1)
-    states = forward(shape, params, TOKENS, positions=places)
+    positions = np.array([[8, 3], [0, 0], [5, 7]], np.int32)
+    expected = np.take_along_axis(forward(shape, params, TOKENS), positions[:, :, None], axis=1)
+    states = forward(shape, params, TOKENS, positions=positions)
     np.testing.assert_allclose(states, expected, rtol=2e-5, atol=2e-5)
 
 

@@ -17,9 +17,17 @@ from kstore_jax.readouts.probe_validation import (
     still_improving,
     table,
 )
-from kstore_jax.readouts.probes import init_probe, probe_objective, probe_scores, with_probe
+from kstore_jax.readouts.probes import (
+    _score_batch,
+    init_probe,
+    probe_objective,
+    probe_scores,
+    with_probe,
+)
+from kstore_jax.readouts.q_probe import QProbe
 from kstore_jax.train.objectives import total_loss
 from tests.model import reference
+from tests.pipeline.runners import finished_runner
 from tests.readouts.test_probes import CLASSES, SHAPE, halves, planted_examples
 
 
@@ -143,3 +151,16 @@ def test_the_table_has_losses_shares_and_verdict_and_titles_are_marked():
     assert labels == ["single, still improving", "single", "single"]
     assert text.count(">still improving<") == 1
     assert str(table("Q-probing", [group({})])[0].html) == ""
+
+
+@pytest.mark.parametrize(("head", "updated"), [("linear", "all"), ("unembedding", "shared")])
+def test_one_program_scores_a_probe_before_during_and_after_its_training(
+    finished, tmp_path, head, updated
+):
+    runner = finished_runner(finished, 1)
+    config = runner.graph.experiment.readouts.q_probe
+    config = dataclasses.replace(config, head=head, embedding_update=updated)
+    _score_batch.clear_cache()
+    result = QProbe().run(runner.context, config, tmp_path)
+    assert len(result["training"]["steps"]) > 2
+    assert _score_batch._cache_size() == 1
