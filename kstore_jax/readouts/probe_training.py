@@ -90,6 +90,10 @@ def train_probe(
     )
     merge = jax.jit(probes.with_probe)  # as `fit` merges, so that one program scores all
     measured = validation.measure(merge(frozen, trainable)) if held_back.any() else None
+
+    def evaluate(params):
+        return validation.measure(gather_to_host(context.mesh, params))
+
     task = TrainTask(
         name=name,
         objective=probes.probe_objective(shape, num_classes, norm),
@@ -99,7 +103,7 @@ def train_probe(
         make_batch=make_batch,
         step_tokens=training.batch_size * len(num_classes) * examples.tokens.shape[1],
         seed=context.seed,
-        evaluate=validation.measure,
+        evaluate=evaluate,
         evaluate_at=validation.measured_at if measured else (),
     )
     fitted = fit(task, training, folder, context.mesh, context.telemetry)

@@ -16,7 +16,6 @@ from kstore_jax.readouts.measured import Measured
 from kstore_jax.readouts.probe_config import Probe
 from kstore_jax.readouts.probe_data import ProbeExamples, ProbeTasks
 from kstore_jax.readouts.probes import probe_scores
-from kstore_jax.train.distributed import gather_to_host
 from kstore_jax.train.telemetry import METRICS, read_metrics
 from kstore_jax.world import random
 
@@ -73,9 +72,8 @@ class Validation:
         tasks of the mean over their readings.
 
         Args:
-          params: as `with_probe` returns them.
+          params: as `with_probe` returns them, whole on one device of this process.
         """
-        params = gather_to_host(self.context.mesh, params)
         measured: dict[str, dict[str, float]] = {"loss": {}, "first": {}}
         is_first = np.array([kind == "first" for _, kind in self.tasks])
         for name, examples in self.parts.items():
