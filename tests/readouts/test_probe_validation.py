@@ -153,13 +153,13 @@ def test_the_table_has_losses_shares_and_verdict_and_titles_are_marked():
     assert str(table("Q-probing", [group({})])[0].html) == ""
 
 
-@pytest.mark.parametrize(("head", "updated"), [("linear", "all"), ("unembedding", "shared")])
+@pytest.mark.parametrize(("head", "tokens"), [("linear", "all"), ("unembedding", "shared")])
 def test_one_program_scores_a_probe_before_during_and_after_its_training(
-    finished, tmp_path, head, updated
+    finished, tmp_path, head, tokens
 ):
     runner = finished_runner(finished, 1)
     config = runner.graph.experiment.readouts.q_probe
-    config = dataclasses.replace(config, head=head, embedding_update=updated)
+    config = dataclasses.replace(config, head=head, embedding_update=tokens)
     _score_batch.clear_cache()
     result = QProbe().run(runner.context, config, tmp_path)
     assert len(result["training"]["steps"]) > 2
