@@ -10,11 +10,10 @@ import numpy as np
 from kstore_jax.charts.drawing import COLOURS, DASHES, PERCENT, WIDTH, Chart, in_percent, percent
 from kstore_jax.charts.tables import Body, Line, Table
 from kstore_jax.config.fields import flag
-from kstore_jax.corpus.examples import padded_tokens
 from kstore_jax.intervals import intervals_by_column
 from kstore_jax.readouts.base import READOUTS, Context, write_cases
 from kstore_jax.readouts.measured import Measured, labels_of
-from kstore_jax.readouts.p_probe import PProbeConfig, biography_readings
+from kstore_jax.readouts.p_probe import PProbeConfig, biography_readings, length_read
 from kstore_jax.readouts.probe_training import ProbeReadout, probe_tasks, probe_work, train_probe
 from kstore_jax.readouts.q_probe import name_readings
 from kstore_jax.readouts.shares import Measurements, Share, shares_of
@@ -37,6 +36,7 @@ class Layers(ProbeReadout):
     """Trains the probes of `p_probe` and of `q_probe` on a network that ends after n blocks."""
 
     name = "layers"
+    version = 2
     Config = LayersConfig
     title = "Probing every layer: at what depth is the fact readable?"
     paragraph = (
@@ -70,7 +70,7 @@ class Layers(ProbeReadout):
     def work(self, context: Context, texts: Any, config: LayersConfig, scale: float) -> float:
         people, language = scale * len(context.people), context.table.language
         entries = config.biographies_per_person or context.variant.biographies_per_person
-        longest = padded_tokens(texts, context.vocabulary)[0].shape[1]
+        longest = length_read(context, texts)
         names = name_readings(context, config)[0].tokens.shape[1]
         whole = probe_work(config, language, longest, people * entries / 2)
         whole += probe_work(config, language, names, people)

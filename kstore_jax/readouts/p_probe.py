@@ -12,7 +12,8 @@ from kstore_jax.charts.heat import cell, heat_spec
 from kstore_jax.charts.shares import listed
 from kstore_jax.charts.tables import Body, Line, Table
 from kstore_jax.config.fields import number
-from kstore_jax.corpus.examples import padded_tokens
+from kstore_jax.corpus.encode import TokenizedTexts
+from kstore_jax.corpus.examples import padded_length, padded_tokens
 from kstore_jax.readouts import by_stated, probe_validation
 from kstore_jax.readouts.base import READOUTS, Context, write_cases
 from kstore_jax.readouts.measured import Measured, labels_of
@@ -45,7 +46,7 @@ class PProbe(ProbeReadout):
     """Trains a probe just before the first mention of each attribute, and scores it."""
 
     name = "p_probe"
-    version = 2
+    version = 3
     Config = PProbeConfig
     title = "P-probing: where in the text is the fact readable?"
     paragraph = (
@@ -131,8 +132,15 @@ class PProbe(ProbeReadout):
     def work(self, context: Context, texts: Any, config: PProbeConfig, scale: float) -> float:
         entries = context.variant.biographies_per_person
         held_out = scale * len(context.people) * (config.biographies_per_person or entries) / 2
-        longest = padded_tokens(texts, context.vocabulary)[0].shape[1]
-        return probe_work(config, context.table.language, longest, held_out)
+        length = length_read(context, texts)
+        return probe_work(config, context.table.language, length, held_out)
+
+
+def length_read(context: Context, texts: TokenizedTexts) -> int:
+    """The tokens of each row that P-probing reads of these biographies, padding included."""
+    if context.shape.direction == "causal":
+        return padded_length(1 + texts.value_spans[:, :, 0])
+    return padded_tokens(texts, context.vocabulary)[0].shape[1]
 
 
 def biography_readings(
