@@ -17,9 +17,10 @@ Command: `kstore sweep --config=configs/probing.py --workdir=runs/probing`. Scal
   H200; not yet run.
 
 Scores: `docs/results.md`. On a laptop the paper's probes learn the few people they are trained on
-by their names. Expected, from the paper: the first token of every fact is readable from the name
-for multi5+permute (99.8 to 100 %; whole values 72.6 to 99.7 %), and for single only the month (63.4
-%).
+by their names.
+
+Expected, from the paper: the first token of every fact is readable from the name for
+multi5+permute (99.8 to 100 %; whole values 72.6 to 99.7 %), and for single only the month (63.4 %).
 """
 
 from typing import Any

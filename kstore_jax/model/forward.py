@@ -48,7 +48,7 @@ def forward(
       dropout_key: the only randomness of dropout; None: no dropout.
       taps: what to return from inside the network and to replace there; None: nothing, at no cost.
       positions: (B, P) int32: where hidden states are wanted, (B, P, D), which saves most of the
-        last block; None: everywhere. Not together with `taps`.
+        last block; None: everywhere. `taps` see the whole text, and then nothing is saved.
 
     Raises:
       UserError: a text is longer than `shape.longest_text`, or this machine lacks the attention
@@ -59,7 +59,8 @@ def forward(
     lengths = lengths if shape.direction == "bidirectional" else None
     transformer, variables = Transformer(shape), {"params": network}
     if taps is not None:
-        return apply_tapped(transformer, variables, taps, tokens, lengths, rngs=rngs)
+        hidden, tapped = apply_tapped(transformer, variables, taps, tokens, lengths, rngs=rngs)
+        return hidden if positions is None else at_positions(hidden, positions), tapped
     return jnp.asarray(transformer.apply(variables, tokens, lengths, None, positions, rngs=rngs))
 
 

@@ -27,8 +27,8 @@ _EPSILON = 1e-5
 
 
 def init_probe(shape: Shape, probe: Probe, num_classes: tuple[int, ...], key: jax.Array) -> dict:
-    """Initial parameters of T = len(num_classes) tasks. Every head has as many classes as the
-    largest task; the model's own head is not trained, and not in them."""
+    """Initial parameters of T = len(num_classes) tasks: the update of the embedding and, where a
+    head is trained, the head, with as many classes for every task as the largest has."""
     tasks, width = len(num_classes), shape.width
     embedding_key, head_key = jax.random.split(key)
     table = (tasks, shape.vocabulary, width)

@@ -55,6 +55,17 @@ def test_residual_stream_and_attention_equal_plain_numpy(shape):
     assert np.array_equal(hidden, forward(shape, params, TOKENS))
 
 
+def test_taps_see_the_whole_text_beside_states_at_positions():
+    shape = STYLES["two layers"]
+    params, positions = reference.parameters(shape), np.array([[3, 0]] * BATCH, np.int32)
+    hidden, found = tapped(shape, params, TOKENS)
+    at_two, beside = forward(
+        shape, params, TOKENS, taps=Taps((0, 1, 2), (0, 1)), positions=positions
+    )
+    assert np.array_equal(at_two, np.take_along_axis(hidden, positions[:, :, None], axis=1))
+    assert same(beside, found)
+
+
 @pytest.mark.parametrize("name", ["bidirectional mistral", "gpt2"])
 def test_with_bfloat16_activations_they_stay_near_float32(name):
     exact, shape = STYLES[name], half(STYLES[name])
