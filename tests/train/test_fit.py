@@ -1,46 +1,34 @@
 """The one training loop: it learns, goes on where it stopped, and stops when it diverges."""
 
-import collections
 import dataclasses
 import functools
-import gc
-import itertools
 import json
-import multiprocessing
 import os
 import pathlib
-import re
-import resource
-import shutil
 import signal
 import subprocess
 import sys
-import threading
-import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from orbax.checkpoint import v1 as ocp
 
-from kstore_jax.errors import DamagedFileError, Stopped, UserError
+from kstore_jax.errors import Stopped, UserError
 from kstore_jax.model import lora
 from kstore_jax.train import fit as fit_module
-from kstore_jax.train import flops, preemption, trackers
+from kstore_jax.train import preemption
 from kstore_jax.train.adamw import AdamWConfig
 from kstore_jax.train.batched import ModelAxis
-from kstore_jax.train.checkpoint import Checkpoints, digest
-from kstore_jax.train.config import TelemetryConfig, Training
+from kstore_jax.train.config import Training
 from kstore_jax.train.fit import TrainTask, fit, merge_all
 from kstore_jax.train.loader import batches
-from kstore_jax.train.mesh import make_mesh, shard_tree
+from kstore_jax.train.mesh import make_mesh
 from kstore_jax.train.muon import MuonConfig
 from kstore_jax.train.objectives import answer_tokens, next_token
 from kstore_jax.train.schedules import LinearConfig
 from kstore_jax.train.step import compiled_steps
-from kstore_jax.train.telemetry import METRICS, Telemetry, last_metrics, read_metrics
-from kstore_jax.train.timing import PHASES, PhaseTimer
+from kstore_jax.train.telemetry import METRICS, read_metrics
 from tests.train.training import (
     SHAPE,
     TRAINING,
@@ -48,20 +36,11 @@ from tests.train.training import (
     Interrupted,
     interrupted_at,
     losses,
-    orbax_drops_coroutines,
     same_bits,
     saved,
     steps_saved,
     task,
 )
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
-    """The folder of a training that nothing interrupted."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    fit(task(), TRAINING, folder)
-    return folder
 
 
 def test_the_loss_falls(undisturbed):
@@ -107,21 +86,6 @@ def test_an_interrupted_training_ends_as_an_undisturbed_one(tmp_path, undisturbe
     assert min(seen) == 10
     assert losses(tmp_path) == losses(undisturbed)
     assert same_bits(saved(tmp_path, 20), saved(undisturbed, 20))
-
-
-def test_metrics_after_the_checkpoint_are_dropped_and_so_is_half_a_line(tmp_path, undisturbed):
-    with pytest.raises(Interrupted):
-        fit(interrupted_at(10), TRAINING, tmp_path)
-    later = {"step": 15, "steps": 20, "loss": 99.0, "seconds": 1.0, "spent": {"step": 99.0}}
-    with (tmp_path / METRICS).open("a") as file:
-        file.write(json.dumps(later) + '\n{"step": 20, "st')
-    fit(task(), TRAINING, tmp_path)
-    assert losses(tmp_path) == losses(undisturbed)
-
-
-def test_the_newest_two_checkpoints_are_kept(tmp_path):
-    fit(task(), dataclasses.replace(TRAINING, checkpoint_every=5), tmp_path)
-    assert steps_saved(tmp_path) == [15, 20]
 
 
 def test_a_loss_that_is_not_finite_ends_the_training_at_the_last_good_checkpoint(tmp_path):
@@ -254,112 +218,6 @@ def test_every_row_and_step_has_a_key_of_its_own(tmp_path):
     assert (abs(of_first_rows - found[0]) > 1e-3).all()
 
 
-def test_evaluations_are_written_with_their_steps_and_change_nothing(tmp_path, undisturbed):
-    def evaluate(params):
-        return {"norm": {"of embedding": jnp.linalg.norm(params["embedding"])}}
-
-    evaluated = {"evaluate": evaluate, "evaluate_at": (10, 20)}
-    with pytest.raises(Interrupted):
-        fit(dataclasses.replace(interrupted_at(15), **evaluated), TRAINING, tmp_path)
-    trained = fit(dataclasses.replace(task(), **evaluated), TRAINING, tmp_path)
-    assert same_bits(saved(tmp_path, 20), saved(undisturbed, 20))
-    evaluations = {
-        line["step"]: line.get("evaluation") for line in read_metrics(tmp_path / METRICS)
-    }
-    assert evaluations.keys() == {5, 10, 15, 20}
-    assert evaluations[5] is evaluations[15] is None
-    expected = {
-        "norm": {"of embedding": pytest.approx(float(jnp.linalg.norm(trained["embedding"])))}
-    }
-    assert evaluations[20] == expected
-    assert evaluations[10] != evaluations[20]
-
-
-EVALUATED_AT = range(5, 21, 5)
-
-
-@jax.jit
-def norm_of_embedding(params) -> dict:
-    return {"norm": jnp.linalg.norm(params["embedding"])}
-
-
-def killed_while_evaluating(folder: pathlib.Path, step: int) -> None:
-    """Trains, and is killed while the device is at work on the evaluation after a step."""
-
-    evaluations = iter(EVALUATED_AT)
-
-    def kill(norm):
-        if next(evaluations) == step:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return norm
-
-    @jax.jit
-    def evaluate(params):
-        norm = norm_of_embedding(params)["norm"]
-        return {"norm": jax.pure_callback(kill, jax.typeof(norm), norm)}
-
-    fit(evaluated(evaluate), TRAINING, folder)
-
-
-def evaluated(evaluate) -> TrainTask:
-    return dataclasses.replace(task(), evaluate=evaluate, evaluate_at=EVALUATED_AT)
-
-
-@pytest.mark.parametrize("step", [5, 15, 20])
-def test_killed_in_an_evaluation_it_ends_as_an_undisturbed_one(tmp_path, undisturbed, step):
-    process = multiprocessing.get_context("spawn").Process(
-        target=killed_while_evaluating, args=(tmp_path / "killed", step)
-    )
-    for name in ("killed", "whole"):
-        (tmp_path / name).mkdir()
-    process.start()
-    process.join()
-    assert process.exitcode == -signal.SIGKILL
-    assert not (tmp_path / "killed" / "checkpoints" / "20").exists()
-    for name in ("killed", "whole"):
-        fit(evaluated(norm_of_embedding), TRAINING, tmp_path / name)
-    losses_of_each = [
-        [(line["step"], line["evaluation"]) for line in read_metrics(tmp_path / name / METRICS)]
-        for name in ("killed", "whole")
-    ]
-    assert losses_of_each[0] == losses_of_each[1]
-    assert [at for at, _ in losses_of_each[0]] == [5, 10, 15, 20]
-    assert losses(tmp_path / "killed") == losses(undisturbed)
-    assert same_bits(saved(tmp_path / "killed", 20), saved(undisturbed, 20))
-
-
-def killed_while_saving(folder: pathlib.Path, mark: str) -> None:
-    """Trains, and is killed as soon as some file of the checkpoint of step 20 is there."""
-    save = Checkpoints.save
-
-    def saving(self, step, **trees):
-        save(self, step, **trees)
-        if step == 20:
-            written = folder / "checkpoints" / "20.orbax-checkpoint-tmp" / mark
-            while not written.exists() and not (folder / "checkpoints" / "20").exists():
-                pass
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    Checkpoints.save = saving
-    fit(task(), TRAINING, folder)
-
-
-@pytest.mark.parametrize("mark", ["", "optimizer/ocdbt.process_0"], ids=["begun", "half"])
-def test_killed_while_it_saves_it_ends_as_an_undisturbed_one(tmp_path, undisturbed, mark):
-    process = multiprocessing.get_context("spawn").Process(
-        target=killed_while_saving, args=(tmp_path, mark)
-    )
-    process.start()
-    process.join()
-    assert process.exitcode == -signal.SIGKILL
-    left = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
-    assert left == ["10", "20.orbax-checkpoint-tmp"]
-    fit(task(), TRAINING, tmp_path)
-    assert steps_saved(tmp_path) == [10, 20]
-    assert losses(tmp_path) == losses(undisturbed)
-    assert same_bits(saved(tmp_path, 20), saved(undisturbed, 20))
-
-
 def test_a_host_array_is_not_handed_to_the_program_unnoticed(tmp_path, monkeypatch):
     def on_the_host(*args):
         for count, batch in batches(*args):
@@ -399,38 +257,6 @@ def test_a_state_is_given_to_the_next_which_is_dispatched_before_it_is_waited_fo
     assert all(array.is_deleted() for state in states for array in jax.tree.leaves(state))
 
 
-def test_checkpoints_of_multiples_are_kept_for_good(tmp_path):
-    fit(
-        task(), dataclasses.replace(TRAINING, checkpoint_every=5, keep_checkpoint_every=5), tmp_path
-    )
-    assert steps_saved(tmp_path) == [5, 10, 15, 20]
-
-
-def test_checkpoints_leave_no_thread_and_no_file_open(tmp_path):
-    def locked() -> tuple[int, int]:
-        gc.collect()
-        return threading.active_count(), len(os.listdir("/dev/fd"))
-
-    often = dataclasses.replace(TRAINING, checkpoint_every=5)
-    fit(task(), often, tmp_path / "first")
-    threads, files = locked()
-    fit(task(), often, tmp_path / "second")
-    after = locked()
-    assert after[0] <= threads
-    assert after[1] <= files
-
-
-def test_a_checkpoint_is_written_when_so_long_has_passed_and_changes_nothing(tmp_path, undisturbed):
-    """At the end of the steps after: the processes of a run agree on it meanwhile."""
-    soon = dataclasses.replace(TRAINING, checkpoint_minutes=1e-9, checkpoint_every=20)
-    with pytest.raises(Interrupted):
-        fit(interrupted_at(15), soon, tmp_path)
-    assert steps_saved(tmp_path) == [10]
-    fit(task(), soon, tmp_path)
-    assert losses(tmp_path) == losses(undisturbed)
-    assert same_bits(saved(tmp_path, 20), saved(undisturbed, 20))
-
-
 DIALS = {
     "learning_rate": 1e-2,
     "weight_decay": 0.5,
@@ -438,6 +264,7 @@ DIALS = {
     "final_lr_ratio": 0.5,
     "schedule": LinearConfig(),
 }
+
 PARTS_OF_A_PROGRAM = {
     "optimizer": (MuonConfig(), AdamWConfig(b1=0.8), AdamWConfig(b2=0.9), AdamWConfig(eps=1e-3)),
     "clip_global_norm": (0.5,),
@@ -460,374 +287,6 @@ def test_trainings_that_differ_in_dials_alone_have_the_same_steps_and_no_others(
     assert steps_of(TRAINING, shape=wider) is not steps_of(TRAINING)
     assert steps_of(TRAINING, merge=lambda _, trainable: trainable) is not steps_of(TRAINING)
     assert steps_of(TRAINING, models=2) is steps_of(TRAINING, models=3) is not steps_of(TRAINING)
-
-
-def test_where_the_time_went_is_told_over_all_restarts(tmp_path):
-    jax.clear_caches()  # as in a process that trains for the first time
-    with pytest.raises(Interrupted):
-        fit(interrupted_at(15), TRAINING, tmp_path)
-    first = read_metrics(tmp_path / METRICS)
-    assert [line["step"] for line in first] == [5, 10]
-    spent = first[-1]["spent"]
-    lost = {**first[-1], "step": 15, "spent": {**spent, "step": spent["step"] + 7.0}}
-    with (tmp_path / METRICS).open("a") as file:
-        file.write(json.dumps(lost) + "\n")
-    with pytest.raises(Interrupted):  # before its first report
-        fit(interrupted_at(10), TRAINING, tmp_path)
-    fit(task(), TRAINING, tmp_path)
-    lines = read_metrics(tmp_path / METRICS)
-    assert [line["step"] for line in lines] == [5, 10, 15, 20]
-    spent = [line["spent"] for line in lines]
-    assert all(phases.keys() == set(PHASES) for phases in spent)
-    for before, after in itertools.pairwise(spent):
-        assert all(after[part] >= before[part] for part in PHASES)
-    assert spent[1]["lost"] == 0.0
-    assert spent[2]["lost"] == pytest.approx(7.0)
-    assert spent[0]["start"] > 0
-    assert spent[0]["compile"] > 0
-    fit(task(), dataclasses.replace(TRAINING, checkpoint_every=5), tmp_path / "often")
-    assert read_metrics(tmp_path / "often" / METRICS)[-1]["spent"]["checkpoint"] > 0
-    assert spent[2]["start"] > spent[1]["start"]  # a second one
-    shutil.rmtree(tmp_path / "checkpoints" / "20")
-    fit(task(), TRAINING, tmp_path)
-    repeated = sum(spent[3].values()) - sum(spent[1].values())
-    again = read_metrics(tmp_path / METRICS)
-    assert [line["step"] for line in again] == [5, 10, 15, 20]
-    assert [line["spent"]["lost"] for line in again[2:]] == [pytest.approx(repeated)] * 2
-    assert all(line["memory_bytes"] > 1e6 for line in lines)
-
-
-def test_mfu_is_told_where_the_peak_of_the_device_is_known(tmp_path, monkeypatch):
-    monkeypatch.setattr(flops, "data_sheet_peak", lambda device: (1e9, "a device"))
-    fit(task(token_flops=(3000, 2000)), TRAINING, tmp_path)
-    for line in read_metrics(tmp_path / METRICS):
-        assert line["mfu_full"] == pytest.approx(line["tokens_per_s"] * 3000 / 1e9, abs=1e-4)
-        assert line["mfu_causal"] == pytest.approx(line["mfu_full"] * 2 / 3, abs=1e-4)
-
-
-def test_the_chosen_steps_are_profiled_and_no_others(tmp_path):
-    """Steps that take longer than to start them: unfinished steps would be missing from it."""
-
-    def objective(params, batch):
-        totals, counts = next_token(SHAPE)(params, batch)
-        seed = jnp.full((512, 512), batch["tokens"].mean(dtype=jnp.float32) / 1e4)
-        slow = jax.lax.fori_loop(0, 20, lambda _, x: jnp.tanh(x @ x), seed)
-        return totals + 0.0 * slow.mean(), counts
-
-    singly = dataclasses.replace(TRAINING, steps=8, steps_per_call=1)
-    slow = task(objective=objective)
-    trained = fit(slow, singly, tmp_path / "plain")
-    assert not (tmp_path / "plain" / "profile").exists()
-    found = []
-    for steps in (1, 3):
-        telemetry = TelemetryConfig(profile_from=3, profile_steps=steps)
-        assert same_bits(fit(slow, singly, tmp_path / str(steps), telemetry=telemetry), trained)
-        found.append(operations_in(tmp_path / str(steps) / "profile"))
-    one, three = found
-    assert len(one) > 50
-    assert {name: 3 * times for name, times in one.items()} == three
-
-
-def operations_in(profile: pathlib.Path) -> collections.Counter:
-    """How often each operation of the program of the steps is in a profile."""
-    (path,) = profile.rglob("*.xplane.pb")
-    events = (
-        dict(event.stats)
-        for plane in jax.profiler.ProfileData.from_file(str(path)).planes
-        for line in plane.lines
-        for event in line.events
-    )
-    return collections.Counter(
-        stats["hlo_op"] for stats in events if "train" in str(stats.get("hlo_module"))
-    )
-
-
-def killed_at(step: int, folder: pathlib.Path, telemetry: TelemetryConfig) -> None:
-    """Trains, and is killed when it requests the batch of a step after a checkpoint was written."""
-    plain = task()
-
-    def make_batch(now, rows):
-        if now >= step:
-            while not (folder / "checkpoints" / "10").exists():
-                time.sleep(0.01)
-            os.kill(os.getpid(), signal.SIGKILL)
-        return plain.make_batch(now, rows)
-
-    fit(dataclasses.replace(plain, make_batch=make_batch), TRAINING, folder, telemetry=telemetry)
-
-
-def test_tensorboard_has_every_step_once_also_of_a_training_that_was_killed(tmp_path):
-    pytest.importorskip("tensorboardX")
-    telemetry = TelemetryConfig(tensorboard=True)
-    process = multiprocessing.get_context("spawn").Process(
-        target=killed_at, args=(15, tmp_path, telemetry)
-    )
-    process.start()
-    process.join()
-    assert process.exitcode == -signal.SIGKILL
-    assert [step for step, _ in losses(tmp_path)] == [5, 10]
-    fit(task(), TRAINING, tmp_path, telemetry=telemetry)
-    from tensorboardX.proto.event_pb2 import Event
-
-    found = []
-    for path in (tmp_path / "tensorboard").iterdir():
-        events = [Event.FromString(record) for record in records(path)]
-        found += [
-            (event.step, value.simple_value, event.wall_time)
-            for event in events
-            for value in event.summary.value
-            if value.tag == "loss"
-        ]
-    lines = read_metrics(tmp_path / METRICS)
-    assert [step for step, _, _ in found] == [5, 10, 15, 20]
-    for (_, loss, at), line in zip(found, lines, strict=True):
-        assert loss == pytest.approx(line["loss"])
-        assert at - found[0][2] == pytest.approx(line["seconds"] - lines[0]["seconds"], abs=1e-6)
-
-
-def records(path: pathlib.Path):
-    """The records of an event file: a length and its checksum, the record and its checksum."""
-    content, place = path.read_bytes(), 0
-    while place < len(content):
-        length = int.from_bytes(content[place : place + 8], "little")
-        yield content[place + 12 : place + 12 + length]
-        place += 16 + length
-
-
-def test_weights_and_biases_gets_every_line(tmp_path, monkeypatch):
-    pytest.importorskip("wandb")
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setenv("WANDB_SILENT", "true")
-    telemetry, runs = TelemetryConfig(wandb="kstore"), {}
-    with pytest.raises(Interrupted):
-        fit(interrupted_at(15), TRAINING, tmp_path / "one" / "stage", telemetry=telemetry)
-    for name in ("one", "other"):
-        folder = tmp_path / name / "stage"
-        fit(task(), TRAINING, folder, telemetry=telemetry)
-        files = sorted((folder / "wandb").glob("offline-run-*/*.wandb"))
-        logged_lines = [line for path in files for line in logged(path)]
-        lines = read_metrics(folder / METRICS)
-        assert [line.pop("_step") for line in logged_lines] == [line["step"] for line in lines]
-        for line, expected in zip(logged_lines, lines, strict=True):
-            assert {
-                key: line[key] for key in trackers.flatten_metrics(expected)
-            } == trackers.flatten_metrics(expected)
-        (runs[name],) = {path.stem.removeprefix("run-") for path in files}
-    assert runs["one"] != runs["other"]
-
-
-def logged(path: pathlib.Path) -> list[dict]:
-    """The lines in an offline run of Weights & Biases: LevelDB's log format after a head of seven
-    bytes, a record of Google's protocol buffers an entry."""
-    from wandb.proto.wandb_internal_pb2 import Record
-
-    content, place, entry, lines = path.read_bytes(), 7, b"", []
-    while place + 7 <= len(content):
-        if place % 32768 > 32768 - 7:
-            place += -place % 32768
-        length, kind = int.from_bytes(content[place + 4 : place + 6], "little"), content[place + 6]
-        entry += content[place + 7 : place + 7 + length]
-        place += 7 + length
-        if kind in (1, 4):  # whole, or the last part
-            record, entry = Record.FromString(entry), b""
-            if record.HasField("history"):
-                items = record.history.item
-                lines.append({"/".join(i.nested_key): json.loads(i.value_json) for i in items})
-    return lines
-
-
-def damage(folder: pathlib.Path, step: int) -> None:
-    """Cuts what a checkpoint says of its arrays short."""
-    path = folder / "checkpoints" / str(step) / "trainable" / "_METADATA"
-    path.write_bytes(path.read_bytes()[:100])
-
-
-@orbax_drops_coroutines
-def test_a_damaged_checkpoint_is_told_and_the_one_before_is_gone_on_from(
-    tmp_path, undisturbed, capsys
-):
-    shutil.copytree(undisturbed, tmp_path, dirs_exist_ok=True)
-    damage(tmp_path, 20)
-    fit(task(), TRAINING, tmp_path)
-    path = tmp_path / "checkpoints" / "20"
-    notes = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: ")]
-    assert notes == [f"note: {path}: damaged; resuming from step 10"]
-    assert losses(tmp_path) == losses(undisturbed)
-    assert same_bits(saved(tmp_path, 20), saved(undisturbed, 20))
-
-
-@orbax_drops_coroutines
-def test_where_no_checkpoint_is_whole_the_newest_is_named_and_all_are_left(tmp_path, undisturbed):
-    shutil.copytree(undisturbed, tmp_path, dirs_exist_ok=True)
-    damage(tmp_path, 10)
-    damage(tmp_path, 20)
-    output = f"{tmp_path / 'checkpoints' / '20'}: damaged; remove {tmp_path} and run again"
-    with pytest.raises(DamagedFileError, match=f"^{re.escape(output)}$"):
-        fit(task(), TRAINING, tmp_path)
-    assert steps_saved(tmp_path) == [10, 20]
-
-
-def data_files(folder: pathlib.Path) -> list[pathlib.Path]:
-    """Those of the newest checkpoint that hold arrays."""
-    return sorted((folder / "checkpoints" / "20").glob("**/d/*"))
-
-
-def flip(path: pathlib.Path, place: float) -> None:
-    """Changes one byte."""
-    content = bytearray(path.read_bytes())
-    content[int(place * len(content))] ^= 0x10
-    path.write_bytes(content)
-
-
-@orbax_drops_coroutines
-@pytest.mark.parametrize("place", [0.05, 0.3, 0.6, 0.9])
-def test_no_byte_of_a_checkpoint_changes_unnoticed(tmp_path, undisturbed, place):
-    """Bytes that are not read may change: the loaded arrays are the saved ones."""
-    noticed = 0
-    for i, path in enumerate(data_files(undisturbed)):
-        copy = tmp_path / str(i)
-        shutil.copytree(undisturbed, copy)
-        flip(copy / path.relative_to(undisturbed), place)
-        try:
-            found = saved(copy, 20)
-        except DamagedFileError:
-            noticed += 1
-        else:
-            assert same_bits(found, saved(undisturbed, 20))
-    assert noticed >= 2
-    gc.collect()  # what Orbax dropped, while its warnings are expected
-
-
-@orbax_drops_coroutines
-def test_a_training_goes_on_from_the_checkpoint_before_one_with_changed_arrays(
-    tmp_path, undisturbed, capsys
-):
-    for i, path in enumerate(data_files(undisturbed)):
-        copy = tmp_path / str(i)
-        shutil.copytree(undisturbed, copy)
-        for place in (0.2, 0.5, 0.8):
-            flip(copy / path.relative_to(undisturbed), place)
-        fit(task(), TRAINING, copy)
-        note = f"note: {copy / 'checkpoints' / '20'}: damaged; resuming from step 10"
-        assert note in capsys.readouterr().err
-        assert losses(copy) == losses(undisturbed)
-        assert same_bits(saved(copy, 20), saved(undisturbed, 20))
-    gc.collect()  # as above
-
-
-def test_a_digest_tells_arrays_apart_and_not_where_they_lie():
-    mesh = make_mesh()
-    draw = np.random.default_rng(0)
-    tree = {
-        "matrix": draw.normal(size=(8, 6)).astype(np.float32),
-        "half": jnp.ones(5, jnp.bfloat16),
-        "flag": np.array(True),
-        "none": np.zeros(0, np.int32),
-    }
-    found = {digest(tree), digest(shard_tree(mesh, tree))}
-    assert len(found) == 1
-    flat = tree["matrix"].reshape(-1)
-    swapped = flat[[1, 0, *range(2, 48)]].reshape(8, 6)
-    changed = flat.copy()
-    changed.view(np.uint32)[17] ^= 1
-    for other in (
-        {**tree, "matrix": swapped},
-        {**tree, "matrix": changed.reshape(8, 6)},
-        {**tree, "flag": np.array(False)},
-        {**tree, "half": jnp.ones(5, jnp.bfloat16).at[4].set(1.5)},
-    ):
-        found.add(digest(other))
-    assert len(found) == 5
-
-
-def test_a_checkpoint_of_before_there_were_digests_is_read(tmp_path, undisturbed):
-    shutil.copytree(undisturbed, tmp_path, dirs_exist_ok=True)
-    path = tmp_path / "checkpoints" / "20" / "_CHECKPOINT_METADATA"
-    metadata = json.loads(path.read_text())
-    assert metadata["custom_metadata"]["digests"].keys() == {"trainable", "optimizer"}
-    path.write_text(json.dumps({**metadata, "custom_metadata": {}}))
-    assert same_bits(saved(tmp_path, 20), saved(undisturbed, 20))
-
-
-def on_a_full_disk(folder: pathlib.Path, message: pathlib.Path) -> None:
-    """Trains on a disk that is full at the second checkpoint; writes the error to `message`."""
-    saved_steps, save = folder / "checkpoints", Checkpoints.save
-
-    def save_and_end(self, step, **trees):
-        if step == 20:
-            while not (saved_steps / "10").exists():
-                time.sleep(0.01)
-            _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
-            resource.setrlimit(resource.RLIMIT_FSIZE, (6000, most))
-        save(self, step, **trees)
-
-    Checkpoints.save = save_and_end
-    try:
-        fit(task(), TRAINING, folder)
-    except UserError as error:
-        message.write_text(str(error))
-
-
-def test_a_full_disk_is_told_in_one_line_and_leaves_the_last_checkpoint(tmp_path, undisturbed):
-    saved_steps, message = tmp_path / "run" / "checkpoints", tmp_path / "message"
-    saved_steps.parent.mkdir()
-    process = multiprocessing.get_context("spawn").Process(
-        target=on_a_full_disk, args=(saved_steps.parent, message)
-    )
-    process.start()
-    process.join()
-    expected = f"{saved_steps}: a checkpoint could not be written; the last whole one is kept"
-    assert re.fullmatch(f"{re.escape(expected)} .*File too large.*", message.read_text())
-    assert (saved_steps / "10").exists()
-    assert not (saved_steps / "20").exists()
-    fit(task(), TRAINING, saved_steps.parent)
-    assert same_bits(saved(saved_steps.parent, 20), saved(undisturbed, 20))
-
-
-def test_what_goes_wrong_in_a_save_and_is_not_of_the_disk_is_left_as_it_is(tmp_path, monkeypatch):
-    def broken(*args, **kwargs):
-        raise ValueError("a dimension of ours")
-
-    monkeypatch.setattr(ocp.training.Checkpointer, "save_checkpointables_async", broken)
-    with pytest.raises(ValueError, match=r"^a dimension of ours$"):
-        fit(task(), TRAINING, tmp_path)
-
-
-@pytest.mark.parametrize("line", [b"{}", b"3", b"", b"\xff", b'{"step": 5'])
-def test_a_damaged_line_of_the_metrics_is_told_by_its_file(tmp_path, undisturbed, line):
-    whole = (undisturbed / METRICS).read_bytes()
-    path = tmp_path / METRICS
-    path.write_bytes(line + b"\n" + whole)
-    with pytest.raises(DamagedFileError) as raised:
-        read_metrics(path)
-    assert str(raised.value) == f"{path}: damaged; remove it and run again"
-    assert last_metrics(path) == read_metrics(undisturbed / METRICS)[-1]
-
-
-def test_the_last_line_is_read_without_the_others_and_without_half_a_line(tmp_path):
-    path = tmp_path / METRICS
-    assert last_metrics(path) is None
-    line = {"step": 1, "steps": 9, "loss": 1.5, "tokens_per_s": 2, "seconds": 0.5}
-    path.write_text(json.dumps(line)[:20])
-    assert last_metrics(path) is None
-    path.write_text("\n" * 10_000 + json.dumps(line) + '\n{"step": 2')
-    assert last_metrics(path) == line
-
-
-def test_a_kill_while_metrics_are_dropped_loses_none(tmp_path, undisturbed, monkeypatch):
-    path = tmp_path / METRICS
-    shutil.copyfile(undisturbed / METRICS, path)
-
-    def killed(source, target):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("os.replace", killed)
-    with (
-        Telemetry(tmp_path, "tiny", 10, 20, 1, None, PhaseTimer(), TelemetryConfig()) as telemetry,
-        pytest.raises(KeyboardInterrupt),
-    ):
-        telemetry.report(15, 5, 1.0, 1e-3, 0.5, 0, {})
-    assert path.read_bytes() == (undisturbed / METRICS).read_bytes()
 
 
 def test_an_adapter_is_trained_and_the_frozen_model_is_not(tmp_path):
