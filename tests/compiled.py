@@ -17,3 +17,13 @@ for name, value in {
 }.items():
     os.environ[name.upper()] = str(value)
     jax.config.update(name, value)
+
+PROGRAMS: list[str] = []
+
+
+def _listen(event: str, seconds: float, **described: str | int) -> None:
+    if event == "/jax/core/compile/backend_compile_duration":
+        PROGRAMS.append(str(described["fun_name"]))
+
+
+jax.monitoring.register_event_duration_secs_listener(_listen)

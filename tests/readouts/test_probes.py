@@ -28,6 +28,7 @@ from kstore_jax.readouts.probes import (
 from kstore_jax.train.fit import TrainTask, fit
 from kstore_jax.train.objectives import total_loss
 from kstore_jax.world.people import draw_people, in_train_half
+from tests.compiled import PROGRAMS
 from tests.model import reference
 from tests.train.training import losses, same_bits
 
@@ -178,11 +179,12 @@ def test_a_task_does_not_depend_on_the_others(tmp_path):
 
 def test_scoring_compiles_once_for_any_number_of_texts(probed):
     trained, held_out = halves(probed.examples)
-    before = probes._score_batch._cache_size()
+    probes._score_batch.clear_cache()
+    before = len(PROGRAMS)
     for count in (3, 48, 61):
         texts = held_out.take(np.arange(count))
         probe_scores(SHAPE, probed.params, CLASSES, probed.norm, trained, texts, batch=24)
-    assert probes._score_batch._cache_size() == before + 1
+    assert sum("_score_batch" in name for name in PROGRAMS[before:]) == 1
 
 
 def test_the_device_does_not_wait_for_the_host_between_scored_batches(probed, monkeypatch):
