@@ -8,6 +8,8 @@ import sys
 # Read by JAX when it is imported, here and in the processes that tests start.
 os.environ["JAX_NUMPY_DTYPE_PROMOTION"] = "strict"
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
+# The models of the tests take longer to compile than to train. Set to 0 where it matters.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 import filelock
 import numpy as np
@@ -90,7 +92,7 @@ def sweep(config_file):
         command = [sys.executable, "-m", "kstore_jax.cli", "sweep", f"--config={config_file}"]
         return subprocess.Popen(
             [*command, f"--workdir={workdir}", "--workers=2", *overrides],
-            env={**os.environ, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1", **environment},
+            env={**os.environ, **environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

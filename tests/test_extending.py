@@ -30,10 +30,9 @@ FIELDS = ("--config.model.canon.width=3", "--config.readouts.lens.texts=500")
 
 def start(folder: pathlib.Path, *arguments: str) -> subprocess.Popen:
     """`kstore` in a folder, which finds the package and nothing of the tests."""
-    paths = {"PYTHONPATH": str(recipes.PAGE.parents[1]), "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
     command = [sys.executable, "-P", "-m", "kstore_jax.cli", *arguments]
     pipe = subprocess.PIPE
-    environment = {**os.environ, **paths}
+    environment = {**os.environ, "PYTHONPATH": str(recipes.PAGE.parents[1])}
     return subprocess.Popen(
         command, cwd=folder, env=environment, stdout=pipe, stderr=pipe, text=True
     )

@@ -190,7 +190,6 @@ def real(tmp_path_factory) -> dict[str, str]:
         "PYTHON": sys.executable,
         "PYTHONPATH": str(ROOT),
         "JAX_PLATFORMS": "cpu",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
     }
 
 

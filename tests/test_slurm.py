@@ -149,7 +149,7 @@ def test_an_array_completes_after_one_task_is_stopped_and_one_requeued(cluster, 
     kstore.chmod(0o755)
     argv = ["--tasks=2", f"--config={config}", f"--workdir={workdir}", "--workers=1"]
     argv += [f"--config.pretrain.steps={STEPS}", "--config.pretrain.checkpoint_every=20"]
-    environment = {**cluster, "KSTORE": str(kstore), "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    environment = {**cluster, "KSTORE": str(kstore)}
     submitted = subprocess.run(
         [LAUNCH / "slurm.sh", *argv], env=environment, capture_output=True, text=True, check=True
     )

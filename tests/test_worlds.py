@@ -1,7 +1,6 @@
 """Worlds unlike the bundled one, from their files to the page."""
 
 import json
-import os
 import pathlib
 import re
 import subprocess
@@ -74,7 +73,6 @@ def run(request, tmp_path_factory) -> tuple[pathlib.Path, pathlib.Path, dict[str
     command = [sys.executable, "-m", "kstore_jax.cli", "sweep", f"--config={config}"]
     subprocess.run(
         [*command, f"--workdir={workdir}", "--workers=1"],
-        env={**os.environ, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"},
         check=True,
     )
     return workdir, config, labels

@@ -33,7 +33,6 @@ def start(config_file: pathlib.Path, workdir: pathlib.Path, count: int) -> list[
             env={
                 **os.environ,
                 "JAX_PLATFORMS": "cpu",
-                "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
                 "JAX_COORDINATOR_ADDRESS": address,
                 "JAX_NUM_PROCESSES": str(count),
                 "JAX_PROCESS_ID": str(process),

@@ -21,7 +21,6 @@ def start(*argv: str) -> subprocess.Popen:
     """A command in a process group of its own."""
     return subprocess.Popen(
         [sys.executable, "-m", "kstore_jax.cli", *argv],
-        env={**os.environ, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

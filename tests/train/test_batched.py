@@ -224,7 +224,6 @@ def test_over_eight_devices_they_end_as_on_one(tmp_path, undisturbed, count):
     environment = {
         **os.environ,
         "JAX_PLATFORMS": "cpu",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
         "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
     }
     done = subprocess.run(

@@ -311,7 +311,6 @@ def trained_on(devices: int, *batches: int) -> dict[int, dict]:
         env={
             **os.environ,
             "JAX_PLATFORMS": "cpu",
-            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
             "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
         },
         cwd=pathlib.Path(__file__).parents[2],
