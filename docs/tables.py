@@ -190,7 +190,8 @@ def stored() -> list[list[str]]:
 def probing() -> list[list[str]]:
     """The laptop's probes and the paper's, just before the first attribute and after the name."""
     lines = []
-    for row in rows("probing-0"):
+    for row in (*rows("probing-0"), *rows("probing-names-0")):
+        names = row["config"]["world"]["name_fraction"]
         for name, probe in (("P", "p_probe"), ("Q", "q_probe")):
             read = row["readouts"][probe]
             training, attributes = read["training"], row["attributes"]
@@ -198,6 +199,7 @@ def probing() -> list[list[str]]:
             shares = [cells[0] for cells in read["first"].values()]
             lines.append(
                 [
+                    f"{names:g}",
                     row["config"]["data"]["variant"],
                     f"{row['name'].partition(',')[0]}, {name}",
                     *map(percent, (mean(shares), *shares)),
@@ -209,9 +211,38 @@ def probing() -> list[list[str]]:
                 ]
             )
     attributes = [name.replace("_", " ") for name in attributes]
-    heads = ["dataset", "probe", "first tokens", *attributes, "guess", "whole values", "guess"]
-    heads += ["loss, held back", "loss, trained people", "still improving"]
-    return [heads, *sorted(lines, key=lambda line: (line[0], line[1][-1], line[1]))]
+    heads = ["names", "dataset", "probe", "first tokens", *attributes, "guess", "whole values"]
+    heads += ["guess", "loss, held back", "loss, trained people", "still improving"]
+
+    def order(line: list[str]) -> tuple[float, str, str, str]:
+        return -float(line[0]), line[1], line[2][-1], line[2]
+
+    return [heads, *sorted(lines, key=order)]
+
+
+def mixed() -> list[list[str]]:
+    """Questions mixed into pretraining on `single`, and models finetuned afterwards."""
+    lines = []
+    for name in ("mixed-2", "mixed-alone-2", "mixed-1000-1", "mixed-1000-0", "mixed-0.8-0"):
+        for row in rows(name):
+            config, read = row["config"], row["readouts"]
+            answers = read["qa"]["extraction"]["test"]["exact"]
+            share, of_world = config["data"]["qa_share"], config["world"]["seed"]
+            people_of = "" if of_world == config["seed"] else f", people of seed {of_world}"
+            lines.append(
+                [
+                    f"{config['world']['people']:,}",
+                    f"{config['seed']}{people_of}",
+                    f"{share:g} of the windows" if share else "finetuned afterwards",
+                    percent(read["recall"]["whole"]["mean"]),
+                    *finetuned(row),
+                    *(percent(answers[name]) for name in row["attributes"]),
+                    percent(read["qa"]["extraction"]["baseline"]["mean"]),
+                ]
+            )
+            attributes = [name.replace("_", " ") for name in row["attributes"]]
+    heads = ["people", "seed", "questions", "recited", "trained half", "held-out mean"]
+    return [[*heads, *attributes, "majority guess"], *lines]
 
 
 def of_seeds(task: str) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -311,7 +342,7 @@ def copy(run: pathlib.Path, name: str) -> None:
 
 
 TABLES = (
-    *(quickstart, probing, comparison, figure_2, countries, capacity, junk, stored),
+    *(quickstart, probing, mixed, comparison, figure_2, countries, capacity, junk, stored),
     *(retrieval, inverse, classification, comparison_of_people),
 )
 """Makes each table of `results.md`."""
