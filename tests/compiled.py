@@ -21,9 +21,9 @@ for name, value in {
 PROGRAMS: list[str] = []
 
 
-def _listen(event: str, seconds: float, **described: str | int) -> None:
+def _listen(event: str, seconds: float, **labels: str | int) -> None:
     if event == "/jax/core/compile/backend_compile_duration":
-        PROGRAMS.append(str(described["fun_name"]))
+        PROGRAMS.append(str(labels["fun_name"]))
 
 
 jax.monitoring.register_event_duration_secs_listener(_listen)
