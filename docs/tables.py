@@ -223,7 +223,7 @@ def probing() -> list[list[str]]:
 def mixed() -> list[list[str]]:
     """Questions mixed into pretraining on `single`, and models finetuned afterwards."""
     lines = []
-    for name in ("mixed-2", "mixed-alone-2", "mixed-1000-1", "mixed-1000-0", "mixed-0.8-0"):
+    for name in _MIXED:
         for row in rows(name):
             config, read = row["config"], row["readouts"]
             answers = read["qa"]["extraction"]["test"]["exact"]
@@ -243,6 +243,12 @@ def mixed() -> list[list[str]]:
             attributes = [name.replace("_", " ") for name in row["attributes"]]
     heads = ["people", "seed", "questions", "recited", "trained half", "held-out mean"]
     return [[*heads, *attributes, "majority guess"], *lines]
+
+
+_MIXED = (
+    *("mixed-2", "mixed-alone-2", "mixed-1000-1", "mixed-1000-0", "mixed-1000-1-1"),
+    "mixed-0.8-0",
+)
 
 
 def of_seeds(task: str) -> Iterator[tuple[int, dict[str, Any]]]:
