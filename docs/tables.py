@@ -211,7 +211,7 @@ def probing() -> list[list[str]]:
                 ]
             )
     attributes = [name.replace("_", " ") for name in attributes]
-    heads = ["names", "dataset", "probe", "first tokens", *attributes, "guess", "whole values"]
+    heads = ["names used", "dataset", "probe", "first tokens", *attributes, "guess", "whole values"]
     heads += ["guess", "loss, held back", "loss, trained people", "still improving"]
 
     def order(line: list[str]) -> tuple[float, str, str, str]:
@@ -246,7 +246,11 @@ def mixed() -> list[list[str]]:
 
 
 _MIXED = (
-    *("mixed-2", "mixed-alone-2", "mixed-1000-1", "mixed-1000-0", "mixed-1000-1-1"),
+    "mixed-2",
+    "mixed-alone-2",
+    "mixed-1000-1-of-0",
+    "mixed-1000-0-of-1",
+    "mixed-1000-1",
     "mixed-0.8-0",
 )
 
